@@ -1,0 +1,1 @@
+//! The whole product shown in one process.

@@ -1,0 +1,1 @@
+//! Credentials → user: a tower layer.

@@ -1,0 +1,1 @@
+//! CometD (Bayeux): the event channel of desktops.

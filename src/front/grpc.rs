@@ -1,0 +1,1 @@
+//! The contract served by the gateway: protobuf ⇄ Request and reply.

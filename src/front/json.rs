@@ -1,0 +1,1 @@
+//! The JSON shapes of GWS v2: views and notices ⇄ text.

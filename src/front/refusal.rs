@@ -1,0 +1,1 @@
+//! One table: refusal → statusCode + HTTP · gRPC code · Bayeux error.

@@ -1,0 +1,1 @@
+//! The noisy shell of the gateway.

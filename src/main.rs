@@ -1,0 +1,2 @@
+//! Undertone: command line.
+fn main() {}

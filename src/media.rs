@@ -1,0 +1,1 @@
+//! Sound: who hears whom, and the packets that make it so.

@@ -1,0 +1,3 @@
+//! The reference backend: a B2BUA with its registrar, on our own SIP core.
+
+pub mod leg;

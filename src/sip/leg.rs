@@ -1,0 +1,241 @@
+//! What the user agent (SIP messages, transactions, dialogs) and the switchboard (calls) say to each other.
+//!
+//! A leg is one dialog with one phone or trunk, from INVITE to BYE. The user agent knows headers and retransmissions and
+//! nothing of calls; the switchboard knows calls and nothing of headers.
+
+use crate::words::{DeviceId, Number};
+use std::time::Duration;
+
+/// Names a leg. The user agent makes even keys for incoming legs, the switchboard odd ones for outgoing legs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LegKey(pub u64);
+
+/// Who is at the far end of an incoming leg, as far as it was authenticated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LegSource {
+    /// An account of ours, by digest.
+    Account(DeviceId),
+    /// A configured trunk, by source address.
+    Trunk(String),
+}
+
+/// Where an outgoing leg goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// The registered phone of a device.
+    Device(DeviceId),
+    /// A number behind a configured trunk.
+    Trunk {
+        /// The trunk's name.
+        name: String,
+        /// The number there.
+        number: Number,
+    },
+}
+
+/// Who is shown as calling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// His number: the user part of the URI.
+    pub number: Number,
+    /// His display name, empty when there is none. UTF-8, without quotes.
+    pub display: String,
+}
+
+/// A header field that the B-leg may carry, already checked against the allow-list. Bytes as they came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedHeader {
+    /// Its name in canonical spelling.
+    pub name: &'static str,
+    /// Its raw value.
+    pub value: Vec<u8>,
+}
+
+/// User agent → switchboard. Session descriptions are raw `application/sdp` bodies; `sip::sdp` reads and writes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LegEvent {
+    /// An INVITE for a new call, authenticated. Answered by `Provisional`, `Accept` or `Reject`.
+    Incoming {
+        /// Its leg.
+        leg: LegKey,
+        /// The Call-ID, for logs.
+        call_id: String,
+        /// Who.
+        source: LegSource,
+        /// Whom he says he is; for an account, its own number.
+        from: Identity,
+        /// The user part of the Request-URI, unescaped once.
+        to: Number,
+        /// The offer; `None` when the INVITE had none (then `Accept` carries ours and the answer comes with `Confirmed`).
+        offer: Option<Vec<u8>>,
+        /// Max-Forwards left for the B-leg.
+        max_forwards: u8,
+        /// What the B-leg may carry.
+        passed: Vec<PassedHeader>,
+    },
+    /// A 1xx other than 100 on our INVITE.
+    Progress {
+        /// The leg.
+        leg: LegKey,
+        /// 180 to 199.
+        status: u16,
+        /// Early media.
+        media: Option<Vec<u8>>,
+    },
+    /// A 2xx on our INVITE; its ACK has been sent.
+    Answered {
+        /// The leg.
+        leg: LegKey,
+        /// The answer.
+        media: Vec<u8>,
+    },
+    /// A final refusal of our INVITE, or its time-out (408), or no way to reach it (480 unregistered, 503 transport).
+    Refused {
+        /// The leg, which is gone.
+        leg: LegKey,
+        /// 300 to 699.
+        status: u16,
+    },
+    /// The ACK of our 2xx has come.
+    Confirmed {
+        /// The leg.
+        leg: LegKey,
+        /// The answer, when our 2xx carried the offer.
+        media: Option<Vec<u8>>,
+    },
+    /// The peer's re-INVITE or UPDATE with an offer (`None`: a re-INVITE without one). Answered by `AnswerOffer` or `RejectOffer`.
+    Offered {
+        /// The leg.
+        leg: LegKey,
+        /// The offer.
+        media: Option<Vec<u8>>,
+    },
+    /// The peer's answer to our re-INVITE (`Offer`).
+    OfferAnswered {
+        /// The leg.
+        leg: LegKey,
+        /// The answer.
+        media: Vec<u8>,
+    },
+    /// The peer refused our re-INVITE; the session stays as it was. (491 is retried by the user agent first.)
+    OfferRefused {
+        /// The leg.
+        leg: LegKey,
+        /// 300 to 699.
+        status: u16,
+    },
+    /// Digits by INFO (`application/dtmf-relay` or `application/dtmf`).
+    Digits {
+        /// The leg.
+        leg: LegKey,
+        /// `0`–`9`, `*`, `#`, `A`–`D`.
+        digits: String,
+    },
+    /// The leg is gone: BYE, CANCEL, no ACK, session expiry.
+    Ended {
+        /// The leg.
+        leg: LegKey,
+        /// Why.
+        reason: EndReason,
+    },
+    /// A device's phone can be reached, or no longer.
+    Registered {
+        /// The device.
+        device: DeviceId,
+        /// It can.
+        registered: bool,
+    },
+}
+
+/// Why a leg ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// The peer sent BYE.
+    Bye,
+    /// The peer sent CANCEL before we answered.
+    Cancelled,
+    /// Our 2xx was never acknowledged (RFC 3261 13.3.1.4: 64·T1, then BYE).
+    NoAck,
+    /// The session timer ran out (RFC 4028), or a probe got 481 or 408.
+    Expired,
+}
+
+/// Switchboard → user agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LegCommand {
+    /// Make a leg.
+    Invite {
+        /// Its key.
+        leg: LegKey,
+        /// Where to.
+        to: Destination,
+        /// Who is shown as calling.
+        from: Identity,
+        /// The offer.
+        offer: Vec<u8>,
+        /// Ask the phone to answer by itself, as configured for the device (Answer-Mode, Call-Info, Alert-Info).
+        auto_answer: bool,
+        /// Refused as 408 and cancelled when nobody has answered by then.
+        timeout: Duration,
+        /// Max-Forwards.
+        max_forwards: u8,
+        /// What it carries further.
+        passed: Vec<PassedHeader>,
+    },
+    /// Send a 1xx on an incoming leg.
+    Provisional {
+        /// The leg.
+        leg: LegKey,
+        /// 180 to 199.
+        status: u16,
+        /// Early media.
+        media: Option<Vec<u8>>,
+    },
+    /// Send 200 on an incoming leg.
+    Accept {
+        /// The leg.
+        leg: LegKey,
+        /// The answer, or the offer when the INVITE had none.
+        media: Vec<u8>,
+    },
+    /// Send a final refusal on an incoming leg, which is then gone.
+    Reject {
+        /// The leg.
+        leg: LegKey,
+        /// 400 to 699.
+        status: u16,
+    },
+    /// Re-INVITE with an offer.
+    Offer {
+        /// The leg.
+        leg: LegKey,
+        /// The offer.
+        media: Vec<u8>,
+    },
+    /// 200 to the peer's re-INVITE or UPDATE.
+    AnswerOffer {
+        /// The leg.
+        leg: LegKey,
+        /// The answer.
+        media: Vec<u8>,
+    },
+    /// Refuse the peer's re-INVITE or UPDATE; the session stays as it was.
+    RejectOffer {
+        /// The leg.
+        leg: LegKey,
+        /// 400 to 699.
+        status: u16,
+    },
+    /// Ask a ringing phone to answer (NOTIFY with `Event: talk` in the early dialog).
+    AskToAnswer {
+        /// The leg.
+        leg: LegKey,
+    },
+    /// Release the leg in whatever state it is: CANCEL, BYE, or a refusal. No event follows.
+    Hangup {
+        /// The leg.
+        leg: LegKey,
+        /// Status and text of the Reason header (RFC 3326), if any.
+        reason: Option<(u16, &'static str)>,
+    },
+}

@@ -1,0 +1,1 @@
+//! Monitors, modes, scopes: who joins whom when.

@@ -1,0 +1,176 @@
+use super::{Activity, CallId, DeviceId, Mode, Number, RequestId, Scope, UserId};
+use std::time::Duration;
+
+/// What the gateway sends the backend. Accepted or refused at once; what comes of it arrives as [`super::Fact`]s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Arm a monitor, or change the one that `supervisor` has. Live when the target is on a call.
+    StartMonitoring {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+        /// The device to monitor.
+        target: DeviceId,
+        /// What he does when joined.
+        activity: Activity,
+        /// How long.
+        mode: Mode,
+        /// What it follows.
+        scope: Scope,
+        /// Ask ([`super::AdmissionAsked`]) before every join and wait for [`Command::AdmitMonitoring`]; without an answer nobody joins.
+        confirm_joins: bool,
+    },
+    /// Remove the monitor and release the supervisor's leg, if any.
+    StopMonitoring {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+    },
+    /// Change what a joined supervisor does, live.
+    SwitchMonitoring {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+        /// The call he is joined to.
+        call: CallId,
+        /// What he does from now on.
+        activity: Activity,
+    },
+    /// The answer to [`super::AdmissionAsked`].
+    AdmitMonitoring {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+        /// The call it was asked for.
+        call: CallId,
+        /// False: he may not join this call.
+        admitted: bool,
+    },
+    /// Silence the monitored party toward the customer; the supervisor still hears him.
+    MuteMonitoredParty {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+        /// The call he is joined to.
+        call: CallId,
+        /// On or off.
+        muted: bool,
+    },
+    /// Calls to the device are refused while on.
+    SetDoNotDisturb {
+        /// The device.
+        device: DeviceId,
+        /// On or off.
+        on: bool,
+    },
+    /// Calls to the device go elsewhere while set.
+    SetForwarding {
+        /// The device.
+        device: DeviceId,
+        /// Where to; `None` turns forwarding off.
+        to: Option<Number>,
+    },
+    /// Call `destination` from the device: its own phone is brought in first.
+    Dial {
+        /// The device.
+        device: DeviceId,
+        /// Whom to call.
+        destination: Number,
+    },
+    /// Answer a ringing call at the device.
+    Answer {
+        /// The device.
+        device: DeviceId,
+        /// The call.
+        call: CallId,
+    },
+    /// Release the device's leg.
+    Hangup {
+        /// The device.
+        device: DeviceId,
+        /// The call.
+        call: CallId,
+    },
+    /// Put the other party on hold.
+    Hold {
+        /// The device.
+        device: DeviceId,
+        /// The call.
+        call: CallId,
+    },
+    /// Take the other party back.
+    Retrieve {
+        /// The device.
+        device: DeviceId,
+        /// The call.
+        call: CallId,
+    },
+    /// Silence the device toward the others.
+    Mute {
+        /// The device.
+        device: DeviceId,
+        /// The call.
+        call: CallId,
+        /// On or off.
+        on: bool,
+    },
+    /// Send digits to the other party.
+    SendDtmf {
+        /// The device.
+        device: DeviceId,
+        /// The call.
+        call: CallId,
+        /// `0`–`9`, `*`, `#`, `A`–`D`.
+        digits: String,
+    },
+    /// A step of a transfer.
+    Transfer {
+        /// The device.
+        device: DeviceId,
+        /// The call.
+        call: CallId,
+        /// Which step.
+        step: TransferStep,
+    },
+    /// A step of a conference.
+    Conference {
+        /// The device.
+        device: DeviceId,
+        /// The call.
+        call: CallId,
+        /// Which step.
+        step: TransferStep,
+    },
+    /// Release another party of the call.
+    RemoveParticipant {
+        /// The device that asks.
+        device: DeviceId,
+        /// The call.
+        call: CallId,
+        /// The party's number.
+        participant: Number,
+    },
+}
+
+/// A step of a transfer or conference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TransferStep {
+    /// Blind: to the destination at once.
+    SingleStep {
+        /// Where to.
+        destination: Number,
+    },
+    /// Call the destination first.
+    Initiate {
+        /// Whom to consult.
+        destination: Number,
+    },
+    /// Join the two calls.
+    Complete,
+}
+
+/// What travels with every command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandContext {
+    /// Asking twice under the same id does it once.
+    pub request_id: RequestId,
+    /// On whose behalf.
+    pub user: UserId,
+    /// How long the caller waits for "accepted".
+    pub deadline: Duration,
+}

@@ -1,0 +1,279 @@
+use super::monitoring::spoken;
+use super::{
+    Activity, CallId, DeviceId, Mode, Number, Refusal, RequestId, Scope, Timestamp, UnknownWord,
+};
+use std::fmt;
+use std::str::FromStr;
+
+/// What the backend reports. Each carries the whole entity, so losing one costs nothing and a late reader is right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// A device as it is now.
+    Device(DeviceFact),
+    /// A call as it is now. Once every party is `Released` it is over and not reported again.
+    Call(CallFact),
+    /// A monitor as it is now.
+    Monitor(MonitorFact),
+    /// The monitor of this supervisor's device is gone.
+    MonitorGone {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+    },
+    /// May he join? Asked before each join of a monitor that confirms joins; answered by `AdmitMonitoring`.
+    AdmissionAsked(AdmissionAsked),
+    /// Something accepted earlier has failed.
+    Failed(Failure),
+    /// A snapshot begins: what was known before it and is not repeated in it is gone.
+    SnapshotBegin,
+    /// Everything that existed when the watch began has been reported.
+    SnapshotComplete,
+    /// The backend can not be reached any more; made by the seam, never sent on the wire.
+    Lost,
+}
+
+/// A fact and its place in the backend's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revised {
+    /// Grows by at least one with each change; a watch may resume after it.
+    pub revision: u64,
+    /// The fact.
+    pub fact: Fact,
+}
+
+/// What a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// A telephone of an agent, a supervisor or a customer account.
+    Phone,
+    /// A queue or routing point.
+    RoutingPoint,
+}
+
+/// A device as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceFact {
+    /// Its id.
+    pub id: DeviceId,
+    /// Its number.
+    pub number: Number,
+    /// What it is.
+    pub kind: DeviceKind,
+    /// Its phone can be reached.
+    pub registered: bool,
+    /// Do-not-disturb is on.
+    pub do_not_disturb: bool,
+    /// Calls are forwarded to.
+    pub forward_to: Option<Number>,
+}
+
+spoken! {
+    /// The kind of a call, as its first leg was made.
+    CallType {
+        /// Between two devices of the house.
+        Internal,
+        /// From outside to a device.
+        Inbound,
+        /// From a device to outside.
+        Outbound,
+        /// A call made to ask a colleague while another is held.
+        Consult,
+    } "Internal, Inbound, Outbound, Consult"
+}
+
+spoken! {
+    /// The state of one leg of a call.
+    LegState {
+        /// The party is calling and nobody has answered.
+        Dialing,
+        /// The party's phone rings.
+        Ringing,
+        /// The party talks.
+        Established,
+        /// The party has put the others on hold.
+        Held,
+        /// The party has left.
+        Released,
+    } "Dialing, Ringing, Established, Held, Released"
+}
+
+spoken! {
+    /// What a party is on a call. Who hears whom follows from it.
+    PartyRole {
+        /// A device of the house that talks to a customer or to another agent.
+        Agent,
+        /// Everybody else.
+        Customer,
+        /// Brought in by a monitor.
+        Supervisor,
+    } "Agent, Customer, Supervisor"
+}
+
+/// One leg of a call as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Party {
+    /// The device, when it is one of the house.
+    pub device: Option<DeviceId>,
+    /// The number shown for him.
+    pub number: Number,
+    /// What he is.
+    pub role: PartyRole,
+    /// How far his leg is.
+    pub state: LegState,
+    /// He has muted himself.
+    pub muted: bool,
+    /// A supervisor has muted him toward the customer.
+    pub muted_by_supervisor: bool,
+    /// For a supervisor: what he does now.
+    pub activity: Option<Activity>,
+    /// For a supervisor: the device he monitors on this call.
+    pub monitors: Option<DeviceId>,
+    /// When his leg was established.
+    pub established_at: Option<Timestamp>,
+}
+
+/// A call as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallFact {
+    /// Its id.
+    pub id: CallId,
+    /// 16 hexadecimal digits.
+    pub conn_id: String,
+    /// Its kind.
+    pub call_type: CallType,
+    /// The number that called.
+    pub ani: Number,
+    /// The number that was called.
+    pub dnis: Number,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// Its legs, in the order they came.
+    pub parties: Vec<Party>,
+}
+
+impl CallFact {
+    /// Every party has left.
+    pub fn is_over(&self) -> bool {
+        self.parties
+            .iter()
+            .all(|party| party.state == LegState::Released)
+    }
+
+    /// The leg of a device that has not left.
+    pub fn party_of(&self, device: &DeviceId) -> Option<&Party> {
+        self.parties.iter().find(|party| {
+            party.device.as_ref() == Some(device) && party.state != LegState::Released
+        })
+    }
+}
+
+/// How far a monitor is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MonitorState {
+    /// Waits for the target's next call.
+    Armed,
+    /// Waits for leave to join this call.
+    Admitting {
+        /// The call.
+        call: CallId,
+    },
+    /// The supervisor's phone is being brought in.
+    Inviting {
+        /// The call.
+        call: CallId,
+    },
+    /// He is on the call.
+    Joined {
+        /// The call.
+        call: CallId,
+        /// What he does now; differs from the monitor's own after a live switch.
+        activity: Activity,
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+impl MonitorState {
+    /// The call this state is about.
+    pub fn call(&self) -> Option<&CallId> {
+        match self {
+            MonitorState::Armed => None,
+            MonitorState::Admitting { call }
+            | MonitorState::Inviting { call }
+            | MonitorState::Joined { call, .. } => Some(call),
+        }
+    }
+}
+
+/// A monitor as it is now. One per supervisor's device, so that device is its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitorFact {
+    /// The supervisor's device.
+    pub supervisor: DeviceId,
+    /// The monitored device.
+    pub target: DeviceId,
+    /// What was asked for.
+    pub activity: Activity,
+    /// How long.
+    pub mode: Mode,
+    /// What it follows.
+    pub scope: Scope,
+    /// Each join is confirmed first.
+    pub confirm_joins: bool,
+    /// How far it is.
+    pub state: MonitorState,
+}
+
+/// May this supervisor join this call?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdmissionAsked {
+    /// The supervisor's device.
+    pub supervisor: DeviceId,
+    /// The monitored device.
+    pub target: DeviceId,
+    /// The call.
+    pub call: CallId,
+    /// What he is about to do.
+    pub activity: Activity,
+}
+
+/// Something that was accepted has failed later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The device it is told to.
+    pub device: DeviceId,
+    /// The call, if one was concerned.
+    pub call: Option<CallId>,
+    /// The request that led to it, when still known.
+    pub request_id: Option<RequestId>,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// What a backend can do. The gateway offers no more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Name and version, for people.
+    pub backend: String,
+    /// Activities it can start.
+    pub activities: Vec<Activity>,
+    /// Modes.
+    pub modes: Vec<Mode>,
+    /// Scopes it keeps to.
+    pub scopes: Vec<Scope>,
+    /// A joined supervisor can change what he does.
+    pub live_switching: bool,
+    /// MuteMonitoredParty works.
+    pub mute_monitored: bool,
+    /// Transfers work.
+    pub transfers: bool,
+    /// Conferences and RemoveParticipant work.
+    pub conferences: bool,
+    /// SendDtmf works.
+    pub dtmf: bool,
+    /// Routing points can be monitored.
+    pub routing_points: bool,
+    /// It is a SIP cluster, where routing points are refused.
+    pub sip_cluster: bool,
+    /// Codecs, by their RTP names.
+    pub codecs: Vec<String>,
+}

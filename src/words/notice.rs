@@ -1,0 +1,160 @@
+use super::monitoring::spoken;
+use super::{
+    Activity, AgentState, CallId, CallType, DeviceId, Feature, LegState, Mode, Number, Refusal,
+    Role, Scope, Timestamp, UnknownWord, UserId,
+};
+use std::fmt;
+use std::str::FromStr;
+
+/// What the gateway tells one user's clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Whose sessions receive it.
+    pub user: UserId,
+    /// On which channel.
+    pub topic: Topic,
+    /// What.
+    pub body: NoticeBody,
+}
+
+/// A state channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Topic {
+    /// `/v2/me`
+    Me,
+    /// `/v2/me/devices`
+    Devices,
+    /// `/v2/me/calls`
+    Calls,
+    /// `/v2/me/channels`
+    Channels,
+}
+
+/// What a notice says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoticeBody {
+    /// `DeviceStateChangeMessage`: the whole devices.
+    DeviceStateChange(Vec<DeviceView>),
+    /// `CallStateChangeMessage`: the user's whole leg.
+    CallStateChange {
+        /// What changed.
+        notification: CallNotification,
+        /// The leg.
+        call: CallView,
+    },
+    /// `UserStateChangeMessage` on `/v2/me` and `/v2/me/channels`.
+    UserStateChange(UserView),
+    /// `ErrorMessage`: something accepted has failed.
+    Error {
+        /// The device it concerns.
+        device: DeviceId,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+spoken! {
+    /// `notificationType` of a `CallStateChangeMessage`.
+    CallNotification {
+        /// The leg's state changed.
+        StatusChange,
+        /// Somebody joined or left.
+        ParticipantsUpdated,
+        /// A supervisor muted or unmuted the agent.
+        MonitoredUserMutedStateChange,
+        /// User data changed.
+        AttachedDataChanged,
+        /// Digits were sent.
+        DtmfSent,
+    } "StatusChange, ParticipantsUpdated, MonitoredUserMutedStateChange, AttachedDataChanged, DtmfSent"
+}
+
+/// A user as he sees himself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserView {
+    /// Login name.
+    pub id: UserId,
+    /// Name for people.
+    pub display_name: String,
+    /// What he is.
+    pub roles: Vec<Role>,
+    /// What his contract contains.
+    pub features: Vec<Feature>,
+    /// A contact-centre session is open.
+    pub session: bool,
+    /// His voice state; `None` while no session is open.
+    pub state: Option<AgentState>,
+    /// His devices.
+    pub devices: Vec<DeviceId>,
+    /// His calls.
+    pub calls: Vec<CallId>,
+}
+
+/// A device as its user sees it (mission: "The device").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceView {
+    /// Its id.
+    pub id: DeviceId,
+    /// Its number.
+    pub number: Number,
+    /// `deviceState` is Active or Inactive.
+    pub active: bool,
+    /// `userState`; absent on an inactive device.
+    pub user_state: Option<AgentState>,
+    /// Do-not-disturb.
+    pub do_not_disturb: bool,
+    /// `forwardTo`.
+    pub forward_to: Option<Number>,
+    /// Path id of its voice environment.
+    pub voice_environment: String,
+    /// What its user may ask now, in the field's words.
+    pub capabilities: Vec<&'static str>,
+    /// `supervisorMonitoringState`: activity, mode, scope, target.
+    pub monitoring: Option<(Activity, Mode, Scope, DeviceId)>,
+}
+
+/// One participant of a leg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParticipantView {
+    /// His number.
+    pub number: Number,
+}
+
+/// One user's leg of a call as he sees it (mission: "The call").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallView {
+    /// The call.
+    pub id: CallId,
+    /// 16 hexadecimal digits.
+    pub conn_id: String,
+    /// The state of his leg.
+    pub state: LegState,
+    /// His device.
+    pub device: DeviceId,
+    /// His number.
+    pub number: Number,
+    /// The others, never himself.
+    pub participants: Vec<ParticipantView>,
+    /// Who called.
+    pub ani: Number,
+    /// Who was called.
+    pub dnis: Number,
+    /// Its kind.
+    pub call_type: CallType,
+    /// What he may ask now.
+    pub capabilities: Vec<&'static str>,
+    /// When his leg was established.
+    pub established_at: Option<Timestamp>,
+    /// Seconds since then.
+    pub duration_s: u64,
+    /// `mute`: he is not heard.
+    pub muted: bool,
+    /// `supervisorListeningIn`
+    pub supervisor_listening_in: bool,
+    /// `monitoredUserMuted`
+    pub monitored_user_muted: bool,
+    /// `monitoring`: this is a supervisor's leg.
+    pub monitoring: bool,
+    /// `supervisorMonitoringState.state`
+    pub monitoring_state: Option<Activity>,
+}

@@ -1,0 +1,1 @@
+//! Every test of Undertone that needs more than one room. One program: modules are named by behaviour.
