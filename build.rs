@@ -6,10 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile([CONTRACT], ["proto"])?;
     let bytes = prost_free_encode(&descriptors);
-    std::fs::write(
-        std::path::Path::new(&std::env::var("OUT_DIR")?).join("telephony.bin"),
-        bytes,
-    )?;
+    std::fs::write(std::path::Path::new(&std::env::var("OUT_DIR")?).join("telephony.bin"), bytes)?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

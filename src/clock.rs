@@ -20,8 +20,6 @@ pub fn instant() -> Instant {
 /// The wall clock: for what people read.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn wall() -> Timestamp {
-    let since_epoch = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp(since_epoch.as_millis() as u64)
 }

@@ -1,7 +1,5 @@
 use super::monitoring::spoken;
-use super::{
-    Activity, CallId, DeviceId, Mode, Number, Refusal, RequestId, Scope, Timestamp, UnknownWord,
-};
+use super::{Activity, CallId, DeviceId, Mode, Number, Refusal, RequestId, Scope, Timestamp, UnknownWord};
 use std::fmt;
 use std::str::FromStr;
 
@@ -153,16 +151,14 @@ pub struct CallFact {
 impl CallFact {
     /// Every party has left.
     pub fn is_over(&self) -> bool {
-        self.parties
-            .iter()
-            .all(|party| party.state == LegState::Released)
+        self.parties.iter().all(|party| party.state == LegState::Released)
     }
 
     /// The leg of a device that has not left.
     pub fn party_of(&self, device: &DeviceId) -> Option<&Party> {
-        self.parties.iter().find(|party| {
-            party.device.as_ref() == Some(device) && party.state != LegState::Released
-        })
+        self.parties
+            .iter()
+            .find(|party| party.device.as_ref() == Some(device) && party.state != LegState::Released)
     }
 }
 
@@ -197,9 +193,7 @@ impl MonitorState {
     pub fn call(&self) -> Option<&CallId> {
         match self {
             MonitorState::Armed => None,
-            MonitorState::Admitting { call }
-            | MonitorState::Inviting { call }
-            | MonitorState::Joined { call, .. } => Some(call),
+            MonitorState::Admitting { call } | MonitorState::Inviting { call } | MonitorState::Joined { call, .. } => Some(call),
         }
     }
 }

@@ -1,7 +1,6 @@
 use super::monitoring::spoken;
 use super::{
-    Activity, AgentState, CallId, CallType, DeviceId, Feature, LegState, Mode, Number, Refusal,
-    Role, Scope, Timestamp, UnknownWord, UserId,
+    Activity, AgentState, CallId, CallType, DeviceId, Feature, LegState, Mode, Number, Refusal, Role, Scope, Timestamp, UnknownWord, UserId,
 };
 use std::fmt;
 use std::str::FromStr;

@@ -56,17 +56,11 @@ impl Refusal {
 
     /// A required parameter is missing.
     pub fn missing(field: &str) -> Self {
-        Self::new(
-            Reason::MissingParameter,
-            format!("Parameter '{field}' is required."),
-        )
+        Self::new(Reason::MissingParameter, format!("Parameter '{field}' is required."))
     }
 
     /// No such resource.
     pub fn not_found(what: impl fmt::Display) -> Self {
-        Self::new(
-            Reason::NotFound,
-            format!("Resource '{what}' was not found."),
-        )
+        Self::new(Reason::NotFound, format!("Resource '{what}' was not found."))
     }
 }

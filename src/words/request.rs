@@ -1,7 +1,6 @@
 use super::monitoring::spoken;
 use super::{
-    Activity, CallId, CallView, DeviceId, DeviceView, Mode, Number, RequestId, Scope, TransferStep,
-    UnknownWord, UserId, UserView,
+    Activity, CallId, CallView, DeviceId, DeviceView, Mode, Number, RequestId, Scope, TransferStep, UnknownWord, UserId, UserView,
 };
 use std::fmt;
 use std::net::IpAddr;
