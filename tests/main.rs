@@ -1,1 +1,3 @@
 //! Every test of Undertone that needs more than one room. One program: modules are named by behaviour.
+
+mod floor_plan;

@@ -1,0 +1,174 @@
+//! The walls of the house: which room may say `use crate::…` of which.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Room, and the rooms it may use. A room that is not here may not exist.
+const WALLS: &[(&str, &[&str])] = &[
+    ("words", &[]),
+    ("clock", &["words"]),
+    ("supervision", &["words"]),
+    ("contract", &["words", "clock"]),
+    ("gateway", &["words", "clock", "contract", "audit", "store", "telemetry"]),
+    ("front", &["words", "clock", "contract", "gateway", "telemetry"]),
+    ("telephony", &["words", "clock", "contract", "supervision"]),
+    ("media", &["words", "clock", "telemetry"]),
+    ("sip", &["words", "clock", "contract", "supervision", "media", "store", "telemetry"]),
+    ("store", &["words"]),
+    ("audit", &["words", "clock"]),
+    ("telemetry", &["words"]),
+    ("phone", &["clock", "words"]),
+    (
+        "config",
+        &[
+            "words",
+            "audit",
+            "front",
+            "gateway",
+            "media",
+            "sip",
+            "store",
+            "supervision",
+            "telemetry",
+            "telephony",
+            "contract",
+            "clock",
+        ],
+    ),
+    ("demo", ANY),
+    ("serve", ANY),
+    ("main", ANY),
+    ("lib", &[]),
+];
+
+const ANY: &[&str] = &["*"];
+
+/// Quiet rooms may not wait, lock or look at the world.
+const LOUD_WORDS: &[&str] = &[
+    "tokio",
+    "async fn",
+    ".await",
+    "std::net::UdpSocket",
+    "std::net::Tcp",
+    "Mutex",
+    "RwLock",
+    "mpsc",
+    "clock::",
+    "std::thread",
+    "std::fs",
+];
+
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("src can be read") {
+            let path = entry.expect("src can be read").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ext| ext == "rs") {
+                let text = fs::read_to_string(&path).expect("a source file is UTF-8");
+                found.push((path, text));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+        .expect("under src")
+        .display()
+        .to_string()
+}
+
+fn room(path: &Path) -> String {
+    let relative = relative(path);
+    let first = relative.split('/').next().expect("a path has a first part");
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// The part of a file that ships: everything before its unit tests.
+fn shipped(text: &str) -> &str {
+    text.split("\n#[cfg(test)]\nmod tests")
+        .next()
+        .expect("split yields at least one part")
+}
+
+#[test]
+fn every_room_uses_only_the_rooms_its_walls_allow() {
+    let mut broken = Vec::new();
+    for (path, text) in sources() {
+        let room = room(&path);
+        let Some((_, allowed)) = WALLS.iter().find(|(name, _)| *name == room) else {
+            broken.push(format!("{}: room '{room}' is not in the floor plan", path.display()));
+            continue;
+        };
+        for (number, line) in shipped(&text)
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        {
+            for rest in line.split("crate::").skip(1) {
+                let used: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                let known = WALLS.iter().any(|(name, _)| *name == used);
+                if known && used != room && !allowed.contains(&used.as_str()) && *allowed != ANY {
+                    broken.push(format!("{}:{}: '{room}' may not use '{used}'", path.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "walls are broken:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn quiet_rooms_neither_wait_nor_look_at_the_world() {
+    let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).expect("lib.rs");
+    let mut broken = Vec::new();
+    let sources = sources();
+    for (path, text) in &sources {
+        if is_behind_io(path, &sources, &lib) {
+            continue;
+        }
+        for (number, line) in shipped(text)
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        {
+            for loud in LOUD_WORDS.iter().filter(|loud| line.contains(**loud)) {
+                broken.push(format!("{}:{}: a quiet room says '{loud}'", path.display(), number + 1));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "quiet rooms are not quiet:\n{}", broken.join("\n"));
+}
+
+/// Whether the module of a file, or one above it, is declared behind the feature `io`.
+fn is_behind_io(path: &Path, sources: &[(PathBuf, String)], lib: &str) -> bool {
+    let relative = relative(path);
+    if relative == "main.rs" {
+        return true;
+    }
+    let parts: Vec<&str> = relative.trim_end_matches(".rs").split('/').collect();
+    let mut parent = lib.to_owned();
+    for (depth, part) in parts.iter().enumerate() {
+        let gated = parent.lines().collect::<Vec<_>>().windows(2).any(|pair| {
+            pair[0].contains("feature = \"io\"")
+                && pair[1]
+                    .trim_start_matches("pub ")
+                    .trim_start_matches("pub(crate) ")
+                    .starts_with(&format!("mod {part};"))
+        });
+        if gated {
+            return true;
+        }
+        let file = format!("{}.rs", parts[..=depth].join("/"));
+        parent = sources
+            .iter()
+            .find(|(path, _)| self::relative(path) == file)
+            .map(|(_, text)| text.clone())
+            .unwrap_or_default();
+    }
+    false
+}
