@@ -1,0 +1,92 @@
+use crate::words::{DeviceId, Feature, GroupId, Number, Role, UserId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Who exists: users, devices, groups, voice environments. Configuration; it does not change while the gateway runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directory {
+    /// Users by login name.
+    pub users: BTreeMap<UserId, User>,
+    /// Devices by id.
+    pub devices: BTreeMap<DeviceId, DeviceEntry>,
+    /// Groups by id.
+    pub groups: BTreeMap<GroupId, Group>,
+    /// Voice environments by their path id.
+    pub voice_environments: BTreeMap<String, VoiceEnvironment>,
+}
+
+/// A user of the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Login name.
+    pub id: UserId,
+    /// Name for people.
+    pub display_name: String,
+    /// What he is.
+    pub roles: BTreeSet<Role>,
+    /// What his contract contains.
+    pub features: BTreeSet<Feature>,
+    /// His devices, in the order they are shown. A device has at most one user.
+    pub devices: Vec<DeviceId>,
+}
+
+impl User {
+    /// He has the role.
+    pub fn is(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// His contract contains the feature.
+    pub fn has(&self, feature: Feature) -> bool {
+        self.features.contains(&feature)
+    }
+}
+
+/// A device of the house.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceEntry {
+    /// Its id.
+    pub id: DeviceId,
+    /// Its number.
+    pub number: Number,
+    /// Path id of its voice environment.
+    pub voice_environment: String,
+}
+
+/// Agents and the supervisors who may monitor them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its id.
+    pub id: GroupId,
+    /// Its agents.
+    pub agents: BTreeSet<UserId>,
+    /// Their supervisors.
+    pub supervisors: BTreeSet<UserId>,
+    /// The group says that its supervisors may monitor its members who are supervisors themselves.
+    pub monitor_supervisors: bool,
+}
+
+/// A voice environment: what `voiceEnvironmentUri` points to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VoiceEnvironment {
+    /// Path id.
+    pub id: String,
+    /// Name for people.
+    pub name: String,
+}
+
+impl Directory {
+    /// The user with this login name.
+    pub fn user(&self, id: &UserId) -> Option<&User> {
+        self.users.get(id)
+    }
+
+    /// Whose device it is.
+    pub fn owner(&self, device: &DeviceId) -> Option<&User> {
+        self.users.values().find(|user| user.devices.contains(device))
+    }
+
+    /// The device with this number.
+    pub fn device_by_number(&self, number: &Number) -> Option<&DeviceEntry> {
+        self.devices.values().find(|device| &device.number == number)
+    }
+}
