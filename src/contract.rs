@@ -1,10 +1,71 @@
 //! The contract `undertone.telephony.v1`: its generated types, their conversion to words, and the server that every backend shares.
+//!
+//! ```text
+//! gateway's desk ──Placed──▶ Line ═══gRPC═══▶ Service ──Placed──▶ backend's loop (Port)
+//!                ◀──Fact────      ◀══════════         ◀─publish── FactLog
+//! ```
+
+mod convert;
+mod log;
+mod refused;
+mod server;
+
+pub use convert::Malformed;
+pub use log::{FactLog, Watcher};
+pub use refused::{refusal_of, status_of};
+pub use server::{Service, router, serve, serve_facts};
+
+use crate::words::{Capabilities, Command, CommandContext, Fact, Refusal};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Generated from `proto/undertone/telephony/v1/telephony.proto`.
 #[expect(missing_docs, reason = "generated; the proto file has the documentation")]
+#[allow(unreachable_pub, clippy::all, reason = "generated")]
 pub mod proto {
     tonic::include_proto!("undertone.telephony.v1");
 
     /// The compiled descriptors, for reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/telephony.bin"));
+}
+
+/// One command on its way: contract server → backend's loop, or gateway's desk → seam.
+#[derive(Debug)]
+pub struct Placed {
+    /// Under which id, on whose behalf, how long the caller waits.
+    pub context: CommandContext,
+    /// What is commanded.
+    pub command: Command,
+    /// Accepted or refused. Dropped unanswered, it is [`crate::words::Reason::Unavailable`].
+    pub reply: oneshot::Sender<Result<(), Refusal>>,
+}
+
+impl Placed {
+    /// A command with the end on which its answer comes.
+    pub fn new(context: CommandContext, command: Command) -> (Self, oneshot::Receiver<Result<(), Refusal>>) {
+        let (reply, answer) = oneshot::channel();
+        let placed = Self { context, command, reply };
+        (placed, answer)
+    }
+}
+
+/// The backend's end: what its loop receives, and where it publishes.
+#[derive(Debug)]
+pub struct Port {
+    /// Commands, well formed and each request id only once.
+    pub commands: mpsc::Receiver<Placed>,
+    /// Where the backend says what has become of things.
+    pub facts: FactLog,
+}
+
+/// The gateway's end of the seam, made by `telephony::connect::line`; reconnects and resumes by itself.
+///
+/// A new snapshot comes as `SnapshotBegin`, the entities, `SnapshotComplete`; when the stream breaks, `Lost`.
+#[derive(Debug)]
+pub struct Line {
+    /// Where the gateway places its commands.
+    pub commands: mpsc::Sender<Placed>,
+    /// What the backend reports.
+    pub facts: mpsc::Receiver<Fact>,
+    /// What the backend can do, as it last said; empty until it has said.
+    pub capabilities: watch::Receiver<Capabilities>,
 }

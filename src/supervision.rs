@@ -1,1 +1,111 @@
 //! Monitors, modes, scopes: who joins whom when.
+//!
+//! A monitor is one supervisor's device watching one target. It moves between four states, each with only what it needs:
+//!
+//! ```text
+//!            the target talks         leave given           he answers
+//!   Armed ──────────────────▶ Admitting ──────────▶ Inviting ──────────▶ Joined
+//!     ▲ │      (no leave asked: straight to Inviting)   │                   │
+//!     │ └───────────────────────────────────────────────┘                   │
+//!     └───── refused, busy, no answer, call over ◀──────┴─── released (AllCalls) ── gone (NextCall)
+//! ```
+//!
+//! The shell hands in every change of a call ([`Supervision::handle_call`]) and of a supervisor's leg ([`Supervision::handle_leg`]), and
+//! drains [`Supervision::poll_output`] after each before it does anything else: that the agent has left and that the supervisor is out
+//! are one step.
+
+mod config;
+mod machine;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, Consults, Intrusion};
+pub use machine::Supervision;
+
+use crate::words::{Activity, AdmissionAsked, CallId, DeviceId, Failure, MonitorFact};
+
+/// What became of a supervisor's leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegOutcome {
+    /// His phone has answered.
+    Answered,
+    /// His phone is busy.
+    Busy,
+    /// He does not want the call.
+    Rejected,
+    /// Nobody answered.
+    NoAnswer,
+    /// His phone can not be reached.
+    Unreachable,
+    /// He has hung up after he answered.
+    HungUp,
+}
+
+/// Why a supervisor's leg is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReleaseReason {
+    /// The monitor was cancelled.
+    Cancelled,
+    /// The supervisor monitors another target now.
+    Replaced,
+    /// The monitored agent has left and the scope is Agent.
+    AgentLeft,
+    /// The customer has left.
+    CustomerLeft,
+    /// Nobody is left.
+    CallEnded,
+    /// His phone has not answered in time.
+    NoAnswer,
+    /// A device is no longer one of the house.
+    DeviceGone,
+}
+
+/// What the shell has to do, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Ask whether he may join; the answer comes as `AdmitMonitoring`.
+    AskAdmission(AdmissionAsked),
+    /// Bring the supervisor's phone in, heard by nobody. Ends in one [`LegOutcome`] or one `Release`.
+    Invite {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+        /// Whom he monitors: his phone shows it.
+        target: DeviceId,
+        /// The call.
+        call: CallId,
+        /// What he is about to do.
+        activity: Activity,
+    },
+    /// He has joined, or what he does has changed: apply now.
+    Hear {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+        /// The call.
+        call: CallId,
+        /// What he does.
+        activity: Activity,
+        /// Who hears him in Coach, and is the agent in BargeIn. `None`: he is heard by nobody, whatever he does.
+        coached: Option<DeviceId>,
+        /// He is alone with the customer and takes the agent's place: both hear each other. Only with `coached: None`.
+        takeover: bool,
+    },
+    /// Release his leg, answered or not, at once.
+    Release {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+        /// The call.
+        call: CallId,
+        /// Why.
+        reason: ReleaseReason,
+    },
+    /// A monitor has changed: publish and keep it.
+    Changed(MonitorFact),
+    /// A monitor is gone: publish and forget it.
+    Gone {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+    },
+    /// Something accepted earlier has failed: publish it.
+    Failed(Failure),
+}

@@ -1,0 +1,301 @@
+//! What a backend has to tell: the latest of everything, and enough history to resume a broken watch.
+
+use crate::words::{AdmissionAsked, CallFact, CallId, DeviceFact, DeviceId, Fact, MonitorFact, MonitorState, Revised};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+
+/// How many changes a broken watch may have missed and still resume: some minutes of a busy house, a few megabytes.
+const HISTORY: usize = 4096;
+
+/// The facts of one backend: the latest whole entity of every device, call and monitor, and a bounded history.
+///
+/// Watchers read from here at their own pace and own no queue: one that lags behind the history gets a fresh snapshot.
+#[derive(Clone, Debug)]
+pub struct FactLog {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    instance: String,
+    latest: Mutex<Latest>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Latest {
+    revision: u64,
+    devices: BTreeMap<DeviceId, DeviceFact>,
+    calls: BTreeMap<CallId, CallFact>,
+    monitors: BTreeMap<DeviceId, MonitorFact>,
+    admissions: BTreeMap<DeviceId, AdmissionAsked>,
+    history: VecDeque<Revised>,
+    capacity: usize,
+    /// The oldest revision after which a watch can resume.
+    floor: u64,
+    /// What a snapshot that is being published has not repeated yet.
+    unrepeated: Option<Unrepeated>,
+}
+
+#[derive(Debug, Default)]
+struct Unrepeated {
+    devices: BTreeSet<DeviceId>,
+    calls: BTreeSet<CallId>,
+    monitors: BTreeSet<DeviceId>,
+}
+
+impl Default for FactLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FactLog {
+    /// An empty log of a new instance.
+    pub fn new() -> Self {
+        Self::with_history(HISTORY)
+    }
+
+    /// An empty log that keeps this many changes.
+    pub fn with_history(capacity: usize) -> Self {
+        let latest = Latest {
+            capacity,
+            ..Latest::default()
+        };
+        Self {
+            shared: Arc::new(Shared {
+                instance: format!("{:032x}", rand::random::<u128>()),
+                latest: Mutex::new(latest),
+                changed: watch::Sender::new(0),
+            }),
+        }
+    }
+
+    /// Whose revisions these are. A restarted backend is another instance.
+    pub fn instance(&self) -> &str {
+        &self.shared.instance
+    }
+
+    /// The revision of the latest change.
+    pub fn revision(&self) -> u64 {
+        self.latest().revision
+    }
+
+    /// Writes a fact down for every watcher; returns its revision.
+    ///
+    /// A gateway may publish what its own backend reports as it comes: between `SnapshotBegin` and `SnapshotComplete` it collects, then
+    /// forgets what was not repeated. `Lost` changes nothing.
+    pub fn publish(&self, fact: Fact) -> u64 {
+        let mut latest = self.latest();
+        latest.publish(fact);
+        let revision = latest.revision;
+        drop(latest);
+        self.shared.changed.send_replace(revision);
+        revision
+    }
+
+    /// Every device, call and monitor as it is now.
+    pub fn entities(&self) -> Vec<Fact> {
+        self.latest().entities().collect()
+    }
+
+    /// A device as it is now.
+    pub fn device(&self, id: &DeviceId) -> Option<DeviceFact> {
+        self.latest().devices.get(id).cloned()
+    }
+
+    /// A call as it is now.
+    pub fn call(&self, id: &CallId) -> Option<CallFact> {
+        self.latest().calls.get(id).cloned()
+    }
+
+    /// The monitor of a supervisor's device as it is now.
+    pub fn monitor(&self, supervisor: &DeviceId) -> Option<MonitorFact> {
+        self.latest().monitors.get(supervisor).cloned()
+    }
+
+    /// Begins with a snapshot.
+    pub fn watch(&self) -> Watcher {
+        Watcher {
+            log: self.clone(),
+            changed: self.shared.changed.subscribe(),
+            after: None,
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// Begins after `revision` of `instance` if the history still has it, otherwise with a snapshot.
+    pub fn resume(&self, instance: &str, revision: u64) -> Watcher {
+        let mut watcher = self.watch();
+        if instance == self.shared.instance && revision > 0 && revision <= self.revision() {
+            watcher.after = Some(revision);
+        }
+        watcher
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Latest> {
+        self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Latest {
+    fn publish(&mut self, fact: Fact) {
+        match &fact {
+            Fact::Device(device) => {
+                if let Some(unrepeated) = &mut self.unrepeated {
+                    unrepeated.devices.remove(&device.id);
+                }
+                self.devices.insert(device.id.clone(), device.clone());
+            }
+            Fact::Call(call) => {
+                if let Some(unrepeated) = &mut self.unrepeated {
+                    unrepeated.calls.remove(&call.id);
+                }
+                if call.is_over() {
+                    self.calls.remove(&call.id);
+                } else {
+                    self.calls.insert(call.id.clone(), call.clone());
+                }
+            }
+            Fact::Monitor(monitor) => {
+                if let Some(unrepeated) = &mut self.unrepeated {
+                    unrepeated.monitors.remove(&monitor.supervisor);
+                }
+                if !matches!(monitor.state, MonitorState::Admitting { .. }) {
+                    self.admissions.remove(&monitor.supervisor);
+                }
+                self.monitors.insert(monitor.supervisor.clone(), monitor.clone());
+            }
+            Fact::MonitorGone { supervisor } => {
+                self.admissions.remove(supervisor);
+                self.monitors.remove(supervisor);
+            }
+            Fact::AdmissionAsked(asked) => {
+                self.admissions.insert(asked.supervisor.clone(), asked.clone());
+            }
+            Fact::Failed(_) => {}
+            Fact::SnapshotBegin => {
+                self.unrepeated = Some(Unrepeated {
+                    devices: self.devices.keys().cloned().collect(),
+                    calls: self.calls.keys().cloned().collect(),
+                    monitors: self.monitors.keys().cloned().collect(),
+                });
+                return;
+            }
+            Fact::SnapshotComplete => {
+                if let Some(gone) = self.unrepeated.take() {
+                    self.forget(gone);
+                }
+                return;
+            }
+            Fact::Lost => return,
+        }
+        self.revision += 1;
+        self.history.push_back(Revised {
+            revision: self.revision,
+            fact,
+        });
+        while self.history.len() > self.capacity {
+            if let Some(oldest) = self.history.pop_front() {
+                self.floor = oldest.revision;
+            }
+        }
+    }
+
+    /// Calls and monitors have no fact that says "gone without a word": watchers learn it from a fresh snapshot.
+    fn forget(&mut self, gone: Unrepeated) {
+        if gone.devices.is_empty() && gone.calls.is_empty() && gone.monitors.is_empty() {
+            return;
+        }
+        for id in &gone.devices {
+            self.devices.remove(id);
+        }
+        for id in &gone.calls {
+            self.calls.remove(id);
+        }
+        for supervisor in &gone.monitors {
+            self.monitors.remove(supervisor);
+            self.admissions.remove(supervisor);
+        }
+        self.revision += 1;
+        self.floor = self.revision;
+        self.history.clear();
+    }
+
+    fn entities(&self) -> impl Iterator<Item = Fact> {
+        let devices = self.devices.values().cloned().map(Fact::Device);
+        let calls = self.calls.values().cloned().map(Fact::Call);
+        let monitors = self.monitors.values().cloned().map(Fact::Monitor);
+        devices.chain(calls).chain(monitors)
+    }
+
+    /// What a watcher that knows everything up to `after` has to be told.
+    fn since(&self, after: Option<u64>) -> Vec<Revised> {
+        match after {
+            Some(after) if after >= self.floor => {
+                let known = self.history.partition_point(|revised| revised.revision <= after);
+                self.history.range(known..).cloned().collect()
+            }
+            Some(_) | None => self.snapshot(),
+        }
+    }
+
+    /// Entities carry revision 0 so that nobody resumes in the middle; questions that still wait for an answer follow.
+    fn snapshot(&self) -> Vec<Revised> {
+        let asked = self.admissions.values().cloned().map(Fact::AdmissionAsked);
+        let unrevised = |fact| Revised { revision: 0, fact };
+        let mut snapshot: Vec<_> = std::iter::once(Fact::SnapshotBegin)
+            .chain(self.entities())
+            .chain(asked)
+            .map(unrevised)
+            .collect();
+        snapshot.push(Revised {
+            revision: self.revision,
+            fact: Fact::SnapshotComplete,
+        });
+        snapshot
+    }
+}
+
+/// Reads a [`FactLog`] from where it stands.
+#[derive(Debug)]
+pub struct Watcher {
+    log: FactLog,
+    changed: watch::Receiver<u64>,
+    /// Everything up to here has been read; `None` before the first snapshot.
+    after: Option<u64>,
+    pending: VecDeque<Revised>,
+}
+
+impl Watcher {
+    /// The next fact. Waits until there is one; may be cancelled without losing any.
+    pub async fn next(&mut self) -> Revised {
+        loop {
+            if let Some(revised) = self.try_next() {
+                return revised;
+            }
+            // The watcher's own clone of the log keeps the sender alive.
+            let _ = self.changed.changed().await;
+        }
+    }
+
+    /// The next fact if there is one now.
+    pub fn try_next(&mut self) -> Option<Revised> {
+        if self.pending.is_empty() {
+            self.changed.mark_unchanged();
+            let latest = self.log.latest();
+            self.pending = latest.since(self.after).into();
+            self.after = Some(latest.revision);
+        }
+        self.pending.pop_front()
+    }
+
+    /// Everything up to this revision has been handed out; 0 in the middle of a snapshot.
+    pub fn revision(&self) -> u64 {
+        match self.pending.front() {
+            Some(next) => next.revision.saturating_sub(1),
+            None => self.after.unwrap_or(0),
+        }
+    }
+}

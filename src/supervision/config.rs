@@ -1,0 +1,66 @@
+use std::time::Duration;
+
+/// May a supervisor join a call that is already going on when he asks?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Intrusion {
+    /// Always.
+    #[default]
+    Any,
+    /// Only in BargeIn; otherwise he waits for the next call.
+    BargeIn,
+    /// He waits for the next call.
+    Never,
+}
+
+/// Which consult calls of the target are monitored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consults {
+    /// None: the supervisor stays on the first call while the agent consults.
+    #[default]
+    None,
+    /// Those the target makes.
+    Orig,
+    /// Those the target receives.
+    Dest,
+    /// All.
+    All,
+}
+
+/// The house's rules of monitoring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `monitoring.intrusion`
+    pub intrusion: Intrusion,
+    /// How long a supervisor's phone may ring. 20 s: twice what a phone without auto-answer needs.
+    pub invite_timeout: Duration,
+    /// How long leave to join may take; then nobody joins. 5 s.
+    pub admission_timeout: Duration,
+    /// Cancelling a monitor releases the supervisor's leg; if false he stays until the call ends.
+    pub cancel_releases_call: bool,
+    /// Further ones are refused with `InUse`.
+    pub max_supervisors_per_device: usize,
+    /// In Coach and BargeIn the supervisor may stay with the agent when the customer has left.
+    pub debrief: bool,
+    /// In BargeIn with scope Call the supervisor may stay with the customer when the agent has left.
+    pub takeover: bool,
+    /// Calls between two agents are monitored.
+    pub monitor_internal_calls: bool,
+    /// `monitoring.monitor_consult_calls`
+    pub monitor_consult_calls: Consults,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            intrusion: Intrusion::Any,
+            invite_timeout: Duration::from_secs(20),
+            admission_timeout: Duration::from_secs(5),
+            cancel_releases_call: true,
+            max_supervisors_per_device: 1,
+            debrief: false,
+            takeover: false,
+            monitor_internal_calls: true,
+            monitor_consult_calls: Consults::None,
+        }
+    }
+}
