@@ -1,1 +1,200 @@
 //! Sound: who hears whom, and the packets that make it so.
+//!
+//! ```text
+//!  socket ─▶ source check ─▶ rtp ─┬─ relay rows: new header, same payload ───────────────▶ socket
+//!                                 └─ jitter ring ─▶ readers ─▶ gains ─▶ sum, saturate ─▶ codec ─▶ socket
+//! ```
+//!
+//! [`Hearing`] is the allow-list. [`call::Call`] is the quiet machine of one call: packets and time in, packets and events
+//! out. [`engine::Engine`] owns threads and sockets and drives the machines; the `sip` room talks to nothing else.
+
+pub mod call;
+pub mod codec;
+#[cfg(feature = "io")]
+pub mod engine;
+mod hearing;
+pub mod jitter;
+pub mod mix;
+pub mod rtcp;
+pub mod rtp;
+
+pub use codec::Codec;
+pub use hearing::{Gain, Hearing, HearingRole, HearingRules};
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Names a call in the media engine. All legs of a call share a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallKey(pub u64);
+
+/// Names a leg in the media engine, unique over all calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MediaLeg(pub u64);
+
+/// Settings of the media engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MediaConfig {
+    /// The address the sockets bind to. The default is the loopback: nothing is exposed unless configured.
+    pub bind: IpAddr,
+    /// The address told to phones, when it is another one. Needed when `bind` is unspecified.
+    pub advertised: Option<IpAddr>,
+    /// The UDP ports: RTP on even ones, RTCP on the odd one after. `None`: any the system gives (tests).
+    pub ports: Option<RangeInclusive<u16>>,
+    /// Worker threads; 0: one per core. Each call stays with one.
+    pub workers: usize,
+    /// A leg that should send and does not, for so long, is reported. 15 s.
+    pub inactivity: Duration,
+    /// Between two RTCP reports to a leg (RFC 3550 6.2: 5 s).
+    pub rtcp_interval: Duration,
+    /// The DSCP of what is sent; 46 is EF (RFC 3246).
+    pub dscp: u8,
+}
+
+impl Default for MediaConfig {
+    fn default() -> Self {
+        Self {
+            bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            advertised: None,
+            ports: Some(20_000..=29_999),
+            workers: 0,
+            inactivity: Duration::from_secs(15),
+            rtcp_interval: Duration::from_secs(5),
+            dscp: 46,
+        }
+    }
+}
+
+/// What signalling has agreed for a leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LegMedia {
+    /// Where its RTP comes from and goes to. `None`: nothing is sent and everything that comes is foreign.
+    ///
+    /// With `nat` the address must be the one the signalling came from; only the port is learned.
+    pub remote: Option<SocketAddr>,
+    /// Where its RTCP comes from and goes to; `None`: the port after `remote`'s.
+    pub remote_rtcp: Option<SocketAddr>,
+    /// The codec both ways.
+    pub codec: Codec,
+    /// Its RTP payload type both ways. Anything else that comes is dropped.
+    pub payload_type: u8,
+    /// The payload type of telephone-event (RFC 4733) both ways, if agreed.
+    pub dtmf_pt: Option<u8>,
+    /// We may send to it (its direction is sendrecv or recvonly).
+    pub send: bool,
+    /// We accept from it (its direction is sendrecv or sendonly).
+    pub receive: bool,
+    /// Its source port may differ from the signalled one: learned once from the first packets, then strict.
+    pub nat: bool,
+}
+
+/// `sip` → media. Commands about legs or calls that are gone are ignored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MediaCommand {
+    /// Sets or replaces what signalling agreed for a leg. Outgoing SSRC, sequence and timestamp go on unbroken.
+    Describe {
+        /// The leg.
+        leg: MediaLeg,
+        /// What was agreed.
+        media: LegMedia,
+    },
+    /// Replaces the whole allow-list of a call between two packets. Legs it does not name hear nobody and are heard by nobody.
+    Hear {
+        /// The call.
+        call: CallKey,
+        /// The allow-list.
+        hearing: Hearing,
+    },
+    /// Silences a leg toward everybody but supervisors, over whatever the allow-list says, until taken back.
+    Mute {
+        /// The leg.
+        leg: MediaLeg,
+        /// Silent or not.
+        muted: bool,
+    },
+    /// Moves a leg with its sockets and its stream into another call (attended transfer). In the new call it hears nobody and is
+    /// heard by nobody until that call's allow-list names it.
+    Move {
+        /// The leg.
+        leg: MediaLeg,
+        /// The call it goes to.
+        call: CallKey,
+    },
+    /// Closes a leg's sockets; answered by [`MediaEvent::Closed`]. A call is gone with its last leg.
+    Close {
+        /// The leg.
+        leg: MediaLeg,
+    },
+}
+
+/// media → `sip`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MediaEvent {
+    /// Nothing valid came from a leg that should send, for [`MediaConfig::inactivity`]. Said once until something comes again.
+    Inactive {
+        /// The leg.
+        leg: MediaLeg,
+    },
+    /// A leg that was inactive sends again.
+    Active {
+        /// The leg.
+        leg: MediaLeg,
+    },
+    /// Sound was about to reach a listener whose role forbids it; silence was sent instead. At most one a second per leg. WARN and audit.
+    LeakGuard {
+        /// The call.
+        call: CallKey,
+        /// The listener.
+        leg: MediaLeg,
+    },
+    /// A leg sent a digit as telephone-event, complete.
+    Digits {
+        /// The leg.
+        leg: MediaLeg,
+        /// `0`–`9`, `*`, `#`, `A`–`D`.
+        digit: char,
+    },
+    /// A leg is closed.
+    Closed {
+        /// The leg.
+        leg: MediaLeg,
+        /// What it did.
+        stats: LegStats,
+    },
+}
+
+/// What a leg did, in packets unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LegStats {
+    /// Valid RTP from the signalled source.
+    pub received: u64,
+    /// RTP sent to it.
+    pub sent: u64,
+    /// Of `sent`: another leg's payload, byte for byte. In ListenIn and Coach a customer's `unchanged` equals his `sent`.
+    pub unchanged: u64,
+    /// Of `sent`: one other leg's sound in another codec.
+    pub transcoded: u64,
+    /// Of `sent`: a sum.
+    pub mixed: u64,
+    /// Of `sent`: nothing but silence, on our clock.
+    pub silent: u64,
+    /// Dropped: from another address than the signalled one, RTP or RTCP.
+    pub foreign: u64,
+    /// Dropped: not RTP, an unknown payload type, empty, or too long.
+    pub malformed: u64,
+    /// Dropped: too late for the stream it belongs to, or while we do not receive.
+    pub discarded: u64,
+    /// Packets of the leg that the network lost, by sequence number.
+    pub lost: u64,
+    /// Times the leak guard sent silence to it.
+    pub leak_guards: u64,
+    /// RTCP from its source.
+    pub rtcp_received: u64,
+    /// RTCP sent to it.
+    pub rtcp_sent: u64,
+    /// What its last RTCP report says it lost of ours, in 1/256 of the packets since the report before.
+    pub remote_fraction_lost: u8,
+    /// Interarrival jitter of what it sends (RFC 3550 6.4.1), in timestamp units.
+    pub jitter: u32,
+}

@@ -1,0 +1,182 @@
+use super::MediaLeg;
+use crate::words::Activity;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How loud a speaker is for a listener, in 1/256; 256 is unity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gain(pub u16);
+
+impl Gain {
+    /// As it comes. One speaker at unity is relayed, not mixed.
+    pub const UNITY: Gain = Gain(256);
+}
+
+/// What a leg is, as far as hearing goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HearingRole {
+    /// An agent, or any party of ours.
+    Agent,
+    /// A customer, or whoever is on the other side (music, a queue, another site).
+    Customer,
+    /// A supervisor.
+    Supervisor {
+        /// What he does.
+        activity: Activity,
+        /// Whom he coaches; `None`, or a leg not named: nobody hears him, whatever the activity. In Coach it must be an agent. In BargeIn
+        /// it may be a customer, once the agent is gone and the supervisor has taken over.
+        coached: Option<MediaLeg>,
+        /// He hears agents only (where listening to customers is unlawful). In BargeIn it makes him heard by the coached agent only.
+        agent_side_only: bool,
+    },
+}
+
+/// Rules that hold for every call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HearingRules {
+    /// Several supervisors of a call hear each other.
+    pub supervisors_hear_each_other: bool,
+}
+
+/// Who hears whom: `hears[listener][speaker]`, empty by default. A cell is set, or it is silence.
+///
+/// | activity | supervisor hears | agent hears | customer hears |
+/// |---|---|---|---|
+/// | ListenIn | agent, customer | customer | agent |
+/// | Coach | agent, customer | customer, supervisor | agent |
+/// | BargeIn | agent, customer | customer, supervisor | agent, supervisor |
+/// | agent side only | agent | customer (, supervisor if coaching) | agent |
+///
+/// It keeps the roles beside the cells: from the roles alone follows what may reach a listener at most, and the packets sent are
+/// held against that ([`Hearing::permits`]), so that a wrong cell is silence and an alarm, not a leak.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hearing {
+    roles: BTreeMap<MediaLeg, HearingRole>,
+    muted: BTreeSet<MediaLeg>,
+    rules: HearingRules,
+    hears: BTreeMap<(MediaLeg, MediaLeg), Gain>,
+}
+
+impl Hearing {
+    /// The table above for these legs, supervisors not hearing each other.
+    pub fn of(roles: &[(MediaLeg, HearingRole)]) -> Self {
+        Self::with(roles, HearingRules::default())
+    }
+
+    /// The table above for these legs. A leg named twice hears nobody and is heard by nobody.
+    pub fn with(roles: &[(MediaLeg, HearingRole)], rules: HearingRules) -> Self {
+        let mut named = BTreeMap::new();
+        let mut twice = BTreeSet::new();
+        for &(leg, role) in roles {
+            if named.insert(leg, role).is_some() {
+                twice.insert(leg);
+            }
+        }
+        named.retain(|leg, _| !twice.contains(leg));
+        let mut hearing = Self {
+            roles: named,
+            rules,
+            ..Self::default()
+        };
+        hearing.fill();
+        hearing
+    }
+
+    /// The same with the leg silent toward everybody but supervisors (MuteMonitoredUser).
+    pub fn muted(mut self, leg: MediaLeg) -> Self {
+        self.muted.insert(leg);
+        self.hears.clear();
+        self.fill();
+        self
+    }
+
+    /// The same with one cell changed; `None` empties it. For volumes; no cell changes what [`Hearing::permits`].
+    pub fn cell(mut self, listener: MediaLeg, speaker: MediaLeg, gain: Option<Gain>) -> Self {
+        match gain {
+            Some(gain) => self.hears.insert((listener, speaker), gain),
+            None => self.hears.remove(&(listener, speaker)),
+        };
+        self
+    }
+
+    /// How loud the listener hears the speaker; `None` is silence.
+    pub fn gain(&self, listener: MediaLeg, speaker: MediaLeg) -> Option<Gain> {
+        self.hears.get(&(listener, speaker)).copied().filter(|gain| gain.0 > 0)
+    }
+
+    /// What the leg is.
+    pub fn role(&self, leg: MediaLeg) -> Option<HearingRole> {
+        self.roles.get(&leg).copied()
+    }
+
+    /// Whether the leg is a supervisor's.
+    pub fn is_supervisor(&self, leg: MediaLeg) -> bool {
+        matches!(self.role(leg), Some(HearingRole::Supervisor { .. }))
+    }
+
+    /// What the roles allow at most, whatever the cells say. This is what the leak guard asks, packet by packet.
+    pub fn permits(&self, listener: MediaLeg, speaker: MediaLeg) -> bool {
+        if listener == speaker {
+            return false;
+        }
+        let (Some(hearer), Some(talker)) = (self.role(listener), self.role(speaker)) else {
+            return false;
+        };
+        let silenced = self.muted.contains(&speaker);
+        match talker {
+            HearingRole::Supervisor {
+                activity,
+                coached,
+                agent_side_only,
+            } => {
+                let coached = coached.filter(|leg| match self.role(*leg) {
+                    Some(HearingRole::Agent) => true,
+                    Some(HearingRole::Customer) => activity == Activity::BargeIn && !agent_side_only,
+                    Some(HearingRole::Supervisor { .. }) | None => false,
+                });
+                match hearer {
+                    HearingRole::Supervisor { .. } => self.rules.supervisors_hear_each_other && !silenced,
+                    HearingRole::Agent | HearingRole::Customer => {
+                        let reach = match (activity, agent_side_only) {
+                            (Activity::ListenIn, _) => Reach::Nobody,
+                            (Activity::Coach, _) | (Activity::BargeIn, true) => Reach::Coached,
+                            (Activity::BargeIn, false) => Reach::Everybody,
+                        };
+                        match (reach, coached) {
+                            (Reach::Everybody, Some(_)) => !silenced,
+                            (Reach::Coached, Some(agent)) => agent == listener && !silenced,
+                            (Reach::Everybody | Reach::Coached, None) | (Reach::Nobody, _) => false,
+                        }
+                    }
+                }
+            }
+            HearingRole::Agent => !silenced || matches!(hearer, HearingRole::Supervisor { .. }),
+            HearingRole::Customer => match hearer {
+                HearingRole::Supervisor { agent_side_only, .. } => !agent_side_only,
+                HearingRole::Agent | HearingRole::Customer => !silenced,
+            },
+        }
+    }
+
+    /// Every leg it names.
+    pub fn legs(&self) -> impl Iterator<Item = MediaLeg> + '_ {
+        self.roles.keys().copied()
+    }
+
+    fn fill(&mut self) {
+        let legs: Vec<_> = self.legs().collect();
+        for &listener in &legs {
+            for &speaker in &legs {
+                if self.permits(listener, speaker) {
+                    self.hears.insert((listener, speaker), Gain::UNITY);
+                }
+            }
+        }
+    }
+}
+
+/// How far a supervisor's voice goes.
+enum Reach {
+    Nobody,
+    Coached,
+    Everybody,
+}
