@@ -1,3 +1,4 @@
 //! The reference backend: a B2BUA with its registrar, on our own SIP core.
 
 pub mod leg;
+pub mod message;

@@ -1,0 +1,129 @@
+//! What can be said of a request without any state (RFC 3261 8.2).
+
+use super::{HeaderError, Method, Request, Response, Scheme};
+
+/// What the user agent can do, for `validate`.
+#[derive(Clone, Copy, Debug)]
+pub struct Abilities<'a> {
+    /// The methods, for 405 and 501 and their Allow.
+    pub methods: &'a [Method],
+    /// The option tags, for Require.
+    pub extensions: &'a [&'a str],
+    /// The media types an INVITE, UPDATE or PRACK may bring, in small letters, for 415 and 406 and their Accept.
+    pub bodies: &'a [&'a str],
+}
+
+/// A refusal: a status and the header fields that belong to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refuse {
+    /// 400 to 699.
+    pub status: u16,
+    /// Allow, Accept, Unsupported, Warning.
+    pub headers: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Refuse {
+    /// A refusal without header fields of its own.
+    pub fn new(status: u16) -> Refuse {
+        Refuse {
+            status,
+            headers: Vec::new(),
+        }
+    }
+
+    fn with(status: u16, name: &'static str, value: impl Into<Vec<u8>>) -> Refuse {
+        Refuse {
+            status,
+            headers: vec![(name, value.into())],
+        }
+    }
+
+    /// The response, without a tag on To; `None` to an ACK, which nobody answers.
+    pub fn response(&self, request: &Request) -> Option<Response> {
+        if request.method == Method::Ack {
+            return None;
+        }
+        let mut response = Response::to(request, self.status);
+        for (name, value) in &self.headers {
+            response.headers.push(name, value);
+        }
+        Some(response)
+    }
+}
+
+/// The stateless checks of a UAS in the order of RFC 3261 8.2: syntax and mandatory fields 400, method 405 or 501, scheme 416, Require
+/// 420, body 415, Accept 406. An absent Max-Forwards is forgiven (RFC 2543); zero is for whoever would forward.
+pub fn validate(request: &Request, abilities: &Abilities<'_>) -> Result<(), Refuse> {
+    check_mandatory(request).map_err(|_| Refuse::new(400))?;
+    if !abilities.methods.contains(&request.method) {
+        let allow: Vec<&[u8]> = abilities.methods.iter().map(Method::as_bytes).collect();
+        let status = if matches!(request.method, Method::Other(_)) { 501 } else { 405 };
+        return Err(Refuse::with(status, "Allow", allow.join(b", ".as_slice())));
+    }
+    if !matches!(request.uri.scheme(), Scheme::Sip | Scheme::Sips) {
+        return Err(Refuse::new(416));
+    }
+    if !matches!(request.method, Method::Cancel | Method::Ack) {
+        check_require(request, abilities)?;
+        check_body(request, abilities)?;
+    }
+    Ok(())
+}
+
+fn check_mandatory(request: &Request) -> Result<(), HeaderError> {
+    let headers = &request.headers;
+    headers.via_top()?;
+    headers.from()?;
+    headers.to()?;
+    headers.call_id()?;
+    if headers.cseq()?.1 != request.method {
+        return Err(HeaderError::Malformed("CSeq"));
+    }
+    for result in [headers.max_forwards().map(drop), headers.content_length().map(drop)] {
+        match result {
+            Ok(()) | Err(HeaderError::Missing(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn check_require(request: &Request, abilities: &Abilities<'_>) -> Result<(), Refuse> {
+    let known = |tag: &[u8]| abilities.extensions.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(tag));
+    let unknown: Vec<&[u8]> = request.headers.require().into_iter().filter(|tag| !known(tag)).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    Err(Refuse::with(420, "Unsupported", unknown.join(b", ".as_slice())))
+}
+
+fn check_body(request: &Request, abilities: &Abilities<'_>) -> Result<(), Refuse> {
+    if !matches!(request.method, Method::Invite | Method::Update | Method::Prack) {
+        return Ok(());
+    }
+    let accept = || abilities.bodies.join(", ");
+    let encoded = request
+        .headers
+        .get("Content-Encoding")
+        .is_some_and(|coding| !coding.eq_ignore_ascii_case(b"identity"));
+    if encoded && !request.body.is_empty() {
+        let mut refuse = Refuse::with(415, "Accept", accept());
+        refuse.headers.push(("Accept-Encoding", b"identity".to_vec()));
+        return Err(refuse);
+    }
+    let kind = request.headers.content_type();
+    let known = kind.is_some_and(|kind| abilities.bodies.contains(&kind.as_str()));
+    if !request.body.is_empty() && !known {
+        return Err(Refuse::with(415, "Accept", accept()));
+    }
+    let wanted = request.headers.get_all("Accept");
+    let fits = |range: &&[u8]| {
+        let range = range.split(|byte| *byte == b';').next().unwrap_or_default();
+        let range = String::from_utf8_lossy(super::scan::trim(range)).to_ascii_lowercase();
+        matches!(range.as_str(), "*/*" | "application/*") || abilities.bodies.contains(&range.as_str())
+    };
+    if request.method == Method::Invite && request.headers.has("Accept") && !wanted.iter().any(fits) {
+        return Err(Refuse::with(406, "Warning", "399 undertone \"No acceptable session description\""));
+    }
+    Ok(())
+}

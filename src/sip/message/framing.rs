@@ -1,0 +1,498 @@
+//! The one tokenizer, and who calls it: datagrams and streams.
+
+use super::scan::{digits, is_token, is_token_byte, split_list, trim};
+use super::{HeaderError, Headers, Message, Method, NameAddr, Request, Response, Uri, Via};
+
+/// The largest message, head and body, in bytes.
+pub const MAX_MESSAGE: usize = 65_535;
+
+/// The most header fields of a message.
+pub const MAX_FIELDS: usize = 256;
+
+/// What is wrong with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Nothing but line ends: a keep-alive (RFC 5626 3.5.1). Silence.
+    #[error("keep-alive")]
+    KeepAlive,
+    /// The first line is neither a request line nor a status line. Silence.
+    #[error("not SIP")]
+    NotSip,
+    /// A request line with something wrong in it.
+    #[error("malformed request line")]
+    RequestLine,
+    /// Another version than SIP/2.0.
+    #[error("unknown SIP version")]
+    Version,
+    /// The head does not end, or has lines that end otherwise than in CR LF.
+    #[error("malformed head")]
+    Head,
+    /// More than `MAX_FIELDS` header fields.
+    #[error("too many header fields")]
+    TooManyFields,
+    /// More than `MAX_MESSAGE` bytes.
+    #[error("message too large")]
+    TooLarge,
+    /// Content-Length is absent on a stream, repeated, or no number.
+    #[error("bad Content-Length")]
+    ContentLength,
+    /// The datagram ends before the body does.
+    #[error("body shorter than Content-Length")]
+    ShortBody,
+    /// A header that must be readable is not.
+    #[error("{0}")]
+    Header(#[from] HeaderError),
+    /// CSeq names another method than the request line.
+    #[error("CSeq names another method")]
+    CSeqMethod,
+}
+
+impl Fault {
+    /// After this, where the next message of a stream begins is unknown.
+    pub fn closes_stream(self) -> bool {
+        match self {
+            Fault::KeepAlive | Fault::Version | Fault::Header(_) | Fault::CSeqMethod => false,
+            Fault::NotSip
+            | Fault::RequestLine
+            | Fault::Head
+            | Fault::TooManyFields
+            | Fault::TooLarge
+            | Fault::ContentLength
+            | Fault::ShortBody => true,
+        }
+    }
+
+    fn status(self) -> Option<u16> {
+        match self {
+            Fault::KeepAlive | Fault::NotSip => None,
+            Fault::Version => Some(505),
+            Fault::TooLarge => Some(513),
+            Fault::RequestLine
+            | Fault::Head
+            | Fault::TooManyFields
+            | Fault::ContentLength
+            | Fault::ShortBody
+            | Fault::Header(_)
+            | Fault::CSeqMethod => Some(400),
+        }
+    }
+}
+
+/// A message that could not be read, and what may be said about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{fault}")]
+pub struct ParseError {
+    /// What is wrong.
+    pub fault: Fault,
+    /// The answer to send back to where the message came from, statelessly; `None` when silence is right: no request, an
+    /// ACK, or no Via to go back along.
+    pub response: Option<Box<Response>>,
+}
+
+impl ParseError {
+    fn silent(fault: Fault) -> ParseError {
+        ParseError { fault, response: None }
+    }
+}
+
+/// Reads the one message of a datagram. Without Content-Length the body ends with the datagram; what comes behind the body
+/// is ignored (RFC 3261 18.3).
+pub fn parse_datagram(datagram: &[u8]) -> Result<Message, ParseError> {
+    let start = datagram.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let text = &datagram[start..];
+    if text.is_empty() {
+        return Err(ParseError::silent(Fault::KeepAlive));
+    }
+    let head_len = head_end(text, 0);
+    let head = Head::read(&text[..head_len.unwrap_or(text.len())]);
+    if datagram.len() > MAX_MESSAGE {
+        return Err(head.fail(Fault::TooLarge));
+    }
+    let Some(head_len) = head_len else {
+        let fault = if head.line.is_sip() { Fault::Head } else { Fault::NotSip };
+        return Err(head.fail(fault));
+    };
+    let rest = &text[head_len..];
+    let body_len = match head.body_len {
+        Ok(length) => length.unwrap_or(rest.len() as u64),
+        Err(fault) => return Err(head.fail(fault)),
+    };
+    let body = usize::try_from(body_len).ok().and_then(|length| rest.get(..length));
+    match body {
+        Some(body) => head.finish(body),
+        None => Err(head.fail(Fault::ShortBody)),
+    }
+}
+
+/// What a stream brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Framed {
+    /// A message.
+    Message(Message),
+    /// A double CR LF between messages, to be answered by a single one (RFC 5626 3.5.1).
+    Ping,
+}
+
+/// Finds the messages of a stream. After an error whose fault closes the stream it is dead and yields nothing more.
+///
+/// It holds at most `MAX_MESSAGE` bytes beyond what one `push` brought, if `next` is drained after every push. How long a
+/// peer may leave a message unfinished is the shell's to say: `is_midway`.
+#[derive(Debug, Default)]
+pub struct StreamFramer {
+    buffer: Vec<u8>,
+    searched: usize,
+    dead: bool,
+}
+
+impl StreamFramer {
+    /// At the beginning of a stream.
+    pub fn new() -> StreamFramer {
+        StreamFramer::default()
+    }
+
+    /// Takes what the stream brought.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if !self.dead {
+            self.buffer.extend_from_slice(bytes);
+        }
+    }
+
+    /// A message has begun and not ended.
+    pub fn is_midway(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// The stream must be closed.
+    pub fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// The next message, keep-alive or error; `None` until more is pushed.
+    #[expect(clippy::should_implement_trait, reason = "it ends and begins again")]
+    pub fn next(&mut self) -> Option<Result<Framed, ParseError>> {
+        if self.dead {
+            return None;
+        }
+        match self.step() {
+            Err(error) if error.fault.closes_stream() => {
+                self.dead = true;
+                self.buffer = Vec::new();
+                Some(Err(error))
+            }
+            step => step.transpose(),
+        }
+    }
+
+    fn step(&mut self) -> Result<Option<Framed>, ParseError> {
+        loop {
+            match self.buffer.as_slice() {
+                [b'\r', b'\n', b'\r', b'\n', ..] => {
+                    self.drop_front(4);
+                    return Ok(Some(Framed::Ping));
+                }
+                [] | [b'\r'] | [b'\r', b'\n'] | [b'\r', b'\n', b'\r'] => return Ok(None),
+                [b'\r', b'\n', ..] => self.drop_front(2),
+                _ => break,
+            }
+        }
+        let Some(head_len) = head_end(&self.buffer, self.searched.saturating_sub(3)) else {
+            self.searched = self.buffer.len();
+            // Whoever speaks another protocol is told apart by his first line.
+            if self.buffer.len() > MAX_MESSAGE {
+                return Err(Head::read(&self.buffer).fail(Fault::TooLarge));
+            }
+            if line_end(&self.buffer, 0).is_some_and(|end| !StartLine::read(&self.buffer[..end]).is_sip()) {
+                return Err(ParseError::silent(Fault::NotSip));
+            }
+            return Ok(None);
+        };
+        self.searched = head_len.saturating_sub(1);
+        let head = Head::read(&self.buffer[..head_len]);
+        let body_len = match head.body_len {
+            Ok(Some(length)) => length,
+            Ok(None) => return Err(head.fail(Fault::ContentLength)),
+            Err(fault) => return Err(head.fail(fault)),
+        };
+        let end = usize::try_from(body_len)
+            .ok()
+            .and_then(|length| head_len.checked_add(length))
+            .filter(|end| *end <= MAX_MESSAGE);
+        let Some(end) = end else { return Err(head.fail(Fault::TooLarge)) };
+        let Some(body) = self.buffer.get(head_len..end) else {
+            return Ok(None);
+        };
+        let message = head.finish(body);
+        self.drop_front(end);
+        message.map(|message| Some(Framed::Message(message)))
+    }
+
+    fn drop_front(&mut self, count: usize) {
+        self.buffer.drain(..count);
+        self.searched = 0;
+    }
+}
+
+/// Where the head ends, its empty line included. A line beginning with a space goes on with the one before it, so the first
+/// empty line is always the end.
+fn head_end(text: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
+    while let Some(end) = line_end(text, at) {
+        if text.get(end + 2..end + 4) == Some(b"\r\n") {
+            return Some(end + 4);
+        }
+        at = end + 2;
+    }
+    None
+}
+
+fn line_end(text: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
+    while let Some(length) = text.get(at..)?.iter().position(|byte| *byte == b'\r') {
+        at += length;
+        if text.get(at + 1) == Some(&b'\n') {
+            return Some(at);
+        }
+        at += 1;
+    }
+    None
+}
+
+#[derive(Clone, Debug)]
+enum StartLine {
+    Request(Method, Uri),
+    Status(u16, Vec<u8>),
+    /// It tries to be a request and fails; whether it is an ACK decides about the answer.
+    BadRequest {
+        fault: Fault,
+        is_ack: bool,
+    },
+    BadStatus,
+    NotSip,
+}
+
+impl StartLine {
+    fn read(line: &[u8]) -> StartLine {
+        if line.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"SIP/")) {
+            return StartLine::read_status(line).unwrap_or(StartLine::BadStatus);
+        }
+        let words: Vec<&[u8]> = line.splitn(5, |byte| *byte == b' ').collect();
+        let is_version = |word: &[u8]| word.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"SIP/"));
+        let is_ack = words.first().is_some_and(|word| trim(word) == b"ACK");
+        let [method, uri, version] = words.as_slice() else {
+            let tries = line.split(|byte| *byte == b' ' || *byte == b'\t').any(is_version);
+            return if tries {
+                StartLine::BadRequest {
+                    fault: Fault::RequestLine,
+                    is_ack,
+                }
+            } else {
+                StartLine::NotSip
+            };
+        };
+        if !is_version(version) {
+            return StartLine::NotSip;
+        }
+        if !version.eq_ignore_ascii_case(b"SIP/2.0") {
+            let digits = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
+            let numbers: Vec<&[u8]> = version[4..].split(|byte| *byte == b'.').collect();
+            let other = matches!(numbers.as_slice(), [major, minor] if digits(major) && digits(minor));
+            let fault = if other { Fault::Version } else { Fault::RequestLine };
+            return StartLine::BadRequest { fault, is_ack };
+        }
+        // Header fields behind the `?` of a Request-URI are none of the grammar's (RFC 3261 19.1.1).
+        match (Method::parse(method), Uri::parse(uri)) {
+            (Some(method), Ok(uri)) if uri.headers().is_empty() => StartLine::Request(method, uri),
+            _ => StartLine::BadRequest {
+                fault: Fault::RequestLine,
+                is_ack,
+            },
+        }
+    }
+
+    fn read_status(line: &[u8]) -> Option<StartLine> {
+        let rest = line
+            .get(7..)
+            .filter(|_| line[..7].eq_ignore_ascii_case(b"SIP/2.0"))?
+            .strip_prefix(b" ")?;
+        let (code, reason) = match rest.iter().position(|byte| *byte == b' ') {
+            Some(at) => (&rest[..at], &rest[at + 1..]),
+            None => (rest, &rest[rest.len()..]),
+        };
+        let code = digits(code).filter(|status| code.len() == 3 && (100..=699).contains(status))?;
+        Some(StartLine::Status(code as u16, reason.to_vec()))
+    }
+
+    fn is_sip(&self) -> bool {
+        !matches!(self, StartLine::NotSip)
+    }
+}
+
+/// A head as far as it could be read; the first fault is kept, and reading goes on for the sake of the answer.
+struct Head {
+    line: StartLine,
+    headers: Headers,
+    /// Content-Length; a fault here is one of framing.
+    body_len: Result<Option<u64>, Fault>,
+    /// A fault of the head's shape.
+    fault: Option<Fault>,
+}
+
+impl Head {
+    fn read(text: &[u8]) -> Head {
+        let end = line_end(text, 0).unwrap_or(text.len());
+        let mut head = Head {
+            line: StartLine::read(&text[..end]),
+            headers: Headers::with_capacity(text.len() - end),
+            body_len: Ok(None),
+            fault: None,
+        };
+        if matches!(head.line, StartLine::NotSip | StartLine::BadStatus) {
+            return head;
+        }
+        if text[..end].iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
+            head.fault = Some(Fault::Head);
+        }
+        let mut at = end + 2;
+        while at < text.len() {
+            let mut end = line_end(text, at).unwrap_or(text.len());
+            if end == at {
+                break;
+            }
+            while matches!(text.get(end + 2), Some(b' ' | b'\t')) {
+                end = line_end(text, end + 2).unwrap_or(text.len());
+            }
+            head.read_field(&text[at..end]);
+            at = end + 2;
+        }
+        head
+    }
+
+    fn read_field(&mut self, field: &[u8]) {
+        let name_len = field.iter().take_while(|byte| is_token_byte(**byte)).count();
+        let gap = field[name_len..].iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        let name = &field[..name_len];
+        if field.get(name_len + gap) != Some(&b':') || !is_token(name) {
+            self.fault.get_or_insert(Fault::Head);
+            return;
+        }
+        let value = &field[name_len + gap + 1..];
+        if has_bare_line_end(value) {
+            self.fault.get_or_insert(Fault::Head);
+        }
+        if self.headers.len() == MAX_FIELDS {
+            self.fault.get_or_insert(Fault::TooManyFields);
+            return;
+        }
+        self.headers.push_parsed(name, value);
+        let full = super::headers::full_name(name).map_or(name, str::as_bytes);
+        if full.eq_ignore_ascii_case(b"Content-Length") {
+            self.body_len = match (digits(trim(value)), self.body_len) {
+                (Some(length), Ok(None)) => Ok(Some(length)),
+                _ => Err(Fault::ContentLength),
+            };
+        }
+    }
+
+    fn fail(self, fault: Fault) -> ParseError {
+        let is_ack = match &self.line {
+            StartLine::Request(method, _) => *method == Method::Ack,
+            StartLine::BadRequest { is_ack, .. } => *is_ack,
+            StartLine::Status(..) | StartLine::BadStatus | StartLine::NotSip => return ParseError::silent(fault),
+        };
+        let answerable = !is_ack && self.headers.has("Via");
+        let status = fault.status().filter(|_| answerable);
+        ParseError {
+            fault,
+            response: status.map(|status| Box::new(Response::from_headers(&self.headers, status))),
+        }
+    }
+
+    fn finish(mut self, body: &[u8]) -> Result<Message, ParseError> {
+        if let Some(fault) = self.fault {
+            return Err(self.fail(fault));
+        }
+        let line = std::mem::replace(&mut self.line, StartLine::NotSip);
+        let method = match &line {
+            StartLine::Request(method, _) => Some(method),
+            StartLine::Status(..) => None,
+            StartLine::BadRequest { fault, .. } => {
+                let fault = *fault;
+                return Err(Head { line, ..self }.fail(fault));
+            }
+            StartLine::BadStatus | StartLine::NotSip => return Err(ParseError::silent(Fault::NotSip)),
+        };
+        if let Err(fault) = check_fields(&self.headers, method) {
+            return Err(Head { line, ..self }.fail(fault));
+        }
+        let (headers, body) = (self.headers, body.to_vec());
+        Ok(match line {
+            StartLine::Request(method, uri) => Message::Request(Request {
+                method,
+                uri,
+                headers,
+                body,
+            }),
+            StartLine::Status(status, reason) => Message::Response(Response {
+                status,
+                reason,
+                headers,
+                body,
+            }),
+            StartLine::BadRequest { .. } | StartLine::BadStatus | StartLine::NotSip => return Err(ParseError::silent(Fault::NotSip)),
+        })
+    }
+}
+
+fn has_bare_line_end(text: &[u8]) -> bool {
+    let mut at = 0;
+    while let Some(length) = text[at..].iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
+        at += length;
+        if text.get(at..at + 2) != Some(b"\r\n") {
+            return true;
+        }
+        at += 2;
+    }
+    false
+}
+
+/// Whatever transactions, dialogs and the registrar stand on can be read, if it is there. What must be there, and once, is
+/// for `validate` to say.
+fn check_fields(headers: &Headers, method: Option<&Method>) -> Result<(), Fault> {
+    let malformed = |name| Fault::Header(HeaderError::Malformed(name));
+    for field in headers.iter() {
+        let value = field.value();
+        let name = field.name();
+        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
+        if is("Via") {
+            if split_list(value).any(|via| Via::parse(via).is_err()) {
+                return Err(malformed("Via"));
+            }
+        } else if is("From") || is("To") {
+            let name = if is("From") { "From" } else { "To" };
+            NameAddr::parse(value).map_err(|_| malformed(name))?;
+        } else if is("Contact") {
+            if value != b"*" && split_list(value).any(|contact| NameAddr::parse(contact).is_err()) {
+                return Err(malformed("Contact"));
+            }
+        } else if is("Route") || is("Record-Route") {
+            let name = if is("Route") { "Route" } else { "Record-Route" };
+            if split_list(value).any(|route| NameAddr::parse(route).is_err()) {
+                return Err(malformed(name));
+            }
+        }
+    }
+    fn present<T>(result: Result<T, HeaderError>) -> Result<Option<T>, Fault> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(HeaderError::Missing(_) | HeaderError::Repeated(_)) => Ok(None),
+            Err(error) => Err(Fault::Header(error)),
+        }
+    }
+    present(headers.call_id())?;
+    present(headers.max_forwards())?;
+    let cseq = present(headers.cseq())?;
+    match (cseq, method) {
+        (Some((_, named)), Some(method)) if named != *method => Err(Fault::CSeqMethod),
+        _ => Ok(()),
+    }
+}
