@@ -14,6 +14,8 @@ mod check;
 mod framing;
 mod headers;
 mod scan;
+#[cfg(test)]
+mod torture;
 mod uri;
 mod value;
 
