@@ -1,5 +1,10 @@
-use super::{Config, LegOutcome, Output};
-use crate::words::{CallFact, CallId, Command, DeviceId, MonitorFact, Now, Refusal};
+use super::rules::{Place, may_join, place};
+use super::{Config, Intrusion, LegOutcome, Output, ReleaseReason};
+use crate::words::{
+    Activity, AdmissionAsked, CallFact, CallId, Command, DeviceId, Failure, LegState, Mode, MonitorFact, MonitorState, Now, Reason,
+    Refusal, Scope, Timestamp,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 /// Every monitor of a house.
@@ -7,58 +12,652 @@ use std::time::Instant;
 /// After each `handle_*`, drain [`Supervision::poll_output`]; call [`Supervision::handle_timeout`] when [`Supervision::poll_timeout`] says.
 #[derive(Debug)]
 pub struct Supervision {
-    _config: Config,
+    config: Config,
+    monitors: BTreeMap<DeviceId, Monitor>,
+    calls: BTreeMap<CallId, CallFact>,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Debug)]
+struct Monitor {
+    target: DeviceId,
+    activity: Activity,
+    mode: Mode,
+    scope: Scope,
+    confirm_joins: bool,
+    /// Calls he is not brought into (again): he has left them, could not be brought in, or may not intrude.
+    passed: BTreeSet<CallId>,
+    /// Cancelled, but he stays until the call ends (`cancel_releases_call = false`).
+    lingering: bool,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Armed,
+    Admitting {
+        call: CallId,
+        deadline: Instant,
+    },
+    Inviting {
+        call: CallId,
+        deadline: Instant,
+    },
+    Joined {
+        call: CallId,
+        activity: Activity,
+        place: Place,
+        since: Timestamp,
+    },
 }
 
 impl Supervision {
-    /// The monitors that were kept come back armed, whatever state they were in.
-    pub fn new(config: Config, _kept: Vec<MonitorFact>) -> Self {
-        Self { _config: config }
+    /// The monitors that were kept come back armed, whatever state they were in: whoever was joined is invited again once the call is
+    /// handed in.
+    pub fn new(config: Config, kept: Vec<MonitorFact>) -> Self {
+        let monitors = kept.into_iter().map(|fact| (fact.supervisor.clone(), Monitor::armed(fact)));
+        Self {
+            config,
+            monitors: monitors.collect(),
+            calls: BTreeMap::new(),
+            outputs: VecDeque::new(),
+        }
     }
 
     /// The five monitoring commands. A refusal has changed nothing; commands that are not about monitoring are `Forbidden`.
-    pub fn handle_command(&mut self, _command: &Command, _now: Now) -> Result<(), Refusal> {
-        todo!()
+    pub fn handle_command(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
+        match command {
+            Command::StartMonitoring {
+                supervisor,
+                target,
+                activity,
+                mode,
+                scope,
+                confirm_joins,
+            } => self.start(
+                MonitorFact {
+                    supervisor: supervisor.clone(),
+                    target: target.clone(),
+                    activity: *activity,
+                    mode: *mode,
+                    scope: *scope,
+                    confirm_joins: *confirm_joins,
+                    state: MonitorState::Armed,
+                },
+                now,
+            ),
+            Command::StopMonitoring { supervisor } => self.stop(supervisor),
+            Command::SwitchMonitoring {
+                supervisor,
+                call,
+                activity,
+            } => self.switch(supervisor, call, *activity, now),
+            Command::AdmitMonitoring {
+                supervisor,
+                call,
+                admitted,
+            } => self.admit(supervisor, call, *admitted, now),
+            Command::MuteMonitoredParty { .. } => Err(Refusal::new(Reason::Forbidden, "MuteMonitoredUser is not supported.")),
+            Command::SetDoNotDisturb { .. }
+            | Command::SetForwarding { .. }
+            | Command::Dial { .. }
+            | Command::Answer { .. }
+            | Command::Hangup { .. }
+            | Command::Hold { .. }
+            | Command::Retrieve { .. }
+            | Command::Mute { .. }
+            | Command::SendDtmf { .. }
+            | Command::Transfer { .. }
+            | Command::Conference { .. }
+            | Command::RemoveParticipant { .. } => Err(Refusal::new(Reason::Forbidden, "This is not a monitoring command.")),
+        }
     }
 
     /// The whole call at every change, supervisors' legs included. Over is when every party is `Released`.
-    pub fn handle_call(&mut self, _call: &CallFact, _now: Now) {
-        todo!()
+    pub fn handle_call(&mut self, call: &CallFact, now: Now) {
+        if call.is_over() {
+            self.calls.remove(&call.id);
+        } else {
+            self.calls.insert(call.id.clone(), call.clone());
+        }
+        for supervisor in self.supervisors(|monitor| monitor.state.call() == Some(&call.id)) {
+            self.follow(&supervisor, now);
+        }
+        if call.is_over() {
+            for monitor in self.monitors.values_mut() {
+                monitor.passed.remove(&call.id);
+            }
+        }
+        for supervisor in self.supervisors(|monitor| call.party_of(&monitor.target).is_some()) {
+            self.seek(&supervisor, now);
+        }
     }
 
     /// What became of a supervisor's leg that `Invite` asked for. Outcomes of legs released meanwhile are ignored.
-    pub fn handle_leg(&mut self, _supervisor: &DeviceId, _call: &CallId, _outcome: LegOutcome, _now: Now) {
-        todo!()
+    pub fn handle_leg(&mut self, supervisor: &DeviceId, call: &CallId, outcome: LegOutcome, now: Now) {
+        let Some(monitor) = self.monitors.get(supervisor).filter(|monitor| monitor.state.call() == Some(call)) else {
+            return;
+        };
+        match (&monitor.state, outcome) {
+            (State::Armed | State::Admitting { .. }, _) | (State::Joined { .. }, LegOutcome::Answered) => {}
+            (State::Inviting { .. }, LegOutcome::Answered) => self.join(supervisor, now),
+            (
+                State::Inviting { .. },
+                LegOutcome::Busy | LegOutcome::Rejected | LegOutcome::NoAnswer | LegOutcome::Unreachable | LegOutcome::HungUp,
+            ) => self.fall_back(supervisor, Some(why_not(supervisor, outcome)), now),
+            (
+                State::Joined { .. },
+                LegOutcome::HungUp | LegOutcome::Busy | LegOutcome::Rejected | LegOutcome::NoAnswer | LegOutcome::Unreachable,
+            ) => {
+                self.pass(supervisor);
+                self.leave(supervisor, now);
+            }
+        }
     }
 
     /// The device is no longer one of the house. (One that merely unregisters keeps its monitors.)
-    pub fn handle_device_gone(&mut self, _device: &DeviceId, _now: Now) {
-        todo!()
+    pub fn handle_device_gone(&mut self, device: &DeviceId, _now: Now) {
+        for supervisor in self.supervisors(|monitor| monitor.target == *device) {
+            self.end(&supervisor, ReleaseReason::DeviceGone);
+        }
+        self.end(device, ReleaseReason::DeviceGone);
     }
 
     /// Time has passed.
-    pub fn handle_timeout(&mut self, _now: Now) {
-        todo!()
+    pub fn handle_timeout(&mut self, now: Now) {
+        for supervisor in self.supervisors(|monitor| monitor.state.deadline().is_some_and(|deadline| deadline <= now.mono)) {
+            let Some(monitor) = self.monitors.get(&supervisor) else { continue };
+            let refusal = match &monitor.state {
+                State::Armed | State::Joined { .. } => continue,
+                State::Admitting { .. } => Refusal::new(Reason::Unavailable, "Nobody has confirmed in time that he may join."),
+                State::Inviting { call, .. } => {
+                    self.outputs.push_back(Output::Release {
+                        supervisor: supervisor.clone(),
+                        call: call.clone(),
+                        reason: ReleaseReason::NoAnswer,
+                    });
+                    why_not(&supervisor, LegOutcome::NoAnswer)
+                }
+            };
+            self.fall_back(&supervisor, Some(refusal), now);
+        }
     }
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
+        self.monitors.values().filter_map(|monitor| monitor.state.deadline()).min()
     }
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        todo!()
+        self.outputs.pop_front()
     }
 
     /// Every monitor, by the supervisor's device.
     pub fn monitors(&self) -> impl Iterator<Item = MonitorFact> {
-        std::iter::empty()
+        let standing = self.monitors.iter().filter(|(_, monitor)| !monitor.lingering);
+        standing.map(|(supervisor, monitor)| monitor.fact(supervisor))
     }
 
     /// Does a supervisor keep this call alive? Asked by the switch when only one party besides supervisors is left, with the call as it
-    /// then is; false means: release the rest.
-    pub fn keeps_alive(&self, _call: &CallFact) -> bool {
-        false
+    /// then is; false means: release the rest. Always false unless `debrief` or `takeover` is configured.
+    pub fn keeps_alive(&self, call: &CallFact) -> bool {
+        self.monitors.values().any(|monitor| match &monitor.state {
+            State::Joined {
+                call: his,
+                activity,
+                place,
+                ..
+            } if *his == call.id => monitor
+                .place(&self.config, call, *activity, place.coached.as_ref())
+                .is_ok_and(|place| place.takeover || place.coached.is_some() && self.config.debrief),
+            State::Armed | State::Admitting { .. } | State::Inviting { .. } | State::Joined { .. } => false,
+        })
     }
+
+    fn start(&mut self, asked: MonitorFact, now: Now) -> Result<(), Refusal> {
+        let supervisor = asked.supervisor.clone();
+        if supervisor == asked.target {
+            return Err(Refusal::new(Reason::NotPermitted, "Nobody monitors himself."));
+        }
+        let others = self
+            .monitors
+            .iter()
+            .filter(|(his, monitor)| **his != supervisor && monitor.target == asked.target);
+        if others.count() >= self.config.max_supervisors_per_device {
+            let message = format!("Device '{}' is already monitored by another supervisor.", asked.target);
+            return Err(Refusal::new(Reason::InUse, message));
+        }
+        match self.monitors.get(&supervisor) {
+            Some(monitor) if monitor.target == asked.target => self.change(asked, now),
+            Some(_) => {
+                self.end(&supervisor, ReleaseReason::Replaced);
+                self.arm(asked, now);
+            }
+            None => self.arm(asked, now),
+        }
+        Ok(())
+    }
+
+    fn arm(&mut self, asked: MonitorFact, now: Now) {
+        let supervisor = asked.supervisor.clone();
+        let mut monitor = Monitor::armed(asked);
+        monitor.passed = self.not_to_intrude(&monitor);
+        self.monitors.insert(supervisor.clone(), monitor);
+        self.changed(&supervisor);
+        self.seek(&supervisor, now);
+    }
+
+    /// Asking again: activity, mode and scope change, live if joined.
+    fn change(&mut self, asked: MonitorFact, now: Now) {
+        let supervisor = asked.supervisor.clone();
+        let Some(monitor) = self.monitors.get_mut(&supervisor) else {
+            return;
+        };
+        let before = monitor.fact(&supervisor);
+        let revived = std::mem::take(&mut monitor.lingering);
+        monitor.activity = asked.activity;
+        monitor.mode = asked.mode;
+        monitor.scope = asked.scope;
+        monitor.confirm_joins = asked.confirm_joins;
+        let activity_before = match &mut monitor.state {
+            State::Joined { activity, .. } => Some(std::mem::replace(activity, asked.activity)),
+            State::Armed | State::Admitting { .. } | State::Inviting { .. } => None,
+        };
+        let differs = revived || monitor.fact(&supervisor) != before;
+        match monitor.state {
+            State::Armed => {
+                if differs {
+                    self.changed(&supervisor);
+                }
+                self.forgive(&supervisor);
+                self.seek(&supervisor, now);
+            }
+            // What was asked for is not what he would do now.
+            State::Admitting { .. } if differs => self.begin_again(&supervisor, now),
+            State::Admitting { .. } => {}
+            State::Inviting { .. } | State::Joined { .. } => {
+                self.hear(&supervisor, activity_before);
+                if differs {
+                    self.changed(&supervisor);
+                }
+                self.follow(&supervisor, now);
+            }
+        }
+    }
+
+    fn stop(&mut self, supervisor: &DeviceId) -> Result<(), Refusal> {
+        let monitor = self.standing(supervisor)?;
+        if matches!(monitor.state, State::Joined { .. }) && !self.config.cancel_releases_call {
+            if let Some(monitor) = self.monitors.get_mut(supervisor) {
+                monitor.lingering = true;
+            }
+            self.outputs.push_back(Output::Gone {
+                supervisor: supervisor.clone(),
+            });
+        } else {
+            self.end(supervisor, ReleaseReason::Cancelled);
+        }
+        Ok(())
+    }
+
+    fn switch(&mut self, supervisor: &DeviceId, call: &CallId, to: Activity, now: Now) -> Result<(), Refusal> {
+        let joined = self.monitors.get_mut(supervisor).and_then(|monitor| match &mut monitor.state {
+            State::Joined { call: his, activity, .. } if his == call => Some((activity, monitor.lingering)),
+            State::Armed | State::Admitting { .. } | State::Inviting { .. } | State::Joined { .. } => None,
+        });
+        let Some((activity, lingering)) = joined else {
+            let message = format!("Device '{supervisor}' does not monitor call '{call}'.");
+            return Err(Refusal::new(Reason::InvalidState, message));
+        };
+        let before = std::mem::replace(activity, to);
+        if before == to {
+            return Ok(());
+        }
+        self.hear(supervisor, Some(before));
+        if !lingering {
+            self.changed(supervisor);
+        }
+        self.follow(supervisor, now);
+        Ok(())
+    }
+
+    fn admit(&mut self, supervisor: &DeviceId, call: &CallId, admitted: bool, now: Now) -> Result<(), Refusal> {
+        let asked = self.monitors.get(supervisor).is_some_and(|monitor| match &monitor.state {
+            State::Admitting { call: asked, .. } => asked == call,
+            State::Armed | State::Inviting { .. } | State::Joined { .. } => false,
+        });
+        if !asked {
+            let message = format!("Device '{supervisor}' does not wait for leave to join call '{call}'.");
+            return Err(Refusal::new(Reason::InvalidState, message));
+        }
+        if admitted {
+            self.invite(supervisor, call.clone(), now);
+        } else {
+            let refusal = Refusal::new(Reason::NotPermitted, format!("Device '{supervisor}' may not join call '{call}'."));
+            self.fall_back(supervisor, Some(refusal), now);
+        }
+        Ok(())
+    }
+
+    /// Looks for a call of the target for a monitor that has none.
+    fn seek(&mut self, supervisor: &DeviceId, now: Now) {
+        let Some(monitor) = self
+            .monitors
+            .get(supervisor)
+            .filter(|monitor| matches!(monitor.state, State::Armed))
+        else {
+            return;
+        };
+        let may_join = |call: &&CallFact| !monitor.passed.contains(&call.id) && may_join(&self.config, call, &monitor.target, supervisor);
+        // The call he talks on rather than the one he holds, then the older.
+        let order = |call: &&CallFact| {
+            let leg = call.party_of(&monitor.target);
+            (
+                leg.map(|leg| leg.state == LegState::Held),
+                leg.and_then(|leg| leg.established_at),
+                call.id.clone(),
+            )
+        };
+        if let Some(call) = self.calls.values().filter(may_join).min_by_key(order) {
+            self.begin(supervisor, call.id.clone(), now);
+        }
+    }
+
+    fn begin(&mut self, supervisor: &DeviceId, call: CallId, now: Now) {
+        let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
+        if !monitor.confirm_joins {
+            return self.invite(supervisor, call, now);
+        }
+        let asked = AdmissionAsked {
+            supervisor: supervisor.clone(),
+            target: monitor.target.clone(),
+            call: call.clone(),
+            activity: monitor.activity,
+        };
+        monitor.state = State::Admitting {
+            call,
+            deadline: now.mono + self.config.admission_timeout,
+        };
+        self.changed(supervisor);
+        self.outputs.push_back(Output::AskAdmission(asked));
+    }
+
+    fn begin_again(&mut self, supervisor: &DeviceId, now: Now) {
+        let call = self.monitors.get(supervisor).and_then(|monitor| monitor.state.call().cloned());
+        if let Some(call) = call {
+            self.begin(supervisor, call, now);
+        }
+    }
+
+    fn invite(&mut self, supervisor: &DeviceId, call: CallId, now: Now) {
+        let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
+        self.outputs.push_back(Output::Invite {
+            supervisor: supervisor.clone(),
+            target: monitor.target.clone(),
+            call: call.clone(),
+            activity: monitor.activity,
+        });
+        monitor.state = State::Inviting {
+            call,
+            deadline: now.mono + self.config.invite_timeout,
+        };
+        self.changed(supervisor);
+    }
+
+    fn join(&mut self, supervisor: &DeviceId, now: Now) {
+        let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
+        let Some(call) = monitor.state.call().cloned() else { return };
+        let activity = monitor.activity;
+        // `follow` runs at each change of the call, so it has not gone meanwhile; if in doubt, he is heard by nobody.
+        let place = self.calls.get(&call).map(|call| monitor.place(&self.config, call, activity, None));
+        monitor.state = State::Joined {
+            call,
+            activity,
+            place: place.and_then(Result::ok).unwrap_or_default(),
+            since: now.wall,
+        };
+        self.hear(supervisor, None);
+        self.changed(supervisor);
+        self.follow(supervisor, now);
+    }
+
+    /// Holds a monitor against its call as it is now.
+    fn follow(&mut self, supervisor: &DeviceId, now: Now) {
+        let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
+        let fact = monitor.state.call().and_then(|call| self.calls.get(call));
+        match &mut monitor.state {
+            State::Armed => {}
+            State::Admitting { .. } => {
+                if !fact.is_some_and(|call| may_join(&self.config, call, &monitor.target, supervisor)) {
+                    self.disarm(supervisor, now);
+                }
+            }
+            State::Inviting { call, .. } => {
+                let activity = monitor.activity;
+                let call = call.clone();
+                let place = fact.map_or(Err(ReleaseReason::CallEnded), |fact| {
+                    monitor.place(&self.config, fact, activity, None)
+                });
+                if let Err(reason) = place {
+                    self.release(supervisor, call, reason);
+                    self.disarm(supervisor, now);
+                }
+            }
+            State::Joined { call, activity, place, .. } => {
+                let (call, activity, before) = (call.clone(), *activity, place.clone());
+                let after = fact.map_or(Err(ReleaseReason::CallEnded), |fact| {
+                    monitor.place(&self.config, fact, activity, before.coached.as_ref())
+                });
+                match after {
+                    Err(reason) => {
+                        self.release(supervisor, call, reason);
+                        self.leave(supervisor, now);
+                    }
+                    Ok(after) if after == before => {}
+                    Ok(after) => {
+                        if let State::Joined { place, .. } = &mut monitor.state {
+                            *place = after;
+                        }
+                        self.hear(supervisor, None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says how he is heard now, if he is joined and does not do what he did `before`.
+    fn hear(&mut self, supervisor: &DeviceId, before: Option<Activity>) {
+        let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
+        let State::Joined { call, activity, place, .. } = &mut monitor.state else {
+            return;
+        };
+        if before == Some(*activity) {
+            return;
+        }
+        // Whoever leaves BargeIn no longer stands in for the agent.
+        place.takeover &= *activity == Activity::BargeIn;
+        self.outputs.push_back(Output::Hear {
+            supervisor: supervisor.clone(),
+            call: call.clone(),
+            activity: *activity,
+            coached: place.coached.clone(),
+            takeover: place.takeover,
+        });
+    }
+
+    /// He is no longer joined: the monitor is spent, or waits for the next call with the activity first asked for.
+    fn leave(&mut self, supervisor: &DeviceId, now: Now) {
+        let Some(monitor) = self.monitors.get(supervisor) else { return };
+        if monitor.lingering {
+            self.monitors.remove(supervisor);
+            return;
+        }
+        match monitor.mode {
+            Mode::AllCalls => self.disarm(supervisor, now),
+            Mode::NextCall => {
+                self.monitors.remove(supervisor);
+                self.outputs.push_back(Output::Gone {
+                    supervisor: supervisor.clone(),
+                });
+            }
+        }
+    }
+
+    /// He could not be brought in: the monitor waits for the next call.
+    fn fall_back(&mut self, supervisor: &DeviceId, refusal: Option<Refusal>, now: Now) {
+        let call = self.monitors.get(supervisor).and_then(|monitor| monitor.state.call().cloned());
+        self.pass(supervisor);
+        if let Some(refusal) = refusal {
+            self.outputs.push_back(Output::Failed(Failure {
+                device: supervisor.clone(),
+                call,
+                request_id: None,
+                refusal,
+            }));
+        }
+        self.disarm(supervisor, now);
+    }
+
+    fn pass(&mut self, supervisor: &DeviceId) {
+        let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
+        if let Some(call) = monitor.state.call().filter(|call| self.calls.contains_key(*call)).cloned() {
+            monitor.passed.insert(call);
+        }
+    }
+
+    fn disarm(&mut self, supervisor: &DeviceId, now: Now) {
+        let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
+        monitor.state = State::Armed;
+        self.changed(supervisor);
+        self.seek(supervisor, now);
+    }
+
+    fn end(&mut self, supervisor: &DeviceId, reason: ReleaseReason) {
+        let Some(monitor) = self.monitors.remove(supervisor) else { return };
+        match monitor.state {
+            State::Armed | State::Admitting { .. } => {}
+            State::Inviting { call, .. } | State::Joined { call, .. } => self.release(supervisor, call, reason),
+        }
+        if !monitor.lingering {
+            self.outputs.push_back(Output::Gone {
+                supervisor: supervisor.clone(),
+            });
+        }
+    }
+
+    fn release(&mut self, supervisor: &DeviceId, call: CallId, reason: ReleaseReason) {
+        self.outputs.push_back(Output::Release {
+            supervisor: supervisor.clone(),
+            call,
+            reason,
+        });
+    }
+
+    fn changed(&mut self, supervisor: &DeviceId) {
+        if let Some(monitor) = self.monitors.get(supervisor) {
+            self.outputs.push_back(Output::Changed(monitor.fact(supervisor)));
+        }
+    }
+
+    /// Who asks again may join calls that he was out of.
+    fn forgive(&mut self, supervisor: &DeviceId) {
+        let passed = self.monitors.get(supervisor).map(|monitor| self.not_to_intrude(monitor));
+        if let (Some(monitor), Some(passed)) = (self.monitors.get_mut(supervisor), passed) {
+            monitor.passed = passed;
+        }
+    }
+
+    /// The calls that go on already and that he may not break into.
+    fn not_to_intrude(&self, monitor: &Monitor) -> BTreeSet<CallId> {
+        let may_intrude = match self.config.intrusion {
+            Intrusion::Any => true,
+            Intrusion::BargeIn => monitor.activity == Activity::BargeIn,
+            Intrusion::Never => false,
+        };
+        if may_intrude {
+            return BTreeSet::new();
+        }
+        let is_on = |call: &&CallFact| {
+            let leg = call.party_of(&monitor.target);
+            leg.is_some_and(|leg| matches!(leg.state, LegState::Established | LegState::Held))
+        };
+        self.calls.values().filter(is_on).map(|call| call.id.clone()).collect()
+    }
+
+    fn standing(&self, supervisor: &DeviceId) -> Result<&Monitor, Refusal> {
+        let monitor = self.monitors.get(supervisor).filter(|monitor| !monitor.lingering);
+        monitor.ok_or_else(|| Refusal::new(Reason::InvalidState, format!("Device '{supervisor}' monitors nobody.")))
+    }
+
+    fn supervisors(&self, which: impl Fn(&Monitor) -> bool) -> Vec<DeviceId> {
+        let chosen = self.monitors.iter().filter(|(_, monitor)| which(monitor));
+        chosen.map(|(supervisor, _)| supervisor.clone()).collect()
+    }
+}
+
+impl Monitor {
+    fn armed(fact: MonitorFact) -> Self {
+        Self {
+            target: fact.target,
+            activity: fact.activity,
+            mode: fact.mode,
+            scope: fact.scope,
+            confirm_joins: fact.confirm_joins,
+            passed: BTreeSet::new(),
+            lingering: false,
+            state: State::Armed,
+        }
+    }
+
+    fn fact(&self, supervisor: &DeviceId) -> MonitorFact {
+        MonitorFact {
+            supervisor: supervisor.clone(),
+            target: self.target.clone(),
+            activity: self.activity,
+            mode: self.mode,
+            scope: self.scope,
+            confirm_joins: self.confirm_joins,
+            state: match &self.state {
+                State::Armed => MonitorState::Armed,
+                State::Admitting { call, .. } => MonitorState::Admitting { call: call.clone() },
+                State::Inviting { call, .. } => MonitorState::Inviting { call: call.clone() },
+                State::Joined { call, activity, since, .. } => MonitorState::Joined {
+                    call: call.clone(),
+                    activity: *activity,
+                    since: *since,
+                },
+            },
+        }
+    }
+
+    fn place(&self, config: &Config, call: &CallFact, activity: Activity, until_now: Option<&DeviceId>) -> Result<Place, ReleaseReason> {
+        place(config, call, &self.target, self.scope, activity, until_now)
+    }
+}
+
+impl State {
+    fn call(&self) -> Option<&CallId> {
+        match self {
+            State::Armed => None,
+            State::Admitting { call, .. } | State::Inviting { call, .. } | State::Joined { call, .. } => Some(call),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            State::Armed | State::Joined { .. } => None,
+            State::Admitting { deadline, .. } | State::Inviting { deadline, .. } => Some(*deadline),
+        }
+    }
+}
+
+fn why_not(supervisor: &DeviceId, outcome: LegOutcome) -> Refusal {
+    let (reason, what) = match outcome {
+        LegOutcome::Busy => (Reason::InvalidState, "is busy"),
+        LegOutcome::Rejected | LegOutcome::HungUp => (Reason::InvalidState, "has rejected the call"),
+        LegOutcome::NoAnswer => (Reason::InvalidState, "does not answer"),
+        LegOutcome::Unreachable | LegOutcome::Answered => (Reason::Internal, "is not registered"),
+    };
+    Refusal::new(reason, format!("Device '{supervisor}' {what}."))
 }
