@@ -1,13 +1,36 @@
 //! Permissions, presence, views of devices and calls, audiences.
+//!
+//! [`Gateway`] is a quiet machine: it decides who may ask what, what each user's devices and calls look like now, and who is
+//! told. It holds no call: the backend does. It can die and come back without a call noticing.
+//!
+//! ```text
+//!  handle_request ──▶ permission ──▶ Audit ──handle_audited──▶ Command ──handle_command_result──▶ Reply
+//!  handle_fact ─────▶ views compared with what was told last ─────────────────────────────────▶ Notice
+//! ```
 
 mod directory;
+mod permission;
+mod record;
+mod request;
+mod view;
 
 #[cfg(feature = "io")]
 pub mod desk;
+#[cfg(test)]
+mod tests;
 
 pub use directory::{DeviceEntry, Directory, Group, User, VoiceEnvironment};
+pub use record::{Event, Record};
 
-use std::time::Duration;
+use crate::words::{
+    Activity, AdmissionAsked, AgentState, Answer, Asked, CallFact, CallId, CallNotification, CallView, Capabilities, Command,
+    CommandContext, DeviceFact, DeviceId, DeviceView, Fact, Failure, LegState, MonitorFact, MonitorState, Notice, NoticeBody, Now, Query,
+    Reason, Refusal, RequestId, Timestamp, Topic, UserId, UserView,
+};
+use permission::House;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// What the gateway may be told about its own behaviour.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,4 +63,845 @@ pub enum NotifyAgent {
     None,
     /// His call carries `supervisorMonitoringState`, and `supervisorListeningIn` in ListenIn.
     Event,
+}
+
+/// Whom a reply belongs to; chosen by whoever hands a request in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+/// Names a command or an audit line until its outcome is handed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WorkId(pub u64);
+
+/// What the gateway wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The answer to a request.
+    Reply {
+        /// Which request.
+        token: Token,
+        /// What to answer.
+        result: Result<Answer, Refusal>,
+    },
+    /// To the backend; its outcome comes back through [`Gateway::handle_command_result`].
+    Command {
+        /// Its name.
+        id: WorkId,
+        /// On whose behalf.
+        context: CommandContext,
+        /// What to do.
+        command: Command,
+    },
+    /// To one user's clients.
+    Notice(Notice),
+    /// To the audit; its outcome comes back through [`Gateway::handle_audited`].
+    Audit {
+        /// Its name.
+        id: WorkId,
+        /// The line.
+        record: Record,
+    },
+    /// To the store: this user's presence from now on.
+    Keep {
+        /// Whose.
+        user: UserId,
+        /// His presence; `None`: no session is open.
+        presence: Option<AgentState>,
+    },
+}
+
+/// The audit line could not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the audit cannot be written")]
+pub struct AuditFailed;
+
+/// Who may ask what, what each user sees, and who is told. After every `handle_*`, drain [`Gateway::poll_output`].
+pub struct Gateway {
+    config: Config,
+    house: House,
+    /// Makes request ids of our own unlike those of the instance before.
+    instance: String,
+    backend: Backend,
+    capabilities: Capabilities,
+    devices: BTreeMap<DeviceId, DeviceFact>,
+    calls: BTreeMap<CallId, CallFact>,
+    monitors: BTreeMap<DeviceId, MonitorFact>,
+    /// Open sessions and their voice states.
+    sessions: BTreeMap<UserId, AgentState>,
+    /// Monitors that must end, by supervisor's device; asked for again after every snapshot until they are gone.
+    ending: BTreeSet<DeviceId>,
+    told_devices: BTreeMap<DeviceId, DeviceView>,
+    told_calls: BTreeMap<(CallId, DeviceId), CallView>,
+    works: BTreeMap<WorkId, (Instant, Work)>,
+    next_work: u64,
+    /// Which channel late failures of recent requests go to, oldest first.
+    topics: VecDeque<(RequestId, Topic)>,
+    outputs: VecDeque<Output>,
+}
+
+/// How much of the backend is known.
+enum Backend {
+    /// It cannot be reached; what was known last still answers reads.
+    Away,
+    /// It is telling all it knows; what is left in here at the end is gone.
+    Reading {
+        devices: BTreeSet<DeviceId>,
+        calls: BTreeSet<CallId>,
+        monitors: BTreeSet<DeviceId>,
+    },
+    /// All it knows is known.
+    Here,
+}
+
+/// What waits for an outcome.
+enum Work {
+    /// A permitted request waits for its audit line.
+    Attempt { token: Token, errand: Errand },
+    /// A refused request waits for its audit line, for order's sake only.
+    Refused { token: Token, refusal: Refusal },
+    /// A join waits for its audit line.
+    Admission { user: UserId, asked: AdmissionAsked },
+    /// Somebody hears a call: if this line cannot be written, he stops.
+    Hearing { supervisor: DeviceId },
+    /// The line changes nothing.
+    Line,
+    /// A command of a request waits for the backend.
+    Asked { token: Token, errand: Errand },
+    /// A command of our own waits for the backend.
+    Own,
+}
+
+/// A command with what is needed around it.
+#[derive(Clone)]
+struct Errand {
+    context: CommandContext,
+    command: Command,
+    record: Record,
+    audited: Audited,
+    /// Digits were sent: the leg's user is told.
+    digits_on: Option<(CallId, DeviceId)>,
+}
+
+/// When the audit line of a permitted request is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Audited {
+    /// Not at all.
+    Never,
+    /// Beside the command: what ends listening waits for nothing.
+    Beside,
+    /// Before the command.
+    Before,
+}
+
+impl Gateway {
+    /// A gateway that knows its directory and who had a session open; `instance` is unlike that of any gateway before it.
+    pub fn new(config: Config, directory: Arc<Directory>, sessions: BTreeMap<UserId, AgentState>, instance: &str) -> Self {
+        let mut gateway = Self {
+            config,
+            house: House::new(directory),
+            instance: instance.to_owned(),
+            backend: Backend::Away,
+            capabilities: Capabilities::default(),
+            devices: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            monitors: BTreeMap::new(),
+            sessions,
+            ending: BTreeSet::new(),
+            told_devices: BTreeMap::new(),
+            told_calls: BTreeMap::new(),
+            works: BTreeMap::new(),
+            next_work: 0,
+            topics: VecDeque::new(),
+            outputs: VecDeque::new(),
+        };
+        let devices: Vec<_> = gateway.house.devices().map(|entry| entry.id.clone()).collect();
+        for device in devices {
+            gateway.tell_device(&device);
+        }
+        gateway.outputs.clear();
+        gateway
+    }
+
+    /// Takes a request; its [`Output::Reply`] comes when the backend has accepted or refused it.
+    pub fn handle_request(&mut self, token: Token, asked: &Asked, now: Now) {
+        match self.decide(asked, now) {
+            Ok(Decision::Done) => self.reply(token, Ok(Answer::Accepted)),
+            Ok(Decision::Errand(errand)) => self.begin(token, *errand, now),
+            Err(refusal) => self.refuse(token, asked, refusal, now),
+        }
+    }
+
+    /// Takes what the backend can do; views offer no more.
+    pub fn handle_capabilities(&mut self, capabilities: Capabilities, now: Now) {
+        if self.capabilities == capabilities {
+            return;
+        }
+        self.capabilities = capabilities;
+        let devices: Vec<_> = self.house.devices().map(|entry| entry.id.clone()).collect();
+        devices.iter().for_each(|device| self.tell_device(device));
+        let calls: Vec<_> = self.calls.keys().cloned().collect();
+        calls.iter().for_each(|call| self.tell_call(call, now));
+    }
+
+    /// Takes a fact.
+    pub fn handle_fact(&mut self, fact: Fact, now: Now) {
+        match fact {
+            Fact::Device(device) => self.device(device),
+            Fact::Call(call) => self.call(call, now),
+            Fact::Monitor(monitor) => self.monitor(monitor, now),
+            Fact::MonitorGone { supervisor } => self.monitor_gone(&supervisor, now),
+            Fact::AdmissionAsked(asked) => self.admission(asked, now),
+            Fact::Failed(failure) => self.failed(failure),
+            Fact::SnapshotBegin => {
+                self.backend = Backend::Reading {
+                    devices: self.devices.keys().cloned().collect(),
+                    calls: self.calls.keys().cloned().collect(),
+                    monitors: self.monitors.keys().cloned().collect(),
+                };
+            }
+            Fact::SnapshotComplete => self.snapshot_complete(now),
+            Fact::Lost => self.backend = Backend::Away,
+        }
+    }
+
+    /// Takes the outcome of an audit line.
+    pub fn handle_audited(&mut self, id: WorkId, written: Result<(), AuditFailed>, now: Now) {
+        let Some((_, work)) = self.works.remove(&id) else { return };
+        match (work, written) {
+            (Work::Attempt { token, errand }, Ok(())) => self.send(token, errand, now),
+            (Work::Attempt { token, .. }, Err(AuditFailed)) => {
+                let refusal = Refusal::new(Reason::Internal, "The audit cannot be written, so nobody may listen.");
+                self.reply(token, Err(refusal));
+            }
+            (Work::Refused { token, refusal }, Ok(()) | Err(AuditFailed)) => self.reply(token, Err(refusal)),
+            (Work::Admission { user, asked }, Ok(())) => {
+                let admitted = self.may_join(&asked).is_ok();
+                self.admit(user, &asked, admitted, now);
+            }
+            (Work::Admission { user, asked }, Err(AuditFailed)) => self.admit(user, &asked, false, now),
+            (Work::Hearing { .. }, Ok(())) => {}
+            (Work::Hearing { supervisor }, Err(AuditFailed)) => self.end_monitor(&supervisor, now),
+            (Work::Line, Ok(()) | Err(AuditFailed)) => {}
+            (work @ (Work::Asked { .. } | Work::Own), _) => {
+                self.works.insert(id, (now.mono + self.config.command_deadline, work));
+            }
+        }
+    }
+
+    /// Takes the backend's answer to a command.
+    pub fn handle_command_result(&mut self, id: WorkId, result: Result<(), Refusal>, now: Now) {
+        let Some((_, work)) = self.works.remove(&id) else { return };
+        let Work::Asked { token, errand } = work else { return };
+        match result {
+            Ok(()) => {
+                self.reply(token, Ok(Answer::Accepted));
+                if let Command::StartMonitoring { supervisor, .. } = &errand.command {
+                    self.ending.remove(supervisor);
+                }
+                if let Some(leg) = &errand.digits_on {
+                    self.tell_digits(leg, now);
+                }
+            }
+            Err(refusal) => {
+                if errand.audited != Audited::Never {
+                    let record = Record {
+                        at: now.wall,
+                        event: Event::Refused,
+                        refusal: Some(refusal.clone()),
+                        ..errand.record
+                    };
+                    self.audit(record, Work::Line, now);
+                }
+                self.reply(token, Err(refusal));
+            }
+        }
+    }
+
+    /// When to call [`Gateway::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.works.values().map(|(deadline, _)| *deadline).min()
+    }
+
+    /// Gives up on outcomes that did not come in time.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let late: Vec<_> = self
+            .works
+            .iter()
+            .filter(|(_, (deadline, _))| *deadline <= now.mono)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            match self.works.get(&id) {
+                Some((_, Work::Asked { .. } | Work::Own)) => {
+                    let refusal = Refusal::new(Reason::Unavailable, "The telephony backend did not answer in time.");
+                    self.handle_command_result(id, Err(refusal), now);
+                }
+                Some(_) => self.handle_audited(id, Err(AuditFailed), now),
+                None => {}
+            }
+        }
+    }
+
+    /// What is to be done next, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Answers a read: also while the backend is away, with what was known last.
+    ///
+    /// # Errors
+    /// `NotFound` for what is not his to see, `NotAuthenticated` for somebody who is not in the directory.
+    pub fn read(&self, user: &UserId, query: &Query, now: Timestamp) -> Result<Answer, Refusal> {
+        let user = self.house.user(user)?;
+        match query {
+            Query::Me => Ok(Answer::User(self.user_view(user))),
+            Query::MyDevices => Ok(Answer::Devices(self.own_views(user))),
+            Query::MyDevice(device) if user.devices.contains(device) => self.device_view(device).map(Answer::Device),
+            Query::MyDevice(device) => Err(Refusal::not_found(format_args!("/me/devices/{device}"))),
+            Query::MyCalls => Ok(Answer::Calls(self.own_calls(user, now))),
+            Query::MyCall(call) => {
+                let view = self.calls.get(call).and_then(|fact| self.live_leg(user, fact));
+                view.map(|view| Answer::Call(view::timed(view, now)))
+                    .ok_or_else(|| Refusal::not_found(format_args!("/me/calls/{call}")))
+            }
+            Query::Device(device) if self.house.may_know(user, device) => self.view_for(user, device).map(Answer::Device),
+            Query::Device(device) => Err(Refusal::not_found(format_args!("/devices/{device}"))),
+            Query::Devices(number) => Ok(Answer::Devices(
+                self.house
+                    .devices()
+                    .filter(|entry| number.as_ref().is_none_or(|number| *number == entry.number))
+                    .filter(|entry| self.house.may_monitor(user, &entry.id).is_ok())
+                    .filter_map(|entry| self.view_for(user, &entry.id).ok())
+                    .collect(),
+            )),
+        }
+    }
+
+    /// The current state of each of the user's own devices, for a new subscription.
+    pub fn states(&self, user: &UserId) -> Vec<Notice> {
+        let Ok(user) = self.house.user(user) else { return Vec::new() };
+        let views = self.own_views(user).into_iter();
+        views
+            .map(|view| notice(&user.id, Topic::Devices, NoticeBody::DeviceStateChange(vec![view])))
+            .collect()
+    }
+
+    /// The backend can be reached and all it knows is known.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.backend, Backend::Here)
+    }
+}
+
+/// What becomes of a permitted request.
+enum Decision {
+    /// Done already.
+    Done,
+    /// The backend is to do it.
+    Errand(Box<Errand>),
+}
+
+fn notice(user: &UserId, topic: Topic, body: NoticeBody) -> Notice {
+    Notice {
+        user: user.clone(),
+        topic,
+        body,
+    }
+}
+
+/// Requests on their way.
+impl Gateway {
+    fn begin(&mut self, token: Token, errand: Errand, now: Now) {
+        match errand.audited {
+            Audited::Never => self.send(token, errand, now),
+            Audited::Beside => {
+                self.audit(errand.record.clone(), Work::Line, now);
+                self.send(token, errand, now);
+            }
+            Audited::Before => self.audit(errand.record.clone(), Work::Attempt { token, errand }, now),
+        }
+    }
+
+    fn send(&mut self, token: Token, errand: Errand, now: Now) {
+        let topic = match errand.record.call {
+            Some(_) => Topic::Calls,
+            None => Topic::Devices,
+        };
+        self.topics.push_back((errand.context.request_id.clone(), topic));
+        if self.topics.len() > RECENT_REQUESTS {
+            self.topics.pop_front();
+        }
+        let (context, command) = (errand.context.clone(), errand.command.clone());
+        let id = self.wait(Work::Asked { token, errand }, self.config.command_deadline, now);
+        self.outputs.push_back(Output::Command { id, context, command });
+    }
+
+    fn refuse(&mut self, token: Token, asked: &Asked, refusal: Refusal, now: Now) {
+        if !request::refusal_is_audited(&asked.request, refusal.reason) {
+            return self.reply(token, Err(refusal));
+        }
+        let record = Record {
+            refusal: Some(refusal.clone()),
+            ..request::record(asked, Event::Refused, now.wall)
+        };
+        self.audit(record, Work::Refused { token, refusal }, now);
+    }
+
+    fn reply(&mut self, token: Token, result: Result<Answer, Refusal>) {
+        self.outputs.push_back(Output::Reply { token, result });
+    }
+
+    fn audit(&mut self, record: Record, work: Work, now: Now) {
+        let id = self.wait(work, self.config.audit_deadline, now);
+        self.outputs.push_back(Output::Audit { id, record });
+    }
+
+    fn wait(&mut self, work: Work, deadline: Duration, now: Now) -> WorkId {
+        let id = WorkId(self.next_work);
+        self.next_work += 1;
+        self.works.insert(id, (now.mono + deadline, work));
+        id
+    }
+
+    /// A command that nobody waits for.
+    fn command(&mut self, user: UserId, command: Command, now: Now) {
+        let id = self.wait(Work::Own, self.config.command_deadline, now);
+        let context = CommandContext {
+            request_id: RequestId::from(format!("gateway-{}-{}", self.instance, id.0)),
+            user,
+            deadline: self.config.command_deadline,
+        };
+        self.outputs.push_back(Output::Command { id, context, command });
+    }
+}
+
+/// Enough for the failures that come seconds after their request.
+const RECENT_REQUESTS: usize = 4096;
+
+/// Monitors: who may go on.
+impl Gateway {
+    fn admission(&mut self, asked: AdmissionAsked, now: Now) {
+        let owner = self.house.owner(&asked.supervisor).map(|user| user.id.clone());
+        let record = Record {
+            user: owner.clone(),
+            device: Some(asked.supervisor.clone()),
+            target: Some(asked.target.clone()),
+            call: Some(asked.call.clone()),
+            activity: Some(asked.activity),
+            ..Record::new(Event::Admitted, now.wall)
+        };
+        match self.may_join(&asked) {
+            Ok(user) => self.audit(record, Work::Admission { user, asked }, now),
+            Err(refusal) => {
+                let record = Record {
+                    event: Event::NotAdmitted,
+                    refusal: Some(refusal),
+                    ..record
+                };
+                self.audit(record, Work::Line, now);
+                let user = owner.unwrap_or_else(|| UserId::from(""));
+                self.admit(user, &asked, false, now);
+            }
+        }
+    }
+
+    fn may_join(&self, asked: &AdmissionAsked) -> Result<UserId, Refusal> {
+        let stranger = || Refusal::new(Reason::NotPermitted, format!("Device '{}' is nobody's.", asked.supervisor));
+        let user = self.house.owner(&asked.supervisor).ok_or_else(stranger)?;
+        self.may_monitor_target(user, &asked.target)?;
+        if self.ending.contains(&asked.supervisor) {
+            return Err(Refusal::new(Reason::InvalidState, "The monitor is being cancelled."));
+        }
+        Ok(user.id.clone())
+    }
+
+    fn admit(&mut self, user: UserId, asked: &AdmissionAsked, admitted: bool, now: Now) {
+        let command = Command::AdmitMonitoring {
+            supervisor: asked.supervisor.clone(),
+            call: asked.call.clone(),
+            admitted,
+        };
+        self.command(user, command, now);
+    }
+
+    fn end_monitor(&mut self, supervisor: &DeviceId, now: Now) {
+        self.ending.insert(supervisor.clone());
+        if !self.is_ready() {
+            return;
+        }
+        let user = self
+            .house
+            .owner(supervisor)
+            .map_or_else(|| UserId::from(""), |user| user.id.clone());
+        let command = Command::StopMonitoring {
+            supervisor: supervisor.clone(),
+        };
+        self.command(user, command, now);
+    }
+
+    fn monitor(&mut self, monitor: MonitorFact, now: Now) {
+        let supervisor = monitor.supervisor.clone();
+        let found = match &mut self.backend {
+            Backend::Reading { monitors, .. } => {
+                monitors.remove(&supervisor);
+                true
+            }
+            Backend::Away | Backend::Here => false,
+        };
+        let before = self.monitors.insert(supervisor.clone(), monitor.clone());
+        self.audit_progress(before.as_ref(), Some(&monitor), found, now);
+        self.tell_device(&supervisor);
+        let Some(user) = self.house.owner(&supervisor) else { return };
+        let permitted = self.may_monitor_target(user, &monitor.target);
+        if let (Err(refusal), false) = (permitted, self.ending.contains(&supervisor)) {
+            let record = Record {
+                refusal: Some(refusal),
+                ..self.monitor_record(Event::Cancelled, &monitor, now)
+            };
+            self.audit(record, Work::Line, now);
+            self.end_monitor(&supervisor, now);
+        }
+    }
+
+    fn monitor_gone(&mut self, supervisor: &DeviceId, now: Now) {
+        self.ending.remove(supervisor);
+        if let Backend::Reading { monitors, .. } = &mut self.backend {
+            monitors.remove(supervisor);
+        }
+        if let Some(before) = self.monitors.remove(supervisor) {
+            self.audit_progress(Some(&before), None, false, now);
+            self.tell_device(supervisor);
+        }
+    }
+
+    /// Writes down joins, changes and releases.
+    fn audit_progress(&mut self, before: Option<&MonitorFact>, after: Option<&MonitorFact>, found: bool, now: Now) {
+        let was = before.and_then(joined);
+        let is = after.and_then(joined);
+        let left = match (was, is) {
+            (Some((call, _, since)), Some((now_call, _, now_since))) => call != now_call || since != now_since,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if let (true, Some(monitor), Some((_, _, since))) = (left, before, was) {
+            let record = Record {
+                heard: Some(Duration::from_millis(now.wall.0.saturating_sub(since.0))),
+                ..self.monitor_record(Event::Released, monitor, now)
+            };
+            self.audit(record, Work::Line, now);
+        }
+        let event = match (was, is) {
+            (_, None) => return,
+            (Some((_, activity, _)), Some((_, now_activity, _))) if !left && activity == now_activity => return,
+            (Some(_), Some(_)) if !left => Event::Changed,
+            (None, Some(_)) if found => Event::FoundJoined,
+            (_, Some(_)) => Event::Joined,
+        };
+        if let Some(monitor) = after {
+            let supervisor = monitor.supervisor.clone();
+            let record = self.monitor_record(event, monitor, now);
+            self.audit(record, Work::Hearing { supervisor }, now);
+        }
+    }
+
+    fn monitor_record(&self, event: Event, monitor: &MonitorFact, now: Now) -> Record {
+        let activity = joined(monitor).map_or(monitor.activity, |(_, activity, _)| activity);
+        Record {
+            user: self.house.owner(&monitor.supervisor).map(|user| user.id.clone()),
+            device: Some(monitor.supervisor.clone()),
+            target: Some(monitor.target.clone()),
+            call: monitor.state.call().cloned(),
+            activity: Some(activity),
+            mode: Some(monitor.mode),
+            scope: Some(monitor.scope),
+            ..Record::new(event, now.wall)
+        }
+    }
+
+    fn end_session(&mut self, asked: &Asked, now: Now) {
+        let Ok(user) = self.house.user(&asked.user) else { return };
+        let own = user.devices.clone();
+        let concerned: Vec<_> = self
+            .monitors
+            .values()
+            .filter(|monitor| own.contains(&monitor.supervisor) || own.contains(&monitor.target))
+            .cloned()
+            .collect();
+        for monitor in concerned {
+            let record = Record {
+                from: Some(asked.from),
+                request_id: Some(asked.request_id.clone()),
+                operation: Some(request::operation(&asked.request)),
+                ..self.monitor_record(Event::Cancelled, &monitor, now)
+            };
+            self.audit(record, Work::Line, now);
+            self.end_monitor(&monitor.supervisor, now);
+        }
+        self.set_presence(&asked.user, None);
+    }
+}
+
+fn joined(monitor: &MonitorFact) -> Option<(&CallId, Activity, Timestamp)> {
+    match &monitor.state {
+        MonitorState::Joined { call, activity, since } => Some((call, *activity, *since)),
+        MonitorState::Armed | MonitorState::Admitting { .. } | MonitorState::Inviting { .. } => None,
+    }
+}
+
+/// Facts, and who is told of them.
+impl Gateway {
+    fn device(&mut self, device: DeviceFact) {
+        if let Backend::Reading { devices, .. } = &mut self.backend {
+            devices.remove(&device.id);
+        }
+        let id = device.id.clone();
+        self.devices.insert(id.clone(), device);
+        self.tell_device(&id);
+    }
+
+    fn call(&mut self, call: CallFact, now: Now) {
+        if let Backend::Reading { calls, .. } = &mut self.backend {
+            calls.remove(&call.id);
+        }
+        let id = call.id.clone();
+        let over = call.is_over();
+        self.calls.insert(id.clone(), call);
+        self.tell_call(&id, now);
+        if over {
+            self.calls.remove(&id);
+        }
+    }
+
+    fn failed(&mut self, failure: Failure) {
+        let Some(user) = self.house.owner(&failure.device) else { return };
+        let asked_for = failure
+            .request_id
+            .as_ref()
+            .and_then(|request| self.topics.iter().rev().find(|(id, _)| id == request));
+        let topic = match asked_for {
+            Some((_, topic)) => *topic,
+            None if failure.call.is_some() && !self.monitors.contains_key(&failure.device) => Topic::Calls,
+            None => Topic::Devices,
+        };
+        let body = NoticeBody::Error {
+            device: failure.device,
+            refusal: failure.refusal,
+        };
+        let error = notice(&user.id, topic, body);
+        self.outputs.push_back(Output::Notice(error));
+    }
+
+    fn snapshot_complete(&mut self, now: Now) {
+        let Backend::Reading { devices, calls, monitors } = std::mem::replace(&mut self.backend, Backend::Here) else {
+            return;
+        };
+        for device in devices {
+            self.devices.remove(&device);
+            self.tell_device(&device);
+        }
+        for supervisor in monitors {
+            self.monitor_gone(&supervisor, now);
+        }
+        for call in calls {
+            self.calls.remove(&call);
+            self.tell_call(&call, now);
+        }
+        self.ending.retain(|supervisor| self.monitors.contains_key(supervisor));
+        for supervisor in self.ending.clone() {
+            self.end_monitor(&supervisor, now);
+        }
+    }
+
+    /// Tells a device's user how it is now, if that is news to him.
+    fn tell_device(&mut self, device: &DeviceId) {
+        let Some((user, view)) = self.device_news(device) else { return };
+        let body = NoticeBody::DeviceStateChange(vec![view]);
+        self.outputs.push_back(Output::Notice(notice(&user, Topic::Devices, body)));
+    }
+
+    fn device_news(&mut self, device: &DeviceId) -> Option<(UserId, DeviceView)> {
+        let view = self.device_view(device).ok()?;
+        if self.told_devices.get(device) == Some(&view) {
+            return None;
+        }
+        self.told_devices.insert(device.clone(), view.clone());
+        let owner = self.house.owner(device)?;
+        Some((owner.id.clone(), view))
+    }
+
+    /// Tells each user with a leg of the call how his leg is now, if that is news to him.
+    fn tell_call(&mut self, id: &CallId, now: Now) {
+        let mut legs: BTreeMap<DeviceId, CallView> = self.calls.get(id).map(|call| self.legs(call)).unwrap_or_default();
+        let first = (id.clone(), DeviceId::from(""));
+        let told: Vec<_> = self
+            .told_calls
+            .range(first..)
+            .take_while(|((call, _), _)| call == id)
+            .map(|((_, device), view)| (device.clone(), view.clone()))
+            .collect();
+        for (device, view) in told {
+            legs.entry(device).or_insert_with(|| view::released(view));
+        }
+        for (device, leg) in legs {
+            self.tell_leg(id, device, leg, now);
+        }
+    }
+
+    fn tell_leg(&mut self, id: &CallId, device: DeviceId, leg: CallView, now: Now) {
+        let key = (id.clone(), device);
+        let before = self.told_calls.get(&key);
+        let left = leg.state == LegState::Released;
+        let notification = match before {
+            None if left => return,
+            None => CallNotification::StatusChange,
+            Some(before) if *before == leg => return,
+            Some(before) => what_changed(before, &leg),
+        };
+        match left {
+            true => self.told_calls.remove(&key),
+            false => self.told_calls.insert(key.clone(), leg.clone()),
+        };
+        self.tell_user_of_leg(&key.1, notification, leg, now);
+    }
+
+    fn tell_digits(&mut self, (call, device): &(CallId, DeviceId), now: Now) {
+        if let Some(leg) = self.told_calls.get(&(call.clone(), device.clone())).cloned() {
+            self.tell_user_of_leg(device, CallNotification::DtmfSent, leg, now);
+        }
+    }
+
+    fn tell_user_of_leg(&mut self, device: &DeviceId, notification: CallNotification, leg: CallView, now: Now) {
+        let Some(user) = self.house.owner(device) else { return };
+        let body = NoticeBody::CallStateChange {
+            notification,
+            call: view::timed(leg, now.wall),
+        };
+        let news = notice(&user.id, Topic::Calls, body);
+        self.outputs.push_back(Output::Notice(news));
+    }
+
+    fn set_presence(&mut self, user: &UserId, presence: Option<AgentState>) {
+        let before = match presence {
+            Some(state) => self.sessions.insert(user.clone(), state),
+            None => self.sessions.remove(user),
+        };
+        if before == presence {
+            return;
+        }
+        self.outputs.push_back(Output::Keep {
+            user: user.clone(),
+            presence,
+        });
+        let Ok(user) = self.house.user(user) else { return };
+        let (id, devices, view) = (user.id.clone(), user.devices.clone(), self.user_view(user));
+        for topic in [Topic::Me, Topic::Channels] {
+            self.outputs
+                .push_back(Output::Notice(notice(&id, topic, NoticeBody::UserStateChange(view.clone()))));
+        }
+        let news: Vec<_> = devices
+            .iter()
+            .filter_map(|device| self.device_news(device).map(|(_, view)| view))
+            .collect();
+        if !news.is_empty() {
+            self.outputs
+                .push_back(Output::Notice(notice(&id, Topic::Devices, NoticeBody::DeviceStateChange(news))));
+        }
+    }
+}
+
+fn what_changed(before: &CallView, after: &CallView) -> CallNotification {
+    let same_participants = CallView {
+        participants: after.participants.clone(),
+        ..before.clone()
+    };
+    let same_but_muted = CallView {
+        monitored_user_muted: after.monitored_user_muted,
+        capabilities: after.capabilities.clone(),
+        ..before.clone()
+    };
+    if before.monitored_user_muted != after.monitored_user_muted && same_but_muted == *after {
+        CallNotification::MonitoredUserMutedStateChange
+    } else if same_participants == *after {
+        CallNotification::ParticipantsUpdated
+    } else {
+        CallNotification::StatusChange
+    }
+}
+
+/// Views.
+impl Gateway {
+    fn device_view(&self, device: &DeviceId) -> Result<DeviceView, Refusal> {
+        let entry = self
+            .house
+            .device(device)
+            .ok_or_else(|| Refusal::not_found(format_args!("/devices/{device}")))?;
+        let owner = self.house.owner(device);
+        let state = owner
+            .and_then(|owner| self.sessions.get(&owner.id))
+            .copied()
+            .unwrap_or(AgentState::Offline);
+        Ok(view::device(
+            entry,
+            owner,
+            self.devices.get(device),
+            self.monitors.get(device),
+            state,
+            &self.capabilities,
+        ))
+    }
+
+    fn view_for(&self, user: &User, device: &DeviceId) -> Result<DeviceView, Refusal> {
+        let view = self.device_view(device)?;
+        Ok(if user.devices.contains(device) {
+            view
+        } else {
+            view::of_another(view)
+        })
+    }
+
+    fn own_views(&self, user: &User) -> Vec<DeviceView> {
+        user.devices.iter().filter_map(|device| self.device_view(device).ok()).collect()
+    }
+
+    fn legs(&self, call: &CallFact) -> BTreeMap<DeviceId, CallView> {
+        let devices: BTreeSet<_> = call.parties.iter().filter_map(|party| party.device.as_ref()).collect();
+        devices
+            .into_iter()
+            .filter_map(|device| Some((device.clone(), self.leg_view(call, device)?)))
+            .collect()
+    }
+
+    fn leg_view(&self, call: &CallFact, device: &DeviceId) -> Option<CallView> {
+        let entry = self.house.device(device)?;
+        let party = view::leg(call, entry)?;
+        Some(view::call(call, entry, party, &self.config, &self.capabilities))
+    }
+
+    fn live_leg(&self, user: &User, call: &CallFact) -> Option<CallView> {
+        let mut legs = user.devices.iter().filter_map(|device| self.leg_view(call, device));
+        legs.find(|leg| leg.state != LegState::Released)
+    }
+
+    fn own_calls(&self, user: &User, now: Timestamp) -> Vec<CallView> {
+        let legs = self.calls.values().filter_map(|call| self.live_leg(user, call));
+        legs.map(|leg| view::timed(leg, now)).collect()
+    }
+
+    fn user_view(&self, user: &User) -> UserView {
+        let state = self.sessions.get(&user.id).copied();
+        UserView {
+            id: user.id.clone(),
+            display_name: user.display_name.clone(),
+            roles: user.roles.iter().copied().collect(),
+            features: user.features.iter().copied().collect(),
+            session: state.is_some(),
+            state,
+            devices: user.devices.clone(),
+            calls: self
+                .calls
+                .values()
+                .filter(|call| self.live_leg(user, call).is_some())
+                .map(|call| call.id.clone())
+                .collect(),
+        }
+    }
 }

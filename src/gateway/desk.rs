@@ -1,9 +1,25 @@
 //! The noisy shell of the gateway: one loop owns the machine; everybody else holds a [`Desk`].
 
-use super::{Directory, User, VoiceEnvironment};
-use crate::words::{Answer, Asked, Notice, Query, Reason, Refusal, UserId};
+use super::{AuditFailed, Config, Directory, Gateway, Output, Record, Token, User, VoiceEnvironment, WorkId};
+use crate::audit::{self, Audit};
+use crate::clock;
+use crate::contract::{FactLog, Line, Placed};
+use crate::store::{Change, Store, StoreError};
+use crate::words::{AgentState, Answer, Asked, Capabilities, Command, CommandContext, Fact, Notice, Query, Reason, Refusal, UserId};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+/// Errands that may wait for the loop.
+const WAITING_ERRANDS: usize = 1024;
+/// Notices that a slow reader may lag behind before it has to read the states again.
+const WAITING_NOTICES: usize = 16_384;
+/// Where presence is kept: login name → voice state.
+const PRESENCE: &str = "presence";
 
 /// The way in to the gateway. Cheap to clone; works from any task.
 #[derive(Clone)]
@@ -12,20 +28,63 @@ pub struct Desk {
     notices: broadcast::Sender<Arc<Notice>>,
     directory: Arc<Directory>,
     ready: watch::Receiver<bool>,
+    facts: FactLog,
+    capabilities: watch::Receiver<Capabilities>,
 }
 
 /// What waits at the desk.
 enum Errand {
-    Ask(Asked, oneshot::Sender<Result<Answer, Refusal>>),
-    Read(UserId, Query, oneshot::Sender<Result<Answer, Refusal>>),
+    Ask(Asked, Reply),
+    Read(UserId, Query, Reply),
     States(UserId, oneshot::Sender<Vec<Notice>>),
 }
+
+type Reply = oneshot::Sender<Result<Answer, Refusal>>;
 
 fn closing() -> Refusal {
     Refusal::new(Reason::Unavailable, "The gateway is shutting down.")
 }
 
 impl Desk {
+    /// Starts the gateway on the current tokio runtime. It ends when the last clone of the desk is dropped.
+    ///
+    /// # Errors
+    /// What was kept cannot be read.
+    pub fn start(config: Config, directory: Directory, line: Line, audit: Audit, store: Store) -> Result<Self, StoreError> {
+        let directory = Arc::new(directory);
+        let sessions = kept_sessions(&directory, &store)?;
+        let instance = format!("{:016x}", rand::random::<u64>());
+        let (inbox, errands) = mpsc::channel(WAITING_ERRANDS);
+        let (notices, _) = broadcast::channel(WAITING_NOTICES);
+        let (tell_ready, ready) = watch::channel(false);
+        let (audited, audit_outcomes) = mpsc::unbounded_channel();
+        let desk = Self {
+            inbox,
+            notices: notices.clone(),
+            directory: directory.clone(),
+            ready,
+            facts: FactLog::new(),
+            capabilities: line.capabilities.clone(),
+        };
+        let mut gateway = Gateway::new(config, directory, sessions, &instance);
+        gateway.handle_capabilities(line.capabilities.borrow().clone(), clock::now());
+        let shell = Loop {
+            gateway,
+            line,
+            audit,
+            audited,
+            keeper: Keeper::start(store),
+            notices,
+            tell_ready,
+            facts: desk.facts.clone(),
+            replies: BTreeMap::new(),
+            next_token: 0,
+            results: FuturesUnordered::new(),
+        };
+        tokio::spawn(shell.run(errands, audit_outcomes));
+        Ok(desk)
+    }
+
     /// Asks the gateway to do something. Answers when the backend has accepted or refused it; what comes of it arrives as notices.
     pub async fn ask(&self, asked: Asked) -> Result<Answer, Refusal> {
         let (reply, answer) = oneshot::channel();
@@ -36,10 +95,8 @@ impl Desk {
     /// Reads. Answers also while the backend is away, with what was known last.
     pub async fn read(&self, user: &UserId, query: Query) -> Result<Answer, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.inbox
-            .send(Errand::Read(user.clone(), query, reply))
-            .await
-            .map_err(|_| closing())?;
+        let errand = Errand::Read(user.clone(), query, reply);
+        self.inbox.send(errand).await.map_err(|_| closing())?;
         answer.await.map_err(|_| closing())?
     }
 
@@ -75,5 +132,274 @@ impl Desk {
     /// True while the backend can be reached and all it knows has been read.
     pub fn is_ready(&self) -> bool {
         *self.ready.borrow()
+    }
+
+    /// As [`Desk::is_ready`], for waiting.
+    pub fn readiness(&self) -> watch::Receiver<bool> {
+        self.ready.clone()
+    }
+
+    /// What the backend reports, for serving it again: all but the questions that only this gateway may answer.
+    pub fn facts(&self) -> FactLog {
+        self.facts.clone()
+    }
+
+    /// What the backend can do.
+    pub fn capabilities(&self) -> watch::Receiver<Capabilities> {
+        self.capabilities.clone()
+    }
+}
+
+fn kept_sessions(directory: &Directory, store: &Store) -> Result<BTreeMap<UserId, AgentState>, StoreError> {
+    let kept = store.load(PRESENCE)?;
+    Ok(kept
+        .into_iter()
+        .filter_map(|(user, state)| Some((UserId::from(user), std::str::from_utf8(&state).ok()?.parse().ok()?)))
+        .filter(|(user, _)| directory.users.contains_key(user))
+        .collect())
+}
+
+type CommandResult = Pin<Box<dyn Future<Output = (WorkId, Result<(), Refusal>)> + Send>>;
+
+/// The loop: drain the machine, wait for one thing, hand it in, drain again.
+struct Loop {
+    gateway: Gateway,
+    line: Line,
+    audit: Audit,
+    audited: mpsc::UnboundedSender<(WorkId, Result<(), AuditFailed>)>,
+    keeper: Keeper,
+    notices: broadcast::Sender<Arc<Notice>>,
+    tell_ready: watch::Sender<bool>,
+    facts: FactLog,
+    replies: BTreeMap<Token, Reply>,
+    next_token: u64,
+    results: FuturesUnordered<CommandResult>,
+}
+
+impl Loop {
+    async fn run(mut self, mut errands: mpsc::Receiver<Errand>, mut audited: mpsc::UnboundedReceiver<(WorkId, Result<(), AuditFailed>)>) {
+        let (mut line_open, mut capabilities_open) = (true, true);
+        loop {
+            self.drain();
+            let timeout = self.gateway.poll_timeout();
+            tokio::select! {
+                biased;
+                Some((id, written)) = audited.recv() => self.gateway.handle_audited(id, written, clock::now()),
+                Some((id, result)) = self.results.next() => self.gateway.handle_command_result(id, result, clock::now()),
+                changed = self.line.capabilities.changed(), if capabilities_open => {
+                    capabilities_open = changed.is_ok();
+                    let capabilities = self.line.capabilities.borrow_and_update().clone();
+                    self.gateway.handle_capabilities(capabilities, clock::now());
+                }
+                fact = self.line.facts.recv(), if line_open => {
+                    line_open = fact.is_some();
+                    self.fact(fact.unwrap_or(Fact::Lost));
+                }
+                () = wait_until(timeout) => self.gateway.handle_timeout(clock::now()),
+                errand = errands.recv() => match errand {
+                    Some(errand) => self.errand(errand),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn fact(&mut self, fact: Fact) {
+        // What the backend can do is said before its facts; it must be known when they arrive.
+        if self.line.capabilities.has_changed().unwrap_or(false) {
+            let capabilities = self.line.capabilities.borrow_and_update().clone();
+            self.gateway.handle_capabilities(capabilities, clock::now());
+        }
+        match &fact {
+            Fact::AdmissionAsked(_) => {}
+            Fact::Device(_)
+            | Fact::Call(_)
+            | Fact::Monitor(_)
+            | Fact::MonitorGone { .. }
+            | Fact::Failed(_)
+            | Fact::SnapshotBegin
+            | Fact::SnapshotComplete
+            | Fact::Lost => {
+                self.facts.publish(fact.clone());
+            }
+        }
+        self.gateway.handle_fact(fact, clock::now());
+        let ready = self.gateway.is_ready();
+        if self.tell_ready.send_if_modified(|told| std::mem::replace(told, ready) != ready) {
+            metrics::gauge!("undertone_backend_ready").set(if ready { 1.0 } else { 0.0 });
+            match ready {
+                true => tracing::info!("the telephony backend is here"),
+                false => tracing::warn!("the telephony backend is away"),
+            }
+        }
+    }
+
+    fn errand(&mut self, errand: Errand) {
+        match errand {
+            Errand::Ask(asked, reply) => {
+                let token = Token(self.next_token);
+                self.next_token += 1;
+                self.replies.insert(token, reply);
+                metrics::counter!("undertone_requests_total").increment(1);
+                self.gateway.handle_request(token, &asked, clock::now());
+            }
+            Errand::Read(user, query, reply) => {
+                let _ = reply.send(self.gateway.read(&user, &query, clock::wall()));
+            }
+            Errand::States(user, reply) => {
+                let _ = reply.send(self.gateway.states(&user));
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        let mut kept = Vec::new();
+        let mut answers = Vec::new();
+        while let Some(output) = self.gateway.poll_output() {
+            match output {
+                Output::Reply { token, result } => answers.extend(self.replies.remove(&token).map(|reply| (reply, result))),
+                Output::Command { id, context, command } => self.command(id, context, command),
+                Output::Notice(notice) => {
+                    metrics::counter!("undertone_notices_total").increment(1);
+                    // Nobody listens: nobody is told.
+                    let _ = self.notices.send(Arc::new(notice));
+                }
+                Output::Audit { id, record } => self.audit(id, &record),
+                Output::Keep { user, presence } => kept.push(match presence {
+                    Some(state) => Change::put(PRESENCE, user.as_str(), state.as_str()),
+                    None => Change::remove(PRESENCE, user.as_str()),
+                }),
+            }
+        }
+        self.keeper.keep(kept, answers);
+    }
+
+    fn command(&mut self, id: WorkId, context: CommandContext, command: Command) {
+        tracing::debug!(request_id = %context.request_id, user = %context.user, command = name(&command), "command");
+        let (placed, answer) = Placed::new(context, command);
+        let sent = self.line.commands.try_send(placed);
+        self.results.push(Box::pin(async move {
+            let away = || Refusal::new(Reason::Unavailable, "The telephony backend cannot be reached.");
+            match sent {
+                Ok(()) => (id, answer.await.unwrap_or_else(|_| Err(away()))),
+                Err(_) => (id, Err(away())),
+            }
+        }));
+    }
+
+    fn audit(&self, id: WorkId, record: &Record) {
+        let line = audit_line(record);
+        tracing::info!(
+            event = line.event,
+            user = line.user,
+            device = line.device,
+            target = line.target,
+            call = line.call,
+            "monitoring"
+        );
+        let outcomes = self.audited.clone();
+        self.audit.write(&line, move |written| {
+            let outcome = written.map_err(|error| {
+                metrics::counter!("undertone_audit_failures_total").increment(1);
+                tracing::error!(%error, "the audit cannot be written: nobody may listen");
+                AuditFailed
+            });
+            let _ = outcomes.send((id, outcome));
+        });
+    }
+}
+
+async fn wait_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn audit_line(record: &Record) -> audit::Line<'_> {
+    audit::Line {
+        at: record.at,
+        event: record.event.as_str(),
+        user: record.user.as_ref().map(|user| user.as_str()),
+        from: record.from.map(|from| from.to_string()),
+        request_id: record.request_id.as_ref().map(|id| id.as_str()),
+        operation: record.operation,
+        device: record.device.as_ref().map(|device| device.as_str()),
+        target: record.target.as_ref().map(|target| target.as_str()),
+        call: record.call.as_ref().map(|call| call.as_str()),
+        activity: record.activity.map(|activity| activity.as_str()),
+        mode: record.mode.map(|mode| mode.as_str()),
+        scope: record.scope.map(|scope| scope.as_str()),
+        refused: record.refusal.as_ref().map(|refusal| refusal.reason.as_str()),
+        message: record.refusal.as_ref().map(|refusal| refusal.message.as_str()),
+        heard_ms: record.heard.map(|heard| heard.as_millis() as u64),
+    }
+}
+
+fn name(command: &Command) -> &'static str {
+    match command {
+        Command::StartMonitoring { .. } => "StartMonitoring",
+        Command::StopMonitoring { .. } => "StopMonitoring",
+        Command::SwitchMonitoring { .. } => "SwitchMonitoring",
+        Command::AdmitMonitoring { .. } => "AdmitMonitoring",
+        Command::MuteMonitoredParty { .. } => "MuteMonitoredParty",
+        Command::SetDoNotDisturb { .. } => "SetDoNotDisturb",
+        Command::SetForwarding { .. } => "SetForwarding",
+        Command::Dial { .. } => "Dial",
+        Command::Answer { .. } => "Answer",
+        Command::Hangup { .. } => "Hangup",
+        Command::Hold { .. } => "Hold",
+        Command::Retrieve { .. } => "Retrieve",
+        Command::Mute { .. } => "Mute",
+        Command::SendDtmf { .. } => "SendDtmf",
+        Command::Transfer { .. } => "Transfer",
+        Command::Conference { .. } => "Conference",
+        Command::RemoveParticipant { .. } => "RemoveParticipant",
+    }
+}
+
+/// Writes presence on a thread of its own; answers that depend on it go out when it is durable.
+struct Keeper {
+    jobs: std::sync::mpsc::Sender<KeepJob>,
+}
+
+struct KeepJob {
+    changes: Vec<Change>,
+    answers: Vec<(Reply, Result<Answer, Refusal>)>,
+}
+
+impl Keeper {
+    fn start(store: Store) -> Self {
+        let (jobs, waiting) = std::sync::mpsc::channel::<KeepJob>();
+        tokio::task::spawn_blocking(move || {
+            while let Ok(first) = waiting.recv() {
+                let mut batch = first;
+                for job in waiting.try_iter() {
+                    batch.changes.extend(job.changes);
+                    batch.answers.extend(job.answers);
+                }
+                if let Err(error) = store.write(&batch.changes) {
+                    tracing::error!(%error, "presence cannot be kept: a restart will forget it");
+                }
+                send(batch.answers);
+            }
+        });
+        Self { jobs }
+    }
+
+    fn keep(&self, changes: Vec<Change>, answers: Vec<(Reply, Result<Answer, Refusal>)>) {
+        if changes.is_empty() {
+            return send(answers);
+        }
+        if let Err(std::sync::mpsc::SendError(job)) = self.jobs.send(KeepJob { changes, answers }) {
+            send(job.answers);
+        }
+    }
+}
+
+fn send(answers: Vec<(Reply, Result<Answer, Refusal>)>) {
+    for (reply, result) in answers {
+        // Whoever asked has gone away.
+        let _ = reply.send(result);
     }
 }

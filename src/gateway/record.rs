@@ -1,0 +1,97 @@
+use crate::words::{Activity, CallId, DeviceId, Mode, Refusal, RequestId, Scope, Timestamp, UserId};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// One line of the audit: who, whom, which call, when, from where, why refused, how long heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// When.
+    pub at: Timestamp,
+    /// What happened.
+    pub event: Event,
+    /// Who; absent when the device is nobody's.
+    pub user: Option<UserId>,
+    /// From where he asked.
+    pub from: Option<IpAddr>,
+    /// His request.
+    pub request_id: Option<RequestId>,
+    /// The operation asked for, in the field's words.
+    pub operation: Option<&'static str>,
+    /// His device.
+    pub device: Option<DeviceId>,
+    /// Whom.
+    pub target: Option<DeviceId>,
+    /// Which call.
+    pub call: Option<CallId>,
+    /// What he does there, or asked to do.
+    pub activity: Option<Activity>,
+    /// For how long he asked.
+    pub mode: Option<Mode>,
+    /// What he asked to follow.
+    pub scope: Option<Scope>,
+    /// Why refused.
+    pub refusal: Option<Refusal>,
+    /// How long he has heard the call.
+    pub heard: Option<Duration>,
+}
+
+/// What an audit line is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A request was permitted and goes to the backend when this line is on disk.
+    Allowed,
+    /// A request was refused.
+    Refused,
+    /// He may join this call, once this line is on disk.
+    Admitted,
+    /// He may not join this call.
+    NotAdmitted,
+    /// He is on the call.
+    Joined,
+    /// He was on the call when the gateway came to know of it.
+    FoundJoined,
+    /// What he does on the call has changed.
+    Changed,
+    /// He has left the call.
+    Released,
+    /// The gateway ended his monitor: a log-out, or a permission that is gone.
+    Cancelled,
+}
+
+impl Event {
+    /// The word in the audit file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Event::Allowed => "allowed",
+            Event::Refused => "refused",
+            Event::Admitted => "admitted",
+            Event::NotAdmitted => "not_admitted",
+            Event::Joined => "joined",
+            Event::FoundJoined => "found_joined",
+            Event::Changed => "changed",
+            Event::Released => "released",
+            Event::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl Record {
+    pub(super) fn new(event: Event, at: Timestamp) -> Self {
+        Self {
+            at,
+            event,
+            user: None,
+            from: None,
+            request_id: None,
+            operation: None,
+            device: None,
+            target: None,
+            call: None,
+            activity: None,
+            mode: None,
+            scope: None,
+            refusal: None,
+            heard: None,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What a user sees: pure functions from facts to views.
+
+use super::permission::may_monitor_at_all;
+use super::{Config, DeviceEntry, NotifyAgent, User};
+use crate::words::{
+    Activity, AgentState, CallFact, CallType, CallView, Capabilities, DeviceFact, DeviceView, Feature, LegState, MonitorFact, MonitorState,
+    ParticipantView, Party, PartyRole, Timestamp,
+};
+
+/// What a device's own user sees; `state` is his voice state.
+pub(super) fn device(
+    entry: &DeviceEntry,
+    owner: Option<&User>,
+    fact: Option<&DeviceFact>,
+    monitor: Option<&MonitorFact>,
+    state: AgentState,
+    backend: &Capabilities,
+) -> DeviceView {
+    let active = fact.is_some_and(|fact| fact.registered);
+    let do_not_disturb = fact.is_some_and(|fact| fact.do_not_disturb);
+    let forward_to = fact.and_then(|fact| fact.forward_to.clone());
+    let mut capabilities = Vec::new();
+    if owner.is_some_and(|owner| owner.has(Feature::Voice)) {
+        capabilities.push(if forward_to.is_some() {
+            "ForwardCallsOff"
+        } else {
+            "ForwardCallsOn"
+        });
+        capabilities.push(if do_not_disturb { "DoNotDisturbOff" } else { "DoNotDisturbOn" });
+    }
+    if owner.is_some_and(|owner| may_monitor_at_all(owner).is_ok()) {
+        let offered = [Activity::ListenIn, Activity::Coach, Activity::BargeIn];
+        capabilities.extend(
+            offered
+                .iter()
+                .filter(|activity| backend.activities.contains(activity))
+                .map(|activity| activity.as_str()),
+        );
+        if monitor.is_some() {
+            capabilities.push("CancelSupervisorMonitoring");
+        }
+    }
+    DeviceView {
+        id: entry.id.clone(),
+        number: entry.number.clone(),
+        active,
+        user_state: (active && owner.is_some()).then_some(state),
+        do_not_disturb,
+        forward_to,
+        voice_environment: entry.voice_environment.clone(),
+        capabilities,
+        monitoring: monitor.map(|monitor| (activity_now(monitor), monitor.mode, monitor.scope, monitor.target.clone())),
+    }
+}
+
+/// What somebody else sees of a device he may monitor: nothing that only its user may ask.
+pub(super) fn of_another(view: DeviceView) -> DeviceView {
+    DeviceView {
+        capabilities: Vec::new(),
+        monitoring: None,
+        ..view
+    }
+}
+
+fn activity_now(monitor: &MonitorFact) -> Activity {
+    match monitor.state {
+        MonitorState::Joined { activity, .. } => activity,
+        MonitorState::Armed | MonitorState::Admitting { .. } | MonitorState::Inviting { .. } => monitor.activity,
+    }
+}
+
+/// The latest leg of a device on a call, also one that has left.
+pub(super) fn leg<'a>(call: &'a CallFact, device: &DeviceEntry) -> Option<&'a Party> {
+    let mut legs = call.parties.iter().rev().filter(|party| party.device.as_ref() == Some(&device.id));
+    let latest = legs.clone().next();
+    legs.find(|party| party.state != LegState::Released).or(latest)
+}
+
+/// One device's leg of a call, as its user sees it. The duration is zero: whoever hands the view out sets it.
+pub(super) fn call(call: &CallFact, entry: &DeviceEntry, party: &Party, config: &Config, backend: &Capabilities) -> CallView {
+    let (supervision, monitored) = match party.role {
+        PartyRole::Supervisor => (Supervision::Supervisor(party.activity), monitored_by(call, party)),
+        PartyRole::Agent | PartyRole::Customer => (supervised(call, party, config), Some(party)),
+    };
+    let monitoring_state = match supervision {
+        Supervision::None => None,
+        Supervision::Supervisor(activity) => activity,
+        Supervision::Supervised(activity) => Some(activity),
+    };
+    CallView {
+        id: call.id.clone(),
+        conn_id: call.conn_id.clone(),
+        state: party.state,
+        device: entry.id.clone(),
+        number: entry.number.clone(),
+        participants: participants(call, party),
+        ani: call.ani.clone(),
+        dnis: call.dnis.clone(),
+        call_type: call.call_type,
+        capabilities: capabilities(call, party, config, backend),
+        established_at: party.established_at,
+        duration_s: 0,
+        muted: party.muted || supervision == Supervision::Supervisor(Some(Activity::ListenIn)),
+        supervisor_listening_in: supervision == Supervision::Supervised(Activity::ListenIn),
+        monitored_user_muted: monitored.is_some_and(|party| party.muted_by_supervisor),
+        monitoring: party.role == PartyRole::Supervisor,
+        monitoring_state,
+    }
+}
+
+/// Sets how long the leg has lasted.
+pub(super) fn timed(mut view: CallView, now: Timestamp) -> CallView {
+    view.duration_s = view.established_at.map_or(0, |since| now.seconds_since(since));
+    view
+}
+
+/// The leg after it has left.
+pub(super) fn released(view: CallView) -> CallView {
+    CallView {
+        state: LegState::Released,
+        capabilities: Vec::new(),
+        monitoring_state: None,
+        supervisor_listening_in: false,
+        ..view
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Supervision {
+    None,
+    Supervisor(Option<Activity>),
+    Supervised(Activity),
+}
+
+fn on_the_call(party: &Party) -> bool {
+    matches!(party.state, LegState::Established | LegState::Held)
+}
+
+/// What the strongest of the supervisors who monitor this party does, if he is told.
+fn supervised(call: &CallFact, party: &Party, config: &Config) -> Supervision {
+    if config.notify_agent == NotifyAgent::None || party.device.is_none() || party.state == LegState::Released {
+        return Supervision::None;
+    }
+    call.parties
+        .iter()
+        .filter(|other| other.role == PartyRole::Supervisor && on_the_call(other) && other.monitors == party.device)
+        .filter_map(|supervisor| supervisor.activity)
+        .max()
+        .map_or(Supervision::None, Supervision::Supervised)
+}
+
+fn monitored_by<'a>(call: &'a CallFact, supervisor: &Party) -> Option<&'a Party> {
+    call.party_of(supervisor.monitors.as_ref()?)
+}
+
+/// The others who talk. A supervisor is one of them only in BargeIn: in ListenIn and Coach the customer's side never knows of him.
+fn participants(call: &CallFact, me: &Party) -> Vec<ParticipantView> {
+    call.parties
+        .iter()
+        .filter(|party| !std::ptr::eq(*party, me) && party.state != LegState::Released)
+        .filter(|party| me.device.is_none() || party.device != me.device)
+        .filter(|party| party.role != PartyRole::Supervisor || (on_the_call(party) && party.activity == Some(Activity::BargeIn)))
+        .map(|party| ParticipantView {
+            number: party.number.clone(),
+        })
+        .collect()
+}
+
+fn capabilities(call: &CallFact, party: &Party, config: &Config, backend: &Capabilities) -> Vec<&'static str> {
+    match (party.role, party.state) {
+        (_, LegState::Released) => Vec::new(),
+        (_, LegState::Dialing) => vec!["Hangup"],
+        (_, LegState::Ringing) => vec!["Answer", "Hangup"],
+        (PartyRole::Supervisor, LegState::Established | LegState::Held) => supervisor_capabilities(call, party, config, backend),
+        (PartyRole::Agent | PartyRole::Customer, LegState::Held) => vec!["Hangup", "Retrieve"],
+        (PartyRole::Agent | PartyRole::Customer, LegState::Established) => {
+            let mut offered = vec!["Hangup", "Hold", if party.muted { "UnmuteCall" } else { "MuteCall" }];
+            if backend.dtmf {
+                offered.push("SendDtmf");
+            }
+            if backend.transfers {
+                offered.extend(["SingleStepTransfer", "InitiateTransfer"]);
+                if call.call_type == CallType::Consult {
+                    offered.push("CompleteTransfer");
+                }
+            }
+            if backend.conferences {
+                offered.extend(["SingleStepConference", "InitiateConference", "RemoveParticipantFromConference"]);
+            }
+            offered
+        }
+    }
+}
+
+fn supervisor_capabilities(call: &CallFact, party: &Party, config: &Config, backend: &Capabilities) -> Vec<&'static str> {
+    let mut offered = vec!["Hangup"];
+    if backend.live_switching {
+        let may_switch = |to: &Activity| {
+            backend.activities.contains(to) && party.activity != Some(*to) && !(config.one_way_coach && *to == Activity::Coach)
+        };
+        offered.extend(Activity::ALL.iter().filter(|to| may_switch(to)).map(|to| switch_word(*to)));
+    }
+    if backend.mute_monitored {
+        let muted = monitored_by(call, party).is_some_and(|agent| agent.muted_by_supervisor);
+        offered.push(if muted { "UnmuteMonitoredUser" } else { "MuteMonitoredUser" });
+    }
+    if backend.conferences {
+        offered.push("RemoveParticipantFromConference");
+    }
+    offered
+}
+
+pub(super) fn switch_word(to: Activity) -> &'static str {
+    match to {
+        Activity::ListenIn => "SwitchToListenIn",
+        Activity::Coach => "SwitchToCoach",
+        Activity::BargeIn => "SwitchToBargeIn",
+    }
+}
