@@ -1,0 +1,579 @@
+//! Calls: who is on them, what their phones are told, and who hears whom.
+//!
+//! ```text
+//!             LegEvent              Command
+//! user agent ─────────▶ switchboard ◀─────── contract
+//!            ◀───────── │ ▲  │   │ ───────▶  Facts, what to keep
+//!             LegCommand│ │  │   └─ MediaCommand ▶ media engine
+//!                       ▼ │  ▼
+//!                    supervision: told of every change of a call, obeyed at once
+//! ```
+//!
+//! A call is a set of seats with roles, not a pair. What its seats hear is worked out anew from the seats themselves after every step, and
+//! the media engine is told once per step, in one piece: no step adds or removes a single cell.
+
+mod call;
+mod commands;
+mod legs;
+mod monitors;
+mod numbering;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
+
+use crate::media::{CallKey, Codec, MediaCommand, MediaEvent, MediaLeg};
+use crate::sip::leg::{Destination, Identity, LegCommand, LegKey, LegSource};
+use crate::supervision::{self, Supervision};
+use crate::words::{
+    Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Failure, Mode, MonitorFact, Now, Number, PartyRole, Reason,
+    Refusal, Scope,
+};
+use call::{Call, Exchange, Rules, Seat, Stage, media_leg};
+use numbering::Place;
+use session::{Flow, Local};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// How the switchboard behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwitchboardConfig {
+    /// The codecs we take part in, best first. A caller's own order counts for more.
+    pub codecs: Vec<Codec>,
+    /// How long a phone may ring: 60 s, below the three minutes after which a proxy gives up (RFC 3261 16.6, timer C).
+    pub ring_timeout: Duration,
+    /// A device that is on a call rings for the next one; if false its caller gets 486.
+    pub call_waiting: bool,
+    /// More calls at once are refused with 503.
+    pub max_calls: usize,
+    /// Whom a hold is told to: false, only the holder's phone knows, and a supervisor goes on hearing the held party.
+    pub signal_hold: bool,
+    /// A supervisor hears the customer while the agent has put him on hold.
+    pub monitor_party_on_hold: bool,
+    /// Several supervisors of one call hear each other.
+    pub supervisors_hear_each_other: bool,
+    /// Supervisors hear agents only, where listening to customers is unlawful.
+    pub agent_side_only: bool,
+    /// How long live calls may go on after a request to stop.
+    pub grace: Duration,
+    /// Who joins whom when.
+    pub supervision: supervision::Config,
+}
+
+impl Default for SwitchboardConfig {
+    fn default() -> Self {
+        Self {
+            codecs: vec![Codec::Pcmu, Codec::Pcma],
+            ring_timeout: Duration::from_secs(60),
+            call_waiting: true,
+            max_calls: 2000,
+            signal_hold: false,
+            monitor_party_on_hold: true,
+            supervisors_hear_each_other: false,
+            agent_side_only: false,
+            grace: Duration::from_secs(5),
+            supervision: supervision::Config::default(),
+        }
+    }
+}
+
+/// What the switchboard needs from outside in the middle of a step.
+pub trait Outside {
+    /// Opens the ports of a leg: heard by nobody, hearing nobody. `None` when there is none left.
+    fn open_port(&mut self, call: CallKey, leg: MediaLeg) -> Option<SocketAddr>;
+
+    /// Random bits, for ids that cannot be guessed.
+    fn random(&mut self) -> u128;
+}
+
+/// What has to be done, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// To the user agent.
+    Leg(LegCommand),
+    /// To the media engine.
+    Media(MediaCommand),
+    /// To whoever watches.
+    Fact(Fact),
+    /// To the store.
+    Keep(Keep),
+}
+
+/// What must survive a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// This monitor. Its state need not be kept.
+    Monitor(MonitorFact),
+    /// No monitor of this supervisor's device.
+    NoMonitor {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+    },
+    /// What is set on a device.
+    Device(KeptDevice),
+}
+
+/// What is set on a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptDevice {
+    /// The device.
+    pub device: DeviceId,
+    /// Do-not-disturb is on.
+    pub do_not_disturb: bool,
+    /// Its calls go to.
+    pub forward_to: Option<Number>,
+}
+
+/// What a restart finds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Monitors; all come back armed.
+    pub monitors: Vec<MonitorFact>,
+    /// Devices with something set.
+    pub devices: Vec<KeptDevice>,
+}
+
+/// All calls of a house.
+///
+/// After each `handle_*`, drain [`Switchboard::poll_output`]; call [`Switchboard::handle_timeout`] when [`Switchboard::poll_timeout`] says.
+pub struct Switchboard<O> {
+    config: SwitchboardConfig,
+    numbering: Numbering,
+    outside: O,
+    devices: BTreeMap<DeviceId, Device>,
+    calls: BTreeMap<CallKey, Call>,
+    by_leg: BTreeMap<LegKey, CallKey>,
+    by_id: BTreeMap<CallId, CallKey>,
+    supervision: Supervision,
+    kept: BTreeMap<DeviceId, MonitorFact>,
+    /// Calls that this step has changed.
+    changed: BTreeSet<CallKey>,
+    outputs: VecDeque<Output>,
+    /// Ends of legs, which come after the step's hearing: nobody hears what follows an end.
+    farewells: Vec<Output>,
+    next_call: u64,
+    next_leg: u64,
+    closing: Option<Instant>,
+}
+
+struct Device {
+    extension: Extension,
+    registered: bool,
+    do_not_disturb: bool,
+    forward_to: Option<Number>,
+}
+
+/// Who calls.
+struct Caller {
+    device: Option<DeviceId>,
+    role: PartyRole,
+    nat: bool,
+}
+
+/// Who is called, after forwarding.
+struct Callee {
+    device: Option<DeviceId>,
+    number: Number,
+    role: PartyRole,
+    nat: bool,
+    to: Destination,
+}
+
+impl<O: Outside> Switchboard<O> {
+    /// A switchboard without calls. Its first outputs are the facts of its devices and of the monitors that were kept.
+    pub fn new(config: SwitchboardConfig, numbering: Numbering, kept: Kept, outside: O) -> Self {
+        let mut devices: BTreeMap<DeviceId, Device> = numbering
+            .extensions()
+            .map(|extension| (extension.device.clone(), Device::new(extension.clone())))
+            .collect();
+        for set in kept.devices {
+            if let Some(device) = devices.get_mut(&set.device) {
+                device.do_not_disturb = set.do_not_disturb;
+                device.forward_to = set.forward_to;
+            }
+        }
+        let monitors = kept
+            .monitors
+            .into_iter()
+            .filter(|monitor| devices.contains_key(&monitor.supervisor) && devices.contains_key(&monitor.target))
+            .collect();
+        let supervision = Supervision::new(config.supervision.clone(), monitors);
+        let kept: BTreeMap<DeviceId, MonitorFact> = supervision
+            .monitors()
+            .map(|monitor| (monitor.supervisor.clone(), monitor))
+            .collect();
+        let facts = devices.values().map(|device| Fact::Device(device.fact()));
+        let outputs = facts.chain(kept.values().cloned().map(Fact::Monitor)).map(Output::Fact).collect();
+        Self {
+            config,
+            numbering,
+            outside,
+            devices,
+            calls: BTreeMap::new(),
+            by_leg: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            supervision,
+            kept,
+            changed: BTreeSet::new(),
+            outputs,
+            farewells: Vec::new(),
+            next_call: 1,
+            next_leg: 1,
+            closing: None,
+        }
+    }
+
+    /// What this backend can do.
+    pub fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            backend: concat!("undertone-sip ", env!("CARGO_PKG_VERSION")).to_owned(),
+            activities: Activity::ALL.to_vec(),
+            modes: Mode::ALL.to_vec(),
+            scopes: Scope::ALL.to_vec(),
+            live_switching: true,
+            codecs: self
+                .config
+                .codecs
+                .iter()
+                .map(|codec| session::rtp_name(*codec).to_owned())
+                .collect(),
+            ..Capabilities::default()
+        }
+    }
+
+    /// What the media engine saw.
+    pub fn handle_media(&mut self, event: MediaEvent, now: Now) {
+        match event {
+            MediaEvent::Inactive { leg } => self.probe(LegKey(leg.0)),
+            MediaEvent::LeakGuard { call, leg: _ } => {
+                if let Some(call) = self.calls.get_mut(&call) {
+                    call.distrusted = true;
+                    self.changed.insert(call.key);
+                }
+            }
+            MediaEvent::Active { .. } | MediaEvent::Digits { .. } | MediaEvent::Closed { .. } => {}
+        }
+        self.settle(now);
+    }
+
+    /// Takes no more calls, and ends those that live when `grace` is over.
+    pub fn close(&mut self, grace: Duration, now: Now) {
+        self.closing.get_or_insert(now.mono + grace);
+        self.handle_timeout(now);
+    }
+
+    /// No call is left.
+    pub fn is_idle(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    /// How many calls there are.
+    pub fn live_calls(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// When to call [`Self::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let closing = self.closing.filter(|_| !self.is_idle());
+        [self.supervision.poll_timeout(), closing].into_iter().flatten().min()
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.supervision.handle_timeout(now);
+        if self.closing.is_some_and(|deadline| deadline <= now.mono) {
+            for call in self.calls.values_mut() {
+                call.refusal = Some(503);
+                call.end_everybody(Some((503, "Service Unavailable")), &mut self.farewells);
+                self.changed.insert(call.key);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Brings a step to its end: facts, supervision's wishes, calls that cannot go on, and then, once, who hears whom.
+    fn settle(&mut self, now: Now) {
+        let mut touched = BTreeSet::new();
+        loop {
+            if let Some(key) = self.changed.pop_first() {
+                touched.insert(key);
+                self.report(key, now);
+            } else if let Some(wish) = self.supervision.poll_output() {
+                self.obey(wish, now);
+            } else {
+                for &key in &touched {
+                    self.end_if_alone(key);
+                }
+                if self.changed.is_empty() {
+                    break;
+                }
+            }
+        }
+        for &key in &touched {
+            self.tell_engine(key);
+            self.tell_hold(key);
+        }
+        self.outputs.extend(self.farewells.drain(..));
+        for &key in &touched {
+            self.forget_if_over(key);
+        }
+    }
+
+    fn report(&mut self, key: CallKey, now: Now) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let fact = call.fact();
+        if call.reported.as_ref() == Some(&fact) {
+            return;
+        }
+        call.reported = Some(fact.clone());
+        self.supervision.handle_call(&fact, now);
+        self.outputs.push_back(Output::Fact(Fact::Call(fact)));
+    }
+
+    fn end_if_alone(&mut self, key: CallKey) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        if call.is_over() || call.goes_on() || call.is_accompanied() && self.supervision.keeps_alive(&call.fact()) {
+            return;
+        }
+        if let (Some(device), Some(status)) = (call.dialler.take(), call.refusal) {
+            let missing = if call.dials.is_some() { &call.ani } else { &call.dnis };
+            self.outputs.push_back(Output::Fact(Fact::Failed(Failure {
+                device,
+                call: Some(call.id.clone()),
+                request_id: None,
+                refusal: unreached(status, missing),
+            })));
+        }
+        call.end_everybody(None, &mut self.farewells);
+        self.changed.insert(key);
+    }
+
+    fn tell_engine(&mut self, key: CallKey) {
+        let rules = Rules {
+            monitor_party_on_hold: self.config.monitor_party_on_hold,
+            supervisors_hear_each_other: self.config.supervisors_hear_each_other,
+            agent_side_only: self.config.agent_side_only,
+        };
+        let Some(call) = self.calls.get_mut(&key).filter(|call| !call.is_over()) else {
+            return;
+        };
+        let hearing = call.hearing(rules);
+        if call.told != hearing {
+            call.told = hearing.clone();
+            self.outputs.push_back(Output::Media(MediaCommand::Hear { call: key, hearing }));
+        }
+    }
+
+    fn forget_if_over(&mut self, key: CallKey) {
+        if self.calls.get(&key).is_some_and(Call::is_over)
+            && let Some(call) = self.calls.remove(&key)
+        {
+            self.by_id.remove(&call.id);
+            for seat in &call.seats {
+                self.by_leg.remove(&seat.leg);
+            }
+        }
+    }
+
+    fn call_of(&mut self, leg: LegKey) -> Option<&mut Call> {
+        let key = self.by_leg.get(&leg)?;
+        self.calls.get_mut(key)
+    }
+
+    /// Where a number leads for this caller, or what he is told.
+    fn route(&self, caller: &Caller, dialled: &Number) -> Result<Callee, u16> {
+        let mut number = dialled;
+        let mut passed = BTreeSet::new();
+        let mut may_leave = caller.role == PartyRole::Agent;
+        loop {
+            let extension = match self.numbering.find(number) {
+                None => return Err(404),
+                Some(Place::Trunk(_)) if !may_leave => return Err(403),
+                Some(Place::Trunk(trunk)) => {
+                    return Ok(Callee {
+                        device: None,
+                        number: number.clone(),
+                        role: PartyRole::Customer,
+                        nat: trunk.nat,
+                        to: Destination::Trunk {
+                            name: trunk.name.clone(),
+                            number: number.clone(),
+                        },
+                    });
+                }
+                Some(Place::Extension(extension)) => extension,
+            };
+            let Some(device) = self.devices.get(&extension.device) else {
+                return Err(404);
+            };
+            if !passed.insert(number) {
+                return Err(482);
+            }
+            if let Some(forward_to) = &device.forward_to {
+                may_leave |= extension.kind == AccountKind::House;
+                number = forward_to;
+                continue;
+            }
+            if device.do_not_disturb || !device.registered {
+                return Err(480);
+            }
+            if caller.device.as_ref() == Some(&extension.device) || !self.config.call_waiting && self.is_busy(&extension.device) {
+                return Err(486);
+            }
+            return Ok(Callee {
+                device: Some(extension.device.clone()),
+                number: number.clone(),
+                role: role_of(extension.kind),
+                nat: extension.nat,
+                to: Destination::Device(extension.device.clone()),
+            });
+        }
+    }
+
+    fn is_busy(&self, device: &DeviceId) -> bool {
+        self.calls
+            .values()
+            .flat_map(|call| &call.seats)
+            .any(|seat| !seat.is_over() && seat.device.as_ref() == Some(device))
+    }
+
+    fn caller(&self, source: &LegSource) -> Option<Caller> {
+        match source {
+            LegSource::Account(id) => self.devices.get(id).map(|device| Caller {
+                device: Some(id.clone()),
+                role: role_of(device.extension.kind),
+                nat: device.extension.nat,
+            }),
+            LegSource::Trunk(name) => Some(Caller {
+                device: None,
+                role: PartyRole::Customer,
+                nat: self.numbering.trunk(name).is_some_and(|trunk| trunk.nat),
+            }),
+        }
+    }
+
+    fn new_leg(&mut self) -> LegKey {
+        let leg = LegKey(self.next_leg);
+        self.next_leg += 2;
+        leg
+    }
+
+    /// A seat with its ports open, or nothing at all.
+    fn new_seat(
+        &mut self,
+        call: CallKey,
+        leg: LegKey,
+        party: (Option<DeviceId>, Number, PartyRole),
+        nat: bool,
+        stage: Stage,
+    ) -> Option<Seat> {
+        let address = self.outside.open_port(call, media_leg(leg))?;
+        let (device, number, role) = party;
+        self.by_leg.insert(leg, call);
+        Some(Seat {
+            leg,
+            device,
+            number,
+            role,
+            nat,
+            stage,
+            muted: false,
+            held_by_command: false,
+            held_by_phone: false,
+            established_at: None,
+            local: Local::new(address, self.outside.random() as u64),
+            media: None,
+            told: Flow::BOTH,
+            exchange: Exchange::Idle,
+            watch: None,
+        })
+    }
+
+    fn new_ids(&mut self) -> (CallKey, CallId, String) {
+        let key = CallKey(self.next_call);
+        self.next_call += 1;
+        let id = format!("{:032X}", self.outside.random());
+        let conn_id = format!("{:016x}", self.outside.random() as u64);
+        (key, CallId::from(id), conn_id)
+    }
+
+    /// What we offer a leg: the codecs asked for first, then the rest of ours.
+    fn codecs_after(&self, first: Option<Codec>) -> Vec<Codec> {
+        let rest = self.config.codecs.iter().copied().filter(|codec| Some(*codec) != first);
+        first.into_iter().chain(rest).collect()
+    }
+
+    fn shown(&self, device: &DeviceId) -> Number {
+        self.devices
+            .get(device)
+            .map_or_else(|| Number::from(""), |device| device.extension.number.clone())
+    }
+
+    fn known(&self, device: &DeviceId) -> Result<&Device, Refusal> {
+        self.devices.get(device).ok_or_else(|| Refusal::not_found(device))
+    }
+}
+
+impl Device {
+    fn new(extension: Extension) -> Self {
+        Self {
+            extension,
+            registered: false,
+            do_not_disturb: false,
+            forward_to: None,
+        }
+    }
+
+    fn fact(&self) -> DeviceFact {
+        DeviceFact {
+            id: self.extension.device.clone(),
+            number: self.extension.number.clone(),
+            kind: DeviceKind::Phone,
+            registered: self.registered,
+            do_not_disturb: self.do_not_disturb,
+            forward_to: self.forward_to.clone(),
+        }
+    }
+
+    fn keep(&self) -> Keep {
+        Keep::Device(KeptDevice {
+            device: self.extension.device.clone(),
+            do_not_disturb: self.do_not_disturb,
+            forward_to: self.forward_to.clone(),
+        })
+    }
+}
+
+fn role_of(kind: AccountKind) -> PartyRole {
+    match kind {
+        AccountKind::House => PartyRole::Agent,
+        AccountKind::Customer => PartyRole::Customer,
+    }
+}
+
+fn identity(number: &Number, display: impl Into<String>) -> Identity {
+    Identity {
+        number: number.clone(),
+        display: display.into(),
+    }
+}
+
+/// What a device that dialled is told about a number that could not be had.
+fn unreached(status: u16, number: &Number) -> Refusal {
+    match status {
+        404 => Refusal::not_found(number),
+        403 => Refusal::new(Reason::NotPermitted, format!("Number '{number}' may not be called from here.")),
+        408 | 480 => Refusal::new(Reason::InvalidState, format!("Number '{number}' does not answer.")),
+        486 | 600 => Refusal::new(Reason::InvalidState, format!("Number '{number}' is busy.")),
+        603 => Refusal::new(Reason::InvalidState, format!("Number '{number}' rejects the call.")),
+        503 => Refusal::new(Reason::Unavailable, "No more calls can be made now."),
+        _ => Refusal::new(Reason::Internal, format!("Number '{number}' could not be called ({status}).")),
+    }
+}

@@ -1,0 +1,411 @@
+//! A call: a set of legs with roles.
+
+use super::Output;
+use super::session::{Flow, Local, Remote};
+use crate::media::{CallKey, Codec, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, MediaLeg};
+use crate::sip::leg::{LegCommand, LegKey, PassedHeader};
+use crate::words::{Activity, CallFact, CallId, CallType, DeviceId, LegState, Now, Number, Party, PartyRole, Timestamp};
+use std::collections::BTreeSet;
+
+pub(super) struct Call {
+    pub(super) key: CallKey,
+    pub(super) id: CallId,
+    pub(super) conn_id: String,
+    pub(super) call_type: CallType,
+    pub(super) ani: Number,
+    pub(super) dnis: Number,
+    pub(super) started_at: Timestamp,
+    pub(super) seats: Vec<Seat>,
+    /// The number to call once the phone of whoever dialled is there.
+    pub(super) dials: Option<Number>,
+    /// The request that dialled waits for its destination: told when it fails.
+    pub(super) dialler: Option<DeviceId>,
+    /// Why the callee could not be had: what the caller is told.
+    pub(super) refusal: Option<u16>,
+    /// The media engine caught a packet where it must not be. Supervisors are heard by nobody from then on.
+    pub(super) distrusted: bool,
+    pub(super) max_forwards: u8,
+    pub(super) passed: Vec<PassedHeader>,
+    /// The hearing that the engine was told last.
+    pub(super) told: Hearing,
+    /// The fact that was published last.
+    pub(super) reported: Option<CallFact>,
+}
+
+/// One party and its leg.
+pub(super) struct Seat {
+    pub(super) leg: LegKey,
+    pub(super) device: Option<DeviceId>,
+    pub(super) number: Number,
+    pub(super) role: PartyRole,
+    pub(super) nat: bool,
+    pub(super) stage: Stage,
+    pub(super) muted: bool,
+    pub(super) held_by_command: bool,
+    /// His phone has put us on hold.
+    pub(super) held_by_phone: bool,
+    pub(super) established_at: Option<Timestamp>,
+    pub(super) local: Local,
+    /// What the engine was told of this leg.
+    pub(super) media: Option<LegMedia>,
+    /// The way media may flow, as he was told last.
+    pub(super) told: Flow,
+    pub(super) exchange: Exchange,
+    pub(super) watch: Option<Watch>,
+}
+
+/// How far a leg is.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// He calls, and has no answer yet.
+    Calling {
+        /// His offer, if his INVITE had one.
+        offer: Option<Remote>,
+        /// The answer he was given with early media: it stays the same (RFC 3261 13.3.1).
+        early: Option<Vec<u8>>,
+    },
+    /// He is called.
+    Invited,
+    /// His phone is there, and the party he dialled is not.
+    Waiting,
+    /// He is on the call.
+    Talking,
+    /// His leg has ended.
+    Over,
+}
+
+/// Offer and answer on a leg that is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exchange {
+    /// None is open.
+    Idle,
+    /// Our re-INVITE waits for its answer.
+    Offered,
+    /// The same, only to see whether he is still there: nothing about the session is in doubt.
+    Probed,
+    /// Our 2xx carried the offer; the ACK brings the answer.
+    AnswerDue,
+}
+
+/// What makes a seat a supervisor's.
+pub(super) struct Watch {
+    pub(super) target: DeviceId,
+    /// What he does or is about to do.
+    pub(super) activity: Activity,
+    /// He is on the call; `coached` as the monitor says, before our own doubts.
+    pub(super) joined: bool,
+    pub(super) coached: Option<DeviceId>,
+    /// The agent has left, and he is to take his place.
+    pub(super) takeover: bool,
+}
+
+/// How a leg is ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Farewell {
+    /// It is gone already.
+    Gone,
+    /// CANCEL or BYE.
+    Hangup(Option<(u16, &'static str)>),
+}
+
+/// What of the configuration decides who hears whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub(super) monitor_party_on_hold: bool,
+    pub(super) supervisors_hear_each_other: bool,
+    pub(super) agent_side_only: bool,
+}
+
+impl Seat {
+    pub(super) fn media_leg(&self) -> MediaLeg {
+        media_leg(self.leg)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Over)
+    }
+
+    pub(super) fn is_talking(&self) -> bool {
+        matches!(self.stage, Stage::Talking)
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held_by_command || self.held_by_phone
+    }
+
+    pub(super) fn is_supervisor(&self) -> bool {
+        self.role == PartyRole::Supervisor
+    }
+
+    /// Something about this leg is being agreed: who is where is not certain until it is.
+    pub(super) fn in_doubt(&self) -> bool {
+        matches!(self.exchange, Exchange::Offered | Exchange::AnswerDue)
+    }
+
+    pub(super) fn codec(&self) -> Option<Codec> {
+        self.media.as_ref().map(|media| media.codec)
+    }
+
+    /// Takes what the peer described as agreed, and tells the engine. `ours` is what we are willing to do on this leg.
+    pub(super) fn agree(&mut self, remote: &Remote, codec: Codec, ours: Flow, outputs: &mut Vec<Output>) {
+        let media = remote.media(codec, ours, self.nat);
+        self.told = ours;
+        if self.media.as_ref() != Some(&media) {
+            outputs.push(Output::Media(MediaCommand::Describe {
+                leg: self.media_leg(),
+                media: media.clone(),
+            }));
+            self.media = Some(media);
+        }
+    }
+
+    pub(super) fn end(&mut self, farewell: Farewell, farewells: &mut Vec<Output>) {
+        let was = std::mem::replace(&mut self.stage, Stage::Over);
+        let command = match (was, farewell) {
+            (Stage::Over, _) => return,
+            (_, Farewell::Gone) => None,
+            (Stage::Calling { .. }, Farewell::Hangup(reason)) => Some(LegCommand::Reject {
+                leg: self.leg,
+                status: reason.map_or(480, |(status, _)| status),
+            }),
+            (Stage::Invited | Stage::Waiting | Stage::Talking, Farewell::Hangup(reason)) => {
+                Some(LegCommand::Hangup { leg: self.leg, reason })
+            }
+        };
+        self.exchange = Exchange::Idle;
+        self.media = None;
+        if let Some(watch) = &mut self.watch {
+            watch.joined = false;
+        }
+        farewells.extend(command.map(Output::Leg));
+        farewells.push(Output::Media(MediaCommand::Close { leg: self.media_leg() }));
+    }
+
+    fn state(&self) -> LegState {
+        match self.stage {
+            Stage::Calling { .. } | Stage::Waiting => LegState::Dialing,
+            Stage::Invited => LegState::Ringing,
+            Stage::Talking if self.is_held() => LegState::Held,
+            Stage::Talking => LegState::Established,
+            Stage::Over => LegState::Released,
+        }
+    }
+
+    fn party(&self) -> Party {
+        Party {
+            device: self.device.clone(),
+            number: self.number.clone(),
+            role: self.role,
+            state: self.state(),
+            muted: self.muted,
+            muted_by_supervisor: false,
+            activity: self.watch.as_ref().map(|watch| watch.activity),
+            monitors: self.watch.as_ref().map(|watch| watch.target.clone()),
+            established_at: self.established_at,
+        }
+    }
+}
+
+impl Call {
+    pub(super) fn fact(&self) -> CallFact {
+        let mut parties: Vec<Party> = self.seats.iter().map(Seat::party).collect();
+        if let (Some(_), Some(dialler)) = (&self.dials, parties.first_mut())
+            && dialler.state == LegState::Ringing
+        {
+            dialler.state = LegState::Dialing;
+        }
+        CallFact {
+            id: self.id.clone(),
+            conn_id: self.conn_id.clone(),
+            call_type: self.call_type,
+            ani: self.ani.clone(),
+            dnis: self.dnis.clone(),
+            started_at: self.started_at,
+            parties,
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.seats.iter().all(Seat::is_over)
+    }
+
+    pub(super) fn seat(&self, leg: LegKey) -> Option<&Seat> {
+        self.seats.iter().find(|seat| seat.leg == leg)
+    }
+
+    pub(super) fn seat_mut(&mut self, leg: LegKey) -> Option<&mut Seat> {
+        self.seats.iter_mut().find(|seat| seat.leg == leg)
+    }
+
+    pub(super) fn seat_of(&mut self, device: &DeviceId) -> Option<&mut Seat> {
+        self.seats
+            .iter_mut()
+            .find(|seat| seat.device.as_ref() == Some(device) && !seat.is_over())
+    }
+
+    pub(super) fn supervisor(&mut self, device: &DeviceId) -> Option<&mut Seat> {
+        self.seat_of(device).filter(|seat| seat.is_supervisor())
+    }
+
+    /// Everybody on the call but the supervisors.
+    pub(super) fn principals(&self) -> impl Iterator<Item = &Seat> {
+        self.seats.iter().filter(|seat| !seat.is_over() && !seat.is_supervisor())
+    }
+
+    /// The codec that most of the call speaks: what a newcomer is offered first, so that nothing needs to be converted.
+    pub(super) fn codec(&self) -> Option<Codec> {
+        self.principals().find_map(Seat::codec)
+    }
+
+    /// What we are willing to do on a leg, given that the others may hold him. Without `signal` he is not told: he keeps sending, and
+    /// a supervisor goes on hearing him.
+    pub(super) fn flow_toward(&self, leg: LegKey, signal: bool) -> Flow {
+        if !signal || self.seat(leg).is_none_or(Seat::is_supervisor) {
+            return Flow::BOTH;
+        }
+        let mut others = self.principals().filter(|seat| seat.leg != leg && seat.is_talking()).peekable();
+        let held = others.peek().is_some() && others.all(Seat::is_held);
+        Flow {
+            send: true,
+            receive: !held,
+        }
+    }
+
+    /// Two talk, or may come to talk.
+    pub(super) fn goes_on(&self) -> bool {
+        let principals = self.principals().count();
+        principals >= 2 || principals == 1 && self.dials.is_some()
+    }
+
+    /// One is left, and a supervisor who may keep him company.
+    pub(super) fn is_accompanied(&self) -> bool {
+        let joined = |seat: &Seat| seat.is_talking() && seat.watch.as_ref().is_some_and(|watch| watch.joined);
+        self.principals().count() == 1 && self.principals().all(Seat::is_talking) && self.seats.iter().any(joined)
+    }
+
+    pub(super) fn end_everybody(&mut self, reason: Option<(u16, &'static str)>, farewells: &mut Vec<Output>) {
+        let status = self.refusal.unwrap_or(480);
+        for seat in &mut self.seats {
+            let farewell = match seat.stage {
+                Stage::Calling { .. } => Farewell::Hangup(Some((status, ""))),
+                Stage::Invited | Stage::Waiting | Stage::Talking | Stage::Over => Farewell::Hangup(reason),
+            };
+            seat.end(farewell, farewells);
+        }
+        self.dials = None;
+    }
+
+    /// The callee is there: everybody who called him is on the call from now on.
+    pub(super) fn establish(&mut self, now: Now) {
+        for seat in &mut self.seats {
+            if matches!(seat.stage, Stage::Calling { .. } | Stage::Waiting) {
+                seat.stage = Stage::Talking;
+                seat.established_at = Some(now.wall);
+            }
+        }
+        self.dials = None;
+        self.dialler = None;
+    }
+
+    /// Who hears whom, from nothing but the seats as they are now.
+    pub(super) fn hearing(&self, rules: Rules) -> Hearing {
+        let audible: Vec<&Seat> = self.seats.iter().filter(|seat| self.is_audible(seat)).collect();
+        let roles: Vec<(MediaLeg, HearingRole)> = audible
+            .iter()
+            .map(|seat| (seat.media_leg(), self.hearing_role(seat, rules)))
+            .collect();
+        let mut hearing = Hearing::with(
+            &roles,
+            HearingRules {
+                supervisors_hear_each_other: rules.supervisors_hear_each_other,
+            },
+        );
+        for seat in &audible {
+            for other in audible.iter().filter(|other| other.leg != seat.leg) {
+                if !self.may_hear(seat, other, rules) {
+                    hearing = hearing.cell(seat.media_leg(), other.media_leg(), None);
+                }
+            }
+        }
+        hearing
+    }
+
+    fn is_audible(&self, seat: &Seat) -> bool {
+        if seat.is_over() || seat.media.is_none() {
+            return false;
+        }
+        seat.watch.as_ref().is_none_or(|watch| watch.joined && seat.is_talking())
+    }
+
+    fn hearing_role(&self, seat: &Seat, rules: Rules) -> HearingRole {
+        match (&seat.watch, seat.role) {
+            (Some(watch), _) if self.takes_over(seat, watch) => HearingRole::Agent,
+            (Some(watch), _) => HearingRole::Supervisor {
+                activity: watch.activity,
+                coached: self.coached(seat, watch),
+                agent_side_only: rules.agent_side_only,
+            },
+            (None, PartyRole::Agent) => HearingRole::Agent,
+            (None, PartyRole::Customer | PartyRole::Supervisor) => HearingRole::Customer,
+        }
+    }
+
+    /// Alone with the customer, he is the agent.
+    fn takes_over(&self, supervisor: &Seat, watch: &Watch) -> bool {
+        let mut principals = self.principals();
+        let alone = principals
+            .next()
+            .is_some_and(|last| last.role == PartyRole::Customer && last.is_talking() && !last.in_doubt())
+            && principals.next().is_none();
+        watch.takeover && watch.activity == Activity::BargeIn && alone && !supervisor.in_doubt() && !self.distrusted
+    }
+
+    /// The leg of the coached agent, unless anything about it is in doubt.
+    fn coached(&self, supervisor: &Seat, watch: &Watch) -> Option<MediaLeg> {
+        let device = watch.coached.as_ref()?;
+        let agent = self.principals().find(|seat| {
+            seat.device.as_ref() == Some(device) && seat.role == PartyRole::Agent && seat.is_talking() && seat.media.is_some()
+        })?;
+        let doubt = match watch.activity {
+            Activity::ListenIn | Activity::Coach => agent.in_doubt(),
+            Activity::BargeIn => self.principals().any(Seat::in_doubt),
+        };
+        (!doubt && !supervisor.in_doubt() && !self.distrusted).then(|| agent.media_leg())
+    }
+
+    /// What holds and mutes take away from the table.
+    fn may_hear(&self, listener: &Seat, speaker: &Seat, rules: Rules) -> bool {
+        if speaker.muted {
+            return false;
+        }
+        match (listener.is_supervisor(), speaker.is_supervisor()) {
+            (false, false) => !listener.held_by_command && !speaker.held_by_command,
+            (true, false) => rules.monitor_party_on_hold || !self.is_on_hold(speaker),
+            (true, true) | (false, true) => true,
+        }
+    }
+
+    fn is_on_hold(&self, party: &Seat) -> bool {
+        let mut others = self
+            .principals()
+            .filter(|seat| seat.leg != party.leg && seat.is_talking())
+            .peekable();
+        others.peek().is_some() && others.all(Seat::is_held)
+    }
+
+    /// Forgets that a device was on this call before: it comes again, and one entry for each is enough.
+    pub(super) fn forget_earlier(&mut self, device: &DeviceId) -> BTreeSet<LegKey> {
+        let gone: BTreeSet<LegKey> = self
+            .seats
+            .iter()
+            .filter(|seat| seat.is_over() && seat.device.as_ref() == Some(device))
+            .map(|seat| seat.leg)
+            .collect();
+        self.seats.retain(|seat| !gone.contains(&seat.leg));
+        gone
+    }
+}
+
+pub(super) fn media_leg(leg: LegKey) -> MediaLeg {
+    MediaLeg(leg.0)
+}

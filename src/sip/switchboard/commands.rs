@@ -1,0 +1,224 @@
+//! What the gateway asks for.
+
+use super::call::{Call, Farewell, Seat, Stage};
+use super::legs::call_type;
+use super::session::Flow;
+use super::{Output, Outside, Switchboard, identity, unreached};
+use crate::media::Hearing;
+use crate::sip::leg::{Destination, LegCommand, LegKey, LegSource};
+use crate::supervision::LegOutcome;
+use crate::words::{CallId, Command, DeviceId, Fact, Now, Number, PartyRole, Reason, Refusal};
+
+/// RFC 3261 8.1.1.6.
+const MAX_FORWARDS: u8 = 70;
+
+impl<O: Outside> Switchboard<O> {
+    /// Does what it can at once; what comes of it are facts. A refusal has changed nothing.
+    pub fn handle_command(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
+        let done = self.obey_command(command, now);
+        self.settle(now);
+        done
+    }
+
+    fn obey_command(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
+        match command {
+            Command::StartMonitoring { supervisor, target, .. } => {
+                self.may_be_monitored(supervisor, target)?;
+                self.supervision.handle_command(command, now)
+            }
+            Command::StopMonitoring { .. } | Command::SwitchMonitoring { .. } | Command::AdmitMonitoring { .. } => {
+                self.supervision.handle_command(command, now)
+            }
+            Command::SetDoNotDisturb { device, on } => self.set_do_not_disturb(device, *on),
+            Command::SetForwarding { device, to } => self.set_forwarding(device, to.as_ref()),
+            Command::Dial { device, destination } => self.dial(device, destination, now),
+            Command::Answer { device, call } => self.answer(device, call),
+            Command::Hangup { device, call } => self.hang_up(device, call, now),
+            Command::Hold { device, call } => self.hold(device, call, true),
+            Command::Retrieve { device, call } => self.hold(device, call, false),
+            Command::Mute { device, call, on } => self.mute(device, call, *on),
+            Command::MuteMonitoredParty { .. }
+            | Command::SendDtmf { .. }
+            | Command::Transfer { .. }
+            | Command::Conference { .. }
+            | Command::RemoveParticipant { .. } => Err(Refusal::new(Reason::Forbidden, "This backend does not do that.")),
+        }
+    }
+
+    fn may_be_monitored(&self, supervisor: &DeviceId, target: &DeviceId) -> Result<(), Refusal> {
+        if self.closing.is_some() {
+            return Err(stopping());
+        }
+        for device in [supervisor, target] {
+            if super::role_of(self.known(device)?.extension.kind) != PartyRole::Agent {
+                return Err(Refusal::new(Reason::Forbidden, format!("Device '{device}' is a customer's.")));
+            }
+        }
+        Ok(())
+    }
+
+    fn set_do_not_disturb(&mut self, id: &DeviceId, on: bool) -> Result<(), Refusal> {
+        self.known(id)?;
+        if let Some(device) = self.devices.get_mut(id)
+            && device.do_not_disturb != on
+        {
+            device.do_not_disturb = on;
+            self.outputs.push_back(Output::Keep(device.keep()));
+            self.outputs.push_back(Output::Fact(Fact::Device(device.fact())));
+        }
+        Ok(())
+    }
+
+    fn set_forwarding(&mut self, id: &DeviceId, to: Option<&Number>) -> Result<(), Refusal> {
+        let own = &self.known(id)?.extension.number;
+        if let Some(to) = to {
+            if to.as_str().is_empty() {
+                return Err(Refusal::missing("destination"));
+            }
+            if to == own {
+                return Err(Refusal::new(Reason::InvalidInput, "A device can not be forwarded to itself."));
+            }
+        }
+        if let Some(device) = self.devices.get_mut(id)
+            && device.forward_to.as_ref() != to
+        {
+            device.forward_to = to.cloned();
+            self.outputs.push_back(Output::Keep(device.keep()));
+            self.outputs.push_back(Output::Fact(Fact::Device(device.fact())));
+        }
+        Ok(())
+    }
+
+    /// Brings the device's own phone in, which is to answer by itself; the destination is called when it has.
+    fn dial(&mut self, id: &DeviceId, destination: &Number, now: Now) -> Result<(), Refusal> {
+        let device = self.known(id)?;
+        let (number, nat) = (device.extension.number.clone(), device.extension.nat);
+        if self.closing.is_some() {
+            return Err(stopping());
+        }
+        if !device.registered {
+            return Err(Refusal::new(Reason::Internal, format!("Device '{number}' is not registered.")));
+        }
+        let caller = self.caller(&LegSource::Account(id.clone())).ok_or_else(|| Refusal::not_found(id))?;
+        let callee = self.route(&caller, destination).map_err(|status| unreached(status, destination))?;
+        if self.calls.len() >= self.config.max_calls {
+            return Err(unreached(503, destination));
+        }
+
+        let (key, call_id, conn_id) = self.new_ids();
+        let leg = self.new_leg();
+        let party = (Some(id.clone()), number.clone(), caller.role);
+        let mut seat = self
+            .new_seat(key, leg, party, nat, Stage::Invited)
+            .ok_or_else(|| unreached(503, destination))?;
+        self.outputs.push_back(Output::Leg(LegCommand::Invite {
+            leg,
+            to: Destination::Device(id.clone()),
+            from: identity(destination, ""),
+            offer: seat.local.offer(&self.config.codecs, None, Flow::BOTH),
+            auto_answer: true,
+            timeout: self.config.ring_timeout,
+            max_forwards: MAX_FORWARDS,
+            passed: Vec::new(),
+        }));
+        self.begin(Call {
+            key,
+            id: call_id,
+            conn_id,
+            call_type: call_type(&caller, &callee),
+            ani: number,
+            dnis: destination.clone(),
+            started_at: now.wall,
+            seats: vec![seat],
+            dials: Some(destination.clone()),
+            dialler: Some(id.clone()),
+            refusal: None,
+            distrusted: false,
+            max_forwards: MAX_FORWARDS,
+            passed: Vec::new(),
+            told: Hearing::default(),
+            reported: None,
+        });
+        Ok(())
+    }
+
+    fn answer(&mut self, device: &DeviceId, call: &CallId) -> Result<(), Refusal> {
+        let seat = self.seat(device, call)?;
+        if !matches!(seat.stage, Stage::Invited) {
+            return Err(Refusal::new(Reason::InvalidState, "The call does not ring."));
+        }
+        let leg = seat.leg;
+        self.outputs.push_back(Output::Leg(LegCommand::AskToAnswer { leg }));
+        Ok(())
+    }
+
+    fn hang_up(&mut self, device: &DeviceId, call: &CallId, now: Now) -> Result<(), Refusal> {
+        let seat = self.seat(device, call)?;
+        let (leg, called, supervisor) = (seat.leg, matches!(seat.stage, Stage::Invited), seat.is_supervisor());
+        if called && !supervisor {
+            // The called party declines; a hunting trunk goes on to look elsewhere, which a 603 would forbid.
+            if let Some(call) = self.call_of(leg) {
+                call.dialler = None;
+                call.refusal = Some(486);
+            }
+        }
+        let outcome = if called { LegOutcome::Rejected } else { LegOutcome::HungUp };
+        self.leave(leg, Farewell::Hangup(None), outcome, now);
+        Ok(())
+    }
+
+    fn hold(&mut self, device: &DeviceId, call: &CallId, on: bool) -> Result<(), Refusal> {
+        self.change_talking(device, call, |seat| {
+            if seat.is_supervisor() {
+                return Err(Refusal::new(
+                    Reason::InvalidState,
+                    "A supervisor does not hold the call he monitors.",
+                ));
+            }
+            match (on, seat.held_by_command, seat.held_by_phone) {
+                (true, false, false) | (false, true, _) => {
+                    seat.held_by_command = on;
+                    Ok(())
+                }
+                (true, _, _) => Err(Refusal::new(Reason::InvalidState, "The call is already held.")),
+                (false, false, true) => Err(Refusal::new(Reason::InvalidState, "The call is held at the phone.")),
+                (false, false, false) => Err(Refusal::new(Reason::InvalidState, "The call is not held.")),
+            }
+        })
+    }
+
+    fn mute(&mut self, device: &DeviceId, call: &CallId, on: bool) -> Result<(), Refusal> {
+        self.change_talking(device, call, |seat| {
+            seat.muted = on;
+            Ok(())
+        })
+    }
+
+    fn change_talking(
+        &mut self,
+        device: &DeviceId,
+        call: &CallId,
+        change: impl FnOnce(&mut Seat) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let seat = self.seat(device, call)?;
+        if !seat.is_talking() {
+            return Err(Refusal::new(Reason::InvalidState, "The call is not established."));
+        }
+        change(seat)?;
+        let leg: LegKey = seat.leg;
+        self.changed.extend(self.by_leg.get(&leg));
+        Ok(())
+    }
+
+    fn seat(&mut self, device: &DeviceId, call: &CallId) -> Result<&mut Seat, Refusal> {
+        let key = self.live(call).ok_or_else(|| Refusal::not_found(call))?;
+        self.calls
+            .get_mut(&key)
+            .and_then(|found| found.seat_of(device))
+            .ok_or_else(|| Refusal::not_found(call))
+    }
+}
+
+fn stopping() -> Refusal {
+    Refusal::new(Reason::Unavailable, "The backend is stopping.")
+}

@@ -1,0 +1,505 @@
+//! What phones and trunks do.
+
+use super::call::{Call, Exchange, Farewell, Seat, Stage};
+use super::monitors::outcome_of;
+use super::session::{Flow, Remote};
+use super::{Callee, Caller, Output, Outside, Switchboard, identity};
+use crate::media::{CallKey, Codec, Hearing, MediaCommand};
+use crate::sip::leg::{EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
+use crate::supervision::LegOutcome;
+use crate::words::{CallType, DeviceId, Fact, Now, Number, PartyRole};
+
+/// The session description can not be used (RFC 3261 21.4.26).
+const NOT_ACCEPTABLE: (u16, &str) = (488, "Not Acceptable Here");
+
+/// An INVITE for a new call.
+struct Incoming {
+    leg: LegKey,
+    source: LegSource,
+    from: Identity,
+    to: Number,
+    offer: Option<Vec<u8>>,
+    max_forwards: u8,
+    passed: Vec<PassedHeader>,
+}
+
+impl<O: Outside> Switchboard<O> {
+    /// What a leg did. Events of legs that are gone are ignored.
+    pub fn handle_leg(&mut self, event: LegEvent, now: Now) {
+        match event {
+            LegEvent::Incoming {
+                leg,
+                call_id: _,
+                source,
+                from,
+                to,
+                offer,
+                max_forwards,
+                passed,
+            } => self.take_in(
+                Incoming {
+                    leg,
+                    source,
+                    from,
+                    to,
+                    offer,
+                    max_forwards,
+                    passed,
+                },
+                now,
+            ),
+            LegEvent::Progress { leg, status, media } => self.progress(leg, status, media),
+            LegEvent::Answered { leg, media } => self.answered(leg, &media, now),
+            LegEvent::Refused { leg, status } => self.refused(leg, status, now),
+            LegEvent::Confirmed { leg, media } => self.confirmed(leg, media.as_deref(), now),
+            LegEvent::Offered { leg, media } => self.offered(leg, media.as_deref()),
+            LegEvent::OfferAnswered { leg, media } => self.offer_answered(leg, &media, now),
+            LegEvent::OfferRefused { leg, status } => self.offer_refused(leg, status, now),
+            // Nobody is sent digits by INFO: a supervisor's must reach nobody, and phones that talk agree on telephone-event.
+            LegEvent::Digits { .. } => {}
+            LegEvent::Ended { leg, reason } => self.ended(leg, reason, now),
+            LegEvent::Registered { device, registered } => self.registered(&device, registered),
+        }
+        self.settle(now);
+    }
+
+    fn take_in(&mut self, incoming: Incoming, now: Now) {
+        let leg = incoming.leg;
+        if let Err(status) = self.connect(incoming, now) {
+            self.outputs.push_back(Output::Leg(LegCommand::Reject { leg, status }));
+        }
+    }
+
+    fn connect(&mut self, incoming: Incoming, now: Now) -> Result<(), u16> {
+        if self.closing.is_some() || self.calls.len() >= self.config.max_calls {
+            return Err(503);
+        }
+        let caller = self.caller(&incoming.source).ok_or(403_u16)?;
+        let offer = incoming.offer.map(|body| Remote::parse(&body, &self.config.codecs)).transpose()?;
+        let callee = self.route(&caller, &incoming.to)?;
+
+        let (key, id, conn_id) = self.new_ids();
+        let (codecs, digits) = match &offer {
+            Some(offer) => (offer.codecs.clone(), offer.digits),
+            None => (self.config.codecs.clone(), None),
+        };
+        let party = (caller.device.clone(), incoming.from.number.clone(), caller.role);
+        let stage = Stage::Calling { offer, early: None };
+        let seat = self.new_seat(key, incoming.leg, party, caller.nat, stage).ok_or(503_u16)?;
+        let call = Call {
+            key,
+            id,
+            conn_id,
+            call_type: call_type(&caller, &callee),
+            ani: incoming.from.number.clone(),
+            dnis: incoming.to,
+            started_at: now.wall,
+            seats: vec![seat],
+            dials: None,
+            dialler: None,
+            refusal: None,
+            distrusted: false,
+            max_forwards: incoming.max_forwards,
+            passed: incoming.passed,
+            told: Hearing::default(),
+            reported: None,
+        };
+        self.begin(call);
+        if !self.call_out(key, callee, incoming.from, (&codecs, digits)) {
+            self.refuse_callers(key, 503);
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin(&mut self, call: Call) {
+        self.by_id.insert(call.id.clone(), call.key);
+        self.changed.insert(call.key);
+        self.calls.insert(call.key, call);
+    }
+
+    /// Calls somebody into a call; false when there is no port for him.
+    fn call_out(&mut self, key: CallKey, callee: Callee, from: Identity, (codecs, digits): (&[Codec], Option<u8>)) -> bool {
+        let leg = self.new_leg();
+        let party = (callee.device, callee.number, callee.role);
+        let Some(mut seat) = self.new_seat(key, leg, party, callee.nat, Stage::Invited) else {
+            return false;
+        };
+        let Some(call) = self.calls.get_mut(&key) else { return false };
+        self.outputs.push_back(Output::Leg(LegCommand::Invite {
+            leg,
+            to: callee.to,
+            from,
+            offer: seat.local.offer(codecs, digits, Flow::BOTH),
+            auto_answer: false,
+            timeout: self.config.ring_timeout,
+            max_forwards: call.max_forwards,
+            passed: call.passed.clone(),
+        }));
+        call.seats.push(seat);
+        self.changed.insert(key);
+        true
+    }
+
+    fn refuse_callers(&mut self, key: CallKey, status: u16) {
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.refusal = Some(status);
+            self.changed.insert(key);
+        }
+    }
+
+    /// The callee's phone rings, perhaps with early media.
+    fn progress(&mut self, leg: LegKey, status: u16, media: Option<Vec<u8>>) {
+        let codecs = self.config.codecs.clone();
+        let Some((call, mut outputs)) = self.with(leg) else { return };
+        let Some(seat) = call
+            .seat_mut(leg)
+            .filter(|seat| matches!(seat.stage, Stage::Invited) && !seat.is_supervisor())
+        else {
+            return;
+        };
+        // 199: one of several early dialogs has ended (RFC 6228). The caller has only one with us.
+        if status == 199 {
+            return;
+        }
+        let early = media.and_then(|body| Remote::parse(&body, &codecs).ok());
+        let codec = early.as_ref().map(|early| {
+            let codec = early.codecs[0];
+            seat.agree(early, codec, Flow::BOTH, &mut outputs);
+            codec
+        });
+        for caller in call.seats.iter_mut() {
+            let media = codec.and_then(|codec| caller.answer_early(codec, &mut outputs));
+            if matches!(caller.stage, Stage::Calling { .. }) {
+                outputs.push(Output::Leg(LegCommand::Provisional {
+                    leg: caller.leg,
+                    status,
+                    media,
+                }));
+            }
+        }
+        self.changed(leg, outputs);
+    }
+
+    fn answered(&mut self, leg: LegKey, body: &[u8], now: Now) {
+        let codecs = self.config.codecs.clone();
+        let Some((call, mut outputs)) = self.with(leg) else { return };
+        let (id, dials) = (call.id.clone(), call.dials.clone());
+        let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
+            return;
+        };
+        let Ok(remote) = Remote::parse(body, &codecs) else {
+            return self.unusable(leg, now);
+        };
+        let codec = remote.codecs[0];
+        seat.agree(&remote, codec, Flow::BOTH, &mut outputs);
+        seat.held_by_phone = !remote.flow.send;
+        match (&seat.watch, dials) {
+            (Some(_), _) => {
+                seat.talk(now);
+                let device = seat.device.clone();
+                self.changed(leg, outputs);
+                if let Some(device) = device {
+                    self.supervision.handle_leg(&device, &id, LegOutcome::Answered, now);
+                }
+            }
+            (None, Some(destination)) => {
+                seat.stage = Stage::Waiting;
+                let digits = remote.digits;
+                self.changed(leg, outputs);
+                self.dial_on(leg, &destination, (codec, digits));
+            }
+            (None, None) => {
+                seat.talk(now);
+                call.answer_callers(codec, &codecs, &mut outputs);
+                call.establish(now);
+                self.changed(leg, outputs);
+            }
+        }
+    }
+
+    /// The phone of whoever dialled is there: now the number he dialled.
+    fn dial_on(&mut self, leg: LegKey, destination: &Number, (codec, digits): (Codec, Option<u8>)) {
+        let codecs = self.codecs_after(Some(codec));
+        let Some(call) = self.call_of(leg) else { return };
+        call.dials = None;
+        let key = call.key;
+        let Some(dialler) = call.seat(leg).and_then(|seat| seat.device.clone()) else {
+            return;
+        };
+        let from = identity(&self.shown(&dialler), "");
+        let caller = self.caller(&LegSource::Account(dialler));
+        let done = match caller.map(|caller| self.route(&caller, destination)) {
+            Some(Ok(callee)) => self.call_out(key, callee, from, (&codecs, digits)).then_some(()).ok_or(503),
+            Some(Err(status)) => Err(status),
+            None => Err(404),
+        };
+        if let Err(status) = done {
+            self.refuse_callers(key, status);
+        }
+    }
+
+    fn refused(&mut self, leg: LegKey, status: u16, now: Now) {
+        let Some(call) = self.call_of(leg) else { return };
+        let Some(seat) = call.seat(leg).filter(|seat| !seat.is_over()) else {
+            return;
+        };
+        let to_device = seat.device.is_some();
+        if !seat.is_supervisor() {
+            call.refusal = Some(as_told_to_caller(status, to_device));
+        }
+        self.leave(leg, Farewell::Gone, outcome_of(status), now);
+    }
+
+    fn ended(&mut self, leg: LegKey, _reason: EndReason, now: Now) {
+        self.leave(leg, Farewell::Gone, LegOutcome::HungUp, now);
+    }
+
+    /// Ends a leg, and tells supervision if it was a supervisor's.
+    pub(super) fn leave(&mut self, leg: LegKey, farewell: Farewell, outcome: LegOutcome, now: Now) {
+        let mut farewells = std::mem::take(&mut self.farewells);
+        if let Some(call) = self.call_of(leg) {
+            let (key, id) = (call.key, call.id.clone());
+            let mut watcher = None;
+            if let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over()) {
+                seat.end(farewell, &mut farewells);
+                watcher = seat.device.clone().filter(|_| seat.is_supervisor());
+            }
+            self.changed.insert(key);
+            if let Some(supervisor) = watcher {
+                self.supervision.handle_leg(&supervisor, &id, outcome, now);
+            }
+        }
+        self.farewells = farewells;
+    }
+
+    /// A session description that we can not work with, where it can no longer be refused.
+    fn unusable(&mut self, leg: LegKey, now: Now) {
+        if let Some(call) = self.call_of(leg)
+            && call
+                .seat(leg)
+                .is_some_and(|seat| matches!(seat.stage, Stage::Invited) && !seat.is_supervisor())
+        {
+            call.refusal = Some(NOT_ACCEPTABLE.0);
+        }
+        self.leave(leg, Farewell::Hangup(Some(NOT_ACCEPTABLE)), LegOutcome::Rejected, now);
+    }
+
+    fn confirmed(&mut self, leg: LegKey, answer: Option<&[u8]>, now: Now) {
+        self.take_answer(leg, |exchange| exchange == Exchange::AnswerDue, answer, now);
+    }
+
+    fn offer_answered(&mut self, leg: LegKey, answer: &[u8], now: Now) {
+        self.take_answer(
+            leg,
+            |exchange| matches!(exchange, Exchange::Offered | Exchange::Probed),
+            Some(answer),
+            now,
+        );
+    }
+
+    fn take_answer(&mut self, leg: LegKey, due: fn(Exchange) -> bool, answer: Option<&[u8]>, now: Now) {
+        let codecs = self.config.codecs.clone();
+        let Some((call, mut outputs)) = self.with(leg) else { return };
+        let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over() && due(seat.exchange)) else {
+            return;
+        };
+        seat.exchange = Exchange::Idle;
+        let Some(remote) = answer.and_then(|body| Remote::parse(body, &codecs).ok()) else {
+            return self.unusable(leg, now);
+        };
+        let ours = seat.told;
+        seat.agree(&remote, remote.codecs[0], ours, &mut outputs);
+        if ours.send {
+            seat.held_by_phone = !remote.flow.send;
+        }
+        self.changed(leg, outputs);
+    }
+
+    fn offer_refused(&mut self, leg: LegKey, status: u16, now: Now) {
+        let Some((call, outputs)) = self.with(leg) else { return };
+        let Some(seat) = call
+            .seat_mut(leg)
+            .filter(|seat| matches!(seat.exchange, Exchange::Offered | Exchange::Probed))
+        else {
+            return;
+        };
+        seat.exchange = Exchange::Idle;
+        self.changed(leg, outputs);
+        // RFC 3261 14.1: these two mean that the dialog is gone.
+        if matches!(status, 408 | 481) {
+            self.leave(leg, Farewell::Hangup(None), LegOutcome::HungUp, now);
+        }
+    }
+
+    /// The phone's own re-INVITE: hold, retrieve, another codec, another address.
+    fn offered(&mut self, leg: LegKey, offer: Option<&[u8]>) {
+        let (codecs, signal) = (self.config.codecs.clone(), self.config.signal_hold);
+        let Some((call, mut outputs)) = self.with(leg) else { return };
+        let (ours, common) = (call.flow_toward(leg, signal), call.codec());
+        let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over()) else {
+            return;
+        };
+        let ready = matches!(seat.stage, Stage::Talking | Stage::Waiting) && seat.exchange == Exchange::Idle;
+        let reply = match offer.map(|body| Remote::parse(body, &codecs)) {
+            _ if !ready => LegCommand::RejectOffer { leg, status: 491 },
+            Some(Err(status)) => LegCommand::RejectOffer { leg, status },
+            Some(Ok(remote)) => {
+                let codec = remote.pick(seat.codec().or(common));
+                seat.agree(&remote, codec, ours, &mut outputs);
+                seat.held_by_phone = !remote.flow.send;
+                LegCommand::AnswerOffer {
+                    leg,
+                    media: seat.local.answer(&remote, codec, ours),
+                }
+            }
+            None => {
+                seat.exchange = Exchange::AnswerDue;
+                seat.told = ours;
+                let first = seat.codec();
+                let rest = codecs.iter().copied().filter(|codec| Some(*codec) != first);
+                let codecs: Vec<Codec> = first.into_iter().chain(rest).collect();
+                let digits = seat.media.as_ref().and_then(|media| media.dtmf_pt);
+                LegCommand::AnswerOffer {
+                    leg,
+                    media: seat.local.offer(&codecs, digits, ours),
+                }
+            }
+        };
+        outputs.push(Output::Leg(reply));
+        self.changed(leg, outputs);
+    }
+
+    /// Nothing comes from a phone that should send: is it still there?
+    pub(super) fn probe(&mut self, leg: LegKey) {
+        let codecs = self.config.codecs.clone();
+        let Some((call, mut outputs)) = self.with(leg) else { return };
+        let Some(seat) = call.seat_mut(leg) else { return };
+        let silent = seat.media.as_ref().is_some_and(|media| media.receive);
+        if seat.is_talking() && seat.exchange == Exchange::Idle && silent {
+            let told = seat.told;
+            seat.reoffer(&codecs, told, Exchange::Probed, &mut outputs);
+            self.changed(leg, outputs);
+        }
+    }
+
+    /// Tells the others of a hold, where that is wished for.
+    pub(super) fn tell_hold(&mut self, key: CallKey) {
+        let (codecs, signal) = (self.config.codecs.clone(), self.config.signal_hold);
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let wishes: Vec<(LegKey, Flow)> = call
+            .principals()
+            .filter(|seat| seat.is_talking() && seat.exchange == Exchange::Idle && seat.media.is_some())
+            .map(|seat| (seat.leg, call.flow_toward(seat.leg, signal)))
+            .collect();
+        let mut outputs = Vec::new();
+        for (leg, flow) in wishes {
+            if let Some(seat) = call.seat_mut(leg).filter(|seat| seat.told != flow) {
+                seat.reoffer(&codecs, flow, Exchange::Offered, &mut outputs);
+            }
+        }
+        if !outputs.is_empty() {
+            self.outputs.extend(outputs);
+            self.tell_engine(key);
+        }
+    }
+
+    fn registered(&mut self, device: &DeviceId, registered: bool) {
+        if let Some(device) = self.devices.get_mut(device)
+            && device.registered != registered
+        {
+            device.registered = registered;
+            self.outputs.push_back(Output::Fact(Fact::Device(device.fact())));
+        }
+    }
+
+    fn with(&mut self, leg: LegKey) -> Option<(&mut Call, Vec<Output>)> {
+        self.call_of(leg).map(|call| (call, Vec::new()))
+    }
+
+    fn changed(&mut self, leg: LegKey, outputs: Vec<Output>) {
+        self.outputs.extend(outputs);
+        self.changed.extend(self.by_leg.get(&leg));
+    }
+}
+
+impl Seat {
+    fn talk(&mut self, now: Now) {
+        self.stage = Stage::Talking;
+        self.established_at = Some(now.wall);
+    }
+
+    /// The answer to a caller's offer for early media, the first time.
+    fn answer_early(&mut self, wish: Codec, outputs: &mut Vec<Output>) -> Option<Vec<u8>> {
+        let Stage::Calling {
+            offer: Some(offer),
+            early: early @ None,
+        } = &mut self.stage
+        else {
+            return None;
+        };
+        let codec = offer.pick(Some(wish));
+        let answer = self.local.answer(offer, codec, Flow::BOTH);
+        *early = Some(answer.clone());
+        let media = offer.media(codec, Flow::BOTH, self.nat);
+        outputs.push(Output::Media(MediaCommand::Describe {
+            leg: self.media_leg(),
+            media,
+        }));
+        self.media = Some(media);
+        Some(answer)
+    }
+
+    fn reoffer(&mut self, codecs: &[Codec], flow: Flow, exchange: Exchange, outputs: &mut Vec<Output>) {
+        let first = self.codec();
+        let rest = codecs.iter().copied().filter(|codec| Some(*codec) != first);
+        let codecs: Vec<Codec> = first.into_iter().chain(rest).collect();
+        let digits = self.media.as_ref().and_then(|media| media.dtmf_pt);
+        self.exchange = exchange;
+        self.told = flow;
+        outputs.push(Output::Leg(LegCommand::Offer {
+            leg: self.leg,
+            media: self.local.offer(&codecs, digits, flow),
+        }));
+    }
+}
+
+impl Call {
+    /// 200 to everybody who called, with the callee's codec.
+    fn answer_callers(&mut self, wish: Codec, codecs: &[Codec], outputs: &mut Vec<Output>) {
+        for seat in &mut self.seats {
+            let early = seat.answer_early(wish, outputs);
+            let media = match &seat.stage {
+                Stage::Calling { early: Some(first), .. } => early.unwrap_or_else(|| first.clone()),
+                Stage::Calling { early: None, .. } => {
+                    let rest = codecs.iter().copied().filter(|codec| *codec != wish);
+                    let codecs: Vec<Codec> = [wish].into_iter().chain(rest).collect();
+                    seat.exchange = Exchange::AnswerDue;
+                    seat.local.offer(&codecs, None, Flow::BOTH)
+                }
+                Stage::Invited | Stage::Waiting | Stage::Talking | Stage::Over => continue,
+            };
+            outputs.push(Output::Leg(LegCommand::Accept { leg: seat.leg, media }));
+        }
+    }
+}
+
+pub(super) fn call_type(caller: &Caller, callee: &Callee) -> CallType {
+    match (caller.role, callee.role) {
+        (PartyRole::Agent, PartyRole::Agent) => CallType::Internal,
+        (PartyRole::Agent, PartyRole::Customer | PartyRole::Supervisor) => CallType::Outbound,
+        (PartyRole::Customer | PartyRole::Supervisor, _) => CallType::Inbound,
+    }
+}
+
+/// What a caller is told of a refusal that was made to us.
+fn as_told_to_caller(status: u16, to_device: bool) -> u16 {
+    match status {
+        // We follow no redirection, and nobody answered.
+        300..=399 | 408 | 487 => 480,
+        // Matters between us and the callee, of which the caller knows nothing.
+        401 | 407 | 405 | 415 | 420 | 421 | 422 | 491 | 494 => 500,
+        // A phone that can not be reached is away; a trunk that can not be reached is out of service.
+        503 if to_device => 480,
+        _ => status.clamp(400, 699),
+    }
+}

@@ -1,0 +1,141 @@
+//! What supervision wishes, done.
+
+use super::call::{Farewell, Stage, Watch};
+use super::session::Flow;
+use super::{Keep, Output, Outside, Switchboard, identity};
+use crate::media::CallKey;
+use crate::sip::leg::{Destination, LegCommand};
+use crate::supervision::{LegOutcome, Output as Wish};
+use crate::words::{Activity, CallId, DeviceId, Fact, MonitorFact, Now, PartyRole};
+
+/// RFC 3261 8.1.1.6.
+const MAX_FORWARDS: u8 = 70;
+
+impl<O: Outside> Switchboard<O> {
+    pub(super) fn obey(&mut self, wish: Wish, now: Now) {
+        match wish {
+            Wish::AskAdmission(asked) => self.outputs.push_back(Output::Fact(Fact::AdmissionAsked(asked))),
+            Wish::Invite {
+                supervisor,
+                target,
+                call,
+                activity,
+            } => {
+                if self.bring_in(&supervisor, target, &call, activity).is_none() {
+                    self.supervision.handle_leg(&supervisor, &call, LegOutcome::Unreachable, now);
+                }
+            }
+            Wish::Hear {
+                supervisor,
+                call,
+                activity,
+                coached,
+                takeover,
+            } => self.place(&supervisor, &call, |watch| {
+                watch.activity = activity;
+                watch.joined = true;
+                watch.coached = coached;
+                watch.takeover = takeover;
+            }),
+            Wish::Release {
+                supervisor,
+                call,
+                reason: _,
+            } => self.release(&supervisor, &call),
+            Wish::Changed(monitor) => self.keep(monitor),
+            Wish::Gone { supervisor } => {
+                self.kept.remove(&supervisor);
+                self.outputs.push_back(Output::Keep(Keep::NoMonitor {
+                    supervisor: supervisor.clone(),
+                }));
+                self.outputs.push_back(Output::Fact(Fact::MonitorGone { supervisor }));
+            }
+            Wish::Failed(failure) => self.outputs.push_back(Output::Fact(Fact::Failed(failure))),
+        }
+    }
+
+    /// Calls the supervisor's phone, which is to answer by itself and shows whom he coaches.
+    fn bring_in(&mut self, supervisor: &DeviceId, target: DeviceId, call: &CallId, activity: Activity) -> Option<()> {
+        let key = self.live(call)?;
+        let device = self.devices.get(supervisor).filter(|device| device.registered)?;
+        let (number, nat) = (device.extension.number.clone(), device.extension.nat);
+        let first = self.calls.get(&key)?.codec();
+        let codecs = self.codecs_after(first);
+        let leg = self.new_leg();
+        let party = (Some(supervisor.clone()), number, PartyRole::Supervisor);
+        let mut seat = self.new_seat(key, leg, party, nat, Stage::Invited)?;
+        let shown = self.shown(&target);
+        self.outputs.push_back(Output::Leg(LegCommand::Invite {
+            leg,
+            to: Destination::Device(supervisor.clone()),
+            from: identity(&shown, format!("{activity} {shown}")),
+            offer: seat.local.offer(&codecs, None, Flow::BOTH),
+            auto_answer: true,
+            // Supervision gives up by itself; this is only a net below it.
+            timeout: self.config.supervision.invite_timeout * 2,
+            max_forwards: MAX_FORWARDS,
+            passed: Vec::new(),
+        }));
+        seat.watch = Some(Watch {
+            target,
+            activity,
+            joined: false,
+            coached: None,
+            takeover: false,
+        });
+        let call = self.calls.get_mut(&key)?;
+        for gone in call.forget_earlier(supervisor) {
+            self.by_leg.remove(&gone);
+        }
+        call.seats.push(seat);
+        self.changed.insert(key);
+        Some(())
+    }
+
+    fn place(&mut self, supervisor: &DeviceId, call: &CallId, change: impl FnOnce(&mut Watch)) {
+        let Some(key) = self.live(call) else { return };
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        if let Some(watch) = call.supervisor(supervisor).and_then(|seat| seat.watch.as_mut()) {
+            change(watch);
+            self.changed.insert(key);
+        }
+    }
+
+    fn release(&mut self, supervisor: &DeviceId, call: &CallId) {
+        let Some(key) = self.live(call) else { return };
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        if let Some(seat) = call.supervisor(supervisor) {
+            seat.end(Farewell::Hangup(None), &mut self.farewells);
+            self.changed.insert(key);
+        }
+    }
+
+    /// Publishes a monitor, and keeps it if more than its state has changed.
+    fn keep(&mut self, monitor: MonitorFact) {
+        let kept = self.kept.insert(monitor.supervisor.clone(), monitor.clone());
+        let same = kept.is_some_and(|kept| {
+            MonitorFact {
+                state: monitor.state.clone(),
+                ..kept
+            } == monitor
+        });
+        if !same {
+            self.outputs.push_back(Output::Keep(Keep::Monitor(monitor.clone())));
+        }
+        self.outputs.push_back(Output::Fact(Fact::Monitor(monitor)));
+    }
+
+    pub(super) fn live(&self, call: &CallId) -> Option<CallKey> {
+        self.by_id.get(call).copied()
+    }
+}
+
+/// What a refusal of a supervisor's phone means.
+pub(super) fn outcome_of(status: u16) -> LegOutcome {
+    match status {
+        486 | 600 => LegOutcome::Busy,
+        408 | 487 => LegOutcome::NoAnswer,
+        404 | 410 | 480 | 500..=599 | 604 => LegOutcome::Unreachable,
+        _ => LegOutcome::Rejected,
+    }
+}

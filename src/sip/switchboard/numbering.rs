@@ -1,0 +1,137 @@
+//! From a number to where it rings.
+
+use crate::words::{DeviceId, Number};
+use std::collections::BTreeMap;
+
+/// What an account is used for. Who hears whom follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccountKind {
+    /// A telephone of an agent or a supervisor: a device of the house.
+    House,
+    /// A customer's account. It may call devices only, and nobody monitors it.
+    Customer,
+}
+
+/// An account and its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extension {
+    /// Its device.
+    pub device: DeviceId,
+    /// Its number.
+    pub number: Number,
+    /// What it is used for.
+    pub kind: AccountKind,
+    /// Its phone sends from another address than it signals.
+    pub nat: bool,
+}
+
+/// A trunk and the numbers it takes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrunkRoute {
+    /// Its name.
+    pub name: String,
+    /// Patterns of numbers: `?` is any one character, a final `*` any rest, all else itself. None: it only brings calls in.
+    pub numbers: Vec<String>,
+    /// It sends from another address than it signals.
+    pub nat: bool,
+}
+
+/// Every number of the house, and the ways out of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Numbering {
+    extensions: BTreeMap<Number, Extension>,
+    trunks: Vec<TrunkRoute>,
+}
+
+/// Where a number leads before anything about the device is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place<'a> {
+    /// An account of ours.
+    Extension(&'a Extension),
+    /// Out of the house.
+    Trunk(&'a TrunkRoute),
+}
+
+impl Numbering {
+    /// Of accounts and trunks. Of two accounts with one number the later counts; the first trunk that matches takes a call.
+    pub fn new(extensions: impl IntoIterator<Item = Extension>, trunks: Vec<TrunkRoute>) -> Self {
+        Self {
+            extensions: extensions
+                .into_iter()
+                .map(|extension| (extension.number.clone(), extension))
+                .collect(),
+            trunks,
+        }
+    }
+
+    /// Every account, by number.
+    pub fn extensions(&self) -> impl Iterator<Item = &Extension> {
+        self.extensions.values()
+    }
+
+    pub(super) fn find(&self, number: &Number) -> Option<Place<'_>> {
+        if let Some(extension) = self.extensions.get(number) {
+            return Some(Place::Extension(extension));
+        }
+        self.trunks.iter().find(|trunk| trunk.takes(number)).map(Place::Trunk)
+    }
+
+    pub(super) fn trunk(&self, name: &str) -> Option<&TrunkRoute> {
+        self.trunks.iter().find(|trunk| trunk.name == name)
+    }
+}
+
+impl TrunkRoute {
+    fn takes(&self, number: &Number) -> bool {
+        self.numbers
+            .iter()
+            .any(|pattern| matches(pattern.as_bytes(), number.as_str().as_bytes()))
+    }
+}
+
+fn matches(pattern: &[u8], number: &[u8]) -> bool {
+    match (pattern, number) {
+        ([b'*'], _) => true,
+        ([], []) => true,
+        ([b'?', pattern @ ..], [_, number @ ..]) => matches(pattern, number),
+        ([expected, pattern @ ..], [found, number @ ..]) if expected == found => matches(pattern, number),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbering() -> Numbering {
+        let desk = Extension {
+            device: "d1".into(),
+            number: "5001".into(),
+            kind: AccountKind::House,
+            nat: false,
+        };
+        let trunk = |name: &str, pattern: &str| TrunkRoute {
+            name: name.into(),
+            numbers: vec![pattern.into()],
+            nat: false,
+        };
+        Numbering::new([desk], vec![trunk("city", "0*"), trunk("site", "6???"), trunk("world", "00*")])
+    }
+
+    fn place(number: &str) -> Option<String> {
+        numbering().find(&number.into()).map(|place| match place {
+            Place::Extension(extension) => extension.device.to_string(),
+            Place::Trunk(trunk) => trunk.name.clone(),
+        })
+    }
+
+    #[test]
+    fn a_number_of_ours_comes_first_then_the_first_trunk_that_matches() {
+        assert_eq!(place("5001").as_deref(), Some("d1"));
+        assert_eq!(place("0049").as_deref(), Some("city"));
+        assert_eq!(place("6123").as_deref(), Some("site"));
+        assert_eq!(place("61234"), None);
+        assert_eq!(place("7"), None);
+        assert_eq!(place(""), None);
+    }
+}
