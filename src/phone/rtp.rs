@@ -1,0 +1,334 @@
+//! The phone's RTP: one socket, a thread that sends a tone every 20 ms, a thread that records what comes.
+
+use super::audio::{self, FRAME, Law, Tone};
+use crate::clock;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+const PACKET: Duration = Duration::from_millis(20);
+/// Packets remembered in each direction: two minutes.
+const KEPT: usize = 6000;
+
+/// An RTP packet that was sent or received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// When.
+    pub at: Instant,
+    /// Sequence number.
+    pub seq: u16,
+    /// RTP timestamp.
+    pub timestamp: u32,
+    /// Synchronisation source.
+    pub ssrc: u32,
+    /// Payload type.
+    pub payload_type: u8,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Payload bytes.
+    pub payload: Arc<[u8]>,
+}
+
+impl Packet {
+    /// Its samples; none when it is not G.711.
+    pub fn samples(&self) -> Vec<i16> {
+        let Some(law) = Law::of_payload_type(self.payload_type) else {
+            return Vec::new();
+        };
+        self.payload.iter().map(|byte| law.decode(*byte)).collect()
+    }
+
+    /// Reads a packet (RFC 3550 5.1); `None` when it is not RTP version 2.
+    fn read(bytes: &[u8], peer: SocketAddr, at: Instant) -> Option<Packet> {
+        let first = *bytes.first()?;
+        if first >> 6 != 2 {
+            return None;
+        }
+        let word = |i: usize| Some(u32::from_be_bytes(bytes.get(i..i + 4)?.try_into().ok()?));
+        let mut start = 12 + 4 * usize::from(first & 0x0f);
+        if first & 0x10 != 0 {
+            start += 4 + 4 * (word(start)? as u16 as usize);
+        }
+        let mut end = bytes.len();
+        if first & 0x20 != 0 {
+            end = end.checked_sub(usize::from(*bytes.last()?))?;
+        }
+        Some(Packet {
+            at,
+            seq: u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?]),
+            timestamp: word(4)?,
+            ssrc: word(8)?,
+            payload_type: bytes.get(1)? & 0x7f,
+            peer,
+            payload: bytes.get(start..end)?.into(),
+        })
+    }
+
+    fn write(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(12 + self.payload.len());
+        bytes.extend([0x80, self.payload_type]);
+        bytes.extend(self.seq.to_be_bytes());
+        bytes.extend(self.timestamp.to_be_bytes());
+        bytes.extend(self.ssrc.to_be_bytes());
+        bytes.extend(&*self.payload);
+        bytes
+    }
+}
+
+/// What the phone says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Voice {
+    /// Frequency.
+    pub hz: f32,
+    /// Level; 0 is a sine of full scale.
+    pub dbfs: f32,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    target: Option<(SocketAddr, Law)>,
+    voice: Option<Voice>,
+    mark: Option<(Voice, usize)>,
+    marked_at: Option<Instant>,
+    digits: VecDeque<u8>,
+    paused: bool,
+    sent: VecDeque<Packet>,
+    received: VecDeque<Packet>,
+    total_sent: u64,
+    total_received: u64,
+    foreign: u64,
+}
+
+/// The phone's ear and mouth. Its threads end when it is dropped.
+#[derive(Debug)]
+pub(super) struct Sound {
+    line: Arc<Mutex<Line>>,
+    over: Arc<AtomicBool>,
+    address: SocketAddr,
+    _rtcp: Option<UdpSocket>,
+}
+
+impl Sound {
+    /// Binds an even port with its RTCP neighbour and starts the threads.
+    pub(super) fn start(ip: IpAddr, seed: u32, voice: Voice) -> io::Result<Sound> {
+        let (socket, rtcp) = bind_pair(ip)?;
+        let line = Arc::new(Mutex::new(Line {
+            voice: Some(voice),
+            ..Line::default()
+        }));
+        let over = Arc::new(AtomicBool::new(false));
+        let address = socket.local_addr()?;
+        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+        let listening = socket.try_clone()?;
+        let (heard, ended) = (line.clone(), over.clone());
+        std::thread::Builder::new()
+            .name("phone-listen".into())
+            .spawn(move || listen(&listening, &heard, &ended))?;
+        let (said, ended) = (line.clone(), over.clone());
+        std::thread::Builder::new()
+            .name("phone-speak".into())
+            .spawn(move || speak(&socket, &said, &ended, seed))?;
+        Ok(Sound {
+            line,
+            over,
+            address,
+            _rtcp: rtcp,
+        })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sends to `target` from now on; `None` is silence on the wire.
+    pub(super) fn send_to(&self, target: Option<(SocketAddr, Law)>) {
+        lock(&self.line).target = target;
+    }
+
+    pub(super) fn speak(&self, voice: Option<Voice>) {
+        lock(&self.line).voice = voice;
+    }
+
+    pub(super) fn pause(&self, paused: bool) {
+        lock(&self.line).paused = paused;
+    }
+
+    pub(super) fn dtmf(&self, digits: &[u8]) {
+        lock(&self.line).digits.extend(digits);
+    }
+
+    pub(super) fn mark(&self, voice: Voice, packets: usize) {
+        let mut line = lock(&self.line);
+        line.mark = Some((voice, packets));
+        line.marked_at = None;
+    }
+
+    pub(super) fn marked_at(&self) -> Option<Instant> {
+        lock(&self.line).marked_at
+    }
+
+    pub(super) fn received(&self, since: Instant, until: Instant) -> Vec<Packet> {
+        between(&lock(&self.line).received, since, until)
+    }
+
+    pub(super) fn sent(&self, since: Instant, until: Instant) -> Vec<Packet> {
+        between(&lock(&self.line).sent, since, until)
+    }
+
+    pub(super) fn totals(&self) -> (u64, u64) {
+        let line = lock(&self.line);
+        (line.total_sent, line.total_received)
+    }
+
+    /// Packets from elsewhere than where this phone sends to.
+    pub(super) fn foreign(&self) -> u64 {
+        lock(&self.line).foreign
+    }
+}
+
+impl Drop for Sound {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+fn bind_pair(ip: IpAddr) -> io::Result<(UdpSocket, Option<UdpSocket>)> {
+    loop {
+        let socket = UdpSocket::bind((ip, 0))?;
+        let port = socket.local_addr()?.port();
+        if port % 2 == 0 {
+            // Taken by somebody else is no harm: then RTCP goes to him and he ignores it.
+            return Ok((socket, UdpSocket::bind((ip, port + 1)).ok()));
+        }
+    }
+}
+
+fn lock(line: &Mutex<Line>) -> MutexGuard<'_, Line> {
+    line.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn between(packets: &VecDeque<Packet>, since: Instant, until: Instant) -> Vec<Packet> {
+    packets
+        .iter()
+        .filter(|packet| packet.at >= since && packet.at < until)
+        .cloned()
+        .collect()
+}
+
+fn remember(packets: &mut VecDeque<Packet>, packet: Packet) {
+    if packets.len() == KEPT {
+        packets.pop_front();
+    }
+    packets.push_back(packet);
+}
+
+fn listen(socket: &UdpSocket, line: &Mutex<Line>, over: &AtomicBool) {
+    let mut buffer = [0; 2048];
+    while !over.load(Ordering::Relaxed) {
+        let Ok((size, peer)) = socket.recv_from(&mut buffer) else {
+            continue;
+        };
+        let Some(packet) = Packet::read(&buffer[..size], peer, clock::instant()) else {
+            continue;
+        };
+        let mut line = lock(line);
+        line.total_received += 1;
+        line.foreign += u64::from(line.target.is_some_and(|(target, _)| target != peer));
+        remember(&mut line.received, packet);
+    }
+}
+
+fn speak(socket: &UdpSocket, line: &Mutex<Line>, over: &AtomicBool, seed: u32) {
+    let mut tone = Tone::new(seed);
+    let (mut seq, mut timestamp, ssrc) = (seed as u16, seed.rotate_left(7), seed.rotate_left(16) | 1);
+    let mut due = clock::instant();
+    while !over.load(Ordering::Relaxed) {
+        due += PACKET;
+        let now = clock::instant();
+        match due.checked_duration_since(now) {
+            Some(wait) => std::thread::sleep(wait),
+            // Behind by more than ten packets: the machine slept; do not burst.
+            None if now - due > 10 * PACKET => due = now,
+            None => {}
+        }
+        timestamp = timestamp.wrapping_add(FRAME as u32);
+        let mut line = lock(line);
+        let (Some((target, law)), false) = (line.target, line.paused) else {
+            continue;
+        };
+        let marking = line.mark.map(|(voice, _)| voice);
+        let voice = marking.or(line.voice);
+        let samples = voice.map_or([0; FRAME], |voice| tone.frame(voice.hz, voice.dbfs));
+        for digit in std::mem::take(&mut line.digits) {
+            send_digit(socket, target, digit, &mut seq, timestamp, ssrc);
+        }
+        seq = seq.wrapping_add(1);
+        let packet = Packet {
+            at: clock::instant(),
+            seq,
+            timestamp,
+            ssrc,
+            payload_type: law.payload_type(),
+            peer: target,
+            payload: samples.iter().map(|sample| law.encode(*sample)).collect(),
+        };
+        if let Some((_, left)) = line.mark.as_mut() {
+            *left -= 1;
+            if *left == 0 {
+                line.mark = None;
+            }
+            line.marked_at.get_or_insert(packet.at);
+        }
+        line.total_sent += 1;
+        let bytes = packet.write();
+        remember(&mut line.sent, packet);
+        drop(line);
+        // A refused datagram is the far side's loss, as on any network.
+        let _ = socket.send_to(&bytes, target);
+    }
+}
+
+/// One RFC 4733 event of 60 ms at once: enough to see whether it goes anywhere.
+fn send_digit(socket: &UdpSocket, target: SocketAddr, digit: u8, seq: &mut u16, timestamp: u32, ssrc: u32) {
+    let event = match digit {
+        b'0'..=b'9' => digit - b'0',
+        b'*' => 10,
+        b'#' => 11,
+        b'A'..=b'D' => digit - b'A' + 12,
+        _ => return,
+    };
+    for (i, (end, duration)) in [(0, 160_u16), (0, 320), (0x80, 480), (0x80, 480), (0x80, 480)]
+        .into_iter()
+        .enumerate()
+    {
+        *seq = seq.wrapping_add(1);
+        let [high, low] = duration.to_be_bytes();
+        let mut bytes = vec![0x80, super::sdp::TELEPHONE_EVENT | if i == 0 { 0x80 } else { 0 }];
+        bytes.extend(seq.to_be_bytes());
+        bytes.extend(timestamp.to_be_bytes());
+        bytes.extend(ssrc.to_be_bytes());
+        bytes.extend([event, end | 10, high, low]);
+        let _ = socket.send_to(&bytes, target);
+    }
+}
+
+/// Where a mark of frequency `hz` begins in these packets: the time its first sample arrived, were samples to arrive one by one.
+pub(super) fn mark_heard_at(packets: &[Packet], hz: f32, dbfs: f32) -> Option<Instant> {
+    const WINDOW: usize = 80;
+    let samples: Vec<i16> = packets.iter().flat_map(Packet::samples).collect();
+    let full = 10_f32.powf(dbfs / 10.0);
+    // Half of a window filled gives a quarter of the power.
+    let start = (0..samples.len().saturating_sub(WINDOW)).find(|i| audio::tone_power(&samples[*i..i + WINDOW], hz) > full / 4.0)?;
+    let first = start + WINDOW / 2;
+    let mut passed = 0;
+    for packet in packets {
+        if first < passed + packet.payload.len() {
+            return Some(packet.at + Duration::from_secs(1) * (first - passed) as u32 / audio::RATE);
+        }
+        passed += packet.payload.len();
+    }
+    None
+}
