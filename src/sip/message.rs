@@ -25,6 +25,7 @@ pub use headers::{Field, HeaderError, Headers};
 pub use uri::{Host, Scheme, Uri, UriError, escape, unescape};
 pub use value::{NameAddr, Params, ValueError, Via};
 
+pub(crate) use scan::quote;
 use std::fmt;
 
 /// A request or a response.
