@@ -3,4 +3,5 @@
 pub mod digest;
 pub mod leg;
 pub mod message;
+pub mod sdp;
 pub mod switchboard;
