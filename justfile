@@ -1,0 +1,46 @@
+# The words CI runs; `./test` runs them all.
+
+_default:
+    @just --list
+
+# Is everything formatted?
+fmt:
+    cargo fmt --check
+
+# Clippy, warnings denied.
+lint:
+    cargo clippy --locked --all-targets --all-features -- -D warnings
+
+# The quiet rooms alone, without anything that touches the world.
+quiet:
+    cargo check --locked --lib --no-default-features
+
+# The documentation, warnings denied.
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --all-features --document-private-items
+
+# Licences, bans, sources; advisories when their database can be reached.
+deny:
+    cargo deny --locked --log-level error check licenses bans sources
+    @if timeout 60 cargo deny --locked fetch db >/dev/null 2>&1; then cargo deny --locked --log-level error check --disable-fetch advisories; \
+     else echo "advisories NOT CHECKED: https://github.com/rustsec/advisory-db cannot be reached from here"; fi
+
+# The one test program and the tests of the rooms, interop with SIPp, baresip and node included. `just test NAME` runs one.
+test *NAME:
+    cargo nextest run --locked --all-features --profile ${NEXTEST_PROFILE:-ci} {{NAME}}
+
+# Only interop with SIPp, baresip and node.
+interop:
+    cargo nextest run --locked --all-features --profile ci -E 'test(/^interop::/)'
+
+# The benches; `just bench --json` for a machine.
+bench *ARGS:
+    cargo bench --locked --bench coached_calls -- {{ARGS}}
+
+# Fuzzes one target for a minute: `just fuzz message`.
+fuzz TARGET SECONDS="60":
+    cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}
+
+# The first coached call, in front of your eyes.
+demo *ARGS:
+    cargo run --locked --release -- demo {{ARGS}}
