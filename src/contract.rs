@@ -5,15 +5,12 @@
 //!                ◀──Fact────      ◀══════════         ◀─publish── FactLog
 //! ```
 
-mod client;
 mod convert;
 mod log;
-mod once;
 mod refused;
 mod server;
 
-pub use client::place;
-pub use convert::{Malformed, Watched};
+pub use convert::Malformed;
 pub use log::{FactLog, Watcher};
 pub use refused::{refusal_of, status_of};
 pub use server::{Service, router, serve, serve_facts};

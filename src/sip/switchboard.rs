@@ -25,6 +25,7 @@ pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
 
 use crate::media::{CallKey, Codec, MediaCommand, MediaEvent, MediaLeg};
 use crate::sip::leg::{Destination, Identity, LegCommand, LegKey, LegSource};
+use crate::sip::sdp::{Direction, Local};
 use crate::supervision::{self, Supervision};
 use crate::words::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Failure, Mode, MonitorFact, Now, Number, PartyRole, Reason,
@@ -32,7 +33,6 @@ use crate::words::{
 };
 use call::{Call, Exchange, Rules, Seat, Stage, media_leg};
 use numbering::Place;
-use session::{Flow, Local};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -233,12 +233,7 @@ impl<O: Outside> Switchboard<O> {
             modes: Mode::ALL.to_vec(),
             scopes: Scope::ALL.to_vec(),
             live_switching: true,
-            codecs: self
-                .config
-                .codecs
-                .iter()
-                .map(|codec| session::rtp_name(*codec).to_owned())
-                .collect(),
+            codecs: self.config.codecs.iter().map(|codec| codec.name().to_owned()).collect(),
             ..Capabilities::default()
         }
     }
@@ -488,9 +483,9 @@ impl<O: Outside> Switchboard<O> {
             held_by_command: false,
             held_by_phone: false,
             established_at: None,
-            local: Local::new(address, self.outside.random() as u64),
+            local: Local::new(session_id(self.outside.random()), address),
             media: None,
-            told: Flow::BOTH,
+            told: Direction::SendRecv,
             exchange: Exchange::Idle,
             watch: None,
         })
@@ -502,12 +497,6 @@ impl<O: Outside> Switchboard<O> {
         let id = format!("{:032X}", self.outside.random());
         let conn_id = format!("{:016x}", self.outside.random() as u64);
         (key, CallId::from(id), conn_id)
-    }
-
-    /// What we offer a leg: the codecs asked for first, then the rest of ours.
-    fn codecs_after(&self, first: Option<Codec>) -> Vec<Codec> {
-        let rest = self.config.codecs.iter().copied().filter(|codec| Some(*codec) != first);
-        first.into_iter().chain(rest).collect()
     }
 
     fn shown(&self, device: &DeviceId) -> Number {
@@ -576,4 +565,9 @@ fn unreached(status: u16, number: &Number) -> Refusal {
         503 => Refusal::new(Reason::Unavailable, "No more calls can be made now."),
         _ => Refusal::new(Reason::Internal, format!("Number '{number}' could not be called ({status}).")),
     }
+}
+
+/// RFC 8866 5.2 sets no bound; 31 bits every peer can read.
+fn session_id(random: u128) -> u64 {
+    random as u64 & 0x7fff_ffff
 }

@@ -1,9 +1,10 @@
 //! A call: a set of legs with roles.
 
 use super::Output;
-use super::session::{Flow, Local, Remote};
+use super::session::media_of;
 use crate::media::{CallKey, Codec, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, MediaLeg};
 use crate::sip::leg::{LegCommand, LegKey, PassedHeader};
+use crate::sip::sdp::{Agreed, Direction, Local, SdpError, Session};
 use crate::words::{Activity, CallFact, CallId, CallType, DeviceId, LegState, Now, Number, Party, PartyRole, Timestamp};
 use std::collections::BTreeSet;
 
@@ -49,7 +50,7 @@ pub(super) struct Seat {
     /// What the engine was told of this leg.
     pub(super) media: Option<LegMedia>,
     /// The way media may flow, as he was told last.
-    pub(super) told: Flow,
+    pub(super) told: Direction,
     pub(super) exchange: Exchange,
     pub(super) watch: Option<Watch>,
 }
@@ -60,7 +61,7 @@ pub(super) enum Stage {
     /// He calls, and has no answer yet.
     Calling {
         /// His offer, if his INVITE had one.
-        offer: Option<Remote>,
+        offer: Option<Session>,
         /// The answer he was given with early media: it stays the same (RFC 3261 13.3.1).
         early: Option<Vec<u8>>,
     },
@@ -146,14 +147,27 @@ impl Seat {
         self.media.as_ref().map(|media| media.codec)
     }
 
-    /// Takes what the peer described as agreed, and tells the engine. `ours` is what we are willing to do on this leg.
-    pub(super) fn agree(&mut self, remote: &Remote, codec: Codec, ours: Flow, outputs: &mut Vec<Output>) {
-        let media = remote.media(codec, ours, self.nat);
+    /// Answers an offer of the peer's, and tells the engine what that comes to.
+    pub(super) fn answer_offer(&mut self, offer: &Session, ours: Direction, outputs: &mut Vec<Output>) -> Vec<u8> {
+        let (answer, agreed) = self.local.answer(offer, ours);
         self.told = ours;
+        self.describe(agreed, outputs);
+        answer
+    }
+
+    /// Takes the peer's answer to what we offered.
+    pub(super) fn accept_answer(&mut self, answer: &Session, outputs: &mut Vec<Output>) -> Result<(), SdpError> {
+        let agreed = self.local.accept(answer)?;
+        self.describe(agreed, outputs);
+        Ok(())
+    }
+
+    fn describe(&mut self, agreed: Agreed, outputs: &mut Vec<Output>) {
+        let media = media_of(agreed, self.nat);
         if self.media.as_ref() != Some(&media) {
             outputs.push(Output::Media(MediaCommand::Describe {
                 leg: self.media_leg(),
-                media: media.clone(),
+                media,
             }));
             self.media = Some(media);
         }
@@ -259,16 +273,13 @@ impl Call {
 
     /// What we are willing to do on a leg, given that the others may hold him. Without `signal` he is not told: he keeps sending, and
     /// a supervisor goes on hearing him.
-    pub(super) fn flow_toward(&self, leg: LegKey, signal: bool) -> Flow {
+    pub(super) fn direction_toward(&self, leg: LegKey, signal: bool) -> Direction {
         if !signal || self.seat(leg).is_none_or(Seat::is_supervisor) {
-            return Flow::BOTH;
+            return Direction::SendRecv;
         }
         let mut others = self.principals().filter(|seat| seat.leg != leg && seat.is_talking()).peekable();
         let held = others.peek().is_some() && others.all(Seat::is_held);
-        Flow {
-            send: true,
-            receive: !held,
-        }
+        if held { Direction::SendOnly } else { Direction::SendRecv }
     }
 
     /// Two talk, or may come to talk.

@@ -2,10 +2,10 @@
 
 use super::call::{Call, Farewell, Seat, Stage};
 use super::legs::call_type;
-use super::session::Flow;
 use super::{Output, Outside, Switchboard, identity, unreached};
 use crate::media::Hearing;
 use crate::sip::leg::{Destination, LegCommand, LegKey, LegSource};
+use crate::sip::sdp::Direction;
 use crate::supervision::LegOutcome;
 use crate::words::{CallId, Command, DeviceId, Fact, Now, Number, PartyRole, Reason, Refusal};
 
@@ -115,7 +115,7 @@ impl<O: Outside> Switchboard<O> {
             leg,
             to: Destination::Device(id.clone()),
             from: identity(destination, ""),
-            offer: seat.local.offer(&self.config.codecs, None, Flow::BOTH),
+            offer: seat.local.offer_codecs(Direction::SendRecv, &self.config.codecs),
             auto_answer: true,
             timeout: self.config.ring_timeout,
             max_forwards: MAX_FORWARDS,

@@ -2,10 +2,11 @@
 
 use super::call::{Call, Exchange, Farewell, Seat, Stage};
 use super::monitors::outcome_of;
-use super::session::{Flow, Remote};
+use super::session::{codecs_of, first_of, prefer, read};
 use super::{Callee, Caller, Output, Outside, Switchboard, identity};
-use crate::media::{CallKey, Codec, Hearing, MediaCommand};
+use crate::media::{CallKey, Codec, Hearing};
 use crate::sip::leg::{EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
+use crate::sip::sdp::Direction;
 use crate::supervision::LegOutcome;
 use crate::words::{CallType, DeviceId, Fact, Now, Number, PartyRole};
 
@@ -75,14 +76,11 @@ impl<O: Outside> Switchboard<O> {
             return Err(503);
         }
         let caller = self.caller(&incoming.source).ok_or(403_u16)?;
-        let offer = incoming.offer.map(|body| Remote::parse(&body, &self.config.codecs)).transpose()?;
+        let offer = incoming.offer.map(|body| read(&body, &self.config.codecs)).transpose()?;
         let callee = self.route(&caller, &incoming.to)?;
 
         let (key, id, conn_id) = self.new_ids();
-        let (codecs, digits) = match &offer {
-            Some(offer) => (offer.codecs.clone(), offer.digits),
-            None => (self.config.codecs.clone(), None),
-        };
+        let codecs = offer.as_ref().map_or_else(|| self.config.codecs.clone(), codecs_of);
         let party = (caller.device.clone(), incoming.from.number.clone(), caller.role);
         let stage = Stage::Calling { offer, early: None };
         let seat = self.new_seat(key, incoming.leg, party, caller.nat, stage).ok_or(503_u16)?;
@@ -105,7 +103,7 @@ impl<O: Outside> Switchboard<O> {
             reported: None,
         };
         self.begin(call);
-        if !self.call_out(key, callee, incoming.from, (&codecs, digits)) {
+        if !self.call_out(key, callee, incoming.from, &codecs) {
             self.refuse_callers(key, 503);
         }
         Ok(())
@@ -118,7 +116,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// Calls somebody into a call; false when there is no port for him.
-    fn call_out(&mut self, key: CallKey, callee: Callee, from: Identity, (codecs, digits): (&[Codec], Option<u8>)) -> bool {
+    fn call_out(&mut self, key: CallKey, callee: Callee, from: Identity, codecs: &[Codec]) -> bool {
         let leg = self.new_leg();
         let party = (callee.device, callee.number, callee.role);
         let Some(mut seat) = self.new_seat(key, leg, party, callee.nat, Stage::Invited) else {
@@ -129,7 +127,7 @@ impl<O: Outside> Switchboard<O> {
             leg,
             to: callee.to,
             from,
-            offer: seat.local.offer(codecs, digits, Flow::BOTH),
+            offer: seat.local.offer_codecs(Direction::SendRecv, codecs),
             auto_answer: false,
             timeout: self.config.ring_timeout,
             max_forwards: call.max_forwards,
@@ -161,12 +159,9 @@ impl<O: Outside> Switchboard<O> {
         if status == 199 {
             return;
         }
-        let early = media.and_then(|body| Remote::parse(&body, &codecs).ok());
-        let codec = early.as_ref().map(|early| {
-            let codec = early.codecs[0];
-            seat.agree(early, codec, Flow::BOTH, &mut outputs);
-            codec
-        });
+        let early = media.and_then(|body| read(&body, &codecs).ok());
+        let agreed = early.and_then(|early| seat.accept_answer(&early, &mut outputs).ok());
+        let codec = agreed.and(seat.codec());
         for caller in call.seats.iter_mut() {
             let media = codec.and_then(|codec| caller.answer_early(codec, &mut outputs));
             if matches!(caller.stage, Stage::Calling { .. }) {
@@ -187,12 +182,12 @@ impl<O: Outside> Switchboard<O> {
         let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
             return;
         };
-        let Ok(remote) = Remote::parse(body, &codecs) else {
+        let answer = read(body, &codecs).ok();
+        let agreed = answer.filter(|answer| seat.accept_answer(answer, &mut outputs).is_ok());
+        let (Some(answer), Some(codec)) = (agreed, seat.codec()) else {
             return self.unusable(leg, now);
         };
-        let codec = remote.codecs[0];
-        seat.agree(&remote, codec, Flow::BOTH, &mut outputs);
-        seat.held_by_phone = !remote.flow.send;
+        seat.held_by_phone = answer.audio.is_hold();
         match (&seat.watch, dials) {
             (Some(_), _) => {
                 seat.talk(now);
@@ -204,9 +199,8 @@ impl<O: Outside> Switchboard<O> {
             }
             (None, Some(destination)) => {
                 seat.stage = Stage::Waiting;
-                let digits = remote.digits;
                 self.changed(leg, outputs);
-                self.dial_on(leg, &destination, (codec, digits));
+                self.dial_on(leg, &destination, codec);
             }
             (None, None) => {
                 seat.talk(now);
@@ -218,8 +212,8 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The phone of whoever dialled is there: now the number he dialled.
-    fn dial_on(&mut self, leg: LegKey, destination: &Number, (codec, digits): (Codec, Option<u8>)) {
-        let codecs = self.codecs_after(Some(codec));
+    fn dial_on(&mut self, leg: LegKey, destination: &Number, codec: Codec) {
+        let codecs = first_of(Some(codec), &self.config.codecs);
         let Some(call) = self.call_of(leg) else { return };
         call.dials = None;
         let key = call.key;
@@ -229,7 +223,7 @@ impl<O: Outside> Switchboard<O> {
         let from = identity(&self.shown(&dialler), "");
         let caller = self.caller(&LegSource::Account(dialler));
         let done = match caller.map(|caller| self.route(&caller, destination)) {
-            Some(Ok(callee)) => self.call_out(key, callee, from, (&codecs, digits)).then_some(()).ok_or(503),
+            Some(Ok(callee)) => self.call_out(key, callee, from, &codecs).then_some(()).ok_or(503),
             Some(Err(status)) => Err(status),
             None => Err(404),
         };
@@ -304,13 +298,13 @@ impl<O: Outside> Switchboard<O> {
             return;
         };
         seat.exchange = Exchange::Idle;
-        let Some(remote) = answer.and_then(|body| Remote::parse(body, &codecs).ok()) else {
+        let answer = answer.and_then(|body| read(body, &codecs).ok());
+        let Some(answer) = answer.filter(|answer| seat.accept_answer(answer, &mut outputs).is_ok()) else {
             return self.unusable(leg, now);
         };
-        let ours = seat.told;
-        seat.agree(&remote, remote.codecs[0], ours, &mut outputs);
-        if ours.send {
-            seat.held_by_phone = !remote.flow.send;
+        // Whom we told that we only send, or nothing, has no choice: what he answers is no hold of his.
+        if seat.told.sends() && seat.told.receives() {
+            seat.held_by_phone = answer.audio.is_hold();
         }
         self.changed(leg, outputs);
     }
@@ -335,33 +329,29 @@ impl<O: Outside> Switchboard<O> {
     fn offered(&mut self, leg: LegKey, offer: Option<&[u8]>) {
         let (codecs, signal) = (self.config.codecs.clone(), self.config.signal_hold);
         let Some((call, mut outputs)) = self.with(leg) else { return };
-        let (ours, common) = (call.flow_toward(leg, signal), call.codec());
+        let (ours, common) = (call.direction_toward(leg, signal), call.codec());
         let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over()) else {
             return;
         };
         let ready = matches!(seat.stage, Stage::Talking | Stage::Waiting) && seat.exchange == Exchange::Idle;
-        let reply = match offer.map(|body| Remote::parse(body, &codecs)) {
+        let reply = match offer.map(|body| read(body, &codecs)) {
             _ if !ready => LegCommand::RejectOffer { leg, status: 491 },
             Some(Err(status)) => LegCommand::RejectOffer { leg, status },
-            Some(Ok(remote)) => {
-                let codec = remote.pick(seat.codec().or(common));
-                seat.agree(&remote, codec, ours, &mut outputs);
-                seat.held_by_phone = !remote.flow.send;
+            Some(Ok(mut offer)) => {
+                prefer(&mut offer, seat.codec().or(common));
+                seat.held_by_phone = offer.audio.is_hold();
                 LegCommand::AnswerOffer {
                     leg,
-                    media: seat.local.answer(&remote, codec, ours),
+                    media: seat.answer_offer(&offer, ours, &mut outputs),
                 }
             }
             None => {
                 seat.exchange = Exchange::AnswerDue;
                 seat.told = ours;
-                let first = seat.codec();
-                let rest = codecs.iter().copied().filter(|codec| Some(*codec) != first);
-                let codecs: Vec<Codec> = first.into_iter().chain(rest).collect();
-                let digits = seat.media.as_ref().and_then(|media| media.dtmf_pt);
+                let codecs = first_of(seat.codec(), &codecs);
                 LegCommand::AnswerOffer {
                     leg,
-                    media: seat.local.offer(&codecs, digits, ours),
+                    media: seat.local.offer_codecs(ours, &codecs),
                 }
             }
         };
@@ -386,15 +376,15 @@ impl<O: Outside> Switchboard<O> {
     pub(super) fn tell_hold(&mut self, key: CallKey) {
         let (codecs, signal) = (self.config.codecs.clone(), self.config.signal_hold);
         let Some(call) = self.calls.get_mut(&key) else { return };
-        let wishes: Vec<(LegKey, Flow)> = call
+        let wishes: Vec<(LegKey, Direction)> = call
             .principals()
             .filter(|seat| seat.is_talking() && seat.exchange == Exchange::Idle && seat.media.is_some())
-            .map(|seat| (seat.leg, call.flow_toward(seat.leg, signal)))
+            .map(|seat| (seat.leg, call.direction_toward(seat.leg, signal)))
             .collect();
         let mut outputs = Vec::new();
-        for (leg, flow) in wishes {
-            if let Some(seat) = call.seat_mut(leg).filter(|seat| seat.told != flow) {
-                seat.reoffer(&codecs, flow, Exchange::Offered, &mut outputs);
+        for (leg, direction) in wishes {
+            if let Some(seat) = call.seat_mut(leg).filter(|seat| seat.told != direction) {
+                seat.reoffer(&codecs, direction, Exchange::Offered, &mut outputs);
             }
         }
         if !outputs.is_empty() {
@@ -432,33 +422,28 @@ impl Seat {
     fn answer_early(&mut self, wish: Codec, outputs: &mut Vec<Output>) -> Option<Vec<u8>> {
         let Stage::Calling {
             offer: Some(offer),
-            early: early @ None,
-        } = &mut self.stage
+            early: None,
+        } = &self.stage
         else {
             return None;
         };
-        let codec = offer.pick(Some(wish));
-        let answer = self.local.answer(offer, codec, Flow::BOTH);
-        *early = Some(answer.clone());
-        let media = offer.media(codec, Flow::BOTH, self.nat);
-        outputs.push(Output::Media(MediaCommand::Describe {
-            leg: self.media_leg(),
-            media,
-        }));
-        self.media = Some(media);
+        let mut offer = offer.clone();
+        prefer(&mut offer, Some(wish));
+        let answer = self.answer_offer(&offer, Direction::SendRecv, outputs);
+        self.stage = Stage::Calling {
+            offer: Some(offer),
+            early: Some(answer.clone()),
+        };
         Some(answer)
     }
 
-    fn reoffer(&mut self, codecs: &[Codec], flow: Flow, exchange: Exchange, outputs: &mut Vec<Output>) {
-        let first = self.codec();
-        let rest = codecs.iter().copied().filter(|codec| Some(*codec) != first);
-        let codecs: Vec<Codec> = first.into_iter().chain(rest).collect();
-        let digits = self.media.as_ref().and_then(|media| media.dtmf_pt);
+    fn reoffer(&mut self, codecs: &[Codec], direction: Direction, exchange: Exchange, outputs: &mut Vec<Output>) {
+        let codecs = first_of(self.codec(), codecs);
         self.exchange = exchange;
-        self.told = flow;
+        self.told = direction;
         outputs.push(Output::Leg(LegCommand::Offer {
             leg: self.leg,
-            media: self.local.offer(&codecs, digits, flow),
+            media: self.local.offer_codecs(direction, &codecs),
         }));
     }
 }
@@ -471,10 +456,8 @@ impl Call {
             let media = match &seat.stage {
                 Stage::Calling { early: Some(first), .. } => early.unwrap_or_else(|| first.clone()),
                 Stage::Calling { early: None, .. } => {
-                    let rest = codecs.iter().copied().filter(|codec| *codec != wish);
-                    let codecs: Vec<Codec> = [wish].into_iter().chain(rest).collect();
                     seat.exchange = Exchange::AnswerDue;
-                    seat.local.offer(&codecs, None, Flow::BOTH)
+                    seat.local.offer_codecs(Direction::SendRecv, &first_of(Some(wish), codecs))
                 }
                 Stage::Invited | Stage::Waiting | Stage::Talking | Stage::Over => continue,
             };

@@ -1,10 +1,11 @@
 //! What supervision wishes, done.
 
 use super::call::{Farewell, Stage, Watch};
-use super::session::Flow;
+use super::session::first_of;
 use super::{Keep, Output, Outside, Switchboard, identity};
 use crate::media::CallKey;
 use crate::sip::leg::{Destination, LegCommand};
+use crate::sip::sdp::Direction;
 use crate::supervision::{LegOutcome, Output as Wish};
 use crate::words::{Activity, CallId, DeviceId, Fact, MonitorFact, Now, PartyRole};
 
@@ -60,7 +61,7 @@ impl<O: Outside> Switchboard<O> {
         let device = self.devices.get(supervisor).filter(|device| device.registered)?;
         let (number, nat) = (device.extension.number.clone(), device.extension.nat);
         let first = self.calls.get(&key)?.codec();
-        let codecs = self.codecs_after(first);
+        let codecs = first_of(first, &self.config.codecs);
         let leg = self.new_leg();
         let party = (Some(supervisor.clone()), number, PartyRole::Supervisor);
         let mut seat = self.new_seat(key, leg, party, nat, Stage::Invited)?;
@@ -69,7 +70,7 @@ impl<O: Outside> Switchboard<O> {
             leg,
             to: Destination::Device(supervisor.clone()),
             from: identity(&shown, format!("{activity} {shown}")),
-            offer: seat.local.offer(&codecs, None, Flow::BOTH),
+            offer: seat.local.offer_codecs(Direction::SendRecv, &codecs),
             auto_answer: true,
             // Supervision gives up by itself; this is only a net below it.
             timeout: self.config.supervision.invite_timeout * 2,

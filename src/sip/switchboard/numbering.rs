@@ -30,8 +30,8 @@ pub struct Extension {
 pub struct TrunkRoute {
     /// Its name.
     pub name: String,
-    /// Patterns of numbers: `?` is any one character, a final `*` any rest, all else itself. None: it only brings calls in.
-    pub numbers: Vec<String>,
+    /// The numbers it takes out begin with one of these; an empty one fits every number. None: it only brings calls in.
+    pub prefixes: Vec<String>,
     /// It sends from another address than it signals.
     pub nat: bool,
 }
@@ -53,7 +53,7 @@ pub(super) enum Place<'a> {
 }
 
 impl Numbering {
-    /// Of accounts and trunks. Of two accounts with one number the later counts; the first trunk that matches takes a call.
+    /// Of accounts and trunks. Of two accounts with one number the later counts; the trunk with the longest fitting prefix takes a call, the first of equals.
     pub fn new(extensions: impl IntoIterator<Item = Extension>, trunks: Vec<TrunkRoute>) -> Self {
         Self {
             extensions: extensions
@@ -73,7 +73,11 @@ impl Numbering {
         if let Some(extension) = self.extensions.get(number) {
             return Some(Place::Extension(extension));
         }
-        self.trunks.iter().find(|trunk| trunk.takes(number)).map(Place::Trunk)
+        let fitting = self.trunks.iter().filter_map(|trunk| Some((trunk.fits(number)?, trunk)));
+        fitting
+            .rev()
+            .max_by_key(|(length, _)| *length)
+            .map(|(_, trunk)| Place::Trunk(trunk))
     }
 
     pub(super) fn trunk(&self, name: &str) -> Option<&TrunkRoute> {
@@ -82,20 +86,10 @@ impl Numbering {
 }
 
 impl TrunkRoute {
-    fn takes(&self, number: &Number) -> bool {
-        self.numbers
-            .iter()
-            .any(|pattern| matches(pattern.as_bytes(), number.as_str().as_bytes()))
-    }
-}
-
-fn matches(pattern: &[u8], number: &[u8]) -> bool {
-    match (pattern, number) {
-        ([b'*'], _) => true,
-        ([], []) => true,
-        ([b'?', pattern @ ..], [_, number @ ..]) => matches(pattern, number),
-        ([expected, pattern @ ..], [found, number @ ..]) if expected == found => matches(pattern, number),
-        _ => false,
+    /// The length of the longest prefix that fits.
+    fn fits(&self, number: &Number) -> Option<usize> {
+        let fitting = self.prefixes.iter().filter(|prefix| number.as_str().starts_with(prefix.as_str()));
+        fitting.map(String::len).max()
     }
 }
 
@@ -110,12 +104,15 @@ mod tests {
             kind: AccountKind::House,
             nat: false,
         };
-        let trunk = |name: &str, pattern: &str| TrunkRoute {
+        let trunk = |name: &str, prefix: &str| TrunkRoute {
             name: name.into(),
-            numbers: vec![pattern.into()],
+            prefixes: vec![prefix.into()],
             nat: false,
         };
-        Numbering::new([desk], vec![trunk("city", "0*"), trunk("site", "6???"), trunk("world", "00*")])
+        Numbering::new(
+            [desk],
+            vec![trunk("city", "0"), trunk("site", "6"), trunk("world", "00"), trunk("moon", "00")],
+        )
     }
 
     fn place(number: &str) -> Option<String> {
@@ -126,11 +123,11 @@ mod tests {
     }
 
     #[test]
-    fn a_number_of_ours_comes_first_then_the_first_trunk_that_matches() {
+    fn a_number_of_ours_comes_first_then_the_trunk_with_the_longest_prefix() {
         assert_eq!(place("5001").as_deref(), Some("d1"));
-        assert_eq!(place("0049").as_deref(), Some("city"));
+        assert_eq!(place("0049").as_deref(), Some("world"));
+        assert_eq!(place("049").as_deref(), Some("city"));
         assert_eq!(place("6123").as_deref(), Some("site"));
-        assert_eq!(place("61234"), None);
         assert_eq!(place("7"), None);
         assert_eq!(place(""), None);
     }

@@ -1,0 +1,625 @@
+//! A switchboard with a clock of its own and a naive model beside it.
+//!
+//! The model knows nothing of seats or roles in the engine. It reads the published [`CallFact`]s, and holds each `Hear` against the table of
+//! the mission; it counts the ends of legs and ports.
+
+use crate::media::{CallKey, Codec, Hearing, MediaCommand, MediaEvent, MediaLeg};
+use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource};
+use crate::sip::switchboard::{AccountKind, Extension, Keep, Kept, Numbering, Output, Outside, Switchboard, SwitchboardConfig, TrunkRoute};
+use crate::words::{
+    Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now, Number, Party, PartyRole, Refusal,
+    Scope, Timestamp,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+pub(super) const AGENT: &str = "agent";
+pub(super) const OTHER: &str = "other";
+pub(super) const BOSS: &str = "boss";
+pub(super) const BOSS2: &str = "boss2";
+pub(super) const CUSTOMER: &str = "customer";
+
+pub(super) const DEVICES: [(&str, &str); 5] = [
+    (AGENT, "5001"),
+    (OTHER, "5002"),
+    (BOSS, "5005"),
+    (BOSS2, "5006"),
+    (CUSTOMER, "7001"),
+];
+
+pub(super) struct Ports {
+    random: u128,
+    pub(super) free: usize,
+    opened: Vec<(CallKey, MediaLeg)>,
+}
+
+impl Outside for Ports {
+    fn open_port(&mut self, call: CallKey, leg: MediaLeg) -> Option<SocketAddr> {
+        self.free = self.free.checked_sub(1)?;
+        self.opened.push((call, leg));
+        Some(SocketAddr::from(([127, 0, 0, 1], 20000 + 2 * (leg.0 as u16 % 20000))))
+    }
+
+    fn random(&mut self) -> u128 {
+        self.random = self.random.wrapping_mul(0x2360_ED05_1FC6_5DA4_4385_DF64_9FCC_F645).wrapping_add(1);
+        self.random
+    }
+}
+
+/// What the model knows of a leg.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    pub(super) leg: LegKey,
+    pub(super) call: Option<CallKey>,
+    /// The device, or the number behind a trunk.
+    pub(super) party: Result<DeviceId, Number>,
+    pub(super) outgoing: bool,
+    pub(super) answered: bool,
+    pub(super) ended: bool,
+    pub(super) closed: bool,
+    /// A re-INVITE of ours waits.
+    pub(super) offered: bool,
+    /// Our 2xx carried the offer.
+    pub(super) answer_due: bool,
+    pub(super) auto_answer: bool,
+    pub(super) last_sdp: Vec<u8>,
+}
+
+pub(super) struct House {
+    pub(super) board: Switchboard<Ports>,
+    pub(super) now: Now,
+    pub(super) lines: BTreeMap<LegKey, Line>,
+    pub(super) calls: BTreeMap<CallId, CallFact>,
+    pub(super) monitors: BTreeMap<DeviceId, MonitorFact>,
+    pub(super) kept: BTreeMap<DeviceId, MonitorFact>,
+    pub(super) failures: Vec<Failure>,
+    pub(super) asked: Vec<(DeviceId, CallId)>,
+    pub(super) hearing: BTreeMap<CallKey, Hearing>,
+    pub(super) held: BTreeSet<(DeviceId, CallId)>,
+    /// Outputs since the last look, in order.
+    pub(super) log: Vec<Output>,
+    seen_opened: usize,
+    next_leg: u64,
+}
+
+impl House {
+    pub(super) fn new() -> Self {
+        Self::with(SwitchboardConfig::default(), Kept::default())
+    }
+
+    pub(super) fn with(config: SwitchboardConfig, kept: Kept) -> Self {
+        let extensions = DEVICES.map(|(device, number)| Extension {
+            device: device.into(),
+            number: number.into(),
+            kind: if device == CUSTOMER {
+                AccountKind::Customer
+            } else {
+                AccountKind::House
+            },
+            nat: false,
+        });
+        let trunk = TrunkRoute {
+            name: "city".into(),
+            prefixes: vec!["0".into()],
+            nat: false,
+        };
+        let ports = Ports {
+            random: 7,
+            free: 1_000_000,
+            opened: Vec::new(),
+        };
+        let mut house = Self {
+            board: Switchboard::new(config, Numbering::new(extensions, vec![trunk]), kept, ports),
+            now: Now {
+                mono: start(),
+                wall: Timestamp(1_000_000),
+            },
+            lines: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            monitors: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            failures: Vec::new(),
+            asked: Vec::new(),
+            hearing: BTreeMap::new(),
+            held: BTreeSet::new(),
+            log: Vec::new(),
+            seen_opened: 0,
+            next_leg: 2,
+        };
+        house.drain();
+        for (device, _) in DEVICES {
+            house.leg(LegEvent::Registered {
+                device: device.into(),
+                registered: true,
+            });
+        }
+        house.log.clear();
+        house
+    }
+
+    // What happens.
+
+    pub(super) fn leg(&mut self, event: LegEvent) {
+        match &event {
+            LegEvent::Refused { leg, .. } | LegEvent::Ended { leg, .. } => self.line(*leg).ended = true,
+            LegEvent::Answered { leg, .. } => self.line(*leg).answered = true,
+            LegEvent::OfferAnswered { leg, .. } | LegEvent::OfferRefused { leg, .. } => self.line(*leg).offered = false,
+            LegEvent::Confirmed { leg, .. } => self.line(*leg).answer_due = false,
+            _ => {}
+        }
+        self.board.handle_leg(event, self.now);
+        self.drain();
+    }
+
+    pub(super) fn command(&mut self, command: Command) -> Result<(), Refusal> {
+        let done = self.board.handle_command(&command, self.now);
+        if done.is_ok() {
+            match &command {
+                Command::Hold { device, call } => {
+                    self.held.insert((device.clone(), call.clone()));
+                }
+                Command::Retrieve { device, call } => {
+                    self.held.remove(&(device.clone(), call.clone()));
+                }
+                _ => {}
+            }
+        }
+        self.drain();
+        done
+    }
+
+    pub(super) fn media(&mut self, event: MediaEvent) {
+        self.board.handle_media(event, self.now);
+        self.drain();
+    }
+
+    pub(super) fn wait(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.board.handle_timeout(self.now);
+        self.drain();
+    }
+
+    pub(super) fn incoming(&mut self, source: LegSource, to: &str, offer: Option<Vec<u8>>) -> LegKey {
+        let leg = LegKey(self.next_leg);
+        self.next_leg += 2;
+        let (party, number) = match &source {
+            LegSource::Account(device) => {
+                let number = DEVICES
+                    .iter()
+                    .find(|(name, _)| *name == device.as_str())
+                    .map_or("?", |(_, number)| number);
+                (Ok(device.clone()), Number::from(number))
+            }
+            LegSource::Trunk(_) => {
+                let number = Number::from(format!("0170{}", leg.0));
+                (Err(number.clone()), number)
+            }
+        };
+        self.lines.insert(
+            leg,
+            Line {
+                leg,
+                call: None,
+                party,
+                outgoing: false,
+                answered: false,
+                ended: false,
+                closed: true,
+                offered: false,
+                answer_due: false,
+                auto_answer: false,
+                last_sdp: Vec::new(),
+            },
+        );
+        let from = Identity {
+            number,
+            display: String::new(),
+        };
+        self.leg(LegEvent::Incoming {
+            leg,
+            call_id: format!("call-{}", leg.0),
+            source,
+            from,
+            to: to.into(),
+            offer,
+            max_forwards: 69,
+            passed: Vec::new(),
+        });
+        leg
+    }
+
+    pub(super) fn customer_calls(&mut self, to: &str) -> LegKey {
+        self.incoming(LegSource::Account(CUSTOMER.into()), to, Some(sdp(4000, "0 8 101", "sendrecv")))
+    }
+
+    pub(super) fn answer(&mut self, leg: LegKey) {
+        self.leg(LegEvent::Answered {
+            leg,
+            media: sdp(5000, "0 101", "sendrecv"),
+        });
+    }
+
+    pub(super) fn hangs_up(&mut self, leg: LegKey) {
+        self.leg(LegEvent::Ended {
+            leg,
+            reason: EndReason::Bye,
+        });
+    }
+
+    /// The customer calls the agent, who answers: their legs.
+    pub(super) fn talk(&mut self) -> (LegKey, LegKey) {
+        let customer = self.customer_calls("5001");
+        let agent = self.ringing(AGENT);
+        self.answer(agent);
+        (customer, agent)
+    }
+
+    pub(super) fn monitor(&mut self, activity: Activity, mode: Mode, scope: Scope) -> Result<(), Refusal> {
+        self.command(Command::StartMonitoring {
+            supervisor: BOSS.into(),
+            target: AGENT.into(),
+            activity,
+            mode,
+            scope,
+            confirm_joins: false,
+        })
+    }
+
+    pub(super) fn stop(&mut self) -> Result<(), Refusal> {
+        self.command(Command::StopMonitoring { supervisor: BOSS.into() })
+    }
+
+    /// Coached: customer, agent, supervisor.
+    pub(super) fn coached(&mut self, activity: Activity) -> (LegKey, LegKey, LegKey) {
+        let (customer, agent) = self.talk();
+        self.monitor(activity, Mode::AllCalls, Scope::Call).expect("accepted");
+        let boss = self.ringing(BOSS);
+        self.answer(boss);
+        (customer, agent, boss)
+    }
+
+    // What there is to see.
+
+    pub(super) fn only_call(&self) -> &CallFact {
+        assert_eq!(self.calls.len(), 1, "{:?}", self.calls);
+        self.calls.values().next().expect("one call")
+    }
+
+    pub(super) fn call_id(&self) -> CallId {
+        self.only_call().id.clone()
+    }
+
+    /// The unanswered outgoing leg of a device.
+    pub(super) fn ringing(&self, device: &str) -> LegKey {
+        self.find_ringing(device)
+            .unwrap_or_else(|| panic!("{device} does not ring: {:#?}", self.log))
+    }
+
+    pub(super) fn find_ringing(&self, device: &str) -> Option<LegKey> {
+        self.lines
+            .values()
+            .find(|line| line.outgoing && !line.answered && !line.ended && line.party == Ok(device.into()))
+            .map(|line| line.leg)
+    }
+
+    pub(super) fn hears(&self, listener: LegKey, speaker: LegKey) -> bool {
+        let Some(call) = self.lines[&listener].call else { return false };
+        self.hearing
+            .get(&call)
+            .is_some_and(|hearing| hearing.gain(MediaLeg(listener.0), MediaLeg(speaker.0)).is_some())
+    }
+
+    /// Who hears whom, as letters: `"ca ac"`: c hears a, a hears c.
+    pub(super) fn table(&self, legs: &[(&str, LegKey)]) -> String {
+        let mut cells = Vec::new();
+        for (listener, listening) in legs {
+            for (speaker, speaking) in legs {
+                if self.hears(*listening, *speaking) {
+                    cells.push(format!("{listener}{speaker}"));
+                }
+            }
+        }
+        cells.join(" ")
+    }
+
+    pub(super) fn state_of(&self, device: &str) -> LegState {
+        let call = self.only_call();
+        call.parties
+            .iter()
+            .rfind(|party| party.device == Some(device.into()))
+            .unwrap_or_else(|| panic!("{device} is not on the call"))
+            .state
+    }
+
+    pub(super) fn leg_commands(&mut self) -> Vec<LegCommand> {
+        let log = std::mem::take(&mut self.log);
+        log.into_iter()
+            .filter_map(|output| match output {
+                Output::Leg(command) => Some(command),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Nothing is left: no call, leg, port or timer.
+    pub(super) fn assert_empty(&mut self) {
+        assert!(self.board.is_idle());
+        assert!(self.calls.is_empty(), "{:?}", self.calls);
+        for line in self.lines.values() {
+            assert!(line.ended, "leg not ended: {line:?}");
+            assert!(line.closed, "port not closed: {line:?}");
+        }
+        assert!(self.board.by_leg.is_empty() && self.board.by_id.is_empty());
+        assert!(self.board.farewells.is_empty() && self.board.changed.is_empty());
+        assert_eq!(self.board.poll_timeout(), None);
+    }
+
+    // The model.
+
+    pub(super) fn line(&mut self, leg: LegKey) -> &mut Line {
+        self.lines.get_mut(&leg).unwrap_or_else(|| panic!("{leg:?} is unknown"))
+    }
+
+    fn live_line(&mut self, leg: LegKey) -> &mut Line {
+        let line = self.line(leg);
+        assert!(!line.ended, "a command to a leg that has ended: {line:?}");
+        line
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.board.poll_output() {
+            self.watch(&output);
+            self.log.push(output);
+        }
+        self.note_opened();
+        for line in self.lines.values() {
+            assert!(!line.ended || line.closed, "a port outlives its leg: {line:?}");
+        }
+        self.hold_supervisors_against_monitors();
+    }
+
+    /// Nobody is on a call as a supervisor without a monitor that says so.
+    fn hold_supervisors_against_monitors(&self) {
+        for call in self.calls.values() {
+            for party in call.parties.iter().filter(|party| party.state != LegState::Released) {
+                if party.role == PartyRole::Supervisor {
+                    let monitor = party.device.as_ref().and_then(|device| self.monitors.get(device));
+                    let state = monitor.map(|monitor| &monitor.state);
+                    assert_eq!(state.and_then(|state| state.call()), Some(&call.id), "{party:?}");
+                }
+            }
+        }
+    }
+
+    fn note_opened(&mut self) {
+        while let Some((call, leg)) = self.board.outside.opened.get(self.seen_opened).copied() {
+            let Some(line) = self.lines.get_mut(&LegKey(leg.0)) else { return };
+            assert!(line.call.is_none(), "opened twice");
+            line.call = Some(call);
+            line.closed = false;
+            self.seen_opened += 1;
+        }
+    }
+
+    fn watch(&mut self, output: &Output) {
+        match output {
+            Output::Leg(command) => self.watch_leg(command),
+            Output::Media(command) => {
+                self.note_opened();
+                self.watch_media(command);
+            }
+            Output::Fact(fact) => self.watch_fact(fact),
+            Output::Keep(Keep::Monitor(monitor)) => {
+                self.kept.insert(monitor.supervisor.clone(), monitor.clone());
+            }
+            Output::Keep(Keep::NoMonitor { supervisor }) => {
+                self.kept.remove(supervisor).expect("was kept");
+            }
+            Output::Keep(Keep::Device(_)) => {}
+        }
+    }
+
+    fn watch_leg(&mut self, command: &LegCommand) {
+        match command {
+            LegCommand::Invite {
+                leg,
+                to,
+                offer,
+                auto_answer,
+                ..
+            } => {
+                assert_eq!(leg.0 % 2, 1);
+                let party = match to {
+                    Destination::Device(device) => Ok(device.clone()),
+                    Destination::Trunk { number, .. } => Err(number.clone()),
+                };
+                let line = Line {
+                    leg: *leg,
+                    call: None,
+                    party,
+                    outgoing: true,
+                    answered: false,
+                    ended: false,
+                    closed: true,
+                    offered: false,
+                    answer_due: false,
+                    auto_answer: *auto_answer,
+                    last_sdp: offer.clone(),
+                };
+                assert!(self.lines.insert(*leg, line).is_none(), "a leg twice");
+                self.note_opened();
+            }
+            LegCommand::Provisional { leg, media, .. } => {
+                let line = self.live_line(*leg);
+                assert!(!line.outgoing && !line.answered);
+                if let Some(media) = media {
+                    line.last_sdp = media.clone();
+                }
+            }
+            LegCommand::Accept { leg, media } => {
+                let line = self.live_line(*leg);
+                assert!(!line.outgoing && !line.answered);
+                line.answered = true;
+                line.last_sdp = media.clone();
+            }
+            LegCommand::Reject { leg, .. } => {
+                let line = self.live_line(*leg);
+                assert!(!line.outgoing && !line.answered);
+                line.ended = true;
+            }
+            LegCommand::Offer { leg, media } => {
+                let line = self.live_line(*leg);
+                assert!(line.answered && !line.offered);
+                line.offered = true;
+                line.last_sdp = media.clone();
+            }
+            LegCommand::AnswerOffer { leg, media } => {
+                let line = self.live_line(*leg);
+                assert!(line.answered);
+                line.last_sdp = media.clone();
+            }
+            LegCommand::RejectOffer { leg, .. } => {
+                self.live_line(*leg);
+            }
+            LegCommand::AskToAnswer { leg } => {
+                let line = self.live_line(*leg);
+                assert!(line.outgoing && !line.answered);
+            }
+            LegCommand::Hangup { leg, .. } => {
+                self.live_line(*leg).ended = true;
+            }
+        }
+    }
+
+    fn watch_media(&mut self, command: &MediaCommand) {
+        match command {
+            MediaCommand::Describe { leg, .. } => assert!(!self.line(LegKey(leg.0)).closed),
+            MediaCommand::Hear { call, hearing } => {
+                self.hold_against_table(*call, hearing);
+                self.hearing.insert(*call, hearing.clone());
+            }
+            MediaCommand::Close { leg } => {
+                let line = self.line(LegKey(leg.0));
+                assert!(!line.closed, "closed twice: {line:?}");
+                line.closed = true;
+            }
+            MediaCommand::Mute { .. } | MediaCommand::Move { .. } => panic!("not ours: {command:?}"),
+        }
+    }
+
+    fn watch_fact(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Call(call) => {
+                assert_eq!(call.conn_id.len(), 16);
+                if call.is_over() {
+                    self.calls.remove(&call.id);
+                    self.held.retain(|(_, held)| *held != call.id);
+                } else {
+                    self.calls.insert(call.id.clone(), call.clone());
+                }
+            }
+            Fact::Monitor(monitor) => {
+                self.monitors.insert(monitor.supervisor.clone(), monitor.clone());
+                if let Some(kept) = self.kept.get(&monitor.supervisor) {
+                    assert_eq!((&kept.target, kept.mode), (&monitor.target, monitor.mode));
+                }
+            }
+            Fact::MonitorGone { supervisor } => {
+                self.monitors.remove(supervisor).expect("was there");
+            }
+            Fact::AdmissionAsked(asked) => self.asked.push((asked.supervisor.clone(), asked.call.clone())),
+            Fact::Failed(failure) => self.failures.push(failure.clone()),
+            Fact::Device(_) => {}
+            Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => panic!("not ours: {fact:?}"),
+        }
+    }
+
+    fn hold_against_table(&self, key: CallKey, hearing: &Hearing) {
+        let id = self.board.calls.get(&key).map(|call| call.id.clone());
+        let fact = id.as_ref().and_then(|id| self.calls.get(id));
+        for listener in self.lines.values() {
+            for speaker in self.lines.values() {
+                if hearing.gain(MediaLeg(listener.leg.0), MediaLeg(speaker.leg.0)).is_none() {
+                    continue;
+                }
+                assert!(!listener.closed && !speaker.closed && !listener.ended && !speaker.ended);
+                assert_eq!(listener.call, Some(key));
+                assert_eq!(speaker.call, Some(key));
+                let fact = fact.expect("a call that lives");
+                let (listening, speaking) = (party(fact, listener), party(fact, speaker));
+                assert!(
+                    table_allows(fact, listening, speaking),
+                    "{listening:?}\nmust not hear\n{speaking:?}\nin\n{fact:#?}"
+                );
+                for party in [listening, speaking] {
+                    if let Some(device) = &party.device
+                        && self.held.contains(&(device.clone(), fact.id.clone()))
+                    {
+                        let supervised = listening.role == PartyRole::Supervisor || speaking.role == PartyRole::Supervisor;
+                        assert!(supervised, "heard while on hold");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn party<'a>(fact: &'a CallFact, line: &Line) -> &'a Party {
+    fact.parties
+        .iter()
+        .rfind(|party| match &line.party {
+            Ok(device) => party.device.as_ref() == Some(device) && party.state != LegState::Released,
+            Err(number) => party.device.is_none() && party.number == *number,
+        })
+        .unwrap_or_else(|| panic!("{line:?} is not on {fact:#?}"))
+}
+
+/// The table of the mission, read from the fact alone.
+fn table_allows(fact: &CallFact, listener: &Party, speaker: &Party) -> bool {
+    let there = |party: &Party| party.state != LegState::Released;
+    let talks = |party: &Party| matches!(party.state, LegState::Established | LegState::Held);
+    if std::ptr::eq(listener, speaker) || !there(listener) || !there(speaker) || speaker.muted {
+        return false;
+    }
+    match (listener.role, speaker.role) {
+        (PartyRole::Supervisor, PartyRole::Supervisor) => false,
+        (PartyRole::Supervisor, PartyRole::Agent | PartyRole::Customer) => talks(listener),
+        (PartyRole::Agent | PartyRole::Customer, PartyRole::Supervisor) => {
+            let target_is_there = fact.parties.iter().any(|party| party.device == speaker.monitors && talks(party));
+            talks(speaker)
+                && talks(listener)
+                && match speaker.activity {
+                    Some(Activity::ListenIn) | None => false,
+                    Some(Activity::Coach) => listener.role == PartyRole::Agent && listener.device == speaker.monitors,
+                    Some(Activity::BargeIn) => target_is_there,
+                }
+        }
+        (PartyRole::Agent | PartyRole::Customer, PartyRole::Agent | PartyRole::Customer) => true,
+    }
+}
+
+pub(super) fn sdp(port: u16, types: &str, direction: &str) -> Vec<u8> {
+    format!(
+        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio {port} RTP/AVP {types}\r\na=rtpmap:101 telephone-event/8000\r\na={direction}\r\n"
+    )
+    .into_bytes()
+}
+
+pub(super) fn codecs_of(sdp: &[u8]) -> Vec<Codec> {
+    let text = String::from_utf8_lossy(sdp);
+    let line = text.lines().find(|line| line.starts_with("m=audio ")).expect("an audio line");
+    line.split(' ')
+        .skip(3)
+        .filter_map(|payload| match payload {
+            "0" => Some(Codec::Pcmu),
+            "8" => Some(Codec::Pcma),
+            _ => None,
+        })
+        .collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere; time then passes by hand")]
+fn start() -> Instant {
+    Instant::now()
+}
