@@ -5,12 +5,15 @@
 //!                ◀──Fact────      ◀══════════         ◀─publish── FactLog
 //! ```
 
+mod client;
 mod convert;
 mod log;
+mod once;
 mod refused;
 mod server;
 
-pub use convert::Malformed;
+pub use client::place;
+pub use convert::{Malformed, Watched};
 pub use log::{FactLog, Watcher};
 pub use refused::{refusal_of, status_of};
 pub use server::{Service, router, serve, serve_facts};

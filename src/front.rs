@@ -1,4 +1,10 @@
 //! The doors: translate, never decide.
+//!
+//! ```text
+//!             ┌ http: request id, panic guard, CORS, headers ┐
+//! desktop ───▶│ auth: who is it                              │──▶ rest   ──ask, read──▶ Desk
+//!             └──────────────────────────────────────────────┘──▶ bayeux ◀──notices─── Desk
+//! ```
 
 #[cfg(feature = "io")]
 pub mod auth;
@@ -6,8 +12,42 @@ pub mod bayeux;
 #[cfg(feature = "io")]
 pub mod grpc;
 #[cfg(feature = "io")]
+pub mod http;
+#[cfg(feature = "io")]
 pub mod json;
 #[cfg(feature = "io")]
 pub mod refusal;
 #[cfg(feature = "io")]
 pub mod rest;
+
+use std::time::Duration;
+
+/// What the HTTP doors may be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Scheme, host and port under which clients reach us, without a path: the prefix of every URI we write.
+    pub public_url: String,
+    /// Origins (`https://desk.example.com`) whose pages may call us from a browser, besides our own.
+    pub cors_origins: Vec<String>,
+    /// GET answers with a token that POST, PUT and DELETE by cookie must send back.
+    pub csrf: bool,
+    /// Largest request body in bytes, for REST and CometD alike.
+    pub body_limit: usize,
+    /// How long a REST request may take before it is answered 503.
+    pub timeout: Duration,
+    /// How many REST requests may be under way at once; more are answered 503.
+    pub concurrency: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            public_url: "http://127.0.0.1:8080".to_owned(),
+            cors_origins: Vec::new(),
+            csrf: false,
+            body_limit: 64 * 1024,
+            timeout: Duration::from_secs(10),
+            concurrency: 1024,
+        }
+    }
+}

@@ -291,11 +291,181 @@ impl Watcher {
         self.pending.pop_front()
     }
 
+    /// It goes on where another left off, without a snapshot.
+    pub(super) fn resumes(&self) -> bool {
+        self.after.is_some_and(|after| after >= self.log.latest().floor)
+    }
+
     /// Everything up to this revision has been handed out; 0 in the middle of a snapshot.
     pub fn revision(&self) -> u64 {
-        match self.pending.front() {
-            Some(next) => next.revision.saturating_sub(1),
-            None => self.after.unwrap_or(0),
+        match self.after {
+            Some(after) if self.pending.is_empty() => after,
+            Some(_) | None => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::{CallType, LegState, Number, Party, PartyRole, Timestamp};
+
+    #[test]
+    fn a_watch_begins_with_a_snapshot_and_goes_on_with_changes() {
+        let log = FactLog::new();
+        log.publish(device("a", false));
+        log.publish(device("b", false));
+        log.publish(device("a", true));
+        let mut watcher = log.watch();
+        assert_eq!(
+            drain(&mut watcher),
+            [
+                (0, Fact::SnapshotBegin),
+                (0, device("a", true)),
+                (0, device("b", false)),
+                (3, Fact::SnapshotComplete)
+            ]
+        );
+        log.publish(device("b", true));
+        assert_eq!(drain(&mut watcher), [(4, device("b", true))]);
+        assert_eq!(watcher.revision(), 4);
+    }
+
+    #[test]
+    fn a_watch_resumes_after_a_revision_of_the_same_instance_only() {
+        let log = FactLog::new();
+        for on in [false, true, false] {
+            log.publish(device("a", on));
+        }
+        let mut resumed = log.resume(log.instance(), 2);
+        assert!(resumed.resumes());
+        assert_eq!(drain(&mut resumed), [(3, device("a", false))]);
+        for mut fresh in [
+            log.resume("another", 2),
+            log.resume(log.instance(), 0),
+            log.resume(log.instance(), 4),
+        ] {
+            assert!(!fresh.resumes());
+            assert_eq!(drain(&mut fresh)[0], (0, Fact::SnapshotBegin));
+        }
+    }
+
+    #[test]
+    fn a_watcher_that_lags_behind_the_history_gets_a_fresh_snapshot() {
+        let log = FactLog::with_history(2);
+        let mut watcher = log.watch();
+        drain(&mut watcher);
+        for on in [false, true, false] {
+            log.publish(device("a", on));
+        }
+        assert_eq!(
+            drain(&mut watcher),
+            [(0, Fact::SnapshotBegin), (0, device("a", false)), (3, Fact::SnapshotComplete)]
+        );
+    }
+
+    #[test]
+    fn a_call_that_is_over_is_reported_once_and_is_in_no_snapshot() {
+        let log = FactLog::new();
+        let mut watcher = log.watch();
+        drain(&mut watcher);
+        log.publish(call("c", LegState::Established));
+        log.publish(call("c", LegState::Released));
+        assert_eq!(
+            drain(&mut watcher),
+            [(1, call("c", LegState::Established)), (2, call("c", LegState::Released))]
+        );
+        assert_eq!(log.entities(), []);
+    }
+
+    #[test]
+    fn what_a_new_snapshot_does_not_repeat_is_gone_for_watchers_too() {
+        let log = FactLog::new();
+        log.publish(device("a", false));
+        log.publish(call("c", LegState::Established));
+        let mut watcher = log.watch();
+        drain(&mut watcher);
+        for fact in [Fact::Lost, Fact::SnapshotBegin, device("a", false), Fact::SnapshotComplete] {
+            log.publish(fact);
+        }
+        assert_eq!(
+            drain(&mut watcher),
+            [(0, Fact::SnapshotBegin), (0, device("a", false)), (4, Fact::SnapshotComplete)]
+        );
+    }
+
+    #[test]
+    fn a_question_that_waits_for_its_answer_is_repeated_to_a_new_watcher() {
+        let log = FactLog::new();
+        let monitor = |state| {
+            Fact::Monitor(MonitorFact {
+                supervisor: "s".into(),
+                target: "t".into(),
+                activity: crate::words::Activity::Coach,
+                mode: crate::words::Mode::AllCalls,
+                scope: crate::words::Scope::Call,
+                confirm_joins: true,
+                state,
+            })
+        };
+        let asked = Fact::AdmissionAsked(AdmissionAsked {
+            supervisor: "s".into(),
+            target: "t".into(),
+            call: "c".into(),
+            activity: crate::words::Activity::Coach,
+        });
+        log.publish(monitor(MonitorState::Admitting { call: "c".into() }));
+        log.publish(asked.clone());
+        assert!(drain(&mut log.watch()).contains(&(0, asked.clone())));
+        log.publish(monitor(MonitorState::Armed));
+        assert!(!drain(&mut log.watch()).contains(&(0, asked)));
+    }
+
+    #[tokio::test]
+    async fn a_waiting_watcher_is_woken() {
+        let log = FactLog::new();
+        let mut watcher = log.watch();
+        drain(&mut watcher);
+        let (revised, _) = tokio::join!(watcher.next(), async { log.publish(device("a", true)) });
+        assert_eq!(revised.revision, 1);
+    }
+
+    fn drain(watcher: &mut Watcher) -> Vec<(u64, Fact)> {
+        std::iter::from_fn(|| watcher.try_next())
+            .map(|revised| (revised.revision, revised.fact))
+            .collect()
+    }
+
+    fn device(id: &str, registered: bool) -> Fact {
+        Fact::Device(DeviceFact {
+            id: id.into(),
+            number: Number::from("5001"),
+            kind: crate::words::DeviceKind::Phone,
+            registered,
+            do_not_disturb: false,
+            forward_to: None,
+        })
+    }
+
+    fn call(id: &str, state: LegState) -> Fact {
+        Fact::Call(CallFact {
+            id: id.into(),
+            conn_id: "0123456789abcdef".into(),
+            call_type: CallType::Inbound,
+            ani: "7001".into(),
+            dnis: "5001".into(),
+            started_at: Timestamp(0),
+            parties: vec![Party {
+                device: None,
+                number: "7001".into(),
+                role: PartyRole::Customer,
+                state,
+                muted: false,
+                muted_by_supervisor: false,
+                activity: None,
+                monitors: None,
+                established_at: None,
+            }],
+        })
     }
 }

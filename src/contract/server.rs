@@ -1,16 +1,39 @@
 //! The gRPC server that every backend shares.
 
-use super::proto::telephony_server::TelephonyServer;
-use super::{FactLog, Placed, Port};
-use crate::words::Capabilities;
+use super::convert::{self, Commanding, LegMethod, OnLeg, StepMethod, Stepwise};
+use super::once::Once;
+use super::proto::telephony_server::{Telephony, TelephonyServer};
+use super::proto::{self, CommandResponse};
+use super::{FactLog, Placed, Port, Watcher, status_of};
+use crate::words::{Capabilities, Command, CommandContext, Reason, Refusal};
+use futures_util::{Stream, stream};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tonic::metadata::MetadataMap;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+use tonic::{Request, Response, Status};
+
+/// Commands that wait for a backend's loop; more are refused. A loop takes microseconds for one.
+const WAITING: usize = 256;
+/// How long a caller waits who does not say how long.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// How long a caller waits at most.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_secs(10);
+const HEARTBEAT_ALLOWED: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
 
 /// The contract, served: hands commands to a backend's loop and its facts to watchers.
+///
+/// Watches end, with `UNAVAILABLE`, when the backend drops its end.
 #[derive(Debug)]
 pub struct Service {
     capabilities: watch::Receiver<Capabilities>,
     commands: mpsc::Sender<Placed>,
     facts: FactLog,
+    once: Arc<Once>,
 }
 
 /// A server for one backend, and the backend's end of it. Request ids are done once, malformed input goes no further.
@@ -22,16 +45,236 @@ pub fn serve(capabilities: Capabilities) -> (TelephonyServer<Service>, Port) {
 
 /// The same for who has its facts already and whose capabilities change: a gateway.
 pub fn serve_facts(capabilities: watch::Receiver<Capabilities>, facts: FactLog) -> (TelephonyServer<Service>, mpsc::Receiver<Placed>) {
-    let (commands, placed) = mpsc::channel(256);
+    let (commands, placed) = mpsc::channel(WAITING);
     let service = Service {
         capabilities,
         commands,
         facts,
+        once: Arc::default(),
     };
     (TelephonyServer::new(service), placed)
 }
 
 /// The whole gRPC router of a backend: the contract, `grpc.health.v1`, and server reflection if asked for.
-pub fn router(_server: TelephonyServer<Service>, _reflection: bool) -> tonic::transport::server::Router {
-    todo!()
+///
+/// To be started with `serve_with_incoming_shutdown`.
+pub async fn router(server: TelephonyServer<Service>, reflection: bool) -> Router {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<TelephonyServer<Service>>().await;
+    let reflection_service = reflection.then(|| {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .expect("both descriptor sets were made by our own compiler")
+    });
+    Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .add_service(server)
+        .add_service(health_service)
+        .add_optional_service(reflection_service)
+}
+
+impl Service {
+    /// Hands a command to the backend's loop, once, and waits for its answer.
+    async fn place<M: Commanding>(&self, metadata: &MetadataMap, message: M) -> Result<Response<CommandResponse>, Status> {
+        let deadline = deadline(metadata).unwrap_or(DEADLINE).min(LONGEST_DEADLINE);
+        let (context, command) = read(message, deadline).map_err(|refusal| status_of(&refusal))?;
+        let answer = self.once.answer(context, command, self.commands.clone(), &self.facts);
+        match tokio::time::timeout(deadline, answer).await {
+            Ok(Ok(revision)) => Ok(Response::new(CommandResponse { revision })),
+            Ok(Err(refusal)) => Err(status_of(&refusal)),
+            Err(_) => Err(status_of(&Refusal::new(
+                Reason::Unavailable,
+                "The telephony backend does not answer.",
+            ))),
+        }
+    }
+}
+
+fn read<M: Commanding>(message: M, deadline: Duration) -> Result<(CommandContext, Command), Refusal> {
+    let (context, command) = message.command()?;
+    Ok((convert::context(context, deadline)?, command))
+}
+
+/// `grpc-timeout` as the gRPC specification writes it: up to eight digits and a unit.
+fn deadline(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let amount: u64 = Some(digits).filter(|digits| digits.len() <= 8)?.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+/// One watch on its way.
+struct Watching {
+    watcher: Watcher,
+    instance: String,
+    heartbeat: Duration,
+    commands: mpsc::Sender<Placed>,
+    /// Who resumes is told at once that he has.
+    greet: bool,
+}
+
+impl Watching {
+    async fn next(mut self) -> Option<(Result<proto::WatchResponse, Status>, Self)> {
+        if std::mem::take(&mut self.greet) {
+            return Some((Ok(self.heartbeat()), self));
+        }
+        let response = tokio::select! {
+            biased;
+            () = self.commands.closed() => return None,
+            next = tokio::time::timeout(self.heartbeat, self.watcher.next()) => match next {
+                Ok(revised) => convert::wire_fact(&revised, &self.instance),
+                Err(_) => self.heartbeat(),
+            },
+        };
+        Some((Ok(response), self))
+    }
+
+    fn heartbeat(&self) -> proto::WatchResponse {
+        proto::WatchResponse {
+            revision: self.watcher.revision(),
+            fact: Some(proto::watch_response::Fact::Heartbeat(proto::Heartbeat {})),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Telephony for Service {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
+
+    async fn describe(&self, _: Request<proto::DescribeRequest>) -> Result<Response<proto::DescribeResponse>, Status> {
+        Ok(Response::new((&*self.capabilities.borrow()).into()))
+    }
+
+    async fn watch(&self, request: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        let watcher = self.facts.resume(&request.instance, request.after_revision);
+        let (shortest, longest) = HEARTBEAT_ALLOWED;
+        let heartbeat = match request.heartbeat_ms {
+            0 => HEARTBEAT,
+            asked => Duration::from_millis(asked.into()).clamp(shortest, longest),
+        };
+        let watching = Watching {
+            greet: watcher.resumes(),
+            watcher,
+            instance: self.facts.instance().to_owned(),
+            heartbeat,
+            commands: self.commands.clone(),
+        };
+        Ok(Response::new(Box::pin(stream::unfold(watching, Watching::next))))
+    }
+
+    async fn start_monitoring(&self, request: Request<proto::StartMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, message).await
+    }
+
+    async fn stop_monitoring(&self, request: Request<proto::StopMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, message).await
+    }
+
+    async fn switch_monitoring(&self, request: Request<proto::SwitchMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, message).await
+    }
+
+    async fn admit_monitoring(&self, request: Request<proto::AdmitMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, message).await
+    }
+
+    async fn mute_monitored_party(&self, request: Request<proto::MuteMonitoredPartyRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, message).await
+    }
+
+    async fn set_do_not_disturb(&self, request: Request<proto::SetDoNotDisturbRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, message).await
+    }
+
+    async fn set_forwarding(&self, request: Request<proto::SetForwardingRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, message).await
+    }
+
+    async fn dial(&self, request: Request<proto::DialRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, message).await
+    }
+
+    async fn answer(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, OnLeg(message, LegMethod::Answer)).await
+    }
+
+    async fn hangup(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, OnLeg(message, LegMethod::Hangup)).await
+    }
+
+    async fn hold(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, OnLeg(message, LegMethod::Hold)).await
+    }
+
+    async fn retrieve(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, OnLeg(message, LegMethod::Retrieve)).await
+    }
+
+    async fn mute(&self, request: Request<proto::MuteRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, message).await
+    }
+
+    async fn send_dtmf(&self, request: Request<proto::SendDtmfRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, message).await
+    }
+
+    async fn transfer(&self, request: Request<proto::TransferRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, Stepwise(message, StepMethod::Transfer)).await
+    }
+
+    async fn conference(&self, request: Request<proto::TransferRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, Stepwise(message, StepMethod::Conference)).await
+    }
+
+    async fn remove_participant(&self, request: Request<proto::RemoveParticipantRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.place(&metadata, message).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_read_as_grpc_writes_it() {
+        let read = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().unwrap());
+            deadline(&metadata)
+        };
+        assert_eq!(read("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(read("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(read("123456789S"), None);
+        assert_eq!(read("S"), None);
+        assert_eq!(read("1x"), None);
+    }
 }

@@ -1,1 +1,565 @@
-//! HTTP+JSON ⇄ Request and reply.
+//! HTTP+JSON ⇄ Request and reply: the operations and reads of GWS v2.
+
+mod body;
+
+use super::auth::{self, Caller, random_text};
+use super::http::RequestName;
+use super::json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
+use super::refusal::{ErrorBody, Refused};
+use super::Config;
+use crate::gateway::desk::Desk;
+use crate::words::{
+    Activity, AgentState, Answer, Asked, CallId, CallOperation, DeviceId, Mode, Query as Wanted, Reason, Refusal, Request as Words, RequestId,
+    Scope, TargetRef, TransferStep,
+};
+use axum::extract::rejection::{ExtensionRejection, PathRejection, QueryRejection};
+use axum::extract::{Extension, Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use body::{Operation, Parameters};
+use serde::{Deserialize, Serialize};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use utoipa::{OpenApi, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Rest {
+    desk: Desk,
+    uris: Uris,
+    body_limit: usize,
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Undertone",
+    description = "Supervisor monitoring for contact centres: the operations of the Genesys Web Services API v2. Events arrive over CometD at /api/v2/notifications."
+))]
+struct Document;
+
+/// `/api/v2` without the layers that it shares with CometD.
+pub(super) fn router(config: &Config, desk: Desk) -> Router {
+    let rest = Rest {
+        desk,
+        uris: Uris::new(&config.public_url),
+        body_limit: config.body_limit,
+    };
+    let (closed, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(read_me, operate_me))
+        .routes(routes!(read_my_devices))
+        .routes(routes!(read_my_device, operate_my_device))
+        .routes(routes!(dial))
+        .routes(routes!(read_my_calls))
+        .routes(routes!(read_my_call, operate_my_call))
+        .routes(routes!(operate_voice_channel))
+        .routes(routes!(read_devices))
+        .routes(routes!(read_device))
+        .routes(routes!(read_voice_environment))
+        .split_for_parts();
+    let (open, open_document) = OpenApiRouter::<Rest>::new().routes(routes!(read_version)).split_for_parts();
+    let document: Arc<str> = document
+        .merge_from(open_document)
+        .to_json()
+        .unwrap_or_else(|_| unreachable!("the document is made of our own literals"))
+        .into();
+    let closed = closed
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(wrong_method)
+        // A hung backend costs one request at most this long.
+        .layer(from_fn_with_state(config.timeout, in_time))
+        // A flood is answered 503 at the door instead of queueing in memory.
+        .layer(from_fn_with_state(Arc::new(Semaphore::new(config.concurrency)), bounded))
+        // Nothing below here is for those whom nobody knows, not even which paths exist.
+        .layer(from_fn(auth::require));
+    let open = open.route(
+        "/api/v2/openapi.json",
+        axum::routing::get(async move || ([(axum::http::header::CONTENT_TYPE, "application/json")], document.to_string())),
+    );
+    open.method_not_allowed_fallback(wrong_method).merge(closed).with_state(rest)
+}
+
+async fn nothing_here(request: Request) -> Refused {
+    Refusal::not_found(shortened(request.uri().path())).into()
+}
+
+async fn wrong_method(request: Request) -> Refused {
+    let message = format!("Method {} is not allowed here.", shortened(request.method().as_str()));
+    Refused::new(Reason::Forbidden, message).with_http(StatusCode::METHOD_NOT_ALLOWED)
+}
+
+async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Refused::new(Reason::Unavailable, "The request took too long.").into_response(),
+    }
+}
+
+async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    match places.try_acquire() {
+        Ok(_place) => next.run(request).await,
+        Err(_) => Refused::new(Reason::Unavailable, "Too many requests at once.").into_response(),
+    }
+}
+
+/// What came from the client, cut to what a message may repeat.
+fn shortened(text: &str) -> String {
+    text.chars().take(128).collect()
+}
+
+impl Rest {
+    async fn ask(&self, from: &From, request: Words) -> Result<Json<Accepted>, Refused> {
+        let asked = Asked {
+            user: from.caller.user.clone(),
+            from: from.caller.address,
+            request_id: from.request_id(),
+            request,
+        };
+        match self.desk.ask(asked).await? {
+            Answer::Accepted => Ok(Json(Accepted { status_code: 0 })),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn read(&self, from: &From, wanted: Wanted) -> Result<Answer, Refused> {
+        Ok(self.desk.read(&from.caller.user, wanted).await?)
+    }
+
+    async fn device(&self, from: &From, wanted: Wanted) -> Result<Json<Reply<OneDevice>>, Refused> {
+        match self.read(from, wanted).await? {
+            Answer::Device(view) => Ok(reply(OneDevice {
+                device: json::device(&self.uris, &view),
+            })),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn devices(&self, from: &From, wanted: Wanted) -> Result<Vec<DeviceJson>, Refused> {
+        match self.read(from, wanted).await? {
+            Answer::Devices(views) => Ok(views.iter().map(|view| json::device(&self.uris, view)).collect()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn calls(&self, from: &From) -> Result<Vec<CallJson>, Refused> {
+        match self.read(from, Wanted::MyCalls).await? {
+            Answer::Calls(views) => Ok(views.iter().map(|view| json::call(&self.uris, view)).collect()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn device_list(&self, devices: Vec<DeviceJson>, read: &Read) -> Json<Reply<Devices>> {
+        reply(match read.fields {
+            Some(_) => Devices::Whole { devices },
+            None => Devices::Uris {
+                uris: devices.iter().map(|device| self.uris.device(&device.id.as_str().into())).collect(),
+            },
+        })
+    }
+}
+
+/// The desk answered another question than the one asked: our own defect.
+fn unexpected(answer: &Answer) -> Refused {
+    tracing::error!(?answer, "the desk answered another question");
+    Refused::new(Reason::Internal, "Internal error.")
+}
+
+/// Who asks, under which name.
+struct From {
+    caller: Caller,
+    name: RequestName,
+}
+
+impl From {
+    /// A client may repeat its `X-Request-Id`; what it asks under it is still done each time.
+    fn request_id(&self) -> RequestId {
+        format!("{}.{}", self.name.0, random_text::<6>()).into()
+    }
+}
+
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for From {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, Refused> {
+        let caller: Result<Extension<Caller>, ExtensionRejection> = Extension::from_request_parts(parts, state).await;
+        let Ok(Extension(caller)) = caller else {
+            return Err(Refused::access_denied());
+        };
+        let name = parts.extensions.get::<RequestName>().cloned();
+        Ok(Self {
+            caller,
+            name: name.unwrap_or_else(|| RequestName(random_text::<12>().into())),
+        })
+    }
+}
+
+type IdPath = Result<Path<String>, PathRejection>;
+
+/// An id from the path. What cannot be one names nothing.
+fn id<Id: std::convert::From<String>>(path: IdPath) -> Result<Id, Refusal> {
+    match path {
+        Ok(Path(text)) if is_id(&text) => Ok(text.into()),
+        Ok(Path(text)) => Err(Refusal::not_found(shortened(&text))),
+        Err(_) => Err(Refusal::new(Reason::NotFound, "The path names no resource.")),
+    }
+}
+
+const LONGEST_ID: usize = 256;
+
+fn is_id(text: &str) -> bool {
+    (1..=LONGEST_ID).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+/// What a read may ask for.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(rename_all = "camelCase")]
+struct Read {
+    /// `*`: whole objects instead of URIs.
+    fields: Option<String>,
+    /// `devices`, `calls`, `channels`, separated by commas, or `*`.
+    subresources: Option<String>,
+    /// Only the device with this number.
+    phone_number: Option<String>,
+}
+
+type ReadQuery = Result<Query<Read>, QueryRejection>;
+
+fn read(query: ReadQuery) -> Result<Read, Refusal> {
+    match query {
+        Ok(Query(read)) => Ok(read),
+        Err(rejection) => Err(Refusal::new(Reason::InvalidInput, shortened(&rejection.body_text()))),
+    }
+}
+
+/// `{"statusCode":0}`: the backend has accepted it. What comes of it arrives over CometD.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Accepted {
+    status_code: u8,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Reply<T> {
+    status_code: u8,
+    #[serde(flatten)]
+    body: T,
+}
+
+fn reply<T>(body: T) -> Json<Reply<T>> {
+    Json(Reply { status_code: 0, body })
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct OneUser {
+    user: UserJson,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct OneDevice {
+    device: DeviceJson,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum Devices {
+    Whole { devices: Vec<DeviceJson> },
+    Uris { uris: Vec<String> },
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct OneCall {
+    call: CallJson,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum Calls {
+    Whole { calls: Vec<CallJson> },
+    Uris { uris: Vec<String> },
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct OneVoiceEnvironment {
+    voice_environment: VoiceEnvironmentJson,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Version {
+    version: &'static str,
+}
+
+/// The user himself; with `subresources` also his devices, calls and channels.
+#[utoipa::path(get, path = "/api/v2/me", params(Read), responses((status = 200, body = Reply<OneUser>), (status = "default", body = ErrorBody)))]
+async fn read_me(State(rest): State<Rest>, from: From, query: ReadQuery) -> Result<Json<Reply<OneUser>>, Refused> {
+    let read = read(query)?;
+    let parts = Subresources::from_str(read.subresources.as_deref().unwrap_or_default())?;
+    let view = match rest.read(&from, Wanted::Me).await? {
+        Answer::User(view) => view,
+        other => return Err(unexpected(&other)),
+    };
+    let mut user = json::user(&rest.uris, &view);
+    if parts.devices {
+        user.devices = Some(rest.devices(&from, Wanted::MyDevices).await?);
+    }
+    if parts.calls {
+        user.calls = Some(rest.calls(&from).await?);
+    }
+    if parts.channels {
+        user.channels = Some(vec![json::voice_channel(&view)]);
+    }
+    Ok(reply(OneUser { user }))
+}
+
+#[derive(Default)]
+struct Subresources {
+    devices: bool,
+    calls: bool,
+    channels: bool,
+}
+
+impl FromStr for Subresources {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        let mut parts = Self::default();
+        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            match word {
+                "*" => {
+                    parts = Self {
+                        devices: true,
+                        calls: true,
+                        channels: true,
+                    }
+                }
+                "devices" => parts.devices = true,
+                "calls" => parts.calls = true,
+                "channels" => parts.channels = true,
+                _ => {
+                    let message = format!("'{}' is not a subresource: devices, calls, channels or *.", shortened(word));
+                    return Err(Refusal::new(Reason::InvalidInput, message));
+                }
+            }
+        }
+        Ok(parts)
+    }
+}
+
+/// StartContactCenterSession, EndContactCenterSession, and the agent states as old clients ask for them.
+#[utoipa::path(post, path = "/api/v2/me", request_body = body::MeOperation,
+    responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+async fn operate_me(State(rest): State<Rest>, from: From, operation: Operation) -> Result<Json<Accepted>, Refused> {
+    let request = match operation.name() {
+        "StartContactCenterSession" => {
+            operation.parameters.channels()?;
+            Words::StartSession
+        }
+        "EndContactCenterSession" => {
+            operation.parameters.channels_if_any()?;
+            Words::EndSession
+        }
+        _ => agent_state(&operation)?,
+    };
+    rest.ask(&from, request).await
+}
+
+/// Ready, NotReady, AfterCallWork, AuxWork, Offline.
+#[utoipa::path(post, path = "/api/v2/me/channels/voice", request_body = body::NamedOperation,
+    responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+async fn operate_voice_channel(State(rest): State<Rest>, from: From, operation: Operation) -> Result<Json<Accepted>, Refused> {
+    let request = agent_state(&operation)?;
+    rest.ask(&from, request).await
+}
+
+fn agent_state(operation: &Operation) -> Result<Words, Refusal> {
+    match AgentState::from_str(operation.name()) {
+        Ok(state) => Ok(Words::SetAgentState(state)),
+        Err(_) => Err(operation.unknown()),
+    }
+}
+
+/// The user's devices.
+#[utoipa::path(get, path = "/api/v2/me/devices", params(Read), responses((status = 200, body = Reply<Devices>), (status = "default", body = ErrorBody)))]
+async fn read_my_devices(State(rest): State<Rest>, from: From, query: ReadQuery) -> Result<Json<Reply<Devices>>, Refused> {
+    let read = read(query)?;
+    let devices = rest.devices(&from, Wanted::MyDevices).await?;
+    Ok(rest.device_list(devices, &read))
+}
+
+/// One of the user's devices.
+#[utoipa::path(get, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "a device")),
+    responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody)))]
+async fn read_my_device(State(rest): State<Rest>, from: From, path: IdPath) -> Result<Json<Reply<OneDevice>>, Refused> {
+    rest.device(&from, Wanted::MyDevice(id(path)?)).await
+}
+
+/// Coach, ListenIn, BargeIn, CancelSupervisorMonitoring, DoNotDisturbOn, DoNotDisturbOff, ForwardCallsOn, ForwardCallsOff.
+#[utoipa::path(post, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "one of the user's devices")),
+    request_body = body::DeviceOperation, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+async fn operate_my_device(
+    State(rest): State<Rest>,
+    from: From,
+    path: IdPath,
+    operation: Operation,
+) -> Result<Json<Accepted>, Refused> {
+    let device: DeviceId = id(path)?;
+    let parameters = &operation.parameters;
+    let request = match operation.name() {
+        "Coach" => start(device, Activity::Coach, parameters)?,
+        "ListenIn" => start(device, Activity::ListenIn, parameters)?,
+        "BargeIn" => start(device, Activity::BargeIn, parameters)?,
+        "CancelSupervisorMonitoring" => Words::CancelMonitoring { device },
+        "DoNotDisturbOn" => Words::SetDoNotDisturb { device, on: true },
+        "DoNotDisturbOff" => Words::SetDoNotDisturb { device, on: false },
+        "ForwardCallsOn" => Words::SetForwarding {
+            device,
+            to: Some(parameters.required_number("destination")?),
+        },
+        "ForwardCallsOff" => Words::SetForwarding { device, to: None },
+        _ => return Err(operation.unknown().into()),
+    };
+    rest.ask(&from, request).await
+}
+
+fn start(device: DeviceId, activity: Activity, parameters: &Parameters) -> Result<Words, Refusal> {
+    let target = TargetRef {
+        device: parameters.device_uri("targetDeviceUri")?,
+        number: parameters.number("phoneNumber")?,
+    };
+    if target == TargetRef::default() {
+        return Err(Refusal::missing("targetDeviceUri"));
+    }
+    Ok(Words::StartMonitoring {
+        device,
+        target,
+        activity,
+        mode: parameters.word("supervisorMonitoringMode")?.unwrap_or(Mode::AllCalls),
+        scope: parameters.word("supervisorMonitoringScope")?.unwrap_or(Scope::Call),
+    })
+}
+
+/// Dial.
+#[utoipa::path(post, path = "/api/v2/me/devices/{id}/calls", params(("id" = String, Path, description = "one of the user's devices")),
+    request_body = body::DialOperation, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+async fn dial(State(rest): State<Rest>, from: From, path: IdPath, operation: Operation) -> Result<Json<Accepted>, Refused> {
+    let device = id(path)?;
+    let request = match operation.name() {
+        "Dial" => Words::Dial {
+            device,
+            destination: operation.parameters.destination()?,
+        },
+        _ => return Err(operation.unknown().into()),
+    };
+    rest.ask(&from, request).await
+}
+
+/// The user's legs.
+#[utoipa::path(get, path = "/api/v2/me/calls", params(Read), responses((status = 200, body = Reply<Calls>), (status = "default", body = ErrorBody)))]
+async fn read_my_calls(State(rest): State<Rest>, from: From, query: ReadQuery) -> Result<Json<Reply<Calls>>, Refused> {
+    let read = read(query)?;
+    let calls = rest.calls(&from).await?;
+    Ok(reply(match read.fields {
+        Some(_) => Calls::Whole { calls },
+        None => Calls::Uris {
+            uris: calls.into_iter().map(|call| call.uri).collect(),
+        },
+    }))
+}
+
+/// One of the user's legs.
+#[utoipa::path(get, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call")),
+    responses((status = 200, body = Reply<OneCall>), (status = "default", body = ErrorBody)))]
+async fn read_my_call(State(rest): State<Rest>, from: From, path: IdPath) -> Result<Json<Reply<OneCall>>, Refused> {
+    match rest.read(&from, Wanted::MyCall(id(path)?)).await? {
+        Answer::Call(view) => Ok(reply(OneCall {
+            call: json::call(&rest.uris, &view),
+        })),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// What a user may do with his own leg, the supervisor's switching among it.
+#[utoipa::path(post, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call the user is on")),
+    request_body = body::CallOperationBody, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+async fn operate_my_call(
+    State(rest): State<Rest>,
+    from: From,
+    path: IdPath,
+    operation: Operation,
+) -> Result<Json<Accepted>, Refused> {
+    let call: CallId = id(path)?;
+    let operation = call_operation(&operation)?;
+    rest.ask(&from, Words::OnCall { call, operation }).await
+}
+
+fn call_operation(operation: &Operation) -> Result<CallOperation, Refusal> {
+    let parameters = &operation.parameters;
+    let single = || parameters.destination().map(|destination| TransferStep::SingleStep { destination });
+    let initiate = || parameters.destination().map(|destination| TransferStep::Initiate { destination });
+    Ok(match operation.name() {
+        "Answer" => CallOperation::Answer,
+        "Hangup" => CallOperation::Hangup,
+        "Hold" => CallOperation::Hold,
+        "Retrieve" => CallOperation::Retrieve,
+        "MuteCall" => CallOperation::Mute(true),
+        "UnmuteCall" => CallOperation::Mute(false),
+        "SendDtmf" => CallOperation::SendDtmf(parameters.digits()?),
+        "SwitchToListenIn" => CallOperation::Switch(Activity::ListenIn),
+        "SwitchToCoach" => CallOperation::Switch(Activity::Coach),
+        "SwitchToBargeIn" => CallOperation::Switch(Activity::BargeIn),
+        "MuteMonitoredUser" => CallOperation::MuteMonitored(true),
+        "UnmuteMonitoredUser" => CallOperation::MuteMonitored(false),
+        "SingleStepTransfer" => CallOperation::Transfer(single()?),
+        "InitiateTransfer" => CallOperation::Transfer(initiate()?),
+        "CompleteTransfer" => CallOperation::Transfer(TransferStep::Complete),
+        "SingleStepConference" => CallOperation::Conference(single()?),
+        "InitiateConference" => CallOperation::Conference(initiate()?),
+        "CompleteConference" => CallOperation::Conference(TransferStep::Complete),
+        "RemoveParticipantFromConference" => CallOperation::RemoveParticipant(parameters.participant()?),
+        _ => return Err(operation.unknown()),
+    })
+}
+
+/// The devices the user may monitor (an admin: all): how a supervisor finds a target.
+#[utoipa::path(get, path = "/api/v2/devices", params(Read), responses((status = 200, body = Reply<Devices>), (status = "default", body = ErrorBody)))]
+async fn read_devices(State(rest): State<Rest>, from: From, query: ReadQuery) -> Result<Json<Reply<Devices>>, Refused> {
+    let read = read(query)?;
+    let number = read.phone_number.as_deref().map(|text| body::number("phoneNumber", text)).transpose()?;
+    let devices = rest.devices(&from, Wanted::Devices(number)).await?;
+    Ok(rest.device_list(devices, &read))
+}
+
+/// A device the user may see.
+#[utoipa::path(get, path = "/api/v2/devices/{id}", params(("id" = String, Path, description = "a device")),
+    responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody)))]
+async fn read_device(State(rest): State<Rest>, from: From, path: IdPath) -> Result<Json<Reply<OneDevice>>, Refused> {
+    rest.device(&from, Wanted::Device(id(path)?)).await
+}
+
+/// What `voiceEnvironmentUri` points to.
+#[utoipa::path(get, path = "/api/v2/voice-environments/{id}", params(("id" = String, Path, description = "a voice environment")),
+    responses((status = 200, body = Reply<OneVoiceEnvironment>), (status = "default", body = ErrorBody)))]
+async fn read_voice_environment(State(rest): State<Rest>, _from: From, path: IdPath) -> Result<Json<Reply<OneVoiceEnvironment>>, Refused> {
+    let id: String = id(path)?;
+    match rest.desk.voice_environment(&id) {
+        Some(found) => Ok(reply(OneVoiceEnvironment {
+            voice_environment: json::voice_environment(&rest.uris, &found.id, &found.name),
+        })),
+        None => Err(Refusal::not_found(id).into()),
+    }
+}
+
+/// Our version. Open to everybody: clients look for it before they log in.
+#[utoipa::path(get, path = "/api/v2/diagnostics/version", responses((status = 200, body = Reply<Version>)))]
+async fn read_version() -> Json<Reply<Version>> {
+    reply(Version {
+        version: env!("CARGO_PKG_VERSION"),
+    })
+}

@@ -1,1 +1,1382 @@
+use super::*;
+use crate::words::{
+    CallOperation, CallType, DeviceKind, Feature, GroupId, Mode, Number, Party, PartyRole, Request, Role, Scope, TargetRef, TransferStep,
+};
+use std::net::{IpAddr, Ipv4Addr};
 
+const MEG: &str = "meg";
+const MEG_PHONE: &str = "efelab32-53f9-43ce-b65e-5768c61f7d4a";
+const BOB_PHONE: &str = "9c14cad7-17c4-48d0-8492-7cf0ff92c224";
+const EVE_PHONE: &str = "eve-phone";
+const OTTO_PHONE: &str = "otto-phone";
+const ADA_PHONE: &str = "ada-phone";
+
+/// Meg supervises Bob; Otto supervises nobody she knows; Eve is an agent of his; Ada is the admin.
+fn directory() -> Directory {
+    let user = |id: &str, role, features: &[Feature], device: &str| User {
+        id: id.into(),
+        display_name: id.to_uppercase(),
+        roles: BTreeSet::from([role]),
+        features: features.iter().copied().collect(),
+        devices: vec![device.into()],
+    };
+    let both = [Feature::Voice, Feature::SupervisorMonitoring];
+    let users = [
+        user(MEG, Role::Supervisor, &both, MEG_PHONE),
+        user("bob", Role::Agent, &both, BOB_PHONE),
+        user("otto", Role::Supervisor, &both, OTTO_PHONE),
+        user("eve", Role::Agent, &both, EVE_PHONE),
+        user("ada", Role::Admin, &both, ADA_PHONE),
+    ];
+    let group = |id: &str, agents: &[&str], supervisors: &[&str]| Group {
+        id: GroupId::from(id),
+        agents: agents.iter().map(|user| UserId::from(*user)).collect(),
+        supervisors: supervisors.iter().map(|user| UserId::from(*user)).collect(),
+        monitor_supervisors: false,
+    };
+    let devices = [
+        (MEG_PHONE, "5005"),
+        (BOB_PHONE, "5001"),
+        (EVE_PHONE, "5002"),
+        (OTTO_PHONE, "5006"),
+        (ADA_PHONE, "5000"),
+    ];
+    Directory {
+        users: users.into_iter().map(|user| (user.id.clone(), user)).collect(),
+        devices: devices
+            .map(|(id, number)| DeviceEntry {
+                id: id.into(),
+                number: number.into(),
+                voice_environment: "370ef5e6".into(),
+            })
+            .into_iter()
+            .map(|device| (device.id.clone(), device))
+            .collect(),
+        groups: [group("sales", &["bob"], &[MEG]), group("support", &["eve"], &["otto"])]
+            .into_iter()
+            .map(|group| (group.id.clone(), group))
+            .collect(),
+        voice_environments: BTreeMap::new(),
+    }
+}
+
+fn able() -> Capabilities {
+    Capabilities {
+        backend: "test".into(),
+        activities: Activity::ALL.to_vec(),
+        modes: Mode::ALL.to_vec(),
+        scopes: Scope::ALL.to_vec(),
+        live_switching: true,
+        ..Capabilities::default()
+    }
+}
+
+/// The gateway with a clock of its own and everybody's phone registered.
+struct Harness {
+    gateway: Gateway,
+    now: Now,
+    tokens: u64,
+}
+
+impl Harness {
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary beginning of time")]
+    fn cold(config: Config, directory: Directory) -> Self {
+        let now = Now {
+            mono: Instant::now(),
+            wall: Timestamp(1_000_000),
+        };
+        let mut gateway = Gateway::new(config, Arc::new(directory), BTreeMap::new(), "test");
+        gateway.handle_capabilities(able(), now);
+        Self { gateway, now, tokens: 0 }
+    }
+
+    fn with(config: Config, directory: Directory) -> Self {
+        let mut harness = Self::cold(config, directory);
+        harness.fact(Fact::SnapshotBegin);
+        for (id, number) in [
+            (MEG_PHONE, "5005"),
+            (BOB_PHONE, "5001"),
+            (EVE_PHONE, "5002"),
+            (OTTO_PHONE, "5006"),
+            (ADA_PHONE, "5000"),
+        ] {
+            harness.fact(Fact::Device(device(id, number)));
+        }
+        harness.fact(Fact::SnapshotComplete);
+        harness.outputs();
+        harness
+    }
+
+    fn new() -> Self {
+        Self::with(Config::default(), directory())
+    }
+
+    fn outputs(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.gateway.poll_output()).collect()
+    }
+
+    fn fact(&mut self, fact: Fact) {
+        self.gateway.handle_fact(fact, self.now);
+    }
+
+    fn facts(&mut self, fact: Fact) -> Vec<Output> {
+        self.fact(fact);
+        self.outputs()
+    }
+
+    fn request(&mut self, user: &str, request: Request) -> Token {
+        let token = Token(self.tokens);
+        self.tokens += 1;
+        let asked = Asked {
+            user: user.into(),
+            from: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            request_id: RequestId::from(format!("r{}", token.0)),
+            request,
+        };
+        self.gateway.handle_request(token, &asked, self.now);
+        token
+    }
+
+    /// Asks, writes every audit line, and lets the backend accept every command: the answer and the commands on the way.
+    fn asks(&mut self, user: &str, request: Request) -> (Result<Answer, Refusal>, Vec<Command>, Vec<Record>) {
+        let token = self.request(user, request);
+        let (mut answer, mut commands, mut records) = (None, Vec::new(), Vec::new());
+        while let Some(output) = self.gateway.poll_output() {
+            match output {
+                Output::Reply { token: of, result } if of == token => answer = Some(result),
+                Output::Command { id, command, .. } => {
+                    commands.push(command);
+                    self.gateway.handle_command_result(id, Ok(()), self.now);
+                }
+                Output::Audit { id, record } => {
+                    records.push(record);
+                    self.gateway.handle_audited(id, Ok(()), self.now);
+                }
+                Output::Reply { .. } | Output::Notice(_) | Output::Keep { .. } => {}
+            }
+        }
+        (answer.expect("every request is answered"), commands, records)
+    }
+
+    fn reason(&mut self, user: &str, request: Request) -> Reason {
+        let (answer, commands, _) = self.asks(user, request);
+        assert_eq!(commands, [], "a refusal changes nothing");
+        answer.expect_err("it is refused").reason
+    }
+
+    fn device_view(&self, user: &str, device: &str) -> DeviceView {
+        match self.gateway.read(&user.into(), &Query::MyDevice(device.into()), self.now.wall) {
+            Ok(Answer::Device(view)) => view,
+            other => panic!("not a device: {other:?}"),
+        }
+    }
+
+    fn leg(&self, user: &str) -> Option<CallView> {
+        match self.gateway.read(&user.into(), &Query::MyCall("call".into()), self.now.wall) {
+            Ok(Answer::Call(view)) => Some(view),
+            _ => None,
+        }
+    }
+}
+
+fn device(id: &str, number: &str) -> DeviceFact {
+    DeviceFact {
+        id: id.into(),
+        number: number.into(),
+        kind: DeviceKind::Phone,
+        registered: true,
+        do_not_disturb: false,
+        forward_to: None,
+    }
+}
+
+fn party(device: Option<&str>, number: &str, role: PartyRole, state: LegState) -> Party {
+    Party {
+        device: device.map(DeviceId::from),
+        number: number.into(),
+        role,
+        state,
+        muted: false,
+        muted_by_supervisor: false,
+        activity: None,
+        monitors: None,
+        established_at: (state == LegState::Established).then_some(Timestamp(1_000_000)),
+    }
+}
+
+fn supervisor(activity: Activity, state: LegState) -> Party {
+    Party {
+        activity: Some(activity),
+        monitors: Some(BOB_PHONE.into()),
+        ..party(Some(MEG_PHONE), "5005", PartyRole::Supervisor, state)
+    }
+}
+
+fn call(parties: Vec<Party>) -> CallFact {
+    CallFact {
+        id: "call".into(),
+        conn_id: "0123456789abcdef".into(),
+        call_type: CallType::Inbound,
+        ani: "7001".into(),
+        dnis: "5001".into(),
+        started_at: Timestamp(1_000_000),
+        parties,
+    }
+}
+
+fn customer() -> Party {
+    party(None, "7001", PartyRole::Customer, LegState::Established)
+}
+
+fn bob() -> Party {
+    party(Some(BOB_PHONE), "5001", PartyRole::Agent, LegState::Established)
+}
+
+fn coached(activity: Activity) -> CallFact {
+    call(vec![customer(), bob(), supervisor(activity, LegState::Established)])
+}
+
+fn monitor(state: MonitorState) -> MonitorFact {
+    MonitorFact {
+        supervisor: MEG_PHONE.into(),
+        target: BOB_PHONE.into(),
+        activity: Activity::Coach,
+        mode: Mode::AllCalls,
+        scope: Scope::Call,
+        confirm_joins: true,
+        state,
+    }
+}
+
+fn joined_as(activity: Activity) -> MonitorState {
+    MonitorState::Joined {
+        call: "call".into(),
+        activity,
+        since: Timestamp(1_000_000),
+    }
+}
+
+fn coach_from(device: &str, target: &str) -> Request {
+    start(device, Some(target), None, Activity::Coach, Scope::Call)
+}
+
+fn start(device: &str, target: Option<&str>, number: Option<&str>, activity: Activity, scope: Scope) -> Request {
+    Request::StartMonitoring {
+        device: device.into(),
+        target: TargetRef {
+            device: target.map(DeviceId::from),
+            number: number.map(Number::from),
+        },
+        activity,
+        mode: Mode::AllCalls,
+        scope,
+    }
+}
+
+fn on_call(operation: CallOperation) -> Request {
+    Request::OnCall {
+        call: "call".into(),
+        operation,
+    }
+}
+
+fn notices(outputs: &[Output]) -> Vec<&Notice> {
+    let notice = |output| match output {
+        &Output::Notice(ref notice) => Some(notice),
+        _ => None,
+    };
+    outputs.iter().filter_map(notice).collect()
+}
+
+fn told(outputs: &[Output]) -> Vec<(&str, CallNotification, LegState)> {
+    let change = |notice: &&'_ Notice| matches!(notice.body, NoticeBody::CallStateChange { .. });
+    notices(outputs)
+        .into_iter()
+        .filter(change)
+        .filter_map(|notice| match &notice.body {
+            NoticeBody::CallStateChange { notification, call } => Some((notice.user.as_str(), *notification, call.state)),
+            _ => None,
+        })
+        .collect()
+}
+
+// Who may monitor whom.
+
+#[test]
+fn a_supervisor_may_coach_an_agent_of_his_group() {
+    let mut harness = Harness::new();
+    let (answer, commands, records) = harness.asks(MEG, coach_from(MEG_PHONE, BOB_PHONE));
+    assert_eq!(answer, Ok(Answer::Accepted));
+    let expected = Command::StartMonitoring {
+        supervisor: MEG_PHONE.into(),
+        target: BOB_PHONE.into(),
+        activity: Activity::Coach,
+        mode: Mode::AllCalls,
+        scope: Scope::Call,
+        confirm_joins: true,
+    };
+    assert_eq!(commands, [expected]);
+    assert_eq!(records.iter().map(|record| record.event).collect::<Vec<_>>(), [Event::Allowed]);
+    assert_eq!(records[0].target, Some(BOB_PHONE.into()));
+}
+
+#[test]
+fn an_agent_may_not_coach_even_with_the_feature() {
+    let mut harness = Harness::new();
+    assert_eq!(harness.reason("bob", coach_from(BOB_PHONE, EVE_PHONE)), Reason::NotPermitted);
+}
+
+#[test]
+fn a_supervisor_may_not_coach_outside_his_groups_and_the_attempt_is_written_down() {
+    let mut harness = Harness::new();
+    let (answer, commands, records) = harness.asks(MEG, coach_from(MEG_PHONE, EVE_PHONE));
+    assert_eq!(answer.map_err(|refusal| refusal.reason), Err(Reason::NotPermitted));
+    assert_eq!(commands, []);
+    assert_eq!(records[0].event, Event::Refused);
+    assert_eq!(records[0].from, Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+    assert_eq!(
+        records[0].refusal.as_ref().map(|refusal| refusal.reason),
+        Some(Reason::NotPermitted)
+    );
+}
+
+#[test]
+fn a_supervisor_without_the_feature_may_not_coach() {
+    let mut directory = directory();
+    directory
+        .users
+        .get_mut(MEG)
+        .expect("Meg")
+        .features
+        .remove(&Feature::SupervisorMonitoring);
+    let mut harness = Harness::with(Config::default(), directory);
+    assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, BOB_PHONE)), Reason::NotPermitted);
+}
+
+#[test]
+fn nobody_monitors_himself_not_even_an_admin() {
+    let mut harness = Harness::new();
+    assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, MEG_PHONE)), Reason::NotPermitted);
+    assert_eq!(harness.reason("ada", coach_from(ADA_PHONE, ADA_PHONE)), Reason::NotPermitted);
+}
+
+#[test]
+fn nobody_monitors_another_supervisor_unless_a_group_says_so() {
+    let mut directory = directory();
+    directory
+        .groups
+        .get_mut("sales")
+        .expect("the group")
+        .supervisors
+        .insert("otto".into());
+    let mut harness = Harness::with(Config::default(), directory.clone());
+    assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, OTTO_PHONE)), Reason::NotPermitted);
+    directory.groups.get_mut("sales").expect("the group").monitor_supervisors = true;
+    let mut harness = Harness::with(Config::default(), directory);
+    assert_eq!(harness.asks(MEG, coach_from(MEG_PHONE, OTTO_PHONE)).0, Ok(Answer::Accepted));
+}
+
+#[test]
+fn an_admin_may_monitor_all() {
+    let mut harness = Harness::new();
+    for target in [BOB_PHONE, EVE_PHONE, MEG_PHONE] {
+        assert_eq!(harness.asks("ada", coach_from(ADA_PHONE, target)).0, Ok(Answer::Accepted));
+    }
+}
+
+#[test]
+fn a_stranger_is_not_authenticated() {
+    let mut harness = Harness::new();
+    assert_eq!(
+        harness.reason("mallory", coach_from(MEG_PHONE, BOB_PHONE)),
+        Reason::NotAuthenticated
+    );
+}
+
+#[test]
+fn somebody_elses_device_is_not_found_unless_he_may_know_that_it_exists() {
+    let mut harness = Harness::new();
+    let forward = |device: &str| Request::SetForwarding {
+        device: device.into(),
+        to: Some("5000".into()),
+    };
+    assert_eq!(harness.reason("eve", forward(BOB_PHONE)), Reason::NotFound);
+    assert_eq!(harness.reason("eve", forward("no-such-phone")), Reason::NotFound);
+    assert_eq!(harness.reason(MEG, forward(BOB_PHONE)), Reason::NotPermitted);
+    assert_eq!(harness.reason(MEG, coach_from(OTTO_PHONE, BOB_PHONE)), Reason::NotFound);
+}
+
+#[test]
+fn a_touched_device_of_somebody_else_leaves_an_audit_line() {
+    let mut harness = Harness::new();
+    let request = Request::SetDoNotDisturb {
+        device: BOB_PHONE.into(),
+        on: true,
+    };
+    let (_, _, records) = harness.asks("eve", request);
+    assert_eq!(records.len(), 1);
+    assert_eq!((records[0].event, records[0].operation), (Event::Refused, Some("DoNotDisturbOn")));
+}
+
+// How the target is named.
+
+#[test]
+fn the_target_is_named_by_uri_or_by_number_and_both_must_agree() {
+    let mut harness = Harness::new();
+    let ask = |target, number| start(MEG_PHONE, target, number, Activity::Coach, Scope::Call);
+    assert_eq!(harness.asks(MEG, ask(None, Some("5001"))).0, Ok(Answer::Accepted));
+    assert_eq!(harness.asks(MEG, ask(Some(BOB_PHONE), Some("5001"))).0, Ok(Answer::Accepted));
+    assert_eq!(harness.reason(MEG, ask(None, None)), Reason::MissingParameter);
+    assert_eq!(harness.reason(MEG, ask(Some(BOB_PHONE), Some("5002"))), Reason::InvalidInput);
+    assert_eq!(harness.reason(MEG, ask(Some(BOB_PHONE), Some("nobody"))), Reason::InvalidInput);
+    assert_eq!(harness.reason(MEG, ask(Some("unknown"), None)), Reason::NotFound);
+    assert_eq!(harness.reason(MEG, ask(Some("unknown"), Some("5001"))), Reason::NotFound);
+    assert_eq!(harness.reason(MEG, ask(None, Some("4711"))), Reason::NotFound);
+}
+
+#[test]
+fn a_routing_point_can_only_be_listened_to_in_call_scope_and_never_in_a_cluster() {
+    let mut harness = Harness::new();
+    let queue = DeviceFact {
+        kind: DeviceKind::RoutingPoint,
+        ..device("queue", "8000")
+    };
+    harness.facts(Fact::Device(queue));
+    let ask = |activity, scope| start(ADA_PHONE, None, Some("8000"), activity, scope);
+    assert_eq!(harness.reason("ada", ask(Activity::ListenIn, Scope::Call)), Reason::Forbidden);
+    let now = harness.now;
+    let routing_points = Capabilities {
+        routing_points: true,
+        ..able()
+    };
+    harness.gateway.handle_capabilities(routing_points.clone(), now);
+    harness.outputs();
+    assert_eq!(harness.asks("ada", ask(Activity::ListenIn, Scope::Call)).0, Ok(Answer::Accepted));
+    assert_eq!(harness.reason("ada", ask(Activity::Coach, Scope::Call)), Reason::Forbidden);
+    assert_eq!(harness.reason("ada", ask(Activity::ListenIn, Scope::Agent)), Reason::InvalidInput);
+    let cluster = Capabilities {
+        sip_cluster: true,
+        ..routing_points
+    };
+    harness.gateway.handle_capabilities(cluster, now);
+    harness.outputs();
+    assert_eq!(harness.reason("ada", ask(Activity::ListenIn, Scope::Call)), Reason::Forbidden);
+}
+
+#[test]
+fn what_the_backend_does_not_offer_is_forbidden() {
+    let mut harness = Harness::new();
+    let now = harness.now;
+    let listen_only = Capabilities {
+        activities: vec![Activity::ListenIn],
+        ..able()
+    };
+    harness.gateway.handle_capabilities(listen_only, now);
+    harness.outputs();
+    assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, BOB_PHONE)), Reason::Forbidden);
+    assert!(!harness.device_view(MEG, MEG_PHONE).capabilities.contains(&"Coach"));
+}
+
+// The audit comes first.
+
+#[test]
+fn no_command_goes_out_before_the_audit_line_is_on_disk() {
+    let mut harness = Harness::new();
+    let token = harness.request(MEG, coach_from(MEG_PHONE, BOB_PHONE));
+    let outputs = harness.outputs();
+    let [Output::Audit { id, record }] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(record.event, Event::Allowed);
+    harness.gateway.handle_audited(*id, Ok(()), harness.now);
+    let outputs = harness.outputs();
+    let [Output::Command { id, context, .. }] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(context.user, UserId::from(MEG));
+    harness.gateway.handle_command_result(*id, Ok(()), harness.now);
+    let reply = Output::Reply {
+        token,
+        result: Ok(Answer::Accepted),
+    };
+    assert_eq!(harness.outputs(), [reply]);
+}
+
+#[test]
+fn without_an_audit_nobody_may_start_to_listen() {
+    let mut harness = Harness::new();
+    harness.request(MEG, coach_from(MEG_PHONE, BOB_PHONE));
+    let outputs = harness.outputs();
+    let [Output::Audit { id, .. }] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    harness.gateway.handle_audited(*id, Err(AuditFailed), harness.now);
+    let outputs = harness.outputs();
+    let [Output::Reply { result: Err(refusal), .. }] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(refusal.reason, Reason::Internal);
+}
+
+#[test]
+fn an_audit_that_does_not_answer_counts_as_failed() {
+    let mut harness = Harness::new();
+    harness.request(MEG, coach_from(MEG_PHONE, BOB_PHONE));
+    harness.outputs();
+    assert_eq!(harness.gateway.poll_timeout(), Some(harness.now.mono + Duration::from_secs(5)));
+    harness.now = harness.now + Duration::from_secs(5);
+    harness.gateway.handle_timeout(harness.now);
+    let outputs = harness.outputs();
+    let [Output::Reply { result: Err(refusal), .. }] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(refusal.reason, Reason::Internal);
+    assert_eq!(harness.gateway.poll_timeout(), None);
+}
+
+#[test]
+fn cancelling_waits_for_no_audit() {
+    let mut harness = Harness::new();
+    let device = MEG_PHONE.into();
+    harness.request(MEG, Request::CancelMonitoring { device });
+    let outputs = harness.outputs();
+    assert!(
+        matches!(&outputs[..], [Output::Audit { .. }, Output::Command { .. }]),
+        "{outputs:?}"
+    );
+}
+
+fn asked() -> AdmissionAsked {
+    AdmissionAsked {
+        supervisor: MEG_PHONE.into(),
+        target: BOB_PHONE.into(),
+        call: "call".into(),
+        activity: Activity::Coach,
+    }
+}
+
+fn admission(outputs: &[Output]) -> Option<bool> {
+    outputs.iter().find_map(|output| match output {
+        Output::Command {
+            command: Command::AdmitMonitoring { admitted, .. },
+            ..
+        } => Some(*admitted),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_join_is_admitted_once_its_line_is_on_disk() {
+    let mut harness = Harness::new();
+    let outputs = harness.facts(Fact::AdmissionAsked(asked()));
+    let [Output::Audit { id, record }] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!((record.event, record.call.clone()), (Event::Admitted, Some("call".into())));
+    harness.gateway.handle_audited(*id, Ok(()), harness.now);
+    assert_eq!(admission(&harness.outputs()), Some(true));
+}
+
+#[test]
+fn without_an_audit_nobody_joins() {
+    let mut harness = Harness::new();
+    let outputs = harness.facts(Fact::AdmissionAsked(asked()));
+    let [Output::Audit { id, .. }] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    harness.gateway.handle_audited(*id, Err(AuditFailed), harness.now);
+    assert_eq!(admission(&harness.outputs()), Some(false));
+}
+
+#[test]
+fn permission_is_asked_again_at_every_join() {
+    let mut harness = Harness::new();
+    for (supervisor, target) in [(MEG_PHONE, EVE_PHONE), (BOB_PHONE, EVE_PHONE), ("nobody's", BOB_PHONE)] {
+        let outputs = harness.facts(Fact::AdmissionAsked(AdmissionAsked {
+            supervisor: supervisor.into(),
+            target: target.into(),
+            ..asked()
+        }));
+        let [Output::Audit { record, .. }, Output::Command { .. }] = &outputs[..] else {
+            panic!("{outputs:?}")
+        };
+        assert_eq!(record.event, Event::NotAdmitted);
+        assert_eq!(admission(&outputs), Some(false));
+    }
+}
+
+#[test]
+fn joins_changes_and_releases_are_written_down_with_how_long_he_heard() {
+    let mut harness = Harness::new();
+    let records = |outputs: Vec<Output>| {
+        let record = |output| match output {
+            Output::Audit { record, .. } => Some((record.event, record.activity, record.heard)),
+            _ => None,
+        };
+        outputs.into_iter().filter_map(record).collect::<Vec<_>>()
+    };
+    let armed = harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
+    assert_eq!(records(armed), []);
+    let joins = harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
+    assert_eq!(records(joins), [(Event::Joined, Some(Activity::Coach), None)]);
+    let switches = harness.facts(Fact::Monitor(monitor(joined_as(Activity::BargeIn))));
+    assert_eq!(records(switches), [(Event::Changed, Some(Activity::BargeIn), None)]);
+    harness.now = harness.now + Duration::from_millis(90_500);
+    let leaves = harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
+    let heard = Duration::from_millis(90_500);
+    assert_eq!(records(leaves), [(Event::Released, Some(Activity::BargeIn), Some(heard))]);
+}
+
+#[test]
+fn who_hears_without_a_line_on_disk_is_released() {
+    let mut harness = Harness::new();
+    let outputs = harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
+    let Some(Output::Audit { id, .. }) = outputs.first() else {
+        panic!("{outputs:?}")
+    };
+    harness.gateway.handle_audited(*id, Err(AuditFailed), harness.now);
+    let outputs = harness.outputs();
+    let [Output::Command { command, .. }] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    let supervisor = MEG_PHONE.into();
+    assert_eq!(command, &Command::StopMonitoring { supervisor });
+}
+
+#[test]
+fn a_monitor_whose_permission_is_gone_is_cancelled() {
+    let mut harness = Harness::new();
+    let outputs = harness.facts(Fact::Monitor(MonitorFact {
+        target: EVE_PHONE.into(),
+        ..monitor(MonitorState::Armed)
+    }));
+    let supervisor = DeviceId::from(MEG_PHONE);
+    assert!(
+        outputs
+            .iter()
+            .any(|output| matches!(output, Output::Audit { record, .. } if record.event == Event::Cancelled))
+    );
+    assert!(outputs.iter().any(
+        |output| matches!(output, Output::Command { command, .. } if *command == Command::StopMonitoring { supervisor: supervisor.clone() })
+    ));
+}
+
+// Devices as their users see them.
+
+#[test]
+fn the_supervisors_device_looks_as_in_the_sample() {
+    let mut harness = Harness::new();
+    harness.asks(MEG, Request::StartSession);
+    let disturbed = DeviceFact {
+        do_not_disturb: true,
+        ..device(MEG_PHONE, "5005")
+    };
+    harness.facts(Fact::Device(disturbed));
+    let outputs = harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
+    let expected = DeviceView {
+        id: MEG_PHONE.into(),
+        number: "5005".into(),
+        active: true,
+        user_state: Some(AgentState::NotReady),
+        do_not_disturb: true,
+        forward_to: None,
+        voice_environment: "370ef5e6".into(),
+        capabilities: vec![
+            "ForwardCallsOn",
+            "DoNotDisturbOff",
+            "ListenIn",
+            "Coach",
+            "BargeIn",
+            "CancelSupervisorMonitoring",
+        ],
+        monitoring: Some((Activity::Coach, Mode::AllCalls, Scope::Call, BOB_PHONE.into())),
+    };
+    let [Output::Notice(notice)] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!((notice.user.as_str(), notice.topic), (MEG, Topic::Devices));
+    assert_eq!(notice.body, NoticeBody::DeviceStateChange(vec![expected]));
+}
+
+#[test]
+fn an_agents_device_never_offers_monitoring() {
+    let harness = Harness::new();
+    assert_eq!(
+        harness.device_view("bob", BOB_PHONE).capabilities,
+        ["ForwardCallsOn", "DoNotDisturbOn"]
+    );
+}
+
+#[test]
+fn an_unregistered_device_has_no_user_state() {
+    let mut harness = Harness::new();
+    harness.asks("bob", Request::StartSession);
+    let gone = DeviceFact {
+        registered: false,
+        ..device(BOB_PHONE, "5001")
+    };
+    harness.facts(Fact::Device(gone));
+    let view = harness.device_view("bob", BOB_PHONE);
+    assert_eq!((view.active, view.user_state), (false, None));
+}
+
+#[test]
+fn a_spent_monitor_leaves_the_device_without_a_monitoring_state_and_says_so() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
+    let supervisor = MEG_PHONE.into();
+    let outputs = harness.facts(Fact::MonitorGone { supervisor });
+    let [Output::Notice(notice)] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    let NoticeBody::DeviceStateChange(devices) = &notice.body else {
+        panic!("{notice:?}")
+    };
+    assert_eq!(devices[0].monitoring, None);
+    assert_eq!(
+        devices[0].capabilities,
+        ["ForwardCallsOn", "DoNotDisturbOn", "ListenIn", "Coach", "BargeIn"]
+    );
+}
+
+#[test]
+fn another_ones_device_is_shown_without_what_only_its_user_may_ask() {
+    let harness = Harness::new();
+    let read = |user: &str, query| harness.gateway.read(&user.into(), &query, harness.now.wall);
+    let Ok(Answer::Device(view)) = read(MEG, Query::Device(BOB_PHONE.into())) else {
+        panic!("she may see it")
+    };
+    assert_eq!(view.capabilities, Vec::<&str>::new());
+    let hidden = read("eve", Query::Device(BOB_PHONE.into())).map_err(|refusal| refusal.reason);
+    assert_eq!(hidden, Err(Reason::NotFound));
+    let hidden = read(MEG, Query::MyDevice(BOB_PHONE.into())).map_err(|refusal| refusal.reason);
+    assert_eq!(hidden, Err(Reason::NotFound));
+}
+
+#[test]
+fn a_supervisor_finds_the_devices_he_may_monitor_by_number_and_an_admin_finds_all() {
+    let harness = Harness::new();
+    let find = |user: &str, number: Option<&str>| {
+        let query = Query::Devices(number.map(Number::from));
+        let Ok(Answer::Devices(views)) = harness.gateway.read(&user.into(), &query, harness.now.wall) else {
+            panic!("devices")
+        };
+        views
+            .into_iter()
+            .map(|view| view.number.as_str().to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    let numbers = |list: &[&str]| list.iter().map(|number| (*number).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(find(MEG, None), numbers(&["5001"]));
+    assert_eq!(find(MEG, Some("5001")), numbers(&["5001"]));
+    assert_eq!(find(MEG, Some("5002")), numbers(&[]));
+    assert_eq!(find("bob", None), numbers(&[]));
+    assert_eq!(find("ada", None), numbers(&["5001", "5002", "5005", "5006"]));
+}
+
+// Legs as their users see them.
+
+#[test]
+fn the_supervisors_leg_lists_agent_and_customer_and_never_himself() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    let leg = harness.leg(MEG).expect("her leg");
+    let numbers: Vec<_> = leg.participants.iter().map(|party| party.number.as_str()).collect();
+    assert_eq!(numbers, ["7001", "5001"]);
+    assert_eq!((leg.number.as_str(), leg.device.as_str()), ("5005", MEG_PHONE));
+    assert_eq!(
+        (leg.monitoring, leg.muted, leg.monitoring_state),
+        (true, false, Some(Activity::Coach))
+    );
+    assert_eq!(leg.capabilities, ["Hangup", "SwitchToListenIn", "SwitchToBargeIn"]);
+}
+
+#[test]
+fn a_supervisor_is_muted_in_listen_in_and_not_in_barge_in() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::ListenIn)));
+    let leg = harness.leg(MEG).expect("her leg");
+    assert_eq!(
+        (leg.muted, leg.capabilities),
+        (true, vec!["Hangup", "SwitchToCoach", "SwitchToBargeIn"])
+    );
+    harness.facts(Fact::Call(coached(Activity::BargeIn)));
+    let leg = harness.leg(MEG).expect("her leg");
+    assert_eq!(
+        (leg.muted, leg.capabilities),
+        (false, vec!["Hangup", "SwitchToListenIn", "SwitchToCoach"])
+    );
+}
+
+#[test]
+fn with_one_way_coach_there_is_no_way_back() {
+    let config = Config {
+        one_way_coach: true,
+        ..Config::default()
+    };
+    let mut harness = Harness::with(config, directory());
+    harness.facts(Fact::Call(coached(Activity::BargeIn)));
+    assert_eq!(harness.leg(MEG).expect("her leg").capabilities, ["Hangup", "SwitchToListenIn"]);
+    assert_eq!(
+        harness.reason(MEG, on_call(CallOperation::Switch(Activity::Coach))),
+        Reason::Forbidden
+    );
+}
+
+#[test]
+fn the_monitored_agent_is_told_and_the_supervisor_is_no_participant_of_his() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(call(vec![customer(), bob()])));
+    let outputs = harness.facts(Fact::Call(coached(Activity::ListenIn)));
+    assert_eq!(
+        told(&outputs),
+        [
+            ("bob", CallNotification::StatusChange, LegState::Established),
+            (MEG, CallNotification::StatusChange, LegState::Established)
+        ]
+    );
+    let leg = harness.leg("bob").expect("his leg");
+    assert_eq!(
+        (leg.supervisor_listening_in, leg.monitoring_state),
+        (true, Some(Activity::ListenIn))
+    );
+    assert_eq!((leg.monitoring, leg.participants.len()), (false, 1));
+    harness.facts(Fact::Call(coached(Activity::BargeIn)));
+    let leg = harness.leg("bob").expect("his leg");
+    assert_eq!((leg.supervisor_listening_in, leg.participants.len()), (false, 2));
+}
+
+#[test]
+fn with_notify_agent_none_the_agent_learns_nothing() {
+    let config = Config {
+        notify_agent: NotifyAgent::None,
+        ..Config::default()
+    };
+    let mut harness = Harness::with(config, directory());
+    harness.facts(Fact::Call(call(vec![customer(), bob()])));
+    let outputs = harness.facts(Fact::Call(coached(Activity::Coach)));
+    assert_eq!(told(&outputs), [(MEG, CallNotification::StatusChange, LegState::Established)]);
+    assert_eq!(harness.leg("bob").expect("his leg").monitoring_state, None);
+}
+
+#[test]
+fn a_supervisor_whose_phone_still_rings_is_no_news_to_the_agent() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(call(vec![customer(), bob()])));
+    let ringing = call(vec![customer(), bob(), supervisor(Activity::BargeIn, LegState::Ringing)]);
+    let outputs = harness.facts(Fact::Call(ringing));
+    assert_eq!(told(&outputs), [(MEG, CallNotification::StatusChange, LegState::Ringing)]);
+}
+
+#[test]
+fn a_released_leg_is_told_once_and_is_gone() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    let left = call(vec![
+        customer(),
+        bob(),
+        Party {
+            state: LegState::Released,
+            ..supervisor(Activity::Coach, LegState::Established)
+        },
+    ]);
+    let outputs = harness.facts(Fact::Call(left.clone()));
+    assert!(told(&outputs).contains(&(MEG, CallNotification::StatusChange, LegState::Released)));
+    assert_eq!(harness.leg(MEG), None);
+    assert_eq!(told(&harness.facts(Fact::Call(left))), []);
+    let over = call(vec![
+        Party {
+            state: LegState::Released,
+            ..customer()
+        },
+        Party {
+            state: LegState::Released,
+            ..bob()
+        },
+    ]);
+    let outputs = harness.facts(Fact::Call(over));
+    assert_eq!(told(&outputs), [("bob", CallNotification::StatusChange, LegState::Released)]);
+    assert_eq!(harness.leg("bob"), None);
+}
+
+#[test]
+fn who_joined_is_told_as_participants_updated() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(call(vec![customer(), bob()])));
+    let third = party(None, "7002", PartyRole::Customer, LegState::Established);
+    let outputs = harness.facts(Fact::Call(call(vec![customer(), bob(), third])));
+    assert_eq!(
+        told(&outputs),
+        [("bob", CallNotification::ParticipantsUpdated, LegState::Established)]
+    );
+}
+
+#[test]
+fn a_muted_agent_is_told_as_monitored_user_muted() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    let mut muted = coached(Activity::Coach);
+    muted.parties[1].muted_by_supervisor = true;
+    let outputs = harness.facts(Fact::Call(muted));
+    let expected = CallNotification::MonitoredUserMutedStateChange;
+    assert_eq!(
+        told(&outputs),
+        [("bob", expected, LegState::Established), (MEG, expected, LegState::Established)]
+    );
+}
+
+#[test]
+fn a_leg_counts_the_seconds_since_it_was_established() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(call(vec![customer(), bob()])));
+    harness.now = harness.now + Duration::from_secs(42);
+    assert_eq!(harness.leg("bob").expect("his leg").duration_s, 42);
+    assert_eq!(
+        told(&harness.facts(Fact::Call(call(vec![customer(), bob()])))),
+        [],
+        "time alone is no news"
+    );
+}
+
+// Operations on a leg.
+
+#[test]
+fn a_call_of_others_is_not_found() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    assert_eq!(harness.reason("eve", on_call(CallOperation::Hangup)), Reason::NotFound);
+    assert_eq!(harness.reason("ada", on_call(CallOperation::Hangup)), Reason::NotFound);
+}
+
+#[test]
+fn switching_is_for_whoever_monitors_the_call() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    let switch = on_call(CallOperation::Switch(Activity::BargeIn));
+    let (answer, commands, records) = harness.asks(MEG, switch.clone());
+    assert_eq!(answer, Ok(Answer::Accepted));
+    let expected = Command::SwitchMonitoring {
+        supervisor: MEG_PHONE.into(),
+        call: "call".into(),
+        activity: Activity::BargeIn,
+    };
+    assert_eq!(commands, [expected]);
+    assert_eq!((records[0].event, records[0].activity), (Event::Allowed, Some(Activity::BargeIn)));
+    assert_eq!(harness.reason("bob", switch.clone()), Reason::NotPermitted);
+    let own = call(vec![
+        customer(),
+        party(Some(MEG_PHONE), "5005", PartyRole::Agent, LegState::Established),
+    ]);
+    harness.facts(Fact::Call(own));
+    assert_eq!(harness.reason(MEG, switch), Reason::InvalidState);
+}
+
+#[test]
+fn words_of_the_next_issue_are_forbidden_until_the_backend_offers_them() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    let transfer = || {
+        on_call(CallOperation::Transfer(TransferStep::SingleStep {
+            destination: "5002".into(),
+        }))
+    };
+    let digits = || on_call(CallOperation::SendDtmf("1".into()));
+    assert_eq!(harness.reason("bob", transfer()), Reason::Forbidden);
+    assert_eq!(harness.reason("bob", digits()), Reason::Forbidden);
+    let remove = on_call(CallOperation::RemoveParticipant("7001".into()));
+    assert_eq!(harness.reason("bob", remove), Reason::Forbidden);
+    let mute = || on_call(CallOperation::MuteMonitored(true));
+    assert_eq!(harness.reason(MEG, mute()), Reason::Forbidden);
+    assert_eq!(harness.leg("bob").expect("his leg").capabilities, ["Hangup", "Hold", "MuteCall"]);
+    let more = Capabilities {
+        transfers: true,
+        dtmf: true,
+        mute_monitored: true,
+        ..able()
+    };
+    let now = harness.now;
+    harness.gateway.handle_capabilities(more, now);
+    harness.outputs();
+    assert_eq!(harness.asks("bob", transfer()).0, Ok(Answer::Accepted));
+    assert_eq!(harness.asks("bob", digits()).0, Ok(Answer::Accepted));
+    assert_eq!(harness.asks(MEG, mute()).0, Ok(Answer::Accepted));
+    assert!(harness.leg(MEG).expect("her leg").capabilities.contains(&"MuteMonitoredUser"));
+}
+
+#[test]
+fn sent_digits_are_told() {
+    let mut harness = Harness::new();
+    let now = harness.now;
+    harness.gateway.handle_capabilities(Capabilities { dtmf: true, ..able() }, now);
+    harness.facts(Fact::Call(call(vec![customer(), bob()])));
+    harness.request("bob", on_call(CallOperation::SendDtmf("12#".into())));
+    let outputs = harness.outputs();
+    let [Output::Command { id, .. }] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    harness.gateway.handle_command_result(*id, Ok(()), now);
+    assert_eq!(
+        told(&harness.outputs()),
+        [("bob", CallNotification::DtmfSent, LegState::Established)]
+    );
+}
+
+#[test]
+fn a_destination_is_a_number_and_never_a_uri() {
+    let mut harness = Harness::new();
+    for bad in [
+        "sip:127.0.0.1:22;transport=tcp",
+        "http://169.254.169.254",
+        "50 01",
+        "5001\r\nX: y",
+        "5001@evil",
+    ] {
+        let destination = Number::from(bad);
+        let device = DeviceId::from(BOB_PHONE);
+        assert_eq!(
+            harness.reason("bob", Request::Dial { device, destination }),
+            Reason::InvalidInput,
+            "{bad}"
+        );
+    }
+    let forward = |to: &str| Request::SetForwarding {
+        device: BOB_PHONE.into(),
+        to: Some(to.into()),
+    };
+    assert_eq!(harness.reason("bob", forward("")), Reason::MissingParameter);
+    assert_eq!(harness.reason("bob", forward("5001")), Reason::InvalidInput);
+    assert_eq!(harness.asks("bob", forward("+4930123456")).0, Ok(Answer::Accepted));
+}
+
+// Presence.
+
+#[test]
+fn a_session_begins_not_ready_is_kept_and_told_on_three_channels() {
+    let mut harness = Harness::new();
+    harness.request("bob", Request::StartSession);
+    let outputs = harness.outputs();
+    assert!(matches!(&outputs[0], Output::Keep { user, presence: Some(AgentState::NotReady) } if user.as_str() == "bob"));
+    let topics: Vec<_> = notices(&outputs).iter().map(|notice| notice.topic).collect();
+    assert_eq!(topics, [Topic::Me, Topic::Channels, Topic::Devices]);
+    assert!(matches!(outputs.last(), Some(Output::Reply { result: Ok(_), .. })));
+    harness.request("bob", Request::StartSession);
+    assert_eq!(harness.outputs().len(), 1, "again changes nothing");
+}
+
+#[test]
+fn a_state_needs_a_session() {
+    let mut harness = Harness::new();
+    let ready = || Request::SetAgentState(AgentState::Ready);
+    assert_eq!(harness.reason("bob", ready()), Reason::InvalidState);
+    harness.asks("bob", Request::StartSession);
+    assert_eq!(harness.asks("bob", ready()).0, Ok(Answer::Accepted));
+    assert_eq!(harness.device_view("bob", BOB_PHONE).user_state, Some(AgentState::Ready));
+}
+
+#[test]
+fn who_logs_out_is_no_longer_monitored_and_monitors_nobody() {
+    for user in [MEG, "bob"] {
+        let mut harness = Harness::new();
+        harness.asks(user, Request::StartSession);
+        harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
+        let (answer, commands, records) = harness.asks(user, Request::EndSession);
+        let supervisor = MEG_PHONE.into();
+        assert_eq!(answer, Ok(Answer::Accepted));
+        assert_eq!(commands, [Command::StopMonitoring { supervisor }]);
+        assert!(records.iter().any(|record| record.event == Event::Cancelled));
+        assert_eq!(
+            admission(&harness.facts(Fact::AdmissionAsked(asked()))),
+            Some(false),
+            "nor joins in the meantime"
+        );
+    }
+}
+
+#[test]
+fn a_log_out_while_the_backend_is_away_is_made_good_when_it_is_back() {
+    let mut harness = Harness::new();
+    harness.asks("bob", Request::StartSession);
+    harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
+    harness.facts(Fact::Lost);
+    let (_, commands, _) = harness.asks("bob", Request::EndSession);
+    assert_eq!(commands, []);
+    harness.facts(Fact::SnapshotBegin);
+    harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
+    let outputs = harness.facts(Fact::SnapshotComplete);
+    let stop = Command::StopMonitoring {
+        supervisor: MEG_PHONE.into(),
+    };
+    assert!(
+        outputs
+            .iter()
+            .any(|output| matches!(output, Output::Command { command, .. } if *command == stop))
+    );
+}
+
+// The backend comes and goes.
+
+#[test]
+fn while_the_backend_is_away_reads_answer_and_commands_are_unavailable() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(call(vec![customer(), bob()])));
+    assert_eq!(harness.facts(Fact::Lost), []);
+    assert!(!harness.gateway.is_ready());
+    assert!(harness.leg("bob").is_some());
+    assert_eq!(harness.reason("bob", on_call(CallOperation::Hold)), Reason::Unavailable);
+    assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, BOB_PHONE)), Reason::Unavailable);
+}
+
+#[test]
+fn a_new_snapshot_tells_nobody_what_he_knows_and_everybody_what_is_gone() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
+    harness.facts(Fact::Lost);
+    let mut news = harness.facts(Fact::SnapshotBegin);
+    for (id, number) in [(MEG_PHONE, "5005"), (EVE_PHONE, "5002"), (OTTO_PHONE, "5006"), (ADA_PHONE, "5000")] {
+        news.extend(harness.facts(Fact::Device(device(id, number))));
+    }
+    news.extend(harness.facts(Fact::Call(coached(Activity::Coach))));
+    assert_eq!(notices(&news), Vec::<&Notice>::new());
+    let outputs = harness.facts(Fact::SnapshotComplete);
+    let told: Vec<_> = notices(&outputs).iter().map(|notice| notice.user.as_str()).collect();
+    assert_eq!(told, ["bob", MEG], "Bob's phone and Meg's monitor are gone");
+    assert!(
+        outputs
+            .iter()
+            .any(|output| matches!(output, Output::Audit { record, .. } if record.event == Event::Released))
+    );
+}
+
+#[test]
+fn a_call_that_a_snapshot_does_not_repeat_is_over() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(call(vec![customer(), bob()])));
+    harness.facts(Fact::SnapshotBegin);
+    let outputs = harness.facts(Fact::SnapshotComplete);
+    assert_eq!(told(&outputs), [("bob", CallNotification::StatusChange, LegState::Released)]);
+}
+
+#[test]
+fn a_backend_that_does_not_answer_in_time_is_unavailable() {
+    let mut harness = Harness::new();
+    let device = BOB_PHONE.into();
+    harness.request("bob", Request::SetDoNotDisturb { device, on: true });
+    harness.outputs();
+    harness.now = harness.now + Duration::from_secs(5);
+    harness.gateway.handle_timeout(harness.now);
+    let outputs = harness.outputs();
+    let [Output::Reply { result: Err(refusal), .. }] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(refusal.reason, Reason::Unavailable);
+}
+
+#[test]
+fn what_the_backend_refuses_is_refused_with_its_reason_and_written_down() {
+    let mut harness = Harness::new();
+    harness.request(MEG, coach_from(MEG_PHONE, BOB_PHONE));
+    let outputs = harness.outputs();
+    let [Output::Audit { id, .. }] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    harness.gateway.handle_audited(*id, Ok(()), harness.now);
+    let outputs = harness.outputs();
+    let [Output::Command { id, .. }] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    let in_use = Refusal::new(Reason::InUse, "Another supervisor monitors this device.");
+    harness.gateway.handle_command_result(*id, Err(in_use.clone()), harness.now);
+    let outputs = harness.outputs();
+    let [Output::Audit { record, .. }, Output::Reply { result, .. }] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!((record.event, &record.refusal), (Event::Refused, &Some(in_use.clone())));
+    assert_eq!(result, &Err(in_use));
+}
+
+#[test]
+fn a_late_failure_goes_to_the_channel_of_its_operation() {
+    let mut harness = Harness::new();
+    let busy = || Failure {
+        device: MEG_PHONE.into(),
+        call: Some("call".into()),
+        request_id: None,
+        refusal: Refusal::new(Reason::InvalidState, "Busy."),
+    };
+    harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
+    let topic = |outputs: Vec<Output>| match &outputs[..] {
+        [Output::Notice(notice)] => (notice.user.as_str().to_owned(), notice.topic),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(topic(harness.facts(Fact::Failed(busy()))), (MEG.into(), Topic::Devices));
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    harness.request(MEG, on_call(CallOperation::Hangup));
+    let outputs = harness.outputs();
+    let [Output::Command { context, .. }] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    let request_id = Some(context.request_id.clone());
+    let failed = harness.facts(Fact::Failed(Failure { request_id, ..busy() }));
+    assert_eq!(topic(failed), (MEG.into(), Topic::Calls));
+}
+
+#[test]
+fn two_users_who_choose_the_same_request_id_are_two_requests() {
+    let mut harness = Harness::new();
+    let mut ids = BTreeSet::new();
+    for (user, device) in [("bob", BOB_PHONE), ("eve", EVE_PHONE)] {
+        harness.tokens = 7;
+        let device = device.into();
+        harness.request(user, Request::SetDoNotDisturb { device, on: true });
+        let outputs = harness.outputs();
+        let [Output::Command { context, .. }] = &outputs[..] else {
+            panic!("{outputs:?}")
+        };
+        ids.insert(context.request_id.clone());
+    }
+    assert_eq!(ids.len(), 2);
+}
+
+mod properties {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PHONES: [&str; 5] = [MEG_PHONE, BOB_PHONE, EVE_PHONE, OTTO_PHONE, ADA_PHONE];
+
+    fn any_phone() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(PHONES.to_vec())
+    }
+
+    fn any_party() -> impl Strategy<Value = Party> {
+        let role = prop::sample::select(vec![PartyRole::Agent, PartyRole::Customer, PartyRole::Supervisor]);
+        let state = prop::sample::select(LegState::ALL.to_vec());
+        let activity = prop::sample::select(Activity::ALL.to_vec());
+        (
+            prop::option::of(any_phone()),
+            role,
+            state,
+            activity,
+            any_phone(),
+            any::<[bool; 2]>(),
+        )
+            .prop_map(|(device, role, state, activity, monitored, [muted, muted_by_supervisor])| Party {
+                muted,
+                muted_by_supervisor,
+                activity: (role == PartyRole::Supervisor).then_some(activity),
+                monitors: (role == PartyRole::Supervisor).then(|| monitored.into()),
+                ..party(device, "7001", role, state)
+            })
+    }
+
+    fn any_fact() -> impl Strategy<Value = Fact> {
+        let activity = prop::sample::select(Activity::ALL.to_vec());
+        prop_oneof![
+            (any_phone(), any::<[bool; 3]>()).prop_map(|(id, [registered, do_not_disturb, forwarded])| Fact::Device(DeviceFact {
+                registered,
+                do_not_disturb,
+                forward_to: forwarded.then(|| "5000".into()),
+                ..device(id, "5001")
+            })),
+            (prop::sample::select(vec!["one", "two"]), prop::collection::vec(any_party(), 0..4)).prop_map(|(id, parties)| Fact::Call(
+                CallFact {
+                    id: id.into(),
+                    ..call(parties)
+                }
+            )),
+            (any_phone(), any_phone(), activity.clone()).prop_map(|(supervisor, target, activity)| Fact::Monitor(MonitorFact {
+                supervisor: supervisor.into(),
+                target: target.into(),
+                ..monitor(joined_as(activity))
+            })),
+            any_phone().prop_map(|supervisor| Fact::MonitorGone {
+                supervisor: supervisor.into()
+            }),
+            (any_phone(), any_phone(), activity).prop_map(|(supervisor, target, activity)| Fact::AdmissionAsked(AdmissionAsked {
+                supervisor: supervisor.into(),
+                target: target.into(),
+                call: "one".into(),
+                activity
+            })),
+            Just(Fact::SnapshotBegin),
+            Just(Fact::SnapshotComplete),
+            Just(Fact::Lost),
+        ]
+    }
+
+    fn check_device(view: &DeviceView) {
+        let has = |word: &str| view.capabilities.contains(&word);
+        assert!(has("DoNotDisturbOn") != has("DoNotDisturbOff"));
+        assert!(has("ForwardCallsOn") != has("ForwardCallsOff"));
+        assert_eq!(has("ForwardCallsOff"), view.forward_to.is_some());
+        let supervises = [MEG_PHONE, OTTO_PHONE, ADA_PHONE].contains(&view.id.as_str());
+        for word in ["ListenIn", "Coach", "BargeIn"] {
+            assert_eq!(has(word), supervises);
+        }
+        assert_eq!(has("CancelSupervisorMonitoring"), supervises && view.monitoring.is_some());
+        assert_eq!(view.capabilities.iter().collect::<BTreeSet<_>>().len(), view.capabilities.len());
+        assert_eq!(view.user_state.is_some(), view.active);
+    }
+
+    fn check_leg(user: &User, view: &CallView, calls: &BTreeMap<CallId, CallFact>) {
+        assert!(user.devices.contains(&view.device), "a leg of somebody else's is shown");
+        if view.state == LegState::Released {
+            assert_eq!(view.capabilities, Vec::<&str>::new());
+            return;
+        }
+        let call = &calls[&view.id];
+        assert!(call.party_of(&view.device).is_some());
+        let heard = |number: usize| view.participants.len() <= number;
+        assert!(heard(call.parties.len()));
+        for word in ["SwitchToCoach", "SwitchToListenIn", "SwitchToBargeIn"] {
+            assert!(view.monitoring || !view.capabilities.contains(&word));
+        }
+        assert!(!view.supervisor_listening_in || view.monitoring_state == Some(Activity::ListenIn));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_the_backend_reports_nobody_sees_anothers_leg_and_nobody_unpermitted_joins(facts in prop::collection::vec(any_fact(), 1..40)) {
+            let mut harness = Harness::new();
+            let directory = directory();
+            let permitted = [(MEG_PHONE, BOB_PHONE), (OTTO_PHONE, EVE_PHONE)];
+            for fact in facts {
+                harness.fact(fact);
+                while let Some(output) = harness.gateway.poll_output() {
+                    match output {
+                        Output::Notice(notice) => {
+                            let user = &directory.users[&notice.user];
+                            match &notice.body {
+                                NoticeBody::DeviceStateChange(views) => views.iter().for_each(|view| {
+                                    assert!(user.devices.contains(&view.id));
+                                    check_device(view);
+                                }),
+                                NoticeBody::CallStateChange { call, .. } => assert!(user.devices.contains(&call.device)),
+                                NoticeBody::UserStateChange(view) => assert_eq!(view.id, notice.user),
+                                NoticeBody::Error { device, .. } => assert!(user.devices.contains(device)),
+                            }
+                        }
+                        Output::Audit { id, record } => {
+                            if record.event == Event::Admitted {
+                                let (device, target) = (record.device.expect("who"), record.target.expect("whom"));
+                                let admin = device.as_str() == ADA_PHONE && target.as_str() != ADA_PHONE;
+                                assert!(admin || permitted.contains(&(device.as_str(), target.as_str())), "{device} {target}");
+                            }
+                            harness.gateway.handle_audited(id, Ok(()), harness.now);
+                        }
+                        Output::Command { id, .. } => harness.gateway.handle_command_result(id, Ok(()), harness.now),
+                        Output::Reply { .. } | Output::Keep { .. } => {}
+                    }
+                }
+                for user in directory.users.values() {
+                    let Ok(Answer::Calls(legs)) = harness.gateway.read(&user.id, &Query::MyCalls, harness.now.wall) else { panic!("legs") };
+                    legs.iter().for_each(|leg| check_leg(user, leg, &harness.gateway.calls));
+                    user.devices.iter().for_each(|device| check_device(&harness.device_view(user.id.as_str(), device.as_str())));
+                }
+            }
+            prop_assert!(harness.gateway.works.is_empty(), "nothing waits for what has come");
+        }
+    }
+}

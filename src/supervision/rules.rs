@@ -22,12 +22,7 @@ pub(super) fn may_join(config: &Config, call: &CallFact, target: &DeviceId, supe
 }
 
 fn kind_allowed(config: &Config, call: &CallFact, target: &DeviceId) -> bool {
-    let made_it = || {
-        call.parties
-            .iter()
-            .next()
-            .is_some_and(|first| first.device.as_ref() == Some(target))
-    };
+    let made_it = || call.parties.first().is_some_and(|first| first.device.as_ref() == Some(target));
     match call.call_type {
         CallType::Inbound | CallType::Outbound => true,
         CallType::Internal => config.monitor_internal_calls,
