@@ -1,7 +1,14 @@
 //! The reference backend: a B2BUA with its registrar, on our own SIP core.
 
+pub mod config;
+pub mod dialog;
 pub mod digest;
+pub mod flow;
 pub mod leg;
 pub mod message;
+pub mod registrar;
 pub mod sdp;
 pub mod switchboard;
+pub mod timers;
+pub mod transaction;
+pub mod user_agent;

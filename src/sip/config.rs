@@ -1,0 +1,289 @@
+//! What the SIP adapter must be told.
+
+use super::digest::{Algorithm, ha1};
+use super::flow::Protocol;
+use super::transaction::{Bounds, Timing};
+use crate::words::{DeviceId, Number};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// The configuration of the user agent and its sockets.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen. Port 0 takes a free one.
+    pub listen: Vec<Listen>,
+    /// Hosts that are ours in a Request-URI, besides the addresses we listen on: domains and public addresses.
+    pub domains: Vec<String>,
+    /// The host in our Via and Contact. `None`: the address we listen on.
+    pub advertised: Option<String>,
+    /// The realm of our challenges.
+    pub realm: String,
+    /// The digest algorithms we challenge for, the preferred first.
+    pub algorithms: Vec<Algorithm>,
+    /// How long a challenge can be answered.
+    pub nonce_lifetime: Duration,
+    /// The phones that may register and call.
+    pub accounts: Vec<Account>,
+    /// The peers that are known by their address.
+    pub trunks: Vec<Trunk>,
+    /// Whether accounts must authenticate each INVITE. When off, an INVITE from the address an account has registered from is his.
+    pub challenge_invites: bool,
+    /// Bounds.
+    pub limits: Limits,
+    /// RFC 3261's timers.
+    pub timing: Timing,
+    /// RFC 4028's interval that we ask for: 300 s.
+    pub session_expires: Duration,
+    /// RFC 4028's shortest interval that we accept: 90 s.
+    pub min_session_expires: Duration,
+    /// The User-Agent and Server header.
+    pub product: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5060);
+        Self {
+            listen: vec![Listen::new(Protocol::Udp, address), Listen::new(Protocol::Tcp, address)],
+            domains: Vec::new(),
+            advertised: None,
+            realm: "undertone".to_owned(),
+            algorithms: vec![Algorithm::Sha256, Algorithm::Md5],
+            nonce_lifetime: Duration::from_secs(300),
+            accounts: Vec::new(),
+            trunks: Vec::new(),
+            challenge_invites: true,
+            limits: Limits::default(),
+            timing: Timing::default(),
+            session_expires: Duration::from_secs(300),
+            min_session_expires: Duration::from_secs(90),
+            product: "Undertone".to_owned(),
+        }
+    }
+}
+
+impl Config {
+    /// The trunk of this name.
+    pub fn trunk(&self, name: &str) -> Option<&Trunk> {
+        self.trunks.iter().find(|trunk| trunk.name == name)
+    }
+
+    /// The trunk that takes calls to `number`: the one with the longest fitting prefix.
+    pub fn trunk_for(&self, number: &Number) -> Option<&Trunk> {
+        let fits = |trunk: &&Trunk| trunk.prefix_length(number).is_some();
+        self.trunks.iter().filter(fits).max_by_key(|trunk| trunk.prefix_length(number))
+    }
+
+    /// The account of a device.
+    pub fn account(&self, device: &DeviceId) -> Option<&Account> {
+        self.accounts.iter().find(|account| account.device == *device)
+    }
+
+    /// The account that answers to a number: the user part of a URI.
+    pub fn account_of_number(&self, number: &str) -> Option<&Account> {
+        self.accounts.iter().find(|account| account.number.as_str() == number)
+    }
+}
+
+/// A listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Over what.
+    pub protocol: Protocol,
+    /// Where.
+    pub address: SocketAddr,
+}
+
+impl Listen {
+    /// A listening socket.
+    pub fn new(protocol: Protocol, address: SocketAddr) -> Self {
+        Self { protocol, address }
+    }
+}
+
+/// A phone of ours.
+#[derive(Clone)]
+pub struct Account {
+    /// The device it is.
+    pub device: DeviceId,
+    /// Its number: the user part of its address of record.
+    pub number: Number,
+    /// The user name of its digests; usually the number.
+    pub username: String,
+    /// What its digests are checked against: an HA1 for every algorithm of [`Config::algorithms`] (without `-sess`).
+    pub ha1s: BTreeMap<Algorithm, String>,
+    /// How its phone is asked to answer by itself.
+    pub auto_answer: AutoAnswer,
+}
+
+impl Account {
+    /// An account whose user name is its number, with HA1s of SHA-256 and MD5.
+    pub fn new(device: DeviceId, number: Number, realm: &str, password: &str) -> Self {
+        let username = number.as_str().to_owned();
+        let ha1 = |algorithm| (algorithm, ha1(algorithm, &username, realm, password));
+        Self {
+            ha1s: [Algorithm::Sha256, Algorithm::Md5].map(ha1).into(),
+            device,
+            number,
+            username,
+            auto_answer: AutoAnswer::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account").field("device", &self.device).finish_non_exhaustive()
+    }
+}
+
+/// The ways to ask a phone to answer by itself; phones understand one or the other, and ignore the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AutoAnswer {
+    /// `Answer-Mode: Auto` (RFC 5373).
+    pub answer_mode: bool,
+    /// `Call-Info: <sip:…>;answer-after=0`.
+    pub call_info: bool,
+    /// `Alert-Info: <…>;info=alert-autoanswer`.
+    pub alert_info: bool,
+}
+
+impl Default for AutoAnswer {
+    fn default() -> Self {
+        Self {
+            answer_mode: true,
+            call_info: true,
+            alert_info: true,
+        }
+    }
+}
+
+/// A peer known by its address: a carrier, a session border controller, another switch.
+#[derive(Clone, Debug)]
+pub struct Trunk {
+    /// Its name.
+    pub name: String,
+    /// Where its requests come from.
+    pub sources: Vec<Source>,
+    /// Where our requests go: `host`, `host:port`; a name is resolved once, when the endpoint starts.
+    pub target: String,
+    /// The address of `target`; filled in when the endpoint starts, or at once when it is an address.
+    pub address: Option<SocketAddr>,
+    /// How our requests go there.
+    pub protocol: Protocol,
+    /// The numbers that are called there: `+49`, `0`; an empty prefix fits every number.
+    pub prefixes: Vec<String>,
+    /// The codecs it may use, best first: `PCMU`, `PCMA`. Empty: all of ours.
+    pub codecs: Vec<String>,
+    /// Who we are when it challenges us.
+    pub login: Option<Login>,
+}
+
+impl Trunk {
+    /// A trunk at an address that may also call us from there, from any port.
+    pub fn at(name: &str, address: SocketAddr, protocol: Protocol) -> Self {
+        Self {
+            name: name.to_owned(),
+            sources: vec![Source {
+                address: address.ip(),
+                port: None,
+            }],
+            target: address.to_string(),
+            address: Some(address),
+            protocol,
+            prefixes: vec![String::new()],
+            codecs: Vec::new(),
+            login: None,
+        }
+    }
+
+    /// Requests from there are this trunk's. The port of a TCP connection is chance and proves nothing.
+    pub fn owns(&self, protocol: Protocol, peer: SocketAddr) -> bool {
+        let covers = |source: &Source| {
+            let port_fits = protocol == Protocol::Tcp || source.port.is_none_or(|port| port == peer.port());
+            source.address == peer.ip().to_canonical() && port_fits
+        };
+        self.sources.iter().any(covers)
+    }
+
+    fn prefix_length(&self, number: &Number) -> Option<usize> {
+        let fitting = self.prefixes.iter().filter(|prefix| number.as_str().starts_with(prefix.as_str()));
+        fitting.map(String::len).max()
+    }
+}
+
+/// What we answer a trunk's challenges with. Another peer, or another realm, gets nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The realm it challenges for.
+    pub realm: String,
+    /// The user name.
+    pub username: String,
+    /// The password.
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("realm", &self.realm).finish_non_exhaustive()
+    }
+}
+
+/// An address a trunk sends from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The address.
+    pub address: IpAddr,
+    /// The port of its datagrams; `None` is any.
+    pub port: Option<u16>,
+}
+
+/// How much is held at most, so that no peer can exhaust us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Server transactions.
+    pub transactions: Bounds,
+    /// Legs.
+    pub legs: usize,
+    /// Refusals a second to one source address that is nobody's; over it he hears nothing.
+    pub refusals_per_second: u32,
+    /// How many such sources are remembered.
+    pub sources: usize,
+    /// Contacts of one device.
+    pub contacts: usize,
+    /// Shortest registration accepted: 423 below.
+    pub min_expires: Duration,
+    /// Longest registration granted.
+    pub max_expires: Duration,
+    /// An incoming call that nobody answers or refuses is refused by then (RFC 3261's timer C is 3 min).
+    pub ringing: Duration,
+    /// TCP connections.
+    pub connections: usize,
+    /// TCP connections of one source address.
+    pub connections_per_source: usize,
+    /// How long a message may take to arrive once begun.
+    pub message_deadline: Duration,
+    /// A connection on which nothing has happened for so long is closed.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            transactions: Bounds::default(),
+            legs: 10_000,
+            refusals_per_second: 200,
+            sources: 4096,
+            contacts: 5,
+            min_expires: Duration::from_secs(60),
+            max_expires: Duration::from_secs(3600),
+            ringing: Duration::from_secs(300),
+            connections: 2000,
+            connections_per_source: 600,
+            message_deadline: Duration::from_secs(10),
+            idle: Duration::from_secs(900),
+        }
+    }
+}

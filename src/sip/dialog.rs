@@ -1,0 +1,155 @@
+//! A dialog (RFC 3261 12), either side of it.
+//!
+//! In-dialog requests of ours go over the dialog's flow, whatever the peer's Contact says: the Contact becomes the Request-URI,
+//! never a place to send to. In-dialog requests of the peer match Call-ID, both tags and the flow; the user agent may accept another
+//! flow of the same peer after it has verified it.
+
+use super::flow::Flow;
+use super::message::{HeaderError, Method, NameAddr, Request, Response, Uri};
+
+/// A dialog, early or confirmed.
+#[derive(Clone, Debug)]
+pub struct Dialog {
+    /// Call-ID.
+    pub call_id: Vec<u8>,
+    /// Our tag.
+    pub local_tag: String,
+    /// Theirs; `None` until the first response with a tag.
+    pub remote_tag: Option<Vec<u8>>,
+    /// Our From, with the tag.
+    pub local: Vec<u8>,
+    /// Our To, with the tag once it is known.
+    pub remote: Vec<u8>,
+    /// CSeq of our latest request.
+    pub local_cseq: u32,
+    /// CSeq of their latest request.
+    pub remote_cseq: Option<u32>,
+    /// The peer's Contact.
+    pub target: Uri,
+    /// Route values, first hop first.
+    pub routes: Vec<NameAddr>,
+    /// The way to the peer.
+    pub flow: Flow,
+    /// The peer's Allow lists UPDATE.
+    pub allows_update: bool,
+}
+
+/// Why an in-dialog request is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("CSeq is lower than the last one")]
+pub struct OutOfOrder;
+
+impl Dialog {
+    /// The dialog that an INVITE with a Contact asks for, as its UAS (RFC 3261 12.1.1).
+    pub fn incoming(invite: &Request, local_tag: String, flow: Flow) -> Result<Dialog, HeaderError> {
+        let headers = &invite.headers;
+        let from = headers.from()?;
+        let to = headers.to()?;
+        let target = headers.contacts()?.into_iter().next().ok_or(HeaderError::Missing("Contact"))?.uri;
+        Ok(Dialog {
+            call_id: headers.call_id()?.to_vec(),
+            // RFC 2543 phones send no tag: the empty one stands for it (RFC 3261 12.2.2).
+            remote_tag: Some(from.tag().unwrap_or_default().to_vec()),
+            local: to.with_tag(&local_tag).to_bytes(),
+            remote: headers.single("From")?.to_vec(),
+            local_tag,
+            local_cseq: 0,
+            remote_cseq: Some(headers.cseq()?.0),
+            target,
+            routes: headers.record_routes()?,
+            flow,
+            allows_update: headers.lists("Allow", "UPDATE"),
+        })
+    }
+
+    /// The dialog that our INVITE asks for. `local` has our tag.
+    pub fn outgoing(call_id: String, local: NameAddr, local_tag: String, remote: NameAddr, target: Uri, flow: Flow) -> Dialog {
+        Dialog {
+            call_id: call_id.into_bytes(),
+            local: local.with_tag(&local_tag).to_bytes(),
+            local_tag,
+            remote_tag: None,
+            remote: remote.to_bytes(),
+            local_cseq: 0,
+            remote_cseq: None,
+            target,
+            routes: Vec::new(),
+            flow,
+            allows_update: false,
+        }
+    }
+
+    /// A response with a To tag creates or confirms the dialog (RFC 3261 12.1.2).
+    pub fn handle_response(&mut self, response: &Response) {
+        let headers = &response.headers;
+        let Ok(to) = headers.to() else { return };
+        let Some(tag) = to.tag() else { return };
+        self.remote_tag = Some(tag.to_vec());
+        if let Some(raw) = headers.get("To") {
+            self.remote = raw.to_vec();
+        }
+        if let Ok(mut routes) = headers.record_routes() {
+            routes.reverse();
+            self.routes = routes;
+        }
+        self.refresh(&response.headers.contacts().unwrap_or_default());
+        if headers.has("Allow") {
+            self.allows_update = headers.lists("Allow", "UPDATE");
+        }
+    }
+
+    /// Target refresh: a re-INVITE or UPDATE, or its 2xx, brings a new Contact (RFC 3261 12.2).
+    pub fn refresh(&mut self, contacts: &[NameAddr]) {
+        if let [contact] = contacts {
+            self.target = contact.uri.clone();
+        }
+    }
+
+    /// A request with this Call-ID, To tag and From tag is of this dialog.
+    pub fn matches(&self, call_id: &[u8], to_tag: &[u8], from_tag: &[u8]) -> bool {
+        self.call_id == call_id && self.local_tag.as_bytes() == to_tag && self.remote_tag.as_deref() == Some(from_tag)
+    }
+
+    /// Takes note of their CSeq: jumps are fine, going back is not (RFC 3261 12.2.2).
+    pub fn accept_cseq(&mut self, cseq: u32) -> Result<(), OutOfOrder> {
+        if self.remote_cseq.is_some_and(|last| cseq <= last) {
+            return Err(OutOfOrder);
+        }
+        self.remote_cseq = Some(cseq);
+        Ok(())
+    }
+
+    /// A new request in the dialog, without Via and Contact (RFC 3261 12.2.1.1).
+    pub fn request(&mut self, method: Method) -> Request {
+        self.local_cseq += 1;
+        self.request_with_cseq(method, self.local_cseq)
+    }
+
+    /// The ACK of a 2xx: it has the CSeq of its INVITE.
+    pub fn ack(&self, cseq: u32) -> Request {
+        self.request_with_cseq(Method::Ack, cseq)
+    }
+
+    fn request_with_cseq(&self, method: Method, cseq: u32) -> Request {
+        let mut routes = self.routes.clone();
+        let mut uri = self.target.clone();
+        if let Some(first) = routes.first()
+            && !first.uri.is_loose()
+        {
+            // A strict router of RFC 2543 (RFC 3261 12.2.1.1): it becomes the Request-URI, the target the last route.
+            uri = std::mem::replace(&mut routes[0].uri, uri);
+            routes.rotate_left(1);
+        }
+        let cseq = format!("{cseq} {method}");
+        let mut request = Request::new(method, uri)
+            .with("Max-Forwards", "70")
+            .with("From", &self.local)
+            .with("To", &self.remote)
+            .with("Call-ID", &self.call_id)
+            .with("CSeq", cseq);
+        for route in routes {
+            request.headers.push("Route", route.to_bytes());
+        }
+        request
+    }
+}

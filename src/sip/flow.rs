@@ -1,0 +1,60 @@
+//! Where a message came from and how an answer gets back.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+/// A transport protocol that Undertone speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// Datagrams: may be lost, repeated, reordered.
+    #[default]
+    Udp,
+    /// A stream: nothing is retransmitted.
+    Tcp,
+}
+
+impl Protocol {
+    /// As it stands in a Via header.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Udp => "UDP",
+            Protocol::Tcp => "TCP",
+        }
+    }
+
+    /// Retransmission timers are not used on it.
+    pub fn is_reliable(self) -> bool {
+        match self {
+            Protocol::Udp => false,
+            Protocol::Tcp => true,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Names one TCP connection for as long as the process lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+impl ConnectionId {
+    /// UDP, or: connect when there is no connection to the peer yet.
+    pub const NONE: ConnectionId = ConnectionId(0);
+}
+
+/// A way to one peer: a UDP address pair or a TCP connection (RFC 5626's flow).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flow {
+    /// Over what.
+    pub protocol: Protocol,
+    /// Our listening address.
+    pub local: SocketAddr,
+    /// The other side.
+    pub peer: SocketAddr,
+    /// Which connection.
+    pub connection: ConnectionId,
+}

@@ -1,0 +1,316 @@
+//! The SIP user agent of a B2BUA: messages in and out, legs towards the switchboard. A quiet machine.
+//!
+//! ```text
+//!   datagrams, connections                                                    switchboard
+//!  ───── handle_datagram ────▶ checks ─▶ transactions ─▶ dialogs, legs ─────▶ LegEvent
+//!  ◀──── Output::Transmit ───────────────────┴──────────────┴─ handle_command ◀ LegCommand
+//! ```
+//!
+//! After every `handle_*`, drain [`UserAgent::poll_output`], then wait until [`UserAgent::poll_timeout`] at the latest. What anybody may
+//! send (a request of nobody we know) is answered statelessly (RFC 3261 8.2.7): it costs no memory, and over a rate it is not
+//! answered at all. A transaction is made only for a request that was authenticated, or that belongs to a dialog.
+//!
+//! | part | what |
+//! |---|---|
+//! | `admission` | who may ask what: targets, digests, trunks, loops |
+//! | `uas` | requests in |
+//! | `uac` | commands and the responses to what we sent |
+//! | `session` | RFC 4028 |
+//! | `leg` | what a leg is |
+
+mod admission;
+mod leg;
+mod session;
+mod uac;
+mod uas;
+
+#[cfg(test)]
+mod tests;
+
+use super::config::{Config, Trunk};
+use super::digest::{Authenticator, Credentials};
+use super::flow::{Flow, Protocol};
+use super::leg::{LegCommand, LegEvent, LegKey};
+use super::message::{Message, ParseError, Request, Response, parse_datagram};
+use super::registrar::Registrar;
+use super::timers::Timers;
+use super::transaction::{self, Transactions};
+use crate::words::{DeviceId, Now};
+use admission::{Chance, Sources};
+use leg::{ClientUse, Leg, LegTimer, ServerUse};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+/// What the user agent wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Bytes for a peer.
+    Transmit {
+        /// The way.
+        flow: Flow,
+        /// A whole message.
+        bytes: Vec<u8>,
+    },
+    /// For the switchboard.
+    Event(LegEvent),
+}
+
+/// What has been dealt with without anybody hearing of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages that were read.
+    pub messages: u64,
+    /// Messages that could not be read.
+    pub malformed: u64,
+    /// Requests refused statelessly.
+    pub refused: u64,
+    /// Requests that got no answer because their source asks too often.
+    pub silenced: u64,
+    /// Requests refused with 503 because too much is going on.
+    pub overloaded: u64,
+    /// In-dialog requests refused with 481: unknown dialog, wrong tag, wrong source.
+    pub strangers: u64,
+}
+
+/// The user agent.
+#[derive(Debug)]
+pub struct UserAgent {
+    config: Config,
+    locals: Vec<(Protocol, SocketAddr)>,
+    transactions: Transactions<ServerUse, ClientUse>,
+    registrar: Registrar,
+    legs: BTreeMap<LegKey, Leg>,
+    by_call: BTreeMap<Vec<u8>, BTreeSet<LegKey>>,
+    timers: Timers<(LegKey, LegTimer)>,
+    sources: Sources,
+    chance: Chance,
+    authenticator: Authenticator,
+    logins: BTreeMap<String, Credentials>,
+    next_leg: u64,
+    counters: Counters,
+    outputs: VecDeque<Output>,
+}
+
+impl UserAgent {
+    /// `locals` are the addresses that are listened on; `seed` is fresh entropy: tags, branches and nonces come from it.
+    pub fn new(mut config: Config, locals: Vec<(Protocol, SocketAddr)>, seed: [u8; 32], now: Now) -> Self {
+        for trunk in &mut config.trunks {
+            trunk.address = trunk.address.or_else(|| trunk.target.parse().ok());
+        }
+        let chance = Chance::new(seed);
+        let authenticator = Authenticator::new(
+            chance.derive("nonce"),
+            &config.realm,
+            config.algorithms.clone(),
+            config.nonce_lifetime,
+            now.mono,
+        );
+        let login = |trunk: &Trunk| {
+            let login = trunk.login.as_ref()?;
+            let credentials = Credentials::new(&trunk.name, &login.realm, &login.username, &login.password);
+            Some((trunk.name.clone(), credentials))
+        };
+        let logins = config.trunks.iter().filter_map(login).collect();
+        Self {
+            transactions: Transactions::new(config.timing, config.limits.transactions),
+            registrar: Registrar::new(config.limits.contacts, config.limits.min_expires, config.limits.max_expires),
+            legs: BTreeMap::new(),
+            by_call: BTreeMap::new(),
+            timers: Timers::default(),
+            sources: Sources::new(config.limits.refusals_per_second, config.limits.sources),
+            authenticator,
+            logins,
+            chance,
+            next_leg: 2,
+            counters: Counters::default(),
+            outputs: VecDeque::new(),
+            locals,
+            config,
+        }
+    }
+
+    /// A datagram has come.
+    pub fn handle_datagram(&mut self, flow: Flow, datagram: &[u8], now: Now) {
+        match parse_datagram(datagram) {
+            Ok(message) => self.handle_message(flow, message, now),
+            Err(error) => self.handle_malformed(flow, &error, now),
+        }
+    }
+
+    /// A message has come over a stream.
+    pub fn handle_message(&mut self, flow: Flow, message: Message, now: Now) {
+        self.counters.messages += 1;
+        match message {
+            Message::Request(request) => self.handle_request(flow, request, now),
+            Message::Response(response) => self.handle_response(flow, &response, now),
+        }
+        self.settle(now);
+    }
+
+    /// Something has come that is no message.
+    pub fn handle_malformed(&mut self, flow: Flow, error: &ParseError, now: Now) {
+        self.counters.malformed += 1;
+        let Some(response) = &error.response else { return };
+        if !self.may_refuse(&flow, now) {
+            return;
+        }
+        let mut response = (**response).clone();
+        response.headers.stamp_source(flow.peer);
+        response.headers.tag_to(&self.chance.stateless_tag(&response.headers));
+        self.transmit(flow, response.to_bytes());
+    }
+
+    /// The switchboard wants something.
+    pub fn handle_command(&mut self, command: LegCommand, now: Now) {
+        self.command(command, now);
+        self.settle(now);
+    }
+
+    /// A connection is gone, or could not be made.
+    pub fn handle_unreachable(&mut self, flow: &Flow, now: Now) {
+        self.transactions.handle_unreachable(flow);
+        for device in self.registrar.handle_flow_gone(flow) {
+            self.registered(device, false);
+        }
+        self.settle(now);
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.transactions.handle_timeout(now.mono);
+        self.settle(now);
+        for device in self.registrar.handle_timeout(now.mono) {
+            self.registered(device, false);
+        }
+        while let Some((leg, timer)) = self.timers.pop(now.mono) {
+            self.handle_leg_timer(leg, timer, now);
+            self.settle(now);
+        }
+    }
+
+    /// When to call [`Self::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let times = [self.transactions.poll_timeout(), self.timers.next(), self.registrar.poll_timeout()];
+        times.into_iter().flatten().min()
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// What has been dealt with in silence.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The configuration, with trunk addresses filled in.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The devices whose phones can be reached.
+    pub fn registered_devices(&self) -> impl Iterator<Item = &DeviceId> {
+        self.registrar.registered()
+    }
+
+    /// How many legs there are.
+    pub fn legs(&self) -> usize {
+        self.legs.len()
+    }
+
+    /// Nothing goes on: no leg, transaction or timer is left; registrations may be.
+    pub fn is_idle(&self) -> bool {
+        self.legs.is_empty() && self.by_call.is_empty() && self.timers.is_empty() && self.transactions.is_empty()
+    }
+
+    fn settle(&mut self, now: Now) {
+        while let Some(output) = self.transactions.poll_output() {
+            match output {
+                transaction::Output::Transmit { flow, bytes } => self.transmit(flow, bytes),
+                transaction::Output::TimedOut(client) => self.handle_failure(client, 408, now),
+                transaction::Output::Unreachable(client) => self.handle_failure(client, 503, now),
+            }
+        }
+    }
+
+    fn transmit(&mut self, flow: Flow, bytes: Vec<u8>) {
+        self.outputs.push_back(Output::Transmit { flow, bytes });
+    }
+
+    fn event(&mut self, event: LegEvent) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn registered(&mut self, device: DeviceId, registered: bool) {
+        self.event(LegEvent::Registered { device, registered });
+    }
+
+    fn add_leg(&mut self, key: LegKey, leg: Leg) {
+        self.by_call.entry(leg.dialog.call_id.clone()).or_default().insert(key);
+        self.legs.insert(key, leg);
+    }
+
+    fn remove_leg(&mut self, key: LegKey) {
+        let Some(leg) = self.legs.remove(&key) else { return };
+        if let Some(legs) = self.by_call.get_mut(&leg.dialog.call_id) {
+            legs.remove(&key);
+            if legs.is_empty() {
+                self.by_call.remove(&leg.dialog.call_id);
+            }
+        }
+        self.stop_timers(key);
+    }
+
+    fn stop_timers(&mut self, key: LegKey) {
+        for timer in LegTimer::ALL {
+            self.timers.clear(&(key, timer));
+        }
+    }
+
+    fn legs_of(&self, call_id: &[u8]) -> impl Iterator<Item = (LegKey, &Leg)> {
+        let keys = self.by_call.get(call_id).into_iter().flatten();
+        keys.filter_map(|key| self.legs.get(key).map(|leg| (*key, leg)))
+    }
+
+    fn via_host(&self, flow: &Flow) -> String {
+        match &self.config.advertised {
+            Some(host) => host.clone(),
+            None if flow.local.ip().is_ipv6() => format!("[{}]", flow.local.ip()),
+            None => flow.local.ip().to_string(),
+        }
+    }
+
+    fn contact(&self, flow: &Flow) -> Vec<u8> {
+        let transport = match flow.protocol {
+            Protocol::Udp => "",
+            Protocol::Tcp => ";transport=tcp",
+        };
+        format!("<sip:{}:{}{transport}>", self.via_host(flow), flow.local.port()).into_bytes()
+    }
+
+    /// Puts our Via on a request; the branch tells us later that it was ours.
+    fn stamp(&mut self, request: &mut Request, flow: &Flow) -> Vec<u8> {
+        let branch = self.chance.branch();
+        self.stamp_with(request, flow, &branch);
+        branch
+    }
+
+    fn stamp_with(&self, request: &mut Request, flow: &Flow, branch: &[u8]) {
+        request.headers.remove("Via");
+        let host = self.via_host(flow);
+        let via = [
+            format!("SIP/2.0/{} {host}:{};branch=", flow.protocol, flow.local.port()).as_bytes(),
+            branch,
+            b";rport",
+        ]
+        .concat();
+        request.headers.push_front("Via", via);
+    }
+
+    fn stateless(&mut self, flow: Flow, response: Response) {
+        let tag = self.chance.stateless_tag(&response.headers);
+        self.transmit(flow, response.with_to_tag(&tag).to_bytes());
+    }
+}

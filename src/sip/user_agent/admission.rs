@@ -1,0 +1,335 @@
+//! Who may ask what, and what chance is needed for.
+
+use super::UserAgent;
+use crate::sip::config::Account;
+use crate::sip::digest::{self, Algorithm, Subject, Verdict};
+use crate::sip::flow::Flow;
+use crate::sip::leg::LegSource;
+use crate::sip::message::{Abilities, Headers, Host, Method, Refuse, Request, Response, Scheme, Uri};
+use crate::sip::transaction::{Mark, ServerKey};
+use crate::words::Now;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
+/// What we do, for Allow, Supported and Accept. `replaces` is understood only to be refused (481, 603), and so is not offered.
+pub(super) const ABILITIES: Abilities<'static> = Abilities {
+    methods: &[
+        Method::Invite,
+        Method::Ack,
+        Method::Cancel,
+        Method::Bye,
+        Method::Options,
+        Method::Update,
+        Method::Info,
+        Method::Register,
+    ],
+    extensions: &["timer", "replaces"],
+    bodies: &["application/sdp"],
+};
+
+/// The Allow header.
+pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO, REGISTER";
+
+/// A user part longer than this is nobody's.
+const LONGEST_USER: usize = 128;
+
+impl UserAgent {
+    /// The Request-URI names us or a domain of ours.
+    pub(super) fn is_ours(&self, uri: &Uri) -> bool {
+        let host = uri.host_text();
+        let named = |name: &String| name.eq_ignore_ascii_case(host);
+        if self.config.domains.iter().any(named) || self.config.advertised.as_ref().is_some_and(named) {
+            return true;
+        }
+        match uri.host() {
+            Host::Address(address) => self.locals.iter().any(|(_, local)| local.ip() == address.to_canonical()),
+            Host::Name(_) => false,
+        }
+    }
+
+    /// The user part, if it can be a number of ours or of a trunk.
+    pub(super) fn user_of(uri: &Uri) -> Option<String> {
+        let user = uri.user()?;
+        let text = std::str::from_utf8(&user).ok()?;
+        let fits = !text.is_empty() && text.len() <= LONGEST_USER && !text.chars().any(char::is_control);
+        fits.then(|| text.to_owned())
+    }
+
+    /// Who sends this INVITE, or how he is refused.
+    pub(super) fn admit(&mut self, flow: &Flow, invite: &Request, now: Now) -> Result<LegSource, Refuse> {
+        let from = invite.headers.from().map_err(|_| Refuse::new(400))?;
+        let claimed = Self::user_of(&from.uri).filter(|_| self.is_ours(&from.uri));
+        let account = claimed.and_then(|user| self.config.account_of_number(&user).cloned());
+        let trunk = self.config.trunks.iter().find(|trunk| trunk.owns(flow.protocol, flow.peer));
+        match (account, trunk) {
+            (Some(account), None) => self.admit_account(flow, invite, &account, now),
+            (Some(account), Some(_)) if invite.headers.has("Authorization") || self.registrar.is_at(&account.device, flow, now.mono) => {
+                self.admit_account(flow, invite, &account, now)
+            }
+            (_, Some(trunk)) => Ok(LegSource::Trunk(trunk.name.clone())),
+            (None, None) => Err(Refuse::new(403)),
+        }
+    }
+
+    fn admit_account(&mut self, flow: &Flow, invite: &Request, account: &Account, now: Now) -> Result<LegSource, Refuse> {
+        let known = !self.config.challenge_invites && self.registrar.is_at(&account.device, flow, now.mono);
+        if !known {
+            self.authenticate(flow, invite, account, now)?;
+        }
+        Ok(LegSource::Account(account.device.clone()))
+    }
+
+    /// The request carries a right digest of this account; else 401 with a challenge, or 403.
+    pub(super) fn authenticate(&mut self, flow: &Flow, request: &Request, account: &Account, now: Now) -> Result<(), Refuse> {
+        let realm = self.config.realm.as_bytes();
+        let mut answers = request.headers.fields_of("Authorization");
+        let Some(answer) = answers.find(|value| digest::realm(value).as_deref() == Some(realm)) else {
+            return Err(self.challenge(flow, false, now));
+        };
+        let subject = Subject {
+            method: request.method.as_bytes(),
+            uri: request.uri.as_bytes(),
+            body: &request.body,
+        };
+        let stored = |user: &str, algorithm: Algorithm| {
+            let ha1 = account.ha1s.get(&algorithm).filter(|_| user == account.username);
+            ha1.cloned()
+        };
+        match self.authenticator.verify(answer, subject, flow.peer.ip(), stored, now.mono) {
+            Verdict::Genuine { .. } => Ok(()),
+            Verdict::Stale => Err(self.challenge(flow, true, now)),
+            Verdict::Malformed => Err(self.challenge(flow, false, now)),
+            Verdict::Wrong => Err(Refuse::new(403)),
+        }
+    }
+
+    pub(super) fn challenge(&mut self, flow: &Flow, stale: bool, now: Now) -> Refuse {
+        let mut refuse = Refuse::new(401);
+        for challenge in self.authenticator.challenge(flow.peer.ip(), stale, now.mono) {
+            refuse.headers.push(("WWW-Authenticate", challenge.into_bytes()));
+        }
+        refuse
+    }
+
+    /// An in-dialog request may come over the dialog's flow, over a flow its device has registered by, or from its trunk.
+    pub(super) fn is_of_peer(&self, peer: &LegSource, dialog: &Flow, flow: &Flow, now: Instant) -> bool {
+        if dialog == flow {
+            return true;
+        }
+        match peer {
+            LegSource::Account(device) => self.registrar.is_at(device, flow, now),
+            LegSource::Trunk(name) => self.config.trunk(name).is_some_and(|trunk| trunk.owns(flow.protocol, flow.peer)),
+        }
+    }
+
+    /// A Via of ours is on it: it went out from here and has come back (RFC 3261 16.3).
+    pub(super) fn is_loop(&self, headers: &Headers) -> bool {
+        let vias = headers.vias().unwrap_or_default();
+        vias.iter()
+            .any(|via| via.branch().is_some_and(|branch| self.chance.is_ours(branch)))
+    }
+
+    /// Whether a source that has shown no right to anything is still worth an answer.
+    pub(super) fn may_refuse(&mut self, flow: &Flow, now: Now) -> bool {
+        let may = self.sources.take(flow.peer.ip(), now.mono);
+        if !may {
+            self.counters.silenced += 1;
+        }
+        may
+    }
+
+    /// Refuses statelessly.
+    pub(super) fn refuse(&mut self, flow: Flow, request: &Request, refuse: &Refuse, now: Now) {
+        let Some(response) = refuse.response(request) else { return };
+        self.counters.refused += 1;
+        if refuse.status == 481 {
+            self.counters.strangers += 1;
+        }
+        if self.may_refuse(&flow, now) {
+            self.stateless(flow, response);
+        }
+    }
+
+    /// Refuses statelessly: too much is going on.
+    pub(super) fn refuse_overloaded(&mut self, flow: Flow, request: &Request, now: Now) {
+        self.counters.overloaded += 1;
+        let mut refuse = Refuse::new(503);
+        refuse.headers.push(("Retry-After", b"10".to_vec()));
+        self.refuse(flow, request, &refuse, now);
+    }
+}
+
+/// A 200 to OPTIONS.
+pub(super) fn capabilities(request: &Request) -> Response {
+    Response::to(request, 200)
+        .with("Allow", ALLOW)
+        .with("Accept", "application/sdp")
+        .with("Accept-Encoding", "identity")
+        .with("Accept-Language", "en")
+        .with("Supported", "timer")
+}
+
+/// The INVITE of an INVITE or ACK, the request itself of any other.
+pub(super) fn server_key(request: &Request, flow: &Flow) -> Option<ServerKey> {
+    let headers = &request.headers;
+    let via = headers.via_top().ok()?;
+    let method = match request.method {
+        Method::Ack => Method::Invite.as_bytes().to_vec(),
+        ref method => method.as_bytes().to_vec(),
+    };
+    let branch = via.branch().unwrap_or_default();
+    // A cookie with nothing behind it names nothing (RFC 4475 3.2.1).
+    let mark = if branch.len() > 7 && branch[..7].eq_ignore_ascii_case(b"z9hG4bK") {
+        Mark::Branch {
+            branch: branch.to_vec(),
+            sent_by: via.sent_by().into_bytes(),
+            method,
+        }
+    } else {
+        let from = headers.from().ok()?;
+        let (cseq, _) = headers.cseq().ok()?;
+        let fields = [
+            request.uri.as_bytes(),
+            from.tag().unwrap_or_default(),
+            headers.call_id().ok()?,
+            cseq.to_string().as_bytes(),
+            &via.to_bytes(),
+        ]
+        .join(&0);
+        Mark::Old { fields, method }
+    };
+    Some(ServerKey { peer: flow.peer, mark })
+}
+
+/// Only sip: nothing here can keep sips' promise.
+pub(super) fn check_scheme(uri: &Uri) -> Result<(), Refuse> {
+    match uri.scheme() {
+        Scheme::Sip => Ok(()),
+        _ => Err(Refuse::new(416)),
+    }
+}
+
+/// How often sources that are nobody's are answered: a bucket each.
+#[derive(Debug)]
+pub(super) struct Sources {
+    per_second: u32,
+    most: usize,
+    buckets: BTreeMap<IpAddr, Bucket>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Sources {
+    pub(super) fn new(per_second: u32, most: usize) -> Self {
+        Self {
+            per_second,
+            most,
+            buckets: BTreeMap::new(),
+        }
+    }
+
+    fn take(&mut self, source: IpAddr, now: Instant) -> bool {
+        let rate = f64::from(self.per_second);
+        let burst = rate * 2.0;
+        if self.buckets.len() >= self.most && !self.buckets.contains_key(&source) {
+            self.buckets.retain(|_, bucket| bucket.filled(rate, burst, now) < burst);
+            if self.buckets.len() >= self.most {
+                return false;
+            }
+        }
+        let bucket = self.buckets.entry(source).or_insert(Bucket { tokens: burst, at: now });
+        bucket.tokens = bucket.filled(rate, burst, now);
+        bucket.at = now;
+        let may = bucket.tokens >= 1.0;
+        if may {
+            bucket.tokens -= 1.0;
+        }
+        may
+    }
+}
+
+impl Bucket {
+    fn filled(&self, rate: f64, burst: f64, now: Instant) -> f64 {
+        (self.tokens + now.saturating_duration_since(self.at).as_secs_f64() * rate).min(burst)
+    }
+}
+
+/// Tags, branches and Call-IDs that nobody can guess, from one seed.
+pub(super) struct Chance {
+    seed: [u8; 32],
+    counter: u64,
+}
+
+impl std::fmt::Debug for Chance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Chance")
+    }
+}
+
+const COOKIE: &[u8] = b"z9hG4bK";
+const BRANCH: usize = 16;
+const PROOF: usize = 8;
+
+impl Chance {
+    pub(super) fn new(seed: [u8; 32]) -> Self {
+        Self { seed, counter: 0 }
+    }
+
+    /// A secret for one purpose.
+    pub(super) fn derive(&self, purpose: &str) -> [u8; 32] {
+        self.hash(&[purpose.as_bytes()])
+    }
+
+    /// 16 hexadecimal digits.
+    pub(super) fn word(&mut self) -> String {
+        self.counter += 1;
+        hex(&self.hash(&[b"word", &self.counter.to_be_bytes()])[..8])
+    }
+
+    /// Below `bound`, which is not zero.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.counter += 1;
+        let hash = self.hash(&[b"number", &self.counter.to_be_bytes()]);
+        u64::from_be_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]]) % bound
+    }
+
+    pub(super) fn branch(&mut self) -> Vec<u8> {
+        let word = self.word();
+        [COOKIE, word.as_bytes(), self.proof(word.as_bytes()).as_bytes()].concat()
+    }
+
+    fn is_ours(&self, branch: &[u8]) -> bool {
+        let Some(rest) = branch.strip_prefix(COOKIE) else { return false };
+        rest.len() == BRANCH + PROOF && self.proof(&rest[..BRANCH]).as_bytes() == &rest[BRANCH..]
+    }
+
+    fn proof(&self, word: &[u8]) -> String {
+        hex(&self.hash(&[b"branch", word])[..PROOF / 2])
+    }
+
+    /// The same for every repetition of a request (RFC 3261 8.2.7).
+    pub(super) fn stateless_tag(&self, headers: &Headers) -> String {
+        let of = |name| headers.get(name).unwrap_or_default();
+        hex(&self.hash(&[b"tag", of("Call-ID"), of("From"), of("CSeq"), of("Via")])[..8])
+    }
+
+    fn hash(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(self.seed);
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        hash.finalize().into()
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,161 @@
+use crate::sip::dialog::Dialog;
+use crate::sip::flow::Flow;
+use crate::sip::leg::{LegKey, LegSource};
+use crate::sip::message::Request;
+use crate::sip::transaction::{ClientId, ServerId};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Reason header of a hang-up.
+pub(super) type HangupReason = Option<(u16, &'static str)>;
+
+#[derive(Debug)]
+pub(super) struct Leg {
+    pub(super) peer: LegSource,
+    pub(super) dialog: Dialog,
+    pub(super) state: State,
+    pub(super) exchange: Exchange,
+    /// Our 2xx that waits for its ACK.
+    pub(super) unacknowledged: Option<Unacknowledged>,
+    /// An offer that waits until it may be sent.
+    pub(super) queued: Option<Queued>,
+    pub(super) session: Session,
+    /// The description we sent last.
+    pub(super) local_media: Vec<u8>,
+    /// The description they sent last.
+    pub(super) remote_media: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    /// Their INVITE waits for us.
+    Incoming(Incoming),
+    /// Our INVITE waits for them.
+    Calling(Calling),
+    /// Given up before an answer; the CANCEL is under way, or waits for a provisional response.
+    Cancelling(Calling, HangupReason),
+    /// Both have said yes.
+    Confirmed,
+    /// Hung up, but BYE may be sent only after their ACK (RFC 3261 15).
+    Parting(HangupReason),
+    /// BYE is under way.
+    Leaving,
+}
+
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) transaction: ServerId,
+    pub(super) invite: Request,
+    pub(super) last: Option<(u16, Vec<u8>)>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Calling {
+    pub(super) transaction: ClientId,
+    pub(super) sent: Arc<Sent>,
+    pub(super) provisional: bool,
+    pub(super) cancelled: bool,
+    pub(super) early_media: bool,
+}
+
+/// A request of ours as it went out.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) request: Request,
+    pub(super) flow: Flow,
+    pub(super) branch: Vec<u8>,
+    pub(super) cseq: u32,
+    /// How often it was sent anew because of 401, 407 or 422.
+    pub(super) attempts: u8,
+}
+
+/// Offer and answer within the dialog.
+#[derive(Debug)]
+pub(super) enum Exchange {
+    Idle,
+    /// Our re-INVITE is under way.
+    Ours {
+        media: Vec<u8>,
+        refresh: bool,
+        glares: u8,
+    },
+    /// Their re-INVITE or UPDATE waits for us.
+    Theirs {
+        transaction: ServerId,
+        request: Request,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) media: Vec<u8>,
+    pub(super) glares: u8,
+}
+
+#[derive(Debug)]
+pub(super) struct Unacknowledged {
+    pub(super) cseq: u32,
+    pub(super) flow: Flow,
+    pub(super) response: Vec<u8>,
+    pub(super) interval: Duration,
+    pub(super) give_up_at: Instant,
+    /// Our 2xx had the offer: the ACK has the answer.
+    pub(super) offered: bool,
+}
+
+/// RFC 4028 as agreed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Session {
+    pub(super) interval: Duration,
+    pub(super) min: Duration,
+    pub(super) we_refresh: bool,
+    pub(super) peer_knows: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum LegTimer {
+    /// When an unanswered incoming INVITE is refused.
+    Ringing,
+    /// When a provisional response is sent again (RFC 3261 13.3.1.1).
+    Remind,
+    /// When an unanswered outgoing INVITE is cancelled.
+    NoAnswer,
+    /// When a cancelled INVITE without a final response is forgotten (RFC 3261 9.1).
+    Cancelled,
+    /// When our 2xx is sent again, or given up (RFC 3261 13.3.1.4).
+    Accepted,
+    /// When we refresh the session (RFC 4028 10).
+    Refresh,
+    /// When the session has expired without their refresh.
+    Expire,
+    /// When our offer may be tried again after 491 (RFC 3261 14.1).
+    Glare,
+}
+
+impl LegTimer {
+    pub(super) const ALL: [LegTimer; 8] = [
+        LegTimer::Ringing,
+        LegTimer::Remind,
+        LegTimer::NoAnswer,
+        LegTimer::Cancelled,
+        LegTimer::Accepted,
+        LegTimer::Refresh,
+        LegTimer::Expire,
+        LegTimer::Glare,
+    ];
+}
+
+/// Whose a server transaction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ServerUse(pub(super) Option<LegKey>);
+
+/// What a client transaction is for.
+#[derive(Clone, Debug)]
+pub(super) enum ClientUse {
+    Invite(LegKey, Arc<Sent>),
+    Reinvite(LegKey, Arc<Sent>),
+    Update(LegKey, Arc<Sent>),
+    Bye(LegKey, Arc<Sent>),
+    /// Nobody waits for the outcome.
+    Other,
+}

@@ -1,0 +1,802 @@
+//! Commands, and the responses to what we have sent.
+
+use super::UserAgent;
+use super::admission::ALLOW;
+use super::leg::{Calling, ClientUse, Exchange, HangupReason, Leg, LegTimer, Queued, Sent, State};
+use super::session::min_se;
+use crate::sip::config::AutoAnswer;
+use crate::sip::dialog::Dialog;
+use crate::sip::digest::Subject;
+use crate::sip::flow::{ConnectionId, Flow, Protocol};
+use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
+use crate::sip::message::{Method, NameAddr, Request, Response, Uri};
+use crate::sip::transaction::{ClientId, ClientKey, Kind, Reply};
+use crate::words::Now;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Authentication, then a longer session interval: no honest peer asks for more.
+const MOST_ATTEMPTS: u8 = 3;
+
+/// How often an offer that meets 491 is tried again.
+const MOST_GLARES: u8 = 5;
+
+/// A refresh that finds something else under way waits so long.
+const BUSY: Duration = Duration::from_secs(2);
+
+/// The header fields that an INVITE of ours may carry for another.
+const PASSED: &[&str] = &["Identity", "Date", "User-to-User", "Session-ID"];
+
+/// A way to a peer and what stands on the envelope.
+struct Route {
+    flow: Flow,
+    uri: Uri,
+    to: NameAddr,
+    peer: LegSource,
+    auto_answer: Option<AutoAnswer>,
+}
+
+impl UserAgent {
+    pub(super) fn command(&mut self, command: LegCommand, now: Now) {
+        match command {
+            LegCommand::Invite {
+                leg,
+                to,
+                from,
+                offer,
+                auto_answer,
+                timeout,
+                max_forwards,
+                passed,
+            } => match self.route(&to, now) {
+                Ok(route) if !self.legs.contains_key(&leg) && self.legs.len() < self.config.limits.legs => {
+                    self.invite(leg, route, &from, offer, auto_answer, max_forwards, &passed, now);
+                    self.timers.set((leg, LegTimer::NoAnswer), now.mono + timeout);
+                }
+                Ok(_) => self.event(LegEvent::Refused { leg, status: 503 }),
+                Err(status) => self.event(LegEvent::Refused { leg, status }),
+            },
+            LegCommand::Provisional { leg, status, media } => self.provisional(leg, status, media, now),
+            LegCommand::Accept { leg, media } => self.accept(leg, media, now),
+            LegCommand::Reject { leg, status } => self.answer_incoming(leg, status.clamp(400, 699), now),
+            LegCommand::Offer { leg, media } => {
+                if let Some(found) = self.legs.get_mut(&leg) {
+                    found.queued = Some(Queued { media, glares: 0 });
+                    self.send_queued(leg, now);
+                }
+            }
+            LegCommand::AnswerOffer { leg, media } => self.answer_offer(leg, media, now),
+            LegCommand::RejectOffer { leg, status } => {
+                self.drop_offer(leg, status.clamp(400, 699), now);
+                self.send_queued(leg, now);
+            }
+            LegCommand::AskToAnswer { leg } => self.ask_to_answer(leg, now),
+            LegCommand::Hangup { leg, reason } => self.hangup(leg, reason, now),
+        }
+    }
+
+    fn route(&self, to: &Destination, now: Now) -> Result<Route, u16> {
+        match to {
+            Destination::Device(device) => {
+                let account = self.config.account(device).ok_or(480u16)?;
+                let binding = self.registrar.lookup(device, now.mono).ok_or(480u16)?;
+                let host = self.via_host(&binding.flow);
+                let to = Uri::sip(Some(account.number.as_str().as_bytes()), &host, None).map_err(|_| 480u16)?;
+                Ok(Route {
+                    flow: binding.flow,
+                    uri: binding.contact.clone(),
+                    to: NameAddr::new(to),
+                    peer: LegSource::Account(device.clone()),
+                    auto_answer: Some(account.auto_answer),
+                })
+            }
+            Destination::Trunk { name, number } => {
+                let trunk = self.config.trunk(name).ok_or(503u16)?;
+                let peer = trunk.address.ok_or(503u16)?;
+                let fits = |(protocol, local): &&(Protocol, std::net::SocketAddr)| {
+                    *protocol == trunk.protocol && local.is_ipv4() == peer.is_ipv4()
+                };
+                let (protocol, local) = *self.locals.iter().find(fits).ok_or(503u16)?;
+                let host = trunk.target.strip_suffix(&format!(":{}", peer.port())).unwrap_or(&trunk.target);
+                let port = (peer.port() != 5060).then_some(peer.port());
+                let to = Uri::sip(Some(number.as_str().as_bytes()), host, port).map_err(|_| 404u16)?;
+                let uri = match protocol {
+                    Protocol::Udp => to.clone(),
+                    Protocol::Tcp => to.with_param("transport", Some("tcp")).map_err(|_| 404u16)?,
+                };
+                Ok(Route {
+                    flow: Flow {
+                        protocol,
+                        local,
+                        peer,
+                        connection: ConnectionId::NONE,
+                    },
+                    uri,
+                    to: NameAddr::new(to),
+                    peer: LegSource::Trunk(name.clone()),
+                    auto_answer: None,
+                })
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the command's fields")]
+    fn invite(
+        &mut self,
+        leg: LegKey,
+        route: Route,
+        from: &Identity,
+        offer: Vec<u8>,
+        auto_answer: bool,
+        max_forwards: u8,
+        passed: &[PassedHeader],
+        now: Now,
+    ) {
+        let Route {
+            flow,
+            uri,
+            to,
+            peer,
+            auto_answer: style,
+        } = route;
+        let host = self.via_host(&flow);
+        let Ok(own) = Uri::sip(Some(from.number.as_str().as_bytes()), &host, None) else {
+            return self.event(LegEvent::Refused { leg, status: 404 });
+        };
+        let mut local = NameAddr::new(own);
+        local.display = from
+            .display
+            .chars()
+            .filter(|char| !char.is_control())
+            .collect::<String>()
+            .into_bytes();
+        let call_id = format!("{}{}@{host}", self.chance.word(), self.chance.word());
+        let tag = self.chance.word();
+        let mut dialog = Dialog::outgoing(call_id, local, tag, to, uri, flow);
+        let session = self.first_session();
+        let mut request = dialog.request(Method::Invite);
+        request.headers.set("Max-Forwards", max_forwards.to_string());
+        self.write_common(&mut request, &flow);
+        Self::write_session_request(&session, &mut request);
+        if let (true, Some(style)) = (auto_answer, style) {
+            write_auto_answer(&mut request, style, &host);
+        }
+        let vouched = passed.iter().any(|header| header.name == "Identity") && passed.iter().any(|header| header.name == "Date");
+        for header in passed.iter().filter(|header| PASSED.contains(&header.name)) {
+            if vouched || !matches!(header.name, "Identity" | "Date") {
+                request.headers.push(header.name, &header.value);
+            }
+        }
+        let request = request.with_body("application/sdp", offer.clone());
+        let sent = self.sent(request, flow, 0);
+        let transaction = self.send(Kind::Invite, ClientUse::Invite(leg, sent.clone()), &sent, now);
+        let calling = Calling {
+            transaction,
+            sent,
+            provisional: false,
+            cancelled: false,
+            early_media: false,
+        };
+        self.add_leg(
+            leg,
+            Leg {
+                peer,
+                dialog,
+                state: State::Calling(calling),
+                exchange: Exchange::Idle,
+                unacknowledged: None,
+                queued: None,
+                session,
+                local_media: offer,
+                remote_media: Vec::new(),
+            },
+        );
+    }
+
+    fn write_common(&self, request: &mut Request, flow: &Flow) {
+        request.headers.push("Contact", self.contact(flow));
+        request.headers.push("Allow", ALLOW);
+        request.headers.push("Accept", "application/sdp");
+        request.headers.push("User-Agent", &self.config.product);
+    }
+
+    /// Puts a Via on a request and keeps it.
+    fn sent(&mut self, mut request: Request, flow: Flow, attempts: u8) -> Arc<Sent> {
+        let branch = self.stamp(&mut request, &flow);
+        let cseq = request.headers.cseq().map(|(cseq, _)| cseq).unwrap_or_default();
+        Arc::new(Sent {
+            request,
+            flow,
+            branch,
+            cseq,
+            attempts,
+        })
+    }
+
+    fn send(&mut self, kind: Kind, client: ClientUse, sent: &Sent, now: Now) -> ClientId {
+        let key = ClientKey {
+            branch: sent.branch.clone(),
+            method: sent.request.method.as_bytes().to_vec(),
+        };
+        self.transactions
+            .request(key, kind, sent.flow, sent.request.to_bytes(), client, now.mono)
+    }
+
+    fn ask_to_answer(&mut self, leg_key: LegKey, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        if !matches!(leg.state, State::Calling(_)) || leg.dialog.remote_tag.is_none() {
+            return;
+        }
+        let flow = leg.dialog.flow;
+        let notify = leg.dialog.request(Method::Notify);
+        let mut notify = notify.with("Event", "talk").with("Subscription-State", "active");
+        notify.headers.push("Contact", self.contact(&flow));
+        let sent = self.sent(notify, flow, 0);
+        self.send(Kind::Other, ClientUse::Other, &sent, now);
+    }
+
+    pub(super) fn hangup(&mut self, leg_key: LegKey, reason: HangupReason, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        match &leg.state {
+            State::Incoming(_) => {
+                let status = reason.map_or(480, |(status, _)| status);
+                self.answer_incoming(leg_key, if (400..=699).contains(&status) { status } else { 480 }, now);
+            }
+            State::Calling(calling) => {
+                let calling = calling.clone();
+                leg.state = State::Cancelling(calling, reason);
+                self.timers.clear(&(leg_key, LegTimer::NoAnswer));
+                self.cancel_if_heard(leg_key, now);
+            }
+            State::Confirmed => {
+                self.drop_offer(leg_key, 487, now);
+                self.send_bye(leg_key, reason, now);
+            }
+            State::Cancelling(..) | State::Parting(_) | State::Leaving => {}
+        }
+    }
+
+    /// CANCEL waits for a provisional response (RFC 3261 9.1).
+    fn cancel_if_heard(&mut self, leg_key: LegKey, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        let State::Cancelling(calling, reason) = &mut leg.state else {
+            return;
+        };
+        if !calling.provisional || calling.cancelled {
+            return;
+        }
+        calling.cancelled = true;
+        let (sent, reason) = (calling.sent.clone(), *reason);
+        let invite = &sent.request;
+        let mut cancel = Request::new(Method::Cancel, invite.uri.clone());
+        copy(&["Via", "Max-Forwards", "From", "To", "Call-ID", "Route"], invite, &mut cancel);
+        cancel.headers.push("CSeq", format!("{} CANCEL", sent.cseq));
+        write_reason(&mut cancel, reason);
+        let key = ClientKey {
+            branch: sent.branch.clone(),
+            method: b"CANCEL".to_vec(),
+        };
+        self.transactions
+            .request(key, Kind::Other, sent.flow, cancel.to_bytes(), ClientUse::Other, now.mono);
+        self.timers
+            .set((leg_key, LegTimer::Cancelled), now.mono + self.config.timing.give_up());
+    }
+
+    /// BYE now, or after the ACK that we still wait for.
+    pub(super) fn send_bye(&mut self, leg_key: LegKey, reason: HangupReason, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        leg.queued = None;
+        if leg.unacknowledged.is_some() {
+            leg.state = State::Parting(reason);
+            for timer in [LegTimer::Refresh, LegTimer::Expire, LegTimer::Glare] {
+                self.timers.clear(&(leg_key, timer));
+            }
+            return;
+        }
+        leg.state = State::Leaving;
+        let flow = leg.dialog.flow;
+        let mut bye = leg.dialog.request(Method::Bye);
+        write_reason(&mut bye, reason);
+        self.stop_timers(leg_key);
+        let sent = self.sent(bye, flow, 0);
+        self.send(Kind::Other, ClientUse::Bye(leg_key, sent.clone()), &sent, now);
+    }
+
+    /// Sends the offer that waits, if nothing forbids it.
+    pub(super) fn send_queued(&mut self, leg_key: LegKey, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        let free = matches!((&leg.state, &leg.exchange), (State::Confirmed, Exchange::Idle)) && leg.unacknowledged.is_none();
+        if !free || self.timers.is_set(&(leg_key, LegTimer::Glare)) {
+            return;
+        }
+        let Some(Queued { media, glares }) = leg.queued.take() else {
+            return;
+        };
+        self.offer(leg_key, media, false, glares, now);
+    }
+
+    fn offer(&mut self, leg_key: LegKey, media: Vec<u8>, refresh: bool, glares: u8, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        leg.exchange = Exchange::Ours {
+            media: media.clone(),
+            refresh,
+            glares,
+        };
+        let (flow, session) = (leg.dialog.flow, leg.session);
+        let mut request = leg.dialog.request(Method::Invite);
+        self.write_common(&mut request, &flow);
+        Self::write_session_request(&session, &mut request);
+        let sent = self.sent(request.with_body("application/sdp", media), flow, 0);
+        self.send(Kind::Invite, ClientUse::Reinvite(leg_key, sent.clone()), &sent, now);
+    }
+
+    fn refresh(&mut self, leg_key: LegKey, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        let free = matches!((&leg.state, &leg.exchange), (State::Confirmed, Exchange::Idle)) && leg.unacknowledged.is_none();
+        if !free {
+            self.timers.set((leg_key, LegTimer::Refresh), now.mono + BUSY);
+            return;
+        }
+        if !leg.dialog.allows_update {
+            let media = leg.local_media.clone();
+            return self.offer(leg_key, media, true, 0, now);
+        }
+        let (flow, session) = (leg.dialog.flow, leg.session);
+        let mut update = leg.dialog.request(Method::Update);
+        self.write_common(&mut update, &flow);
+        Self::write_session_request(&session, &mut update);
+        let sent = self.sent(update, flow, 0);
+        self.send(Kind::Other, ClientUse::Update(leg_key, sent.clone()), &sent, now);
+    }
+
+    // ---- timers
+
+    pub(super) fn handle_leg_timer(&mut self, leg_key: LegKey, timer: LegTimer, now: Now) {
+        match timer {
+            LegTimer::Ringing => {
+                self.answer_incoming(leg_key, 480, now);
+                self.event(LegEvent::Ended {
+                    leg: leg_key,
+                    reason: EndReason::Expired,
+                });
+            }
+            LegTimer::Remind => self.remind(leg_key, now),
+            LegTimer::NoAnswer => {
+                self.hangup(leg_key, None, now);
+                self.event(LegEvent::Refused { leg: leg_key, status: 408 });
+            }
+            LegTimer::Cancelled => {
+                if let Some(Leg {
+                    state: State::Cancelling(calling, _),
+                    ..
+                }) = self.legs.get(&leg_key)
+                {
+                    self.transactions.abandon(calling.transaction);
+                    self.remove_leg(leg_key);
+                }
+            }
+            LegTimer::Accepted => self.repeat_accepted(leg_key, now),
+            LegTimer::Refresh => self.refresh(leg_key, now),
+            LegTimer::Expire => self.expire(leg_key, now),
+            LegTimer::Glare => self.send_queued(leg_key, now),
+        }
+    }
+
+    /// The peer is no longer there, or no longer knows the call.
+    fn expire(&mut self, leg_key: LegKey, now: Now) {
+        let Some(leg) = self.legs.get(&leg_key) else { return };
+        if !matches!(leg.state, State::Confirmed) {
+            return;
+        }
+        self.drop_offer(leg_key, 487, now);
+        self.send_bye(leg_key, None, now);
+        self.event(LegEvent::Ended {
+            leg: leg_key,
+            reason: EndReason::Expired,
+        });
+    }
+
+    // ---- responses
+
+    pub(super) fn handle_response(&mut self, flow: Flow, response: &Response, now: Now) {
+        let headers = &response.headers;
+        let (Ok(via), Ok((_, method))) = (headers.via_top(), headers.cseq()) else {
+            return;
+        };
+        let key = ClientKey {
+            branch: via.branch().unwrap_or_default().to_vec(),
+            method: method.as_bytes().to_vec(),
+        };
+        let to_tag = headers.to().ok().and_then(|to| to.tag().map(<[u8]>::to_vec)).unwrap_or_default();
+        match self
+            .transactions
+            .handle_response(&key, response.status, &to_tag, flow.peer.ip(), now.mono)
+        {
+            Reply::Absorbed => {}
+            Reply::Refused(id, client) => {
+                if let ClientUse::Invite(_, sent) | ClientUse::Reinvite(_, sent) = &client {
+                    let ack = refusal_ack(sent, response);
+                    self.transactions.acknowledge(id, &to_tag, sent.flow, ack.to_bytes());
+                }
+                self.handle_reply(id, client, response, now);
+            }
+            Reply::Pass(id, client) => self.handle_reply(id, client, response, now),
+        }
+    }
+
+    fn handle_reply(&mut self, id: ClientId, client: ClientUse, response: &Response, now: Now) {
+        match (client, response.status) {
+            (ClientUse::Invite(leg, _), ..200) => self.handle_progress(leg, response, now),
+            (ClientUse::Invite(leg, sent), 200..300) => self.handle_answered(id, leg, &sent, response, now),
+            (ClientUse::Invite(leg, sent), _) => self.handle_refused(leg, &sent, response, now),
+            (ClientUse::Reinvite(..), ..200) => {}
+            (ClientUse::Reinvite(leg, sent), 200..300) => self.handle_offer_answered(id, leg, &sent, response, now),
+            (ClientUse::Reinvite(leg, sent), _) => self.handle_offer_refused(leg, &sent, response, now),
+            (ClientUse::Update(leg, sent), _) => self.handle_updated(leg, &sent, response, now),
+            (ClientUse::Bye(leg, sent), 401 | 407) => {
+                if !self.send_again(Kind::Other, leg, &sent, response, ClientUse::Bye, now) {
+                    self.remove_leg(leg);
+                }
+            }
+            (ClientUse::Bye(leg, _), _) => self.remove_leg(leg),
+            (ClientUse::Other, _) => {}
+        }
+    }
+
+    /// No response came (408), or the transport failed (503).
+    pub(super) fn handle_failure(&mut self, client: ClientUse, status: u16, now: Now) {
+        match client {
+            ClientUse::Invite(leg_key, _) => {
+                let told = self.legs.get(&leg_key).is_some_and(|leg| matches!(leg.state, State::Calling(_)));
+                self.remove_leg(leg_key);
+                if told {
+                    self.event(LegEvent::Refused { leg: leg_key, status });
+                }
+            }
+            ClientUse::Reinvite(leg_key, _) | ClientUse::Update(leg_key, _) => {
+                if let Some(leg) = self.legs.get_mut(&leg_key)
+                    && matches!(leg.exchange, Exchange::Ours { .. })
+                {
+                    leg.exchange = Exchange::Idle;
+                }
+                self.expire(leg_key, now);
+            }
+            ClientUse::Bye(leg_key, _) => self.remove_leg(leg_key),
+            ClientUse::Other => {}
+        }
+    }
+
+    fn handle_progress(&mut self, leg_key: LegKey, response: &Response, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        match &mut leg.state {
+            State::Calling(calling) => {
+                calling.provisional = true;
+                if response.status == 100 {
+                    return;
+                }
+                let media = described(response);
+                calling.early_media |= media.is_some();
+                leg.dialog.handle_response(response);
+                if let Some(media) = &media {
+                    leg.remote_media = media.clone();
+                }
+                self.event(LegEvent::Progress {
+                    leg: leg_key,
+                    status: response.status,
+                    media,
+                });
+            }
+            State::Cancelling(calling, _) => {
+                calling.provisional = true;
+                self.cancel_if_heard(leg_key, now);
+            }
+            State::Incoming(_) | State::Confirmed | State::Parting(_) | State::Leaving => {}
+        }
+    }
+
+    fn handle_answered(&mut self, id: ClientId, leg_key: LegKey, sent: &Arc<Sent>, response: &Response, now: Now) {
+        let known = self.legs.get_mut(&leg_key);
+        let Some(leg) = known.filter(|leg| matches!(leg.state, State::Calling(_) | State::Cancelling(..))) else {
+            return self.refuse_fork(id, sent, response, now);
+        };
+        leg.dialog.handle_response(response);
+        let dialog = leg.dialog.clone();
+        let (wanted, early_media) = match &leg.state {
+            State::Calling(calling) => (true, calling.early_media),
+            _ => (false, false),
+        };
+        let reason = match &leg.state {
+            State::Cancelling(_, reason) => *reason,
+            _ => None,
+        };
+        let media = described(response).or_else(|| early_media.then(|| leg.remote_media.clone()));
+        let session = leg.session;
+        self.acknowledge(id, &dialog, sent, response);
+        let session = self.agreed(session, &response.headers);
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        leg.session = session;
+        leg.state = State::Confirmed;
+        match media {
+            Some(media) if wanted => {
+                leg.remote_media = media.clone();
+                self.stop_timers(leg_key);
+                self.restart_session(leg_key, now);
+                self.event(LegEvent::Answered { leg: leg_key, media });
+                self.send_queued(leg_key, now);
+            }
+            // A 2xx without a description is no call.
+            None if wanted => {
+                self.send_bye(leg_key, Some((488, "No answer to the offer")), now);
+                self.event(LegEvent::Refused { leg: leg_key, status: 488 });
+            }
+            // The CANCEL and the 2xx have crossed.
+            _ => self.send_bye(leg_key, reason, now),
+        }
+    }
+
+    /// A 2xx of a fork that comes too late, or for a leg that is gone: taken and ended at once (RFC 3261 13.2.2.4).
+    fn refuse_fork(&mut self, id: ClientId, sent: &Arc<Sent>, response: &Response, now: Now) {
+        let headers = &sent.request.headers;
+        let (Ok(local), Ok(to), Ok(call_id)) = (headers.from(), headers.to(), headers.call_id()) else {
+            return;
+        };
+        let call_id = String::from_utf8_lossy(call_id).into_owned();
+        let tag = String::from_utf8_lossy(local.tag().unwrap_or_default()).into_owned();
+        let mut dialog = Dialog::outgoing(call_id, local, tag, to, sent.request.uri.clone(), sent.flow);
+        dialog.local_cseq = sent.cseq;
+        dialog.handle_response(response);
+        self.acknowledge(id, &dialog, sent, response);
+        let bye = dialog.request(Method::Bye);
+        let sent = self.sent(bye, dialog.flow, 0);
+        self.send(Kind::Other, ClientUse::Other, &sent, now);
+    }
+
+    /// The ACK of a 2xx: a transaction of its own, with the credentials of its INVITE.
+    fn acknowledge(&mut self, id: ClientId, dialog: &Dialog, sent: &Sent, response: &Response) {
+        let mut ack = dialog.ack(sent.cseq);
+        copy(&["Authorization", "Proxy-Authorization"], &sent.request, &mut ack);
+        self.stamp(&mut ack, &dialog.flow);
+        let tag = response.headers.to().ok().and_then(|to| to.tag().map(<[u8]>::to_vec));
+        self.transactions
+            .acknowledge(id, &tag.unwrap_or_default(), dialog.flow, ack.to_bytes());
+    }
+
+    fn handle_refused(&mut self, leg_key: LegKey, sent: &Arc<Sent>, response: &Response, now: Now) {
+        let Some(leg) = self.legs.get(&leg_key) else { return };
+        match leg.state {
+            State::Calling(_) => {}
+            State::Cancelling(..) => return self.remove_leg(leg_key),
+            State::Incoming(_) | State::Confirmed | State::Parting(_) | State::Leaving => return,
+        }
+        if self.send_again(Kind::Invite, leg_key, sent, response, ClientUse::Invite, now) {
+            return;
+        }
+        self.remove_leg(leg_key);
+        self.event(LegEvent::Refused {
+            leg: leg_key,
+            status: response.status,
+        });
+    }
+
+    /// Sends a refused request once more: with an answer to the challenge, or with a longer interval.
+    fn send_again(
+        &mut self,
+        kind: Kind,
+        leg_key: LegKey,
+        sent: &Arc<Sent>,
+        response: &Response,
+        client: impl FnOnce(LegKey, Arc<Sent>) -> ClientUse,
+        now: Now,
+    ) -> bool {
+        if sent.attempts >= MOST_ATTEMPTS {
+            return false;
+        }
+        let mut request = sent.request.clone();
+        match response.status {
+            401 | 407 => {
+                let Some((name, answer)) = self.answer_challenge(leg_key, sent, response) else {
+                    return false;
+                };
+                request.headers.set(name, answer);
+            }
+            422 => {
+                let Some(min) = min_se(&response.headers) else { return false };
+                let Some(leg) = self.legs.get_mut(&leg_key) else { return false };
+                leg.session.min = leg.session.min.max(min);
+                leg.session.interval = leg.session.interval.max(min);
+                let session = leg.session;
+                for name in ["Supported", "Session-Expires", "Min-SE"] {
+                    request.headers.remove(name);
+                }
+                Self::write_session_request(&session, &mut request);
+            }
+            _ => return false,
+        }
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return false };
+        leg.dialog.local_cseq += 1;
+        let cseq = format!("{} {}", leg.dialog.local_cseq, request.method);
+        request.headers.set("CSeq", cseq);
+        let again = self.sent(request, sent.flow, sent.attempts + 1);
+        let transaction = self.send(kind, client(leg_key, again.clone()), &again, now);
+        if let Some(Leg {
+            state: State::Calling(calling),
+            ..
+        }) = self.legs.get_mut(&leg_key)
+        {
+            calling.transaction = transaction;
+            calling.sent = again;
+            calling.provisional = false;
+        }
+        true
+    }
+
+    /// An answer to a challenge of a trunk that we have a login for, once for each request: a second challenge means it was wrong.
+    fn answer_challenge(&mut self, leg_key: LegKey, sent: &Sent, response: &Response) -> Option<(&'static str, String)> {
+        let (asks, answers) = match response.status {
+            401 => ("WWW-Authenticate", "Authorization"),
+            _ => ("Proxy-Authenticate", "Proxy-Authorization"),
+        };
+        let LegSource::Trunk(name) = &self.legs.get(&leg_key)?.peer else {
+            return None;
+        };
+        let name = name.clone();
+        let stale = |value: &[u8]| value.to_ascii_lowercase().windows(10).any(|window| window == b"stale=true");
+        let challenges: Vec<&[u8]> = response.headers.fields_of(asks).collect();
+        if sent.request.headers.has(answers) && !challenges.iter().any(|value| stale(value)) {
+            return None;
+        }
+        let subject = Subject {
+            method: sent.request.method.as_bytes(),
+            uri: sent.request.uri.as_bytes(),
+            body: &sent.request.body,
+        };
+        let cnonce = self.chance.word();
+        let answer = self.logins.get_mut(&name)?.answer(&challenges, &name, subject, &cnonce)?;
+        Some((answers, answer))
+    }
+
+    fn handle_offer_answered(&mut self, id: ClientId, leg_key: LegKey, sent: &Arc<Sent>, response: &Response, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        leg.dialog.refresh(&response.headers.contacts().unwrap_or_default());
+        let (dialog, session) = (leg.dialog.clone(), leg.session);
+        self.acknowledge(id, &dialog, sent, response);
+        let session = self.agreed(session, &response.headers);
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        if !matches!(leg.state, State::Confirmed) {
+            return;
+        }
+        let Exchange::Ours { media, refresh, .. } = std::mem::replace(&mut leg.exchange, Exchange::Idle) else {
+            return;
+        };
+        leg.session = session;
+        leg.local_media = media;
+        self.restart_session(leg_key, now);
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        match described(response) {
+            Some(media) if refresh && media == leg.remote_media => {}
+            Some(media) => {
+                leg.remote_media = media.clone();
+                self.event(LegEvent::OfferAnswered { leg: leg_key, media });
+            }
+            None if refresh => {}
+            None => self.event(LegEvent::OfferRefused { leg: leg_key, status: 488 }),
+        }
+        self.send_queued(leg_key, now);
+    }
+
+    fn handle_offer_refused(&mut self, leg_key: LegKey, sent: &Arc<Sent>, response: &Response, now: Now) {
+        let Some(leg) = self.legs.get(&leg_key) else { return };
+        if !matches!(leg.state, State::Confirmed) {
+            return;
+        }
+        if self.send_again(Kind::Invite, leg_key, sent, response, ClientUse::Reinvite, now) {
+            return;
+        }
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        let Exchange::Ours { media, refresh, glares } = std::mem::replace(&mut leg.exchange, Exchange::Idle) else {
+            return;
+        };
+        match response.status {
+            408 | 481 => self.expire(leg_key, now),
+            491 if refresh => self.timers.set((leg_key, LegTimer::Refresh), now.mono + BUSY),
+            491 if glares < MOST_GLARES => {
+                leg.queued.get_or_insert(Queued { media, glares: glares + 1 });
+                let wait = self.glare_wait(leg_key);
+                self.timers.set((leg_key, LegTimer::Glare), now.mono + wait);
+            }
+            // The peer is alive and keeps the session as it is: the refresh itself has failed, not the call.
+            _ if refresh => self.restart_session(leg_key, now),
+            status => {
+                self.event(LegEvent::OfferRefused { leg: leg_key, status });
+                self.send_queued(leg_key, now);
+            }
+        }
+    }
+
+    /// RFC 3261 14.1: whoever made the Call-ID waits longer.
+    fn glare_wait(&mut self, leg_key: LegKey) -> Duration {
+        let ours = leg_key.0 % 2 == 1;
+        let tens = if ours {
+            210 + self.chance.below(190)
+        } else {
+            self.chance.below(200)
+        };
+        Duration::from_millis(tens * 10)
+    }
+
+    fn handle_updated(&mut self, leg_key: LegKey, sent: &Arc<Sent>, response: &Response, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        if !matches!(leg.state, State::Confirmed) {
+            return;
+        }
+        match response.status {
+            ..200 => {}
+            200..300 => {
+                leg.dialog.refresh(&response.headers.contacts().unwrap_or_default());
+                let before = leg.session;
+                let session = self.agreed(before, &response.headers);
+                if let Some(leg) = self.legs.get_mut(&leg_key) {
+                    leg.session = session;
+                }
+                self.restart_session(leg_key, now);
+            }
+            408 | 481 => self.expire(leg_key, now),
+            405 | 501 => {
+                leg.dialog.allows_update = false;
+                self.refresh(leg_key, now);
+            }
+            491 | 500 => self.timers.set((leg_key, LegTimer::Refresh), now.mono + BUSY),
+            _ => {
+                if !self.send_again(Kind::Other, leg_key, sent, response, ClientUse::Update, now) {
+                    self.restart_session(leg_key, now);
+                }
+            }
+        }
+    }
+}
+
+/// The ACK of a refusal belongs to its INVITE's transaction (RFC 3261 17.1.1.3).
+fn refusal_ack(sent: &Sent, response: &Response) -> Request {
+    let invite = &sent.request;
+    let mut ack = Request::new(Method::Ack, invite.uri.clone());
+    copy(&["Via", "Max-Forwards", "From"], invite, &mut ack);
+    if let Some(to) = response.headers.get("To") {
+        ack.headers.push("To", to);
+    }
+    copy(&["Call-ID", "Route"], invite, &mut ack);
+    ack.headers.push("CSeq", format!("{} ACK", sent.cseq));
+    ack
+}
+
+fn copy(names: &[&str], from: &Request, to: &mut Request) {
+    for name in names {
+        for value in from.headers.fields_of(name) {
+            to.headers.push(name, value);
+        }
+    }
+}
+
+fn described(response: &Response) -> Option<Vec<u8>> {
+    let sdp = response.headers.content_type().is_none_or(|kind| kind == "application/sdp");
+    (sdp && !response.body.is_empty()).then(|| response.body.clone())
+}
+
+fn write_reason(request: &mut Request, reason: HangupReason) {
+    if let Some((status, text)) = reason {
+        request.headers.push("Reason", format!("SIP;cause={status};text=\"{text}\""));
+    }
+}
+
+fn write_auto_answer(request: &mut Request, style: AutoAnswer, host: &str) {
+    if style.answer_mode {
+        request.headers.push("Answer-Mode", "Auto");
+    }
+    if style.call_info {
+        request.headers.push("Call-Info", format!("<sip:{host}>;answer-after=0"));
+    }
+    if style.alert_info {
+        request
+            .headers
+            .push("Alert-Info", format!("<http://{host}>;info=alert-autoanswer;delay=0"));
+    }
+}

@@ -1,0 +1,658 @@
+//! Requests in.
+
+use super::UserAgent;
+use super::admission::{ABILITIES, ALLOW, capabilities, check_scheme, server_key};
+use super::leg::{Exchange, Incoming, Leg, LegTimer, ServerUse, State, Unacknowledged};
+use crate::sip::dialog::Dialog;
+use crate::sip::flow::Flow;
+use crate::sip::leg::{EndReason, Identity, LegEvent, LegKey, LegSource, PassedHeader};
+use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, validate};
+use crate::sip::registrar::{Change, RegisterError};
+use crate::sip::sdp;
+use crate::sip::transaction::{Arrival, Kind, ServerId, ServerKey};
+use crate::words::{Now, Number};
+use std::time::Duration;
+
+/// What a trunk's INVITE may hand on to the B-leg (Identity only with its Date), and what an account's may.
+const PASSED_FROM_TRUNKS: &[&str] = &["Identity", "Date", "User-to-User", "Session-ID"];
+const PASSED_FROM_ACCOUNTS: &[&str] = &["User-to-User", "Session-ID"];
+
+/// RFC 3261 13.3.1.1: a provisional response is repeated every minute.
+const REMIND: Duration = Duration::from_secs(60);
+
+/// Digits of one INFO.
+const MOST_DIGITS: usize = 32;
+
+impl UserAgent {
+    pub(super) fn handle_request(&mut self, flow: Flow, mut request: Request, now: Now) {
+        request.headers.stamp_source(flow.peer);
+        if request.method == Method::Ack {
+            return self.handle_ack(flow, &request, now);
+        }
+        if let Err(refuse) = validate(&request, &ABILITIES).and_then(|()| check_scheme(&request.uri)) {
+            return self.refuse(flow, &request, &refuse, now);
+        }
+        let Some(key) = server_key(&request, &flow) else {
+            return self.refuse(flow, &request, &Refuse::new(400), now);
+        };
+        if self.transactions.handle_request(&key) == Arrival::Repeated {
+            return;
+        }
+        if request.method == Method::Cancel {
+            return self.handle_cancel(flow, key, &request, now);
+        }
+        if self.is_loop(&request.headers) {
+            return self.refuse(flow, &request, &Refuse::new(482), now);
+        }
+        let in_dialog = request.headers.to().is_ok_and(|to| to.tag().is_some());
+        let refused = match request.method {
+            _ if in_dialog => self.handle_in_dialog(flow, key, &request, now),
+            Method::Invite => self.handle_invite(flow, key, &request, now),
+            Method::Register => self.handle_register(flow, key, &request, now),
+            Method::Options => self.handle_options(flow, &request, now),
+            Method::Bye | Method::Update | Method::Info => Err(Refuse::new(481)),
+            _ => Err(Refuse::new(405)),
+        };
+        if let Err(mut refuse) = refused {
+            if refuse.status == 405 {
+                refuse.headers.push(("Allow", ALLOW.into()));
+            }
+            self.refuse(flow, &request, &refuse, now);
+        }
+    }
+
+    fn handle_options(&mut self, flow: Flow, request: &Request, now: Now) -> Result<(), Refuse> {
+        if !self.is_ours(&request.uri) {
+            return Err(Refuse::new(404));
+        }
+        if self.may_refuse(&flow, now) {
+            self.stateless(flow, capabilities(request));
+        }
+        Ok(())
+    }
+
+    // ---- outside dialogs
+
+    fn handle_invite(&mut self, flow: Flow, key: ServerKey, invite: &Request, now: Now) -> Result<(), Refuse> {
+        let headers = &invite.headers;
+        let max_forwards = match headers.max_forwards() {
+            Ok(0) => return Err(Refuse::new(483)),
+            Ok(left) => left - 1,
+            Err(_) => 70,
+        };
+        self.check_session(headers)?;
+        self.check_replaces(headers)?;
+        if !self.is_ours(&invite.uri) {
+            return Err(Refuse::new(404));
+        }
+        let to = Self::user_of(&invite.uri).ok_or(Refuse::new(404))?;
+        if !invite.body.is_empty() && sdp::Session::parse(&invite.body).is_err() {
+            return Err(Refuse::new(488));
+        }
+        let source = self.admit(&flow, invite, now)?;
+        let local_tag = self.chance.word();
+        let dialog = Dialog::incoming(invite, local_tag, flow).map_err(|_| Refuse::new(400))?;
+        let merged = |leg: &Leg| leg.dialog.remote_tag == dialog.remote_tag && leg.dialog.remote_cseq == dialog.remote_cseq;
+        if self.legs_of(&dialog.call_id).any(|(_, leg)| merged(leg)) {
+            // RFC 3261 8.2.2.2
+            return Err(Refuse::new(482));
+        }
+        let leg = LegKey(self.next_leg);
+        let opened = match self.legs.len() < self.config.limits.legs {
+            true => self.transactions.open(key, Kind::Invite, flow, ServerUse(Some(leg))).ok(),
+            false => None,
+        };
+        let Some(transaction) = opened else {
+            self.refuse_overloaded(flow, invite, now);
+            return Ok(());
+        };
+        self.next_leg += 2;
+        self.transactions
+            .respond(transaction, 100, Response::to(invite, 100).to_bytes(), now.mono);
+        let event = LegEvent::Incoming {
+            leg,
+            call_id: String::from_utf8_lossy(&dialog.call_id).into_owned(),
+            from: self.identity(&source, headers),
+            to: Number::from(to),
+            offer: body(&invite.body),
+            max_forwards,
+            passed: passed(&source, headers),
+            source: source.clone(),
+        };
+        let session = self.agree(self.first_session(), headers);
+        let incoming = Incoming {
+            transaction,
+            invite: invite.clone(),
+            last: None,
+        };
+        self.add_leg(
+            leg,
+            Leg {
+                peer: source,
+                dialog,
+                state: State::Incoming(incoming),
+                exchange: Exchange::Idle,
+                unacknowledged: None,
+                queued: None,
+                session,
+                local_media: Vec::new(),
+                remote_media: invite.body.clone(),
+            },
+        );
+        self.timers.set((leg, LegTimer::Ringing), now.mono + self.config.limits.ringing);
+        self.event(event);
+        Ok(())
+    }
+
+    /// RFC 3891: a call that does not exist is not replaced; one that exists is not given to whoever asks either.
+    fn check_replaces(&self, headers: &Headers) -> Result<(), Refuse> {
+        let Some(value) = headers.get("Replaces").or_else(|| headers.get("Join")) else {
+            return Ok(());
+        };
+        let call_id = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let known = self.legs_of(call_id).any(|(_, leg)| {
+            let tag = [b"to-tag=".as_slice(), leg.dialog.local_tag.as_bytes()].concat();
+            value.split(|byte| *byte == b';').any(|part| part.trim_ascii() == tag)
+        });
+        Err(Refuse::new(if known { 603 } else { 481 }))
+    }
+
+    fn identity(&self, source: &LegSource, headers: &Headers) -> Identity {
+        let from = headers.from().ok();
+        let display = from.as_ref().map(|from| printable(&from.display)).unwrap_or_default();
+        let number = match source {
+            LegSource::Account(device) => self.config.account(device).map(|account| account.number.clone()),
+            LegSource::Trunk(_) => from.and_then(|from| Self::user_of(&from.uri)).map(Number::from),
+        };
+        Identity {
+            number: number.unwrap_or_else(|| Number::from("anonymous")),
+            display,
+        }
+    }
+
+    fn handle_register(&mut self, flow: Flow, key: ServerKey, request: &Request, now: Now) -> Result<(), Refuse> {
+        let headers = &request.headers;
+        let to = headers.to().map_err(|_| Refuse::new(400))?;
+        if to.uri.scheme() != Scheme::Sip {
+            return Err(Refuse::new(400));
+        }
+        let change = registration(headers)?;
+        if !self.is_ours(&request.uri) || !self.is_ours(&to.uri) {
+            return Err(Refuse::new(403));
+        }
+        let user = Self::user_of(&to.uri).unwrap_or_default();
+        let Some(account) = self.config.account_of_number(&user).cloned() else {
+            // As somebody who exists would be answered: which numbers are ours is nobody's business.
+            return Err(self.challenge(&flow, false, now));
+        };
+        self.authenticate(&flow, request, &account, now)?;
+        let (cseq, _) = headers.cseq().map_err(|_| Refuse::new(400))?;
+        let call_id = headers.call_id().map_err(|_| Refuse::new(400))?;
+        let device = account.device;
+        let was = self.registrar.lookup(&device, now.mono).is_some();
+        if let Err(error) = self.registrar.register(&device, change, call_id, cseq, flow, now.mono) {
+            return Err(match error {
+                RegisterError::TooBrief => {
+                    let mut refuse = Refuse::new(423);
+                    let min = self.config.limits.min_expires.as_secs().to_string();
+                    refuse.headers.push(("Min-Expires", min.into_bytes()));
+                    refuse
+                }
+                RegisterError::OutOfOrder => Refuse::new(500),
+                RegisterError::TooMany => Refuse::new(403),
+            });
+        }
+        let mut response = Response::to(request, 200).with_to_tag(&self.chance.word());
+        for binding in self.registrar.of(&device, now.mono) {
+            let left = binding.expires_at.saturating_duration_since(now.mono);
+            let contact = [b"<", binding.contact.as_bytes(), format!(">;expires={}", left.as_secs()).as_bytes()].concat();
+            response.headers.push("Contact", contact);
+        }
+        match self.transactions.open(key, Kind::Other, flow, ServerUse(None)) {
+            Ok(transaction) => self.transactions.respond(transaction, 200, response.to_bytes(), now.mono),
+            Err(_) => self.transmit(flow, response.to_bytes()),
+        }
+        let is = self.registrar.lookup(&device, now.mono).is_some();
+        if is != was {
+            self.registered(device, is);
+        }
+        Ok(())
+    }
+
+    fn handle_cancel(&mut self, flow: Flow, key: ServerKey, cancel: &Request, now: Now) {
+        let found = self.transactions.server(&key.with_method(Method::Invite.as_bytes()));
+        let leg = found.and_then(|(invite, ServerUse(leg))| leg.map(|leg| (invite, leg)));
+        let same_call = |leg: &Leg| {
+            let from = cancel.headers.from().ok();
+            let tag = from.as_ref().and_then(NameAddr::tag).unwrap_or_default();
+            cancel.headers.call_id() == Ok(leg.dialog.call_id.as_slice()) && leg.dialog.remote_tag.as_deref() == Some(tag)
+        };
+        let Some((invite, key_of_leg)) = leg else {
+            return self.refuse(flow, cancel, &Refuse::new(481), now);
+        };
+        if self.legs.get(&key_of_leg).is_some_and(|leg| !same_call(leg)) {
+            return self.refuse(flow, cancel, &Refuse::new(481), now);
+        }
+        let tag = self.legs.get(&key_of_leg).map(|leg| leg.dialog.local_tag.clone());
+        let tag = tag.unwrap_or_else(|| self.chance.word());
+        let response = Response::to(cancel, 200).with_to_tag(&tag);
+        match self.transactions.open(key, Kind::Other, flow, ServerUse(None)) {
+            Ok(transaction) => self.transactions.respond(transaction, 200, response.to_bytes(), now.mono),
+            Err(_) => self.transmit(flow, response.to_bytes()),
+        }
+        // Anything but the first INVITE, or one that is answered, is not undone by a CANCEL (RFC 3261 9.2).
+        let waiting = |leg: &Leg| matches!(&leg.state, State::Incoming(incoming) if incoming.transaction == invite);
+        if self.legs.get(&key_of_leg).is_some_and(waiting) {
+            self.answer_incoming(key_of_leg, 487, now);
+            self.event(LegEvent::Ended {
+                leg: key_of_leg,
+                reason: EndReason::Cancelled,
+            });
+        }
+    }
+
+    // ---- within dialogs
+
+    fn leg_of(&self, flow: &Flow, headers: &Headers, now: Now) -> Option<LegKey> {
+        let (from, to) = (headers.from().ok()?, headers.to().ok()?);
+        let call_id = headers.call_id().ok()?;
+        let (from_tag, to_tag) = (from.tag().unwrap_or_default(), to.tag().unwrap_or_default());
+        let (key, leg) = self
+            .legs_of(call_id)
+            .find(|(_, leg)| leg.dialog.matches(call_id, to_tag, from_tag))?;
+        self.is_of_peer(&leg.peer, &leg.dialog.flow, flow, now.mono).then_some(key)
+    }
+
+    fn handle_in_dialog(&mut self, flow: Flow, key: ServerKey, request: &Request, now: Now) -> Result<(), Refuse> {
+        let leg_key = self.leg_of(&flow, &request.headers, now).ok_or(Refuse::new(481))?;
+        let (cseq, _) = request.headers.cseq().map_err(|_| Refuse::new(400))?;
+        let leg = self.legs.get_mut(&leg_key).ok_or(Refuse::new(481))?;
+        leg.dialog.accept_cseq(cseq).map_err(|_| Refuse::new(500))?;
+        leg.dialog.flow = flow;
+        match request.method {
+            Method::Bye => self.handle_bye(leg_key, flow, key, request, now),
+            Method::Invite => self.handle_offer(leg_key, flow, key, request, now),
+            Method::Update => self.handle_update(leg_key, flow, key, request, now),
+            Method::Info => self.handle_info(leg_key, flow, key, request, now),
+            Method::Options => self.answer(leg_key, flow, key, capabilities(request), now),
+            _ => Err(Refuse::new(405)),
+        }
+    }
+
+    /// Answers a request that is not INVITE at once.
+    fn answer(&mut self, leg: LegKey, flow: Flow, key: ServerKey, response: Response, now: Now) -> Result<(), Refuse> {
+        let opened = self.transactions.open(key, Kind::Other, flow, ServerUse(Some(leg)));
+        let transaction = opened.map_err(|_| Refuse::new(503))?;
+        self.transactions
+            .respond(transaction, response.status, response.to_bytes(), now.mono);
+        Ok(())
+    }
+
+    fn handle_bye(&mut self, leg_key: LegKey, flow: Flow, key: ServerKey, bye: &Request, now: Now) -> Result<(), Refuse> {
+        let leg = self.legs.get(&leg_key).ok_or(Refuse::new(481))?;
+        let (gone, told) = match leg.state {
+            // A callee may not leave an early dialog with BYE (RFC 3261 15).
+            State::Calling(_) | State::Cancelling(..) => return Err(Refuse::new(481)),
+            State::Incoming(_) | State::Confirmed => (true, true),
+            State::Parting(_) => (true, false),
+            State::Leaving => (false, false),
+        };
+        self.answer(leg_key, flow, key, Response::to(bye, 200), now)?;
+        if gone {
+            self.answer_incoming(leg_key, 487, now);
+            self.drop_offer(leg_key, 487, now);
+            self.remove_leg(leg_key);
+        }
+        if told {
+            self.event(LegEvent::Ended {
+                leg: leg_key,
+                reason: EndReason::Bye,
+            });
+        }
+        Ok(())
+    }
+
+    fn handle_offer(&mut self, leg_key: LegKey, flow: Flow, key: ServerKey, invite: &Request, now: Now) -> Result<(), Refuse> {
+        self.check_session(&invite.headers)?;
+        self.may_offer(leg_key)?;
+        let opened = self.transactions.open(key, Kind::Invite, flow, ServerUse(Some(leg_key)));
+        let transaction = opened.map_err(|_| Refuse::new(503))?;
+        self.transactions
+            .respond(transaction, 100, Response::to(invite, 100).to_bytes(), now.mono);
+        self.take_offer(leg_key, transaction, invite);
+        Ok(())
+    }
+
+    fn handle_update(&mut self, leg_key: LegKey, flow: Flow, key: ServerKey, update: &Request, now: Now) -> Result<(), Refuse> {
+        self.check_session(&update.headers)?;
+        if !update.body.is_empty() {
+            self.may_offer(leg_key)?;
+            let opened = self.transactions.open(key, Kind::Other, flow, ServerUse(Some(leg_key)));
+            let transaction = opened.map_err(|_| Refuse::new(503))?;
+            self.take_offer(leg_key, transaction, update);
+            return Ok(());
+        }
+        let leg = self.legs.get(&leg_key).ok_or(Refuse::new(481))?;
+        if matches!(leg.state, State::Leaving | State::Parting(_)) {
+            return Err(Refuse::new(481));
+        }
+        let response = self.accept_refresh(leg_key, update, now);
+        self.answer(leg_key, flow, key, response, now)
+    }
+
+    /// Whether an offer of theirs can be taken now (RFC 3261 14.2, RFC 3311 5.2, RFC 5407).
+    fn may_offer(&mut self, leg_key: LegKey) -> Result<(), Refuse> {
+        let leg = self.legs.get(&leg_key).ok_or(Refuse::new(481))?;
+        match (&leg.state, &leg.exchange) {
+            (State::Leaving | State::Parting(_), _) => Err(Refuse::new(481)),
+            (State::Confirmed, _) if leg.unacknowledged.is_some() => Err(Refuse::new(491)),
+            (State::Confirmed, Exchange::Idle) => Ok(()),
+            (State::Confirmed, Exchange::Theirs { .. }) => {
+                let mut refuse = Refuse::new(500);
+                let wait = self.chance.below(10).to_string();
+                refuse.headers.push(("Retry-After", wait.into_bytes()));
+                Err(refuse)
+            }
+            (State::Confirmed, Exchange::Ours { .. }) | (State::Incoming(_) | State::Calling(_) | State::Cancelling(..), _) => {
+                Err(Refuse::new(491))
+            }
+        }
+    }
+
+    fn take_offer(&mut self, leg_key: LegKey, transaction: ServerId, request: &Request) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        leg.exchange = Exchange::Theirs {
+            transaction,
+            request: request.clone(),
+        };
+        self.event(LegEvent::Offered {
+            leg: leg_key,
+            media: body(&request.body),
+        });
+    }
+
+    /// What a 2xx to their INVITE or UPDATE does to the dialog and the session, and that 2xx without its body.
+    fn accept_refresh(&mut self, leg_key: LegKey, request: &Request, now: Now) -> Response {
+        let mut response = Response::to(request, 200).with("Allow", ALLOW);
+        let Some(leg) = self.legs.get(&leg_key) else { return response };
+        let contact = self.contact(&leg.dialog.flow);
+        let session = self.agree(leg.session, &request.headers);
+        for route in request.headers.fields_of("Record-Route") {
+            response.headers.push("Record-Route", route);
+        }
+        response.headers.push("Contact", contact);
+        Self::write_session_response(&session, &mut response);
+        if let Some(leg) = self.legs.get_mut(&leg_key) {
+            leg.session = session;
+            leg.dialog.refresh(&request.headers.contacts().unwrap_or_default());
+        }
+        self.restart_session(leg_key, now);
+        response
+    }
+
+    fn handle_info(&mut self, leg_key: LegKey, flow: Flow, key: ServerKey, info: &Request, now: Now) -> Result<(), Refuse> {
+        if info.headers.has("Info-Package") {
+            return Err(Refuse::new(469));
+        }
+        let digits = match info.headers.content_type().as_deref() {
+            _ if info.body.is_empty() => None,
+            Some("application/dtmf-relay") => relay_digits(&info.body),
+            Some("application/dtmf") => plain_digits(&info.body),
+            _ => {
+                let mut refuse = Refuse::new(415);
+                refuse
+                    .headers
+                    .push(("Accept", b"application/dtmf-relay, application/dtmf".to_vec()));
+                return Err(refuse);
+            }
+        };
+        self.answer(leg_key, flow, key, Response::to(info, 200), now)?;
+        let talks = self.legs.get(&leg_key).is_some_and(|leg| matches!(leg.state, State::Confirmed));
+        if let (Some(digits), true) = (digits, talks) {
+            self.event(LegEvent::Digits { leg: leg_key, digits });
+        }
+        Ok(())
+    }
+
+    fn handle_ack(&mut self, flow: Flow, ack: &Request, now: Now) {
+        let Some(key) = server_key(ack, &flow) else { return };
+        if self.transactions.handle_ack(&key, now.mono) {
+            return;
+        }
+        let Some(leg_key) = self.leg_of(&flow, &ack.headers, now) else {
+            return;
+        };
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        let cseq = ack.headers.cseq().map(|(cseq, _)| cseq);
+        if leg.unacknowledged.as_ref().map(|waiting| waiting.cseq) != cseq.ok() {
+            return;
+        }
+        let Some(waiting) = leg.unacknowledged.take() else { return };
+        self.timers.clear(&(leg_key, LegTimer::Accepted));
+        if let State::Parting(reason) = leg.state {
+            return self.send_bye(leg_key, reason, now);
+        }
+        if waiting.offered && ack.body.is_empty() {
+            // Our offer went unanswered: there is no session.
+            self.send_bye(leg_key, Some((488, "No answer to the offer")), now);
+            return self.event(LegEvent::Ended {
+                leg: leg_key,
+                reason: EndReason::NoAck,
+            });
+        }
+        let media = waiting.offered.then(|| ack.body.clone());
+        if let Some(media) = &media {
+            leg.remote_media = media.clone();
+        }
+        self.event(LegEvent::Confirmed { leg: leg_key, media });
+        self.send_queued(leg_key, now);
+    }
+
+    // ---- what the switchboard answers
+
+    pub(super) fn provisional(&mut self, leg_key: LegKey, status: u16, media: Option<Vec<u8>>, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        let flow = leg.dialog.flow;
+        let State::Incoming(incoming) = &mut leg.state else { return };
+        let mut response = Response::to(&incoming.invite, status.clamp(180, 199)).with_to_tag(&leg.dialog.local_tag);
+        for route in incoming.invite.headers.fields_of("Record-Route") {
+            response.headers.push("Record-Route", route);
+        }
+        let transaction = incoming.transaction;
+        let contact = self.contact(&flow);
+        response = response.with("Contact", contact).with("Allow", ALLOW);
+        if let Some(media) = media {
+            response = response.with_body("application/sdp", media);
+        }
+        let bytes = response.to_bytes();
+        if let Some(Leg {
+            state: State::Incoming(incoming),
+            ..
+        }) = self.legs.get_mut(&leg_key)
+        {
+            incoming.last = Some((status, bytes.clone()));
+        }
+        self.transactions.respond(transaction, response.status, bytes, now.mono);
+        self.timers.set((leg_key, LegTimer::Remind), now.mono + REMIND);
+    }
+
+    pub(super) fn remind(&mut self, leg_key: LegKey, now: Now) {
+        let Some(leg) = self.legs.get(&leg_key) else { return };
+        let State::Incoming(incoming) = &leg.state else { return };
+        let Some((status, bytes)) = incoming.last.clone() else { return };
+        self.transactions.respond(incoming.transaction, status, bytes, now.mono);
+        self.timers.set((leg_key, LegTimer::Remind), now.mono + REMIND);
+    }
+
+    pub(super) fn accept(&mut self, leg_key: LegKey, media: Vec<u8>, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        let State::Incoming(incoming) = &leg.state else { return };
+        let (transaction, invite) = (incoming.transaction, incoming.invite.clone());
+        leg.state = State::Confirmed;
+        leg.local_media = media.clone();
+        self.stop_timers(leg_key);
+        self.accept_invite(leg_key, transaction, &invite, media, now);
+    }
+
+    pub(super) fn answer_offer(&mut self, leg_key: LegKey, media: Vec<u8>, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        let Exchange::Theirs { transaction, request } = std::mem::replace(&mut leg.exchange, Exchange::Idle) else {
+            return;
+        };
+        leg.local_media = media.clone();
+        if !request.body.is_empty() {
+            leg.remote_media = request.body.clone();
+        }
+        if request.method == Method::Invite {
+            return self.accept_invite(leg_key, transaction, &request, media, now);
+        }
+        let response = self.accept_refresh(leg_key, &request, now).with_body("application/sdp", media);
+        self.transactions.respond(transaction, 200, response.to_bytes(), now.mono);
+        self.send_queued(leg_key, now);
+    }
+
+    /// 200 to an INVITE, which the user agent itself repeats until the ACK (RFC 3261 13.3.1.4).
+    fn accept_invite(&mut self, leg_key: LegKey, transaction: ServerId, invite: &Request, media: Vec<u8>, now: Now) {
+        let mut response = self.accept_refresh(leg_key, invite, now).with_body("application/sdp", media);
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        response.headers.tag_to(&leg.dialog.local_tag);
+        let bytes = response.to_bytes();
+        let timing = self.config.timing;
+        leg.unacknowledged = Some(Unacknowledged {
+            cseq: invite.headers.cseq().map(|(cseq, _)| cseq).unwrap_or_default(),
+            flow: self.transactions.server_flow(transaction).unwrap_or(leg.dialog.flow),
+            response: bytes.clone(),
+            interval: timing.t1,
+            give_up_at: now.mono + timing.give_up(),
+            offered: invite.body.is_empty(),
+        });
+        self.timers.set((leg_key, LegTimer::Accepted), now.mono + timing.t1);
+        self.transactions.respond(transaction, 200, bytes, now.mono);
+    }
+
+    /// Our 2xx has found no ACK yet: again, or no more.
+    pub(super) fn repeat_accepted(&mut self, leg_key: LegKey, now: Now) {
+        let t2 = self.config.timing.t2;
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        let Some(waiting) = &mut leg.unacknowledged else { return };
+        if now.mono < waiting.give_up_at {
+            waiting.interval = (waiting.interval * 2).min(t2);
+            let (flow, bytes) = (waiting.flow, waiting.response.clone());
+            let next = (now.mono + waiting.interval).min(waiting.give_up_at);
+            self.timers.set((leg_key, LegTimer::Accepted), next);
+            return self.transmit(flow, bytes);
+        }
+        leg.unacknowledged = None;
+        let told = matches!(leg.state, State::Confirmed);
+        self.drop_offer(leg_key, 487, now);
+        self.send_bye(leg_key, None, now);
+        if told {
+            self.event(LegEvent::Ended {
+                leg: leg_key,
+                reason: EndReason::NoAck,
+            });
+        }
+    }
+
+    /// Refuses the INVITE that waits for us, and forgets the leg.
+    pub(super) fn answer_incoming(&mut self, leg_key: LegKey, status: u16, now: Now) {
+        let Some(leg) = self.legs.get(&leg_key) else { return };
+        let State::Incoming(incoming) = &leg.state else { return };
+        let response = Response::to(&incoming.invite, status).with_to_tag(&leg.dialog.local_tag);
+        let transaction = incoming.transaction;
+        self.transactions.respond(transaction, status, response.to_bytes(), now.mono);
+        self.remove_leg(leg_key);
+    }
+
+    /// Refuses the re-INVITE or UPDATE that waits for us.
+    pub(super) fn drop_offer(&mut self, leg_key: LegKey, status: u16, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        if !matches!(leg.exchange, Exchange::Theirs { .. }) {
+            return;
+        }
+        let Exchange::Theirs { transaction, request } = std::mem::replace(&mut leg.exchange, Exchange::Idle) else {
+            return;
+        };
+        let response = Response::to(&request, status);
+        self.transactions.respond(transaction, status, response.to_bytes(), now.mono);
+    }
+}
+
+fn body(bytes: &[u8]) -> Option<Vec<u8>> {
+    (!bytes.is_empty()).then(|| bytes.to_vec())
+}
+
+/// The allow-list. Names are compared after normalisation, so no spelling gets another header through.
+fn passed(source: &LegSource, headers: &Headers) -> Vec<PassedHeader> {
+    let allowed = match source {
+        LegSource::Trunk(_) => PASSED_FROM_TRUNKS,
+        LegSource::Account(_) => PASSED_FROM_ACCOUNTS,
+    };
+    let vouched = headers.has("Identity") && headers.single("Date").is_ok();
+    let wanted = allowed.iter().filter(|name| vouched || !matches!(**name, "Identity" | "Date"));
+    let values = wanted.flat_map(|name| {
+        headers.fields_of(name).map(|value| PassedHeader {
+            name,
+            value: value.to_vec(),
+        })
+    });
+    values.collect()
+}
+
+/// Text for people: UTF-8, without control characters, of bearable length.
+fn printable(display: &[u8]) -> String {
+    let text = String::from_utf8_lossy(display);
+    text.chars().filter(|char| !char.is_control()).take(128).collect()
+}
+
+fn registration(headers: &Headers) -> Result<Change, Refuse> {
+    let bad = || Refuse::new(400);
+    let expires = headers.expires().ok();
+    if headers.get_all("Contact").iter().any(|value| *value == b"*") {
+        let alone = headers.contact_is_star() && expires == Some(0);
+        return if alone { Ok(Change::RemoveAll) } else { Err(bad()) };
+    }
+    let contacts = headers.contacts().map_err(|_| bad())?;
+    if contacts.is_empty() {
+        return Ok(Change::Fetch);
+    }
+    let mut bind = Vec::new();
+    for contact in contacts {
+        if contact.uri.scheme() != Scheme::Sip || contact.uri.as_bytes().len() > 512 {
+            return Err(bad());
+        }
+        let own = contact
+            .params
+            .get("expires")
+            .and_then(|value| std::str::from_utf8(value).ok()?.parse::<u32>().ok());
+        // RFC 3261 10.3: a value that is no number counts as 3600.
+        let seconds = own.or(expires).unwrap_or(3600);
+        bind.push((contact.uri, Duration::from_secs(seconds.into())));
+    }
+    Ok(Change::Bind(bind))
+}
+
+/// `Signal=5` of application/dtmf-relay.
+fn relay_digits(body: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?;
+    let signal = text.lines().find_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("signal").then(|| value.trim())
+    })?;
+    digits_of(signal)
+}
+
+fn plain_digits(body: &[u8]) -> Option<String> {
+    digits_of(std::str::from_utf8(body).ok()?.trim())
+}
+
+fn digits_of(text: &str) -> Option<String> {
+    let named = match text {
+        "10" => "*",
+        "11" => "#",
+        other => other,
+    };
+    let digits = named.to_ascii_uppercase();
+    let fits = digits.chars().all(|digit| matches!(digit, '0'..='9' | '*' | '#' | 'A'..='D'));
+    (fits && !digits.is_empty() && digits.len() <= MOST_DIGITS).then_some(digits)
+}
