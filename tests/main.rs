@@ -1,4 +1,7 @@
 //! Every test of Undertone that needs more than one room. One program: modules are named by behaviour.
 
+mod corpus;
+mod differential;
 mod floor_plan;
 mod phones;
+mod sip_messages;

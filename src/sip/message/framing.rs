@@ -159,7 +159,7 @@ impl StreamFramer {
 
     /// A message has begun and not ended.
     pub fn is_midway(&self) -> bool {
-        !self.buffer.is_empty()
+        self.buffer.iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
     }
 
     /// The stream must be closed.
@@ -208,6 +208,9 @@ impl StreamFramer {
         };
         self.searched = head_len.saturating_sub(1);
         let head = Head::read(&self.buffer[..head_len]);
+        if !head.line.is_sip() {
+            return Err(ParseError::silent(Fault::NotSip));
+        }
         let body_len = match head.body_len {
             Ok(Some(length)) => length,
             Ok(None) => return Err(head.fail(Fault::ContentLength)),
