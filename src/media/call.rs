@@ -1,1 +1,1817 @@
-//! To come.
+//! One call's sound: packets and time in, packets and events out. No socket, no clock, no lock; no allocation per packet.
+//!
+//! A listener's row of the allow-list decides how he is served:
+//!
+//! | row | served | paced by |
+//! |---|---|---|
+//! | nobody | silence, once he has heard something | our clock |
+//! | one speaker at unity, same codec | **relay**: the payload untouched under our header | the speaker |
+//! | one speaker at unity, other codec | transcoded packet by packet | the speaker |
+//! | anything else | mixed | his first party who talks; our clock when that is silent for 1.5 packets |
+//!
+//! In ListenIn and Coach the customer's row is the agent alone: a relay, so identical bytes whether or not somebody coaches.
+//!
+//! Whatever the rows say, every packet is held against [`Hearing::permits`] just before it leaves: the leak guard.
+
+use super::codec::Codec;
+use super::hearing::{Gain, Hearing};
+use super::jitter::{Reader, Ring};
+use super::mix::{MAX_FRAME, Sum};
+use super::rtcp::{self, Reception};
+use super::rtp::{self, HEADER, Header, MAX_PAYLOAD, Origin, Received, Stream};
+use super::{CallKey, LegMedia, LegStats, MediaEvent, MediaLeg};
+use crate::words::Now;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// Legs a call may have.
+pub const MAX_LEGS: usize = 16;
+
+/// Samples of a frame on our own clock until somebody's packets say otherwise: 20 ms.
+const FRAME: u32 = 160;
+/// A party who has not sent for so long no longer paces anybody.
+const TALKS: Duration = Duration::from_millis(200);
+/// Sends over which a standing lead is looked for.
+const WINDOW: u16 = 25;
+/// A leak guard event at most this often per leg.
+const GUARD_INTERVAL: Duration = Duration::from_secs(1);
+/// Events nobody has polled; beyond it they are dropped.
+const MAX_EVENTS: usize = 64;
+
+/// Settings of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallConfig {
+    /// See [`MediaConfig::inactivity`](super::MediaConfig::inactivity).
+    pub inactivity: Duration,
+    /// See [`MediaConfig::rtcp_interval`](super::MediaConfig::rtcp_interval).
+    pub rtcp_interval: Duration,
+}
+
+impl Default for CallConfig {
+    fn default() -> Self {
+        Self {
+            inactivity: Duration::from_secs(15),
+            rtcp_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Where a leg's outgoing numbers begin: three random numbers (RFC 3550 5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamStart {
+    /// The SSRC.
+    pub ssrc: u32,
+    /// The first sequence number.
+    pub sequence: u16,
+    /// The first timestamp.
+    pub timestamp: u32,
+}
+
+/// What a sent packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// RTP: another leg's payload, byte for byte.
+    Unchanged,
+    /// RTP: one other leg's sound in another codec.
+    Transcoded,
+    /// RTP: a sum.
+    Mixed,
+    /// RTP: nothing but silence.
+    Silent,
+    /// RTP: silence in place of what the leak guard stopped.
+    Guarded,
+    /// An RTCP report, from the leg's RTCP port.
+    Rtcp,
+}
+
+/// A packet to send.
+#[derive(Debug)]
+pub struct Transmit<'a> {
+    /// The slot of the leg whose socket sends it.
+    pub slot: usize,
+    /// What it is.
+    pub sent: Sent,
+    /// Its destination: the signalled or learned address, never another.
+    pub to: SocketAddr,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+}
+
+/// What became of a received packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Taken.
+    Accepted,
+    /// From another address than the signalled one.
+    Foreign,
+    /// Not RTP or RTCP, an unknown payload type, empty, or too long.
+    Malformed,
+    /// Of the right source, but late or not to be received now.
+    Discarded,
+}
+
+/// How a listener is served; speakers as bits by slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Row {
+    Silent,
+    Relay(usize),
+    Transcode(usize),
+    Mix(u16),
+}
+
+impl Row {
+    fn has(self, speaker: usize) -> bool {
+        match self {
+            Row::Silent => false,
+            Row::Relay(only) | Row::Transcode(only) => only == speaker,
+            Row::Mix(speakers) => speakers & bit(speaker) != 0,
+        }
+    }
+}
+
+/// How a listener hears one speaker.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ear {
+    gain: u16,
+    reader: Reader,
+}
+
+/// When a listener is sent to.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// He has sound until then, if it was played without delay.
+    until: Instant,
+    frame: u32,
+    low: Duration,
+    sends: u16,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self {
+            until: now,
+            frame: FRAME,
+            low: Duration::MAX,
+            sends: 0,
+        }
+    }
+
+    /// Whether a packet that just came may trigger a frame: he has no more than one and a half in hand. What a burst brings beyond
+    /// that stays in the ring. A lead that stands is given back, a frame at a time.
+    fn lets(&mut self, samples: u32, now: Instant) -> bool {
+        self.frame = samples.clamp(FRAME / 2, MAX_FRAME as u32);
+        let frame = rtp::duration_of(self.frame);
+        let lead = self.until.saturating_duration_since(now);
+        if lead > frame * 3 / 2 {
+            return false;
+        }
+        self.low = self.low.min(lead);
+        self.sends += 1;
+        if self.sends < WINDOW {
+            return true;
+        }
+        let low = std::mem::replace(&mut self.low, Duration::MAX);
+        self.sends = 0;
+        if low >= frame * 3 / 4 {
+            return false;
+        }
+        self.until -= low;
+        true
+    }
+
+    fn sent(&mut self, samples: u32, now: Instant) {
+        let frame = rtp::duration_of(samples);
+        self.until = (self.until.max(now) + frame).min(now + 2 * frame);
+    }
+
+    /// When our own clock sends the next frame.
+    fn due(&self) -> Instant {
+        self.until + rtp::duration_of(self.frame / 2)
+    }
+
+    /// Our own clock sends a frame. After a stall of ours, one frame is sent for all that was missed.
+    fn ticked(&mut self, now: Instant) {
+        let frame = rtp::duration_of(self.frame);
+        self.until = if now > self.until + 4 * frame { now } else { self.until + frame };
+    }
+}
+
+/// Whom a leg's packets may come from.
+#[derive(Clone, Copy, Debug, Default)]
+struct Source {
+    rtp: Option<SocketAddr>,
+    rtcp: Option<SocketAddr>,
+    /// The RTP address is settled: it was signalled and is not behind a NAT, or has sent, or was learned.
+    settled: bool,
+    rtcp_settled: bool,
+    /// Who may be learned: address, SSRC, sequence number of his first packet.
+    candidate: Option<(SocketAddr, u32, u16)>,
+}
+
+impl Source {
+    fn of(media: &LegMedia) -> Self {
+        let after = |mut address: SocketAddr| {
+            address.set_port(address.port().checked_add(1)?);
+            Some(address)
+        };
+        Self {
+            rtp: media.remote,
+            rtcp: media.remote_rtcp.or_else(|| media.remote.and_then(after)),
+            settled: !media.nat,
+            rtcp_settled: !media.nat,
+            candidate: None,
+        }
+    }
+
+    /// Whether RTP from there is the leg's. Behind a NAT another port of the same host is learned, once, from two packets in a row;
+    /// from then on it is strict.
+    fn admits(&mut self, from: SocketAddr, packet: Option<&Received>) -> bool {
+        let Some(known) = self.rtp else { return false };
+        if from == known {
+            self.settled |= packet.is_some();
+            return true;
+        }
+        let (false, true, Some(packet)) = (self.settled, from.ip() == known.ip(), packet) else {
+            return false;
+        };
+        match self.candidate {
+            Some((address, ssrc, sequence)) if address == from && ssrc == packet.ssrc && packet.sequence == sequence.wrapping_add(1) => {
+                self.rtp = Some(from);
+                self.settled = true;
+                true
+            }
+            Some(_) | None => {
+                self.candidate = Some((from, packet.ssrc, packet.sequence));
+                false
+            }
+        }
+    }
+
+    fn admits_rtcp(&mut self, from: SocketAddr, valid: bool) -> bool {
+        let Some(known) = self.rtcp else { return false };
+        if from == known {
+            self.rtcp_settled |= valid;
+            return true;
+        }
+        if self.rtcp_settled || from.ip() != known.ip() || !valid {
+            return false;
+        }
+        self.rtcp = Some(from);
+        self.rtcp_settled = true;
+        true
+    }
+}
+
+/// A leg with its stream and its counters, as it goes from call to call.
+#[derive(Debug)]
+pub struct Leg {
+    name: MediaLeg,
+    media: Option<LegMedia>,
+    source: Source,
+    stream: Stream,
+    reception: Reception,
+    ring: Ring,
+    row: Row,
+    /// Who may be heard at most: the leak guard.
+    permitted: u16,
+    /// Who mixes this speaker, and who relays or transcodes him, by slot.
+    mixed_by: u16,
+    passed_to: u16,
+    /// An agent or a customer by the allow-list; not a supervisor, not unnamed.
+    party: bool,
+    muted: bool,
+    pace: Pace,
+    last_audio: Option<Instant>,
+    heard: Instant,
+    inactive: bool,
+    rtcp_due: Instant,
+    digit: Option<(u32, u32)>,
+    guard_said: Option<Instant>,
+    stats: LegStats,
+}
+
+impl Leg {
+    /// A leg that nothing was agreed for yet.
+    pub fn new(name: MediaLeg, start: StreamStart, now: Instant) -> Self {
+        Self {
+            name,
+            media: None,
+            source: Source::default(),
+            stream: Stream::new(start.ssrc, start.sequence, start.timestamp),
+            reception: Reception::default(),
+            ring: Ring::default(),
+            row: Row::Silent,
+            permitted: 0,
+            mixed_by: 0,
+            passed_to: 0,
+            party: false,
+            muted: false,
+            pace: Pace::new(now),
+            last_audio: None,
+            heard: now,
+            inactive: false,
+            rtcp_due: now,
+            digit: None,
+            guard_said: None,
+            stats: LegStats::default(),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> MediaLeg {
+        self.name
+    }
+
+    /// What it did so far.
+    pub fn stats(&self) -> LegStats {
+        LegStats {
+            lost: self.reception.lost(),
+            jitter: self.reception.jitter(),
+            ..self.stats
+        }
+    }
+
+    /// What was agreed and where to, when we may send to it.
+    fn outlet(&self) -> Option<(LegMedia, SocketAddr)> {
+        let media = self.media.filter(|media| media.send)?;
+        Some((media, self.source.rtp?))
+    }
+
+    fn talks(&self, now: Instant) -> bool {
+        self.last_audio.is_some_and(|at| now.saturating_duration_since(at) < TALKS)
+    }
+
+    /// When our own clock is due, if it serves him.
+    fn clock_due(&self) -> Option<Instant> {
+        self.outlet()?;
+        match self.row {
+            Row::Mix(_) => Some(self.pace.due()),
+            Row::Silent => (self.stream.packets() > 0).then(|| self.pace.due()),
+            Row::Relay(_) | Row::Transcode(_) => None,
+        }
+    }
+
+    fn inactive_due(&self, config: &CallConfig) -> Option<Instant> {
+        let media = self.media.filter(|media| media.receive && media.remote.is_some())?;
+        let _ = media;
+        (!self.inactive).then(|| self.heard + config.inactivity)
+    }
+
+    fn rtcp_due(&self) -> Option<Instant> {
+        (self.media.is_some() && self.source.rtcp.is_some()).then_some(self.rtcp_due)
+    }
+
+    fn due(&self, config: &CallConfig) -> Option<Instant> {
+        [self.clock_due(), self.inactive_due(config), self.rtcp_due()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn count(&mut self, sent: Sent) {
+        let stats = &mut self.stats;
+        match sent {
+            Sent::Rtcp => {
+                stats.rtcp_sent += 1;
+                return;
+            }
+            Sent::Unchanged => stats.unchanged += 1,
+            Sent::Transcoded => stats.transcoded += 1,
+            Sent::Mixed => stats.mixed += 1,
+            Sent::Silent => stats.silent += 1,
+            Sent::Guarded => {
+                stats.silent += 1;
+                stats.leak_guards += 1;
+            }
+        }
+        stats.sent += 1;
+    }
+}
+
+/// The machine of one call.
+///
+/// After any `handle_*`, drain [`Call::poll_event`] and ask [`Call::poll_timeout`] when [`Call::handle_timeout`] is due. Packets to send
+/// are handed to the `out` of the method that caused them, before it returns: their bytes lie in the received packet itself.
+#[derive(Debug)]
+pub struct Call {
+    key: CallKey,
+    config: CallConfig,
+    hearing: Hearing,
+    legs: Vec<Option<Leg>>,
+    ears: Vec<[Ear; MAX_LEGS]>,
+    events: VecDeque<MediaEvent>,
+    wake: Option<Instant>,
+}
+
+impl Call {
+    /// A call without legs.
+    pub fn new(key: CallKey, config: CallConfig) -> Self {
+        Self {
+            key,
+            config,
+            hearing: Hearing::default(),
+            legs: Vec::with_capacity(4),
+            ears: Vec::with_capacity(4),
+            events: VecDeque::with_capacity(8),
+            wake: None,
+        }
+    }
+
+    /// Its key.
+    pub fn key(&self) -> CallKey {
+        self.key
+    }
+
+    /// Whether it has no legs.
+    pub fn is_empty(&self) -> bool {
+        self.legs.iter().all(Option::is_none)
+    }
+
+    /// Takes a leg in; it hears whom the allow-list already says, nobody if it is not named. Returns its slot, or the leg when the
+    /// call is full or has it already.
+    pub fn put(&mut self, mut leg: Leg, now: Instant) -> Result<usize, Box<Leg>> {
+        if self.slot(leg.name).is_some() {
+            return Err(Box::new(leg));
+        }
+        let slot = match self.legs.iter().position(Option::is_none) {
+            Some(free) => free,
+            None if self.legs.len() < MAX_LEGS => {
+                self.legs.push(None);
+                self.ears.push([Ear::default(); MAX_LEGS]);
+                self.legs.len() - 1
+            }
+            None => return Err(Box::new(leg)),
+        };
+        leg.row = Row::Silent;
+        leg.permitted = 0;
+        leg.stream.cut();
+        self.ears[slot] = [Ear::default(); MAX_LEGS];
+        for ears in &mut self.ears {
+            ears[slot] = Ear::default();
+        }
+        self.legs[slot] = Some(leg);
+        self.arrange(now);
+        Ok(slot)
+    }
+
+    /// Takes a leg out, to close it or to put it into another call.
+    pub fn take(&mut self, leg: MediaLeg, now: Instant) -> Option<Leg> {
+        let slot = self.slot(leg)?;
+        let taken = self.legs[slot].take();
+        self.arrange(now);
+        taken
+    }
+
+    /// A leg by name.
+    pub fn leg(&self, leg: MediaLeg) -> Option<&Leg> {
+        self.legs.iter().flatten().find(|here| here.name == leg)
+    }
+
+    /// The slot of a leg.
+    pub fn slot(&self, leg: MediaLeg) -> Option<usize> {
+        self.legs.iter().position(|here| here.as_ref().is_some_and(|here| here.name == leg))
+    }
+
+    /// Sets what signalling agreed for a leg. What was learned behind a NAT stays when the signalled addresses stay.
+    pub fn handle_describe(&mut self, leg: MediaLeg, media: LegMedia, now: Instant) {
+        let Some(here) = self.legs.iter_mut().flatten().find(|here| here.name == leg) else {
+            return;
+        };
+        let before = here.media.replace(media);
+        let addresses = |media: LegMedia| (media.remote, media.remote_rtcp, media.nat);
+        if before.map(addresses) != Some(addresses(media)) {
+            here.source = Source::of(&media);
+        }
+        if !before.is_some_and(|before| before.receive && before.remote.is_some()) {
+            here.heard = now;
+            here.inactive = false;
+        }
+        if before.is_none() {
+            here.rtcp_due = now + self.config.rtcp_interval / 2;
+        }
+        self.arrange(now);
+    }
+
+    /// Replaces the allow-list.
+    pub fn handle_hear(&mut self, hearing: Hearing, now: Instant) {
+        self.hearing = hearing;
+        self.arrange(now);
+    }
+
+    /// Silences a leg toward everybody but supervisors, or no longer.
+    pub fn handle_mute(&mut self, leg: MediaLeg, muted: bool, now: Instant) {
+        if let Some(here) = self.legs.iter_mut().flatten().find(|here| here.name == leg) {
+            here.muted = muted;
+            self.arrange(now);
+        }
+    }
+
+    /// A datagram on a leg's RTP port. The bytes are overwritten by what is sent on.
+    pub fn handle_rtp(
+        &mut self,
+        slot: usize,
+        from: SocketAddr,
+        packet: &mut [u8],
+        now: Instant,
+        out: &mut impl FnMut(Transmit<'_>),
+    ) -> Verdict {
+        let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut) else {
+            return Verdict::Foreign;
+        };
+        let parsed = rtp::parse(packet).ok();
+        let media = leg.media;
+        let known = parsed.as_ref().filter(|received| {
+            media.is_some_and(|media| received.payload_type == media.payload_type || Some(received.payload_type) == media.dtmf_pt)
+        });
+        if !leg.source.admits(from, known) {
+            leg.stats.foreign += 1;
+            return Verdict::Foreign;
+        }
+        let (Some(media), Some(received)) = (media, known) else {
+            leg.stats.malformed += 1;
+            return Verdict::Malformed;
+        };
+        if !media.receive {
+            leg.stats.discarded += 1;
+            return Verdict::Discarded;
+        }
+        leg.stats.received += 1;
+        leg.reception.note(received, now);
+        leg.heard = now;
+        if std::mem::take(&mut leg.inactive) {
+            let event = MediaEvent::Active { leg: leg.name };
+            self.wake = earlier(self.wake, now + self.config.inactivity);
+            self.tell(event);
+        }
+        if received.payload_type == media.payload_type {
+            let received = received.clone();
+            self.hear_audio(slot, media.codec, &received, packet, now, out)
+        } else {
+            let received = received.clone();
+            self.hear_event(slot, &received, packet, now, out)
+        }
+    }
+
+    /// A datagram on a leg's RTCP port.
+    pub fn handle_rtcp(&mut self, slot: usize, from: SocketAddr, packet: &[u8], now: Instant) -> Verdict {
+        let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut) else {
+            return Verdict::Foreign;
+        };
+        let report = rtcp::read(packet, leg.stream.ssrc());
+        if !leg.source.admits_rtcp(from, report.is_ok()) {
+            leg.stats.foreign += 1;
+            return Verdict::Foreign;
+        }
+        let Ok(report) = report else {
+            leg.stats.malformed += 1;
+            return Verdict::Malformed;
+        };
+        leg.stats.rtcp_received += 1;
+        if let Some((ssrc, middle)) = report.sender {
+            leg.reception.note_sender_report(ssrc, middle, now);
+        }
+        if let Some(fraction) = report.fraction_lost {
+            leg.stats.remote_fraction_lost = fraction;
+        }
+        Verdict::Accepted
+    }
+
+    /// Does what is due: frames on our own clock, RTCP reports, inactivity.
+    pub fn handle_timeout(&mut self, now: Now, out: &mut impl FnMut(Transmit<'_>)) {
+        for slot in 0..self.legs.len() {
+            for _ in 0..4 {
+                let Some(leg) = self.legs[slot].as_mut() else { break };
+                if leg.clock_due().is_none_or(|due| due > now.mono) {
+                    break;
+                }
+                leg.pace.ticked(now.mono);
+                let samples = leg.pace.frame;
+                self.send_frame(slot, samples, now.mono, out);
+            }
+            let Some(leg) = self.legs[slot].as_mut() else { continue };
+            if leg.rtcp_due().is_some_and(|due| due <= now.mono) {
+                leg.rtcp_due = now.mono + self.config.rtcp_interval;
+                let mut buffer = [0; 256];
+                let bytes = rtcp::report(&leg.stream, &mut leg.reception, now, &mut buffer);
+                if let (Some(bytes), Some(to)) = (bytes, leg.source.rtcp) {
+                    let sent = Sent::Rtcp;
+                    out(Transmit { slot, sent, to, bytes });
+                    leg.count(sent);
+                }
+            }
+            if leg.inactive_due(&self.config).is_some_and(|due| due <= now.mono) {
+                leg.inactive = true;
+                let event = MediaEvent::Inactive { leg: leg.name };
+                self.tell(event);
+            }
+        }
+        self.wake = self.legs.iter().flatten().filter_map(|leg| leg.due(&self.config)).min();
+    }
+
+    /// When [`Call::handle_timeout`] is due; may be earlier than needed, never later.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wake
+    }
+
+    /// What happened.
+    pub fn poll_event(&mut self) -> Option<MediaEvent> {
+        self.events.pop_front()
+    }
+
+    /// A packet of sound, on its way to every listener.
+    fn hear_audio(
+        &mut self,
+        slot: usize,
+        codec: Codec,
+        received: &Received,
+        packet: &mut [u8],
+        now: Instant,
+        out: &mut impl FnMut(Transmit<'_>),
+    ) -> Verdict {
+        let Some(leg) = self.legs[slot].as_mut() else {
+            return Verdict::Foreign;
+        };
+        leg.last_audio = Some(now);
+        let (mixed_by, passed_to) = (leg.mixed_by, leg.passed_to);
+        let samples = received.payload.len() as u32;
+        let mut grew = false;
+        if mixed_by != 0 {
+            let mut linear = [0; MAX_PAYLOAD];
+            let linear = &mut linear[..samples as usize];
+            codec.decode(&packet[received.payload.clone()], linear);
+            grew = leg.ring.write(received.ssrc, received.timestamp, linear);
+        }
+        for listener in slots(passed_to) {
+            self.pass(slot, listener, received, packet, now, out);
+        }
+        for listener in slots(mixed_by) {
+            if grew && self.pacer(listener, now) == Some(slot) {
+                self.send_paced(listener, samples, now, out);
+            }
+        }
+        Verdict::Accepted
+    }
+
+    /// Relays or transcodes a packet to one listener.
+    fn pass(
+        &mut self,
+        speaker: usize,
+        listener: usize,
+        received: &Received,
+        packet: &mut [u8],
+        now: Instant,
+        out: &mut impl FnMut(Transmit<'_>),
+    ) {
+        let Some(codec) = self.legs[speaker].as_ref().and_then(|leg| leg.media).map(|media| media.codec) else {
+            return;
+        };
+        let Some(leg) = self.legs[listener].as_mut() else { return };
+        let Some((media, to)) = leg.outlet() else { return };
+        let origin = Origin {
+            slot: speaker,
+            ssrc: received.ssrc,
+        };
+        let samples = received.payload.len() as u32;
+        let Some(header) = leg.stream.relay(origin, received, samples, now) else {
+            leg.stats.discarded += 1;
+            return;
+        };
+        let header = Header {
+            payload_type: media.payload_type,
+            ..header
+        };
+        leg.pace.sent(samples, now);
+        let permitted = leg.permitted & bit(speaker) != 0;
+        match leg.row {
+            Row::Relay(_) if permitted && media.codec == codec => {
+                let sent = Sent::Unchanged;
+                let bytes = header.put_before(packet, &received.payload);
+                out(Transmit {
+                    slot: listener,
+                    sent,
+                    to,
+                    bytes,
+                });
+                leg.count(sent);
+            }
+            Row::Transcode(_) if permitted => {
+                let mut buffer = [0; HEADER + MAX_PAYLOAD];
+                let bytes = &mut buffer[..HEADER + received.payload.len()];
+                bytes[..HEADER].copy_from_slice(&header.to_bytes());
+                codec.transcode(media.codec, &packet[received.payload.clone()], &mut bytes[HEADER..]);
+                let sent = Sent::Transcoded;
+                out(Transmit {
+                    slot: listener,
+                    sent,
+                    to,
+                    bytes,
+                });
+                leg.count(sent);
+            }
+            Row::Relay(_) | Row::Transcode(_) | Row::Silent | Row::Mix(_) => {
+                let mut buffer = [media.codec.silence(); HEADER + MAX_PAYLOAD];
+                let bytes = &mut buffer[..HEADER + received.payload.len()];
+                bytes[..HEADER].copy_from_slice(&header.to_bytes());
+                let sent = Sent::Guarded;
+                out(Transmit {
+                    slot: listener,
+                    sent,
+                    to,
+                    bytes,
+                });
+                leg.count(sent);
+                self.guard(listener, now);
+            }
+        }
+    }
+
+    /// Who paces a listener's mix: the first of his parties who talks, else the first supervisor who does.
+    fn pacer(&self, listener: usize, now: Instant) -> Option<usize> {
+        let Row::Mix(speakers) = self.legs[listener].as_ref()?.row else {
+            return None;
+        };
+        let talks = |party: bool| {
+            slots(speakers).find(|&speaker| self.legs[speaker].as_ref().is_some_and(|leg| leg.party == party && leg.talks(now)))
+        };
+        talks(true).or_else(|| talks(false))
+    }
+
+    /// A packet of the pacer came: as much is sent, if the listener is not ahead already.
+    fn send_paced(&mut self, listener: usize, samples: u32, now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
+        let mut left = samples;
+        while left > 0 {
+            let frame = left.min(MAX_FRAME as u32);
+            left -= frame;
+            let Some(leg) = self.legs[listener].as_mut() else { return };
+            if !leg.pace.lets(frame, now) {
+                return;
+            }
+            leg.pace.sent(frame, now);
+            self.send_frame(listener, frame, now, out);
+        }
+    }
+
+    /// Mixes and sends one frame, or silence when there is nobody to hear.
+    fn send_frame(&mut self, listener: usize, samples: u32, now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
+        let Some(leg) = self.legs[listener].as_ref() else { return };
+        let Some((media, to)) = leg.outlet() else { return };
+        let speakers = match leg.row {
+            Row::Mix(speakers) => speakers,
+            Row::Silent | Row::Relay(_) | Row::Transcode(_) => 0,
+        };
+        let permitted = leg.permitted;
+        let samples = samples.min(MAX_FRAME as u32);
+        let len = samples as usize;
+        let mut sum = Sum::default();
+        let mut linear = [0; MAX_FRAME];
+        let linear = &mut linear[..len];
+        let mut contributors = 0;
+        for speaker in slots(speakers) {
+            let Some(ring) = self.legs[speaker].as_ref().map(|leg| &leg.ring) else {
+                continue;
+            };
+            let ear = &mut self.ears[listener][speaker];
+            if ear.reader.read(ring, linear) {
+                contributors |= bit(speaker);
+                sum.add(linear, ear.gain);
+            }
+        }
+        let mut buffer = [media.codec.silence(); HEADER + MAX_FRAME];
+        let bytes = &mut buffer[..HEADER + len];
+        let sent = if contributors & !permitted != 0 {
+            Sent::Guarded
+        } else if contributors == 0 {
+            Sent::Silent
+        } else {
+            sum.saturate(linear);
+            media.codec.encode(linear, &mut bytes[HEADER..]);
+            Sent::Mixed
+        };
+        let Some(leg) = self.legs[listener].as_mut() else { return };
+        let header = Header {
+            payload_type: media.payload_type,
+            ..leg.stream.own(samples, now)
+        };
+        bytes[..HEADER].copy_from_slice(&header.to_bytes());
+        out(Transmit {
+            slot: listener,
+            sent,
+            to,
+            bytes,
+        });
+        leg.count(sent);
+        if sent == Sent::Guarded {
+            self.guard(listener, now);
+        }
+    }
+
+    /// A telephone-event: told to the switchboard, and passed between parties. A supervisor's reaches nobody, and nobody's reaches a
+    /// supervisor.
+    fn hear_event(
+        &mut self,
+        slot: usize,
+        received: &Received,
+        packet: &mut [u8],
+        now: Instant,
+        out: &mut impl FnMut(Transmit<'_>),
+    ) -> Verdict {
+        let Some(event) = rtp::telephone_event(&packet[received.payload.clone()]) else {
+            return self.discard(slot);
+        };
+        let Some(leg) = self.legs[slot].as_mut() else {
+            return Verdict::Foreign;
+        };
+        if !leg.party {
+            return self.discard(slot);
+        }
+        let this = (received.ssrc, received.timestamp);
+        if event.end && leg.digit != Some(this) {
+            leg.digit = Some(this);
+            let event = MediaEvent::Digits {
+                leg: leg.name,
+                digit: event.digit,
+            };
+            self.tell(event);
+        }
+        for listener in 0..self.legs.len() {
+            self.pass_event(slot, listener, received, packet, now, out);
+        }
+        Verdict::Accepted
+    }
+
+    fn pass_event(
+        &mut self,
+        speaker: usize,
+        listener: usize,
+        received: &Received,
+        packet: &mut [u8],
+        now: Instant,
+        out: &mut impl FnMut(Transmit<'_>),
+    ) {
+        let Some(leg) = self.legs[listener].as_mut() else { return };
+        let Some((media, to)) = leg.outlet() else { return };
+        let Some(payload_type) = media.dtmf_pt else { return };
+        if !leg.party || !leg.row.has(speaker) || leg.permitted & bit(speaker) == 0 {
+            return;
+        }
+        let origin = Origin {
+            slot: speaker,
+            ssrc: received.ssrc,
+        };
+        let header = match leg.row {
+            Row::Mix(_) => Some(leg.stream.event(origin, received, now)),
+            Row::Relay(_) | Row::Transcode(_) => leg.stream.relay(origin, received, 0, now),
+            Row::Silent => None,
+        };
+        let Some(header) = header else {
+            leg.stats.discarded += 1;
+            return;
+        };
+        let header = Header { payload_type, ..header };
+        let sent = Sent::Unchanged;
+        let bytes = header.put_before(packet, &received.payload);
+        out(Transmit {
+            slot: listener,
+            sent,
+            to,
+            bytes,
+        });
+        leg.count(sent);
+    }
+
+    fn discard(&mut self, slot: usize) -> Verdict {
+        if let Some(leg) = self.legs[slot].as_mut() {
+            leg.stats.discarded += 1;
+        }
+        Verdict::Discarded
+    }
+
+    fn guard(&mut self, listener: usize, now: Instant) {
+        let Some(leg) = self.legs[listener].as_mut() else { return };
+        if leg.guard_said.is_some_and(|at| now.saturating_duration_since(at) < GUARD_INTERVAL) {
+            return;
+        }
+        leg.guard_said = Some(now);
+        let event = MediaEvent::LeakGuard {
+            call: self.key,
+            leg: leg.name,
+        };
+        self.tell(event);
+    }
+
+    fn tell(&mut self, event: MediaEvent) {
+        if self.events.len() < MAX_EVENTS {
+            self.events.push_back(event);
+        }
+    }
+
+    /// Works out every row from the allow-list, between two packets. Who goes on hearing somebody loses nothing; who begins to hears
+    /// nothing of what was said before.
+    fn arrange(&mut self, now: Instant) {
+        let facts: [Option<(MediaLeg, Option<Codec>, bool)>; MAX_LEGS] = std::array::from_fn(|slot| {
+            let leg = self.legs.get(slot)?.as_ref()?;
+            Some((leg.name, leg.media.map(|media| media.codec), leg.muted))
+        });
+        let mut mixed_by = [0; MAX_LEGS];
+        let mut passed_to = [0; MAX_LEGS];
+        for (slot, fact) in facts.iter().enumerate() {
+            let &Some((listener, codec, _)) = fact else { continue };
+            let supervisor = self.hearing.is_supervisor(listener);
+            let mut permitted = 0;
+            let mut gains = [0; MAX_LEGS];
+            for (other, fact) in facts.iter().enumerate() {
+                let &Some((speaker, Some(_), muted)) = fact else { continue };
+                if other == slot || (muted && !supervisor) {
+                    continue;
+                }
+                if self.hearing.permits(listener, speaker) {
+                    permitted |= bit(other);
+                }
+                gains[other] = self.hearing.gain(listener, speaker).map_or(0, |gain| gain.0);
+            }
+            let heard = (0..MAX_LEGS)
+                .filter(|&other| gains[other] > 0)
+                .fold(0, |mask, other| mask | bit(other));
+            let only = slots(heard)
+                .next()
+                .filter(|&other| heard == bit(other) && gains[other] == Gain::UNITY.0);
+            let row = match (codec, only) {
+                (None, _) => Row::Silent,
+                (Some(_), _) if heard == 0 => Row::Silent,
+                (Some(codec), Some(other)) => match facts[other] {
+                    Some((_, Some(same), _)) if same == codec => Row::Relay(other),
+                    Some(_) | None => Row::Transcode(other),
+                },
+                (Some(_), None) => Row::Mix(heard),
+            };
+            match row {
+                Row::Silent => {}
+                Row::Relay(other) | Row::Transcode(other) => passed_to[other] |= bit(slot),
+                Row::Mix(speakers) => slots(speakers).for_each(|other| mixed_by[other] |= bit(slot)),
+            }
+            let Some(before) = self.legs[slot].as_ref().map(|leg| leg.row) else {
+                continue;
+            };
+            for other in slots(heard) {
+                let Some(ring) = self.legs[other].as_ref().map(|leg| &leg.ring) else {
+                    continue;
+                };
+                let ear = &mut self.ears[slot][other];
+                if !matches!(before, Row::Mix(_)) || !before.has(other) {
+                    ear.reader = Reader::at_end(ring);
+                }
+                ear.gain = gains[other];
+            }
+            let Some(leg) = self.legs[slot].as_mut() else { continue };
+            if row != before && !matches!(before, Row::Mix(_)) {
+                leg.pace.until = leg.pace.until.max(now);
+            }
+            leg.row = row;
+            leg.permitted = permitted;
+            leg.party = self.hearing.role(listener).is_some() && !supervisor;
+        }
+        for (slot, leg) in self.legs.iter_mut().enumerate() {
+            if let Some(leg) = leg {
+                leg.mixed_by = mixed_by[slot];
+                leg.passed_to = passed_to[slot];
+            }
+        }
+        self.wake = self.legs.iter().flatten().filter_map(|leg| leg.due(&self.config)).min();
+    }
+}
+
+fn bit(slot: usize) -> u16 {
+    1 << slot
+}
+
+/// The slots in a mask, in order.
+fn slots(mut mask: u16) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        (mask != 0).then(|| {
+            let slot = mask.trailing_zeros() as usize;
+            mask &= mask - 1;
+            slot
+        })
+    })
+}
+
+fn earlier(a: Option<Instant>, b: Instant) -> Option<Instant> {
+    Some(a.map_or(b, |a| a.min(b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::hearing::HearingRole;
+    use super::*;
+    use crate::words::{Activity, Timestamp};
+    use proptest::prelude::*;
+
+    const AGENT: MediaLeg = MediaLeg(1);
+    const CUSTOMER: MediaLeg = MediaLeg(2);
+    const SUPERVISOR: MediaLeg = MediaLeg(3);
+    const LEGS: [MediaLeg; 3] = [AGENT, CUSTOMER, SUPERVISOR];
+    const MS: Duration = Duration::from_millis(1);
+    const TELEPHONE_EVENT: u8 = 101;
+
+    /// A packet that left.
+    #[derive(Clone, Debug)]
+    struct Heard {
+        listener: MediaLeg,
+        sent: Sent,
+        at: Duration,
+        rtp: Received,
+        payload: Vec<u8>,
+    }
+
+    impl Heard {
+        fn samples(&self, codec: Codec) -> Vec<i16> {
+            let mut samples = vec![0; self.payload.len()];
+            codec.decode(&self.payload, &mut samples);
+            samples
+        }
+    }
+
+    /// A call under a clock of its own, and phones that count their packets.
+    struct House {
+        call: Call,
+        start: Instant,
+        now: Duration,
+        codecs: [Codec; 3],
+        phones: [(u16, u32); 3],
+        heard: Vec<Heard>,
+        events: Vec<MediaEvent>,
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary origin of the test's clock")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    fn address(index: usize) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, index as u8 + 1], 4000))
+    }
+
+    fn media(index: usize, codec: Codec) -> LegMedia {
+        LegMedia {
+            remote: Some(address(index)),
+            remote_rtcp: None,
+            codec,
+            payload_type: codec.payload_type(),
+            dtmf_pt: Some(TELEPHONE_EVENT),
+            send: true,
+            receive: true,
+            nat: false,
+        }
+    }
+
+    fn hearing(activity: Option<Activity>) -> Hearing {
+        let mut roles = vec![(AGENT, HearingRole::Agent), (CUSTOMER, HearingRole::Customer)];
+        if let Some(activity) = activity {
+            let coached = Some(AGENT);
+            let agent_side_only = false;
+            roles.push((
+                SUPERVISOR,
+                HearingRole::Supervisor {
+                    activity,
+                    coached,
+                    agent_side_only,
+                },
+            ));
+        }
+        Hearing::of(&roles)
+    }
+
+    impl House {
+        fn new(codecs: [Codec; 3], activity: Option<Activity>) -> Self {
+            let start = start();
+            let mut call = Call::new(CallKey(7), CallConfig::default());
+            for (index, name) in LEGS.into_iter().enumerate() {
+                let numbers = StreamStart {
+                    ssrc: 100 + index as u32,
+                    sequence: 65_500,
+                    timestamp: u32::MAX - 1000,
+                };
+                assert_eq!(call.put(Leg::new(name, numbers, start), start).unwrap(), index);
+                call.handle_describe(name, media(index, codecs[index]), start);
+            }
+            call.handle_hear(hearing(activity), start);
+            Self {
+                call,
+                start,
+                now: Duration::ZERO,
+                codecs,
+                phones: [(0, 0); 3],
+                heard: Vec::new(),
+                events: Vec::new(),
+            }
+        }
+
+        fn pcmu(activity: Option<Activity>) -> Self {
+            Self::new([Codec::Pcmu; 3], activity)
+        }
+
+        fn time(&self) -> Instant {
+            self.start + self.now
+        }
+
+        fn hear(&mut self, activity: Option<Activity>) {
+            self.call.handle_hear(hearing(activity), self.time());
+        }
+
+        /// Lets time pass, with everything that becomes due.
+        fn pass(&mut self, time: Duration) {
+            let until = self.now + time;
+            while let Some(due) = self.call.poll_timeout().map(|at| at.saturating_duration_since(self.start)) {
+                if due > until {
+                    break;
+                }
+                self.now = self.now.max(due);
+                let now = Now {
+                    mono: self.time(),
+                    wall: Timestamp(0),
+                };
+                let (at, heard) = (self.now, &mut self.heard);
+                self.call.handle_timeout(now, &mut |packet| note(heard, at, packet));
+                self.drain();
+            }
+            self.now = until;
+        }
+
+        fn drain(&mut self) {
+            while let Some(event) = self.call.poll_event() {
+                self.events.push(event);
+            }
+        }
+
+        fn datagram(&mut self, index: usize, from: SocketAddr, mut bytes: Vec<u8>) -> Verdict {
+            let (now, at, heard) = (self.time(), self.now, &mut self.heard);
+            let verdict = self
+                .call
+                .handle_rtp(index, from, &mut bytes, now, &mut |packet| note(heard, at, packet));
+            self.drain();
+            verdict
+        }
+
+        fn payload(&mut self, index: usize, payload_type: u8, payload: &[u8]) -> Verdict {
+            let (sequence, timestamp) = self.phones[index];
+            self.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(payload.len() as u32));
+            self.datagram(index, address(index), packet(index, payload_type, sequence, timestamp, payload))
+        }
+
+        /// The phone says 20 ms of one level.
+        fn say(&mut self, index: usize, level: i16) -> Verdict {
+            let codec = self.codecs[index];
+            let mut payload = [0; 160];
+            codec.encode(&[level; 160], &mut payload);
+            self.payload(index, codec.payload_type(), &payload)
+        }
+
+        /// The phone loses its packet on the way.
+        fn lose(&mut self, index: usize) {
+            let (sequence, timestamp) = self.phones[index];
+            self.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(160));
+        }
+
+        fn to(&self, listener: MediaLeg) -> impl Iterator<Item = &Heard> {
+            self.heard.iter().filter(move |heard| heard.listener == listener)
+        }
+
+        fn last(&self, listener: MediaLeg) -> &Heard {
+            self.to(listener).last().unwrap()
+        }
+
+        fn stats(&self, leg: MediaLeg) -> LegStats {
+            self.call.leg(leg).unwrap().stats()
+        }
+    }
+
+    fn note(heard: &mut Vec<Heard>, at: Duration, packet: Transmit<'_>) {
+        assert_eq!(packet.to.ip(), address(packet.slot).ip(), "sent to a stranger");
+        if packet.sent != Sent::Rtcp {
+            let rtp = rtp::parse(packet.bytes).unwrap();
+            heard.push(Heard {
+                listener: LEGS[packet.slot],
+                sent: packet.sent,
+                at,
+                payload: packet.bytes[rtp.payload.clone()].to_vec(),
+                rtp,
+            });
+        }
+    }
+
+    fn packet(index: usize, payload_type: u8, sequence: u16, timestamp: u32, payload: &[u8]) -> Vec<u8> {
+        let header = Header {
+            marker: false,
+            payload_type,
+            sequence,
+            timestamp,
+            ssrc: 7000 + index as u32,
+        };
+        [&header.to_bytes(), payload].concat()
+    }
+
+    /// Levels that no sum of others can be taken for.
+    const AGENT_LEVEL: i16 = 1000;
+    const CUSTOMER_LEVEL: i16 = 4000;
+    const SUPERVISOR_LEVEL: i16 = 12_000;
+    const LEVELS: [i16; 3] = [AGENT_LEVEL, CUSTOMER_LEVEL, SUPERVISOR_LEVEL];
+
+    fn is_about(sample: i16, level: i32) -> bool {
+        (i32::from(sample) - level).abs() <= 64 + level.abs() / 16
+    }
+
+    #[test]
+    fn without_a_supervisor_both_sides_are_relayed_byte_for_byte() {
+        let mut house = House::pcmu(None);
+        for round in 0..50u8 {
+            house.payload(0, 0, &[round; 160]);
+            house.payload(1, 0, &[round ^ 0x55; 160]);
+            house.pass(20 * MS);
+        }
+        let to_customer: Vec<_> = house.to(CUSTOMER).map(|heard| heard.payload[0]).collect();
+        let to_agent: Vec<_> = house.to(AGENT).map(|heard| heard.payload[0]).collect();
+        assert_eq!(to_customer, (0..50).collect::<Vec<u8>>());
+        assert_eq!(to_agent, (0..50).map(|round| round ^ 0x55).collect::<Vec<u8>>());
+        assert_eq!(house.to(SUPERVISOR).count(), 0);
+        let stats = house.stats(CUSTOMER);
+        assert_eq!((stats.sent, stats.unchanged), (50, 50));
+    }
+
+    #[test]
+    fn nobody_hears_anybody_before_the_allow_list_says_so() {
+        let mut house = House::pcmu(None);
+        house.call.handle_hear(Hearing::default(), house.time());
+        for _ in 0..50 {
+            (0..3).for_each(|index| {
+                house.say(index, LEVELS[index]);
+            });
+            house.pass(20 * MS);
+        }
+        assert!(house.heard.is_empty());
+    }
+
+    #[test]
+    fn a_coach_is_heard_by_the_agent_at_once_and_the_customer_gets_the_agents_bytes() {
+        let mut house = House::pcmu(Some(Activity::Coach));
+        house.say(1, CUSTOMER_LEVEL);
+        house.pass(10 * MS);
+        house.say(2, SUPERVISOR_LEVEL);
+        house.pass(10 * MS);
+        house.say(0, AGENT_LEVEL);
+        house.say(1, CUSTOMER_LEVEL);
+        let agent = house.last(AGENT);
+        assert_eq!(agent.sent, Sent::Mixed);
+        assert_eq!(agent.at, 20 * MS, "the mix leaves with the customer's packet");
+        for sample in agent.samples(Codec::Pcmu) {
+            assert!(is_about(sample, i32::from(CUSTOMER_LEVEL) + i32::from(SUPERVISOR_LEVEL)));
+        }
+        let customer = house.last(CUSTOMER);
+        assert_eq!(customer.sent, Sent::Unchanged);
+        assert!(
+            customer
+                .samples(Codec::Pcmu)
+                .iter()
+                .all(|sample| is_about(*sample, i32::from(AGENT_LEVEL)))
+        );
+        house.pass(10 * MS);
+        let supervisor = house.to(SUPERVISOR).filter(|heard| heard.sent == Sent::Mixed).last();
+        assert!(supervisor.is_some());
+    }
+
+    #[test]
+    fn the_whisper_goes_on_while_the_customer_sends_nothing() {
+        let mut house = House::pcmu(Some(Activity::Coach));
+        for _ in 0..100 {
+            house.say(2, SUPERVISOR_LEVEL);
+            house.pass(20 * MS);
+        }
+        let whispered: usize = house
+            .to(AGENT)
+            .map(|heard| {
+                heard
+                    .samples(Codec::Pcmu)
+                    .iter()
+                    .filter(|sample| is_about(**sample, i32::from(SUPERVISOR_LEVEL)))
+                    .count()
+            })
+            .sum();
+        assert!(whispered >= 97 * 160, "{whispered} samples");
+        assert_eq!(house.to(CUSTOMER).count(), 0);
+    }
+
+    #[test]
+    fn a_packet_that_never_comes_is_replaced_after_one_and_a_half_packet_times() {
+        let mut house = House::pcmu(Some(Activity::Coach));
+        for _ in 0..10 {
+            house.say(1, CUSTOMER_LEVEL);
+            house.pass(20 * MS);
+        }
+        let before = house.to(AGENT).count();
+        let last = house.last(AGENT).at;
+        house.pass(9 * MS);
+        assert_eq!(house.to(AGENT).count(), before);
+        house.pass(MS);
+        assert_eq!(house.to(AGENT).count(), before + 1);
+        assert_eq!(house.last(AGENT).at - last, 30 * MS);
+    }
+
+    #[test]
+    fn numbers_toward_everybody_are_unbroken_through_joins_switches_and_leaves() {
+        let mut house = House::pcmu(None);
+        let modes = [
+            None,
+            Some(Activity::ListenIn),
+            Some(Activity::Coach),
+            Some(Activity::BargeIn),
+            Some(Activity::Coach),
+            None,
+        ];
+        for mode in modes {
+            house.hear(mode);
+            for _ in 0..25 {
+                for index in 0..3 {
+                    house.say(index, LEVELS[index]);
+                }
+                house.pass(20 * MS);
+            }
+        }
+        for (index, leg) in LEGS.into_iter().enumerate().take(2) {
+            let packets: Vec<_> = house.to(leg).collect();
+            assert!((149..=152).contains(&packets.len()), "{}", packets.len());
+            for (n, heard) in packets.iter().enumerate() {
+                assert_eq!(heard.rtp.ssrc, 100 + index as u32);
+                assert_eq!(heard.rtp.sequence, 65_500_u16.wrapping_add(n as u16));
+                assert_eq!(heard.rtp.timestamp, (u32::MAX - 1000).wrapping_add(160 * n as u32));
+            }
+        }
+    }
+
+    #[test]
+    fn sound_toward_the_customer_has_no_hole_at_a_join() {
+        let mut house = House::pcmu(None);
+        for round in 0..100 {
+            if round == 50 {
+                house.hear(Some(Activity::BargeIn));
+            }
+            house.say(0, AGENT_LEVEL);
+            house.say(1, CUSTOMER_LEVEL);
+            assert_eq!(house.last(CUSTOMER).at, house.now);
+            assert!(
+                house
+                    .last(CUSTOMER)
+                    .samples(Codec::Pcmu)
+                    .iter()
+                    .all(|sample| is_about(*sample, i32::from(AGENT_LEVEL)))
+            );
+            house.pass(20 * MS);
+        }
+        assert_eq!(house.to(CUSTOMER).count(), 100);
+    }
+
+    #[test]
+    fn differing_codecs_are_transcoded_and_counted_apart() {
+        let mut house = House::new([Codec::Pcmu, Codec::Pcma, Codec::Pcmu], Some(Activity::Coach));
+        for _ in 0..10 {
+            house.say(0, AGENT_LEVEL);
+            house.pass(20 * MS);
+        }
+        let stats = house.stats(CUSTOMER);
+        assert_eq!((stats.sent, stats.unchanged, stats.transcoded), (10, 0, 10));
+        assert_eq!(house.last(CUSTOMER).rtp.payload_type, 8);
+        assert!(
+            house
+                .last(CUSTOMER)
+                .samples(Codec::Pcma)
+                .iter()
+                .all(|sample| is_about(*sample, i32::from(AGENT_LEVEL)))
+        );
+    }
+
+    #[test]
+    fn a_cell_that_roles_forbid_is_silence_and_an_alarm() {
+        for also_agent in [true, false] {
+            let mut house = House::pcmu(None);
+            let mut tampered = hearing(Some(Activity::Coach)).cell(CUSTOMER, SUPERVISOR, Some(Gain::UNITY));
+            if !also_agent {
+                tampered = tampered.cell(CUSTOMER, AGENT, None);
+            }
+            house.call.handle_hear(tampered, house.time());
+            for _ in 0..10 {
+                house.say(2, SUPERVISOR_LEVEL);
+                house.say(0, AGENT_LEVEL);
+                house.pass(20 * MS);
+            }
+            assert!(house.to(CUSTOMER).count() >= 10);
+            for heard in house.to(CUSTOMER) {
+                assert!(
+                    heard.payload.iter().all(|byte| *byte == 0xff)
+                        || heard.sent == Sent::Mixed && is_about(heard.samples(Codec::Pcmu)[0], i32::from(AGENT_LEVEL))
+                );
+                assert!(
+                    heard
+                        .samples(Codec::Pcmu)
+                        .iter()
+                        .all(|sample| !is_about(*sample, i32::from(SUPERVISOR_LEVEL)))
+                );
+            }
+            let leak = MediaEvent::LeakGuard {
+                call: CallKey(7),
+                leg: CUSTOMER,
+            };
+            assert_eq!(house.events, [leak], "one alarm a second");
+            assert!(house.stats(CUSTOMER).leak_guards >= 9);
+        }
+    }
+
+    #[test]
+    fn a_muted_agent_reaches_the_supervisor_but_not_the_customer() {
+        let mut house = House::pcmu(Some(Activity::Coach));
+        house.say(0, AGENT_LEVEL);
+        house.call.handle_mute(AGENT, true, house.time());
+        for _ in 0..20 {
+            house.pass(20 * MS);
+            house.say(0, AGENT_LEVEL);
+        }
+        let after: Vec<_> = house.to(CUSTOMER).skip(1).collect();
+        assert!(after.len() > 15);
+        assert!(after.iter().all(|heard| heard.sent == Sent::Silent));
+        let supervisor = house.to(SUPERVISOR).last().unwrap();
+        assert!(
+            supervisor
+                .samples(Codec::Pcmu)
+                .iter()
+                .any(|sample| is_about(*sample, i32::from(AGENT_LEVEL)))
+        );
+    }
+
+    #[test]
+    fn digits_go_between_the_parties_and_a_supervisors_go_nowhere() {
+        for activity in [None, Some(Activity::ListenIn), Some(Activity::Coach), Some(Activity::BargeIn)] {
+            let mut house = House::pcmu(activity);
+            for index in 0..3 {
+                house.say(index, 0);
+            }
+            house.heard.clear();
+            for index in 0..3 {
+                for payload in [[5, 10, 0, 160], [5, 0x8a, 1, 64], [5, 0x8a, 1, 64]] {
+                    let (sequence, timestamp) = house.phones[index];
+                    house.phones[index].0 += 1;
+                    house.datagram(index, address(index), packet(index, TELEPHONE_EVENT, sequence, timestamp, &payload));
+                }
+            }
+            let relayed: Vec<_> = house.heard.iter().map(|heard| (heard.listener, heard.rtp.payload_type)).collect();
+            let expected: Vec<_> = [CUSTOMER; 3]
+                .into_iter()
+                .chain([AGENT; 3])
+                .map(|leg| (leg, TELEPHONE_EVENT))
+                .collect();
+            assert_eq!(relayed, expected, "{activity:?}");
+            for events in [&house.heard[..3], &house.heard[3..]] {
+                assert!(events.windows(2).all(|two| two[0].rtp.timestamp == two[1].rtp.timestamp));
+                assert!(
+                    events
+                        .windows(2)
+                        .all(|two| two[1].rtp.sequence == two[0].rtp.sequence.wrapping_add(1))
+                );
+            }
+            let digit = '5';
+            assert_eq!(
+                house.events,
+                [
+                    MediaEvent::Digits { leg: AGENT, digit },
+                    MediaEvent::Digits { leg: CUSTOMER, digit }
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_counted_and_neither_heard_nor_answered() {
+        let mut house = House::pcmu(Some(Activity::Coach));
+        house.say(0, AGENT_LEVEL);
+        let stranger = SocketAddr::from(([127, 0, 0, 3], 4000));
+        let before = house.heard.len();
+        for index in 0..3 {
+            let spray = packet(index, 0, 1, 160, &[0; 160]);
+            assert_eq!(house.datagram(index, stranger, spray), Verdict::Foreign);
+            let mut port = address(index);
+            port.set_port(4002);
+            assert_eq!(house.datagram(index, port, packet(index, 0, 1, 160, &[0; 160])), Verdict::Foreign);
+            assert_eq!(house.stats(LEGS[index]).foreign, 2);
+        }
+        assert_eq!(house.heard.len(), before);
+    }
+
+    #[test]
+    fn behind_a_nat_the_port_is_learned_once_and_no_other_host_ever() {
+        let mut house = House::pcmu(None);
+        let nat = LegMedia {
+            nat: true,
+            ..media(0, Codec::Pcmu)
+        };
+        house.call.handle_describe(AGENT, nat, house.time());
+        let mut real = address(0);
+        real.set_port(9999);
+        let stranger = SocketAddr::from(([127, 0, 0, 3], 9999));
+        assert_eq!(house.datagram(0, stranger, packet(0, 0, 1, 160, &[0; 160])), Verdict::Foreign);
+        assert_eq!(house.datagram(0, stranger, packet(0, 0, 2, 320, &[0; 160])), Verdict::Foreign);
+        assert_eq!(house.datagram(0, real, packet(0, 0, 1, 160, &[0; 160])), Verdict::Foreign);
+        assert_eq!(house.datagram(0, real, packet(0, 0, 2, 320, &[0; 160])), Verdict::Accepted);
+        assert_eq!(house.datagram(0, real, packet(0, 0, 3, 480, &[0; 160])), Verdict::Accepted);
+        assert_eq!(house.datagram(0, address(0), packet(0, 0, 4, 640, &[0; 160])), Verdict::Foreign);
+        let mut third = address(0);
+        third.set_port(7777);
+        for sequence in 5..9 {
+            assert_eq!(house.datagram(0, third, packet(0, 0, sequence, 0, &[0; 160])), Verdict::Foreign);
+        }
+    }
+
+    #[test]
+    fn what_nobody_agreed_to_is_dropped() {
+        let mut house = House::pcmu(None);
+        let from = address(0);
+        assert_eq!(house.datagram(0, from, packet(0, 77, 1, 160, &[0; 160])), Verdict::Malformed);
+        assert_eq!(house.datagram(0, from, packet(0, 8, 1, 160, &[0; 160])), Verdict::Malformed);
+        assert_eq!(house.datagram(0, from, packet(0, 0, 1, 160, &[])), Verdict::Malformed);
+        assert_eq!(house.datagram(0, from, vec![0x80; 3]), Verdict::Malformed);
+        assert_eq!(
+            house.datagram(0, from, packet(0, TELEPHONE_EVENT, 1, 160, &[255, 0x8a, 255, 255])),
+            Verdict::Discarded
+        );
+        let held = LegMedia {
+            receive: false,
+            ..media(0, Codec::Pcmu)
+        };
+        house.call.handle_describe(AGENT, held, house.time());
+        assert_eq!(house.datagram(0, from, packet(0, 0, 1, 160, &[0; 160])), Verdict::Discarded);
+        assert!(house.heard.is_empty());
+        assert!(house.events.is_empty());
+    }
+
+    #[test]
+    fn who_sends_nothing_for_15_s_is_reported_once_until_he_sends_again() {
+        let mut house = House::pcmu(None);
+        for leg in [CUSTOMER, SUPERVISOR] {
+            house.call.take(leg, house.time());
+        }
+        house.pass(Duration::from_secs(14));
+        assert!(house.events.is_empty());
+        house.pass(Duration::from_secs(60));
+        house.say(0, 0);
+        house.pass(Duration::from_secs(16));
+        let (inactive, active) = (MediaEvent::Inactive { leg: AGENT }, MediaEvent::Active { leg: AGENT });
+        assert_eq!(house.events, [inactive.clone(), active, inactive]);
+    }
+
+    #[test]
+    fn after_a_hiccup_of_300_ms_the_whispers_delay_returns_to_what_it_was() {
+        for speaker in [2, 1] {
+            let mut house = House::pcmu(Some(Activity::Coach));
+            let mut missing = 0;
+            for round in 0..600 {
+                let hiccup = (100..115).contains(&round);
+                for index in 0..3 {
+                    if index == speaker && hiccup {
+                        missing += 1;
+                        continue;
+                    }
+                    let late = if index == speaker { std::mem::take(&mut missing) } else { 0 };
+                    for _ in 0..late {
+                        house.say(index, LEVELS[index]);
+                    }
+                    house.say(index, LEVELS[index]);
+                }
+                house.pass(20 * MS);
+            }
+            // He stops: what is still on its way is his delay.
+            house.heard.clear();
+            for _ in 0..50 {
+                for index in (0..3).filter(|index| *index != speaker) {
+                    house.say(index, LEVELS[index]);
+                }
+                house.pass(20 * MS);
+            }
+            let quiet = if speaker == 2 { CUSTOMER_LEVEL } else { SUPERVISOR_LEVEL };
+            let still: usize = house
+                .to(AGENT)
+                .map(|heard| {
+                    heard
+                        .samples(Codec::Pcmu)
+                        .iter()
+                        .filter(|sample| !is_about(**sample, i32::from(quiet)) && **sample != 0)
+                        .count()
+                })
+                .sum();
+            assert!(still <= 240, "speaker {speaker}: {still} samples of his were still to come");
+        }
+    }
+
+    #[test]
+    fn a_burst_is_not_sent_on_as_a_burst() {
+        let mut house = House::pcmu(Some(Activity::Coach));
+        for _ in 0..10 {
+            house.say(1, CUSTOMER_LEVEL);
+            house.pass(20 * MS);
+        }
+        house.pass(300 * MS);
+        let before = house.to(AGENT).count();
+        for _ in 0..15 {
+            house.say(1, CUSTOMER_LEVEL);
+        }
+        assert!(house.to(AGENT).count() - before <= 2);
+    }
+
+    #[test]
+    fn a_leg_goes_to_another_call_with_its_stream() {
+        let mut house = House::pcmu(None);
+        house.say(0, AGENT_LEVEL);
+        let sequence = house.last(CUSTOMER).rtp.sequence;
+        let leg = house.call.take(CUSTOMER, house.time()).unwrap();
+        let mut other = Call::new(CallKey(8), CallConfig::default());
+        let start = StreamStart {
+            ssrc: 9,
+            sequence: 9,
+            timestamp: 9,
+        };
+        other.put(Leg::new(MediaLeg(9), start, house.time()), house.time()).unwrap();
+        other.handle_describe(MediaLeg(9), media(0, Codec::Pcmu), house.time());
+        let slot = other.put(leg, house.time()).unwrap();
+        let mut seen = Vec::new();
+        let bytes = packet(0, 0, 50, 5000, &[9; 160]);
+        other.handle_rtp(0, address(0), &mut bytes.clone(), house.time(), &mut |_| {
+            panic!("heard without a word of the allow-list")
+        });
+        other.handle_hear(
+            Hearing::of(&[(MediaLeg(9), HearingRole::Agent), (CUSTOMER, HearingRole::Customer)]),
+            house.time(),
+        );
+        other.handle_rtp(0, address(0), &mut bytes.clone(), house.time(), &mut |packet| {
+            assert_eq!(packet.slot, slot);
+            seen.push(rtp::parse(packet.bytes).unwrap().sequence);
+        });
+        assert_eq!(seen, [sequence.wrapping_add(1)]);
+    }
+
+    #[test]
+    fn reports_go_out_every_five_seconds() {
+        let mut house = House::pcmu(None);
+        for _ in 0..1000 {
+            house.say(0, 0);
+            house.say(1, 0);
+            house.pass(20 * MS);
+        }
+        assert_eq!(house.stats(AGENT).rtcp_sent, 4);
+        assert_eq!(house.stats(CUSTOMER).lost, 0);
+    }
+
+    /// What the network and the supervision do.
+    #[derive(Clone, Debug)]
+    enum Happening {
+        Say(usize),
+        Lose(usize),
+        /// Two packets of a phone change places.
+        Swap(usize),
+        Restart(usize),
+        Stranger(usize),
+        Hear(Option<Activity>),
+        Mute(bool),
+        Hold(usize, bool),
+        Pass(u64),
+    }
+
+    fn happening() -> impl Strategy<Value = Happening> {
+        let activity = prop_oneof![
+            Just(None),
+            Just(Some(Activity::ListenIn)),
+            Just(Some(Activity::Coach)),
+            Just(Some(Activity::BargeIn))
+        ];
+        prop_oneof![
+            12 => (0usize..3).prop_map(Happening::Say),
+            1 => (0usize..3).prop_map(Happening::Lose),
+            1 => (0usize..3).prop_map(Happening::Swap),
+            1 => (0usize..3).prop_map(Happening::Restart),
+            1 => (0usize..3).prop_map(Happening::Stranger),
+            1 => activity.prop_map(Happening::Hear),
+            1 => any::<bool>().prop_map(Happening::Mute),
+            1 => (0usize..3, any::<bool>()).prop_map(|(index, held)| Happening::Hold(index, held)),
+            8 => (1u64..40).prop_map(Happening::Pass),
+        ]
+    }
+
+    /// Each phone says one level; a sample is a sum of some of them, so who is in it can be read off. The levels double and
+    /// more, with room for quantising and for the slopes between sound and silence.
+    fn speakers_in(sample: i16) -> Option<u8> {
+        (0..8u8).find(|mask| {
+            let level: i32 = (0..3)
+                .filter(|index| mask & 1 << index != 0)
+                .map(|index| i32::from(LEVELS[index]))
+                .sum();
+            is_about(sample, level)
+        })
+    }
+
+    fn play(happenings: &[Happening], mut check: impl FnMut(&House, Option<Activity>, bool, usize)) -> House {
+        let mut house = House::pcmu(None);
+        let (mut activity, mut muted) = (None, false);
+        for happening in happenings {
+            let before = house.heard.len();
+            match *happening {
+                Happening::Say(index) => {
+                    house.say(index, LEVELS[index]);
+                }
+                Happening::Lose(index) => house.lose(index),
+                Happening::Swap(index) => {
+                    let (sequence, timestamp) = house.phones[index];
+                    house.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(160));
+                    house.say(index, LEVELS[index]);
+                    let mut payload = [0; 160];
+                    Codec::Pcmu.encode(&[LEVELS[index]; 160], &mut payload);
+                    house.datagram(index, address(index), packet(index, 0, sequence, timestamp, &payload));
+                }
+                Happening::Restart(index) => house.phones[index] = (house.phones[index].0 ^ 0x5a5a, house.phones[index].1 ^ 0xdead_beef),
+                Happening::Stranger(index) => {
+                    let mut payload = [0; 160];
+                    Codec::Pcmu.encode(&[-20_000; 160], &mut payload);
+                    house.datagram(index, address(9), packet(index, 0, 1, 160, &payload));
+                }
+                Happening::Hear(next) => {
+                    activity = next;
+                    house.hear(next);
+                }
+                Happening::Mute(next) => {
+                    muted = next;
+                    house.call.handle_mute(AGENT, next, house.time());
+                }
+                Happening::Hold(index, held) => {
+                    let held = LegMedia {
+                        receive: !held,
+                        ..media(index, Codec::Pcmu)
+                    };
+                    house.call.handle_describe(LEGS[index], held, house.time());
+                }
+                Happening::Pass(ms) => house.pass(Duration::from_millis(ms)),
+            }
+            check(&house, activity, muted, before);
+        }
+        house
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_happens_nobody_hears_whom_the_table_does_not_allow(happenings in proptest::collection::vec(happening(), 1..250)) {
+            let house = play(&happenings, |house, activity, muted, before| {
+                for heard in &house.heard[before..] {
+                    let agent = if muted { 0 } else { 1 };
+                    let allowed = match (heard.listener, activity) {
+                        (AGENT, None | Some(Activity::ListenIn)) => 2,
+                        (AGENT, Some(Activity::Coach | Activity::BargeIn)) => 2 | 4,
+                        (CUSTOMER, None | Some(Activity::ListenIn | Activity::Coach)) => agent,
+                        (CUSTOMER, Some(Activity::BargeIn)) => agent | 4,
+                        (SUPERVISOR, Some(_)) => 1 | 2,
+                        _ => 0,
+                    };
+                    let samples = heard.samples(Codec::Pcmu);
+                    let forbidden: Vec<_> = samples
+                        .into_iter()
+                        .filter(|sample| !speakers_in(*sample).is_some_and(|speakers| speakers & !allowed == 0))
+                        .collect();
+                    // A sample between sound and silence may fall between two levels.
+                    assert!(forbidden.len() <= 3, "{:?} heard {forbidden:?} in {activity:?}", heard.listener);
+                }
+            });
+            for leg in LEGS {
+                let sequences: Vec<_> = house.to(leg).map(|heard| heard.rtp.ssrc).collect();
+                prop_assert!(sequences.windows(2).all(|two| two[0] == two[1]));
+                prop_assert_eq!(house.stats(leg).leak_guards, 0);
+            }
+        }
+
+        #[test]
+        fn the_customers_bytes_are_the_same_whether_or_not_somebody_coaches(happenings in proptest::collection::vec(happening(), 1..250)) {
+            let alone: Vec<_> = happenings
+                .iter()
+                .filter(|happening| !matches!(happening, Happening::Hear(_) | Happening::Mute(_)))
+                .cloned()
+                .collect();
+            let coached: Vec<_> = happenings
+                .iter()
+                .filter(|happening| !matches!(happening, Happening::Mute(_)))
+                .map(|happening| match happening {
+                    Happening::Hear(Some(Activity::BargeIn)) => Happening::Hear(Some(Activity::Coach)),
+                    other => other.clone(),
+                })
+                .collect();
+            let sent = |happenings: &[Happening]| {
+                let house = play(happenings, |_, _, _, _| {});
+                let stats = house.stats(CUSTOMER);
+                assert_eq!(stats.sent, stats.unchanged);
+                house.to(CUSTOMER).map(|heard| (heard.at, heard.rtp.sequence, heard.rtp.timestamp, heard.payload.clone())).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(sent(&alone), sent(&coached));
+        }
+    }
+}

@@ -180,3 +180,131 @@ enum Reach {
     Coached,
     Everybody,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGENT: MediaLeg = MediaLeg(1);
+    const CUSTOMER: MediaLeg = MediaLeg(2);
+    const SUPERVISOR: MediaLeg = MediaLeg(3);
+    const OTHER: MediaLeg = MediaLeg(4);
+
+    fn supervisor(activity: Activity, coached: Option<MediaLeg>, agent_side_only: bool) -> HearingRole {
+        HearingRole::Supervisor {
+            activity,
+            coached,
+            agent_side_only,
+        }
+    }
+
+    fn who_hears_whom(hearing: &Hearing) -> Vec<(u64, u64)> {
+        let mut pairs = Vec::new();
+        for listener in 1..=4 {
+            for speaker in 1..=4 {
+                if hearing.gain(MediaLeg(listener), MediaLeg(speaker)).is_some() {
+                    pairs.push((listener, speaker));
+                }
+            }
+        }
+        pairs
+    }
+
+    fn of(activity: Activity, coached: Option<MediaLeg>, agent_side_only: bool) -> Vec<(u64, u64)> {
+        who_hears_whom(&Hearing::of(&[
+            (AGENT, HearingRole::Agent),
+            (CUSTOMER, HearingRole::Customer),
+            (SUPERVISOR, supervisor(activity, coached, agent_side_only)),
+        ]))
+    }
+
+    #[test]
+    fn the_table_of_the_mission_is_this_table() {
+        let agent = Some(AGENT);
+        assert_eq!(of(Activity::ListenIn, agent, false), [(1, 2), (2, 1), (3, 1), (3, 2)]);
+        assert_eq!(of(Activity::Coach, agent, false), [(1, 2), (1, 3), (2, 1), (3, 1), (3, 2)]);
+        assert_eq!(
+            of(Activity::BargeIn, agent, false),
+            [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)]
+        );
+        assert_eq!(of(Activity::ListenIn, agent, true), [(1, 2), (2, 1), (3, 1)]);
+        assert_eq!(of(Activity::Coach, agent, true), [(1, 2), (1, 3), (2, 1), (3, 1)]);
+        assert_eq!(of(Activity::BargeIn, agent, true), [(1, 2), (1, 3), (2, 1), (3, 1)]);
+    }
+
+    #[test]
+    fn nobody_hears_a_supervisor_whose_coached_leg_is_unknown_or_a_customers() {
+        for activity in Activity::ALL {
+            for coached in [None, Some(OTHER), Some(SUPERVISOR)] {
+                assert_eq!(of(*activity, coached, false), [(1, 2), (2, 1), (3, 1), (3, 2)]);
+            }
+        }
+        assert_eq!(of(Activity::Coach, Some(CUSTOMER), false), [(1, 2), (2, 1), (3, 1), (3, 2)]);
+    }
+
+    #[test]
+    fn a_supervisor_who_has_taken_over_is_heard_by_the_customer() {
+        let hearing = Hearing::of(&[
+            (CUSTOMER, HearingRole::Customer),
+            (SUPERVISOR, supervisor(Activity::BargeIn, Some(CUSTOMER), false)),
+        ]);
+        assert_eq!(who_hears_whom(&hearing), [(2, 3), (3, 2)]);
+    }
+
+    #[test]
+    fn a_coach_reaches_the_coached_agent_and_no_other() {
+        let hearing = Hearing::of(&[
+            (AGENT, HearingRole::Agent),
+            (OTHER, HearingRole::Agent),
+            (SUPERVISOR, supervisor(Activity::Coach, Some(OTHER), false)),
+        ]);
+        assert_eq!(who_hears_whom(&hearing), [(1, 4), (3, 1), (3, 4), (4, 1), (4, 3)]);
+    }
+
+    #[test]
+    fn supervisors_hear_each_other_only_if_the_rules_say_so() {
+        let roles = [
+            (AGENT, HearingRole::Agent),
+            (SUPERVISOR, supervisor(Activity::ListenIn, None, false)),
+            (OTHER, supervisor(Activity::Coach, Some(AGENT), false)),
+        ];
+        assert_eq!(who_hears_whom(&Hearing::of(&roles)), [(1, 4), (3, 1), (4, 1)]);
+        let rules = HearingRules {
+            supervisors_hear_each_other: true,
+        };
+        let together = Hearing::with(&roles, rules);
+        assert_eq!(who_hears_whom(&together), [(1, 4), (3, 1), (3, 4), (4, 1), (4, 3)]);
+    }
+
+    #[test]
+    fn a_muted_agent_is_heard_by_the_supervisor_alone() {
+        let hearing = Hearing::of(&[
+            (AGENT, HearingRole::Agent),
+            (CUSTOMER, HearingRole::Customer),
+            (SUPERVISOR, supervisor(Activity::BargeIn, Some(AGENT), false)),
+        ])
+        .muted(AGENT);
+        assert_eq!(who_hears_whom(&hearing), [(1, 2), (1, 3), (2, 3), (3, 1), (3, 2)]);
+    }
+
+    #[test]
+    fn a_leg_with_two_roles_has_none() {
+        let hearing = Hearing::of(&[
+            (AGENT, HearingRole::Agent),
+            (CUSTOMER, HearingRole::Customer),
+            (AGENT, HearingRole::Customer),
+        ]);
+        assert_eq!(who_hears_whom(&hearing), []);
+    }
+
+    #[test]
+    fn a_tampered_cell_changes_nothing_of_what_is_permitted() {
+        let hearing = Hearing::of(&[
+            (CUSTOMER, HearingRole::Customer),
+            (SUPERVISOR, supervisor(Activity::ListenIn, None, false)),
+        ])
+        .cell(CUSTOMER, SUPERVISOR, Some(Gain::UNITY));
+        assert_eq!(hearing.gain(CUSTOMER, SUPERVISOR), Some(Gain::UNITY));
+        assert!(!hearing.permits(CUSTOMER, SUPERVISOR));
+    }
+}
