@@ -112,7 +112,11 @@ pub enum Means {
 enum Presented {
     Nothing,
     Cookie(String),
-    Password { user: UserId, password: String, cookie: Option<String> },
+    Password {
+        user: UserId,
+        password: String,
+        cookie: Option<String>,
+    },
     Unreadable,
 }
 
@@ -305,9 +309,7 @@ impl Sessions {
 
     fn find(&self, cookie: &str, now: Instant) -> Option<&Session> {
         let key: [u8; 32] = Sha256::digest(cookie).into();
-        self.open
-            .get(&key)
-            .filter(|session| session.opened <= now && now < session.until)
+        self.open.get(&key).filter(|session| session.opened <= now && now < session.until)
     }
 }
 
@@ -392,7 +394,10 @@ pub async fn identify(State(auth): State<Auth>, mut request: Request, next: Next
                 Ok(verified) => verified,
                 Err(refused) => return refused.into_response(),
             };
-            let kept = cookie.as_deref().and_then(session_of).filter(|session| session.user == verified.user);
+            let kept = cookie
+                .as_deref()
+                .and_then(session_of)
+                .filter(|session| session.user == verified.user);
             let new_cookie = kept.is_none().then(|| verified.session.clone());
             let csrf = kept.or_else(|| session_of(&verified.session)).map(|session| session.csrf);
             let caller = Caller {
@@ -426,7 +431,10 @@ pub async fn require(request: Request, next: Next) -> Response {
 /// A foreign page can make a browser send our cookie: a request that changes something must come from our own origin or an
 /// allowed one. Browsers say which; programs that keep cookies send no Origin.
 pub async fn same_origin(State(allowed): State<Arc<[String]>>, request: Request, next: Next) -> Response {
-    let by_cookie = request.extensions().get::<Caller>().is_some_and(|caller| caller.by == Means::Cookie);
+    let by_cookie = request
+        .extensions()
+        .get::<Caller>()
+        .is_some_and(|caller| caller.by == Means::Cookie);
     if by_cookie && !is_safe(request.method()) && is_foreign(&request, &allowed) {
         return Refused::new(Reason::NotPermitted, "Cross-site requests are not allowed.").into_response();
     }
@@ -478,7 +486,9 @@ fn is_foreign(request: &Request, allowed: &[String]) -> bool {
 
 fn address_of(request: &Request) -> IpAddr {
     let info = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(address)| address.ip().to_canonical())
+    info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(address)| {
+        address.ip().to_canonical()
+    })
 }
 
 fn presented(headers: &HeaderMap) -> Presented {

@@ -6,11 +6,11 @@ use super::refusal::Refused;
 use super::{Config, rest};
 use crate::gateway::desk::Desk;
 use crate::words::Reason;
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::Router;
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,9 @@ pub fn router(config: &Config, auth: Auth, desk: Desk, bayeux: Bayeux) -> Router
         .layer(from_fn_with_state(origins, auth::same_origin))
         // Where configured, the page also sends back the token that only our answers carry.
         .layer(tower::util::option_layer(config.csrf.then(|| from_fn(auth::csrf))));
-    rest::router(config, desk).merge(super::bayeux::http::router(bayeux)).layer(request_path)
+    rest::router(config, desk)
+        .merge(super::bayeux::http::router(bayeux))
+        .layer(request_path)
 }
 
 /// The id of a request as it stands in the log and goes back as `X-Request-Id`.
@@ -51,7 +53,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Takes the client's `X-Request-Id` when it is a plain word, else makes one.
 async fn name_request(mut request: Request, next: Next) -> Response {
     let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
-    let name: Arc<str> = given.filter(|text| is_plain(text)).map_or_else(|| random_text::<12>().into(), Into::into);
+    let name: Arc<str> = given
+        .filter(|text| is_plain(text))
+        .map_or_else(|| random_text::<12>().into(), Into::into);
     request.extensions_mut().insert(RequestName(name.clone()));
     let span = tracing::info_span!(
         "http",

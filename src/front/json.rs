@@ -355,7 +355,9 @@ pub fn call(uris: &Uris, view: &CallView) -> CallJson {
         supervisor_listening_in: view.supervisor_listening_in,
         monitored_user_muted: view.monitored_user_muted,
         monitoring: view.monitoring,
-        supervisor_monitoring_state: view.monitoring_state.map(|activity| CallMonitoringJson { state: activity.as_str() }),
+        supervisor_monitoring_state: view
+            .monitoring_state
+            .map(|activity| CallMonitoringJson { state: activity.as_str() }),
         uri: uris.call(&view.id),
         path: call_path(&view.id),
     }

@@ -2,15 +2,15 @@
 
 mod body;
 
+use super::Config;
 use super::auth::{self, Caller, random_text};
 use super::http::RequestName;
 use super::json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
 use super::refusal::{ErrorBody, Refused};
-use super::Config;
 use crate::gateway::desk::Desk;
 use crate::words::{
-    Activity, AgentState, Answer, Asked, CallId, CallOperation, DeviceId, Mode, Query as Wanted, Reason, Refusal, Request as Words, RequestId,
-    Scope, TargetRef, TransferStep,
+    Activity, AgentState, Answer, Asked, CallId, CallOperation, DeviceId, Mode, Query as Wanted, Reason, Refusal, Request as Words,
+    RequestId, Scope, TargetRef, TransferStep,
 };
 use axum::extract::rejection::{ExtensionRejection, PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, Request, State};
@@ -403,12 +403,7 @@ async fn read_my_device(State(rest): State<Rest>, from: From, path: IdPath) -> R
 /// Coach, ListenIn, BargeIn, CancelSupervisorMonitoring, DoNotDisturbOn, DoNotDisturbOff, ForwardCallsOn, ForwardCallsOff.
 #[utoipa::path(post, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "one of the user's devices")),
     request_body = body::DeviceOperation, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
-async fn operate_my_device(
-    State(rest): State<Rest>,
-    from: From,
-    path: IdPath,
-    operation: Operation,
-) -> Result<Json<Accepted>, Refused> {
+async fn operate_my_device(State(rest): State<Rest>, from: From, path: IdPath, operation: Operation) -> Result<Json<Accepted>, Refused> {
     let device: DeviceId = id(path)?;
     let parameters = &operation.parameters;
     let request = match operation.name() {
@@ -488,12 +483,7 @@ async fn read_my_call(State(rest): State<Rest>, from: From, path: IdPath) -> Res
 /// What a user may do with his own leg, the supervisor's switching among it.
 #[utoipa::path(post, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call the user is on")),
     request_body = body::CallOperationBody, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
-async fn operate_my_call(
-    State(rest): State<Rest>,
-    from: From,
-    path: IdPath,
-    operation: Operation,
-) -> Result<Json<Accepted>, Refused> {
+async fn operate_my_call(State(rest): State<Rest>, from: From, path: IdPath, operation: Operation) -> Result<Json<Accepted>, Refused> {
     let call: CallId = id(path)?;
     let operation = call_operation(&operation)?;
     rest.ask(&from, Words::OnCall { call, operation }).await
@@ -531,7 +521,11 @@ fn call_operation(operation: &Operation) -> Result<CallOperation, Refusal> {
 #[utoipa::path(get, path = "/api/v2/devices", params(Read), responses((status = 200, body = Reply<Devices>), (status = "default", body = ErrorBody)))]
 async fn read_devices(State(rest): State<Rest>, from: From, query: ReadQuery) -> Result<Json<Reply<Devices>>, Refused> {
     let read = read(query)?;
-    let number = read.phone_number.as_deref().map(|text| body::number("phoneNumber", text)).transpose()?;
+    let number = read
+        .phone_number
+        .as_deref()
+        .map(|text| body::number("phoneNumber", text))
+        .transpose()?;
     let devices = rest.devices(&from, Wanted::Devices(number)).await?;
     Ok(rest.device_list(devices, &read))
 }

@@ -1,1 +1,674 @@
-//! A backend without telephones.
+//! A backend without telephones: for tests, and for trying things.
+//!
+//! It keeps devices and calls as a switch does and lets the real [`Supervision`] decide about monitors. It is deterministic: call ids
+//! count from 1, and nothing happens that nobody made happen.
+
+use crate::clock;
+use crate::contract::proto::telephony_server::TelephonyServer;
+use crate::contract::{FactLog, Port, Service, serve};
+use crate::supervision::{self, LegOutcome, Output, Supervision};
+use crate::words::{
+    Activity, CallFact, CallId, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind, Fact, Failure, LegState, Mode,
+    MonitorFact, Now, Number, Party, PartyRole, Reason, Refusal, Scope,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// How often a forwarded call may be forwarded again.
+const FORWARDS: usize = 8;
+
+/// A house to simulate.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Its devices.
+    pub devices: Vec<Telephone>,
+    /// Its rules of monitoring.
+    pub supervision: supervision::Config,
+    /// Monitors from before a restart.
+    pub kept: Vec<MonitorFact>,
+}
+
+/// A device of the house.
+#[derive(Clone, Debug)]
+pub struct Telephone {
+    /// Its id.
+    pub id: DeviceId,
+    /// Its number.
+    pub number: Number,
+    /// Its phone can be reached.
+    pub registered: bool,
+    /// It belongs to a customer, not to an agent.
+    pub is_customer: bool,
+    /// What its phone does when it is brought in to monitor.
+    pub pickup: Pickup,
+}
+
+impl Telephone {
+    /// A registered phone of an agent or supervisor that answers by itself when it is brought in to monitor.
+    pub fn new(id: &str, number: &str) -> Self {
+        Self {
+            id: id.into(),
+            number: number.into(),
+            registered: true,
+            is_customer: false,
+            pickup: Pickup::Answers,
+        }
+    }
+}
+
+/// What a supervisor's phone does when it is brought in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pickup {
+    /// It answers by itself.
+    #[default]
+    Answers,
+    /// It rings until somebody answers or hangs up.
+    Rings,
+    /// It is busy.
+    Busy,
+    /// It rejects the call.
+    Rejects,
+}
+
+/// How a supervisor is heard on a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// What he does.
+    pub activity: Activity,
+    /// Who hears him in Coach, and the agent in BargeIn; `None`: nobody hears him.
+    pub coached: Option<DeviceId>,
+    /// He stands in for the agent.
+    pub takeover: bool,
+}
+
+/// What the simulated backend can do.
+pub fn capabilities() -> Capabilities {
+    Capabilities {
+        backend: concat!("Undertone simulated ", env!("CARGO_PKG_VERSION")).into(),
+        activities: Activity::ALL.to_vec(),
+        modes: Mode::ALL.to_vec(),
+        scopes: Scope::ALL.to_vec(),
+        live_switching: true,
+        dtmf: true,
+        ..Capabilities::default()
+    }
+}
+
+/// Starts a house. It lives as long as the server.
+pub fn start(config: Config) -> (TelephonyServer<Service>, Simulated) {
+    let (server, port) = serve(capabilities());
+    let (acts, happening) = mpsc::channel(64);
+    let facts = port.facts.clone();
+    let house = House::new(config, facts.clone());
+    tokio::spawn(run(house, port, happening));
+    (server, Simulated { acts, facts })
+}
+
+/// The hand that makes things happen in a simulated house. What it does is done, and reported, when it returns.
+#[derive(Clone, Debug)]
+pub struct Simulated {
+    acts: mpsc::Sender<Act>,
+    facts: FactLog,
+}
+
+type Act = Box<dyn FnOnce(&mut House, Now) + Send>;
+
+impl Simulated {
+    /// What the house has reported.
+    pub fn facts(&self) -> &FactLog {
+        &self.facts
+    }
+
+    /// Somebody outside calls a number of the house; its device rings.
+    pub async fn customer_calls(&self, from: &str, to: &str) -> Result<CallId, Refusal> {
+        let (from, to) = (Number::from(from), Number::from(to));
+        self.act(move |house, now| house.customer_calls(from, &to, now)).await?
+    }
+
+    /// The customer answers a call that was dialled from the house.
+    pub async fn customer_answers(&self, call: &CallId) -> Result<(), Refusal> {
+        let call = call.clone();
+        self.act(move |house, now| house.answer(None, &call, now)).await?
+    }
+
+    /// The customer hangs up.
+    pub async fn customer_hangs_up(&self, call: &CallId) -> Result<(), Refusal> {
+        let call = call.clone();
+        self.act(move |house, now| house.hang_up(None, &call, now)).await?
+    }
+
+    /// A phone is picked up, as by hand.
+    pub async fn answer(&self, device: &DeviceId, call: &CallId) -> Result<(), Refusal> {
+        let (device, call) = (device.clone(), call.clone());
+        self.act(move |house, now| house.answer(Some(&device), &call, now)).await?
+    }
+
+    /// A phone hangs up, as by hand.
+    pub async fn hang_up(&self, device: &DeviceId, call: &CallId) -> Result<(), Refusal> {
+        let (device, call) = (device.clone(), call.clone());
+        self.act(move |house, now| house.hang_up(Some(&device), &call, now)).await?
+    }
+
+    /// An agent passes his call to another number, blindly: he leaves and the other rings.
+    pub async fn transfer(&self, device: &DeviceId, call: &CallId, to: &str) -> Result<(), Refusal> {
+        let (device, call, to) = (device.clone(), call.clone(), Number::from(to));
+        self.act(move |house, now| house.transfer(&device, &call, &to, now)).await?
+    }
+
+    /// A phone comes or goes.
+    pub async fn register(&self, device: &DeviceId, registered: bool) -> Result<(), Refusal> {
+        let device = device.clone();
+        self.act(move |house, _| house.change_device(&device, |fact| fact.registered = registered))
+            .await?
+    }
+
+    /// From now on the device's phone does this when it is brought in to monitor.
+    pub async fn pick_up(&self, device: &DeviceId, pickup: Pickup) -> Result<(), Refusal> {
+        let device = device.clone();
+        self.act(move |house, _| {
+            house.device(&device)?;
+            house.pickups.insert(device, pickup);
+            Ok(())
+        })
+        .await?
+    }
+
+    /// How every supervisor who is on the call is heard.
+    pub async fn heard(&self, call: &CallId) -> Result<BTreeMap<DeviceId, Heard>, Refusal> {
+        let call = call.clone();
+        self.act(move |house, _| house.heard(&call)).await
+    }
+
+    async fn act<T: Send + 'static>(&self, act: impl FnOnce(&mut House, Now) -> T + Send + 'static) -> Result<T, Refusal> {
+        let gone = || Refusal::new(Reason::Unavailable, "The telephony backend is gone.");
+        let (tell, told) = oneshot::channel();
+        let act: Act = Box::new(move |house, now| {
+            let outcome = act(house, now);
+            house.settle(now);
+            let _ = tell.send(outcome);
+        });
+        self.acts.send(act).await.map_err(|_| gone())?;
+        told.await.map_err(|_| gone())
+    }
+}
+
+async fn run(mut house: House, mut port: Port, mut happening: mpsc::Receiver<Act>) {
+    let far = std::time::Duration::from_secs(3600);
+    loop {
+        let alarm = house.supervision.poll_timeout().map_or(Instant::now() + far, Instant::from_std);
+        tokio::select! {
+            biased;
+            Some(act) = happening.recv() => act(&mut house, now()),
+            placed = port.commands.recv() => {
+                let Some(placed) = placed else { return };
+                let answer = house.command(placed.command, now());
+                // The answer goes first: its facts come after it or with it, never before it was decided.
+                let _ = placed.reply.send(answer);
+                house.settle(now());
+            }
+            () = tokio::time::sleep_until(alarm) => {
+                house.supervision.handle_timeout(now());
+                house.settle(now());
+            }
+        }
+    }
+}
+
+/// Tokio's clock, so that tests may turn it.
+fn now() -> Now {
+    Now {
+        mono: Instant::now().into_std(),
+        wall: clock::wall(),
+    }
+}
+
+/// The house itself: a machine without waiting.
+struct House {
+    devices: BTreeMap<DeviceId, DeviceFact>,
+    customers: BTreeSet<DeviceId>,
+    pickups: BTreeMap<DeviceId, Pickup>,
+    calls: BTreeMap<CallId, CallFact>,
+    heard: BTreeMap<(CallId, DeviceId), Heard>,
+    supervision: Supervision,
+    facts: FactLog,
+    changed: VecDeque<CallId>,
+    outcomes: VecDeque<(DeviceId, CallId, LegOutcome)>,
+    calls_made: u64,
+}
+
+impl House {
+    fn new(config: Config, facts: FactLog) -> Self {
+        let telephones = config.devices.iter();
+        let customers = telephones.clone().filter(|telephone| telephone.is_customer);
+        let mut house = Self {
+            devices: BTreeMap::new(),
+            customers: customers.map(|telephone| telephone.id.clone()).collect(),
+            pickups: telephones.map(|telephone| (telephone.id.clone(), telephone.pickup)).collect(),
+            calls: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            supervision: Supervision::new(config.supervision, config.kept),
+            facts,
+            changed: VecDeque::new(),
+            outcomes: VecDeque::new(),
+            calls_made: 0,
+        };
+        for telephone in config.devices {
+            let device = DeviceFact {
+                id: telephone.id.clone(),
+                number: telephone.number,
+                kind: DeviceKind::Phone,
+                registered: telephone.registered,
+                do_not_disturb: false,
+                forward_to: None,
+            };
+            house.facts.publish(Fact::Device(device.clone()));
+            house.devices.insert(telephone.id, device);
+        }
+        for monitor in house.supervision.monitors() {
+            house.facts.publish(Fact::Monitor(monitor));
+        }
+        house
+    }
+
+    fn command(&mut self, command: Command, now: Now) -> Result<(), Refusal> {
+        match &command {
+            Command::StartMonitoring { supervisor, target, .. } => {
+                self.device(supervisor)?;
+                self.device(target)?;
+                self.supervision.handle_command(&command, now)
+            }
+            Command::StopMonitoring { supervisor } => {
+                self.device(supervisor)?;
+                self.supervision.handle_command(&command, now)
+            }
+            Command::SwitchMonitoring { supervisor, call, .. }
+            | Command::AdmitMonitoring { supervisor, call, .. }
+            | Command::MuteMonitoredParty { supervisor, call, .. } => {
+                self.device(supervisor)?;
+                self.call(call)?;
+                self.supervision.handle_command(&command, now)
+            }
+            Command::SetDoNotDisturb { device, on } => self.change_device(device, |fact| fact.do_not_disturb = *on),
+            Command::SetForwarding { device, to } => self.change_device(device, |fact| fact.forward_to.clone_from(to)),
+            Command::Dial { device, destination } => self.dial(device, destination, now),
+            Command::Answer { device, call } => self.answer(Some(device), call, now),
+            Command::Hangup { device, call } => self.hang_up(Some(device), call, now),
+            Command::Hold { device, call } => self.turn(device, call, LegState::Established, LegState::Held),
+            Command::Retrieve { device, call } => self.turn(device, call, LegState::Held, LegState::Established),
+            Command::Mute { device, call, on } => {
+                self.leg(Some(device), call)?.muted = *on;
+                self.touch(call);
+                Ok(())
+            }
+            Command::SendDtmf { device, call, .. } => self.turn(device, call, LegState::Established, LegState::Established),
+            Command::Transfer { .. } => Err(Refusal::new(Reason::Forbidden, "Transfers are not supported.")),
+            Command::Conference { .. } | Command::RemoveParticipant { .. } => {
+                Err(Refusal::new(Reason::Forbidden, "Conferences are not supported."))
+            }
+        }
+    }
+
+    /// Does what follows from what has happened, until nothing follows any more.
+    fn settle(&mut self, now: Now) {
+        loop {
+            if let Some(output) = self.supervision.poll_output() {
+                self.apply(output, now);
+            } else if let Some(call) = self.changed.pop_front() {
+                self.report(&call, now);
+            } else if let Some((supervisor, call, outcome)) = self.outcomes.pop_front() {
+                self.supervision.handle_leg(&supervisor, &call, outcome, now);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn apply(&mut self, output: Output, now: Now) {
+        match output {
+            Output::AskAdmission(asked) => {
+                self.facts.publish(Fact::AdmissionAsked(asked));
+            }
+            Output::Invite {
+                supervisor,
+                target,
+                call,
+                activity,
+            } => self.invite(supervisor, target, &call, activity),
+            Output::Hear {
+                supervisor,
+                call,
+                activity,
+                coached,
+                takeover,
+            } => {
+                if let Ok(leg) = self.leg(Some(&supervisor), &call) {
+                    leg.state = LegState::Established;
+                    leg.activity = Some(activity);
+                    leg.established_at.get_or_insert(now.wall);
+                }
+                let heard = Heard {
+                    activity,
+                    coached,
+                    takeover,
+                };
+                self.heard.insert((call.clone(), supervisor), heard);
+                self.touch(&call);
+            }
+            Output::Release { supervisor, call, .. } => {
+                self.release(&supervisor, &call);
+            }
+            Output::Changed(monitor) => {
+                self.facts.publish(Fact::Monitor(monitor));
+            }
+            Output::Gone { supervisor } => {
+                self.facts.publish(Fact::MonitorGone { supervisor });
+            }
+            Output::Failed(failure) => {
+                self.facts.publish(Fact::Failed(failure));
+            }
+        }
+    }
+
+    fn report(&mut self, call: &CallId, now: Now) {
+        let Some(fact) = self.calls.get(call).cloned() else { return };
+        self.facts.publish(Fact::Call(fact.clone()));
+        if fact.is_over() {
+            self.calls.remove(call);
+            self.heard.retain(|(his, _), _| his != call);
+        }
+        self.supervision.handle_call(&fact, now);
+    }
+
+    fn invite(&mut self, supervisor: DeviceId, target: DeviceId, call: &CallId, activity: Activity) {
+        let number = self.devices.get(&supervisor).map(|device| device.number.clone());
+        let registered = self.devices.get(&supervisor).is_some_and(|device| device.registered);
+        let is_busy = self.calls.values().any(|call| call.party_of(&supervisor).is_some());
+        let outcome = match self.pickups.get(&supervisor) {
+            _ if !registered => Some(LegOutcome::Unreachable),
+            _ if is_busy => Some(LegOutcome::Busy),
+            Some(Pickup::Answers) | None => Some(LegOutcome::Answered),
+            Some(Pickup::Rings) => None,
+            Some(Pickup::Busy) => Some(LegOutcome::Busy),
+            Some(Pickup::Rejects) => Some(LegOutcome::Rejected),
+        };
+        let reached = !matches!(
+            outcome,
+            Some(LegOutcome::Unreachable | LegOutcome::Busy | LegOutcome::Rejected | LegOutcome::NoAnswer | LegOutcome::HungUp)
+        );
+        if let Some(fact) = self.calls.get_mut(call).filter(|_| reached) {
+            fact.parties.push(Party {
+                role: PartyRole::Supervisor,
+                state: LegState::Ringing,
+                activity: Some(activity),
+                monitors: Some(target),
+                ..party(Some(supervisor.clone()), number.unwrap_or_else(|| "".into()))
+            });
+            self.touch(call);
+        }
+        self.outcomes.extend(outcome.map(|outcome| (supervisor, call.clone(), outcome)));
+    }
+
+    fn customer_calls(&mut self, from: Number, to: &Number, now: Now) -> Result<CallId, Refusal> {
+        let rung = self.route(to)?;
+        let rung = rung.ok_or_else(|| Refusal::not_found(format!("number {to}")))?;
+        let number = self.devices[&rung].number.clone();
+        let caller = Party {
+            role: PartyRole::Customer,
+            state: LegState::Dialing,
+            ..party(None, from.clone())
+        };
+        let callee = Party {
+            role: self.role(&rung),
+            state: LegState::Ringing,
+            ..party(Some(rung), number)
+        };
+        Ok(self.begin(CallType::Inbound, from, to.clone(), [caller, callee], now))
+    }
+
+    fn dial(&mut self, device: &DeviceId, destination: &Number, now: Now) -> Result<(), Refusal> {
+        let from = self.reachable(device)?.number.clone();
+        let talks = |call: &CallFact| call.party_of(device).is_some_and(|leg| leg.state != LegState::Held);
+        if self.calls.values().any(talks) {
+            return Err(Refusal::new(Reason::InvalidState, format!("Device '{from}' is busy.")));
+        }
+        let caller = Party {
+            role: self.role(device),
+            state: LegState::Dialing,
+            ..party(Some(device.clone()), from.clone())
+        };
+        let (call_type, callee) = match self.route(destination) {
+            Ok(Some(rung)) => {
+                let number = self.devices[&rung].number.clone();
+                let callee = Party {
+                    role: self.role(&rung),
+                    state: LegState::Ringing,
+                    ..party(Some(rung), number)
+                };
+                (CallType::Internal, callee)
+            }
+            Ok(None) => {
+                let callee = Party {
+                    role: PartyRole::Customer,
+                    state: LegState::Ringing,
+                    ..party(None, destination.clone())
+                };
+                (CallType::Outbound, callee)
+            }
+            Err(refusal) => {
+                self.facts.publish(Fact::Failed(Failure {
+                    device: device.clone(),
+                    call: None,
+                    request_id: None,
+                    refusal,
+                }));
+                return Ok(());
+            }
+        };
+        self.begin(call_type, from, destination.clone(), [caller, callee], now);
+        Ok(())
+    }
+
+    fn answer(&mut self, device: Option<&DeviceId>, call: &CallId, now: Now) -> Result<(), Refusal> {
+        let leg = self.leg(device, call)?;
+        if leg.state != LegState::Ringing {
+            return Err(not_now(call));
+        }
+        if leg.role == PartyRole::Supervisor {
+            let supervisor = leg.device.clone();
+            self.outcomes
+                .extend(supervisor.map(|supervisor| (supervisor, call.clone(), LegOutcome::Answered)));
+            return Ok(());
+        }
+        leg.state = LegState::Established;
+        leg.established_at = Some(now.wall);
+        let others = self.calls.get_mut(call).into_iter().flat_map(|call| &mut call.parties);
+        for caller in others.filter(|party| party.state == LegState::Dialing) {
+            caller.state = LegState::Established;
+            caller.established_at = Some(now.wall);
+        }
+        self.touch(call);
+        Ok(())
+    }
+
+    fn hang_up(&mut self, device: Option<&DeviceId>, call: &CallId, _now: Now) -> Result<(), Refusal> {
+        let leg = self.leg(device, call)?;
+        let was = std::mem::replace(&mut leg.state, LegState::Released);
+        if leg.role == PartyRole::Supervisor {
+            let outcome = match was {
+                LegState::Established | LegState::Held => LegOutcome::HungUp,
+                LegState::Dialing | LegState::Ringing | LegState::Released => LegOutcome::Rejected,
+            };
+            if let Some(supervisor) = leg.device.clone() {
+                self.heard.remove(&(call.clone(), supervisor.clone()));
+                self.outcomes.push_back((supervisor, call.clone(), outcome));
+            }
+        }
+        self.end_if_alone(call);
+        self.touch(call);
+        Ok(())
+    }
+
+    fn transfer(&mut self, device: &DeviceId, call: &CallId, to: &Number, _now: Now) -> Result<(), Refusal> {
+        let rung = self.route(to)?;
+        let number = rung
+            .as_ref()
+            .map_or_else(|| to.clone(), |device| self.devices[device].number.clone());
+        let role = rung.as_ref().map_or(PartyRole::Customer, |device| self.role(device));
+        self.leg(Some(device), call)?.state = LegState::Released;
+        if let Some(fact) = self.calls.get_mut(call) {
+            fact.parties.push(Party {
+                role,
+                state: LegState::Ringing,
+                ..party(rung, number)
+            });
+        }
+        self.touch(call);
+        Ok(())
+    }
+
+    fn turn(&mut self, device: &DeviceId, call: &CallId, from: LegState, to: LegState) -> Result<(), Refusal> {
+        let leg = self.leg(Some(device), call)?;
+        if leg.state != from {
+            return Err(not_now(call));
+        }
+        leg.state = to;
+        self.touch(call);
+        Ok(())
+    }
+
+    /// One party is no call, unless a supervisor keeps it.
+    fn end_if_alone(&mut self, call: &CallId) {
+        let Some(fact) = self.calls.get(call) else { return };
+        let here = fact.parties.iter().filter(|party| party.state != LegState::Released);
+        let people = here.filter(|party| party.role != PartyRole::Supervisor).count();
+        if people > 1 || people == 1 && self.supervision.keeps_alive(fact) {
+            return;
+        }
+        let parties = self.calls.get_mut(call).into_iter().flat_map(|call| &mut call.parties);
+        for party in parties {
+            party.state = LegState::Released;
+        }
+    }
+
+    fn release(&mut self, device: &DeviceId, call: &CallId) {
+        self.heard.remove(&(call.clone(), device.clone()));
+        if let Ok(leg) = self.leg(Some(device), call) {
+            leg.state = LegState::Released;
+            self.end_if_alone(call);
+            self.touch(call);
+        }
+    }
+
+    fn begin(&mut self, call_type: CallType, ani: Number, dnis: Number, parties: [Party; 2], now: Now) -> CallId {
+        self.calls_made += 1;
+        let id = CallId::from(format!("simulated-{}", self.calls_made));
+        let call = CallFact {
+            id: id.clone(),
+            conn_id: format!("{:016x}", self.calls_made),
+            call_type,
+            ani,
+            dnis,
+            started_at: now.wall,
+            parties: parties.into(),
+        };
+        self.calls.insert(id.clone(), call);
+        self.touch(&id);
+        id
+    }
+
+    /// Which device rings for a number: `None` is outside. Forwarding and do-not-disturb act before it rings.
+    fn route(&self, number: &Number) -> Result<Option<DeviceId>, Refusal> {
+        let mut number = number;
+        for _ in 0..FORWARDS {
+            let Some(device) = self.devices.values().find(|device| device.number == *number) else {
+                return Ok(None);
+            };
+            match &device.forward_to {
+                Some(next) => number = next,
+                None if device.do_not_disturb => {
+                    return Err(Refusal::new(
+                        Reason::InvalidState,
+                        format!("Device '{number}' does not want calls."),
+                    ));
+                }
+                None => return self.reachable(&device.id).map(|device| Some(device.id.clone())),
+            }
+        }
+        Err(Refusal::new(Reason::InvalidState, "The call is forwarded in a circle."))
+    }
+
+    fn reachable(&self, device: &DeviceId) -> Result<&DeviceFact, Refusal> {
+        let device = self.device(device)?;
+        if device.registered {
+            Ok(device)
+        } else {
+            let message = format!("Device '{}' is not registered.", device.number);
+            Err(Refusal::new(Reason::Internal, message))
+        }
+    }
+
+    fn role(&self, device: &DeviceId) -> PartyRole {
+        if self.customers.contains(device) {
+            PartyRole::Customer
+        } else {
+            PartyRole::Agent
+        }
+    }
+
+    fn heard(&self, call: &CallId) -> BTreeMap<DeviceId, Heard> {
+        let here = self.heard.iter().filter(|((his, _), _)| his == call);
+        here.map(|((_, supervisor), heard)| (supervisor.clone(), heard.clone())).collect()
+    }
+
+    fn change_device(&mut self, device: &DeviceId, change: impl FnOnce(&mut DeviceFact)) -> Result<(), Refusal> {
+        let fact = self.devices.get_mut(device).ok_or_else(|| Refusal::not_found(device))?;
+        change(fact);
+        self.facts.publish(Fact::Device(fact.clone()));
+        Ok(())
+    }
+
+    fn device(&self, device: &DeviceId) -> Result<&DeviceFact, Refusal> {
+        self.devices.get(device).ok_or_else(|| Refusal::not_found(device))
+    }
+
+    fn call(&self, call: &CallId) -> Result<&CallFact, Refusal> {
+        self.calls.get(call).ok_or_else(|| Refusal::not_found(call))
+    }
+
+    /// The leg of a device, or of the first who is none of the house's, that has not been released.
+    fn leg(&mut self, device: Option<&DeviceId>, call: &CallId) -> Result<&mut Party, Refusal> {
+        if let Some(device) = device {
+            self.device(device)?;
+        }
+        let parties = self.calls.get_mut(call).into_iter().flat_map(|call| &mut call.parties);
+        parties
+            .into_iter()
+            .find(|party| party.device.as_ref() == device && party.state != LegState::Released)
+            .ok_or_else(|| Refusal::not_found(call))
+    }
+
+    fn touch(&mut self, call: &CallId) {
+        if !self.changed.contains(call) {
+            self.changed.push_back(call.clone());
+        }
+    }
+}
+
+fn party(device: Option<DeviceId>, number: Number) -> Party {
+    Party {
+        device,
+        number,
+        role: PartyRole::Customer,
+        state: LegState::Ringing,
+        muted: false,
+        muted_by_supervisor: false,
+        activity: None,
+        monitors: None,
+        established_at: None,
+    }
+}
+
+fn not_now(call: &CallId) -> Refusal {
+    Refusal::new(Reason::InvalidState, format!("Call '{call}' is not in a state that allows this."))
+}

@@ -50,7 +50,9 @@ fn is_json(media_type: &str) -> bool {
 /// The whole body, if it is no longer than `limit`. A longer one is refused as soon as it says so.
 pub(in crate::front) async fn whole(request: Request, limit: usize) -> Result<Bytes, Refused> {
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    let says_too_large = declared.and_then(|text| text.parse::<u64>().ok()).is_some_and(|length| length > limit as u64);
+    let says_too_large = declared
+        .and_then(|text| text.parse::<u64>().ok())
+        .is_some_and(|length| length > limit as u64);
     let body = request.into_body();
     if says_too_large {
         drain(body);
@@ -121,7 +123,9 @@ impl Parameters {
     /// A word of one of our vocabularies; case matters.
     pub(super) fn word<W: FromStr<Err = UnknownWord>>(&self, field: &str) -> Result<Option<W>, Refusal> {
         let Some(text) = self.text(field)? else { return Ok(None) };
-        text.parse().map(Some).map_err(|error| invalid(format!("Parameter '{field}': {error}.")))
+        text.parse()
+            .map(Some)
+            .map_err(|error| invalid(format!("Parameter '{field}': {error}.")))
     }
 
     /// A telephone number.
@@ -425,19 +429,35 @@ mod tests {
     #[test]
     fn a_body_is_an_object_with_a_name() {
         let refused = |text: &str| Operation::parse(text.as_bytes()).map_err(|refusal| refusal.reason).expect_err(text);
-        for text in ["", "{", "[]", "1", "null", "\"Coach\"", "{\"operationName\":1}", "{\"operationName\":\"a\",\"operationName\":\"b\"}", "{} {}"] {
+        for text in [
+            "",
+            "{",
+            "[]",
+            "1",
+            "null",
+            "\"Coach\"",
+            "{\"operationName\":1}",
+            "{\"operationName\":\"a\",\"operationName\":\"b\"}",
+            "{} {}",
+        ] {
             assert_eq!(refused(text), Reason::InvalidInput, "{text}");
         }
         assert_eq!(refused("{}"), Reason::MissingParameter);
         assert_eq!(refused("{\"operationName\":null}"), Reason::MissingParameter);
         let deep = "[".repeat(100_000);
-        assert_eq!(refused(&format!("{{\"operationName\":\"Coach\",\"x\":{deep}")), Reason::InvalidInput);
+        assert_eq!(
+            refused(&format!("{{\"operationName\":\"Coach\",\"x\":{deep}")),
+            Reason::InvalidInput
+        );
     }
 
     #[test]
     fn an_unknown_word_is_named_with_what_may_stand_there() {
         let operation = Operation::parse(br#"{"operationName":"Coach","supervisorMonitoringScope":"agent"}"#).expect("an operation");
-        let refusal = operation.parameters.word::<Scope>("supervisorMonitoringScope").expect_err("wrong case");
+        let refusal = operation
+            .parameters
+            .word::<Scope>("supervisorMonitoringScope")
+            .expect_err("wrong case");
         assert_eq!(refusal.reason, Reason::InvalidInput);
         assert_eq!(
             refusal.message,
@@ -450,7 +470,17 @@ mod tests {
         for text in ["5001", "+49-30-123", "*72#", "a.b_c"] {
             assert!(number("phoneNumber", text).is_ok(), "{text}");
         }
-        for text in ["", "50 01", "sip:5001@evil", "5001;x=y", "5001\r\n", "5001%0d", "5001@evil", "５００１", &"1".repeat(65)] {
+        for text in [
+            "",
+            "50 01",
+            "sip:5001@evil",
+            "5001;x=y",
+            "5001\r\n",
+            "5001%0d",
+            "5001@evil",
+            "５００１",
+            &"1".repeat(65),
+        ] {
             assert!(number("phoneNumber", text).is_err(), "{text}");
         }
     }
