@@ -1,7 +1,11 @@
 //! CometD (Bayeux): the event channel of desktops.
+//!
+//! `message` is text ⇄ types, `session` the machine with every session in it, `http` the only part that waits.
 
 #[cfg(feature = "io")]
 pub mod http;
+pub mod message;
+pub mod session;
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! HTTP+JSON ⇄ Request and reply: the operations and reads of GWS v2.
 
-mod body;
+pub(super) mod body;
 
 use super::Config;
 use super::auth::{self, Caller, random_text};

@@ -58,12 +58,16 @@ pub(in crate::front) async fn whole(request: Request, limit: usize) -> Result<By
         drain(body);
         return Err(too_large(limit));
     }
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit)),
-        Err(_) => Err(Refused::new(Reason::InvalidInput, "The body ended early.")),
+    match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, limit).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limit)),
+        Ok(Err(_)) => Err(Refused::new(Reason::InvalidInput, "The body ended early.")),
+        Err(_) => Err(Refused::new(Reason::InvalidInput, "The body took too long.")),
     }
 }
+
+/// 64 KiB take no longer than this on any line a call centre uses.
+const BODY_DEADLINE: Duration = Duration::from_secs(8);
 
 fn too_large(limit: usize) -> Refused {
     Refused::new(Reason::TooLarge, format!("The body is larger than {limit} bytes."))
