@@ -3,6 +3,8 @@
 pub mod config;
 pub mod dialog;
 pub mod digest;
+#[cfg(feature = "io")]
+pub mod endpoint;
 pub mod flow;
 pub mod leg;
 pub mod message;
@@ -11,4 +13,6 @@ pub mod sdp;
 pub mod switchboard;
 pub mod timers;
 pub mod transaction;
+#[cfg(feature = "io")]
+pub mod transport;
 pub mod user_agent;

@@ -29,8 +29,8 @@ mod tests;
 
 use super::config::{Config, Trunk};
 use super::digest::{Authenticator, Credentials};
-use super::flow::{Flow, Protocol};
-use super::leg::{LegCommand, LegEvent, LegKey};
+use super::flow::{ConnectionId, Flow, Protocol};
+use super::leg::{LegCommand, LegEvent, LegKey, LegSource};
 use super::message::{Message, ParseError, Request, Response, parse_datagram};
 use super::registrar::Registrar;
 use super::timers::Timers;
@@ -170,6 +170,7 @@ impl UserAgent {
     /// A connection is gone, or could not be made.
     pub fn handle_unreachable(&mut self, flow: &Flow, now: Now) {
         self.transactions.handle_unreachable(flow);
+        self.leave_flow(flow);
         for device in self.registrar.handle_flow_gone(flow) {
             self.registered(device, false);
         }
@@ -223,6 +224,21 @@ impl UserAgent {
     /// Nothing goes on: no leg, transaction or timer is left; registrations may be.
     pub fn is_idle(&self) -> bool {
         self.legs.is_empty() && self.by_call.is_empty() && self.timers.is_empty() && self.transactions.is_empty()
+    }
+
+    /// Trunks can be reached by another connection; phones must come back by themselves.
+    fn leave_flow(&mut self, gone: &Flow) {
+        for leg in self.legs.values_mut().filter(|leg| leg.dialog.flow == *gone) {
+            let LegSource::Trunk(name) = &leg.peer else { continue };
+            let trunk = self.config.trunks.iter().find(|trunk| trunk.name == *name);
+            if let Some(peer) = trunk.filter(|trunk| trunk.protocol == gone.protocol).and_then(|trunk| trunk.address) {
+                leg.dialog.flow = Flow {
+                    peer,
+                    connection: ConnectionId::NONE,
+                    ..*gone
+                };
+            }
+        }
     }
 
     fn settle(&mut self, now: Now) {

@@ -1,0 +1,134 @@
+//! The user agent on real sockets and a real clock.
+//!
+//! The rhythm: drain the user agent, wait for one thing, hand it in, drain again. The switchboard sits beside it in the same loop
+//! (`sip::service`): it takes the events of [`Endpoint::next`] and gives its commands to [`Endpoint::send`], so nothing is shared and
+//! nothing locked.
+//!
+//! ```text
+//! loop {
+//!     for event in endpoint.next().await { switchboard.handle_leg(event, now) }
+//!     while let Some(Output::Leg(command)) = switchboard.poll_output() { endpoint.send(command) }
+//! }
+//! ```
+
+use super::config::Config;
+use super::flow::Protocol;
+use super::leg::{LegCommand, LegEvent};
+use super::transport::{Arrival, Transport};
+use super::user_agent::{Output, UserAgent};
+use crate::clock;
+use std::io;
+use std::net::SocketAddr;
+use tokio::time::sleep_until;
+
+/// The user agent with its sockets.
+#[derive(Debug)]
+pub struct Endpoint {
+    agent: UserAgent,
+    transport: Transport,
+    events: Vec<LegEvent>,
+}
+
+impl Endpoint {
+    /// Resolves the trunks' names, opens the sockets and starts.
+    pub async fn bind(mut config: Config) -> io::Result<Self> {
+        for trunk in &mut config.trunks {
+            if trunk.address.is_none() {
+                trunk.address = resolve(&trunk.target).await?;
+            }
+        }
+        let transport = Transport::bind(&config.listen, config.limits).await?;
+        let agent = UserAgent::new(config, transport.locals().to_vec(), rand::random(), clock::now());
+        Ok(Self {
+            agent,
+            transport,
+            events: Vec::new(),
+        })
+    }
+
+    /// The addresses that are listened on, with the ports that were taken.
+    pub fn local_addrs(&self) -> &[(Protocol, SocketAddr)] {
+        self.transport.locals()
+    }
+
+    /// The first address of a protocol.
+    pub fn local_addr(&self, protocol: Protocol) -> Option<SocketAddr> {
+        let found = self.local_addrs().iter().find(|(listening, _)| *listening == protocol);
+        found.map(|(_, address)| *address)
+    }
+
+    /// The machine, to look at.
+    pub fn agent(&self) -> &UserAgent {
+        &self.agent
+    }
+
+    /// How many TCP connections there are.
+    pub fn connections(&self) -> usize {
+        self.transport.connections()
+    }
+
+    /// Waits until something has happened that the switchboard must know. May be dropped at any time without losing an event.
+    pub async fn next(&mut self) -> Vec<LegEvent> {
+        loop {
+            self.drain();
+            if !self.events.is_empty() {
+                return std::mem::take(&mut self.events);
+            }
+            let timeout = self.agent.poll_timeout();
+            tokio::select! {
+                biased;
+                () = until(timeout) => self.agent.handle_timeout(clock::now()),
+                arrival = self.transport.next() => self.hand_in(arrival),
+            }
+        }
+    }
+
+    /// Does what the switchboard wants. What comes of it comes with [`Self::next`].
+    pub fn send(&mut self, command: LegCommand) {
+        self.agent.handle_command(command, clock::now());
+        self.drain();
+    }
+
+    /// Serves without a switchboard: registrations and OPTIONS work, every call is refused with 480.
+    pub async fn refuse_calls(mut self) {
+        loop {
+            for event in self.next().await {
+                if let LegEvent::Incoming { leg, .. } = event {
+                    self.send(LegCommand::Reject { leg, status: 480 });
+                }
+            }
+        }
+    }
+
+    fn hand_in(&mut self, arrival: Arrival) {
+        let now = clock::now();
+        match arrival {
+            Arrival::Datagram { flow, bytes } => self.agent.handle_datagram(flow, &bytes, now),
+            Arrival::Message { flow, message } => self.agent.handle_message(flow, *message, now),
+            Arrival::Malformed { flow, error } => self.agent.handle_malformed(flow, &error, now),
+            Arrival::Gone { flow } => self.agent.handle_unreachable(&flow, now),
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.agent.poll_output() {
+            match output {
+                Output::Transmit { flow, bytes } => self.transport.send(flow, bytes),
+                Output::Event(event) => self.events.push(event),
+            }
+        }
+    }
+}
+
+async fn until(timeout: Option<std::time::Instant>) {
+    match timeout {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn resolve(target: &str) -> io::Result<Option<SocketAddr>> {
+    let has_port = target.parse::<SocketAddr>().is_ok() || target.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':'));
+    let with_port = if has_port { target.to_owned() } else { format!("{target}:5060") };
+    Ok(tokio::net::lookup_host(with_port).await?.next())
+}

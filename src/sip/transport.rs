@@ -1,0 +1,387 @@
+//! UDP sockets and TCP connections (RFC 3261 18): bytes to messages, flows to sockets.
+//!
+//! ```text
+//!  UDP socket ──task──┐
+//!  TCP listener ─task─┼──▶ one bounded queue of arrivals ──▶ endpoint
+//!  connection ──task──┘        (order is kept)
+//! ```
+//!
+//! Every table is owned by the endpoint's loop; tasks only wait. What is full is dropped (UDP) or not read further (TCP). No names are
+//! resolved here.
+
+use super::config::{Limits, Listen};
+use super::flow::{ConnectionId, Flow, Protocol};
+use super::message::{Framed, Message, ParseError, StreamFramer};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// CS3 in the upper six bits: signalling (RFC 4594 4.2).
+const TOS_SIGNALLING: u32 = 24 << 2;
+
+/// Arrivals that wait for the endpoint.
+const QUEUE: usize = 1024;
+
+/// Messages that wait for a slow connection; with more it is closed.
+const WRITES: usize = 256;
+
+/// The largest UDP payload.
+const DATAGRAM: usize = 65_535;
+
+const CONNECT: Duration = Duration::from_secs(5);
+const WRITE: Duration = Duration::from_secs(10);
+
+/// Something has come from the network.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A datagram.
+    Datagram {
+        /// Its way.
+        flow: Flow,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// A message on a connection.
+    Message {
+        /// Its way.
+        flow: Flow,
+        /// The message.
+        message: Box<Message>,
+    },
+    /// Something on a connection that is no message.
+    Malformed {
+        /// Its way.
+        flow: Flow,
+        /// What is wrong.
+        error: ParseError,
+    },
+    /// A flow can no longer be used: its connection is closed, or could not be made.
+    Gone {
+        /// The way that was.
+        flow: Flow,
+    },
+}
+
+#[derive(Debug)]
+enum Happening {
+    Arrival(Arrival),
+    Accepted {
+        stream: TcpStream,
+        local: SocketAddr,
+        peer: SocketAddr,
+    },
+    Ping(ConnectionId),
+    Ended(ConnectionId),
+}
+
+/// The sockets.
+#[derive(Debug)]
+pub struct Transport {
+    limits: Limits,
+    locals: Vec<(Protocol, SocketAddr)>,
+    sockets: Vec<(SocketAddr, Arc<UdpSocket>)>,
+    connections: BTreeMap<ConnectionId, Connection>,
+    next_id: u64,
+    happenings: mpsc::Receiver<Happening>,
+    sender: mpsc::Sender<Happening>,
+    unreachable: Vec<Flow>,
+    tasks: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    flow: Flow,
+    outgoing: bool,
+    writes: mpsc::Sender<Vec<u8>>,
+}
+
+impl Transport {
+    /// Opens the listening sockets.
+    pub async fn bind(listen: &[Listen], limits: Limits) -> io::Result<Self> {
+        let (sender, happenings) = mpsc::channel(QUEUE);
+        let mut transport = Self {
+            limits,
+            locals: Vec::new(),
+            sockets: Vec::new(),
+            connections: BTreeMap::new(),
+            next_id: 1,
+            happenings,
+            sender,
+            unreachable: Vec::new(),
+            tasks: JoinSet::new(),
+        };
+        for listen in listen {
+            let local = match listen.protocol {
+                Protocol::Udp => transport.bind_udp(listen.address).await?,
+                Protocol::Tcp => transport.bind_tcp(listen.address).await?,
+            };
+            transport.locals.push((listen.protocol, local));
+        }
+        Ok(transport)
+    }
+
+    /// The addresses that are listened on.
+    pub fn locals(&self) -> &[(Protocol, SocketAddr)] {
+        &self.locals
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Sends a message, without waiting: UDP loses what does not fit, a connection that does not keep up is closed.
+    pub fn send(&mut self, flow: Flow, bytes: Vec<u8>) {
+        match flow.protocol {
+            Protocol::Udp => {
+                if let Some((_, socket)) = self.sockets.iter().find(|(local, _)| *local == flow.local) {
+                    // Whatever is lost here is sent again by its transaction.
+                    let _ = socket.try_send_to(&bytes, flow.peer);
+                }
+            }
+            Protocol::Tcp => {
+                let found = match flow.connection {
+                    ConnectionId::NONE => self.connection_to(flow.peer).or_else(|| self.connect(flow)),
+                    known => Some(known),
+                };
+                let writes = found.and_then(|id| self.connections.get(&id)).map(|connection| &connection.writes);
+                if !writes.is_some_and(|writes| writes.try_send(bytes).is_ok()) {
+                    if let Some(id) = found {
+                        self.connections.remove(&id);
+                    }
+                    self.unreachable.push(flow);
+                }
+            }
+        }
+    }
+
+    /// Waits for the next arrival. May be dropped at any time without losing one.
+    pub async fn next(&mut self) -> Arrival {
+        loop {
+            if let Some(flow) = self.unreachable.pop() {
+                return Arrival::Gone { flow };
+            }
+            // The transport holds a sender itself, so the queue never ends.
+            let Some(happening) = self.happenings.recv().await else {
+                std::future::pending().await
+            };
+            if let Some(arrival) = self.handle(happening) {
+                return arrival;
+            }
+        }
+    }
+
+    fn handle(&mut self, happening: Happening) -> Option<Arrival> {
+        while self.tasks.try_join_next().is_some() {}
+        match happening {
+            Happening::Arrival(arrival) => Some(arrival),
+            Happening::Accepted { stream, local, peer } => {
+                self.accept(stream, local, peer);
+                None
+            }
+            Happening::Ping(id) => {
+                // RFC 5626 3.5.1
+                let connection = self.connections.get(&id)?;
+                let _ = connection.writes.try_send(b"\r\n".to_vec());
+                None
+            }
+            Happening::Ended(id) => {
+                let connection = self.connections.remove(&id)?;
+                if connection.outgoing {
+                    let named = Flow {
+                        connection: ConnectionId::NONE,
+                        ..connection.flow
+                    };
+                    self.unreachable.push(named);
+                }
+                Some(Arrival::Gone { flow: connection.flow })
+            }
+        }
+    }
+
+    async fn bind_udp(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
+        let socket = Arc::new(UdpSocket::bind(address).await?);
+        let local = socket.local_addr()?;
+        let options = socket2::SockRef::from(&*socket);
+        mark(&options, local);
+        // A burst of calls must not be lost between two turns of the loop; less than asked for is fine.
+        let _ = options.set_recv_buffer_size(1 << 20);
+        self.sockets.push((local, socket.clone()));
+        self.tasks.spawn(receive(socket, local, self.sender.clone()));
+        Ok(local)
+    }
+
+    async fn bind_tcp(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind(address).await?;
+        let local = listener.local_addr()?;
+        self.tasks.spawn(listen(listener, local, self.sender.clone()));
+        Ok(local)
+    }
+
+    fn accept(&mut self, stream: TcpStream, local: SocketAddr, peer: SocketAddr) {
+        if !self.has_room(peer.ip()) {
+            tracing::debug!(peer = %peer.ip(), "connection refused: too many");
+            return;
+        }
+        let (flow, writes) = self.add(local, peer, false);
+        let sender = self.sender.clone();
+        let limits = self.limits;
+        self.tasks.spawn(async move { serve(stream, flow, sender, writes, limits).await });
+    }
+
+    fn connect(&mut self, wanted: Flow) -> Option<ConnectionId> {
+        if self.connections.len() >= self.limits.connections {
+            return None;
+        }
+        let (flow, writes) = self.add(wanted.local, wanted.peer, true);
+        let sender = self.sender.clone();
+        let limits = self.limits;
+        self.tasks.spawn(async move {
+            match timeout(CONNECT, TcpStream::connect(flow.peer)).await {
+                Ok(Ok(stream)) => serve(stream, flow, sender, writes, limits).await,
+                Ok(Err(_)) | Err(_) => {
+                    let _ = sender.send(Happening::Ended(flow.connection)).await;
+                }
+            }
+        });
+        Some(flow.connection)
+    }
+
+    fn add(&mut self, local: SocketAddr, peer: SocketAddr, outgoing: bool) -> (Flow, mpsc::Receiver<Vec<u8>>) {
+        let (writes, receiver) = mpsc::channel(WRITES);
+        let flow = Flow {
+            protocol: Protocol::Tcp,
+            local,
+            peer,
+            connection: ConnectionId(self.next_id),
+        };
+        self.next_id += 1;
+        self.connections.insert(flow.connection, Connection { flow, outgoing, writes });
+        (flow, receiver)
+    }
+
+    fn connection_to(&self, peer: SocketAddr) -> Option<ConnectionId> {
+        let found = self.connections.iter().find(|(_, connection)| connection.flow.peer == peer);
+        found.map(|(id, _)| *id)
+    }
+
+    fn has_room(&self, source: IpAddr) -> bool {
+        let of_source = self.connections.values().filter(|connection| connection.flow.peer.ip() == source);
+        self.connections.len() < self.limits.connections && of_source.count() < self.limits.connections_per_source
+    }
+}
+
+fn mark(socket: &socket2::SockRef<'_>, local: SocketAddr) {
+    // Networks that forbid the marking still carry the packets.
+    let _ = match local {
+        SocketAddr::V4(_) => socket.set_tos_v4(TOS_SIGNALLING),
+        SocketAddr::V6(_) => socket.set_tclass_v6(TOS_SIGNALLING),
+    };
+}
+
+async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, sender: mpsc::Sender<Happening>) {
+    let mut buffer = vec![0; DATAGRAM];
+    loop {
+        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
+            sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let flow = Flow {
+            protocol: Protocol::Udp,
+            local,
+            peer,
+            connection: ConnectionId::NONE,
+        };
+        let bytes = buffer[..length].to_vec();
+        if sender.send(Happening::Arrival(Arrival::Datagram { flow, bytes })).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn listen(listener: TcpListener, local: SocketAddr, sender: mpsc::Sender<Happening>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                if sender.send(Happening::Accepted { stream, local, peer }).await.is_err() {
+                    return;
+                }
+            }
+            // Out of descriptors, most likely: wait for some to be closed.
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// One connection until either side ends it. Dropping the sender of `writes` ends it after what is written already.
+async fn serve(stream: TcpStream, flow: Flow, sender: mpsc::Sender<Happening>, writes: mpsc::Receiver<Vec<u8>>, limits: Limits) {
+    mark(&socket2::SockRef::from(&stream), flow.peer);
+    let _ = stream.set_nodelay(true);
+    let (reader, writer) = stream.into_split();
+    let reading = async {
+        read(reader, flow, &sender, &limits).await;
+        let _ = sender.send(Happening::Ended(flow.connection)).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = reading => {}
+        () = write(writer, writes) => {
+            let _ = sender.send(Happening::Ended(flow.connection)).await;
+        }
+    }
+}
+
+async fn read(mut reader: OwnedReadHalf, flow: Flow, sender: &mpsc::Sender<Happening>, limits: &Limits) {
+    let mut framer = StreamFramer::new();
+    let mut buffer = vec![0; 8192];
+    let mut begun: Option<Instant> = None;
+    loop {
+        // The deadline counts from a message's first byte, however slowly the others come.
+        let deadline = match begun {
+            Some(begun) => begun + limits.message_deadline,
+            None => Instant::now() + limits.idle,
+        };
+        let Ok(Ok(length @ 1..)) = timeout_at(deadline, reader.read(&mut buffer)).await else {
+            return;
+        };
+        begun = begun.or_else(|| Some(Instant::now()));
+        framer.push(&buffer[..length]);
+        while let Some(framed) = framer.next() {
+            begun = Some(Instant::now());
+            let happening = match framed {
+                Ok(Framed::Message(message)) => Happening::Arrival(Arrival::Message {
+                    flow,
+                    message: Box::new(message),
+                }),
+                Ok(Framed::Ping) => Happening::Ping(flow.connection),
+                Err(error) => Happening::Arrival(Arrival::Malformed { flow, error }),
+            };
+            if sender.send(happening).await.is_err() {
+                return;
+            }
+        }
+        if framer.is_dead() {
+            return;
+        }
+        if !framer.is_midway() {
+            begun = None;
+        }
+    }
+}
+
+async fn write(mut writer: OwnedWriteHalf, mut writes: mpsc::Receiver<Vec<u8>>) {
+    while let Some(bytes) = writes.recv().await {
+        if !matches!(timeout(WRITE, writer.write_all(&bytes)).await, Ok(Ok(()))) {
+            return;
+        }
+    }
+    let _ = writer.shutdown().await;
+}
