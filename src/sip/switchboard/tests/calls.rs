@@ -1,1 +1,546 @@
+//! Calls between two, and what their callers are told.
 
+use super::house::{AGENT, CUSTOMER, House, OTHER, codecs_of, sdp};
+use crate::media::{Codec, MediaCommand, MediaEvent, MediaLeg};
+use crate::sip::leg::{Destination, EndReason, LegCommand, LegEvent, LegKey, LegSource};
+use crate::sip::switchboard::{Kept, Output, SwitchboardConfig};
+use crate::words::{CallType, Command, LegState, PartyRole, Reason};
+use std::time::Duration;
+
+fn rejected(house: &mut House) -> Vec<u16> {
+    house
+        .leg_commands()
+        .into_iter()
+        .filter_map(|command| match command {
+            LegCommand::Reject { status, .. } => Some(status),
+            _ => None,
+        })
+        .collect()
+}
+
+fn dial(device: &str, destination: &str) -> Command {
+    Command::Dial {
+        device: device.into(),
+        destination: destination.into(),
+    }
+}
+
+fn forward(device: &str, to: Option<&str>) -> Command {
+    Command::SetForwarding {
+        device: device.into(),
+        to: to.map(Into::into),
+    }
+}
+
+#[test]
+fn a_customer_calls_an_agent_they_talk_and_nothing_is_left() {
+    let mut house = House::new();
+    let customer = house.customer_calls("5001");
+    let agent = house.ringing(AGENT);
+    assert_eq!(house.only_call().call_type, CallType::Inbound);
+    assert_eq!(
+        (house.state_of(CUSTOMER), house.state_of(AGENT)),
+        (LegState::Dialing, LegState::Ringing)
+    );
+
+    house.leg(LegEvent::Progress {
+        leg: agent,
+        status: 180,
+        media: None,
+    });
+    house.log.clear();
+    house.answer(agent);
+    let commands = house.leg_commands();
+    let [LegCommand::Accept { leg, media }] = &commands[..] else {
+        panic!("{commands:?}")
+    };
+    assert_eq!((*leg, codecs_of(media)), (customer, vec![Codec::Pcmu]));
+    assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ca ac");
+    let roles: Vec<_> = house.only_call().parties.iter().map(|party| party.role).collect();
+    assert_eq!(roles, [PartyRole::Customer, PartyRole::Agent]);
+
+    house.hangs_up(customer);
+    assert_eq!(house.leg_commands(), [LegCommand::Hangup { leg: agent, reason: None }]);
+    house.assert_empty();
+}
+
+#[test]
+fn the_callee_is_offered_the_callers_codecs_in_the_callers_order() {
+    let mut house = House::new();
+    house.incoming(LegSource::Account(CUSTOMER.into()), "5001", Some(sdp(4000, "8 0 101", "sendrecv")));
+    let agent = house.ringing(AGENT);
+    assert_eq!(codecs_of(&house.lines[&agent].last_sdp), [Codec::Pcma, Codec::Pcmu]);
+}
+
+#[test]
+fn both_legs_of_a_call_speak_the_codec_that_the_callee_chose() {
+    let mut house = House::new();
+    house.incoming(LegSource::Account(CUSTOMER.into()), "5001", Some(sdp(4000, "8 0", "sendrecv")));
+    let agent = house.ringing(AGENT);
+    house.answer(agent);
+    let codecs: Vec<_> = house
+        .log
+        .iter()
+        .filter_map(|output| match output {
+            Output::Media(MediaCommand::Describe { media, .. }) => Some(media.codec),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(codecs, [Codec::Pcmu, Codec::Pcmu]);
+}
+
+#[test]
+fn early_media_reaches_the_caller_and_the_final_answer_repeats_the_early_one() {
+    let mut house = House::new();
+    let customer = house.customer_calls("5001");
+    let agent = house.ringing(AGENT);
+    house.log.clear();
+    house.leg(LegEvent::Progress {
+        leg: agent,
+        status: 183,
+        media: Some(sdp(5000, "0", "sendrecv")),
+    });
+    let commands = house.leg_commands();
+    let [
+        LegCommand::Provisional {
+            status: 183,
+            media: Some(early),
+            ..
+        },
+    ] = &commands[..]
+    else {
+        panic!("{commands:?}")
+    };
+    assert!(house.hears(customer, agent));
+    house.answer(agent);
+    assert_eq!(
+        house.leg_commands(),
+        [LegCommand::Accept {
+            leg: customer,
+            media: early.clone()
+        }]
+    );
+    assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ca ac");
+}
+
+#[test]
+fn a_caller_without_an_offer_is_made_one_and_answers_in_his_ack() {
+    let mut house = House::new();
+    let customer = house.incoming(LegSource::Account(CUSTOMER.into()), "5001", None);
+    let agent = house.ringing(AGENT);
+    house.log.clear();
+    house.leg(LegEvent::Answered {
+        leg: agent,
+        media: sdp(5000, "8 0", "sendrecv"),
+    });
+    let commands = house.leg_commands();
+    let [LegCommand::Accept { media, .. }] = &commands[..] else {
+        panic!("{commands:?}")
+    };
+    assert_eq!(codecs_of(media), [Codec::Pcma, Codec::Pcmu]);
+    assert!(!house.hears(agent, customer));
+    house.leg(LegEvent::Confirmed {
+        leg: customer,
+        media: Some(sdp(4000, "8", "sendrecv")),
+    });
+    assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ca ac");
+}
+
+#[test]
+fn an_ack_without_the_answer_it_owes_ends_the_call() {
+    let mut house = House::new();
+    let customer = house.incoming(LegSource::Account(CUSTOMER.into()), "5001", None);
+    let agent = house.ringing(AGENT);
+    house.answer(agent);
+    house.leg(LegEvent::Confirmed {
+        leg: customer,
+        media: None,
+    });
+    house.assert_empty();
+}
+
+#[test]
+fn callers_are_told_404_480_482_486_488_and_503_where_each_is_right() {
+    let mut house = House::new();
+    house.customer_calls("9999");
+    assert_eq!(rejected(&mut house), [404], "nobody has this number");
+    house.customer_calls("0123");
+    assert_eq!(rejected(&mut house), [403], "customers do not call out through us");
+    house.incoming(LegSource::Account(CUSTOMER.into()), "5001", Some(sdp(4000, "18", "sendrecv")));
+    assert_eq!(rejected(&mut house), [488], "no common codec");
+    house.incoming(LegSource::Account(AGENT.into()), "5001", Some(sdp(4000, "0", "sendrecv")));
+    assert_eq!(rejected(&mut house), [486], "he is on the line himself");
+
+    house.leg(LegEvent::Registered {
+        device: OTHER.into(),
+        registered: false,
+    });
+    house.customer_calls("5002");
+    assert_eq!(rejected(&mut house), [480], "unregistered");
+    house
+        .command(Command::SetDoNotDisturb {
+            device: AGENT.into(),
+            on: true,
+        })
+        .expect("accepted");
+    house.customer_calls("5001");
+    assert_eq!(rejected(&mut house), [480], "do not disturb");
+
+    house.command(forward(AGENT, Some("5002"))).expect("accepted");
+    house.command(forward(OTHER, Some("5001"))).expect("accepted");
+    house.customer_calls("5001");
+    assert_eq!(rejected(&mut house), [482], "forwarded in a circle");
+
+    house.command(forward(AGENT, None)).expect("accepted");
+    house
+        .command(Command::SetDoNotDisturb {
+            device: AGENT.into(),
+            on: false,
+        })
+        .expect("accepted");
+    house.board.outside.free = 1;
+    house.customer_calls("5001");
+    assert_eq!(rejected(&mut house), [503], "a port for one leg only");
+    house.assert_empty();
+}
+
+#[test]
+fn what_the_callee_says_reaches_the_caller_as_what_it_means_to_him() {
+    let told = |status| {
+        let mut house = House::new();
+        house.customer_calls("5001");
+        let leg = house.ringing(AGENT);
+        house.log.clear();
+        house.leg(LegEvent::Refused { leg, status });
+        let told = rejected(&mut house);
+        house.assert_empty();
+        told
+    };
+    for (status, expected) in [
+        (486, 486),
+        (603, 603),
+        (600, 600),
+        (404, 404),
+        (488, 488),
+        (480, 480),
+        (408, 480),
+        (302, 480),
+        (401, 500),
+        (503, 480),
+    ] {
+        assert_eq!(told(status), [expected], "{status}");
+    }
+}
+
+#[test]
+fn a_cancel_takes_the_callees_leg_with_it() {
+    let mut house = House::new();
+    let customer = house.customer_calls("5001");
+    let agent = house.ringing(AGENT);
+    house.log.clear();
+    house.leg(LegEvent::Ended {
+        leg: customer,
+        reason: EndReason::Cancelled,
+    });
+    assert_eq!(house.leg_commands(), [LegCommand::Hangup { leg: agent, reason: None }]);
+    // The callee's 200 crosses the CANCEL.
+    house.leg(LegEvent::Answered {
+        leg: agent,
+        media: sdp(5000, "0", "sendrecv"),
+    });
+    house.assert_empty();
+}
+
+#[test]
+fn a_busy_device_rings_again_unless_call_waiting_is_off() {
+    let mut house = House::new();
+    house.talk();
+    house.incoming(LegSource::Trunk("city".into()), "5001", Some(sdp(4000, "0", "sendrecv")));
+    house.ringing(AGENT);
+
+    let config = SwitchboardConfig {
+        call_waiting: false,
+        ..SwitchboardConfig::default()
+    };
+    let mut house = House::with(config, Kept::default());
+    house.talk();
+    house.log.clear();
+    house.incoming(LegSource::Trunk("city".into()), "5001", Some(sdp(4000, "0", "sendrecv")));
+    assert_eq!(rejected(&mut house), [486]);
+}
+
+#[test]
+fn a_forwarded_call_is_not_the_devices_call() {
+    let mut house = House::new();
+    house.command(forward(AGENT, Some("5002"))).expect("accepted");
+    house.customer_calls("5001");
+    house.ringing(OTHER);
+    assert!(house.only_call().party_of(&AGENT.into()).is_none());
+    assert_eq!(house.only_call().dnis.as_str(), "5001");
+}
+
+#[test]
+fn a_device_may_send_its_calls_out_of_the_house() {
+    let mut house = House::new();
+    house.command(forward(AGENT, Some("0123"))).expect("accepted");
+    house.customer_calls("5001");
+    let commands = house.leg_commands();
+    let [
+        LegCommand::Invite {
+            to: Destination::Trunk { name, number },
+            ..
+        },
+    ] = &commands[..]
+    else {
+        panic!("{commands:?}")
+    };
+    assert_eq!((name.as_str(), number.as_str()), ("city", "0123"));
+}
+
+#[test]
+fn what_was_set_on_a_device_survives_a_restart() {
+    let mut house = House::new();
+    house.command(forward(AGENT, Some("5002"))).expect("accepted");
+    let kept = Kept {
+        devices: house
+            .log
+            .iter()
+            .filter_map(|output| match output {
+                Output::Keep(crate::sip::switchboard::Keep::Device(device)) => Some(device.clone()),
+                _ => None,
+            })
+            .collect(),
+        monitors: Vec::new(),
+    };
+    let mut house = House::with(SwitchboardConfig::default(), kept);
+    house.customer_calls("5001");
+    house.ringing(OTHER);
+}
+
+#[test]
+fn a_hold_at_the_phone_is_answered_and_shown_and_so_is_its_end() {
+    let mut house = House::new();
+    let (_, agent) = house.talk();
+    house.log.clear();
+    house.leg(LegEvent::Offered {
+        leg: agent,
+        media: Some(sdp(5000, "0", "sendonly")),
+    });
+    assert_eq!(house.state_of(AGENT), LegState::Held);
+    let answer = String::from_utf8_lossy(&house.lines[&agent].last_sdp).into_owned();
+    assert!(answer.contains("a=recvonly"), "{answer}");
+    let refusal = house
+        .command(Command::Retrieve {
+            device: AGENT.into(),
+            call: house.call_id(),
+        })
+        .expect_err("his phone holds");
+    assert_eq!(refusal.reason, Reason::InvalidState);
+    house.leg(LegEvent::Offered {
+        leg: agent,
+        media: Some(sdp(5000, "0", "sendrecv")),
+    });
+    assert_eq!(house.state_of(AGENT), LegState::Established);
+}
+
+#[test]
+fn a_hold_by_command_silences_both_ways_until_it_is_retrieved() {
+    let mut house = House::new();
+    let (customer, agent) = house.talk();
+    let (device, call) = (crate::words::DeviceId::from(AGENT), house.call_id());
+    let hold = Command::Hold {
+        device: device.clone(),
+        call: call.clone(),
+    };
+    house.command(hold.clone()).expect("accepted");
+    assert_eq!(house.table(&[("c", customer), ("a", agent)]), "");
+    assert_eq!(house.state_of(AGENT), LegState::Held);
+    assert_eq!(house.command(hold).expect_err("held already").reason, Reason::InvalidState);
+    house.command(Command::Retrieve { device, call }).expect("accepted");
+    assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ca ac");
+}
+
+#[test]
+fn where_holds_are_signalled_the_other_phone_is_told_sendonly_and_sendrecv_again() {
+    let config = SwitchboardConfig {
+        signal_hold: true,
+        ..SwitchboardConfig::default()
+    };
+    let mut house = House::with(config, Kept::default());
+    let (customer, agent) = house.talk();
+    let direction = |house: &House| {
+        let sdp = String::from_utf8_lossy(&house.lines[&customer].last_sdp).into_owned();
+        sdp.lines().last().unwrap_or_default().to_owned()
+    };
+    house.leg(LegEvent::Offered {
+        leg: agent,
+        media: Some(sdp(5000, "0", "sendonly")),
+    });
+    assert_eq!(direction(&house), "a=sendonly");
+    house.leg(LegEvent::OfferAnswered {
+        leg: customer,
+        media: sdp(4000, "0", "recvonly"),
+    });
+    assert_eq!(
+        (house.state_of(AGENT), house.state_of(CUSTOMER)),
+        (LegState::Held, LegState::Established)
+    );
+    house.leg(LegEvent::Offered {
+        leg: agent,
+        media: Some(sdp(5000, "0", "sendrecv")),
+    });
+    assert_eq!(direction(&house), "a=sendrecv");
+}
+
+#[test]
+fn a_muted_party_is_heard_by_nobody() {
+    let mut house = House::new();
+    let (customer, agent) = house.talk();
+    let mute = |on, call| Command::Mute {
+        device: AGENT.into(),
+        call,
+        on,
+    };
+    house.command(mute(true, house.call_id())).expect("accepted");
+    assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ac");
+    house.command(mute(false, house.call_id())).expect("accepted");
+    assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ca ac");
+}
+
+#[test]
+fn dialling_brings_in_the_own_phone_first_and_then_the_destination() {
+    let mut house = House::new();
+    house.command(dial(AGENT, "0123")).expect("accepted");
+    let own = house.ringing(AGENT);
+    assert!(house.lines[&own].auto_answer);
+    assert_eq!(house.lines.len(), 1);
+    assert_eq!(
+        (house.only_call().call_type, house.state_of(AGENT)),
+        (CallType::Outbound, LegState::Dialing)
+    );
+    house.answer(own);
+    assert_eq!(house.state_of(AGENT), LegState::Dialing);
+    let destination = *house.lines.keys().max().expect("two legs");
+    assert!(!house.lines[&destination].auto_answer);
+    house.answer(destination);
+    assert_eq!(house.state_of(AGENT), LegState::Established);
+    assert_eq!(house.table(&[("o", own), ("d", destination)]), "od do");
+    house.hangs_up(destination);
+    house.assert_empty();
+}
+
+#[test]
+fn who_dialled_is_told_that_nobody_could_be_had() {
+    let mut house = House::new();
+    house.command(dial(AGENT, "5002")).expect("accepted");
+    let own = house.ringing(AGENT);
+    house.answer(own);
+    let other = house.ringing(OTHER);
+    house.leg(LegEvent::Refused { leg: other, status: 486 });
+    assert_eq!(house.failures.len(), 1);
+    assert_eq!(house.failures[0].refusal.message, "Number '5002' is busy.");
+    house.assert_empty();
+}
+
+#[test]
+fn a_dial_that_can_not_work_is_refused_at_once() {
+    let mut house = House::new();
+    assert_eq!(house.command(dial(AGENT, "9999")).expect_err("unknown").reason, Reason::NotFound);
+    house.leg(LegEvent::Registered {
+        device: AGENT.into(),
+        registered: false,
+    });
+    let refusal = house.command(dial(AGENT, "5002")).expect_err("unregistered");
+    assert_eq!(
+        (refusal.reason, refusal.message.as_str()),
+        (Reason::Internal, "Device '5001' is not registered.")
+    );
+    house.assert_empty();
+}
+
+#[test]
+fn a_ringing_call_can_be_answered_and_declined_by_command() {
+    let mut house = House::new();
+    house.customer_calls("5001");
+    let (call, agent) = (house.call_id(), house.ringing(AGENT));
+    house.log.clear();
+    house
+        .command(Command::Answer {
+            device: AGENT.into(),
+            call: call.clone(),
+        })
+        .expect("accepted");
+    assert_eq!(house.leg_commands(), [LegCommand::AskToAnswer { leg: agent }]);
+    house
+        .command(Command::Hangup {
+            device: AGENT.into(),
+            call,
+        })
+        .expect("accepted");
+    assert_eq!(rejected(&mut house), [486]);
+    house.assert_empty();
+}
+
+#[test]
+fn what_comes_with_a_later_issue_is_forbidden() {
+    let mut house = House::new();
+    house.talk();
+    let call = house.call_id();
+    for command in [
+        Command::SendDtmf {
+            device: AGENT.into(),
+            call: call.clone(),
+            digits: "1".into(),
+        },
+        Command::RemoveParticipant {
+            device: AGENT.into(),
+            call,
+            participant: "7001".into(),
+        },
+    ] {
+        assert_eq!(house.command(command).expect_err("not yet").reason, Reason::Forbidden);
+    }
+    let capabilities = house.board.capabilities();
+    assert!(!capabilities.dtmf && !capabilities.transfers && !capabilities.conferences && !capabilities.mute_monitored);
+}
+
+#[test]
+fn a_silent_phone_is_probed_and_one_that_is_gone_ends_the_call() {
+    let mut house = House::new();
+    let (customer, _) = house.talk();
+    let before = house.lines[&customer].last_sdp.clone();
+    house.media(MediaEvent::Inactive { leg: MediaLeg(customer.0) });
+    assert!(house.lines[&customer].offered);
+    assert_ne!(before, house.lines[&customer].last_sdp, "an offer has all our codecs");
+    house.leg(LegEvent::OfferRefused {
+        leg: customer,
+        status: 481,
+    });
+    house.assert_empty();
+}
+
+#[test]
+fn on_closing_no_call_comes_in_and_live_ones_end_when_grace_is_over() {
+    let mut house = House::new();
+    house.talk();
+    house.log.clear();
+    house.board.close(Duration::from_secs(5), house.now);
+    house.customer_calls("5002");
+    assert_eq!(rejected(&mut house), [503]);
+    assert!(!house.board.is_idle());
+    house.wait(Duration::from_secs(5));
+    house.assert_empty();
+}
+
+#[test]
+fn events_of_unknown_legs_are_ignored() {
+    let mut house = House::new();
+    house.board.handle_leg(
+        LegEvent::Ended {
+            leg: LegKey(77),
+            reason: EndReason::Bye,
+        },
+        house.now,
+    );
+    assert_eq!(house.board.poll_output(), None);
+}

@@ -1,1 +1,410 @@
+//! The life of a monitor, seen from the phones.
 
+use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, House, OTHER, sdp};
+use crate::media::{MediaEvent, MediaLeg};
+use crate::sip::leg::{LegCommand, LegEvent, LegKey, LegSource};
+use crate::sip::switchboard::{Kept, SwitchboardConfig};
+use crate::supervision;
+use crate::words::{Activity, CallId, Command, LegState, Mode, MonitorState, Reason, Scope};
+use std::time::Duration;
+
+const COACH: &str = "ca ac as sc sa";
+const LISTEN: &str = "ca ac sc sa";
+const BARGE: &str = "ca cs ac as sc sa";
+
+fn table(house: &House, (customer, agent, boss): (LegKey, LegKey, LegKey)) -> String {
+    house.table(&[("c", customer), ("a", agent), ("s", boss)])
+}
+
+fn switch(call: CallId, activity: Activity) -> Command {
+    Command::SwitchMonitoring {
+        supervisor: BOSS.into(),
+        call,
+        activity,
+    }
+}
+
+fn armed(house: &House) -> bool {
+    house.monitors.get(BOSS).is_some_and(|monitor| monitor.state == MonitorState::Armed)
+}
+
+#[test]
+fn the_supervisor_is_called_when_the_agent_answers_not_while_it_rings() {
+    let mut house = House::new();
+    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Agent).expect("accepted");
+    house.customer_calls("5001");
+    assert_eq!(house.find_ringing(BOSS), None);
+    let agent = house.ringing(AGENT);
+    house.answer(agent);
+    house.ringing(BOSS);
+}
+
+#[test]
+fn his_phone_is_asked_to_answer_by_itself_and_shows_whom_he_coaches() {
+    let mut house = House::new();
+    house.talk();
+    house.log.clear();
+    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Agent).expect("accepted");
+    let commands = house.leg_commands();
+    let [LegCommand::Invite { from, auto_answer, .. }] = &commands[..] else {
+        panic!("{commands:?}")
+    };
+    assert!(auto_answer);
+    assert_eq!((from.number.as_str(), from.display.as_str()), ("5001", "Coach 5001"));
+}
+
+#[test]
+fn nobody_hears_the_supervisor_and_he_hears_nobody_until_he_has_answered() {
+    let mut house = House::new();
+    let (customer, agent) = house.talk();
+    house.monitor(Activity::BargeIn, Mode::AllCalls, Scope::Agent).expect("accepted");
+    let boss = house.ringing(BOSS);
+    house.leg(LegEvent::Progress {
+        leg: boss,
+        status: 183,
+        media: Some(sdp(6000, "0", "sendrecv")),
+    });
+    assert_eq!(table(&house, (customer, agent, boss)), "ca ac");
+    house.answer(boss);
+    assert_eq!(table(&house, (customer, agent, boss)), BARGE);
+}
+
+#[test]
+fn each_activity_has_its_table_and_changes_live() {
+    for (activity, expected) in [(Activity::Coach, COACH), (Activity::ListenIn, LISTEN), (Activity::BargeIn, BARGE)] {
+        let mut house = House::new();
+        let legs = house.coached(activity);
+        assert_eq!(table(&house, legs), expected);
+    }
+    let mut house = House::new();
+    let legs = house.coached(Activity::Coach);
+    house.log.clear();
+    for (activity, expected) in [(Activity::BargeIn, BARGE), (Activity::ListenIn, LISTEN), (Activity::Coach, COACH)] {
+        house.command(switch(house.call_id(), activity)).expect("accepted");
+        assert_eq!(table(&house, legs), expected);
+    }
+    assert!(house.leg_commands().is_empty(), "no phone is called again");
+}
+
+#[test]
+fn in_doubt_about_the_agents_leg_the_whisper_reaches_nobody() {
+    let mut house = House::new();
+    let legs = house.coached(Activity::Coach);
+    house.leg(LegEvent::Offered { leg: legs.1, media: None });
+    assert_eq!(table(&house, legs), LISTEN);
+    house.leg(LegEvent::Confirmed {
+        leg: legs.1,
+        media: Some(sdp(5002, "0", "sendrecv")),
+    });
+    assert_eq!(table(&house, legs), COACH);
+}
+
+#[test]
+fn after_a_leak_was_caught_the_supervisor_is_heard_by_nobody_on_that_call() {
+    let mut house = House::new();
+    let legs = house.coached(Activity::Coach);
+    let call = house.lines[&legs.0].call.expect("opened");
+    house.media(MediaEvent::LeakGuard {
+        call,
+        leg: MediaLeg(legs.0.0),
+    });
+    assert_eq!(table(&house, legs), LISTEN);
+    house.command(switch(house.call_id(), Activity::BargeIn)).expect("accepted");
+    assert_eq!(table(&house, legs), LISTEN);
+}
+
+#[test]
+fn a_probe_of_a_silent_phone_leaves_the_whisper_alone() {
+    let mut house = House::new();
+    let legs = house.coached(Activity::Coach);
+    house.media(MediaEvent::Inactive { leg: MediaLeg(legs.1.0) });
+    assert!(house.lines[&legs.1].offered);
+    assert_eq!(table(&house, legs), COACH);
+}
+
+#[test]
+fn on_hold_the_whisper_keeps_flowing_and_he_hears_the_held_customer() {
+    let mut house = House::new();
+    let legs = house.coached(Activity::Coach);
+    house
+        .command(Command::Hold {
+            device: AGENT.into(),
+            call: house.call_id(),
+        })
+        .expect("accepted");
+    assert_eq!(table(&house, legs), "as sc sa");
+
+    let config = SwitchboardConfig {
+        monitor_party_on_hold: false,
+        ..SwitchboardConfig::default()
+    };
+    let mut house = House::with(config, Kept::default());
+    let legs = house.coached(Activity::Coach);
+    house
+        .command(Command::Hold {
+            device: AGENT.into(),
+            call: house.call_id(),
+        })
+        .expect("accepted");
+    assert_eq!(table(&house, legs), "as sa");
+}
+
+#[test]
+fn next_call_ends_with_that_call() {
+    let mut house = House::new();
+    house.monitor(Activity::Coach, Mode::NextCall, Scope::Call).expect("accepted");
+    let (customer, _) = house.talk();
+    let boss = house.ringing(BOSS);
+    house.answer(boss);
+    house.hangs_up(customer);
+    assert!(house.monitors.is_empty() && house.kept.is_empty());
+    house.assert_empty();
+}
+
+#[test]
+fn all_calls_goes_back_to_armed_with_the_activity_first_asked_for() {
+    let mut house = House::new();
+    let (customer, _, _) = house.coached(Activity::Coach);
+    house.command(switch(house.call_id(), Activity::BargeIn)).expect("accepted");
+    house.hangs_up(customer);
+    assert!(armed(&house));
+    let (customer, agent) = house.talk();
+    let boss = house.ringing(BOSS);
+    house.answer(boss);
+    assert_eq!(table(&house, (customer, agent, boss)), COACH);
+}
+
+#[test]
+fn a_supervisor_who_hangs_up_leaves_the_call_to_the_others() {
+    let mut house = House::new();
+    let (customer, agent, boss) = house.coached(Activity::Coach);
+    house.hangs_up(boss);
+    assert_eq!(table(&house, (customer, agent, boss)), "ca ac");
+    assert!(armed(&house));
+    assert_eq!(house.state_of(BOSS), LegState::Released);
+    assert_eq!(house.find_ringing(BOSS), None, "not called again for this call");
+}
+
+#[test]
+fn a_supervisor_releases_his_leg_by_command() {
+    let mut house = House::new();
+    let legs = house.coached(Activity::BargeIn);
+    house
+        .command(Command::Hangup {
+            device: BOSS.into(),
+            call: house.call_id(),
+        })
+        .expect("accepted");
+    assert_eq!(table(&house, legs), "ca ac");
+    assert!(armed(&house));
+}
+
+#[test]
+fn busy_reject_no_answer_and_out_of_reach_are_told_and_the_monitor_stays_armed() {
+    for status in [486, 603, 408, 480] {
+        let mut house = House::new();
+        house.talk();
+        house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
+        let boss = house.ringing(BOSS);
+        house.leg(LegEvent::Refused { leg: boss, status });
+        assert_eq!(house.failures.len(), 1, "{status}");
+        assert_eq!(house.failures[0].device, BOSS.into());
+        assert!(armed(&house), "{status}");
+    }
+}
+
+#[test]
+fn a_phone_that_rings_too_long_is_released() {
+    let mut house = House::new();
+    house.talk();
+    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
+    let boss = house.ringing(BOSS);
+    house.log.clear();
+    house.wait(Duration::from_secs(20));
+    assert_eq!(house.leg_commands(), [LegCommand::Hangup { leg: boss, reason: None }]);
+    assert!(armed(&house));
+    assert_eq!(house.failures.len(), 1);
+}
+
+#[test]
+fn an_unregistered_supervisor_is_told_and_stays_armed() {
+    let mut house = House::new();
+    house.leg(LegEvent::Registered {
+        device: BOSS.into(),
+        registered: false,
+    });
+    house.talk();
+    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
+    assert_eq!(house.failures.len(), 1);
+    assert!(armed(&house));
+}
+
+#[test]
+fn cancelling_releases_the_leg_and_there_is_nothing_to_cancel_twice() {
+    let mut house = House::new();
+    let legs = house.coached(Activity::Coach);
+    house.log.clear();
+    house.stop().expect("accepted");
+    assert_eq!(house.leg_commands(), [LegCommand::Hangup { leg: legs.2, reason: None }]);
+    assert_eq!(table(&house, legs), "ca ac");
+    assert!(house.monitors.is_empty());
+    assert_eq!(house.stop().expect_err("nothing").reason, Reason::InvalidState);
+}
+
+#[test]
+fn asking_again_changes_the_activity_without_a_new_call() {
+    let mut house = House::new();
+    let legs = house.coached(Activity::Coach);
+    house.log.clear();
+    house.monitor(Activity::ListenIn, Mode::AllCalls, Scope::Agent).expect("accepted");
+    assert_eq!(table(&house, legs), LISTEN);
+    assert!(house.leg_commands().is_empty());
+}
+
+#[test]
+fn a_second_supervisor_of_the_same_device_is_refused() {
+    let mut house = House::new();
+    house.coached(Activity::Coach);
+    let refusal = house
+        .command(Command::StartMonitoring {
+            supervisor: BOSS2.into(),
+            target: AGENT.into(),
+            activity: Activity::ListenIn,
+            mode: Mode::AllCalls,
+            scope: Scope::Call,
+            confirm_joins: false,
+        })
+        .expect_err("in use");
+    assert_eq!(refusal.reason, Reason::InUse);
+}
+
+#[test]
+fn when_the_agent_leaves_the_supervisor_hears_nothing_that_follows() {
+    let mut house = House::new();
+    let (customer, agent) = house.talk();
+    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Agent).expect("accepted");
+    let boss = house.ringing(BOSS);
+    house.answer(boss);
+    house.hangs_up(agent);
+    assert!(!house.hears(boss, customer) || house.calls.is_empty());
+    house.assert_empty();
+    assert!(armed(&house));
+}
+
+#[test]
+fn with_debrief_the_coach_stays_with_the_agent_when_the_customer_has_gone() {
+    let debrief = SwitchboardConfig {
+        supervision: supervision::Config {
+            debrief: true,
+            ..supervision::Config::default()
+        },
+        ..SwitchboardConfig::default()
+    };
+    let mut house = House::with(debrief.clone(), Kept::default());
+    let legs = house.coached(Activity::Coach);
+    house.hangs_up(legs.0);
+    assert_eq!(house.table(&[("a", legs.1), ("s", legs.2)]), "as sa");
+    house.hangs_up(legs.1);
+    house.assert_empty();
+
+    let mut house = House::with(debrief, Kept::default());
+    let legs = house.coached(Activity::ListenIn);
+    house.hangs_up(legs.0);
+    house.assert_empty();
+}
+
+#[test]
+fn leave_is_asked_before_each_join_and_without_it_nobody_joins() {
+    let start = |house: &mut House| {
+        house.talk();
+        house
+            .command(Command::StartMonitoring {
+                supervisor: BOSS.into(),
+                target: AGENT.into(),
+                activity: Activity::Coach,
+                mode: Mode::AllCalls,
+                scope: Scope::Call,
+                confirm_joins: true,
+            })
+            .expect("accepted");
+        assert_eq!((house.asked.len(), house.find_ringing(BOSS)), (1, None));
+    };
+    let admit = |call, admitted| Command::AdmitMonitoring {
+        supervisor: BOSS.into(),
+        call,
+        admitted,
+    };
+    let mut house = House::new();
+    start(&mut house);
+    house.command(admit(house.call_id(), true)).expect("accepted");
+    house.ringing(BOSS);
+
+    let mut house = House::new();
+    start(&mut house);
+    house.command(admit(house.call_id(), false)).expect("accepted");
+    assert_eq!(house.find_ringing(BOSS), None);
+
+    let mut house = House::new();
+    start(&mut house);
+    house.wait(Duration::from_secs(6));
+    assert_eq!(house.find_ringing(BOSS), None);
+}
+
+#[test]
+fn of_two_agents_only_the_coached_one_hears_the_whisper() {
+    let mut house = House::new();
+    let other = house.incoming(LegSource::Account(OTHER.into()), "5001", Some(sdp(4000, "0", "sendrecv")));
+    let agent = house.ringing(AGENT);
+    house.answer(agent);
+    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Agent).expect("accepted");
+    let boss = house.ringing(BOSS);
+    house.answer(boss);
+    assert_eq!(house.table(&[("o", other), ("a", agent), ("s", boss)]), "oa ao as so sa");
+}
+
+#[test]
+fn a_customers_account_is_not_monitored() {
+    let mut house = House::new();
+    let refusal = house
+        .command(Command::StartMonitoring {
+            supervisor: BOSS.into(),
+            target: CUSTOMER.into(),
+            activity: Activity::ListenIn,
+            mode: Mode::AllCalls,
+            scope: Scope::Call,
+            confirm_joins: false,
+        })
+        .expect_err("a customer");
+    assert_eq!(refusal.reason, Reason::Forbidden);
+}
+
+#[test]
+fn monitors_survive_a_restart_armed() {
+    let mut house = House::new();
+    house.coached(Activity::Coach);
+    let kept = Kept {
+        monitors: house.kept.values().cloned().collect(),
+        devices: Vec::new(),
+    };
+    let mut house = House::with(SwitchboardConfig::default(), kept);
+    assert!(armed(&house));
+    let (customer, agent) = house.talk();
+    let boss = house.ringing(BOSS);
+    house.answer(boss);
+    assert_eq!(table(&house, (customer, agent, boss)), COACH);
+}
+
+#[test]
+fn only_what_must_survive_is_kept_and_not_every_move() {
+    let mut house = House::new();
+    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
+    house.log.clear();
+    house.talk();
+    let boss = house.ringing(BOSS);
+    house.answer(boss);
+    let writes = house
+        .log
+        .iter()
+        .filter(|output| matches!(output, crate::sip::switchboard::Output::Keep(_)));
+    assert_eq!(writes.count(), 0);
+}
