@@ -1,5 +1,6 @@
 //! The one tokenizer, and who calls it: datagrams and streams.
 
+use super::headers::{is_call_id, read_cseq};
 use super::scan::{digits, is_token, is_token_byte, split_list, trim};
 use super::{HeaderError, Headers, Message, Method, NameAddr, Request, Response, Uri, Via};
 
@@ -458,44 +459,82 @@ fn has_bare_line_end(text: &[u8]) -> bool {
     false
 }
 
-/// Whatever transactions, dialogs and the registrar stand on can be read, if it is there. What must be there, and once, is
-/// for `validate` to say.
+/// Whatever transactions, dialogs and the registrar stand on can be read, every time it is there. What must be there, and
+/// once, is for `validate` to say.
 fn check_fields(headers: &Headers, method: Option<&Method>) -> Result<(), Fault> {
-    let malformed = |name| Fault::Header(HeaderError::Malformed(name));
+    let mut named: Option<Method> = None;
+    let mut repeated = false;
     for field in headers.iter() {
         let value = field.value();
-        let name = field.name();
-        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
-        if is("Via") {
-            if split_list(value).any(|via| Via::parse(via).is_err()) {
-                return Err(malformed("Via"));
+        let Some(checked) = Checked::named(field.name()) else { continue };
+        let fits = match checked {
+            Checked::Via => split_list(value).all(|via| Via::parse(via).is_ok()),
+            Checked::From | Checked::To => NameAddr::parse(value).is_ok(),
+            Checked::Contact => value == b"*" || split_list(value).all(|contact| NameAddr::parse(contact).is_ok()),
+            Checked::Route | Checked::RecordRoute => split_list(value).all(|route| NameAddr::parse(route).is_ok()),
+            Checked::CallId => is_call_id(value),
+            Checked::MaxForwards => digits(value).is_some_and(|number| number <= 255),
+            Checked::CSeq => {
+                let cseq = read_cseq(value);
+                repeated |= named.is_some();
+                named = cseq.map(|(_, method)| method);
+                named.is_some()
             }
-        } else if is("From") || is("To") {
-            let name = if is("From") { "From" } else { "To" };
-            NameAddr::parse(value).map_err(|_| malformed(name))?;
-        } else if is("Contact") {
-            if value != b"*" && split_list(value).any(|contact| NameAddr::parse(contact).is_err()) {
-                return Err(malformed("Contact"));
-            }
-        } else if is("Route") || is("Record-Route") {
-            let name = if is("Route") { "Route" } else { "Record-Route" };
-            if split_list(value).any(|route| NameAddr::parse(route).is_err()) {
-                return Err(malformed(name));
-            }
+        };
+        if !fits {
+            return Err(Fault::Header(HeaderError::Malformed(checked.name())));
         }
     }
-    fn present<T>(result: Result<T, HeaderError>) -> Result<Option<T>, Fault> {
-        match result {
-            Ok(value) => Ok(Some(value)),
-            Err(HeaderError::Missing(_) | HeaderError::Repeated(_)) => Ok(None),
-            Err(error) => Err(Fault::Header(error)),
-        }
-    }
-    present(headers.call_id())?;
-    present(headers.max_forwards())?;
-    let cseq = present(headers.cseq())?;
-    match (cseq, method) {
-        (Some((_, named)), Some(method)) if named != *method => Err(Fault::CSeqMethod),
+    match (named, method) {
+        (Some(named), Some(method)) if !repeated && named != *method => Err(Fault::CSeqMethod),
         _ => Ok(()),
+    }
+}
+
+/// The fields that every message is checked for.
+#[derive(Clone, Copy)]
+enum Checked {
+    Via,
+    From,
+    To,
+    Contact,
+    Route,
+    RecordRoute,
+    CallId,
+    CSeq,
+    MaxForwards,
+}
+
+impl Checked {
+    const ALL: [Checked; 9] = [
+        Checked::Via,
+        Checked::From,
+        Checked::To,
+        Checked::Contact,
+        Checked::Route,
+        Checked::RecordRoute,
+        Checked::CallId,
+        Checked::CSeq,
+        Checked::MaxForwards,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Checked::Via => "Via",
+            Checked::From => "From",
+            Checked::To => "To",
+            Checked::Contact => "Contact",
+            Checked::Route => "Route",
+            Checked::RecordRoute => "Record-Route",
+            Checked::CallId => "Call-ID",
+            Checked::CSeq => "CSeq",
+            Checked::MaxForwards => "Max-Forwards",
+        }
+    }
+
+    fn named(name: &[u8]) -> Option<Checked> {
+        Checked::ALL
+            .into_iter()
+            .find(|checked| name.eq_ignore_ascii_case(checked.name().as_bytes()))
     }
 }

@@ -1,4 +1,4 @@
-use super::scan::{digits, is_token, split_list, trim};
+use super::scan::{digits, is_space, is_token, split_list, trim};
 use super::value::{NameAddr, ValueError, Via};
 use super::{Method, scan::Scan};
 use std::fmt;
@@ -254,20 +254,16 @@ impl Headers {
     /// Call-ID.
     pub fn call_id(&self) -> Result<&[u8], HeaderError> {
         let value = self.single("Call-ID")?;
-        let fits = !value.is_empty() && !value.iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f));
-        if fits { Ok(value) } else { Err(HeaderError::Malformed("Call-ID")) }
+        if is_call_id(value) {
+            Ok(value)
+        } else {
+            Err(HeaderError::Malformed("Call-ID"))
+        }
     }
 
     /// CSeq: the number is below 2³¹ (RFC 3261 8.1.1.5).
     pub fn cseq(&self) -> Result<(u32, Method), HeaderError> {
-        let read = |value| {
-            let mut scan = Scan::new(value);
-            let number = digits(scan.take_while(|byte| byte.is_ascii_digit())).filter(|number| *number < 1 << 31)?;
-            scan.peek().filter(|byte| *byte == b' ' || *byte == b'\t')?;
-            scan.spaces();
-            Some((number as u32, Method::parse(scan.rest())?))
-        };
-        read(self.single("CSeq")?).ok_or(HeaderError::Malformed("CSeq"))
+        read_cseq(self.single("CSeq")?).ok_or(HeaderError::Malformed("CSeq"))
     }
 
     /// From.
@@ -426,6 +422,18 @@ impl fmt::Debug for Field<'_> {
         let value: &[u8] = if secret { b"(kept out of logs)" } else { self.value };
         write!(f, "{}: {}", self.name.escape_ascii(), value.escape_ascii())
     }
+}
+
+pub(crate) fn is_call_id(value: &[u8]) -> bool {
+    !value.is_empty() && !value.iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f))
+}
+
+pub(crate) fn read_cseq(value: &[u8]) -> Option<(u32, Method)> {
+    let mut scan = Scan::new(value);
+    let number = digits(scan.take_while(|byte| byte.is_ascii_digit())).filter(|number| *number < 1 << 31)?;
+    scan.peek().filter(|byte| is_space(*byte))?;
+    scan.spaces();
+    Some((number as u32, Method::parse(scan.rest())?))
 }
 
 /// The long form of a compact name (RFC 3261 7.3.3 and the IANA registry).
