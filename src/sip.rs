@@ -10,6 +10,8 @@ pub mod leg;
 pub mod message;
 pub mod registrar;
 pub mod sdp;
+#[cfg(feature = "io")]
+pub mod service;
 pub mod switchboard;
 pub mod timers;
 pub mod transaction;

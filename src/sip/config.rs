@@ -2,6 +2,7 @@
 
 use super::digest::{Algorithm, ha1};
 use super::flow::Protocol;
+use super::switchboard::AccountKind;
 use super::transaction::{Bounds, Timing};
 use crate::words::{DeviceId, Number};
 use std::collections::BTreeMap;
@@ -116,6 +117,10 @@ pub struct Account {
     pub ha1s: BTreeMap<Algorithm, String>,
     /// How its phone is asked to answer by itself.
     pub auto_answer: AutoAnswer,
+    /// What it is used for.
+    pub kind: AccountKind,
+    /// The port its media comes from may differ from the one it names.
+    pub nat: bool,
 }
 
 impl Account {
@@ -129,6 +134,8 @@ impl Account {
             number,
             username,
             auto_answer: AutoAnswer::default(),
+            kind: AccountKind::House,
+            nat: false,
         }
     }
 }
@@ -179,6 +186,8 @@ pub struct Trunk {
     pub codecs: Vec<String>,
     /// Who we are when it challenges us.
     pub login: Option<Login>,
+    /// The port its media comes from may differ from the one it names.
+    pub nat: bool,
 }
 
 impl Trunk {
@@ -196,6 +205,7 @@ impl Trunk {
             prefixes: vec![String::new()],
             codecs: Vec::new(),
             login: None,
+            nat: false,
         }
     }
 

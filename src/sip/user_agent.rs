@@ -231,7 +231,10 @@ impl UserAgent {
         for leg in self.legs.values_mut().filter(|leg| leg.dialog.flow == *gone) {
             let LegSource::Trunk(name) = &leg.peer else { continue };
             let trunk = self.config.trunks.iter().find(|trunk| trunk.name == *name);
-            if let Some(peer) = trunk.filter(|trunk| trunk.protocol == gone.protocol).and_then(|trunk| trunk.address) {
+            if let Some(peer) = trunk
+                .filter(|trunk| trunk.protocol == gone.protocol)
+                .and_then(|trunk| trunk.address)
+            {
                 leg.dialog.flow = Flow {
                     peer,
                     connection: ConnectionId::NONE,

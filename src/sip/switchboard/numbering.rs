@@ -21,7 +21,7 @@ pub struct Extension {
     pub number: Number,
     /// What it is used for.
     pub kind: AccountKind,
-    /// Its phone sends from another address than it signals.
+    /// The port its media comes from may differ from the one it names.
     pub nat: bool,
 }
 
@@ -32,7 +32,7 @@ pub struct TrunkRoute {
     pub name: String,
     /// The numbers it takes out begin with one of these; an empty one fits every number. None: it only brings calls in.
     pub prefixes: Vec<String>,
-    /// It sends from another address than it signals.
+    /// The port its media comes from may differ from the one it names.
     pub nat: bool,
 }
 

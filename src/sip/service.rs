@@ -1,0 +1,335 @@
+//! The reference backend, assembled: sockets, switchboard, media engine, store and contract in one loop.
+//!
+//! The loop names its steps: drain the switchboard, wait for one thing, hand it in, drain again. It never waits for the disk: what must
+//! survive goes to a thread of its own, and a command that changed it is answered when it is safe.
+
+mod keeper;
+
+use super::config::Config as SipConfig;
+use super::endpoint::Endpoint;
+use super::flow::Protocol;
+use super::leg::{LegCommand, LegEvent};
+use super::switchboard::{Extension, Numbering, Output, Outside, Switchboard, SwitchboardConfig, TrunkRoute};
+use crate::clock;
+use crate::contract::{self, FactLog, Placed, Port, proto};
+use crate::media::engine::{Engine, EngineStats, MediaEvents};
+use crate::media::{CallKey, MediaConfig, MediaEvent, MediaLeg};
+use crate::store::{Store, StoreError};
+use crate::words::{Fact, Now};
+use keeper::Keeping;
+use proto::telephony_server::TelephonyServer;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep_until, timeout};
+
+/// How long the last BYEs may take to be answered when the backend stops: a little more than two retransmissions (RFC 3261 17.1.2.2).
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What the backend is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Accounts, trunks, listening addresses.
+    pub sip: SipConfig,
+    /// How calls behave.
+    pub switchboard: SwitchboardConfig,
+    /// Ports and threads of media.
+    pub media: MediaConfig,
+}
+
+/// Why the backend could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A SIP address can not be listened on, or a trunk's name not be resolved.
+    #[error("SIP: {0}")]
+    Sip(io::Error),
+    /// The media engine can not start.
+    #[error("media: {0}")]
+    Media(io::Error),
+    /// What was kept can not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A running backend. Dropped, it stops as by [`Backend::shutdown`], unwatched.
+#[derive(Debug)]
+pub struct Backend {
+    sip: Vec<(Protocol, SocketAddr)>,
+    engine: Engine,
+    facts: FactLog,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Backend {
+    /// The SIP addresses that are listened on, with the ports that were taken.
+    pub fn local_addrs(&self) -> &[(Protocol, SocketAddr)] {
+        &self.sip
+    }
+
+    /// The first SIP address of a protocol.
+    pub fn local_addr(&self, protocol: Protocol) -> Option<SocketAddr> {
+        let found = self.sip.iter().find(|(listening, _)| *listening == protocol);
+        found.map(|(_, address)| *address)
+    }
+
+    /// What the media engine has done.
+    pub fn media(&self) -> EngineStats {
+        self.engine.stats()
+    }
+
+    /// What it has published.
+    pub fn facts(&self) -> &FactLog {
+        &self.facts
+    }
+
+    /// It still works.
+    pub fn is_running(&self) -> bool {
+        !self.task.is_finished()
+    }
+
+    /// Takes no more calls, lets live ones go on for the configured grace, ends the rest, and returns when everything is closed and kept.
+    pub async fn shutdown(mut self) {
+        drop(self.stop.take());
+        if (&mut self.task).await.is_err() {
+            tracing::error!("the SIP backend ended in a panic");
+        }
+    }
+}
+
+/// Starts the backend: the server of its contract, to be served or connected to in-process, and its handle.
+///
+/// # Errors
+/// A port in use, a trunk without address, a state file that can not be read.
+pub async fn start(config: Config, store: Store) -> Result<(TelephonyServer<contract::Service>, Backend), StartError> {
+    let (kept, keeping) = keeper::start(store).await?;
+    let (engine, media) = Engine::start(config.media).map_err(StartError::Media)?;
+    let numbering = numbering(&config.sip);
+    let endpoint = Endpoint::bind(config.sip).await.map_err(StartError::Sip)?;
+    let sip = endpoint.local_addrs().to_vec();
+    let grace = config.switchboard.grace;
+    let surroundings = Surroundings { engine: engine.clone() };
+    let board = Switchboard::new(config.switchboard, numbering, kept, surroundings);
+    let (server, Port { commands, facts }) = contract::serve(board.capabilities());
+    let (stop, stopped) = oneshot::channel();
+    let shell = Shell {
+        board,
+        endpoint,
+        engine: engine.clone(),
+        media: Some(media),
+        commands: Some(commands),
+        facts: facts.clone(),
+        keeping,
+        grace,
+    };
+    let backend = Backend {
+        sip,
+        engine,
+        facts,
+        stop: Some(stop),
+        task: tokio::spawn(shell.run(stopped)),
+    };
+    Ok((server, backend))
+}
+
+fn numbering(sip: &SipConfig) -> Numbering {
+    let extensions = sip.accounts.iter().map(|account| Extension {
+        device: account.device.clone(),
+        number: account.number.clone(),
+        kind: account.kind,
+        nat: account.nat,
+    });
+    let trunks = sip.trunks.iter().map(|trunk| TrunkRoute {
+        name: trunk.name.clone(),
+        prefixes: trunk.prefixes.clone(),
+        nat: trunk.nat,
+    });
+    Numbering::new(extensions, trunks.collect())
+}
+
+struct Surroundings {
+    engine: Engine,
+}
+
+impl Outside for Surroundings {
+    fn open_port(&mut self, call: CallKey, leg: MediaLeg) -> Option<SocketAddr> {
+        self.engine
+            .open(call, leg)
+            .inspect_err(|error| tracing::warn!(%error, "no media port for a leg"))
+            .ok()
+    }
+
+    fn random(&mut self) -> u128 {
+        rand::random()
+    }
+}
+
+/// Everything the loop owns.
+struct Shell {
+    board: Switchboard<Surroundings>,
+    endpoint: Endpoint,
+    engine: Engine,
+    media: Option<MediaEvents>,
+    commands: Option<tokio::sync::mpsc::Receiver<Placed>>,
+    facts: FactLog,
+    keeping: Keeping,
+    grace: Duration,
+}
+
+/// One thing that happened.
+enum Happening {
+    Legs(Vec<LegEvent>),
+    Command(Option<Placed>),
+    Media(Option<MediaEvent>),
+    Timeout,
+    Stop,
+}
+
+impl Shell {
+    async fn run(mut self, stopped: oneshot::Receiver<()>) {
+        let mut stopped = Some(stopped);
+        self.drain();
+        while stopped.is_some() || !self.board.is_idle() {
+            let happening = self.wait(&mut stopped).await;
+            self.hand_in(happening);
+            self.drain();
+        }
+        let _ = timeout(LAST_WORDS, self.say_goodbye()).await;
+        self.keeping.finish().await;
+    }
+
+    async fn wait(&mut self, stopped: &mut Option<oneshot::Receiver<()>>) -> Happening {
+        let at = self.board.poll_timeout();
+        tokio::select! {
+            events = self.endpoint.next() => Happening::Legs(events),
+            placed = next(&mut self.commands) => Happening::Command(placed),
+            event = next(&mut self.media) => Happening::Media(event),
+            () = until(at) => Happening::Timeout,
+            () = ended(stopped) => Happening::Stop,
+        }
+    }
+
+    fn hand_in(&mut self, happening: Happening) {
+        let now = clock::now();
+        match happening {
+            Happening::Legs(events) => events.into_iter().for_each(|event| self.hand_in_leg(event, now)),
+            Happening::Command(Some(placed)) => self.obey(placed, now),
+            Happening::Command(None) => self.commands = None,
+            Happening::Media(Some(event)) => self.hand_in_media(event, now),
+            Happening::Media(None) => self.media = None,
+            Happening::Timeout => self.board.handle_timeout(now),
+            Happening::Stop => {
+                tracing::info!(calls = self.board.live_calls(), grace = ?self.grace, "stopping");
+                self.board.close(self.grace, now);
+            }
+        }
+    }
+
+    fn hand_in_leg(&mut self, event: LegEvent, now: Now) {
+        match &event {
+            LegEvent::Incoming { leg, call_id, .. } => tracing::debug!(leg = leg.0, call_id, "a call comes in"),
+            LegEvent::Refused { leg, status } => tracing::debug!(leg = leg.0, status, "refused"),
+            LegEvent::Ended { leg, reason } => tracing::debug!(leg = leg.0, ?reason, "ended"),
+            LegEvent::Registered { device, registered } => tracing::info!(%device, registered, "phone"),
+            LegEvent::Progress { .. }
+            | LegEvent::Answered { .. }
+            | LegEvent::Confirmed { .. }
+            | LegEvent::Offered { .. }
+            | LegEvent::OfferAnswered { .. }
+            | LegEvent::OfferRefused { .. }
+            | LegEvent::Digits { .. } => {}
+        }
+        self.board.handle_leg(event, now);
+        // Each event's consequences are done before the next is looked at: a leg that was opened for it must exist.
+        self.drain();
+    }
+
+    fn hand_in_media(&mut self, event: MediaEvent, now: Now) {
+        match &event {
+            MediaEvent::LeakGuard { call, leg } => {
+                metrics::counter!("undertone_leak_guards_total").increment(1);
+                tracing::warn!(call = call.0, leg = leg.0, "sound was kept from a listener it was not for");
+            }
+            MediaEvent::Closed { leg, stats } => tracing::debug!(leg = leg.0, ?stats, "media closed"),
+            MediaEvent::Inactive { leg } => tracing::debug!(leg = leg.0, "silent"),
+            MediaEvent::Active { .. } | MediaEvent::Digits { .. } => {}
+        }
+        self.board.handle_media(event, now);
+    }
+
+    fn obey(&mut self, placed: Placed, now: Now) {
+        let Placed { context, command, reply } = placed;
+        let done = self.board.handle_command(&command, now);
+        tracing::debug!(request = %context.request_id, user = %context.user, accepted = done.is_ok(), "command");
+        self.drain();
+        self.keeping.answer(done, reply);
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.board.poll_output() {
+            match output {
+                Output::Leg(command) => {
+                    if let LegCommand::Reject { leg, status } = &command {
+                        tracing::debug!(leg = leg.0, status, "rejected");
+                    }
+                    self.endpoint.send(command);
+                }
+                Output::Media(command) => self.engine.command(command),
+                Output::Fact(fact) => self.publish(fact),
+                Output::Keep(keep) => self.keeping.keep(keep),
+            }
+        }
+        self.keeping.submit();
+    }
+
+    fn publish(&mut self, fact: Fact) {
+        match &fact {
+            Fact::Call(call) if call.is_over() => tracing::debug!(call = %call.id, "call over"),
+            Fact::Monitor(monitor) => {
+                tracing::info!(supervisor = %monitor.supervisor, target = %monitor.target, state = ?monitor.state, "monitor")
+            }
+            Fact::MonitorGone { supervisor } => tracing::info!(%supervisor, "monitor gone"),
+            Fact::Failed(failure) => tracing::info!(device = %failure.device, reason = %failure.refusal.reason, "failed"),
+            _ => {}
+        }
+        self.facts.publish(fact);
+        metrics::gauge!("undertone_sip_calls").set(self.board.live_calls() as f64);
+    }
+
+    /// Waits until every BYE has its answer.
+    async fn say_goodbye(&mut self) {
+        while self.endpoint.agent().legs() > 0 {
+            let events = self.endpoint.next().await;
+            for event in events {
+                self.hand_in_leg(event, clock::now());
+            }
+        }
+    }
+}
+
+async fn next<T>(receiver: &mut Option<tokio::sync::mpsc::Receiver<T>>) -> Option<T> {
+    match receiver {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves once: when the handle asks to stop, or is gone.
+async fn ended(stopped: &mut Option<oneshot::Receiver<()>>) {
+    match stopped {
+        Some(asked) => {
+            let _ = asked.await;
+            *stopped = None;
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,224 @@
+//! What must survive a restart, written by a thread of its own.
+
+use crate::sip::switchboard::{Keep, Kept, KeptDevice};
+use crate::store::{Change, Store, StoreError};
+use crate::words::{MonitorFact, MonitorState, Reason, Refusal};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+const MONITORS: &str = "sip.monitors";
+const DEVICES: &str = "sip.devices";
+
+type Reply = (Result<(), Refusal>, oneshot::Sender<Result<(), Refusal>>);
+
+enum Work {
+    Write(Vec<Change>),
+    Answer(Reply),
+}
+
+/// The loop's end of the writing thread.
+#[derive(Debug)]
+pub(super) struct Keeping {
+    changes: Vec<Change>,
+    /// Something was written since the last answer that may not be safe yet.
+    unsafe_yet: bool,
+    work: mpsc::Sender<Work>,
+    thread: JoinHandle<()>,
+}
+
+/// Reads what was kept and starts the thread.
+pub(super) async fn start(store: Store) -> Result<(Kept, Keeping), StoreError> {
+    let (kept, store) = tokio::task::spawn_blocking(move || read(&store).map(|kept| (kept, store)))
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    let (work, pending) = mpsc::channel();
+    let thread = tokio::task::spawn_blocking(move || write_on(&store, &pending));
+    let keeping = Keeping {
+        changes: Vec::new(),
+        unsafe_yet: false,
+        work,
+        thread,
+    };
+    Ok((kept, keeping))
+}
+
+impl Keeping {
+    pub(super) fn keep(&mut self, keep: Keep) {
+        self.changes.push(change(keep));
+    }
+
+    /// Hands over what one step has changed.
+    pub(super) fn submit(&mut self) {
+        if !self.changes.is_empty() {
+            self.unsafe_yet = true;
+            // The thread ends only after this end is dropped.
+            let _ = self.work.send(Work::Write(std::mem::take(&mut self.changes)));
+        }
+    }
+
+    /// Answers a command; not before everything it changed is safe.
+    pub(super) fn answer(&mut self, done: Result<(), Refusal>, reply: oneshot::Sender<Result<(), Refusal>>) {
+        self.submit();
+        if std::mem::take(&mut self.unsafe_yet) {
+            let _ = self.work.send(Work::Answer((done, reply)));
+        } else {
+            let _ = reply.send(done);
+        }
+    }
+
+    /// Returns when everything is safe.
+    pub(super) async fn finish(mut self) {
+        self.submit();
+        drop(self.work);
+        let _ = self.thread.await;
+    }
+}
+
+fn write_on(store: &Store, pending: &mpsc::Receiver<Work>) {
+    while let Ok(first) = pending.recv() {
+        let mut changes = Vec::new();
+        let mut replies = Vec::new();
+        // What came meanwhile goes to the disk in one go.
+        for work in std::iter::once(first).chain(pending.try_iter()) {
+            match work {
+                Work::Write(more) => changes.extend(more),
+                Work::Answer(reply) => replies.push(reply),
+            }
+        }
+        let written = if changes.is_empty() { Ok(()) } else { store.write(&changes) };
+        if let Err(error) = &written {
+            tracing::error!(%error, "monitors and device settings would not survive a restart");
+        }
+        for (done, reply) in replies {
+            let unsafe_now = || Refusal::new(Reason::Internal, "The backend could not store the change.");
+            let _ = reply.send(done.and(written.as_ref().map(|()| ()).map_err(|_| unsafe_now())));
+        }
+    }
+}
+
+fn change(keep: Keep) -> Change {
+    match keep {
+        Keep::Monitor(monitor) => Change::put(MONITORS, monitor.supervisor.as_str(), monitor_json(&monitor).to_string()),
+        Keep::NoMonitor { supervisor } => Change::remove(MONITORS, supervisor.as_str()),
+        Keep::Device(device) if !device.do_not_disturb && device.forward_to.is_none() => Change::remove(DEVICES, device.device.as_str()),
+        Keep::Device(device) => {
+            let forward_to = device.forward_to.as_ref().map(|number| number.as_str());
+            let value = json!({ "do_not_disturb": device.do_not_disturb, "forward_to": forward_to });
+            Change::put(DEVICES, device.device.as_str(), value.to_string())
+        }
+    }
+}
+
+fn monitor_json(monitor: &MonitorFact) -> Value {
+    json!({
+        "target": monitor.target.as_str(),
+        "activity": monitor.activity.as_str(),
+        "mode": monitor.mode.as_str(),
+        "scope": monitor.scope.as_str(),
+        "confirm_joins": monitor.confirm_joins,
+    })
+}
+
+fn read(store: &Store) -> Result<Kept, StoreError> {
+    Ok(Kept {
+        monitors: entries(store.load(MONITORS)?, monitor),
+        devices: entries(store.load(DEVICES)?, device),
+    })
+}
+
+/// What can be read; the rest is said and left alone.
+fn entries<T>(table: BTreeMap<String, Vec<u8>>, read: fn(&str, &Value) -> Option<T>) -> Vec<T> {
+    let mut found = Vec::new();
+    for (key, bytes) in table {
+        match serde_json::from_slice(&bytes).ok().and_then(|value| read(&key, &value)) {
+            Some(entry) => found.push(entry),
+            None => tracing::warn!(key, "a kept entry can not be read and is ignored"),
+        }
+    }
+    found
+}
+
+fn monitor(supervisor: &str, value: &Value) -> Option<MonitorFact> {
+    let word = |name: &str| value.get(name)?.as_str();
+    Some(MonitorFact {
+        supervisor: supervisor.into(),
+        target: word("target")?.into(),
+        activity: word("activity")?.parse().ok()?,
+        mode: word("mode")?.parse().ok()?,
+        scope: word("scope")?.parse().ok()?,
+        confirm_joins: value.get("confirm_joins")?.as_bool()?,
+        state: MonitorState::Armed,
+    })
+}
+
+fn device(device: &str, value: &Value) -> Option<KeptDevice> {
+    let forward_to = match value.get("forward_to")? {
+        Value::Null => None,
+        number => Some(number.as_str()?.into()),
+    };
+    Some(KeptDevice {
+        device: device.into(),
+        do_not_disturb: value.get("do_not_disturb")?.as_bool()?,
+        forward_to,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store;
+    use crate::words::{Activity, Mode, Scope};
+
+    #[tokio::test]
+    async fn what_was_kept_comes_back_armed_and_what_was_removed_does_not() {
+        let store = store::in_memory();
+        let kept_monitor = MonitorFact {
+            supervisor: "boss".into(),
+            target: "agent".into(),
+            activity: Activity::Coach,
+            mode: Mode::AllCalls,
+            scope: Scope::Agent,
+            confirm_joins: true,
+            state: MonitorState::Inviting { call: "c1".into() },
+        };
+        let kept_device = KeptDevice {
+            device: "agent".into(),
+            do_not_disturb: true,
+            forward_to: Some("5002".into()),
+        };
+        let (before, mut keeping) = start(store.clone()).await.expect("reads");
+        assert_eq!(before, Kept::default());
+        keeping.keep(Keep::Monitor(kept_monitor.clone()));
+        keeping.keep(Keep::Device(kept_device.clone()));
+        let (reply, answer) = oneshot::channel();
+        keeping.answer(Ok(()), reply);
+        assert_eq!(answer.await, Ok(Ok(())));
+
+        let (after, mut keeping) = start(store.clone()).await.expect("reads");
+        let armed = MonitorFact {
+            state: MonitorState::Armed,
+            ..kept_monitor
+        };
+        assert_eq!((after.monitors, after.devices), (vec![armed], vec![kept_device]));
+        keeping.keep(Keep::NoMonitor { supervisor: "boss".into() });
+        keeping.keep(Keep::Device(KeptDevice {
+            device: "agent".into(),
+            do_not_disturb: false,
+            forward_to: None,
+        }));
+        keeping.finish().await;
+        assert_eq!(start(store).await.expect("reads").0, Kept::default());
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_can_not_be_read_is_ignored() {
+        let store = store::in_memory();
+        store
+            .write(&[Change::put(MONITORS, "boss", "{"), Change::put(DEVICES, "agent", "[1]")])
+            .expect("writes");
+        assert_eq!(start(store).await.expect("starts").0, Kept::default());
+    }
+}
