@@ -3,5 +3,6 @@
 mod corpus;
 mod differential;
 mod floor_plan;
+mod media;
 mod phones;
 mod sip_messages;

@@ -595,8 +595,9 @@ impl Worker {
                 }
             }
             Job::Close { leg } => {
-                if let Some(parcel) = self.take(leg, now) {
-                    let stats = parcel.leg.stats();
+                if let Some(Parcel { leg: closed, sockets }) = self.take(leg, now) {
+                    drop(sockets);
+                    let stats = closed.stats();
                     tell(&self.events, MediaEvent::Closed { leg, stats }, &mut self.sums);
                 }
             }

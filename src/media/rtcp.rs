@@ -173,7 +173,7 @@ impl Report {
 fn ntp(wall: Timestamp) -> u64 {
     const FROM_1900_TO_1970: u64 = 2_208_988_800;
     let seconds = wall.0 / 1000 + FROM_1900_TO_1970;
-    let fraction = (wall.0 % 1000 << 32) / 1000;
+    let fraction = ((wall.0 % 1000) << 32) / 1000;
     seconds << 32 | fraction
 }
 

@@ -196,7 +196,7 @@ impl Stream {
             let elapsed = self
                 .last
                 .map_or(0, |(at, _)| i64::from(samples_in(now.saturating_duration_since(at))));
-            let restarted = ahead > MAX_DROPOUT || ahead < -MAX_MISORDER || leap > elapsed + MAX_LEAP || leap < -MAX_LEAP;
+            let restarted = !(-MAX_MISORDER..=MAX_DROPOUT).contains(&ahead) || leap > elapsed + MAX_LEAP || leap < -MAX_LEAP;
             (!restarted).then_some((mapping, sequence, timestamp, ahead))
         });
         let (sequence, timestamp, marker) = match kept {
