@@ -474,3 +474,21 @@ fn sound_goes_on_while_calls_come_and_go() {
     assert!(began.elapsed() < PATIENCE);
     assert_eq!((engine.stats().calls, engine.stats().legs), (1, 3));
 }
+
+#[path = "../fuzz/media_targets.rs"]
+#[expect(unreachable_pub, reason = "the fuzz targets are other crates")]
+mod targets;
+
+#[test]
+fn the_corpora_of_the_fuzz_targets_hold() {
+    let corpora: [(&str, fn(&[u8])); 3] = [
+        ("media_call", targets::media_call),
+        ("media_rtp", targets::media_rtp),
+        ("media_rtcp", targets::media_rtcp),
+    ];
+    for (name, target) in corpora {
+        let files = corpus::directory(&format!("{}/fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR")));
+        assert!(!files.is_empty());
+        files.iter().for_each(|(_, bytes)| target(bytes));
+    }
+}

@@ -1,0 +1,108 @@
+//! What must hold for any bytes on a media port. The fuzz targets and the test that replays their corpora run the same code.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use undertone::media::call::{Call, CallConfig, Leg, Sent, StreamStart, Transmit};
+use undertone::media::{CallKey, Codec, Hearing, HearingRole, LegMedia, MediaLeg, rtcp, rtp};
+use undertone::words::{Activity, Now, Timestamp};
+
+const ACTIVITIES: [Activity; 3] = [Activity::ListenIn, Activity::Coach, Activity::BargeIn];
+
+fn address(index: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, index as u8], 4000))
+}
+
+#[expect(clippy::disallowed_methods, reason = "an arbitrary origin of the clock")]
+fn start() -> Instant {
+    Instant::now()
+}
+
+fn hearing(activity: Activity) -> Hearing {
+    let supervisor = HearingRole::Supervisor {
+        activity,
+        coached: Some(MediaLeg(0)),
+        agent_side_only: false,
+    };
+    Hearing::of(&[
+        (MediaLeg(0), HearingRole::Agent),
+        (MediaLeg(1), HearingRole::Customer),
+        (MediaLeg(2), supervisor),
+    ])
+}
+
+/// A call and what happens to it: each happening is a byte that says what, a byte that says how much, and so many bytes. Whatever it
+/// is, only signalled addresses are sent to, what is sent is RTP, and in ListenIn and Coach the customer gets the agent's bytes.
+pub fn media_call(mut data: &[u8]) {
+    let start = start();
+    let mut call = Call::new(CallKey(1), CallConfig::default());
+    for index in 0..3 {
+        let leg = MediaLeg(index);
+        let numbers = StreamStart {
+            ssrc: index as u32,
+            sequence: 65_530,
+            timestamp: u32::MAX,
+        };
+        assert!(call.put(Leg::new(leg, numbers, start), start).is_ok());
+        let media = LegMedia {
+            remote: Some(address(index as usize)),
+            remote_rtcp: None,
+            codec: Codec::Pcmu,
+            payload_type: 0,
+            dtmf_pt: Some(101),
+            send: true,
+            receive: true,
+            nat: false,
+        };
+        call.handle_describe(leg, media, start);
+    }
+    let mut activity = Activity::Coach;
+    call.handle_hear(hearing(activity), start);
+    let mut now = start;
+    while let [what, len, rest @ ..] = data {
+        let (bytes, rest) = rest.split_at(usize::from(*len).min(rest.len()));
+        data = rest;
+        let slot = usize::from(*what) % 3;
+        let mut check = |packet: Transmit<'_>| {
+            assert_eq!(packet.to.ip(), address(packet.slot).ip());
+            if packet.sent != Sent::Rtcp {
+                assert!(rtp::parse(packet.bytes).is_ok());
+                assert!(packet.slot != 1 || activity == Activity::BargeIn || matches!(packet.sent, Sent::Unchanged | Sent::Silent));
+            }
+            assert_ne!(packet.sent, Sent::Guarded);
+        };
+        match what / 3 % 8 {
+            0..=3 => {
+                call.handle_rtp(slot, address(slot), &mut bytes.to_vec(), now, &mut check);
+            }
+            4 => {
+                call.handle_rtp(slot, address(9), &mut bytes.to_vec(), now, &mut check);
+            }
+            5 => {
+                call.handle_rtcp(slot, address(slot), bytes, now);
+            }
+            6 => {
+                activity = ACTIVITIES[usize::from(*len) % 3];
+                call.handle_hear(hearing(activity), now);
+            }
+            _ => {
+                now += Duration::from_millis(u64::from(*len));
+                let wall = Timestamp(u64::from(*len));
+                call.handle_timeout(Now { mono: now, wall }, &mut check);
+            }
+        }
+        while call.poll_event().is_some() {}
+    }
+}
+
+/// Bytes on an RTP port: they are refused, or their payload lies in them.
+pub fn media_rtp(data: &[u8]) {
+    if let Ok(received) = rtp::parse(data) {
+        assert!(received.payload.start >= rtp::HEADER && received.payload.end <= data.len() && !received.payload.is_empty());
+        let _ = rtp::telephone_event(&data[received.payload]);
+    }
+}
+
+/// Bytes on an RTCP port.
+pub fn media_rtcp(data: &[u8]) {
+    let _ = rtcp::read(data, 1);
+}
