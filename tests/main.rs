@@ -5,4 +5,6 @@ mod differential;
 mod floor_plan;
 mod media;
 mod phones;
+mod rest;
 mod sip_messages;
+mod support;

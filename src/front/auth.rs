@@ -268,7 +268,6 @@ struct Sessions {
 #[derive(Clone)]
 struct Session {
     user: UserId,
-    opened: Instant,
     until: Instant,
     csrf: Arc<str>,
 }
@@ -286,7 +285,6 @@ impl Sessions {
         mine.insert((now, key));
         let session = Session {
             user: user.clone(),
-            opened: now,
             until: now + config.session_life,
             csrf: random_text::<18>().into(),
         };
@@ -309,7 +307,7 @@ impl Sessions {
 
     fn find(&self, cookie: &str, now: Instant) -> Option<&Session> {
         let key: [u8; 32] = Sha256::digest(cookie).into();
-        self.open.get(&key).filter(|session| session.opened <= now && now < session.until)
+        self.open.get(&key).filter(|session| now < session.until)
     }
 }
 

@@ -1,0 +1,206 @@
+//! The doors over a simulated house, on a real socket.
+
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::time::Duration;
+use tempfile::TempDir;
+use undertone::audit::Audit;
+use undertone::front::auth::{self, Auth};
+use undertone::front::bayeux::http::Bayeux;
+use undertone::front::{self, bayeux, http};
+use undertone::gateway::desk::Desk;
+use undertone::gateway::{self, DeviceEntry, Directory, Group, User, VoiceEnvironment};
+use undertone::store;
+use undertone::telephony::connect;
+use undertone::telephony::simulated::{self, Simulated, Telephone};
+use undertone::words::{Feature, GroupId, Role, UserId};
+
+/// The supervisor's device of the Coach page.
+pub const MEG_PHONE: &str = "efelab32-53f9-43ce-b65e-5768c61f7d4a";
+/// The agent's device of the Coach page.
+pub const BOB_PHONE: &str = "9c14cad7-17c4-48d0-8492-7cf0ff92c224";
+/// An agent of another group.
+pub const EVE_PHONE: &str = "e5e5e5e5-0000-4000-8000-000000005002";
+/// A supervisor of another group.
+pub const OTTO_PHONE: &str = "0770abcd-0000-4000-8000-000000005006";
+/// A second supervisor of bob's group.
+pub const KIM_PHONE: &str = "00c1c1c1-0000-4000-8000-000000005007";
+/// Everybody's voice environment.
+pub const ENVIRONMENT: &str = "370ef5e6-9e3c-4d91-9588-7f4dfe67e011";
+/// Everybody's password.
+pub const PASSWORD: &str = "correct horse";
+
+/// Longer than anything takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a test may change.
+#[derive(Default)]
+pub struct Wishes {
+    /// The doors.
+    pub front: front::Config,
+    /// The event channel.
+    pub bayeux: bayeux::Config,
+    /// The login.
+    pub auth: auth::Config,
+}
+
+/// A house that can be spoken to.
+pub struct House {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What happens at the telephones.
+    pub phones: Simulated,
+    /// The gateway.
+    pub desk: Desk,
+    /// The event channel.
+    pub bayeux: Bayeux,
+    client: Client,
+    folder: TempDir,
+}
+
+impl House {
+    /// Opens the doors.
+    pub async fn open(wishes: Wishes) -> Self {
+        let telephones = [
+            (MEG_PHONE, "5005"),
+            (BOB_PHONE, "5001"),
+            (EVE_PHONE, "5002"),
+            (OTTO_PHONE, "5006"),
+            (KIM_PHONE, "5007"),
+        ];
+        let (server, phones) = simulated::start(simulated::Config {
+            devices: telephones.map(|(id, number)| Telephone::new(id, number)).to_vec(),
+            ..simulated::Config::default()
+        });
+        let folder = tempfile::tempdir().expect("a folder");
+        let audit = Audit::open(&folder.path().join("audit.jsonl")).expect("an audit file");
+        let line = connect::line(connect::in_process(server));
+        let desk = Desk::start(gateway::Config::default(), directory(), line, audit, store::in_memory()).expect("a desk");
+        let mut ready = desk.readiness();
+        tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready))
+            .await
+            .expect("in time")
+            .expect("a gateway");
+
+        let accounts = ["meg", "bob", "eve", "otto", "kim"].map(|user| (UserId::from(user), password_hash().to_owned()));
+        let auth = Auth::new(wishes.auth, BTreeMap::from(accounts)).expect("password hashes");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let bayeux = Bayeux::start(&wishes.front, wishes.bayeux, desk.clone());
+        let router = http::router(&wishes.front, auth, desk.clone(), bayeux.clone());
+        let address = listener.local_addr().expect("an address");
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        tokio::spawn(async move { axum::serve(listener, service).await });
+        Self {
+            address,
+            phones,
+            desk,
+            bayeux,
+            client: Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client"),
+            folder,
+        }
+    }
+
+    /// The lines of the audit.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("an audit file");
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("one JSON object per line"))
+            .collect()
+    }
+
+    /// Under the door's own address.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// GET by password.
+    pub async fn get(&self, user: &str, path: &str) -> (StatusCode, Value) {
+        read(self.client.get(self.url(path)).basic_auth(user, Some(PASSWORD))).await
+    }
+
+    /// POST by password.
+    pub async fn post(&self, user: &str, path: &str, body: &Value) -> (StatusCode, Value) {
+        read(self.posting(path).basic_auth(user, Some(PASSWORD)).json(body)).await
+    }
+
+    /// A POST to be completed.
+    pub fn posting(&self, path: &str) -> RequestBuilder {
+        self.client.post(self.url(path))
+    }
+
+    /// A GET to be completed.
+    pub fn getting(&self, path: &str) -> RequestBuilder {
+        self.client.get(self.url(path))
+    }
+
+    /// Another HTTP client, which keeps cookies as a browser does.
+    pub fn browser(&self) -> Client {
+        Client::builder()
+            .no_proxy()
+            .cookie_store(true)
+            .timeout(PATIENCE)
+            .build()
+            .expect("a client")
+    }
+}
+
+/// Status and JSON body.
+pub async fn read(request: RequestBuilder) -> (StatusCode, Value) {
+    let response: Response = request.send().await.expect("an answer");
+    let status = response.status();
+    (status, response.json().await.expect("a JSON body"))
+}
+
+fn password_hash() -> &'static str {
+    static HASH: OnceLock<String> = OnceLock::new();
+    HASH.get_or_init(|| auth::hash_password_cheaply(PASSWORD).expect("a hash"))
+}
+
+fn directory() -> Directory {
+    let user = |id: &str, role, device: &str| User {
+        id: id.into(),
+        display_name: id.to_uppercase(),
+        roles: BTreeSet::from([role]),
+        features: BTreeSet::from([Feature::Voice, Feature::SupervisorMonitoring]),
+        devices: vec![device.into()],
+    };
+    let users = [
+        user("meg", Role::Supervisor, MEG_PHONE),
+        user("kim", Role::Supervisor, KIM_PHONE),
+        user("bob", Role::Agent, BOB_PHONE),
+        user("eve", Role::Agent, EVE_PHONE),
+        user("otto", Role::Supervisor, OTTO_PHONE),
+    ];
+    let device = |id: &str, number: &str| DeviceEntry {
+        id: id.into(),
+        number: number.into(),
+        voice_environment: ENVIRONMENT.to_owned(),
+    };
+    let devices = [
+        device(MEG_PHONE, "5005"),
+        device(KIM_PHONE, "5007"),
+        device(BOB_PHONE, "5001"),
+        device(EVE_PHONE, "5002"),
+        device(OTTO_PHONE, "5006"),
+    ];
+    let group = |id: &str, agents: &[&str], supervisors: &[&str]| Group {
+        id: GroupId::from(id),
+        agents: agents.iter().map(|user| UserId::from(*user)).collect(),
+        supervisors: supervisors.iter().map(|user| UserId::from(*user)).collect(),
+        monitor_supervisors: false,
+    };
+    let groups = [group("sales", &["bob"], &["meg", "kim"]), group("support", &["eve"], &["otto"])];
+    let environment = VoiceEnvironment {
+        id: ENVIRONMENT.to_owned(),
+        name: "House".to_owned(),
+    };
+    Directory {
+        users: users.into_iter().map(|user| (user.id.clone(), user)).collect(),
+        devices: devices.into_iter().map(|device| (device.id.clone(), device)).collect(),
+        groups: groups.into_iter().map(|group| (group.id.clone(), group)).collect(),
+        voice_environments: BTreeMap::from([(environment.id.clone(), environment)]),
+    }
+}
