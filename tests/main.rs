@@ -8,3 +8,4 @@ mod phones;
 mod rest;
 mod sip_messages;
 mod support;
+mod torture;

@@ -20,6 +20,9 @@ const PASSED_FROM_ACCOUNTS: &[&str] = &["User-to-User", "Session-ID"];
 /// RFC 3261 13.3.1.1: a provisional response is repeated every minute.
 const REMIND: Duration = Duration::from_secs(60);
 
+/// Bytes of all header fields together. Nobody honest needs a tenth of it.
+const LONGEST_HEAD: usize = 32 * 1024;
+
 /// Digits of one INFO.
 const MOST_DIGITS: usize = 32;
 
@@ -28,6 +31,9 @@ impl UserAgent {
         request.headers.stamp_source(flow.peer);
         if request.method == Method::Ack {
             return self.handle_ack(flow, &request, now);
+        }
+        if request.headers.text_len() > LONGEST_HEAD {
+            return self.refuse(flow, &request, &Refuse::new(513), now);
         }
         if let Err(refuse) = validate(&request, &ABILITIES).and_then(|()| check_scheme(&request.uri)) {
             return self.refuse(flow, &request, &refuse, now);
