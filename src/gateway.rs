@@ -691,19 +691,19 @@ impl Gateway {
     }
 
     fn snapshot_complete(&mut self, now: Now) {
-        let Backend::Reading { devices, calls, monitors } = std::mem::replace(&mut self.backend, Backend::Here) else {
-            return;
-        };
-        for device in devices {
-            self.devices.remove(&device);
-            self.tell_device(&device);
-        }
-        for supervisor in monitors {
-            self.monitor_gone(&supervisor, now);
-        }
-        for call in calls {
-            self.calls.remove(&call);
-            self.tell_call(&call, now);
+        // A line that resumes says "complete" without having begun: what was known is true again.
+        if let Backend::Reading { devices, calls, monitors } = std::mem::replace(&mut self.backend, Backend::Here) {
+            for device in devices {
+                self.devices.remove(&device);
+                self.tell_device(&device);
+            }
+            for supervisor in monitors {
+                self.monitor_gone(&supervisor, now);
+            }
+            for call in calls {
+                self.calls.remove(&call);
+                self.tell_call(&call, now);
+            }
         }
         self.ending.retain(|supervisor| self.monitors.contains_key(supervisor));
         for supervisor in self.ending.clone() {
