@@ -203,9 +203,9 @@ async fn run(mut house: House, mut port: Port, mut happening: mpsc::Receiver<Act
             placed = port.commands.recv() => {
                 let Some(placed) = placed else { return };
                 let answer = house.command(placed.command, now());
-                // The answer goes first: its facts come after it or with it, never before it was decided.
-                let _ = placed.reply.send(answer);
                 house.settle(now());
+                // Who asked may have gone.
+                let _ = placed.reply.send(answer);
             }
             () = tokio::time::sleep_until(alarm) => {
                 house.supervision.handle_timeout(now());

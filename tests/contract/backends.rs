@@ -1,0 +1,215 @@
+//! The backends that the suite is held against.
+
+use super::{House, Pickup, Ways, suite};
+use std::time::Duration;
+use undertone::audit::Audit;
+use undertone::contract::place;
+use undertone::contract::proto::telephony_client::TelephonyClient;
+use undertone::front::grpc;
+use undertone::gateway::desk::Desk;
+use undertone::gateway::{Config, DeviceEntry, Directory, Group, User};
+use undertone::store;
+use undertone::supervision;
+use undertone::telephony::connect::{in_process, line, remote};
+use undertone::telephony::simulated::{self, Simulated, Telephone};
+use undertone::words::{Activity, CallId, Command, CommandContext, DeviceId, Feature, Mode, Reason, Role, Scope};
+
+#[tokio::test]
+async fn the_simulated_backend_keeps_the_contract() {
+    let (server, simulated) = simulated::start(house());
+    suite(in_process(server), ByHand::new(simulated, false)).await;
+}
+
+#[tokio::test]
+async fn the_gateway_keeps_the_contract_that_it_consumes() {
+    let (server, simulated) = simulated::start(house());
+    let line = line(in_process(server));
+    let directory = tempfile::tempdir().unwrap();
+    let audit = Audit::open(&directory.path().join("audit.jsonl")).unwrap();
+    let desk = Desk::start(Config::default(), users(), line, audit, store::in_memory()).unwrap();
+    desk.readiness().wait_for(|ready| *ready).await.unwrap();
+    suite(in_process(grpc::serve(desk)), ByHand::new(simulated, true)).await;
+    let audited = std::fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
+    assert!(audited.lines().count() > 10, "what services ask is audited, too");
+}
+
+#[tokio::test]
+async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
+    let (server, _simulated) = simulated::start(house());
+    let line = line(in_process(server));
+    let directory = tempfile::tempdir().unwrap();
+    let audit = Audit::open(&directory.path().join("audit.jsonl")).unwrap();
+    let desk = Desk::start(Config::default(), users(), line, audit, store::in_memory()).unwrap();
+    desk.readiness().wait_for(|ready| *ready).await.unwrap();
+    let client = TelephonyClient::new(in_process(grpc::serve(desk)));
+    let coach = |supervisor: &str| Command::StartMonitoring {
+        supervisor: supervisor.into(),
+        target: "bob-phone".into(),
+        activity: Activity::Coach,
+        mode: Mode::AllCalls,
+        scope: Scope::Call,
+        confirm_joins: false,
+    };
+    let refused = |user: &str, command: Command| {
+        let client = client.clone();
+        let context = CommandContext {
+            request_id: format!("by {user}").into(),
+            user: user.into(),
+            deadline: Duration::from_secs(30),
+        };
+        async move { place(client, &context, &command).await.unwrap_err().reason }
+    };
+    assert_eq!(refused("nobody", coach("meg-phone")).await, Reason::NotPermitted);
+    assert_eq!(refused("eve", coach("eve-phone")).await, Reason::NotPermitted);
+    assert_eq!(
+        refused("otto", coach("meg-phone")).await,
+        Reason::NotFound,
+        "somebody else's device"
+    );
+}
+
+/// `TELEPHONY_URL=http://…` names a backend of another make. `TELEPHONY_HOUSE` names its devices and users, separated by commas:
+/// supervisor, his user, second supervisor, his user, agent, his user, other agent. It has to be idle. Without phones, what needs none.
+#[tokio::test]
+async fn the_backend_at_telephony_url_keeps_the_contract() {
+    let Ok(url) = std::env::var("TELEPHONY_URL") else { return };
+    let named = std::env::var("TELEPHONY_HOUSE").unwrap_or_else(|_| {
+        "efelab32-53f9-43ce-b65e-5768c61f7d4a,supervisor,efelab32-53f9-43ce-b65e-5768c61f7d4b,supervisor2,\
+         9c14cad7-17c4-48d0-8492-7cf0ff92c224,agent,9c14cad7-17c4-48d0-8492-7cf0ff92c225"
+            .into()
+    });
+    let named: Vec<_> = named.split(',').map(str::trim).collect();
+    let [supervisor, boss, second, chief, agent, his, other_agent] = named[..] else {
+        panic!("TELEPHONY_HOUSE has seven parts");
+    };
+    let house = House {
+        supervisor: (supervisor.into(), boss.into()),
+        second: (second.into(), chief.into()),
+        agent: (agent.into(), his.into()),
+        other_agent: other_agent.into(),
+        admits_itself: std::env::var_os("TELEPHONY_ADMITS_ITSELF").is_some(),
+    };
+    suite(remote(&url).unwrap(), NoPhones(house)).await;
+}
+
+pub(super) fn house() -> simulated::Config {
+    simulated::Config {
+        devices: vec![
+            Telephone::new("meg-phone", "5005"),
+            Telephone::new("otto-phone", "5006"),
+            Telephone::new("bob-phone", "5001"),
+            Telephone::new("eve-phone", "5002"),
+        ],
+        supervision: supervision::Config {
+            admission_timeout: Duration::from_millis(500),
+            ..supervision::Config::default()
+        },
+        kept: Vec::new(),
+    }
+}
+
+/// The users of the same house.
+fn users() -> Directory {
+    let user = |name: &str, roles: &[Role]| User {
+        id: name.into(),
+        display_name: name.into(),
+        roles: roles.iter().copied().collect(),
+        features: [Feature::Voice, Feature::SupervisorMonitoring].into(),
+        devices: vec![format!("{name}-phone").into()],
+    };
+    let users = [
+        user("meg", &[Role::Supervisor]),
+        user("otto", &[Role::Supervisor]),
+        user("bob", &[Role::Agent]),
+        user("eve", &[Role::Agent]),
+    ];
+    let devices = house().devices.into_iter().map(|telephone| DeviceEntry {
+        id: telephone.id,
+        number: telephone.number,
+        voice_environment: "voice".into(),
+    });
+    let group = Group {
+        id: "group".into(),
+        agents: ["bob".into(), "eve".into()].into(),
+        supervisors: ["meg".into(), "otto".into()].into(),
+        monitor_supervisors: false,
+    };
+    Directory {
+        users: users.into_iter().map(|user| (user.id.clone(), user)).collect(),
+        devices: devices.map(|device| (device.id.clone(), device)).collect(),
+        groups: [(group.id.clone(), group)].into(),
+        voice_environments: Default::default(),
+    }
+}
+
+/// A simulated house, moved by hand.
+pub(super) struct ByHand {
+    simulated: Simulated,
+    admits_itself: bool,
+}
+
+impl ByHand {
+    pub(super) fn new(simulated: Simulated, admits_itself: bool) -> Self {
+        Self { simulated, admits_itself }
+    }
+}
+
+impl Ways for ByHand {
+    fn house(&self) -> House {
+        House {
+            supervisor: ("meg-phone".into(), "meg".into()),
+            second: ("otto-phone".into(), "otto".into()),
+            agent: ("bob-phone".into(), "bob".into()),
+            other_agent: "eve-phone".into(),
+            admits_itself: self.admits_itself,
+        }
+    }
+
+    async fn customer_calls(&mut self) {
+        self.simulated.customer_calls("7001", "5001").await.unwrap();
+    }
+
+    async fn agent_answers(&mut self, call: &CallId) {
+        self.simulated.answer(&DeviceId::from("bob-phone"), call).await.unwrap();
+    }
+
+    async fn customer_hangs_up(&mut self, call: &CallId) {
+        self.simulated.customer_hangs_up(call).await.unwrap();
+    }
+
+    async fn supervisor_hangs_up(&mut self, call: &CallId) {
+        self.simulated.hang_up(&DeviceId::from("meg-phone"), call).await.unwrap();
+    }
+
+    async fn supervisor_phone(&mut self, does: Pickup) {
+        let does = match does {
+            Pickup::Answers => simulated::Pickup::Answers,
+            Pickup::Busy => simulated::Pickup::Busy,
+            Pickup::Rejects => simulated::Pickup::Rejects,
+        };
+        self.simulated.pick_up(&DeviceId::from("meg-phone"), does).await.unwrap();
+    }
+}
+
+/// A backend whose phones are out of reach.
+struct NoPhones(House);
+
+impl Ways for NoPhones {
+    fn house(&self) -> House {
+        self.0.clone()
+    }
+
+    fn has_phones(&self) -> bool {
+        false
+    }
+
+    async fn customer_calls(&mut self) {}
+
+    async fn agent_answers(&mut self, _: &CallId) {}
+
+    async fn customer_hangs_up(&mut self, _: &CallId) {}
+
+    async fn supervisor_hangs_up(&mut self, _: &CallId) {}
+
+    async fn supervisor_phone(&mut self, _: Pickup) {}
+}

@@ -1,0 +1,307 @@
+//! The gateway's end of the seam: connections break, backends restart, nothing is lost.
+
+use super::backends::house;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_stream::wrappers::TcpListenerStream;
+use undertone::contract::{Line, Placed, router};
+use undertone::supervision;
+use undertone::telephony::connect::{in_process, line, remote};
+use undertone::telephony::simulated::{self, Heard, Pickup, Simulated};
+use undertone::words::{
+    Activity, CallId, Capabilities, Command, CommandContext, DeviceId, Fact, Mode, MonitorState, Reason, Refusal, Scope,
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn a_line_tells_what_the_backend_can_do_and_all_it_knows() {
+    let (server, _simulated) = simulated::start(house());
+    let mut line = line(in_process(server));
+    assert_eq!(next(&mut line).await, Fact::SnapshotBegin);
+    let mut devices = 0;
+    while let Fact::Device(_) = next(&mut line).await {
+        devices += 1;
+    }
+    assert_eq!(devices, 4);
+    assert_eq!(*line.capabilities.borrow(), simulated::capabilities());
+}
+
+#[tokio::test]
+async fn a_line_carries_commands_and_refusals() {
+    let (server, _simulated) = simulated::start(house());
+    let line = line(in_process(server));
+    assert_eq!(place(&line, dnd("bob-phone", true)).await, Ok(()));
+    assert_eq!(place(&line, dnd("nobody's", true)).await.unwrap_err().reason, Reason::NotFound);
+}
+
+#[tokio::test]
+async fn a_backend_that_is_not_there_is_unavailable() {
+    let line = line(remote("http://127.0.0.1:1").unwrap());
+    assert_eq!(place(&line, dnd("bob-phone", true)).await.unwrap_err().reason, Reason::Unavailable);
+    assert_eq!(*line.capabilities.borrow(), Capabilities::default());
+}
+
+#[tokio::test]
+async fn a_line_that_breaks_resumes_without_a_snapshot() {
+    let (server, simulated) = simulated::start(house());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = router(server, true).await;
+    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+    let wire = Wire::to(address).await;
+    let mut line = line(remote(&format!("http://{}", wire.address)).unwrap());
+    until_complete(&mut line).await;
+
+    wire.cut();
+    simulated.register(&"bob-phone".into(), false).await.unwrap();
+    assert_eq!(next(&mut line).await, Fact::Lost);
+    assert_eq!(place(&line, dnd("bob-phone", true)).await.unwrap_err().reason, Reason::Unavailable);
+    wire.mend();
+    assert_eq!(next(&mut line).await, Fact::SnapshotComplete);
+    let Fact::Device(device) = next(&mut line).await else {
+        panic!("what was missed does not come");
+    };
+    assert!(!device.registered);
+    assert_eq!(place(&line, dnd("bob-phone", true)).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_backend_that_restarts_is_read_anew() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let wire = Wire::to(address).await;
+    let (server, _simulated) = simulated::start(house());
+    let (end, ended) = oneshot::channel::<()>();
+    let first = tokio::spawn(
+        router(server, false)
+            .await
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async { drop(ended.await) }),
+    );
+    let mut line = line(remote(&format!("http://{}", wire.address)).unwrap());
+    until_complete(&mut line).await;
+
+    wire.cut();
+    end.send(()).unwrap();
+    first.await.unwrap().unwrap();
+    assert_eq!(next(&mut line).await, Fact::Lost);
+    let listener = TcpListener::bind(address).await.unwrap();
+    let (server, _simulated) = simulated::start(house());
+    tokio::spawn(router(server, false).await.serve_with_incoming(TcpListenerStream::new(listener)));
+    wire.mend();
+    assert_eq!(next(&mut line).await, Fact::SnapshotBegin);
+    until_complete(&mut line).await;
+}
+
+#[tokio::test]
+async fn the_router_answers_health_checks() {
+    use tonic_health::pb::health_client::HealthClient;
+    use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+    let (server, _simulated) = simulated::start(house());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(router(server, true).await.serve_with_incoming(TcpListenerStream::new(listener)));
+    let mut health = HealthClient::new(remote(&format!("http://{address}")).unwrap());
+    for service in ["", "undertone.telephony.v1.Telephony"] {
+        let request = HealthCheckRequest { service: service.into() };
+        let answer = health.check(request).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving);
+    }
+}
+
+#[tokio::test]
+async fn the_whisper_moves_to_the_agent_who_takes_the_call() {
+    let (server, simulated) = simulated::start(house());
+    let line = line(in_process(server));
+    let call = talk(&simulated).await;
+    place(&line, coach(Scope::Call)).await.unwrap();
+    assert_eq!(heard(&simulated, &call).await, Some(coached(Some("bob-phone"))));
+    simulated.transfer(&"bob-phone".into(), &call, "5002").await.unwrap();
+    assert_eq!(heard(&simulated, &call).await, Some(coached(None)), "nobody hears him meanwhile");
+    simulated.answer(&"eve-phone".into(), &call).await.unwrap();
+    assert_eq!(heard(&simulated, &call).await, Some(coached(Some("eve-phone"))));
+}
+
+#[tokio::test]
+async fn with_scope_agent_the_supervisor_leaves_with_the_agent() {
+    let (server, simulated) = simulated::start(house());
+    let line = line(in_process(server));
+    let call = talk(&simulated).await;
+    place(&line, coach(Scope::Agent)).await.unwrap();
+    assert_eq!(heard(&simulated, &call).await, Some(coached(Some("bob-phone"))));
+    simulated.transfer(&"bob-phone".into(), &call, "5002").await.unwrap();
+    assert_eq!(heard(&simulated, &call).await, None);
+    let monitor = simulated.facts().monitor(&"meg-phone".into()).unwrap();
+    assert_eq!(monitor.state, MonitorState::Armed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_supervisor_who_never_answers_is_given_up_after_twenty_seconds() {
+    let (server, simulated) = simulated::start(house());
+    let line = line(in_process(server));
+    simulated.pick_up(&"meg-phone".into(), Pickup::Rings).await.unwrap();
+    let call = talk(&simulated).await;
+    place(&line, coach(Scope::Call)).await.unwrap();
+    let state = || simulated.facts().monitor(&"meg-phone".into()).unwrap().state;
+    tokio::time::sleep(supervision::Config::default().invite_timeout - Duration::from_secs(1)).await;
+    assert_eq!(state(), MonitorState::Inviting { call: call.clone() });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(state(), MonitorState::Armed);
+    assert_eq!(heard(&simulated, &call).await, None);
+}
+
+#[tokio::test]
+async fn forwarding_and_do_not_disturb_act_before_a_phone_rings() {
+    let (server, simulated) = simulated::start(house());
+    let line = line(in_process(server));
+    let forward = Command::SetForwarding {
+        device: "bob-phone".into(),
+        to: Some("5002".into()),
+    };
+    place(&line, forward).await.unwrap();
+    let call = simulated.customer_calls("7001", "5001").await.unwrap();
+    let fact = simulated.facts().call(&call).unwrap();
+    assert!(fact.party_of(&"eve-phone".into()).is_some() && fact.party_of(&"bob-phone".into()).is_none());
+    place(&line, dnd("eve-phone", true)).await.unwrap();
+    let refused = simulated.customer_calls("7001", "5001").await.unwrap_err();
+    assert_eq!(refused.reason, Reason::InvalidState);
+}
+
+#[tokio::test]
+async fn an_agent_dials_holds_and_retrieves() {
+    let (server, simulated) = simulated::start(house());
+    let line = line(in_process(server));
+    let device = DeviceId::from("bob-phone");
+    let dial = Command::Dial {
+        device: device.clone(),
+        destination: "7001".into(),
+    };
+    place(&line, dial.clone()).await.unwrap();
+    assert_eq!(place(&line, dial).await.unwrap_err().reason, Reason::InvalidState);
+    let call = CallId::from("simulated-1");
+    let hold = Command::Hold {
+        device: device.clone(),
+        call: call.clone(),
+    };
+    assert_eq!(place(&line, hold.clone()).await.unwrap_err().reason, Reason::InvalidState);
+    simulated.customer_answers(&call).await.unwrap();
+    place(&line, hold.clone()).await.unwrap();
+    assert_eq!(place(&line, hold).await.unwrap_err().reason, Reason::InvalidState);
+    let retrieve = Command::Retrieve {
+        device: device.clone(),
+        call: call.clone(),
+    };
+    place(&line, retrieve).await.unwrap();
+    place(
+        &line,
+        Command::Hangup {
+            device,
+            call: call.clone(),
+        },
+    )
+    .await
+    .unwrap();
+    assert_eq!(simulated.facts().call(&call), None);
+}
+
+async fn talk(simulated: &Simulated) -> CallId {
+    let call = simulated.customer_calls("7001", "5001").await.unwrap();
+    simulated.answer(&"bob-phone".into(), &call).await.unwrap();
+    call
+}
+
+async fn heard(simulated: &Simulated, call: &CallId) -> Option<Heard> {
+    let mut heard = simulated.heard(call).await.unwrap();
+    heard.remove(&DeviceId::from("meg-phone"))
+}
+
+fn coached(coached: Option<&str>) -> Heard {
+    Heard {
+        activity: Activity::Coach,
+        coached: coached.map(DeviceId::from),
+        takeover: false,
+    }
+}
+
+fn coach(scope: Scope) -> Command {
+    Command::StartMonitoring {
+        supervisor: "meg-phone".into(),
+        target: "bob-phone".into(),
+        activity: Activity::Coach,
+        mode: Mode::AllCalls,
+        scope,
+        confirm_joins: false,
+    }
+}
+
+fn dnd(device: &str, on: bool) -> Command {
+    Command::SetDoNotDisturb { device: device.into(), on }
+}
+
+async fn place(line: &Line, command: Command) -> Result<(), Refusal> {
+    let context = CommandContext {
+        request_id: format!("{:x}", rand::random::<u64>()).into(),
+        user: "meg".into(),
+        deadline: Duration::from_secs(10),
+    };
+    let (placed, answer) = Placed::new(context, command);
+    line.commands.send(placed).await.unwrap();
+    timeout(PATIENCE, answer).await.unwrap().unwrap()
+}
+
+async fn next(line: &mut Line) -> Fact {
+    timeout(PATIENCE, line.facts.recv()).await.expect("nothing comes").unwrap()
+}
+
+async fn until_complete(line: &mut Line) {
+    while next(line).await != Fact::SnapshotComplete {}
+}
+
+/// A wire to a server that can be cut.
+struct Wire {
+    address: SocketAddr,
+    whole: watch::Sender<bool>,
+    _end: mpsc::Sender<()>,
+}
+
+impl Wire {
+    async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let whole = watch::Sender::new(true);
+        let (end, mut ended) = mpsc::channel(1);
+        let is_whole = whole.subscribe();
+        tokio::spawn(async move {
+            loop {
+                let near = tokio::select! {
+                    accepted = listener.accept() => accepted.unwrap().0,
+                    _ = ended.recv() => return,
+                };
+                tokio::spawn(carry(near, server, is_whole.clone()));
+            }
+        });
+        Self { address, whole, _end: end }
+    }
+
+    fn cut(&self) {
+        self.whole.send_replace(false);
+    }
+
+    fn mend(&self) {
+        self.whole.send_replace(true);
+    }
+}
+
+async fn carry(mut near: TcpStream, server: SocketAddr, mut whole: watch::Receiver<bool>) {
+    if !*whole.borrow_and_update() {
+        return;
+    }
+    let Ok(mut far) = TcpStream::connect(server).await else { return };
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+        _ = whole.changed() => {}
+    }
+}
