@@ -51,7 +51,7 @@ impl Default for Config {
             one_way_coach: false,
             notify_agent: NotifyAgent::Event,
             command_deadline: Duration::from_secs(5),
-            audit_deadline: Duration::from_secs(5),
+            audit_deadline: Duration::from_secs(4),
         }
     }
 }

@@ -1,7 +1,46 @@
-//! Logs and metrics.
+//! Logs, metrics, health.
 
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::fmt;
+use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// As for `RUST_LOG`.
+    pub filter: String,
+    /// For people or for machines.
+    pub format: Format,
+    /// Numbers and SIP URIs are logged as they are.
+    pub personal_data: bool,
+}
+
+/// The look of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One readable line each.
+    Pretty,
+    /// One JSON object each.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            filter: "info".into(),
+            format: Format::Pretty,
+            personal_data: false,
+        }
+    }
+}
 
 static SHOW_PII: AtomicBool = AtomicBool::new(false);
 
@@ -28,4 +67,182 @@ impl<T: fmt::Display> fmt::Debug for Pii<T> {
 /// Lets numbers and URIs into the log, or keeps them out (the default).
 pub fn show_personal_data(show: bool) {
     SHOW_PII.store(show, Ordering::Relaxed);
+}
+
+/// Says what is wrong with a filter.
+pub(crate) fn check_filter(filter: &str) -> Result<(), String> {
+    EnvFilter::try_new(filter).map(drop).map_err(|error| error.to_string())
+}
+
+/// Sets up the log of this process, on standard error. A second call changes nothing but [`show_personal_data`].
+pub fn start_log(config: &Config) {
+    show_personal_data(config.personal_data);
+    let filter = EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Tame(io::stderr));
+    let _ = match config.format {
+        Format::Pretty => log.with_ansi(false).compact().try_init(),
+        Format::Json => log.json().flatten_event(true).with_current_span(true).try_init(),
+    };
+}
+
+/// A writer that lets no control character reach the terminal but the end of each event: nobody writes lines of his own.
+struct Tame<W>(W);
+
+/// One event on its way.
+struct TameLine<W: Write> {
+    to: W,
+    line: Vec<u8>,
+}
+
+impl<'a, W: Write, M: MakeWriter<'a, Writer = W>> MakeWriter<'a> for Tame<M> {
+    type Writer = TameLine<W>;
+
+    fn make_writer(&'a self) -> TameLine<W> {
+        TameLine {
+            to: self.0.make_writer(),
+            line: Vec::new(),
+        }
+    }
+}
+
+impl<W: Write> Write for TameLine<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<W: Write> Drop for TameLine<W> {
+    fn drop(&mut self) {
+        let text = String::from_utf8_lossy(&self.line);
+        let line = tamed(text.strip_suffix('\n').unwrap_or(&text));
+        // A log that cannot be written cannot say so.
+        let _ = self.to.write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+fn tamed(text: &str) -> String {
+    let dangerous = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match dangerous(c) {
+            // Within a JSON string, where serde_json has left C1 controls and separators as they are, this is their escape.
+            true => line.push_str(&format!("\\u{:04x}", c as u32)),
+            false => line.push(c),
+        }
+    }
+    line
+}
+
+/// The metrics of this process.
+#[derive(Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+/// The recorder of metrics is there already, or its settings are wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics: {0}")]
+pub struct MetricsError(#[from] metrics_exporter_prometheus::BuildError);
+
+impl Metrics {
+    /// Installs the recorder of this process; once.
+    ///
+    /// # Errors
+    /// One is installed already.
+    pub fn start() -> Result<Self, MetricsError> {
+        let seconds = [
+            0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+        ];
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &seconds)?
+            .install_recorder()?;
+        Ok(Self { handle })
+    }
+
+    /// The metrics as Prometheus reads them.
+    pub fn render(&self) -> String {
+        self.handle.run_upkeep();
+        self.handle.render()
+    }
+}
+
+/// What must be true for the process to take work; `Err` says what is missing.
+pub type Ready = Arc<dyn Fn() -> Result<(), &'static str> + Send + Sync>;
+
+/// `/livez`, `/readyz` and `/metrics`. Without metrics the last one is empty.
+pub fn admin(metrics: Option<Metrics>, ready: Ready) -> Router {
+    let render = move || {
+        let text = metrics.as_ref().map(Metrics::render).unwrap_or_default();
+        async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text) }
+    };
+    let readyz = move || {
+        let answer = match ready() {
+            Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+            Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
+        };
+        async move { answer.into_response() }
+    };
+    Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Mutex, PoisonError};
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const EVIL: &str = "x\r\n{\"level\":\"INFO\"}\u{1b}[2J\u{9b}2J\u{2028}\u{202e}";
+
+    #[test]
+    fn nobody_can_write_a_log_line_of_his_own_in_either_format() {
+        for json in [false, true] {
+            let page = Page::default();
+            let to = page.clone();
+            let log = tracing_subscriber::fmt().with_writer(Tame(move || to.clone()));
+            let log: Box<dyn tracing::Subscriber + Send + Sync> = match json {
+                true => Box::new(log.json().finish()),
+                false => Box::new(log.with_ansi(false).compact().finish()),
+            };
+            tracing::subscriber::with_default(log, || {
+                let span = tracing::info_span!("call", call_id = EVIL);
+                let _inside = span.enter();
+                tracing::info!(name = EVIL, debugged = ?EVIL, "{}", EVIL);
+            });
+            let bytes = page.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let text = String::from_utf8(bytes).expect("text");
+            assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+            assert!(text.trim_end_matches('\n').chars().all(|c| !c.is_control()), "{text:?}");
+            assert!(!text.contains(['\u{2028}', '\u{202e}']));
+            if json {
+                let event: serde_json::Value = serde_json::from_str(&text).expect("one JSON object");
+                assert_eq!(event["fields"]["name"], EVIL);
+            }
+        }
+    }
+
+    #[test]
+    fn personal_data_is_redacted() {
+        assert_eq!(format!("{} {:?}", Pii("5001"), Pii("sip:5001@x")), "<redacted> <redacted>");
+    }
 }

@@ -158,6 +158,10 @@ impl Harness {
         (answer.expect("every request is answered"), commands, records)
     }
 
+    fn logs_in(&mut self, user: &str) {
+        assert_eq!(self.asks(user, Request::StartSession).0, Ok(Answer::Accepted));
+    }
+
     fn reason(&mut self, user: &str, request: Request) -> Reason {
         let (answer, commands, _) = self.asks(user, request);
         assert_eq!(commands, [], "a refusal changes nothing");
@@ -523,8 +527,8 @@ fn an_audit_that_does_not_answer_counts_as_failed() {
     let mut harness = Harness::new();
     harness.request(MEG, coach_from(MEG_PHONE, BOB_PHONE));
     harness.outputs();
-    assert_eq!(harness.gateway.poll_timeout(), Some(harness.now.mono + Duration::from_secs(5)));
-    harness.now = harness.now + Duration::from_secs(5);
+    assert_eq!(harness.gateway.poll_timeout(), Some(harness.now.mono + Duration::from_secs(4)));
+    harness.now = harness.now + Duration::from_secs(4);
     harness.gateway.handle_timeout(harness.now);
     let outputs = harness.outputs();
     let [Output::Reply { result: Err(refusal), .. }] = &outputs[..] else {
@@ -666,7 +670,7 @@ fn a_monitor_whose_permission_is_gone_is_cancelled() {
 #[test]
 fn the_supervisors_device_looks_as_in_the_sample() {
     let mut harness = Harness::new();
-    harness.asks(MEG, Request::StartSession);
+    harness.logs_in(MEG);
     let disturbed = DeviceFact {
         do_not_disturb: true,
         ..device(MEG_PHONE, "5005")
@@ -710,7 +714,7 @@ fn an_agents_device_never_offers_monitoring() {
 #[test]
 fn an_unregistered_device_has_no_user_state() {
     let mut harness = Harness::new();
-    harness.asks("bob", Request::StartSession);
+    harness.logs_in("bob");
     let gone = DeviceFact {
         registered: false,
         ..device(BOB_PHONE, "5001")
@@ -1068,7 +1072,7 @@ fn a_state_needs_a_session() {
     let mut harness = Harness::new();
     let ready = || Request::SetAgentState(AgentState::Ready);
     assert_eq!(harness.reason("bob", ready()), Reason::InvalidState);
-    harness.asks("bob", Request::StartSession);
+    harness.logs_in("bob");
     assert_eq!(harness.asks("bob", ready()).0, Ok(Answer::Accepted));
     assert_eq!(harness.device_view("bob", BOB_PHONE).user_state, Some(AgentState::Ready));
 }
@@ -1077,7 +1081,7 @@ fn a_state_needs_a_session() {
 fn who_logs_out_is_no_longer_monitored_and_monitors_nobody() {
     for user in [MEG, "bob"] {
         let mut harness = Harness::new();
-        harness.asks(user, Request::StartSession);
+        harness.logs_in(user);
         harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
         let (answer, commands, records) = harness.asks(user, Request::EndSession);
         let supervisor = MEG_PHONE.into();
@@ -1095,7 +1099,7 @@ fn who_logs_out_is_no_longer_monitored_and_monitors_nobody() {
 #[test]
 fn a_log_out_while_the_backend_is_away_is_made_good_when_it_is_back() {
     let mut harness = Harness::new();
-    harness.asks("bob", Request::StartSession);
+    harness.logs_in("bob");
     harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
     harness.facts(Fact::Lost);
     let (_, commands, _) = harness.asks("bob", Request::EndSession);

@@ -1,0 +1,431 @@
+use super::*;
+use crate::words::{DeviceId, Role};
+
+fn read(text: &str) -> Result<Config, Problems> {
+    parse(Some((Path::new("undertone.toml"), text)), [])
+}
+
+/// The problems as they are printed.
+fn problems(text: &str) -> Vec<String> {
+    let problems = read(text).expect_err("something is wrong");
+    problems.0.iter().map(ToString::to_string).collect()
+}
+
+/// The one problem begins like this.
+fn assert_problem(text: &str, expected: &str) {
+    let found = problems(text);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with(expected), "{}", found[0]);
+}
+
+#[test]
+fn without_a_file_it_is_the_world_of_the_sample() {
+    let config = parse(None, []).expect("the defaults are fine");
+    assert_eq!(config.rest_bind.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.grpc_bind.to_string(), "127.0.0.1:50051");
+    assert_eq!(config.admin_bind.to_string(), "127.0.0.1:9090");
+    assert_eq!(config.state_dir, Path::new("./undertone-data"));
+    let device = |id: &str| {
+        config
+            .directory
+            .devices
+            .get(&DeviceId::from(id))
+            .map(|device| device.number.as_str())
+    };
+    assert_eq!(device("efelab32-53f9-43ce-b65e-5768c61f7d4a"), Some("5005"));
+    assert_eq!(device("9c14cad7-17c4-48d0-8492-7cf0ff92c224"), Some("5001"));
+    assert_eq!(device("customer-7001"), None, "a customer's account is nobody's device");
+    assert!(
+        config
+            .directory
+            .voice_environments
+            .contains_key("370ef5e6-9e3c-4d91-9588-7f4dfe67e011")
+    );
+    assert_eq!(config.directory.groups.len(), 1);
+    let accounts: Vec<_> = config.sip.accounts.iter().map(|account| account.number.as_str()).collect();
+    assert_eq!(accounts, ["5005", "5001", "7001"]);
+}
+
+#[test]
+fn the_printed_defaults_are_the_defaults_of_the_rooms() {
+    let config = read(commented_defaults()).expect("what we print can be read");
+    assert_eq!(config.front, front::Config::default());
+    assert_eq!(config.login, auth::Config::default());
+    assert_eq!(config.bayeux, bayeux::Config::default());
+    assert_eq!(config.gateway, gateway::Config::default());
+    assert_eq!(config.switchboard, SwitchboardConfig::default());
+    assert_eq!(config.media, MediaConfig::default());
+    assert_eq!(config.telemetry, telemetry::Config::default());
+    let (ours, theirs) = (&config.sip, &sip::config::Config::default());
+    assert_eq!(ours.listen, theirs.listen);
+    assert_eq!(ours.limits, theirs.limits);
+    assert_eq!((&ours.realm, ours.session_expires), (&theirs.realm, theirs.session_expires));
+    assert_eq!(ours.min_session_expires, theirs.min_session_expires);
+    assert_eq!(ours.challenge_invites, theirs.challenge_invites);
+}
+
+#[test]
+fn every_key_is_documented_and_the_commented_ones_can_be_set() {
+    let is_key = |line: &str| {
+        let name = line.split(" = ").next().unwrap_or_default();
+        line.contains(" = ") && !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    let (mut documented, mut seen, mut section) = (false, std::collections::BTreeSet::new(), String::new());
+    for line in commented_defaults().lines() {
+        let bare = line.strip_prefix('#').unwrap_or(line);
+        if bare.starts_with('[') {
+            section = bare.to_owned();
+        } else if is_key(bare) {
+            let key = format!("{section}{}", bare.split(" = ").next().unwrap_or_default());
+            // The user, password and realm of a trunk are explained together.
+            let together = key.ends_with("trunk]]password") || key.ends_with("trunk]]realm");
+            assert!(!seen.insert(key.clone()) || documented || together, "{key} is not documented");
+            documented = false;
+        } else {
+            documented = line.starts_with("# ");
+        }
+    }
+    let uncommented: String = commented_defaults()
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(bare) if is_key(bare) || bare.starts_with("[[") => format!("{bare}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let config = read(&uncommented).expect("every commented key can be set");
+    assert_eq!(config.sip.trunks.len(), 1);
+    assert!(config.sip.trunks[0].login.is_some());
+    assert_eq!(
+        config.media.advertised.map(|address| address.to_string()).as_deref(),
+        Some("203.0.113.5")
+    );
+}
+
+#[test]
+fn a_file_changes_what_it_says_and_nothing_else() {
+    let config = read("[rest]\nbind = \"127.0.0.1:9999\"\n[monitoring]\ninvite_timeout = 2.5\n").expect("fine");
+    assert_eq!(config.rest_bind.port(), 9999);
+    assert_eq!(config.switchboard.supervision.invite_timeout.as_millis(), 2500);
+    assert_eq!(config.grpc_bind.port(), 50051);
+    assert_eq!(config.directory.users.len(), 2);
+}
+
+#[test]
+fn a_directory_in_the_file_replaces_the_built_in_one_as_a_whole() {
+    let text = r#"
+[[device]]
+id = "d1"
+number = "100"
+[[user]]
+id = "anna"
+roles = ["Agent", "Supervisor"]
+devices = ["d1"]
+"#;
+    let config = read(text).expect("fine");
+    assert_eq!((config.directory.users.len(), config.directory.devices.len()), (1, 1));
+    assert!(config.directory.groups.is_empty() && config.directory.voice_environments.is_empty());
+    assert!(config.directory.users[&UserId::from("anna")].is(Role::Supervisor));
+}
+
+#[test]
+fn the_environment_has_the_last_word() {
+    let variables = [
+        ("UNDERTONE__REST__BIND", "127.0.0.1:7777"),
+        ("UNDERTONE__INSECURE_BIND", "true"),
+        ("UNDERTONE__SIP__LISTEN", "[\"udp:127.0.0.1:5070\"]"),
+        ("UNDERTONE__STATE_DIR", "/var/lib/undertone"),
+        ("UNDERTONE__MONITORING__INTRUSION", "never"),
+        ("PATH", "/bin"),
+    ];
+    let variables = variables.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let file = Some((Path::new("u.toml"), "[rest]\nbind = \"127.0.0.1:9999\"\n"));
+    let config = parse(file, variables).expect("fine");
+    assert_eq!(config.rest_bind.port(), 7777);
+    assert!(config.insecure_bind);
+    assert_eq!(config.sip.listen.len(), 1);
+    assert_eq!(config.state_dir, Path::new("/var/lib/undertone"));
+}
+
+#[test]
+fn a_bad_value_in_the_environment_names_the_variable() {
+    let variable = ("UNDERTONE__REST__BIND".to_owned(), "nonsense".to_owned());
+    let problems = parse(None, [variable]).expect_err("it is bad");
+    assert!(
+        problems.to_string().starts_with("environment UNDERTONE__REST__BIND: rest.bind: "),
+        "{problems}"
+    );
+    let variable = ("UNDERTONE__RESTT__BIND".to_owned(), "x".to_owned());
+    let problems = parse(None, [variable]).expect_err("it is bad");
+    assert!(
+        problems.to_string().starts_with("environment UNDERTONE__RESTT__BIND: restt: "),
+        "{problems}"
+    );
+}
+
+#[test]
+fn each_bad_value_names_its_key_and_line() {
+    for (text, expected) in [
+        ("[rest]\n\nbind = \"nonsense\"", "undertone.toml:3: rest.bind: "),
+        (
+            "[rest]\nbnid = \"x\"",
+            "undertone.toml:2: rest.bnid: there is no key 'bnid' here; there are: bind, ",
+        ),
+        (
+            "# hello\n[rset]\nbind = \"x\"",
+            "undertone.toml:2: rset: there is no section or key 'rset'",
+        ),
+        (
+            "insecure = true",
+            "undertone.toml:1: insecure: there is no section or key 'insecure'",
+        ),
+        ("rest = 1", "undertone.toml:1: rest: must be a section"),
+        (
+            "insecure_bind = \"yes\"",
+            "undertone.toml:1: insecure_bind: found string \"yes\", expected a boolean",
+        ),
+        (
+            "[monitoring]\nintrusion = \"Any\"",
+            "undertone.toml:2: monitoring.intrusion: 'Any' is not one of any, barge-in, never",
+        ),
+        (
+            "[monitoring]\ninvite_timeout = 0",
+            "undertone.toml:2: monitoring.invite_timeout: must be more than 0",
+        ),
+        (
+            "[monitoring]\ninvite_timeout = -1",
+            "undertone.toml:2: monitoring.invite_timeout: -1 is not a number of seconds",
+        ),
+        (
+            "[monitoring]\ninvite_timeout = nan",
+            "undertone.toml:2: monitoring.invite_timeout: NaN is not",
+        ),
+        (
+            "[monitoring]\nmax_supervisors_per_device = 0",
+            "undertone.toml:2: monitoring.max_supervisors_per_device: ",
+        ),
+        (
+            "[rest]\nbind = \"0.0.0.0:8080\"",
+            "undertone.toml:2: rest.bind: 0.0.0.0:8080 is not a loopback address",
+        ),
+        (
+            "[grpc]\nbind = \"192.0.2.1:1\"",
+            "undertone.toml:2: grpc.bind: 192.0.2.1:1 is not a loopback address",
+        ),
+        (
+            "admin.bind = \"[::]:9090\"",
+            "undertone.toml:1: admin.bind: [::]:9090 is not a loopback address",
+        ),
+        (
+            "[grpc]\nbind = \"127.0.0.1:8080\"",
+            "undertone.toml:2: grpc.bind: 127.0.0.1:8080 is already taken by rest.bind",
+        ),
+        ("[rest]\npublic_url = \"localhost:8080\"", "undertone.toml:2: rest.public_url: "),
+        ("[rest]\npublic_url = \"http://x/api\"", "undertone.toml:2: rest.public_url: "),
+        (
+            "[rest]\nallowed_origins = [\"https://a\",\n \"b\"]",
+            "undertone.toml:3: rest.allowed_origins[1]: ",
+        ),
+        (
+            "[sip]\nlisten = [\"udp:127.0.0.1:5060\",\n\"sctp:127.0.0.1:5060\"]",
+            "undertone.toml:3: sip.listen[1]: ",
+        ),
+        (
+            "[sip]\nlisten = [\"udp:0.0.0.0:5060\"]",
+            "undertone.toml:2: sip.listen[0]: listening on every address",
+        ),
+        ("[sip]\nrealm = \"a\\\"b\"", "undertone.toml:2: sip.realm: "),
+        (
+            "[sip]\ncodecs = [\"OPUS\"]",
+            "undertone.toml:2: sip.codecs[0]: 'OPUS' is not one of PCMU, PCMA",
+        ),
+        ("[sip]\nmin_expires = 7200", "undertone.toml:1: sip.max_expires: "),
+        ("[media]\nports = [20000]", "undertone.toml:2: media.ports"),
+        (
+            "[media]\nports = [20000, 20000]",
+            "undertone.toml:2: media.ports: [20000, 20000] has no even port",
+        ),
+        ("[media]\nports = [65535, 65535]", "undertone.toml:2: media.ports: "),
+        ("[media]\nports = [20000, 70000]", "undertone.toml:2: media.ports"),
+        (
+            "[media]\nbind = \"0.0.0.0\"",
+            "undertone.toml:2: media.bind: binding every address needs",
+        ),
+        ("[media]\ndscp = 64", "undertone.toml:2: media.dscp: "),
+        ("[log]\nfilter = \"a=b=c\"", "undertone.toml:2: log.filter: "),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []",
+            "undertone.toml:1: sip.trunk[0]: 'target' is missing",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = [\"nowhere\"]\ntarget = \"x\"",
+            "undertone.toml:3: sip.trunk[0].sources[0]: ",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"sip:x\\r\\n\"",
+            "undertone.toml:4: sip.trunk[0].target: ",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x\"\nuser = \"u\"",
+            "undertone.toml:5: sip.trunk[0].user: user, password and realm belong together",
+        ),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\nringtone = 1",
+            "undertone.toml:4: device[0].ringtone: there is no key",
+        ),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"sip:1@x\"",
+            "undertone.toml:3: device[0].number: ",
+        ),
+        ("[[device]]\nid = \"a/b\"\nnumber = \"1\"", "undertone.toml:2: device[0].id: "),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\n[[device]]\nid = \"e\"\nnumber = \"1\"",
+            "undertone.toml:6: device[1].number: '1' is there twice",
+        ),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\nvoice_environment = \"x\"",
+            "undertone.toml:4: device[0].voice_environment: there is no voice environment 'x'",
+        ),
+        (
+            "[[user]]\nid = \"u\"\nroles = [\"Boss\"]",
+            "undertone.toml:3: user[0].roles[0]: 'Boss' is not one of",
+        ),
+        ("[[user]]\nid = \"u\"\nroles = []", "undertone.toml:3: user[0].roles: "),
+        ("[[user]]\nid = \"u:v\"\nroles = [\"Agent\"]", "undertone.toml:2: user[0].id: "),
+        (
+            "[[user]]\nid = \"u\"\nroles = [\"Agent\"]\ndevices = [\"x\"]",
+            "undertone.toml:4: user[0].devices[0]: there is no device 'x'",
+        ),
+        (
+            "[[user]]\nid = \"u\"\nroles = [\"Agent\"]\npassword_hash = \"hunter2\"",
+            "undertone.toml:4: user[0].password_hash: ",
+        ),
+        (
+            "[[user]]\nid = \"u\"\nroles = [\"Agent\"]\n[[group]]\nid = \"g\"\nsupervisors = [\"u\"]",
+            "undertone.toml:6: group[0].supervisors[0]: user 'u' does not have the role Supervisor",
+        ),
+        (
+            "[[group]]\nid = \"g\"\nagents = [\"x\"]",
+            "undertone.toml:3: group[0].agents[0]: there is no user 'x'",
+        ),
+        ("[rest\nbind = 1", "undertone.toml:1: "),
+        ("a = 1\na = 2", "undertone.toml:2: "),
+    ] {
+        assert_problem(text, expected);
+    }
+}
+
+#[test]
+fn a_device_has_one_user_and_a_customers_account_has_none() {
+    let text = r#"
+[[device]]
+id = "d"
+number = "1"
+[[device]]
+id = "c"
+number = "2"
+kind = "customer"
+[[user]]
+id = "a"
+roles = ["Agent"]
+devices = ["d"]
+[[user]]
+id = "b"
+roles = ["Agent"]
+devices = ["d", "c"]
+"#;
+    let expected = [
+        "undertone.toml:16: user[1].devices[0]: device 'd' belongs to user 'a' already",
+        "undertone.toml:16: user[1].devices[1]: device 'c' is a customer's account and belongs to no user",
+    ];
+    assert_eq!(problems(text), expected);
+}
+
+#[test]
+fn all_problems_are_named_at_once() {
+    let text = "[rest]\nbind = 1\ncsrf = 2\nfoo = 3\n[sip]\nrealm = []\n[[user]]\nid = 1\nroles = []\n[[device]]\n[bar]\n";
+    let found = problems(text);
+    for expected in [
+        "undertone.toml:2: rest.bind: ",
+        "undertone.toml:3: rest.csrf: ",
+        "undertone.toml:4: rest.foo: ",
+        "undertone.toml:6: sip.realm: ",
+        "undertone.toml:8: user[0].id: ",
+        "undertone.toml:10: device[0]: 'id' is missing",
+        "undertone.toml:11: bar: ",
+    ] {
+        assert!(
+            found.iter().any(|problem| problem.starts_with(expected)),
+            "{expected} in {found:#?}"
+        );
+    }
+    assert_eq!(found.len(), 7, "{found:#?}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_one_clear_line() {
+    let problems = load(Some(Path::new("/nowhere/undertone.toml"))).expect_err("it is not there");
+    assert_eq!(
+        problems.to_string(),
+        "/nowhere/undertone.toml: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn insecure_bind_opens_the_doors() {
+    let text = "insecure_bind = true\n[rest]\nbind = \"0.0.0.0:8080\"\n[grpc]\nbind = \"0.0.0.0:50051\"";
+    assert!(read(text).expect("fine").rest_bind.ip().is_unspecified());
+}
+
+#[test]
+fn credentials_are_made_once_and_kept_as_hashes() {
+    let config = parse(None, []).expect("fine");
+    let store = crate::store::in_memory();
+    let (accounts, rest) = config.rest_credentials(&store).expect("made");
+    let (endpoint, sip) = config.sip_with_credentials(&store).expect("made");
+    assert_eq!(
+        rest.iter().map(|made| made.name.as_str()).collect::<Vec<_>>(),
+        ["agent", "supervisor"]
+    );
+    assert_eq!(
+        sip.iter().map(|made| made.name.as_str()).collect::<Vec<_>>(),
+        ["5005", "5001", "7001"]
+    );
+    assert!(accounts.values().all(|hash| hash.starts_with("$argon2id$")));
+    let kept = store.load("credentials").expect("kept");
+    for made in rest.iter().chain(&sip) {
+        let password = made.password.as_bytes();
+        assert!(
+            !kept
+                .values()
+                .any(|value| value.windows(password.len()).any(|part| part == password))
+        );
+    }
+    let text = config.introduction(&rest, &sip).expect("there is something to say");
+    let curl = "-d '{\"operationName\":\"Coach\",\"targetDeviceUri\":\"http://127.0.0.1:8080/api/v2/devices/9c14cad7-17c4-48d0-8492-7cf0ff92c224\"}'";
+    assert!(text.contains(curl), "{text}");
+    assert!(
+        text.contains("http://127.0.0.1:8080/api/v2/me/devices/efelab32-53f9-43ce-b65e-5768c61f7d4a"),
+        "{text}"
+    );
+    assert!(text.contains(&format!("-u supervisor:{}", rest[1].password)), "{text}");
+
+    let (again, made) = config.rest_credentials(&store).expect("kept");
+    assert_eq!((again, made), (accounts, Vec::new()));
+    let (again, made) = config.sip_with_credentials(&store).expect("kept");
+    assert_eq!(made, Vec::new());
+    assert_eq!(again.accounts[0].ha1s, endpoint.accounts[0].ha1s);
+    assert_eq!(config.introduction(&[], &[]), None);
+
+    forget_credentials(&store).expect("forgotten");
+    assert_eq!(config.rest_credentials(&store).expect("made anew").1.len(), 2);
+}
+
+#[test]
+fn a_configured_password_needs_none_made() {
+    let text = "[[device]]\nid = \"d\"\nnumber = \"1\"\npassword = \"secret\"";
+    let config = read(text).expect("fine");
+    let (endpoint, made) = config.sip_with_credentials(&crate::store::in_memory()).expect("fine");
+    assert_eq!(made, Vec::new());
+    let expected = sip::digest::ha1(sip::digest::Algorithm::Md5, "1", "undertone", "secret");
+    assert_eq!(endpoint.accounts[0].ha1s[&sip::digest::Algorithm::Md5], expected);
+}
