@@ -481,12 +481,11 @@ mod targets;
 
 #[test]
 fn the_corpora_of_the_fuzz_targets_hold() {
-    let corpora: [(&str, fn(&[u8])); 3] = [
-        ("media_call", targets::media_call),
+    for (name, target) in [
+        ("media_call", targets::media_call as fn(&[u8])),
         ("media_rtp", targets::media_rtp),
         ("media_rtcp", targets::media_rtcp),
-    ];
-    for (name, target) in corpora {
+    ] {
         let files = corpus::directory(&format!("{}/fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR")));
         assert!(!files.is_empty());
         files.iter().for_each(|(_, bytes)| target(bytes));

@@ -82,11 +82,7 @@ impl Reception {
         self.expected_prior = expected;
         self.received_prior = self.received;
         let lost_now = expected_now.saturating_sub(received_now);
-        let fraction = if expected_now == 0 {
-            0
-        } else {
-            (lost_now * 256 / expected_now).min(255) as u8
-        };
+        let fraction = (lost_now * 256).checked_div(expected_now).unwrap_or(0).min(255) as u8;
         let mut block = ReportBlock::builder(source)
             .fraction_lost(fraction)
             .cumulative_lost(expected.saturating_sub(self.received).min(0x7f_ffff) as u32)
