@@ -29,6 +29,8 @@ pub mod gateway;
 pub mod media;
 #[cfg(feature = "io")]
 pub mod phone;
+#[cfg(feature = "io")]
+pub mod serve;
 pub mod sip;
 #[cfg(feature = "io")]
 pub mod store;

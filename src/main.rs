@@ -1,2 +1,117 @@
 //! Undertone: command line.
-fn main() {}
+
+use clap::{Args, Parser, Subcommand};
+use std::fmt::Display;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use undertone::config::{self, Config};
+use undertone::demo;
+use undertone::serve::{self, Part};
+use undertone::telemetry::{self, Metrics};
+
+/// A supervisor-coaching gateway for contact centres: the supervisor hears both, only the agent hears him.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Gateway and SIP backend in one process
+    Serve(Configured),
+    /// The gateway alone; its backend is at backend_url
+    Gateway(Configured),
+    /// The SIP backend alone
+    SipBackend(Configured),
+    /// A coached call with three software phones, and proof of who heard whom
+    Demo {
+        /// One JSON document on stdout instead of a story
+        #[arg(long)]
+        json: bool,
+        /// Gateway and SIP backend as two processes
+        #[arg(long)]
+        split: bool,
+    },
+    /// Says what is wrong with a configuration file, and where
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Prints the default configuration with its comments
+    Config,
+}
+
+#[derive(Debug, Args)]
+struct Configured {
+    /// A TOML file; what it leaves out keeps its default. UNDERTONE__SECTION__KEY in the environment overrides it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Serve(configured) => run(configured, Part::Serve),
+        Command::Gateway(configured) => run(configured, Part::Gateway),
+        Command::SipBackend(configured) => run(configured, Part::SipBackend),
+        Command::Demo { json, split } => show(demo::Options { json, split }),
+        Command::Check { file } => check(file),
+        Command::Config => print(config::commented_defaults()),
+    }
+}
+
+fn run(Configured { config }: Configured, part: Part) -> ExitCode {
+    let config: Config = match config::load(config.as_deref()) {
+        Ok(config) => config,
+        Err(problems) => return fail(problems),
+    };
+    telemetry::start_log(&config.telemetry);
+    let metrics = match Metrics::start() {
+        Ok(metrics) => metrics,
+        Err(error) => return fail(error),
+    };
+    let outcome = block_on(serve::run(config, part, Some(metrics), |running| {
+        running.introduction().map(print);
+    }));
+    match outcome {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(error),
+        Err(error) => fail(error),
+    }
+}
+
+fn show(options: demo::Options) -> ExitCode {
+    match block_on(demo::run(options)) {
+        Ok(Ok(true)) => ExitCode::SUCCESS,
+        Ok(Ok(false)) => ExitCode::FAILURE,
+        Ok(Err(error)) => fail(error),
+        Err(error) => fail(error),
+    }
+}
+
+fn check(file: PathBuf) -> ExitCode {
+    match config::load(Some(&file)) {
+        Ok(_) => print(&format!("{}: good\n", file.display())),
+        Err(problems) => fail(problems),
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    Ok(runtime.block_on(work))
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn fail(error: impl Display) -> ExitCode {
+    // Standard error may be closed; the exit code says it too.
+    let _ = writeln!(std::io::stderr().lock(), "undertone: {error}");
+    ExitCode::FAILURE
+}

@@ -10,3 +10,4 @@ mod rest;
 mod sip_messages;
 mod support;
 mod torture;
+mod interop;

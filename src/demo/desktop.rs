@@ -1,0 +1,149 @@
+//! The supervisor's desktop: an HTTP client, and a CometD client by long-polling.
+
+use super::timeline::{Entry, Timeline};
+use super::{DemoError, held};
+use crate::clock;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// One user's way in over HTTP.
+#[derive(Clone)]
+pub(super) struct Desktop {
+    http: reqwest::Client,
+    base: String,
+    user: String,
+    password: String,
+    timeline: Timeline,
+}
+
+impl Desktop {
+    pub(super) fn new(rest: SocketAddr, user: &str, password: &str, timeline: Timeline) -> Result<Desktop, DemoError> {
+        Ok(Desktop {
+            http: reqwest::Client::builder().cookie_store(true).no_proxy().build()?,
+            base: format!("http://{rest}"),
+            user: user.into(),
+            password: password.into(),
+            timeline,
+        })
+    }
+
+    /// Posts an operation and shows request and reply. The moment is that of sending.
+    pub(super) async fn post(&self, path: &str, body: Value) -> Result<Instant, DemoError> {
+        let at = clock::instant();
+        let request = self.http.post(format!("{}{path}", self.base)).json(&body);
+        let response = request.basic_auth(&self.user, Some(&self.password)).send().await?;
+        let status = response.status().as_u16();
+        let text = response.text().await?;
+        let reply: Value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        self.timeline.add(Entry::rest(at, &self.user, path, &body, status, &reply));
+        match reply.get("statusCode").and_then(Value::as_i64) {
+            Some(0) => Ok(at),
+            _ => Err(DemoError::Refused {
+                request: format!("POST {path} {body}"),
+                reply: format!("{status} {reply}"),
+            }),
+        }
+    }
+
+    /// Opens a CometD session, subscribes and keeps polling.
+    pub(super) async fn listen(&self, channels: &[&str]) -> Result<Notifications, DemoError> {
+        let handshake = json!([{"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"], "id": "1"}]);
+        let reply = self.exchange("/handshake", handshake).await?;
+        let client = reply.iter().find_map(|message| message["clientId"].as_str());
+        let client = client
+            .ok_or_else(|| DemoError::CometD(format!("handshake: {}", Value::Array(reply.clone()))))?
+            .to_owned();
+        let notifications = Notifications {
+            events: Arc::default(),
+            count: Arc::new(watch::Sender::new(0)),
+            seen: Arc::default(),
+        };
+        let subscribe = json!([{"channel": "/meta/subscribe", "clientId": client, "subscription": channels, "id": "2"}]);
+        let reply = self.exchange("/", subscribe).await?;
+        if !reply
+            .iter()
+            .any(|message| message["channel"] == "/meta/subscribe" && message["successful"] == true)
+        {
+            return Err(DemoError::CometD(format!("subscribe: {}", Value::Array(reply))));
+        }
+        self.deliver(&notifications, reply);
+        let (desktop, polled) = (self.clone(), notifications.clone());
+        tokio::spawn(async move {
+            while let Ok(messages) = desktop
+                .exchange(
+                    "/connect",
+                    json!([{"channel": "/meta/connect", "clientId": client, "connectionType": "long-polling"}]),
+                )
+                .await
+            {
+                let goes_on = messages
+                    .iter()
+                    .all(|message| message["channel"] != "/meta/connect" || message["successful"] == true);
+                desktop.deliver(&polled, messages);
+                if !goes_on {
+                    return;
+                }
+            }
+        });
+        Ok(notifications)
+    }
+
+    fn deliver(&self, notifications: &Notifications, messages: Vec<Value>) {
+        let at = clock::instant();
+        for message in messages {
+            if message["channel"].as_str().is_some_and(|channel| !channel.starts_with("/meta/")) {
+                self.timeline.add(Entry::cometd(at, &self.user, &message));
+                let mut events = held(&notifications.events);
+                events.push(message);
+                notifications.count.send_replace(events.len());
+            }
+        }
+    }
+
+    async fn exchange(&self, path: &str, messages: Value) -> Result<Vec<Value>, DemoError> {
+        let url = format!("{}/api/v2/notifications{path}", self.base);
+        let request = self.http.post(url).json(&messages).basic_auth(&self.user, Some(&self.password));
+        let response = request.send().await?;
+        let status = response.status();
+        match response.json().await {
+            Ok(Value::Array(messages)) => Ok(messages),
+            other => Err(DemoError::CometD(format!("{path}: HTTP {status}, {other:?}"))),
+        }
+    }
+}
+
+/// What has come over CometD.
+#[derive(Clone)]
+pub(super) struct Notifications {
+    events: Arc<Mutex<Vec<Value>>>,
+    count: Arc<watch::Sender<usize>>,
+    seen: Arc<Mutex<usize>>,
+}
+
+impl Notifications {
+    /// Waits for the next message that fits, from where the last wait ended.
+    pub(super) async fn until(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Value, DemoError> {
+        let mut count = self.count.subscribe();
+        let found = tokio::time::timeout(Duration::from_secs(8), async {
+            loop {
+                count.borrow_and_update();
+                {
+                    let events = held(&self.events);
+                    let mut seen = held(&self.seen);
+                    if let Some((i, message)) = events.iter().enumerate().skip(*seen).find(|(_, message)| fits(&message["data"])) {
+                        *seen = i + 1;
+                        return Some(message.clone());
+                    }
+                }
+                count.changed().await.ok()?;
+            }
+        });
+        match found.await {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) | Err(_) => Err(DemoError::Missing(format!("CometD: {what}"))),
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The script: the first coached call, and the same once more armed before the call.
+
+use super::desktop::{Desktop, Notifications};
+use super::hearing::{self, Part, Person, Phase};
+use super::timeline::Timeline;
+use super::world::{self, World};
+use super::{DemoError, Options};
+use crate::clock;
+use crate::phone::{AnswerPolicy, Phone, PhoneConfig, Voice};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(8);
+/// From a change to the first packet that is measured: what was under way has arrived.
+const SETTLE: Duration = Duration::from_millis(250);
+const LISTEN: Duration = Duration::from_millis(700);
+/// A burst in the supervisor's voice that is looked for at the agent.
+const MARK: Voice = Voice { hz: 2203.0, dbfs: -10.0 };
+const MARK_PACKETS: usize = 4;
+const MARKS: usize = 5;
+
+/// What the demo has found.
+struct Findings {
+    phases: Vec<Phase>,
+    join: Option<Duration>,
+    armed_join: Option<Duration>,
+    whisper_delays: Vec<f64>,
+    customer_packets: usize,
+    identical: usize,
+}
+
+impl Findings {
+    fn whisper_delay_ms(&self) -> Option<f64> {
+        let mut delays = self.whisper_delays.clone();
+        delays.sort_by(f64::total_cmp);
+        delays.get(delays.len() / 2).copied()
+    }
+
+    fn ok(&self) -> bool {
+        let right = self.phases.iter().all(Phase::is_right);
+        let relayed = self.customer_packets > 0 && self.identical == self.customer_packets;
+        right && relayed && self.join.is_some() && self.whisper_delay_ms().is_some()
+    }
+}
+
+/// Tells the story; `Ok(false)` when a cell of the table is wrong.
+///
+/// # Errors
+/// The story did not come to its end.
+pub async fn run(options: Options) -> Result<bool, DemoError> {
+    let timeline = Timeline::new(clock::instant(), !options.json);
+    let world = World::start(options.split).await?;
+    timeline.title(&format!(
+        "Undertone on free loopback ports{}: REST and CometD {}, SIP {}",
+        if options.split {
+            ", gateway and SIP backend as two processes"
+        } else {
+            ""
+        },
+        world.rest,
+        world.sip
+    ));
+    let told = tell(&world, &timeline).await;
+    timeline.tell();
+    world.stop().await;
+    let findings = told?;
+    match options.json {
+        true => print_json(&findings, &timeline),
+        false => show(&findings, &timeline),
+    }
+    Ok(findings.ok())
+}
+
+struct Cast<'a> {
+    timeline: &'a Timeline,
+    customer: Phone,
+    agent: Phone,
+    supervisor: Phone,
+    desk: Desktop,
+    news: Notifications,
+    told_until: Instant,
+}
+
+async fn tell(world: &World, timeline: &Timeline) -> Result<Findings, DemoError> {
+    let mut cast = assemble(world, timeline).await?;
+    let mut findings = Findings {
+        phases: Vec::new(),
+        join: None,
+        armed_join: None,
+        whisper_delays: Vec::new(),
+        customer_packets: 0,
+        identical: 0,
+    };
+    cast.first_call(&mut findings).await?;
+    cast.armed_call(&mut findings).await?;
+    Ok(findings)
+}
+
+async fn assemble<'a>(world: &World, timeline: &'a Timeline) -> Result<Cast<'a>, DemoError> {
+    let start = clock::instant();
+    let phone = async |person: Person, number: &str, password: &str, answer: AnswerPolicy| {
+        let config = PhoneConfig::new(number, password, world.sip, person.hz()).answering(answer);
+        let phone = Phone::start(config).await.map_err(|error| DemoError::Phone(person.name(), error))?;
+        phone.register().await.map_err(|error| DemoError::Phone(person.name(), error))?;
+        Ok::<_, DemoError>(phone)
+    };
+    timeline.title("The phones register, the desktops log in");
+    let customer = phone(
+        Person::Customer,
+        world::CUSTOMER_NUMBER,
+        &world.customer_password,
+        AnswerPolicy::Auto(Duration::ZERO),
+    )
+    .await?;
+    let after_ringing = AnswerPolicy::Auto(Duration::from_millis(300));
+    let agent = phone(Person::Agent, world::AGENT_NUMBER, &world.agent_password, after_ringing).await?;
+    let supervisor = phone(
+        Person::Supervisor,
+        world::SUPERVISOR_NUMBER,
+        &world.supervisor_password,
+        AnswerPolicy::ByHeader,
+    )
+    .await?;
+    let agents_desk = Desktop::new(world.rest, world::AGENT_USER, &world.agent_password, timeline.clone())?;
+    let desk = Desktop::new(world.rest, world::SUPERVISOR_USER, &world.supervisor_password, timeline.clone())?;
+    let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
+    agents_desk.post("/api/v2/me", session.clone()).await?;
+    desk.post("/api/v2/me", session).await?;
+    let news = desk.listen(&["/v2/me/devices", "/v2/me/calls"]).await?;
+    let mut cast = Cast {
+        timeline,
+        customer,
+        agent,
+        supervisor,
+        desk,
+        news,
+        told_until: start,
+    };
+    cast.tell();
+    Ok(cast)
+}
+
+impl Cast<'_> {
+    async fn first_call(&mut self, findings: &mut Findings) -> Result<(), DemoError> {
+        self.timeline.title("The customer calls the agent");
+        let talking_since = self.call_agent().await?;
+        self.phase("customer and agent", Part::Absent, findings).await;
+
+        self.timeline.title("The supervisor posts the Coach request of the sample");
+        let asked = self.post_device(coach(None)).await?;
+        self.supervisor_joined().await?;
+        let call = self.joined_call("Coach").await?;
+        findings.join = self.whisper_heard(asked).await;
+        self.phase("Coach", Part::Coach, findings).await;
+        self.measure_whisper_delay(findings).await;
+
+        self.timeline
+            .title("He speaks to both, then only listens, then whispers again: live switching");
+        let barged = clock::instant();
+        self.switch(&call, "SwitchToBargeIn", "BargeIn").await?;
+        self.phase("BargeIn", Part::BargeIn, findings).await;
+        self.switch(&call, "SwitchToListenIn", "ListenIn").await?;
+        let listening = clock::instant() + SETTLE;
+        self.phase("ListenIn", Part::ListenIn, findings).await;
+        self.switch(&call, "SwitchToCoach", "Coach").await?;
+        self.phase("Coach again", Part::Coach, findings).await;
+
+        self.timeline.title("He cancels");
+        self.post_device(json!({"operationName": "CancelSupervisorMonitoring"})).await?;
+        self.news
+            .until("a device without supervisorMonitoringState", |data| {
+                data["devices"].is_array() && monitoring(data).is_none()
+            })
+            .await?;
+        self.supervisor
+            .ended(SOON)
+            .await
+            .map_err(|error| DemoError::Phone("supervisor", error))?;
+        self.phase("cancelled", Part::Absent, findings).await;
+        let over = clock::instant();
+        self.hang_up().await?;
+        self.count_identical(&[(talking_since, barged), (listening, over)], findings);
+        Ok(())
+    }
+
+    async fn armed_call(&mut self, findings: &mut Findings) -> Result<(), DemoError> {
+        self.timeline
+            .title("The same once more, armed before the call, for the next call only");
+        self.post_device(coach(Some("NextCall"))).await?;
+        self.news
+            .until("a device that coaches the next call", |data| {
+                monitoring(data).is_some_and(|state| state["mode"] == "NextCall")
+            })
+            .await?;
+        self.tell();
+        self.timeline.title("The customer calls again");
+        let talking_since = self.call_agent().await?;
+        self.supervisor_joined().await?;
+        self.joined_call("Coach").await?;
+        findings.armed_join = self.whisper_heard(talking_since).await;
+        self.phase("Coach, armed before the call", Part::Coach, findings).await;
+        let over = clock::instant();
+        self.hang_up().await?;
+        self.supervisor
+            .ended(SOON)
+            .await
+            .map_err(|error| DemoError::Phone("supervisor", error))?;
+        self.news
+            .until("a device without supervisorMonitoringState", |data| {
+                data["devices"].is_array() && monitoring(data).is_none()
+            })
+            .await?;
+        self.tell();
+        self.count_identical(&[(talking_since, over)], findings);
+        Ok(())
+    }
+
+    async fn call_agent(&mut self) -> Result<Instant, DemoError> {
+        let customer = |error| DemoError::Phone("customer", error);
+        self.customer.call(world::AGENT_NUMBER).await.map_err(customer)?;
+        self.agent
+            .established(SOON)
+            .await
+            .map_err(|error| DemoError::Phone("agent", error))?;
+        let at = self.customer.established(SOON).await.map_err(customer)?.at;
+        self.tell();
+        Ok(at)
+    }
+
+    async fn supervisor_joined(&mut self) -> Result<(), DemoError> {
+        let established = self.supervisor.established(SOON).await;
+        established.map_err(|error| DemoError::Phone("supervisor", error)).map(drop)
+    }
+
+    /// Waits for his established leg and what he does on it; the id of the call.
+    async fn joined_call(&mut self, activity: &str) -> Result<String, DemoError> {
+        let what = format!("his call in {activity}");
+        let event = self.news.until(&what, |data| {
+            let call = &data["call"];
+            call["state"] == "Established" && call["supervisorMonitoringState"]["state"] == activity
+        });
+        let id = event.await?["data"]["call"]["id"].as_str().map(str::to_owned);
+        id.ok_or_else(|| DemoError::Missing("the call's id".into()))
+    }
+
+    async fn switch(&mut self, call: &str, operation: &str, activity: &str) -> Result<(), DemoError> {
+        self.desk
+            .post(&format!("/api/v2/me/calls/{call}"), json!({"operationName": operation}))
+            .await?;
+        self.joined_call(activity).await.map(drop)
+    }
+
+    async fn post_device(&self, body: Value) -> Result<Instant, DemoError> {
+        self.desk
+            .post(&format!("/api/v2/me/devices/{}", world::SUPERVISOR_DEVICE), body)
+            .await
+    }
+
+    async fn hang_up(&mut self) -> Result<(), DemoError> {
+        self.customer.hang_up().await.map_err(|error| DemoError::Phone("customer", error))?;
+        self.agent.ended(SOON).await.map_err(|error| DemoError::Phone("agent", error))?;
+        self.tell();
+        Ok(())
+    }
+
+    /// Lets the phase settle, listens, measures, and tells what has happened so far.
+    async fn phase(&mut self, name: &str, part: Part, findings: &mut Findings) {
+        tokio::time::sleep(SETTLE).await;
+        let since = clock::instant();
+        tokio::time::sleep(LISTEN).await;
+        let phones = [&self.customer, &self.agent, &self.supervisor];
+        findings.phases.push(Phase::measure(name, part, phones, since, clock::instant()));
+        self.tell();
+    }
+
+    /// From `since` to the arrival of the first packet in which the agent hears him.
+    async fn whisper_heard(&self, since: Instant) -> Option<Duration> {
+        let deadline = clock::instant() + SOON;
+        while clock::instant() < deadline {
+            if let Some(at) = self.agent.first_heard(Person::Supervisor.hz(), -26.0, since) {
+                return Some(at - since);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        None
+    }
+
+    /// Both moments are those of a packet leaving and arriving, so its 20 ms of packetisation are not in the difference.
+    async fn measure_whisper_delay(&self, findings: &mut Findings) {
+        for _ in 0..MARKS {
+            let since = clock::instant();
+            self.supervisor.mark(MARK, MARK_PACKETS);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if let (Some(said), Some(heard)) = (self.supervisor.marked_at(), self.agent.mark_heard_at(MARK, since)) {
+                findings
+                    .whisper_delays
+                    .push(heard.saturating_duration_since(said).as_secs_f64() * 1000.0);
+            }
+        }
+    }
+
+    fn count_identical(&self, windows: &[(Instant, Instant)], findings: &mut Findings) {
+        let Some((first, _)) = windows.first() else { return };
+        let sent: BTreeSet<_> = self.agent.sent(*first).into_iter().map(|packet| packet.payload).collect();
+        for (since, until) in windows {
+            let received = self.customer.received_between(*since, *until);
+            findings.customer_packets += received.len();
+            findings.identical += received.iter().filter(|packet| sent.contains(&packet.payload)).count();
+        }
+    }
+
+    fn tell(&mut self) {
+        let since = std::mem::replace(&mut self.told_until, clock::instant());
+        for (role, phone) in [
+            ("customer", &self.customer),
+            ("agent", &self.agent),
+            ("supervisor", &self.supervisor),
+        ] {
+            self.timeline.add_sip(role, phone, since);
+        }
+        self.timeline.tell();
+    }
+}
+
+/// The request of the sample, as printed there.
+fn coach(mode: Option<&str>) -> Value {
+    let mut body = json!({
+        "operationName": "Coach",
+        "targetDeviceUri": format!("http://localhost:8080/api/v2/devices/{}", world::AGENT_DEVICE),
+    });
+    if let Some(mode) = mode {
+        body["supervisorMonitoringMode"] = json!(mode);
+    }
+    body
+}
+
+/// The monitoring state in a message about his device; `None` too when it is about something else.
+fn monitoring(data: &Value) -> Option<&Value> {
+    data["devices"]
+        .as_array()?
+        .iter()
+        .find_map(|device| device.get("supervisorMonitoringState"))
+}
+
+fn show(findings: &Findings, timeline: &Timeline) {
+    hearing::show(&findings.phases, timeline);
+    timeline.title("Figures");
+    let ms = |time: Option<Duration>| time.map_or("never".into(), |time| format!("{:.0} ms", time.as_secs_f64() * 1000.0));
+    timeline.text(&format!(
+        "  join, POST to the first whisper at the agent      {}",
+        ms(findings.join)
+    ));
+    timeline.text(&format!(
+        "  join when armed, answer to the first whisper      {}",
+        ms(findings.armed_join)
+    ));
+    let delay = findings
+        .whisper_delay_ms()
+        .map_or("not found".into(), |delay| format!("{delay:.1} ms"));
+    timeline.text(&format!("  whisper's added delay, without packetisation      {delay}"));
+    let (same, all) = (findings.identical, findings.customer_packets);
+    timeline.text(&format!(
+        "  packets to the customer while not barged in       {all}, {same} byte for byte as the agent sent them"
+    ));
+    timeline.text("");
+    match findings.ok() {
+        true => timeline.good("Only the agent heard the supervisor whisper."),
+        false => timeline.bad("Something is wrong: see above."),
+    }
+}
+
+fn print_json(findings: &Findings, timeline: &Timeline) {
+    let tenths = |ms: f64| (ms * 10.0).round() / 10.0;
+    let document = json!({
+        "ok": findings.ok(),
+        "phases": findings.phases.iter().map(Phase::json).collect::<Vec<_>>(),
+        "join_ms": findings.join.map(|join| tenths(join.as_secs_f64() * 1000.0)),
+        "whisper_delay_ms": findings.whisper_delay_ms().map(tenths),
+        "customer_packets": findings.customer_packets,
+        "customer_packets_identical": findings.identical,
+        "rest": timeline.rest(),
+        "cometd": timeline.cometd(),
+    });
+    // A closed pipe is the reader's wish.
+    let _ = writeln!(std::io::stdout().lock(), "{document}");
+}

@@ -1,0 +1,258 @@
+//! The product on free ports, with the sample's people in it.
+
+use super::DemoError;
+use crate::clock;
+use crate::config;
+use crate::front::auth::hash_password_cheaply;
+use crate::serve::{self, Part, Running};
+use crate::sip::flow::Protocol;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+
+pub(super) const CUSTOMER_NUMBER: &str = "7001";
+pub(super) const AGENT_NUMBER: &str = "5001";
+pub(super) const SUPERVISOR_NUMBER: &str = "5005";
+pub(super) const AGENT_USER: &str = "agent";
+pub(super) const SUPERVISOR_USER: &str = "supervisor";
+pub(super) const AGENT_DEVICE: &str = "9c14cad7-17c4-48d0-8492-7cf0ff92c224";
+pub(super) const SUPERVISOR_DEVICE: &str = "efelab32-53f9-43ce-b65e-5768c61f7d4a";
+
+const START: Duration = Duration::from_secs(10);
+
+/// The running product.
+pub(super) struct World {
+    pub(super) rest: SocketAddr,
+    pub(super) sip: SocketAddr,
+    pub(super) customer_password: String,
+    pub(super) agent_password: String,
+    pub(super) supervisor_password: String,
+    product: Product,
+    _place: Place,
+}
+
+enum Product {
+    Here(Box<Running>),
+    Children(Vec<Child>),
+}
+
+/// A directory for state and audit, gone when the demo is over.
+struct Place(PathBuf);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What is left in the temporary directory hurts nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Where the doors are; 0 is any.
+#[derive(Default)]
+struct Ports {
+    rest: u16,
+    gateway_grpc: u16,
+    gateway_admin: u16,
+    backend_grpc: u16,
+    backend_admin: u16,
+    sip: u16,
+}
+
+impl World {
+    pub(super) async fn start(split: bool) -> Result<World, DemoError> {
+        let failed = |error: &dyn std::fmt::Display| DemoError::Start(error.to_string());
+        let name = format!("undertone-demo-{}-{:08x}", std::process::id(), rand::random::<u32>());
+        let place = Place(std::env::temp_dir().join(name));
+        std::fs::create_dir_all(&place.0).map_err(|error| failed(&error))?;
+        let passwords: [String; 3] = std::array::from_fn(|_| format!("{:016x}", rand::random::<u64>()));
+        let ports = match split {
+            true => Ports::free().map_err(|error| failed(&error))?,
+            false => Ports::default(),
+        };
+        let text = describe(&place.0, &ports, &passwords).map_err(|error| failed(&error))?;
+        let (product, rest, sip) = match split {
+            true => {
+                let children = start_children(&place.0, &text, &ports).await?;
+                (Product::Children(children), loopback(ports.rest), loopback(ports.sip))
+            }
+            false => {
+                let mut config = config::parse(Some((Path::new("the demo's configuration"), &text)), []).map_err(|error| failed(&error))?;
+                config.media.ports = None;
+                let running = serve::start(config, Part::Serve, None).await.map_err(|error| failed(&error))?;
+                let (Some(rest), Some(sip)) = (running.rest(), running.sip(Protocol::Udp)) else {
+                    return Err(DemoError::Start("a door is missing".into()));
+                };
+                (Product::Here(Box::new(running)), rest, sip)
+            }
+        };
+        let [customer_password, agent_password, supervisor_password] = passwords;
+        Ok(World {
+            rest,
+            sip,
+            customer_password,
+            agent_password,
+            supervisor_password,
+            product,
+            _place: place,
+        })
+    }
+
+    pub(super) async fn stop(self) {
+        match self.product {
+            Product::Here(running) => running.stop().await,
+            Product::Children(children) => {
+                for mut child in children {
+                    terminate(&child);
+                    if tokio::time::timeout(START, child.wait()).await.is_err() {
+                        // It is dropped, and so killed.
+                        tracing::warn!("a child did not end when asked");
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Ports {
+    /// Ports that nobody has now.
+    fn free() -> io::Result<Ports> {
+        let doors: Vec<TcpListener> = (0..5)
+            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+            .collect::<io::Result<_>>()?;
+        let tcp: Vec<u16> = doors.iter().map(|door| Ok(door.local_addr()?.port())).collect::<io::Result<_>>()?;
+        let sip = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        Ok(Ports {
+            rest: tcp[0],
+            gateway_grpc: tcp[1],
+            gateway_admin: tcp[2],
+            backend_grpc: tcp[3],
+            backend_admin: tcp[4],
+            sip,
+        })
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// The configuration: the sample's directory with passwords of its own.
+fn describe(place: &Path, ports: &Ports, [customer, agent, supervisor]: &[String; 3]) -> Result<String, crate::front::auth::PasswordError> {
+    let (agent_hash, supervisor_hash) = (hash_password_cheaply(agent)?, hash_password_cheaply(supervisor)?);
+    let Ports {
+        rest,
+        gateway_grpc,
+        gateway_admin,
+        backend_grpc,
+        sip,
+        ..
+    } = ports;
+    // At port 0 the assembly knows better.
+    let public_url = if *rest == 0 {
+        String::new()
+    } else {
+        format!("public_url = \"http://127.0.0.1:{rest}\"")
+    };
+    Ok(format!(
+        r#"
+state_dir = '{place}'
+backend_url = "http://127.0.0.1:{backend_grpc}"
+[rest]
+bind = "127.0.0.1:{rest}"
+{public_url}
+[grpc]
+bind = "127.0.0.1:{gateway_grpc}"
+[admin]
+bind = "127.0.0.1:{gateway_admin}"
+[sip]
+listen = ["udp:127.0.0.1:{sip}", "tcp:127.0.0.1:{sip}"]
+grace = 0
+[log]
+filter = "warn"
+[[voice_environment]]
+id = "370ef5e6-9e3c-4d91-9588-7f4dfe67e011"
+name = "Undertone"
+[[device]]
+id = "{SUPERVISOR_DEVICE}"
+number = "{SUPERVISOR_NUMBER}"
+password = "{supervisor}"
+[[device]]
+id = "{AGENT_DEVICE}"
+number = "{AGENT_NUMBER}"
+password = "{agent}"
+[[device]]
+id = "customer-7001"
+number = "{CUSTOMER_NUMBER}"
+kind = "customer"
+password = "{customer}"
+[[user]]
+id = "{SUPERVISOR_USER}"
+display_name = "Sample Supervisor"
+roles = ["Supervisor"]
+devices = ["{SUPERVISOR_DEVICE}"]
+password_hash = "{supervisor_hash}"
+[[user]]
+id = "{AGENT_USER}"
+display_name = "Sample Agent"
+roles = ["Agent"]
+devices = ["{AGENT_DEVICE}"]
+password_hash = "{agent_hash}"
+[[group]]
+id = "sample"
+agents = ["{AGENT_USER}"]
+supervisors = ["{SUPERVISOR_USER}"]
+"#,
+        place = place.display(),
+    ))
+}
+
+async fn start_children(place: &Path, text: &str, ports: &Ports) -> Result<Vec<Child>, DemoError> {
+    let failed = |error: io::Error| DemoError::Start(error.to_string());
+    let file = place.join("undertone.toml");
+    std::fs::write(&file, text).map_err(failed)?;
+    let program = std::env::current_exe().map_err(failed)?;
+    let start = |part: &str, grpc: u16, admin: u16| {
+        let mut command = Command::new(&program);
+        command.arg(part).arg("--config").arg(&file);
+        command.env("UNDERTONE__GRPC__BIND", loopback(grpc).to_string());
+        command.env("UNDERTONE__ADMIN__BIND", loopback(admin).to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        command.spawn().map_err(failed)
+    };
+    let mut children = vec![
+        start("sip-backend", ports.backend_grpc, ports.backend_admin)?,
+        start("gateway", ports.gateway_grpc, ports.gateway_admin)?,
+    ];
+    for admin in [ports.backend_admin, ports.gateway_admin] {
+        ready(admin, &mut children).await?;
+    }
+    Ok(children)
+}
+
+async fn ready(admin: u16, children: &mut [Child]) -> Result<(), DemoError> {
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let url = format!("http://{}/readyz", loopback(admin));
+    let deadline = clock::instant() + START;
+    while clock::instant() < deadline {
+        if http.get(&url).send().await.is_ok_and(|response| response.status().is_success()) {
+            return Ok(());
+        }
+        for child in children.iter_mut() {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(DemoError::Start(format!("a child has ended: {status}")));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    Err(DemoError::Start("the children are not ready in time".into()))
+}
+
+fn terminate(child: &Child) {
+    let Some(id) = child.id().and_then(|id| i32::try_from(id).ok()) else {
+        return;
+    };
+    // It may have ended by itself.
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM);
+}

@@ -1,0 +1,339 @@
+//! The assembly: opens what a process needs, joins the rooms, and takes them down in order. Decides nothing.
+//!
+//! ```text
+//!              ┌ rest, CometD ─┐
+//!  Gateway  =  │ gRPC          ├─▶ Desk ══ line ══▶ a backend: in this process (Serve), or elsewhere
+//!              └ admin ────────┘
+//!  Backend  =    gRPC, admin ─────▶ SIP
+//! ```
+
+use crate::audit::{Audit, AuditError};
+use crate::config::{Config, CredentialsError, Made};
+use crate::contract::{self, proto::telephony_server::TelephonyServer};
+use crate::front::auth::{Auth, PasswordError};
+use crate::front::bayeux::http::Bayeux;
+use crate::front::{grpc, http};
+use crate::gateway::desk::Desk;
+use crate::sip::flow::Protocol;
+use crate::sip::service::{self, Backend};
+use crate::store::{self, Store, StoreError};
+use crate::telemetry::{self, Metrics, Ready};
+use crate::telephony::connect;
+use axum::Router;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+
+/// How long answers under way may take once the doors close.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
+
+/// What a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Gateway and SIP backend.
+    Serve,
+    /// The gateway; its backend is at [`Config::backend_url`].
+    Gateway,
+    /// The SIP backend.
+    SipBackend,
+}
+
+/// Why a process could not start: each is one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port in use, an address that is not ours.
+    #[error("{what} can not listen on {address}: {error}")]
+    Bind {
+        /// Which door.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The state file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The audit file, without which nobody may listen.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// Passwords.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// A password hash.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// The SIP side.
+    #[error(transparent)]
+    Sip(#[from] service::StartError),
+    /// The backend's address.
+    #[error("backend_url '{url}': {error}")]
+    BackendUrl {
+        /// As configured.
+        url: String,
+        /// What is wrong with it.
+        error: tonic::transport::Error,
+    },
+    /// The process can not be told to stop.
+    #[error("signals: {0}")]
+    Signals(io::Error),
+}
+
+/// A running process, or half of one. Dropped, it ends at once.
+pub struct Running {
+    rest: Option<SocketAddr>,
+    grpc: SocketAddr,
+    admin: SocketAddr,
+    desk: Option<Desk>,
+    bayeux: Option<Bayeux>,
+    backend: Option<Backend>,
+    introduction: Option<String>,
+    stop: watch::Sender<bool>,
+    doors: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Where REST and CometD are.
+    pub fn rest(&self) -> Option<SocketAddr> {
+        self.rest
+    }
+
+    /// Where the telephony contract is served.
+    pub fn grpc(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// Where health and metrics are.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Where phones register.
+    pub fn sip(&self, protocol: Protocol) -> Option<SocketAddr> {
+        self.backend.as_ref()?.local_addr(protocol)
+    }
+
+    /// The gateway.
+    pub fn desk(&self) -> Option<&Desk> {
+        self.desk.as_ref()
+    }
+
+    /// The SIP backend.
+    pub fn backend(&self) -> Option<&Backend> {
+        self.backend.as_ref()
+    }
+
+    /// What a newcomer must be told once: the passwords that were made now.
+    pub fn introduction(&self) -> Option<&str> {
+        self.introduction.as_deref()
+    }
+
+    /// One line per open door.
+    pub fn doors(&self) -> Vec<String> {
+        let rest = self.rest.map(|address| format!("REST and CometD on http://{address}/api/v2"));
+        let sip = self.backend.iter().flat_map(Backend::local_addrs);
+        let sip = sip.map(|(protocol, address)| format!("SIP on {} {address}", protocol.as_str()));
+        let rest_of = [
+            format!("gRPC on {}", self.grpc),
+            format!("health and metrics on http://{}", self.admin),
+        ];
+        rest.into_iter().chain(sip).chain(rest_of).collect()
+    }
+
+    /// Stops in order: no new requests, answers under way, live calls and their grace, the doors.
+    pub async fn stop(mut self) {
+        if let Some(bayeux) = &self.bayeux {
+            bayeux.drain();
+        }
+        self.stop.send_replace(true);
+        if let Some(backend) = self.backend.take() {
+            backend.shutdown().await;
+        }
+        for door in std::mem::take(&mut self.doors) {
+            let abort = door.abort_handle();
+            if tokio::time::timeout(LAST_ANSWERS, door).await.is_err() {
+                abort.abort();
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.doors.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Starts a process on the current tokio runtime. Everything that can fail does so here.
+///
+/// # Errors
+/// One clear line.
+pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> Result<Running, StartError> {
+    let rest = match part {
+        Part::Serve | Part::Gateway => Some(bind("REST", config.rest_bind).await?),
+        Part::SipBackend => None,
+    };
+    let (grpc_door, grpc) = bind("gRPC", config.grpc_bind).await?;
+    let (admin_door, admin) = bind("admin", config.admin_bind).await?;
+    if let Some((_, address)) = &rest
+        && config.rest_bind.port() == 0
+    {
+        config.front.public_url = format!("http://{address}");
+    }
+    let (stop, stopped) = watch::channel(false);
+    let mut running = Running {
+        rest: rest.as_ref().map(|(_, address)| *address),
+        grpc,
+        admin,
+        desk: None,
+        bayeux: None,
+        backend: None,
+        introduction: None,
+        stop,
+        doors: Vec::new(),
+    };
+    let (mut rest_made, mut sip_made) = (Vec::new(), Vec::new());
+    let backend_server = match part {
+        Part::Serve | Part::SipBackend => Some(start_backend(&config, &mut running, &mut sip_made).await?),
+        Part::Gateway => None,
+    };
+    let server = match (rest, backend_server) {
+        (Some((door, _)), backend) => {
+            let channel = match backend {
+                Some(server) => connect::in_process(server),
+                None => connect::remote(&config.backend_url).map_err(|error| StartError::BackendUrl {
+                    url: config.backend_url.clone(),
+                    error,
+                })?,
+            };
+            let (desk, router) = start_gateway(&config, channel, &mut running, &mut rest_made).await?;
+            running.doors.push(open(door, router, stopped.clone()));
+            grpc::serve(desk)
+        }
+        (None, Some(server)) => server,
+        (None, None) => unreachable!("a process without REST has a backend"),
+    };
+    running
+        .doors
+        .push(open_grpc(grpc_door, server, config.grpc_reflection, stopped.clone()).await);
+    let ready = readiness(&running);
+    running.doors.push(open(admin_door, telemetry::admin(metrics, ready), stopped));
+    running.introduction = config.introduction(&rest_made, &sip_made);
+    Ok(running)
+}
+
+/// Runs a process until it is asked to stop (SIGTERM, SIGINT).
+///
+/// # Errors
+/// It can not start.
+pub async fn run(config: Config, part: Part, metrics: Option<Metrics>, started: impl FnOnce(&Running)) -> Result<(), StartError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let running = start(config, part, metrics).await?;
+    for door in running.doors() {
+        tracing::info!("{door}");
+    }
+    started(&running);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    tokio::select! {
+        () = running.stop() => tracing::info!("stopped"),
+        // Asked twice: at once.
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+async fn start_backend(
+    config: &Config,
+    running: &mut Running,
+    made: &mut Vec<Made>,
+) -> Result<TelephonyServer<contract::Service>, StartError> {
+    let store = store::open(&config.state_file("sip-backend"))?;
+    let (sip, new) = config.sip_with_credentials(&store)?;
+    made.extend(new);
+    let rooms = service::Config {
+        sip,
+        switchboard: config.switchboard.clone(),
+        media: config.media.clone(),
+    };
+    let (server, backend) = service::start(rooms, store).await?;
+    running.backend = Some(backend);
+    Ok(server)
+}
+
+async fn start_gateway(
+    config: &Config,
+    channel: tonic::transport::Channel,
+    running: &mut Running,
+    made: &mut Vec<Made>,
+) -> Result<(Desk, Router), StartError> {
+    let store: Store = store::open(&config.state_file("gateway"))?;
+    let audit = Audit::open(&config.audit_file)?;
+    let (accounts, new) = config.rest_credentials(&store)?;
+    made.extend(new);
+    let auth = Auth::new(config.login.clone(), accounts)?;
+    let line = connect::line(channel);
+    let desk = Desk::start(config.gateway.clone(), config.directory.clone(), line, audit, store)?;
+    let bayeux = Bayeux::start(&config.front, config.bayeux.clone(), desk.clone());
+    running.desk = Some(desk.clone());
+    running.bayeux = Some(bayeux.clone());
+    let router = http::router(&config.front, auth, desk.clone(), bayeux);
+    Ok((desk, router))
+}
+
+async fn bind(what: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listener = TcpListener::bind(address).await;
+    let bound = listener.and_then(|listener| listener.local_addr().map(|address| (listener, address)));
+    bound.map_err(|error| StartError::Bind { what, address, error })
+}
+
+fn open(door: TcpListener, router: Router, stopped: watch::Receiver<bool>) -> JoinHandle<()> {
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(door, service).with_graceful_shutdown(until(stopped)).await {
+            tracing::error!(%error, "an HTTP door has closed");
+        }
+    })
+}
+
+async fn open_grpc(
+    door: TcpListener,
+    server: TelephonyServer<contract::Service>,
+    reflection: bool,
+    stopped: watch::Receiver<bool>,
+) -> JoinHandle<()> {
+    let router = contract::router(server, reflection).await;
+    let serving = router.serve_with_incoming_shutdown(TcpListenerStream::new(door), until(stopped));
+    tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the gRPC door has closed");
+        }
+    })
+}
+
+fn until(mut stopped: watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
+    async move {
+        // A dropped handle stops too.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
+}
+
+fn readiness(running: &Running) -> Ready {
+    let desk = running.desk.clone();
+    Arc::new(move || match &desk {
+        Some(desk) if !desk.is_ready() => Err("the telephony backend can not be reached"),
+        Some(_) | None => Ok(()),
+    })
+}

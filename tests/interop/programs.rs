@@ -1,0 +1,266 @@
+//! SIPp and baresip as children of the test; each ends with its handle.
+
+use crate::support::house::{Account, House};
+use std::fs;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use undertone::phone::audio::{Law, Tone};
+
+const SPEECH_DBFS: f32 = -16.0;
+const SPEECH_SECONDS: usize = 40;
+
+/// A directory for what the programs read and write.
+pub fn workplace() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn speech(hz: f32) -> Vec<i16> {
+    let mut tone = Tone::new(hz as u32);
+    (0..SPEECH_SECONDS * 50).flat_map(|_| tone.frame(hz, SPEECH_DBFS)).collect()
+}
+
+/// A port nobody has now, for a program that cannot be told to take any.
+fn free_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The first of an even port and the five after it that nobody has now.
+fn free_media_port() -> u16 {
+    loop {
+        let port = free_port() & !1;
+        if port < 60_000 && (port..port + 6).all(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok()) {
+            return port;
+        }
+    }
+}
+
+fn start(program: &str, arguments: &[String], place: &Path, log: &Path) -> Child {
+    let output = fs::File::create(log).unwrap();
+    Command::new(program)
+        .args(arguments)
+        .current_dir(place)
+        .env("TERM", "dumb")
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program} does not start ({error}); ./test installs it"))
+}
+
+/// A run of SIPp.
+pub struct Sipp {
+    child: Child,
+    place: PathBuf,
+    scenario: String,
+}
+
+impl Sipp {
+    /// Registers an account; its contact is the port on which [`Sipp::agent`] listens.
+    pub async fn register(house: &House, account: Account, place: &TempDir) {
+        let port = free_port();
+        let place = Self::place(place, account);
+        fs::write(place.join("port"), port.to_string()).unwrap();
+        let run = Self::run(house, "register", account, port, &[], &place);
+        run.succeed(Duration::from_secs(10)).await;
+    }
+
+    /// Answers one call at the registered contact.
+    pub fn agent(house: &House, account: Account, hz: f32, place: &TempDir) -> Sipp {
+        let place = Self::place(place, account);
+        let port = fs::read_to_string(place.join("port")).unwrap().parse().unwrap();
+        Self::record(&place, hz);
+        Self::run(house, "agent", account, port, &[], &place)
+    }
+
+    /// Calls a number, talks, hangs up.
+    pub fn customer(house: &House, account: Account, number: &str, hz: f32, talk: Duration, place: &TempDir) -> Sipp {
+        let place = Self::place(place, account);
+        Self::record(&place, hz);
+        let talk = talk.as_millis().to_string();
+        Self::run(
+            house,
+            "customer",
+            account,
+            free_port(),
+            &["-key", "target", number, "-d", &talk],
+            &place,
+        )
+    }
+
+    /// Waits for its good end; the port on which it received audio.
+    pub async fn finished(self, within: Duration) -> u16 {
+        let messages = self.place.join(format!("{}.messages", self.scenario));
+        self.succeed(within).await;
+        let messages = fs::read_to_string(messages).unwrap();
+        let own = messages.split("o=sipp").nth(1).expect("it described its audio");
+        let port = own.split("m=audio ").nth(1).and_then(|rest| rest.split(' ').next());
+        port.expect("an audio line").parse().unwrap()
+    }
+
+    fn place(place: &TempDir, account: Account) -> PathBuf {
+        let place = place.path().join(account.number);
+        fs::create_dir_all(&place).unwrap();
+        place
+    }
+
+    fn record(place: &Path, hz: f32) {
+        let bytes: Vec<u8> = speech(hz).into_iter().map(|sample| Law::Mu.encode(sample)).collect();
+        fs::write(place.join("tone.ulaw"), bytes).unwrap();
+    }
+
+    fn run(house: &House, scenario: &str, account: Account, port: u16, more: &[&str], place: &Path) -> Sipp {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/sipp/{scenario}.xml"));
+        let media = free_media_port().to_string();
+        let (port, server, messages, errors) = (
+            port.to_string(),
+            house.sip.to_string(),
+            format!("{scenario}.messages"),
+            format!("{scenario}.errors"),
+        );
+        let mut arguments = vec![
+            "-sf",
+            file.to_str().unwrap(),
+            "-i",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-mi",
+            "127.0.0.1",
+            "-mp",
+            &media,
+        ];
+        arguments.extend([
+            "-m",
+            "1",
+            "-nostdin",
+            "-timeout",
+            "30s",
+            "-timeout_error",
+            "-trace_msg",
+            "-message_file",
+            &messages,
+        ]);
+        arguments.extend([
+            "-trace_err",
+            "-error_file",
+            &errors,
+            "-s",
+            account.number,
+            "-key",
+            "password",
+            account.password,
+        ]);
+        arguments.extend(more);
+        arguments.push(&server);
+        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+        Sipp {
+            child: start("sipp", &arguments, place, &place.join(format!("{scenario}.screen"))),
+            place: place.into(),
+            scenario: scenario.into(),
+        }
+    }
+
+    async fn succeed(mut self, within: Duration) {
+        let status = tokio::time::timeout(within, self.child.wait()).await;
+        let read = |kind| fs::read_to_string(self.place.join(format!("{}.{kind}", self.scenario))).unwrap_or_default();
+        match status {
+            Ok(Ok(status)) if status.success() => {}
+            other => panic!(
+                "SIPp {}: {other:?}\n{}\n{}\n{}",
+                self.scenario,
+                read("errors"),
+                read("messages"),
+                read("screen")
+            ),
+        }
+    }
+}
+
+/// A registered baresip that answers by itself, speaks a tone and records what it hears.
+pub struct Baresip {
+    child: Child,
+    place: PathBuf,
+}
+
+impl Baresip {
+    pub fn start(house: &House, account: Account, hz: f32, place: &TempDir) -> Baresip {
+        let place = place.path().join(format!("baresip-{}", account.number));
+        fs::create_dir_all(place.join("heard")).unwrap();
+        write_wav(&place.join("tone.wav"), &speech(hz));
+        let (port, media, here) = (free_port(), free_media_port(), place.display());
+        let modules = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path());
+        let modules = modules
+            .flat_map(|path| [path.join("baresip/modules")])
+            .chain([PathBuf::from("/usr/lib/baresip/modules")]);
+        let modules = modules
+            .into_iter()
+            .find(|path| path.is_dir())
+            .expect("baresip's modules; ./test installs it");
+        // aubridge to nowhere is a sound card that nobody hears; sndfile records what was decoded.
+        let config = format!(
+            "poll_method epoll\nsip_listen 127.0.0.1:{port}\nnet_interface 127.0.0.1\nrtp_ports {media}-{}\n\
+             audio_player aubridge,nowhere\naudio_alert aubridge,nowhere\naudio_source aufile,{here}/tone.wav\n\
+             ausrc_srate 8000\nauplay_srate 8000\nausrc_channels 1\nauplay_channels 1\nsnd_path {here}/heard\nmodule_path {}\n\
+             module g711.so\nmodule aubridge.so\nmodule aufile.so\nmodule sndfile.so\n\
+             module_tmp uuid.so\nmodule_tmp account.so\nmodule_app contact.so\nmodule_app menu.so\n",
+            media + 5,
+            modules.display(),
+        );
+        fs::write(place.join("config"), config).unwrap();
+        let (number, password, sip) = (account.number, account.password, house.sip);
+        let account =
+            format!("<sip:{number}@{sip}>;auth_user={number};auth_pass={password};answermode=auto;regint=120;audio_codecs=pcmu/8000/1\n");
+        fs::write(place.join("accounts"), account).unwrap();
+        fs::write(place.join("contacts"), "").unwrap();
+        let arguments = ["-4", "-s", "-f", place.to_str().unwrap()].map(str::to_owned);
+        let child = start("baresip", &arguments, &place, &place.join("screen"));
+        Baresip { child, place }
+    }
+
+    /// Ends it; what it has heard in its calls.
+    pub async fn finished(mut self) -> Vec<i16> {
+        if let Some(id) = self.child.id() {
+            let id = nix::unistd::Pid::from_raw(id as i32);
+            nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGINT).unwrap();
+        }
+        let ended = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await;
+        ended.expect("baresip ends when asked").unwrap();
+        let recordings = fs::read_dir(self.place.join("heard")).unwrap().flatten().map(|entry| entry.path());
+        let mut heard: Vec<PathBuf> = recordings.filter(|path| path.to_string_lossy().ends_with("-dec.wav")).collect();
+        heard.sort();
+        let screen = || fs::read_to_string(self.place.join("screen")).unwrap_or_default();
+        assert!(!heard.is_empty(), "baresip has recorded nothing:\n{}", screen());
+        heard.iter().flat_map(|path| read_wav(&fs::read(path).unwrap())).collect()
+    }
+}
+
+fn write_wav(path: &Path, samples: &[i16]) {
+    let size = samples.len() as u32 * 2;
+    let mut bytes = Vec::new();
+    bytes.extend(b"RIFF");
+    bytes.extend((36 + size).to_le_bytes());
+    bytes.extend(b"WAVEfmt ");
+    bytes.extend(16_u32.to_le_bytes());
+    bytes.extend([1, 0, 1, 0]);
+    bytes.extend(8000_u32.to_le_bytes());
+    bytes.extend(16_000_u32.to_le_bytes());
+    bytes.extend([2, 0, 16, 0]);
+    bytes.extend(b"data");
+    bytes.extend(size.to_le_bytes());
+    bytes.extend(samples.iter().flat_map(|sample| sample.to_le_bytes()));
+    fs::write(path, bytes).unwrap();
+}
+
+/// The samples of a 16-bit mono WAV file, also of one whose writer did not come to fill in the sizes.
+fn read_wav(bytes: &[u8]) -> Vec<i16> {
+    let data = bytes.windows(4).position(|window| window == b"data").expect("a data chunk") + 8;
+    bytes[data..]
+        .chunks_exact(2)
+        .map(|pair| i16::from_le_bytes([pair[0], pair[1]]))
+        .collect()
+}

@@ -1,0 +1,137 @@
+//! The whole product in this process, on free ports, with the sample's people.
+
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+use tempfile::TempDir;
+use undertone::config;
+use undertone::front::auth::hash_password_cheaply;
+use undertone::serve::{self, Part, Running};
+use undertone::sip::flow::Protocol;
+
+/// A device of the house and its SIP password, which is also its user's.
+#[derive(Clone, Copy, Debug)]
+pub struct Account {
+    pub device: &'static str,
+    pub number: &'static str,
+    pub user: &'static str,
+    pub password: &'static str,
+}
+
+pub const SUPERVISOR: Account = Account {
+    device: "efelab32-53f9-43ce-b65e-5768c61f7d4a",
+    number: "5005",
+    user: "supervisor",
+    password: "supervisor-secret",
+};
+pub const AGENT: Account = Account {
+    device: "9c14cad7-17c4-48d0-8492-7cf0ff92c224",
+    number: "5001",
+    user: "agent",
+    password: "agent-secret",
+};
+pub const CUSTOMER: Account = Account {
+    device: "customer-7001",
+    number: "7001",
+    user: "",
+    password: "customer-secret",
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A running product.
+pub struct House {
+    pub rest: SocketAddr,
+    pub sip: SocketAddr,
+    pub running: Running,
+    pub http: reqwest::Client,
+    _state: TempDir,
+}
+
+impl House {
+    pub async fn start() -> House {
+        House::configured("").await
+    }
+
+    /// With more TOML in front of the directory.
+    pub async fn configured(more: &str) -> House {
+        let state = tempfile::tempdir().unwrap();
+        let text = describe(state.path(), more);
+        let mut config = config::parse(Some((Path::new("test.toml"), &text)), []).unwrap();
+        config.media.ports = None;
+        let running = serve::start(config, Part::Serve, None).await.unwrap();
+        House {
+            rest: running.rest().unwrap(),
+            sip: running.sip(Protocol::Udp).unwrap(),
+            running,
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            _state: state,
+        }
+    }
+
+    /// Waits until the device's phone has registered.
+    pub async fn registered(&self, account: Account) {
+        let facts = self.running.backend().unwrap().facts().clone();
+        let mut watcher = facts.watch();
+        let registered = async {
+            while !facts.device(&account.device.into()).is_some_and(|device| device.registered) {
+                watcher.next().await;
+            }
+        };
+        tokio::time::timeout(SOON, registered)
+            .await
+            .unwrap_or_else(|_| panic!("{} registers in time", account.number));
+    }
+
+    /// Posts an operation and expects statusCode 0.
+    pub async fn post(&self, account: Account, path: &str, body: Value) {
+        let url = format!("http://{}/api/v2{path}", self.rest);
+        let request = self.http.post(url).basic_auth(account.user, Some(account.password)).json(&body);
+        let reply: Value = request.send().await.unwrap().json().await.unwrap();
+        assert_eq!(reply, json!({"statusCode": 0}), "{body}");
+    }
+
+    /// The Coach request of the sample, with more in it.
+    pub async fn coach(&self, more: Value) {
+        let mut body = json!({
+            "operationName": "Coach",
+            "targetDeviceUri": format!("http://localhost:8080/api/v2/devices/{}", AGENT.device),
+        });
+        for (key, value) in more.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        self.post(SUPERVISOR, &format!("/me/devices/{}", SUPERVISOR.device), body).await;
+    }
+}
+
+fn describe(state: &Path, more: &str) -> String {
+    let device = |account: Account, kind: &str| {
+        format!(
+            "[[device]]\nid = '{}'\nnumber = '{}'\nkind = '{kind}'\npassword = '{}'\n",
+            account.device, account.number, account.password
+        )
+    };
+    let user = |account: Account, role: &str| {
+        let hash = hash_password_cheaply(account.password).unwrap();
+        format!(
+            "[[user]]\nid = '{0}'\ndisplay_name = '{0}'\nroles = ['{role}']\ndevices = ['{1}']\npassword_hash = '{hash}'\n",
+            account.user, account.device
+        )
+    };
+    let doors = "[rest]\nbind = '127.0.0.1:0'\n[grpc]\nbind = '127.0.0.1:0'\n[admin]\nbind = '127.0.0.1:0'\n\
+                 [sip]\nlisten = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\ngrace = 0\n";
+    let people = [
+        device(SUPERVISOR, "house"),
+        device(AGENT, "house"),
+        device(CUSTOMER, "customer"),
+        user(SUPERVISOR, "Supervisor"),
+        user(AGENT, "Agent"),
+    ];
+    format!(
+        "state_dir = '{}'\n{doors}{more}\n{}[[voice_environment]]\nid = '370ef5e6-9e3c-4d91-9588-7f4dfe67e011'\nname = 'Undertone'\n\
+         [[group]]\nid = 'sample'\nagents = ['agent']\nsupervisors = ['supervisor']\n",
+        state.display(),
+        people.concat()
+    )
+}
