@@ -7,6 +7,7 @@ mod floor_plan;
 mod media;
 mod phones;
 mod rest;
+mod sip_backend;
 mod sip_messages;
 mod support;
 mod torture;

@@ -94,7 +94,7 @@ fn write_on(store: &Store, pending: &mpsc::Receiver<Work>) {
         }
         for (done, reply) in replies {
             let unsafe_now = || Refusal::new(Reason::Internal, "The backend could not store the change.");
-            let _ = reply.send(done.and(written.as_ref().map(|()| ()).map_err(|_| unsafe_now())));
+            let _ = reply.send(done.and(written.as_ref().copied().map_err(|_| unsafe_now())));
         }
     }
 }

@@ -1,0 +1,584 @@
+//! The SIP backend with software phones on real sockets: who hears whom, what callers are told, what survives.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+use undertone::clock;
+use undertone::contract::{Line, Placed};
+use undertone::media::{Codec, MediaConfig};
+use undertone::phone::audio::Law;
+use undertone::phone::{AnswerPolicy, Direction, Phone, PhoneConfig, PhoneEvent};
+use undertone::sip::config::{Account, Config as SipConfig, Listen, Source, Trunk};
+use undertone::sip::flow::Protocol;
+use undertone::sip::service::{self, Backend, Config};
+use undertone::sip::switchboard::{AccountKind, SwitchboardConfig};
+use undertone::store::{self, Store};
+use undertone::telephony::connect;
+use undertone::words::{
+    Activity, CallFact, CallId, Command, CommandContext, DeviceId, Fact, LegState, Mode, MonitorState, Reason, Refusal, RequestId, Scope,
+};
+
+const SOON: Duration = Duration::from_secs(15);
+const REALM: &str = "undertone";
+const AGENT: &str = "agent";
+const BOSS: &str = "boss";
+
+/// Device, number, tone.
+const PEOPLE: [(&str, &str, f32); 4] = [
+    (AGENT, "5001", 613.0),
+    ("other", "5002", 743.0),
+    (BOSS, "5005", 877.0),
+    ("customer", "7001", 437.0),
+];
+
+struct Floor {
+    backend: Backend,
+    line: Line,
+    calls: Vec<CallFact>,
+    asked: usize,
+}
+
+fn config() -> Config {
+    let account = |(device, number, _): (&str, &str, f32)| Account {
+        kind: if device == "customer" {
+            AccountKind::Customer
+        } else {
+            AccountKind::House
+        },
+        ..Account::new(device.into(), number.into(), REALM, "secret")
+    };
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    Config {
+        sip: SipConfig {
+            listen: vec![Listen::new(Protocol::Udp, anywhere), Listen::new(Protocol::Tcp, anywhere)],
+            realm: REALM.into(),
+            accounts: PEOPLE.map(account).into(),
+            ..SipConfig::default()
+        },
+        switchboard: SwitchboardConfig::default(),
+        media: MediaConfig {
+            ports: None,
+            workers: 1,
+            ..MediaConfig::default()
+        },
+    }
+}
+
+impl Floor {
+    async fn open(config: Config) -> Floor {
+        Floor::with(config, store::in_memory()).await
+    }
+
+    async fn with(config: Config, store: Store) -> Floor {
+        let (server, backend) = service::start(config, store).await.expect("starts");
+        let line = connect::line(connect::in_process(server));
+        Floor {
+            backend,
+            line,
+            calls: Vec::new(),
+            asked: 0,
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.backend.local_addr(Protocol::Udp).expect("listens")
+    }
+
+    fn phone_config(&self, device: &str) -> PhoneConfig {
+        let (_, number, hz) = PEOPLE.into_iter().find(|(name, _, _)| *name == device).expect("known");
+        PhoneConfig::new(number, "secret", self.address(), hz)
+    }
+
+    async fn phone(&self, device: &str, answer: AnswerPolicy) -> Phone {
+        let phone = Phone::start(self.phone_config(device).answering(answer)).await.expect("starts");
+        phone.register().await.expect("registers");
+        phone
+    }
+
+    async fn command(&mut self, command: Command) -> Result<(), Refusal> {
+        self.asked += 1;
+        let context = CommandContext {
+            request_id: RequestId::from(format!("r{}", self.asked)),
+            user: "tester".into(),
+            deadline: SOON,
+        };
+        let (placed, answer) = Placed::new(context, command);
+        self.line.commands.send(placed).await.expect("the line lives");
+        answer.await.expect("answered")
+    }
+
+    async fn coach(&mut self, activity: Activity) {
+        self.command(Command::StartMonitoring {
+            supervisor: BOSS.into(),
+            target: AGENT.into(),
+            activity,
+            mode: Mode::AllCalls,
+            scope: Scope::Call,
+            confirm_joins: false,
+        })
+        .await
+        .expect("accepted");
+    }
+
+    /// Reads facts until one fits.
+    async fn until<T>(&mut self, what: impl Fn(&Fact) -> Option<T>) -> T {
+        let waiting = async {
+            loop {
+                let fact = self.line.facts.recv().await.expect("facts go on");
+                if let Fact::Call(call) = &fact {
+                    self.calls.retain(|known| known.id != call.id);
+                    self.calls.push(call.clone());
+                }
+                if let Some(found) = what(&fact) {
+                    return found;
+                }
+            }
+        };
+        tokio::time::timeout(SOON, waiting).await.expect("the fact comes")
+    }
+
+    async fn state(&mut self, device: &str, state: LegState) -> CallId {
+        let device = DeviceId::from(device);
+        let fits = |call: &CallFact| {
+            call.parties
+                .iter()
+                .any(|party| party.device.as_ref() == Some(&device) && party.state == state)
+        };
+        if let Some(call) = self.calls.iter().find(|call| fits(call)) {
+            return call.id.clone();
+        }
+        self.until(|fact| match fact {
+            Fact::Call(call) if fits(call) => Some(call.id.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn joined(&mut self) {
+        self.until(|fact| match fact {
+            Fact::Monitor(monitor) => matches!(monitor.state, MonitorState::Joined { .. }).then_some(()),
+            _ => None,
+        })
+        .await;
+    }
+}
+
+fn level(phone: &Phone, hz: f32) -> f32 {
+    phone.hears(hz, Duration::from_millis(200))
+}
+
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(SOON, waiting).await.is_ok(), "not in time: {what}");
+}
+
+fn hz(device: &str) -> f32 {
+    PEOPLE.into_iter().find(|(name, _, _)| *name == device).expect("known").2
+}
+
+/// Waits until exactly these hear exactly those, `("agent", "customer boss")`, and nobody else.
+async fn table(phones: &[(&str, &Phone)], expected: &[(&str, &str)]) {
+    let wrong = || {
+        let mut wrong = Vec::new();
+        for (listener, phone) in phones {
+            for (speaker, _) in phones {
+                let heard = level(phone, hz(speaker)) > -30.0;
+                let allowed = expected
+                    .iter()
+                    .any(|(who, whom)| who == listener && whom.split(' ').any(|name| name == *speaker));
+                if heard != allowed {
+                    wrong.push(format!("{listener} hears {speaker}: {heard}"));
+                }
+            }
+        }
+        wrong
+    };
+    let deadline = clock::instant() + SOON;
+    while !wrong().is_empty() {
+        assert!(clock::instant() < deadline, "{:?}", wrong());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn talk(floor: &mut Floor, agent: AnswerPolicy) -> (Phone, Phone) {
+    let agent = floor.phone(AGENT, agent).await;
+    let customer = floor.phone("customer", AnswerPolicy::Never).await;
+    customer.call("5001").await.expect("calls");
+    customer.established(SOON).await.expect("answered");
+    floor.state(AGENT, LegState::Established).await;
+    (customer, agent)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coached_call_from_ringing_to_the_last_bye() {
+    let mut floor = Floor::open(config()).await;
+    let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
+    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss)];
+    table(&phones, &[("customer", "agent"), (AGENT, "customer")]).await;
+
+    floor.coach(Activity::Coach).await;
+    boss.until(
+        |event| matches!(event, PhoneEvent::Incoming { auto_answer: true, from } if from.contains("Coach 5001")),
+        SOON,
+    )
+    .await
+    .expect("invited");
+    floor.joined().await;
+    let coached_at = clock::instant();
+    let coach = [("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")];
+    table(&phones, &coach).await;
+    let call = floor.state(AGENT, LegState::Established).await;
+    let switch = |activity| Command::SwitchMonitoring {
+        supervisor: BOSS.into(),
+        call: call.clone(),
+        activity,
+    };
+    identical(&customer, &agent, coached_at);
+    let leaked = customer.peak_between(hz(BOSS), coached_at - Duration::from_secs(1), clock::instant());
+    assert!(leaked < -50.0, "the customer has heard the whisper: {leaked} dBFS");
+
+    floor.command(switch(Activity::BargeIn)).await.expect("accepted");
+    table(
+        &phones,
+        &[("customer", "agent boss"), (AGENT, "customer boss"), (BOSS, "customer agent")],
+    )
+    .await;
+    floor.command(switch(Activity::ListenIn)).await.expect("accepted");
+    table(&phones, &[("customer", "agent"), (AGENT, "customer"), (BOSS, "customer agent")]).await;
+    floor.command(switch(Activity::Coach)).await.expect("accepted");
+    table(&phones, &coach).await;
+
+    floor
+        .command(Command::StopMonitoring { supervisor: BOSS.into() })
+        .await
+        .expect("accepted");
+    boss.ended(SOON).await.expect("released");
+    table(&phones[..2], &[("customer", "agent"), (AGENT, "customer")]).await;
+    agent.hang_up().await.expect("hangs up");
+    customer.ended(SOON).await.expect("over");
+    assert_eq!(floor.backend.media().leak_guards, 0);
+    eventually("every port is closed", || floor.backend.media().legs == 0).await;
+    floor.backend.shutdown().await;
+}
+
+/// What reaches the customer is what the agent sent, byte for byte.
+fn identical(customer: &Phone, agent: &Phone, since: Instant) {
+    let sent: BTreeSet<Vec<u8>> = agent
+        .sent(since - Duration::from_secs(2))
+        .into_iter()
+        .map(|packet| packet.payload.to_vec())
+        .collect();
+    let received = customer.payloads(since);
+    assert!(!received.is_empty());
+    for payload in received {
+        assert!(sent.contains(&payload.to_vec()), "a payload that the agent did not send");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_monitor_armed_before_the_call_joins_when_the_agent_answers_and_goes_with_the_call() {
+    let mut floor = Floor::open(config()).await;
+    let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
+    floor
+        .command(Command::StartMonitoring {
+            supervisor: BOSS.into(),
+            target: AGENT.into(),
+            activity: Activity::Coach,
+            mode: Mode::NextCall,
+            scope: Scope::Agent,
+            confirm_joins: false,
+        })
+        .await
+        .expect("accepted");
+    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::from_millis(100))).await;
+    floor.joined().await;
+    let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss)];
+    table(
+        &phones,
+        &[("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")],
+    )
+    .await;
+    customer.hang_up().await.expect("hangs up");
+    agent.ended(SOON).await.expect("over");
+    boss.ended(SOON).await.expect("over");
+    floor.until(|fact| matches!(fact, Fact::MonitorGone { .. }).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_are_told_404_480_486_488_and_503() {
+    async fn refused(floor: &Floor, phone: &Phone, number: &str, status: u16) {
+        phone.call(number).await.expect("calls");
+        phone
+            .until(|event| *event == PhoneEvent::Refused(status), SOON)
+            .await
+            .unwrap_or_else(|error| panic!("{number} should be {status}: {error}"));
+        eventually("no port is left", || floor.backend.media().legs == 0).await;
+    }
+    let floor = Floor::open(config()).await;
+    let customer = floor.phone("customer", AnswerPolicy::Never).await;
+    let _busy = floor.phone("other", AnswerPolicy::Busy).await;
+    refused(&floor, &customer, "9999", 404).await;
+    refused(&floor, &customer, "5001", 480).await;
+    refused(&floor, &customer, "5002", 486).await;
+
+    let mut strict = config();
+    strict.switchboard.codecs = vec![Codec::Pcma];
+    let floor = Floor::open(strict).await;
+    let _agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let mut mu_law = floor.phone_config("customer");
+    mu_law.laws = vec![Law::Mu];
+    let customer = Phone::start(mu_law).await.expect("starts");
+    customer.register().await.expect("registers");
+    refused(&floor, &customer, "5001", 488).await;
+
+    let mut full = config();
+    full.switchboard.max_calls = 0;
+    let floor = Floor::open(full).await;
+    let _agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let customer = floor.phone("customer", AnswerPolicy::Never).await;
+    refused(&floor, &customer, "5001", 503).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_gives_up_ends_the_ringing() {
+    let floor = Floor::open(config()).await;
+    let agent = floor.phone(AGENT, AnswerPolicy::Never).await;
+    let customer = floor.phone("customer", AnswerPolicy::Never).await;
+    customer.call("5001").await.expect("calls");
+    customer
+        .until(|event| *event == PhoneEvent::Ringing(180), SOON)
+        .await
+        .expect("rings");
+    customer.hang_up().await.expect("gives up");
+    customer.until(|event| *event == PhoneEvent::Refused(487), SOON).await.expect("487");
+    agent.ended(SOON).await.expect("rings no more");
+    eventually("no port is left", || floor.backend.media().legs == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_held_and_retrieved_at_the_phone_and_by_command() {
+    let mut floor = Floor::open(config()).await;
+    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let phones = [("customer", &customer), (AGENT, &agent)];
+    let both = [("customer", "agent"), (AGENT, "customer")];
+    table(&phones, &both).await;
+    agent.hold().await.expect("held");
+    let call = floor.state(AGENT, LegState::Held).await;
+    eventually("the agent hears nothing", || level(&agent, hz("customer")) < -50.0).await;
+    agent.retrieve().await.expect("retrieved");
+    floor.state(AGENT, LegState::Established).await;
+    table(&phones, &both).await;
+
+    let (device, other) = (DeviceId::from(AGENT), call.clone());
+    floor
+        .command(Command::Hold {
+            device: device.clone(),
+            call: other,
+        })
+        .await
+        .expect("held");
+    table(&phones, &[]).await;
+    floor.command(Command::Retrieve { device, call }).await.expect("retrieved");
+    table(&phones, &both).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_dials_through_its_own_phone_and_answers_by_command() {
+    let mut floor = Floor::open(config()).await;
+    let agent = floor.phone(AGENT, AnswerPolicy::ByHeader).await;
+    let other = floor.phone("other", AnswerPolicy::ByHeader).await;
+    floor
+        .command(Command::Dial {
+            device: AGENT.into(),
+            destination: "5002".into(),
+        })
+        .await
+        .expect("accepted");
+    agent.established(SOON).await.expect("brought in");
+    let call = floor.state("other", LegState::Ringing).await;
+    floor
+        .command(Command::Answer {
+            device: "other".into(),
+            call: call.clone(),
+        })
+        .await
+        .expect("accepted");
+    other.until(|event| *event == PhoneEvent::AskedToTalk, SOON).await.expect("asked");
+    let phones = [(AGENT, &agent), ("other", &other)];
+    table(&phones, &[(AGENT, "other"), ("other", AGENT)]).await;
+    floor
+        .command(Command::Hangup {
+            device: AGENT.into(),
+            call,
+        })
+        .await
+        .expect("accepted");
+    agent.ended(SOON).await.expect("over");
+    other.ended(SOON).await.expect("over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_who_is_busy_is_reported_and_the_call_goes_on() {
+    let mut floor = Floor::open(config()).await;
+    let _boss = floor.phone(BOSS, AnswerPolicy::Busy).await;
+    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
+    floor.coach(Activity::Coach).await;
+    let failure = floor
+        .until(|fact| match fact {
+            Fact::Failed(failure) => Some(failure.clone()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(failure.device, BOSS.into());
+    let phones = [("customer", &customer), (AGENT, &agent)];
+    table(&phones, &[("customer", "agent"), (AGENT, "customer")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trunk_brings_calls_in_and_takes_calls_out() {
+    let site = |phone: &Phone| Trunk {
+        sources: vec![Source {
+            address: phone.address().ip(),
+            port: None,
+        }],
+        prefixes: vec!["0".into()],
+        ..Trunk::at("site", phone.address(), Protocol::Udp)
+    };
+    let mut outside = PhoneConfig::new("0123", "", "127.0.0.1:9".parse().expect("an address"), 991.0);
+    outside.ip = IpAddr::from([127, 0, 0, 2]);
+    let called = Phone::start(outside.clone()).await.expect("starts");
+    let mut config = config();
+    config.sip.trunks = vec![site(&called)];
+    let floor = Floor::open(config).await;
+    let agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
+
+    agent.call("0123").await.expect("calls");
+    agent.established(SOON).await.expect("answered");
+    eventually("the agent hears outside", || level(&agent, 991.0) > -30.0).await;
+    eventually("outside hears the agent", || level(&called, hz(AGENT)) > -30.0).await;
+    agent.hang_up().await.expect("hangs up");
+    called.ended(SOON).await.expect("over");
+
+    outside.server = floor.address();
+    let caller = Phone::start(outside).await.expect("starts");
+    caller.call("5001").await.expect("calls");
+    caller.established(SOON).await.expect("answered");
+    eventually("the agent hears outside", || level(&agent, 991.0) > -30.0).await;
+    caller.hang_up().await.expect("hangs up");
+    caller.call("0999").await.expect("calls");
+    caller
+        .until(|event| *event == PhoneEvent::Refused(403), SOON)
+        .await
+        .expect("no way through us to another trunk");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_offer_and_another_law_still_talk() {
+    let floor = Floor::open(config()).await;
+    let agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let mut late = floor.phone_config("customer");
+    late.late_offer = true;
+    late.laws = vec![Law::A];
+    let customer = Phone::start(late).await.expect("starts");
+    customer.register().await.expect("registers");
+    customer.call("5001").await.expect("calls");
+    customer.established(SOON).await.expect("answered");
+    let phones = [("customer", &customer), (AGENT, &agent)];
+    table(&phones, &[("customer", "agent"), (AGENT, "customer")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_holds_are_signalled_the_customers_phone_is_told() {
+    let mut signalling = config();
+    signalling.switchboard.signal_hold = true;
+    let mut floor = Floor::open(signalling).await;
+    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
+    agent.hold().await.expect("held");
+    customer
+        .until(|event| *event == PhoneEvent::Reoffered(Direction::SendOnly), SOON)
+        .await
+        .expect("told");
+    agent.retrieve().await.expect("retrieved");
+    customer
+        .until(|event| *event == PhoneEvent::Reoffered(Direction::SendRecv), SOON)
+        .await
+        .expect("told");
+    table(
+        &[("customer", &customer), (AGENT, &agent)],
+        &[("customer", "agent"), (AGENT, "customer")],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn monitors_do_not_disturb_and_forwarding_survive_a_restart() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("state");
+    let mut floor = Floor::with(config(), store::open(&path).expect("opens")).await;
+    floor.coach(Activity::Coach).await;
+    floor
+        .command(Command::SetForwarding {
+            device: AGENT.into(),
+            to: Some("5002".into()),
+        })
+        .await
+        .expect("accepted");
+    floor
+        .command(Command::SetDoNotDisturb {
+            device: "other".into(),
+            on: true,
+        })
+        .await
+        .expect("accepted");
+    drop(floor.line);
+    floor.backend.shutdown().await;
+
+    let mut floor = Floor::with(config(), store::open(&path).expect("opens")).await;
+    let monitor = floor
+        .until(|fact| match fact {
+            Fact::Monitor(monitor) => Some(monitor.clone()),
+            _ => None,
+        })
+        .await;
+    assert_eq!((monitor.activity, monitor.state), (Activity::Coach, MonitorState::Armed));
+    let customer = floor.phone("customer", AnswerPolicy::Never).await;
+    let _other = floor.phone("other", AnswerPolicy::Auto(Duration::ZERO)).await;
+    customer.call("5001").await.expect("calls");
+    customer
+        .until(|event| *event == PhoneEvent::Refused(480), SOON)
+        .await
+        .expect("forwarded to who does not want to be disturbed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_stops_ends_its_calls_with_bye() {
+    let mut stopping = config();
+    stopping.switchboard.grace = Duration::from_millis(300);
+    let mut floor = Floor::open(stopping).await;
+    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
+    floor.backend.shutdown().await;
+    customer.ended(SOON).await.expect("told");
+    agent.ended(SOON).await.expect("told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_be_done_is_refused_over_the_contract() {
+    let mut floor = Floor::open(config()).await;
+    let dial = |device: &str, to: &str| Command::Dial {
+        device: device.into(),
+        destination: to.into(),
+    };
+    assert_eq!(
+        floor.command(dial("nobody", "5002")).await.expect_err("unknown").reason,
+        Reason::NotFound
+    );
+    let refusal = floor.command(dial(AGENT, "5002")).await.expect_err("no phone");
+    assert_eq!(refusal, Refusal::new(Reason::Internal, "Device '5001' is not registered."));
+    let stop = Command::StopMonitoring { supervisor: BOSS.into() };
+    assert_eq!(floor.command(stop).await.expect_err("nothing").reason, Reason::InvalidState);
+}
