@@ -307,6 +307,7 @@ impl Supervision {
             State::Armed | State::Admitting { .. } | State::Inviting { .. } | State::Joined { .. } => None,
         });
         let Some((activity, lingering)) = joined else {
+            self.known(call)?;
             let message = format!("Device '{supervisor}' does not monitor call '{call}'.");
             return Err(Refusal::new(Reason::InvalidState, message));
         };
@@ -328,6 +329,7 @@ impl Supervision {
             State::Armed | State::Inviting { .. } | State::Joined { .. } => false,
         });
         if !asked {
+            self.known(call)?;
             let message = format!("Device '{supervisor}' does not wait for leave to join call '{call}'.");
             return Err(Refusal::new(Reason::InvalidState, message));
         }
@@ -583,6 +585,11 @@ impl Supervision {
             leg.is_some_and(|leg| matches!(leg.state, LegState::Established | LegState::Held))
         };
         self.calls.values().filter(is_on).map(|call| call.id.clone()).collect()
+    }
+
+    fn known(&self, call: &CallId) -> Result<(), Refusal> {
+        let known = self.calls.contains_key(call);
+        known.then_some(()).ok_or_else(|| Refusal::not_found(call))
     }
 
     fn standing(&self, supervisor: &DeviceId) -> Result<&Monitor, Refusal> {

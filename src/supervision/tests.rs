@@ -97,12 +97,13 @@ fn any_activity_switches_to_any_other() {
 #[test]
 fn only_a_joined_supervisor_switches() {
     let mut house = House::default();
-    assert_eq!(house.switch("boss", "c", BargeIn).unwrap_err().reason, Reason::InvalidState);
-    house.start("boss", "anna", Coach).unwrap();
+    assert_eq!(house.switch("boss", "c", BargeIn).unwrap_err().reason, Reason::NotFound);
     house.talk("c", "anna");
     assert_eq!(house.switch("boss", "c", BargeIn).unwrap_err().reason, Reason::InvalidState);
+    house.start("boss", "anna", Coach).unwrap();
+    assert_eq!(house.switch("boss", "c", BargeIn).unwrap_err().reason, Reason::InvalidState);
     house.leg("boss", "c", LegOutcome::Answered);
-    assert_eq!(house.switch("boss", "another", BargeIn).unwrap_err().reason, Reason::InvalidState);
+    assert_eq!(house.switch("boss", "another", BargeIn).unwrap_err().reason, Reason::NotFound);
 }
 
 #[test]

@@ -3,16 +3,23 @@
 use super::{House, Pickup, Ways, suite};
 use std::time::Duration;
 use undertone::audit::Audit;
-use undertone::contract::place;
 use undertone::contract::proto::telephony_client::TelephonyClient;
+use undertone::contract::proto::telephony_server::TelephonyServer;
+use undertone::contract::{Service, place};
 use undertone::front::grpc;
 use undertone::gateway::desk::Desk;
 use undertone::gateway::{Config, DeviceEntry, Directory, Group, User};
+use undertone::media::MediaConfig;
+use undertone::phone::{AnswerPolicy, Phone, PhoneConfig};
+use undertone::sip;
+use undertone::sip::config::Listen;
+use undertone::sip::flow::Protocol;
+use undertone::sip::switchboard::{AccountKind, SwitchboardConfig};
 use undertone::store;
 use undertone::supervision;
 use undertone::telephony::connect::{in_process, line, remote};
 use undertone::telephony::simulated::{self, Simulated, Telephone};
-use undertone::words::{Activity, CallId, Command, CommandContext, DeviceId, Feature, Mode, Reason, Role, Scope};
+use undertone::words::{Activity, CallId, Command, CommandContext, DeviceId, Feature, Mode, Number, Reason, Role, Scope};
 
 #[tokio::test]
 async fn the_simulated_backend_keeps_the_contract() {
@@ -108,6 +115,152 @@ pub(super) fn house() -> simulated::Config {
     }
 }
 
+/// The reference backend, its phones on sockets.
+struct OnTheWire {
+    backend: sip::service::Backend,
+    customer: Phone,
+    agent: Phone,
+    supervisor: Phone,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sip_backend_keeps_the_contract() {
+    let (server, wire) = OnTheWire::start().await;
+    suite(in_process(server), wire).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateway_keeps_the_contract_over_the_sip_backend() {
+    let (server, wire) = OnTheWire::start().await;
+    let line = line(in_process(server));
+    let directory = tempfile::tempdir().unwrap();
+    let audit = Audit::open(&directory.path().join("audit.jsonl")).unwrap();
+    let desk = Desk::start(Config::default(), users(), line, audit, store::in_memory()).unwrap();
+    desk.readiness().wait_for(|ready| *ready).await.unwrap();
+    suite(in_process(grpc::serve(desk)), Behind(wire)).await;
+}
+
+impl OnTheWire {
+    async fn start() -> (TelephonyServer<Service>, Self) {
+        let mut accounts: Vec<_> = house()
+            .devices
+            .into_iter()
+            .map(|device| account(device.id, device.number))
+            .collect();
+        accounts.push(sip::config::Account {
+            kind: AccountKind::Customer,
+            ..account("customer-phone".into(), "7001".into())
+        });
+        let config = sip::service::Config {
+            sip: sip::config::Config {
+                listen: vec![Listen::new(Protocol::Udp, "127.0.0.1:0".parse().unwrap())],
+                accounts,
+                ..Default::default()
+            },
+            switchboard: SwitchboardConfig {
+                supervision: house().supervision,
+                ..Default::default()
+            },
+            media: MediaConfig {
+                ports: None,
+                workers: 1,
+                ..Default::default()
+            },
+        };
+        let (server, backend) = sip::service::start(config, store::in_memory()).await.unwrap();
+        let address = backend.local_addr(Protocol::Udp).unwrap();
+        let phone = async |number: &str, hz: f32, answer: AnswerPolicy| {
+            let phone = Phone::start(PhoneConfig::new(number, "secret", address, hz).answering(answer))
+                .await
+                .unwrap();
+            phone.register().await.unwrap();
+            phone
+        };
+        let wire = Self {
+            customer: phone("7001", 437.0, AnswerPolicy::Never).await,
+            agent: phone("5001", 613.0, AnswerPolicy::OnRequest).await,
+            supervisor: phone("5005", 1009.0, AnswerPolicy::ByHeader).await,
+            backend,
+        };
+        (server, wire)
+    }
+}
+
+fn account(device: DeviceId, number: Number) -> sip::config::Account {
+    sip::config::Account::new(device, number, "undertone", "secret")
+}
+
+impl Ways for OnTheWire {
+    fn house(&self) -> House {
+        assert!(self.backend.is_running());
+        who_is_who(false)
+    }
+
+    async fn customer_calls(&mut self) {
+        self.customer.call("5001").await.unwrap();
+    }
+
+    async fn agent_answers(&mut self, _: &CallId) {
+        self.agent.answer().await.unwrap();
+    }
+
+    async fn customer_hangs_up(&mut self, _: &CallId) {
+        self.customer.hang_up().await.unwrap();
+    }
+
+    async fn supervisor_hangs_up(&mut self, _: &CallId) {
+        self.supervisor.hang_up().await.unwrap();
+    }
+
+    async fn supervisor_phone(&mut self, does: Pickup) {
+        let answer = match does {
+            Pickup::Answers => AnswerPolicy::ByHeader,
+            Pickup::Busy => AnswerPolicy::Busy,
+            Pickup::Rejects => AnswerPolicy::Reject,
+        };
+        self.supervisor.set_answer(answer).await.unwrap();
+    }
+}
+
+/// The same house behind a gateway.
+struct Behind(OnTheWire);
+
+impl Ways for Behind {
+    fn house(&self) -> House {
+        who_is_who(true)
+    }
+
+    async fn customer_calls(&mut self) {
+        self.0.customer_calls().await;
+    }
+
+    async fn agent_answers(&mut self, call: &CallId) {
+        self.0.agent_answers(call).await;
+    }
+
+    async fn customer_hangs_up(&mut self, call: &CallId) {
+        self.0.customer_hangs_up(call).await;
+    }
+
+    async fn supervisor_hangs_up(&mut self, call: &CallId) {
+        self.0.supervisor_hangs_up(call).await;
+    }
+
+    async fn supervisor_phone(&mut self, does: Pickup) {
+        self.0.supervisor_phone(does).await;
+    }
+}
+
+fn who_is_who(admits_itself: bool) -> House {
+    House {
+        supervisor: ("meg-phone".into(), "meg".into()),
+        second: ("otto-phone".into(), "otto".into()),
+        agent: ("bob-phone".into(), "bob".into()),
+        other_agent: "eve-phone".into(),
+        admits_itself,
+    }
+}
+
 /// The users of the same house.
 fn users() -> Directory {
     let user = |name: &str, roles: &[Role]| User {
@@ -156,13 +309,7 @@ impl ByHand {
 
 impl Ways for ByHand {
     fn house(&self) -> House {
-        House {
-            supervisor: ("meg-phone".into(), "meg".into()),
-            second: ("otto-phone".into(), "otto".into()),
-            agent: ("bob-phone".into(), "bob".into()),
-            other_agent: "eve-phone".into(),
-            admits_itself: self.admits_itself,
-        }
+        who_is_who(self.admits_itself)
     }
 
     async fn customer_calls(&mut self) {
