@@ -54,8 +54,10 @@ fn main() {
     }
 }
 
+type Parser<'a> = &'a mut dyn FnMut(&[u8]);
+
 /// The best round of each, the rounds taking turns so that what else the machine does falls on all alike.
-fn measure<const N: usize>(mut parsers: [&mut dyn FnMut(&[u8]); N], messages: &[Vec<u8>]) -> [f64; N] {
+fn measure<const N: usize>(mut parsers: [Parser<'_>; N], messages: &[Vec<u8>]) -> [f64; N] {
     let mut best = [0f64; N];
     for _ in 0..ROUNDS {
         for (parser, best) in parsers.iter_mut().zip(&mut best) {

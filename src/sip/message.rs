@@ -72,7 +72,7 @@ impl Message {
 }
 
 /// A request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Request {
     /// The method.
     pub method: Method,
@@ -122,7 +122,7 @@ impl Request {
 }
 
 /// A response.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Response {
     /// 100 to 699.
     pub status: u16,
@@ -196,6 +196,27 @@ impl Response {
         self.headers.write(self.body.len(), &mut bytes);
         bytes.extend_from_slice(&self.body);
         bytes
+    }
+}
+
+/// Without the body, which may hold keys (a=crypto), and without secret header values.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {:?} + {} bytes", self.method, self.uri, self.headers, self.body.len())
+    }
+}
+
+/// Without the body, which may hold keys (a=crypto), and without secret header values.
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {} {:?} + {} bytes",
+            self.status,
+            self.reason.escape_ascii(),
+            self.headers,
+            self.body.len()
+        )
     }
 }
 
@@ -340,11 +361,13 @@ pub fn reason_phrase(status: u16) -> &'static str {
         606 => "Not Acceptable",
         607 => "Unwanted",
         608 => "Rejected",
-        100..=199 => "Progress",
-        200..=299 => "Success",
-        300..=399 => "Redirection",
-        400..=499 => "Request Failure",
-        500..=599 => "Server Failure",
-        _ => "Global Failure",
+        _ => match status / 100 {
+            1 => "Progress",
+            2 => "Success",
+            3 => "Redirection",
+            4 => "Request Failure",
+            5 => "Server Failure",
+            _ => "Global Failure",
+        },
     }
 }

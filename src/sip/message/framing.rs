@@ -1,7 +1,7 @@
 //! The one tokenizer, and who calls it: datagrams and streams.
 
-use super::headers::{is_call_id, read_cseq};
-use super::scan::{digits, is_token, is_token_byte, split_list, trim};
+use super::headers::{Place, is_call_id, read_cseq};
+use super::scan::{TOKEN, digits, line_break, span, split_list, trim};
 use super::{HeaderError, Headers, Message, Method, NameAddr, Request, Response, Uri, Via};
 
 /// The largest message, head and body, in bytes.
@@ -104,12 +104,11 @@ pub fn parse_datagram(datagram: &[u8]) -> Result<Message, ParseError> {
     if text.is_empty() {
         return Err(ParseError::silent(Fault::KeepAlive));
     }
-    let head_len = head_end(text, 0);
-    let head = Head::read(&text[..head_len.unwrap_or(text.len())]);
+    let head = Head::read(text);
     if datagram.len() > MAX_MESSAGE {
         return Err(head.fail(Fault::TooLarge));
     }
-    let Some(head_len) = head_len else {
+    let Some(head_len) = head.length else {
         let fault = if head.line.is_sip() { Fault::Head } else { Fault::NotSip };
         return Err(head.fail(fault));
     };
@@ -261,6 +260,46 @@ fn line_end(text: &[u8], from: usize) -> Option<usize> {
     None
 }
 
+/// Where a line ends, and whether a CR or LF stands in it alone.
+#[derive(Clone, Copy)]
+struct Line {
+    end: usize,
+    /// By CR LF, not by the end of the text.
+    ended: bool,
+    bare: bool,
+}
+
+impl Line {
+    fn at(text: &[u8], from: usize) -> Line {
+        let mut at = from;
+        let mut bare = false;
+        while let Some(length) = text.get(at..).and_then(line_break) {
+            at += length;
+            if text[at..].starts_with(b"\r\n") {
+                return Line {
+                    end: at,
+                    ended: true,
+                    bare,
+                };
+            }
+            bare = true;
+            at += 1;
+        }
+        Line {
+            end: text.len(),
+            ended: false,
+            bare,
+        }
+    }
+
+    fn or_bare(self, bare: bool) -> Line {
+        Line {
+            bare: self.bare || bare,
+            ..self
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum StartLine {
     Request(Method, Uri),
@@ -279,10 +318,10 @@ impl StartLine {
         if line.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"SIP/")) {
             return StartLine::read_status(line).unwrap_or(StartLine::BadStatus);
         }
-        let words: Vec<&[u8]> = line.splitn(5, |byte| *byte == b' ').collect();
+        let mut words = line.split(|byte| *byte == b' ');
         let is_version = |word: &[u8]| word.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"SIP/"));
-        let is_ack = words.first().is_some_and(|word| trim(word) == b"ACK");
-        let [method, uri, version] = words.as_slice() else {
+        let is_ack = trim(line).starts_with(b"ACK ");
+        let (Some(method), Some(uri), Some(version), None) = (words.next(), words.next(), words.next(), words.next()) else {
             let tries = line.split(|byte| *byte == b' ' || *byte == b'\t').any(is_version);
             return if tries {
                 StartLine::BadRequest {
@@ -335,6 +374,8 @@ impl StartLine {
 struct Head {
     line: StartLine,
     headers: Headers,
+    /// With its empty line; `None` when the text ends before it.
+    length: Option<usize>,
     /// Content-Length; a fault here is one of framing.
     body_len: Result<Option<u64>, Fault>,
     /// A fault of the head's shape.
@@ -342,59 +383,65 @@ struct Head {
 }
 
 impl Head {
+    /// Reads up to the first empty line, or to the end.
     fn read(text: &[u8]) -> Head {
-        let end = line_end(text, 0).unwrap_or(text.len());
+        let first = Line::at(text, 0);
         let mut head = Head {
-            line: StartLine::read(&text[..end]),
-            headers: Headers::with_capacity(text.len() - end),
+            line: StartLine::read(&text[..first.end]),
+            headers: Headers::new(),
+            length: None,
             body_len: Ok(None),
-            fault: None,
+            fault: first.bare.then_some(Fault::Head),
         };
-        if matches!(head.line, StartLine::NotSip | StartLine::BadStatus) {
-            return head;
-        }
-        if text[..end].iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
-            head.fault = Some(Fault::Head);
-        }
-        let mut at = end + 2;
+        let mut fields = Vec::with_capacity(16);
+        let mut folded = false;
+        let mut at = first.end + 2;
         while at < text.len() {
-            let mut end = line_end(text, at).unwrap_or(text.len());
-            if end == at {
+            let mut line = Line::at(text, at);
+            if line.end == at && line.ended {
+                head.length = Some(at + 2);
                 break;
             }
-            while matches!(text.get(end + 2), Some(b' ' | b'\t')) {
-                end = line_end(text, end + 2).unwrap_or(text.len());
+            while line.ended && matches!(text.get(line.end + 2), Some(b' ' | b'\t')) {
+                folded = true;
+                line = Line::at(text, line.end + 2).or_bare(line.bare);
             }
-            head.read_field(&text[at..end]);
-            at = end + 2;
+            folded |= line.bare;
+            if line.bare {
+                head.fault.get_or_insert(Fault::Head);
+            }
+            head.read_field(text, at, line.end, &mut fields);
+            at = line.end + 2;
+        }
+        let end = head.length.unwrap_or(text.len());
+        if !matches!(head.line, StartLine::NotSip | StartLine::BadStatus) {
+            head.headers = Headers::adopt(&text[..end], fields, folded);
         }
         head
     }
 
-    fn read_field(&mut self, field: &[u8]) {
-        let name_len = field.iter().take_while(|byte| is_token_byte(**byte)).count();
+    fn read_field(&mut self, text: &[u8], start: usize, end: usize, fields: &mut Vec<Place>) {
+        let field = &text[start..end];
+        let name_len = span(TOKEN, field);
         let gap = field[name_len..].iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-        let name = &field[..name_len];
-        if field.get(name_len + gap) != Some(&b':') || !is_token(name) {
+        if name_len == 0 || field.get(name_len + gap) != Some(&b':') {
             self.fault.get_or_insert(Fault::Head);
             return;
         }
-        let value = &field[name_len + gap + 1..];
-        if has_bare_line_end(value) {
-            self.fault.get_or_insert(Fault::Head);
-        }
-        if self.headers.len() == MAX_FIELDS {
+        if fields.len() == MAX_FIELDS {
             self.fault.get_or_insert(Fault::TooManyFields);
             return;
         }
-        self.headers.push_parsed(name, value);
+        let name = &field[..name_len];
+        let value = start + name_len + gap + 1..end;
         let full = super::headers::full_name(name).map_or(name, str::as_bytes);
         if full.eq_ignore_ascii_case(b"Content-Length") {
-            self.body_len = match (digits(trim(value)), self.body_len) {
+            self.body_len = match (digits(trim(&text[value.clone()])), self.body_len) {
                 (Some(length), Ok(None)) => Ok(Some(length)),
                 _ => Err(Fault::ContentLength),
             };
         }
+        fields.push(Place::of(text, start..start + name_len, value));
     }
 
     fn fail(self, fault: Fault) -> ParseError {
@@ -447,18 +494,6 @@ impl Head {
     }
 }
 
-fn has_bare_line_end(text: &[u8]) -> bool {
-    let mut at = 0;
-    while let Some(length) = text[at..].iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
-        at += length;
-        if text.get(at..at + 2) != Some(b"\r\n") {
-            return true;
-        }
-        at += 2;
-    }
-    false
-}
-
 /// Whatever transactions, dialogs and the registrar stand on can be read, every time it is there. What must be there, and
 /// once, is for `validate` to say.
 fn check_fields(headers: &Headers, method: Option<&Method>) -> Result<(), Fault> {
@@ -468,10 +503,10 @@ fn check_fields(headers: &Headers, method: Option<&Method>) -> Result<(), Fault>
         let value = field.value();
         let Some(checked) = Checked::named(field.name()) else { continue };
         let fits = match checked {
-            Checked::Via => split_list(value).all(|via| Via::parse(via).is_ok()),
-            Checked::From | Checked::To => NameAddr::parse(value).is_ok(),
-            Checked::Contact => value == b"*" || split_list(value).all(|contact| NameAddr::parse(contact).is_ok()),
-            Checked::Route | Checked::RecordRoute => split_list(value).all(|route| NameAddr::parse(route).is_ok()),
+            Checked::Via => split_list(value).all(Via::fits),
+            Checked::From | Checked::To => NameAddr::fits(value),
+            Checked::Contact => value == b"*" || split_list(value).all(NameAddr::fits),
+            Checked::Route | Checked::RecordRoute => split_list(value).all(NameAddr::fits),
             Checked::CallId => is_call_id(value),
             Checked::MaxForwards => digits(value).is_some_and(|number| number <= 255),
             Checked::CSeq => {

@@ -22,17 +22,36 @@ pub enum HeaderError {
 /// Header fields: bytes, in order, with the names as they were spelled.
 ///
 /// Wherever a name is asked for, case and compact forms (RFC 3261 7.3.3) make no difference.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Headers {
     text: Vec<u8>,
     fields: Vec<Place>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
-struct Place {
+pub(crate) struct Place {
     full: Option<&'static str>,
-    name: Range<usize>,
-    value: Range<usize>,
+    name: (u32, u32),
+    value: (u32, u32),
+}
+
+impl Place {
+    /// A field of a text: `name` is a token, `value` is what stands behind the colon.
+    pub(crate) fn of(text: &[u8], name: Range<usize>, value: Range<usize>) -> Place {
+        let raw = &text[value.clone()];
+        let start = value.start + raw.iter().take_while(|byte| is_space(**byte)).count();
+        let end = start + trim(raw).len();
+        let short = |range: Range<usize>| (range.start as u32, range.end as u32);
+        Place {
+            full: full_name(&text[name.clone()]),
+            name: short(name),
+            value: short(start.min(end)..end),
+        }
+    }
+}
+
+fn range(place: (u32, u32)) -> Range<usize> {
+    place.0 as usize..place.1 as usize
 }
 
 /// One header field.
@@ -61,21 +80,34 @@ impl<'a> Field<'a> {
     }
 }
 
+impl PartialEq for Headers {
+    fn eq(&self, other: &Headers) -> bool {
+        self.fields.len() == other.fields.len() && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Headers {}
+
 impl Headers {
     /// None.
     pub fn new() -> Headers {
         Headers::default()
     }
 
-    pub(crate) fn with_capacity(text: usize) -> Headers {
-        Headers {
-            text: Vec::with_capacity(text),
-            fields: Vec::with_capacity(16),
+    /// From the tokenizer: a text and where its fields are. Line ends left in it are those of foldings, and become spaces.
+    pub(crate) fn adopt(text: &[u8], fields: Vec<Place>, folded: bool) -> Headers {
+        let mut text = text.to_vec();
+        if folded {
+            text.iter_mut()
+                .filter(|byte| matches!(byte, b'\r' | b'\n'))
+                .for_each(|byte| *byte = b' ');
         }
+        Headers { text, fields }
     }
 
     pub(crate) fn text_len(&self) -> usize {
-        self.text.len() + 4 * self.fields.len()
+        let written = |place: &Place| range(place.name).len() + range(place.value).len() + 4;
+        self.fields.iter().map(written).sum()
     }
 
     /// How many fields there are.
@@ -96,8 +128,8 @@ impl Headers {
     fn field(&self, place: &Place) -> Field<'_> {
         Field {
             full: place.full,
-            name: &self.text[place.name.clone()],
-            value: &self.text[place.value.clone()],
+            name: &self.text[range(place.name)],
+            value: &self.text[range(place.value)],
         }
     }
 
@@ -195,17 +227,7 @@ impl Headers {
                 .iter()
                 .map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }),
         );
-        Some(Place {
-            full: full_name(name),
-            name: name_start..value_start,
-            value: value_start..self.text.len(),
-        })
-    }
-
-    /// From the tokenizer: the name is a token, the value may hold foldings.
-    pub(crate) fn push_parsed(&mut self, name: &[u8], value: &[u8]) {
-        let place = self.store(name, value);
-        self.fields.extend(place);
+        Some(Place::of(&self.text, name_start..value_start, value_start..self.text.len()))
     }
 
     /// The fields on the wire and the empty line behind them, with a right Content-Length, where the first stood or at the end.

@@ -1,4 +1,4 @@
-use super::scan::{digits, is_token_byte};
+use super::scan::{HEADER, HOST, PARAM, URI, USER, are, digits, span};
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -34,6 +34,12 @@ pub enum Host {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uri {
     raw: Vec<u8>,
+    parts: Parts,
+}
+
+/// Where the parts are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Parts {
     scheme_end: u32,
     user: Option<Span>,
     host: Span,
@@ -51,81 +57,101 @@ impl From<Range<usize>> for Span {
     }
 }
 
-impl Uri {
-    /// Reads a URI. Of schemes other than sip and sips only the scheme is read.
-    pub fn parse(text: &[u8]) -> Result<Uri, UriError> {
-        if text.len() > super::MAX_MESSAGE || text.iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f | b'<' | b'>' | b'"')) {
-            return Err(UriError);
+/// Whether `text` is a URI.
+pub(crate) fn is_uri(text: &[u8]) -> bool {
+    Parts::read(text).is_some()
+}
+
+impl Parts {
+    fn read(text: &[u8]) -> Option<Parts> {
+        if text.len() > super::MAX_MESSAGE || !are(URI, text) {
+            return None;
         }
-        let colon = text.iter().position(|byte| *byte == b':').ok_or(UriError)?;
+        let colon = text.iter().position(|byte| *byte == b':')?;
         let scheme = &text[..colon];
         let named = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
         if !scheme.first().is_some_and(u8::is_ascii_alphabetic) || !scheme.iter().all(named) {
-            return Err(UriError);
+            return None;
         }
-        let end = text.len();
-        let mut uri = Uri {
-            raw: text.to_vec(),
+        let end = Span::from(text.len()..text.len());
+        let parts = Parts {
             scheme_end: colon as u32,
             user: None,
-            host: Span::from(end..end),
+            host: end,
             port: None,
-            params: Span::from(end..end),
-            headers: Span::from(end..end),
+            params: end,
+            headers: end,
         };
-        if matches!(uri.scheme(), Scheme::Sip | Scheme::Sips) {
-            uri.read_sip(colon + 1)?;
+        match scheme_of(scheme) {
+            Scheme::Sip | Scheme::Sips => parts.read_sip(text, colon + 1),
+            Scheme::Tel | Scheme::Other => Some(parts),
         }
-        Ok(uri)
     }
 
-    fn read_sip(&mut self, start: usize) -> Result<(), UriError> {
-        let text = &self.raw;
+    fn read_sip(mut self, text: &[u8], start: usize) -> Option<Parts> {
         if !escapes_are_whole(&text[start..]) {
-            return Err(UriError);
+            return None;
         }
         let mut at = start;
         if let Some(length) = text[start..].iter().position(|byte| *byte == b'@') {
             let userinfo = &text[start..start + length];
             let user_len = userinfo.iter().position(|byte| *byte == b':').unwrap_or(length);
-            if user_len == 0 || !userinfo.iter().all(|byte| is_user_byte(*byte)) {
-                return Err(UriError);
+            if user_len == 0 || !are(USER, userinfo) {
+                return None;
             }
             self.user = Some(Span::from(start..start + user_len));
             at = start + length + 1;
         }
-        let host_len = host_length(&text[at..]).ok_or(UriError)?;
+        let host_len = host_length(&text[at..])?;
         self.host = Span::from(at..at + host_len);
         at += host_len;
         if text.get(at) == Some(&b':') {
             let length = text[at + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-            let port = digits(&text[at + 1..at + 1 + length]).and_then(|port| u16::try_from(port).ok());
-            self.port = Some(port.ok_or(UriError)?);
+            self.port = Some(digits(&text[at + 1..at + 1 + length]).and_then(|port| u16::try_from(port).ok())?);
             at += 1 + length;
+        }
+        if at == text.len() {
+            return Some(self);
         }
         let question = text[at..]
             .iter()
             .position(|byte| *byte == b'?')
             .map_or(text.len(), |length| at + length);
-        match text.get(at) {
-            None | Some(b'?') => {}
-            Some(b';') => {
-                let parts = &text[at + 1..question];
-                let fits = |part: &[u8]| !part.is_empty() && part[0] != b'=' && part.iter().all(|byte| is_param_byte(*byte));
-                if !parts.split(|byte| *byte == b';').all(fits) {
-                    return Err(UriError);
+        match text[at] {
+            b'?' => {}
+            b';' => {
+                let fits = |part: &[u8]| !part.is_empty() && part[0] != b'=' && are(PARAM, part);
+                if !text[at + 1..question].split(|byte| *byte == b';').all(fits) {
+                    return None;
                 }
                 self.params = Span::from(at + 1..question);
             }
-            Some(_) => return Err(UriError),
+            _ => return None,
         }
         if question < text.len() {
-            if question + 1 == text.len() || text[question + 1..].iter().any(|byte| !is_header_byte(*byte)) {
-                return Err(UriError);
+            if question + 1 == text.len() || !are(HEADER, &text[question + 1..]) {
+                return None;
             }
             self.headers = Span::from(question + 1..text.len());
         }
-        Ok(())
+        Some(self)
+    }
+}
+
+fn scheme_of(scheme: &[u8]) -> Scheme {
+    match () {
+        _ if scheme.eq_ignore_ascii_case(b"sip") => Scheme::Sip,
+        _ if scheme.eq_ignore_ascii_case(b"sips") => Scheme::Sips,
+        _ if scheme.eq_ignore_ascii_case(b"tel") => Scheme::Tel,
+        _ => Scheme::Other,
+    }
+}
+
+impl Uri {
+    /// Reads a URI. Of schemes other than sip and sips only the scheme is read.
+    pub fn parse(text: &[u8]) -> Result<Uri, UriError> {
+        let parts = Parts::read(text).ok_or(UriError)?;
+        Ok(Uri { raw: text.to_vec(), parts })
     }
 
     /// `sip:user@host:port`; what cannot stand in a user part is escaped. `host` is a name or an address, IPv6 with or without brackets.
@@ -151,7 +177,7 @@ impl Uri {
         let end = if headers.is_empty() {
             self.raw.len()
         } else {
-            self.headers.0 as usize - 1
+            self.parts.headers.0 as usize - 1
         };
         let mut text = self.raw[..end].to_vec();
         text.push(b';');
@@ -171,18 +197,12 @@ impl Uri {
 
     /// The scheme.
     pub fn scheme(&self) -> Scheme {
-        let scheme = &self.raw[..self.scheme_end as usize];
-        match () {
-            _ if scheme.eq_ignore_ascii_case(b"sip") => Scheme::Sip,
-            _ if scheme.eq_ignore_ascii_case(b"sips") => Scheme::Sips,
-            _ if scheme.eq_ignore_ascii_case(b"tel") => Scheme::Tel,
-            _ => Scheme::Other,
-        }
+        scheme_of(&self.raw[..self.parts.scheme_end as usize])
     }
 
     /// All behind the scheme's colon.
     pub fn opaque(&self) -> &[u8] {
-        &self.raw[self.scheme_end as usize + 1..]
+        &self.raw[self.parts.scheme_end as usize + 1..]
     }
 
     fn part(&self, span: Span) -> &[u8] {
@@ -191,17 +211,17 @@ impl Uri {
 
     /// The user part, unescaped once: bytes, which may hold NUL or line ends.
     pub fn user(&self) -> Option<Cow<'_, [u8]>> {
-        self.user.map(|user| unescape(self.part(user)))
+        self.parts.user.map(|user| unescape(self.part(user)))
     }
 
     /// The user part as it is written.
     pub fn raw_user(&self) -> Option<&[u8]> {
-        self.user.map(|user| self.part(user))
+        self.parts.user.map(|user| self.part(user))
     }
 
     /// The host as it is written, IPv6 in brackets. Empty for schemes other than sip and sips.
     pub fn host_text(&self) -> &str {
-        std::str::from_utf8(self.part(self.host)).unwrap_or_default()
+        std::str::from_utf8(self.part(self.parts.host)).unwrap_or_default()
     }
 
     /// The host.
@@ -211,12 +231,12 @@ impl Uri {
 
     /// The port, when one is written.
     pub fn port(&self) -> Option<u16> {
-        self.port
+        self.parts.port
     }
 
     /// The parameters in order, unescaped once; a value is `None` when there is no `=`.
     pub fn params(&self) -> impl Iterator<Item = (Cow<'_, [u8]>, Option<Cow<'_, [u8]>>)> {
-        let params = self.part(self.params);
+        let params = self.part(self.parts.params);
         params
             .split(|byte| *byte == b';')
             .filter(|part| !part.is_empty())
@@ -240,7 +260,7 @@ impl Uri {
 
     /// The raw text behind `?`, empty when there is none.
     pub fn headers(&self) -> &[u8] {
-        self.part(self.headers)
+        self.part(self.parts.headers)
     }
 
     /// The value of a header behind `?`, unescaped once. It never becomes a header field by itself.
@@ -272,7 +292,7 @@ impl Uri {
         self.scheme() == other.scheme()
             && self.user() == other.user()
             && self.host_text().eq_ignore_ascii_case(other.host_text())
-            && self.port == other.port
+            && self.parts.port == other.parts.port
             && self.headers() == other.headers()
             && params_fit(self, other)
             && params_fit(other, self)
@@ -315,45 +335,19 @@ pub(crate) fn host_length(text: &[u8]) -> Option<usize> {
         let fits = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
         return (close > 1 && text[1..close].iter().all(fits)).then_some(close + 1);
     }
-    let length = text
-        .iter()
-        .take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
-        .count();
+    let length = span(HOST, text);
     (length > 0).then_some(length)
 }
 
 fn escapes_are_whole(text: &[u8]) -> bool {
-    let mut bytes = text.iter();
-    while let Some(byte) = bytes.next() {
-        if *byte == b'%' && !(bytes.next().is_some_and(u8::is_ascii_hexdigit) && bytes.next().is_some_and(u8::is_ascii_hexdigit)) {
-            return false;
-        }
-    }
-    true
+    let digit = |at: usize| text.get(at).is_some_and(u8::is_ascii_hexdigit);
+    text.iter()
+        .enumerate()
+        .all(|(at, byte)| *byte != b'%' || digit(at + 1) && digit(at + 2))
 }
 
 fn is_mark(byte: u8) -> bool {
     matches!(byte, b'-' | b'_' | b'.' | b'!' | b'~' | b'*' | b'\'' | b'(' | b')')
-}
-
-// '#' in a user part is no RFC 3261, yet phones dial it.
-fn is_user_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || is_mark(byte)
-        || byte >= 0x80
-        || matches!(byte, b'%' | b'&' | b'=' | b'+' | b'$' | b',' | b';' | b'?' | b'/' | b':' | b'#')
-}
-
-fn is_param_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || is_mark(byte)
-        || byte >= 0x80
-        || is_token_byte(byte)
-        || matches!(byte, b'%' | b'[' | b']' | b'/' | b':' | b'&' | b'+' | b'$' | b'=')
-}
-
-fn is_header_byte(byte: u8) -> bool {
-    is_param_byte(byte) || matches!(byte, b'?' | b',' | b';')
 }
 
 /// Undoes `%hh` once; what is no escape stays.

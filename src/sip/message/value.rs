@@ -1,5 +1,5 @@
-use super::scan::{Scan, digits, is_space, is_token, quote, unquote};
-use super::uri::host_length;
+use super::scan::{Scan, digits, is_space, is_token, quote, trim, unquote};
+use super::uri::{host_length, is_uri};
 use super::{Host, Uri};
 use std::net::IpAddr;
 
@@ -18,30 +18,10 @@ impl Params {
         Params::default()
     }
 
-    pub(crate) fn read(scan: &mut Scan<'_>) -> Result<Params, ValueError> {
+    fn read(scan: Scan<'_>) -> Result<Params, ValueError> {
         let mut params = Params::new();
-        loop {
-            scan.spaces();
-            if scan.done() {
-                return Ok(params);
-            }
-            if !scan.eat(b';') {
-                return Err(ValueError);
-            }
-            scan.spaces();
-            let name = scan.token().ok_or(ValueError)?;
-            scan.spaces();
-            if !scan.eat(b'=') {
-                params.0.push((name.to_vec(), None));
-                continue;
-            }
-            scan.spaces();
-            let value = match scan.peek() {
-                Some(b'"') => scan.quoted().ok_or(ValueError)?,
-                _ => scan.take_while(|byte| !is_space(byte) && !matches!(byte, b';' | b',' | b'"' | b'<' | b'>')),
-            };
-            params.0.push((name.to_vec(), Some(value.to_vec())));
-        }
+        each_param(scan, |name, value| params.0.push((name.to_vec(), value.map(<[u8]>::to_vec))))?;
+        Ok(params)
     }
 
     /// The raw value of a parameter (a quoted string keeps its quotes); empty when it has none. Names are compared without case.
@@ -93,6 +73,32 @@ impl Params {
     }
 }
 
+/// `*( SEMI name [ EQUAL value ] )` up to the end.
+fn each_param<'a>(mut scan: Scan<'a>, mut found: impl FnMut(&'a [u8], Option<&'a [u8]>)) -> Result<(), ValueError> {
+    loop {
+        scan.spaces();
+        if scan.done() {
+            return Ok(());
+        }
+        if !scan.eat(b';') {
+            return Err(ValueError);
+        }
+        scan.spaces();
+        let name = scan.token().ok_or(ValueError)?;
+        scan.spaces();
+        if !scan.eat(b'=') {
+            found(name, None);
+            continue;
+        }
+        scan.spaces();
+        let value = match scan.peek() {
+            Some(b'"') => scan.quoted().ok_or(ValueError)?,
+            _ => scan.take_while(|byte| !is_space(byte) && !matches!(byte, b';' | b',' | b'"' | b'<' | b'>')),
+        };
+        found(name, Some(value));
+    }
+}
+
 fn can_stand(value: &[u8]) -> bool {
     is_token(value) || host_length(value) == Some(value.len()) || Scan::new(value).quoted() == Some(value)
 }
@@ -121,48 +127,18 @@ impl NameAddr {
     /// Reads one name and address (RFC 3261 20.10). Without angle brackets, parameters belong to the header (20.10) and the URI must
     /// have no `?`.
     pub fn parse(text: &[u8]) -> Result<NameAddr, ValueError> {
-        let mut scan = Scan::new(text);
-        scan.spaces();
-        let display = match scan.peek() {
-            Some(b'"') => {
-                let display = unquote(scan.quoted().ok_or(ValueError)?);
-                scan.spaces();
-                if scan.peek() != Some(b'<') {
-                    return Err(ValueError);
-                }
-                display
-            }
-            _ if scan.rest().contains(&b'<') => {
-                let words = scan.take_while(|byte| !matches!(byte, b'<' | b'>' | b'"' | b',' | b';' | b':' | b'@' | b'\\'));
-                super::scan::trim(words).to_vec()
-            }
-            _ => return NameAddr::bare(scan),
-        };
-        if !scan.eat(b'<') {
-            return NameAddr::bare(Scan::new(super::scan::trim(text)));
-        }
-        let uri = Uri::parse(scan.take_while(|byte| byte != b'>')).map_err(|_| ValueError)?;
-        if !scan.eat(b'>') {
-            return Err(ValueError);
-        }
+        let (display, uri, params) = split_name_addr(text)?;
+        let uri = Uri::parse(uri).map_err(|_| ValueError)?;
         Ok(NameAddr {
-            display,
+            display: unquote(display),
             uri,
-            params: Params::read(&mut scan)?,
+            params: Params::read(params)?,
         })
     }
 
-    fn bare(mut scan: Scan<'_>) -> Result<NameAddr, ValueError> {
-        let text = scan.take_while(|byte| !is_space(byte) && byte != b';');
-        if text.iter().any(|byte| matches!(byte, b'?' | b',' | b'<' | b'>')) {
-            return Err(ValueError);
-        }
-        let uri = Uri::parse(text).map_err(|_| ValueError)?;
-        Ok(NameAddr {
-            display: Vec::new(),
-            uri,
-            params: Params::read(&mut scan)?,
-        })
+    /// Whether `parse` would read it.
+    pub(crate) fn fits(text: &[u8]) -> bool {
+        split_name_addr(text).is_ok_and(|(_, uri, params)| is_uri(uri) && each_param(params, |_, _| {}).is_ok())
     }
 
     /// The tag (RFC 3261 19.3); an empty one is none.
@@ -189,6 +165,33 @@ impl NameAddr {
         self.params.write(&mut bytes);
         bytes
     }
+}
+
+/// Display name as it is written, URI, and where the parameters begin.
+fn split_name_addr(text: &[u8]) -> Result<(&[u8], &[u8], Scan<'_>), ValueError> {
+    let mut scan = Scan::new(text);
+    scan.spaces();
+    let bare = scan.clone();
+    let display = match scan.peek() {
+        Some(b'"') => {
+            let display = scan.quoted().ok_or(ValueError)?;
+            scan.spaces();
+            display
+        }
+        _ => trim(scan.take_while(|byte| !matches!(byte, b'<' | b'>' | b'"' | b',' | b';' | b':' | b'@' | b'\\'))),
+    };
+    if scan.eat(b'<') {
+        let uri = scan.take_while(|byte| byte != b'>');
+        return if scan.eat(b'>') {
+            Ok((display, uri, scan))
+        } else {
+            Err(ValueError)
+        };
+    }
+    scan = bare;
+    let uri = scan.take_while(|byte| !is_space(byte) && byte != b';');
+    let fits = !uri.iter().any(|byte| matches!(byte, b'?' | b',' | b'<' | b'>' | b'"'));
+    if fits { Ok((b"", uri, scan)) } else { Err(ValueError) }
 }
 
 /// One Via value (RFC 3261 20.42).
@@ -219,39 +222,18 @@ impl Via {
 
     /// Reads one Via value.
     pub fn parse(text: &[u8]) -> Result<Via, ValueError> {
-        let mut scan = Scan::new(text);
-        let part = |scan: &mut Scan<'_>| {
-            scan.spaces();
-            let token = scan.token().ok_or(ValueError)?;
-            Ok::<_, ValueError>(String::from_utf8_lossy(token).to_ascii_uppercase())
-        };
-        for _ in 0..2 {
-            part(&mut scan)?;
-            scan.spaces();
-            if !scan.eat(b'/') {
-                return Err(ValueError);
-            }
-        }
-        let transport = part(&mut scan)?;
-        if !scan.peek().is_some_and(is_space) {
-            return Err(ValueError);
-        }
-        scan.spaces();
-        let length = host_length(scan.rest()).ok_or(ValueError)?;
-        let host = String::from_utf8_lossy(scan.take(length)).into_owned();
-        scan.spaces();
-        let mut port = None;
-        if scan.eat(b':') {
-            scan.spaces();
-            let number = digits(scan.take_while(|byte| byte.is_ascii_digit())).and_then(|port| u16::try_from(port).ok());
-            port = Some(number.ok_or(ValueError)?);
-        }
+        let parts = split_via(text)?;
         Ok(Via {
-            transport,
-            host,
-            port,
-            params: Params::read(&mut scan)?,
+            transport: String::from_utf8_lossy(parts.transport).to_ascii_uppercase(),
+            host: String::from_utf8_lossy(parts.host).into_owned(),
+            port: parts.port,
+            params: Params::read(parts.params)?,
         })
+    }
+
+    /// Whether `parse` would read it.
+    pub(crate) fn fits(text: &[u8]) -> bool {
+        split_via(text).is_ok_and(|parts| each_param(parts.params, |_, _| {}).is_ok())
     }
 
     /// The branch, `None` when there is none or it is empty.
@@ -291,4 +273,44 @@ impl Via {
         self.params.write(&mut bytes);
         bytes
     }
+}
+
+/// The parts of a Via value as they are written; `params` stands where they begin.
+struct ViaParts<'a> {
+    transport: &'a [u8],
+    host: &'a [u8],
+    port: Option<u16>,
+    params: Scan<'a>,
+}
+
+fn split_via(text: &[u8]) -> Result<ViaParts<'_>, ValueError> {
+    let mut scan = Scan::new(text);
+    for _ in 0..2 {
+        scan.spaces();
+        scan.token().ok_or(ValueError)?;
+        scan.spaces();
+        if !scan.eat(b'/') {
+            return Err(ValueError);
+        }
+    }
+    scan.spaces();
+    let transport = scan.token().ok_or(ValueError)?;
+    if !scan.peek().is_some_and(is_space) {
+        return Err(ValueError);
+    }
+    scan.spaces();
+    let host = scan.take(host_length(scan.rest()).ok_or(ValueError)?);
+    scan.spaces();
+    let mut port = None;
+    if scan.eat(b':') {
+        scan.spaces();
+        let number = digits(scan.take_while(|byte| byte.is_ascii_digit())).and_then(|port| u16::try_from(port).ok());
+        port = Some(number.ok_or(ValueError)?);
+    }
+    Ok(ViaParts {
+        transport,
+        host,
+        port,
+        params: scan,
+    })
 }
