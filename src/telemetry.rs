@@ -241,6 +241,39 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn the_admin_door_tells_life_readiness_and_metrics() {
+        use axum::body::Body;
+        use axum::http::Request;
+        use tower::ServiceExt;
+
+        let metrics = PrometheusBuilder::new().build_recorder();
+        let handle = metrics.handle();
+        metrics::with_local_recorder(&metrics, || metrics::counter!("undertone_requests_total").increment(3));
+        let is_ready = Arc::new(AtomicBool::new(false));
+        let asked = is_ready.clone();
+        let ready: Ready = Arc::new(move || match asked.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err("the telephony backend is away"),
+        });
+        let door = admin(Some(Metrics { handle }), ready);
+        let get = async |path: &str| {
+            let request = Request::get(path).body(Body::empty()).expect("a request");
+            let answer = door.clone().oneshot(request).await.expect("it answers");
+            let status = answer.status();
+            let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.expect("a body");
+            (status, String::from_utf8(body.to_vec()).expect("text"))
+        };
+        assert_eq!(get("/livez").await, (StatusCode::OK, "alive\n".into()));
+        assert_eq!(
+            get("/readyz").await,
+            (StatusCode::SERVICE_UNAVAILABLE, "the telephony backend is away\n".into())
+        );
+        is_ready.store(true, Ordering::Relaxed);
+        assert_eq!(get("/readyz").await.0, StatusCode::OK);
+        assert!(get("/metrics").await.1.contains("undertone_requests_total 3"));
+    }
+
     #[test]
     fn personal_data_is_redacted() {
         assert_eq!(format!("{} {:?}", Pii("5001"), Pii("sip:5001@x")), "<redacted> <redacted>");

@@ -2,6 +2,7 @@
 
 mod contract;
 mod corpus;
+mod desk;
 mod differential;
 mod floor_plan;
 mod media;
@@ -9,6 +10,7 @@ mod phones;
 mod rest;
 mod sip_backend;
 mod sip_messages;
+mod store;
 mod support;
 mod torture;
 mod interop;

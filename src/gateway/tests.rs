@@ -285,22 +285,23 @@ fn on_call(operation: CallOperation) -> Request {
 }
 
 fn notices(outputs: &[Output]) -> Vec<&Notice> {
-    let notice = |output| match output {
-        &Output::Notice(ref notice) => Some(notice),
-        _ => None,
-    };
-    outputs.iter().filter_map(notice).collect()
+    let mut notices = Vec::new();
+    for output in outputs {
+        if let Output::Notice(notice) = output {
+            notices.push(notice);
+        }
+    }
+    notices
 }
 
 fn told(outputs: &[Output]) -> Vec<(&str, CallNotification, LegState)> {
-    let change = |notice: &&'_ Notice| matches!(notice.body, NoticeBody::CallStateChange { .. });
+    let change = |notice: &&Notice| match &notice.body {
+        NoticeBody::CallStateChange { notification, call } => Some((*notification, call.state)),
+        _ => None,
+    };
     notices(outputs)
         .into_iter()
-        .filter(change)
-        .filter_map(|notice| match &notice.body {
-            NoticeBody::CallStateChange { notification, call } => Some((notice.user.as_str(), *notification, call.state)),
-            _ => None,
-        })
+        .filter_map(|notice| change(&notice).map(|(notification, state)| (notice.user.as_str(), notification, state)))
         .collect()
 }
 

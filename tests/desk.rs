@@ -1,0 +1,273 @@
+//! The gateway's desk with its audit file and state file, and a backend played by the test.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use undertone::audit::Audit;
+use undertone::contract::{Line, Placed};
+use undertone::gateway::desk::Desk;
+use undertone::gateway::{Config, DeviceEntry, Directory, Group, User};
+use undertone::store::{self, Store};
+use undertone::words::{
+    Activity, AdmissionAsked, AgentState, Answer, Asked, Capabilities, Command, DeviceFact, DeviceKind, Fact, Feature, Mode, MonitorFact,
+    MonitorState, NoticeBody, Query, Reason, Refusal, Request, Role, Scope, TargetRef, UserId,
+};
+
+fn directory() -> Directory {
+    let user = |id: &str, role| User {
+        id: id.into(),
+        display_name: id.into(),
+        roles: BTreeSet::from([role]),
+        features: BTreeSet::from([Feature::Voice, Feature::SupervisorMonitoring]),
+        devices: vec![format!("{id}-phone").into()],
+    };
+    let device = |id: &str, number: &str| DeviceEntry {
+        id: id.into(),
+        number: number.into(),
+        voice_environment: String::new(),
+    };
+    let group = Group {
+        id: "all".into(),
+        agents: BTreeSet::from(["bob".into()]),
+        supervisors: BTreeSet::from(["meg".into()]),
+        monitor_supervisors: false,
+    };
+    let users = [user("meg", Role::Supervisor), user("bob", Role::Agent)];
+    let devices = [device("meg-phone", "5005"), device("bob-phone", "5001")];
+    Directory {
+        users: users.map(|user| (user.id.clone(), user)).into(),
+        devices: devices.map(|device| (device.id.clone(), device)).into(),
+        groups: BTreeMap::from([(group.id.clone(), group)]),
+        voice_environments: BTreeMap::new(),
+    }
+}
+
+/// The backend, played by hand.
+struct Backend {
+    commands: mpsc::Receiver<Placed>,
+    facts: mpsc::Sender<Fact>,
+    _capabilities: watch::Sender<Capabilities>,
+}
+
+impl Backend {
+    async fn accepts(&mut self) -> Command {
+        let placed = tokio::time::timeout(PATIENCE, self.commands.recv())
+            .await
+            .expect("in time")
+            .expect("a command");
+        placed.reply.send(Ok(())).expect("the gateway waits");
+        placed.command
+    }
+
+    async fn reports(&self, fact: Fact) {
+        self.facts.send(fact).await.expect("the gateway listens");
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn start(audit: &Path, store: Store) -> (Desk, Backend) {
+    let (commands, placed) = mpsc::channel(16);
+    let (facts, reported) = mpsc::channel(16);
+    let able = Capabilities {
+        activities: Activity::ALL.to_vec(),
+        modes: Mode::ALL.to_vec(),
+        scopes: Scope::ALL.to_vec(),
+        live_switching: true,
+        ..Capabilities::default()
+    };
+    let (tell, capabilities) = watch::channel(able);
+    let line = Line {
+        commands,
+        facts: reported,
+        capabilities,
+    };
+    let audit = Audit::open(audit).expect("the audit opens");
+    let desk = Desk::start(Config::default(), directory(), line, audit, store).expect("it starts");
+    let backend = Backend {
+        commands: placed,
+        facts,
+        _capabilities: tell,
+    };
+    backend.reports(Fact::SnapshotBegin).await;
+    for (id, number) in [("meg-phone", "5005"), ("bob-phone", "5001")] {
+        let device = DeviceFact {
+            id: id.into(),
+            number: number.into(),
+            kind: DeviceKind::Phone,
+            registered: true,
+            do_not_disturb: false,
+            forward_to: None,
+        };
+        backend.reports(Fact::Device(device)).await;
+    }
+    backend.reports(Fact::SnapshotComplete).await;
+    let mut ready = desk.readiness();
+    tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready))
+        .await
+        .expect("in time")
+        .expect("ready");
+    (desk, backend)
+}
+
+fn asked(user: &str, request: Request) -> Asked {
+    Asked {
+        user: user.into(),
+        from: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        request_id: "r1".into(),
+        request,
+    }
+}
+
+fn coach() -> Request {
+    Request::StartMonitoring {
+        device: "meg-phone".into(),
+        target: TargetRef {
+            device: Some("bob-phone".into()),
+            number: None,
+        },
+        activity: Activity::Coach,
+        mode: Mode::AllCalls,
+        scope: Scope::Call,
+    }
+}
+
+fn admission() -> Fact {
+    Fact::AdmissionAsked(AdmissionAsked {
+        supervisor: "meg-phone".into(),
+        target: "bob-phone".into(),
+        call: "call".into(),
+        activity: Activity::Coach,
+    })
+}
+
+fn events(audit: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(audit).expect("the audit file");
+    text.lines()
+        .map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).expect("one JSON object a line");
+            line["event"].as_str().expect("an event").to_owned()
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_coach_request_becomes_an_audit_line_a_command_and_a_notice() {
+    let place = tempfile::tempdir().expect("a directory");
+    let audit = place.path().join("audit.jsonl");
+    let (desk, mut backend) = start(&audit, store::in_memory()).await;
+    let mut notices = desk.notices();
+    let (answer, command) = tokio::join!(desk.ask(asked("meg", coach())), backend.accepts());
+    assert_eq!(answer, Ok(Answer::Accepted));
+    assert!(
+        matches!(command, Command::StartMonitoring { confirm_joins: true, .. }),
+        "{command:?}"
+    );
+    assert_eq!(events(&audit), ["allowed"], "on disk before it was answered");
+
+    let monitor = MonitorFact {
+        supervisor: "meg-phone".into(),
+        target: "bob-phone".into(),
+        activity: Activity::Coach,
+        mode: Mode::AllCalls,
+        scope: Scope::Call,
+        confirm_joins: true,
+        state: MonitorState::Armed,
+    };
+    backend.reports(Fact::Monitor(monitor)).await;
+    let notice = tokio::time::timeout(PATIENCE, notices.recv())
+        .await
+        .expect("in time")
+        .expect("a notice");
+    assert_eq!(notice.user.as_str(), "meg");
+    let NoticeBody::DeviceStateChange(devices) = &notice.body else {
+        panic!("{notice:?}")
+    };
+    assert!(devices[0].monitoring.is_some());
+    assert_eq!(desk.states(&UserId::from("meg")).await, [(*notice).clone()]);
+
+    backend.reports(admission()).await;
+    let command = backend.accepts().await;
+    assert!(matches!(command, Command::AdmitMonitoring { admitted: true, .. }), "{command:?}");
+    assert_eq!(events(&audit), ["allowed", "admitted"]);
+    assert!(desk.facts().monitor(&"meg-phone".into()).is_some(), "it is served again");
+}
+
+#[tokio::test]
+async fn when_the_audit_cannot_be_written_nobody_starts_and_nobody_joins() {
+    let place = tempfile::tempdir().expect("a directory");
+    let audit = place.path().join("audit.jsonl");
+    std::os::unix::fs::symlink("/dev/full", &audit).expect("a full disk");
+    let (desk, mut backend) = start(&audit, store::in_memory()).await;
+    let refused = desk.ask(asked("meg", coach())).await.map_err(|refusal| refusal.reason);
+    assert_eq!(refused, Err(Reason::Internal));
+    assert!(backend.commands.try_recv().is_err(), "nothing was commanded");
+    backend.reports(admission()).await;
+    let command = backend.accepts().await;
+    assert!(matches!(command, Command::AdmitMonitoring { admitted: false, .. }), "{command:?}");
+
+    std::fs::remove_file(&audit).expect("the disk has room again");
+    let (answer, _) = tokio::join!(desk.ask(asked("meg", coach())), backend.accepts());
+    assert_eq!(answer, Ok(Answer::Accepted));
+    assert_eq!(events(&audit), ["allowed"]);
+}
+
+#[tokio::test]
+async fn presence_is_durable_when_it_is_answered() {
+    let place = tempfile::tempdir().expect("a directory");
+    let audit = place.path().join("audit.jsonl");
+    let state = place.path().join("state.redb");
+    let store = store::open(&state).expect("it opens");
+    let (desk, backend) = start(&audit, store.clone()).await;
+    desk.ask(asked("bob", Request::StartSession)).await.expect("accepted");
+    desk.ask(asked("bob", Request::SetAgentState(AgentState::Ready)))
+        .await
+        .expect("accepted");
+    assert_eq!(store.load("presence").expect("readable")["bob"], b"Ready");
+    drop((desk, backend));
+
+    let (desk, _backend) = start(&audit, store).await;
+    let Ok(Answer::User(bob)) = desk.read(&"bob".into(), Query::Me).await else {
+        panic!("himself")
+    };
+    assert_eq!((bob.session, bob.state), (true, Some(AgentState::Ready)));
+}
+
+#[tokio::test]
+async fn while_the_backend_is_away_reads_answer_and_commands_are_unavailable() {
+    let place = tempfile::tempdir().expect("a directory");
+    let (desk, backend) = start(&place.path().join("audit.jsonl"), store::in_memory()).await;
+    drop(backend);
+    let mut ready = desk.readiness();
+    tokio::time::timeout(PATIENCE, ready.wait_for(|ready| !*ready))
+        .await
+        .expect("in time")
+        .expect("away");
+    let Ok(Answer::Devices(devices)) = desk.read(&"bob".into(), Query::MyDevices).await else {
+        panic!("devices")
+    };
+    assert!(devices[0].active);
+    let dnd = Request::SetDoNotDisturb {
+        device: "bob-phone".into(),
+        on: true,
+    };
+    assert_eq!(
+        desk.ask(asked("bob", dnd)).await.map_err(|refusal| refusal.reason),
+        Err(Reason::Unavailable)
+    );
+}
+
+#[tokio::test]
+async fn what_the_backend_refuses_is_the_answer() {
+    let place = tempfile::tempdir().expect("a directory");
+    let (desk, mut backend) = start(&place.path().join("audit.jsonl"), store::in_memory()).await;
+    let refusal = Refusal::new(Reason::InUse, "Another supervisor monitors this device.");
+    let refuse = async {
+        let placed = backend.commands.recv().await.expect("a command");
+        placed.reply.send(Err(refusal.clone())).expect("the gateway waits");
+    };
+    let (answer, ()) = tokio::join!(desk.ask(asked("meg", coach())), refuse);
+    assert_eq!(answer, Err(refusal));
+}
