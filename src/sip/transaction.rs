@@ -519,6 +519,13 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         self.remove_client(id);
     }
 
+    /// Forgets an INVITE in 64·T1, whatever has come by then: its dialog is over. Until then refusals are still acknowledged.
+    pub fn abandon_later(&mut self, id: ClientId, now: Instant) {
+        if self.clients.contains_key(&id) {
+            self.timers.set((Timer::M, id.0), now + self.timing.give_up());
+        }
+    }
+
     /// The transport has lost the way to a peer: requests that still wait there have failed.
     pub fn handle_unreachable(&mut self, flow: &Flow) {
         let lost: Vec<ClientId> = self
@@ -655,5 +662,195 @@ impl<C> Client<C> {
             }
             ClientState::InviteCompleted { .. } | ClientState::InviteAccepted { .. } | ClientState::Completed => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::flow::{ConnectionId, Protocol};
+
+    type Machine = Transactions<u8, u8>;
+
+    const PEER: &str = "192.0.2.2:5060";
+
+    #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere; time then passes by hand")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    fn machine() -> Machine {
+        Transactions::new(Timing::default(), Bounds { total: 10, per_source: 2 })
+    }
+
+    fn flow(protocol: Protocol, peer: &str) -> Flow {
+        Flow {
+            protocol,
+            local: "192.0.2.1:5060".parse().unwrap(),
+            peer: peer.parse().unwrap(),
+            connection: ConnectionId::NONE,
+        }
+    }
+
+    fn udp() -> Flow {
+        flow(Protocol::Udp, PEER)
+    }
+
+    fn server_key(branch: &str, method: &str) -> ServerKey {
+        ServerKey {
+            peer: PEER.parse().unwrap(),
+            mark: Mark::Branch {
+                branch: branch.into(),
+                sent_by: b"192.0.2.2".to_vec(),
+                method: method.into(),
+            },
+        }
+    }
+
+    fn client_key(method: &str) -> ClientKey {
+        ClientKey {
+            branch: b"z9hG4bK1".to_vec(),
+            method: method.into(),
+        }
+    }
+
+    /// When something was sent, in milliseconds from `from`, until nothing waits any more.
+    fn sent_at(machine: &mut Machine, from: Instant) -> Vec<u128> {
+        let mut times = Vec::new();
+        let mut now = from;
+        loop {
+            while let Some(output) = machine.poll_output() {
+                if matches!(output, Output::Transmit { .. }) {
+                    times.push(now.duration_since(from).as_millis());
+                }
+            }
+            let Some(next) = machine.poll_timeout() else { return times };
+            now = next;
+            machine.handle_timeout(now);
+        }
+    }
+
+    #[test]
+    fn a_request_is_repeated_at_doubling_intervals_up_to_4_s_and_given_up_after_32_s() {
+        let (mut machine, now) = (machine(), start());
+        machine.request(client_key("OPTIONS"), Kind::Other, udp(), b"o".to_vec(), 1, now);
+        let times = sent_at(&mut machine, now);
+        assert_eq!(times, [0, 500, 1500, 3500, 7500, 11500, 15500, 19500, 23500, 27500, 31500]);
+        assert!(machine.is_empty());
+    }
+
+    #[test]
+    fn after_a_provisional_response_a_request_is_repeated_every_4_s() {
+        let (mut machine, now) = (machine(), start());
+        machine.request(client_key("OPTIONS"), Kind::Other, udp(), b"o".to_vec(), 1, now);
+        machine.handle_response(&client_key("OPTIONS"), 100, b"", udp().peer.ip(), now);
+        assert_eq!(
+            sent_at(&mut machine, now),
+            [0, 4000, 8000, 12000, 16000, 20000, 24000, 28000, 32000]
+        );
+        assert!(machine.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_repeated_on_a_connection_and_its_loss_is_a_failure() {
+        let (mut machine, now) = (machine(), start());
+        let tcp = flow(Protocol::Tcp, PEER);
+        machine.request(client_key("INVITE"), Kind::Invite, tcp, b"i".to_vec(), 1, now);
+        assert_eq!(
+            machine.poll_output(),
+            Some(Output::Transmit {
+                flow: tcp,
+                bytes: b"i".to_vec()
+            })
+        );
+        machine.handle_unreachable(&udp());
+        assert_eq!(machine.poll_output(), None);
+        machine.handle_unreachable(&tcp);
+        assert_eq!(machine.poll_output(), Some(Output::Unreachable(1)));
+        assert!(machine.is_empty());
+    }
+
+    #[test]
+    fn a_late_response_to_an_answered_request_is_absorbed_for_5_s() {
+        let (mut machine, now) = (machine(), start());
+        let id = machine.request(client_key("BYE"), Kind::Other, udp(), b"b".to_vec(), 1, now);
+        let peer = udp().peer.ip();
+        assert_eq!(machine.handle_response(&client_key("BYE"), 200, b"", peer, now), Reply::Pass(id, 1));
+        assert_eq!(machine.handle_response(&client_key("BYE"), 200, b"", peer, now), Reply::Absorbed);
+        machine.handle_timeout(now + Duration::from_secs(5));
+        assert!(machine.is_empty());
+    }
+
+    #[test]
+    fn an_answer_is_repeated_for_as_long_as_the_request_may_be() {
+        let (mut machine, now) = (machine(), start());
+        let key = server_key("z9hG4bKa", "BYE");
+        let id = machine.open(key.clone(), Kind::Other, udp(), 1).unwrap();
+        assert_eq!(machine.handle_request(&key), Arrival::Repeated);
+        assert_eq!(machine.poll_output(), None, "there is no answer yet");
+        machine.respond(id, 200, b"ok".to_vec(), now);
+        machine.respond(id, 500, b"too late".to_vec(), now);
+        assert_eq!(machine.handle_request(&key), Arrival::Repeated);
+        let sent: Vec<_> = std::iter::from_fn(|| machine.poll_output()).collect();
+        let ok = Output::Transmit {
+            flow: udp(),
+            bytes: b"ok".to_vec(),
+        };
+        assert_eq!(sent, [ok.clone(), ok]);
+        machine.handle_timeout(now + Duration::from_secs(32));
+        assert!(machine.is_empty());
+        assert_eq!(machine.handle_request(&key), Arrival::New);
+    }
+
+    #[test]
+    fn a_refusal_of_an_invite_is_repeated_until_its_ack_or_32_s() {
+        let (mut machine, now) = (machine(), start());
+        let key = server_key("z9hG4bKa", "INVITE");
+        let id = machine.open(key.clone(), Kind::Invite, udp(), 1).unwrap();
+        machine.respond(id, 486, b"busy".to_vec(), now);
+        let times = sent_at(&mut machine, now);
+        assert_eq!(times, [0, 500, 1500, 3500, 7500, 11500, 15500, 19500, 23500, 27500, 31500]);
+        assert!(machine.is_empty());
+
+        let id = machine.open(key.clone(), Kind::Invite, udp(), 1).unwrap();
+        machine.respond(id, 486, b"busy".to_vec(), now);
+        assert!(machine.handle_ack(&key, now));
+        assert!(machine.handle_ack(&key, now), "a repeated ACK is absorbed");
+        assert_eq!(sent_at(&mut machine, now), [0]);
+        assert!(machine.is_empty());
+    }
+
+    #[test]
+    fn an_accepted_invite_absorbs_its_repetitions_and_leaves_the_ack_to_the_dialog() {
+        let (mut machine, now) = (machine(), start());
+        let key = server_key("z9hG4bKa", "INVITE");
+        let id = machine.open(key.clone(), Kind::Invite, udp(), 1).unwrap();
+        machine.respond(id, 180, b"ringing".to_vec(), now);
+        assert_eq!(machine.handle_request(&key), Arrival::Repeated);
+        machine.respond(id, 200, b"ok".to_vec(), now);
+        assert_eq!(machine.handle_request(&key), Arrival::Repeated);
+        assert!(!machine.handle_ack(&key, now));
+        let sent: Vec<_> = std::iter::from_fn(|| machine.poll_output()).collect();
+        assert_eq!(sent.len(), 3, "180 twice, 200 once: {sent:?}");
+        machine.handle_timeout(now + Duration::from_secs(32));
+        assert!(machine.is_empty());
+    }
+
+    #[test]
+    fn a_source_has_only_so_many_transactions() {
+        let mut machine = machine();
+        machine.open(server_key("z9hG4bKa", "BYE"), Kind::Other, udp(), 1).unwrap();
+        let id = machine.open(server_key("z9hG4bKb", "BYE"), Kind::Other, udp(), 1).unwrap();
+        assert_eq!(machine.open(server_key("z9hG4bKc", "BYE"), Kind::Other, udp(), 1), Err(Overloaded));
+        let other = flow(Protocol::Udp, "192.0.2.3:5060");
+        let key = ServerKey {
+            peer: other.peer,
+            ..server_key("z9hG4bKc", "BYE")
+        };
+        assert!(machine.open(key, Kind::Other, other, 1).is_ok());
+        let now = start();
+        machine.respond(id, 200, b"ok".to_vec(), now);
+        machine.handle_timeout(now + Duration::from_secs(32));
+        assert!(machine.open(server_key("z9hG4bKd", "BYE"), Kind::Other, udp(), 1).is_ok());
     }
 }

@@ -75,6 +75,7 @@ pub(super) enum Exchange {
     Idle,
     /// Our re-INVITE is under way.
     Ours {
+        transaction: ClientId,
         media: Vec<u8>,
         refresh: bool,
         glares: u8,
@@ -128,12 +129,14 @@ pub(super) enum LegTimer {
     Refresh,
     /// When the session has expired without their refresh.
     Expire,
+    /// When our re-INVITE without a final response is given up.
+    Offer,
     /// When our offer may be tried again after 491 (RFC 3261 14.1).
     Glare,
 }
 
 impl LegTimer {
-    pub(super) const ALL: [LegTimer; 8] = [
+    pub(super) const ALL: [LegTimer; 9] = [
         LegTimer::Ringing,
         LegTimer::Remind,
         LegTimer::NoAnswer,
@@ -141,6 +144,7 @@ impl LegTimer {
         LegTimer::Accepted,
         LegTimer::Refresh,
         LegTimer::Expire,
+        LegTimer::Offer,
         LegTimer::Glare,
     ];
 }

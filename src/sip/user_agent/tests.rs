@@ -1,1 +1,320 @@
+//! One harness: user agents on a virtual network under a virtual clock, and a peer that speaks raw text.
 
+mod network;
+mod races;
+mod rules;
+
+use super::{Output, UserAgent};
+use crate::sip::config::{Account, Config, Login, Trunk};
+use crate::sip::digest::{Credentials, Subject};
+use crate::sip::flow::{ConnectionId, Flow, Protocol};
+use crate::sip::leg::{Destination, Identity, LegCommand, LegEvent, LegKey};
+use crate::sip::message::{Message, Request, Response, parse_datagram};
+use crate::words::{DeviceId, Now, Number, Timestamp};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+const US: &str = "192.0.2.1:5060";
+const CARRIER: &str = "192.0.2.2:5060";
+const PHONE: &str = "192.0.2.3:5062";
+const STRANGER: &str = "192.0.2.66:5060";
+const REALM: &str = "undertone";
+
+const SDP: &str =
+    "v=0\r\no=- 1 1 IN IP4 192.0.2.9\r\ns=-\r\nc=IN IP4 192.0.2.9\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n";
+
+#[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere; time then passes by hand")]
+fn start() -> Now {
+    Now {
+        mono: Instant::now(),
+        wall: Timestamp(1_800_000_000_000),
+    }
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn flow_from(peer: &str) -> Flow {
+    Flow {
+        protocol: Protocol::Udp,
+        local: address(US),
+        peer: address(peer),
+        connection: ConnectionId::NONE,
+    }
+}
+
+fn device(name: &str) -> DeviceId {
+    DeviceId::from(name)
+}
+
+fn config() -> Config {
+    let mut carrier = Trunk::at("carrier", address(CARRIER), Protocol::Udp);
+    carrier.login = Some(Login {
+        realm: "carrier.example".to_owned(),
+        username: "undertone".to_owned(),
+        password: "secret".to_owned(),
+    });
+    Config {
+        domains: vec!["coach.example".to_owned()],
+        accounts: vec![
+            Account::new(device("phone-1"), Number::from("1001"), REALM, "secret"),
+            Account::new(device("phone-2"), Number::from("1002"), REALM, "secret"),
+        ],
+        trunks: vec![carrier],
+        ..Config::default()
+    }
+}
+
+/// One user agent, and everybody else in one person.
+struct Stage {
+    agent: UserAgent,
+    now: Now,
+    sent: Vec<(Flow, Message)>,
+    events: Vec<LegEvent>,
+}
+
+impl Stage {
+    fn new() -> Stage {
+        Stage::with(config())
+    }
+
+    fn with(config: Config) -> Stage {
+        let now = start();
+        Stage {
+            agent: UserAgent::new(config, vec![(Protocol::Udp, address(US))], [7; 32], now),
+            now,
+            sent: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.agent.poll_output() {
+            match output {
+                Output::Transmit { flow, bytes } => self.sent.push((flow, parse_datagram(&bytes).unwrap())),
+                Output::Event(event) => self.events.push(event),
+            }
+        }
+    }
+
+    /// A message from a peer; line ends are written as `\n`.
+    fn hear(&mut self, peer: &str, text: &str) {
+        let (head, body) = text.split_once("\n\n").unwrap_or((text.trim_end(), ""));
+        let bytes = format!("{}\r\n\r\n{body}", head.replace('\n', "\r\n"));
+        self.agent.handle_datagram(flow_from(peer), bytes.as_bytes(), self.now);
+        self.drain();
+    }
+
+    fn hear_message(&mut self, peer: &str, bytes: &[u8]) {
+        self.agent.handle_datagram(flow_from(peer), bytes, self.now);
+        self.drain();
+    }
+
+    fn command(&mut self, command: LegCommand) {
+        self.agent.handle_command(command, self.now);
+        self.drain();
+    }
+
+    /// Lets time pass, waking the agent whenever it asks.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.agent.poll_timeout().filter(|at| *at <= end.mono) {
+            self.now = self.now + at.saturating_duration_since(self.now.mono);
+            self.agent.handle_timeout(self.now);
+            self.drain();
+        }
+        self.now = end;
+    }
+
+    fn sent(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.sent).into_iter().map(|(_, message)| message).collect()
+    }
+
+    /// What has been sent since, in short: methods and statuses.
+    fn said(&mut self) -> Vec<String> {
+        self.sent().iter().map(short).collect()
+    }
+
+    fn events(&mut self) -> Vec<LegEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn request(&mut self, method: &str) -> Request {
+        let sent = self.sent();
+        let found = sent.iter().find_map(|message| match message {
+            Message::Request(request) if request.method.as_bytes() == method.as_bytes() => Some(request.clone()),
+            _ => None,
+        });
+        found.unwrap_or_else(|| panic!("no {method} among {:?}", sent.iter().map(short).collect::<Vec<_>>()))
+    }
+
+    fn response(&mut self, status: u16) -> Response {
+        let sent = self.sent();
+        let found = sent.iter().find_map(|message| match message {
+            Message::Response(response) if response.status == status => Some(response.clone()),
+            _ => None,
+        });
+        found.unwrap_or_else(|| panic!("no {status} among {:?}", sent.iter().map(short).collect::<Vec<_>>()))
+    }
+
+    /// The carrier calls 1001 and is answered; the call's words on their side.
+    fn incoming_call(&mut self) -> Call {
+        self.hear(CARRIER, &invite("c1", "INVITE", 1, ""));
+        let leg = match self.events().as_slice() {
+            [LegEvent::Incoming { leg, .. }] => *leg,
+            other => panic!("{other:?}"),
+        };
+        self.command(LegCommand::Accept { leg, media: SDP.into() });
+        let ok = self.response(200);
+        let call = Call {
+            leg,
+            call_id: "c1".to_owned(),
+            theirs: "<sip:+4930@carrier.example>;tag=theirs".to_owned(),
+            ours: text(&ok, "To"),
+        };
+        self.hear(CARRIER, &call.request("ACK", 1, ""));
+        assert!(matches!(self.events().as_slice(), [LegEvent::Confirmed { .. }]));
+        call
+    }
+
+    /// We call the carrier and are answered.
+    fn outgoing_call(&mut self) -> Call {
+        let leg = LegKey(1);
+        self.command(call_carrier(leg));
+        let invite = self.request("INVITE");
+        let extra = "Contact: <sip:carrier@192.0.2.2>\nAllow: INVITE, BYE, ACK, CANCEL\nContent-Type: application/sdp\n";
+        self.hear(CARRIER, &answer(&invite, 200, ";tag=theirs", extra, SDP));
+        assert!(matches!(self.events().as_slice(), [LegEvent::Answered { .. }]));
+        let ack = self.request("ACK");
+        Call {
+            leg,
+            call_id: text_of(&ack, "Call-ID"),
+            theirs: text_of(&ack, "To"),
+            ours: text_of(&ack, "From"),
+        }
+    }
+
+    fn register_phone(&mut self) {
+        self.register(PHONE, "1001", 1, "Contact: <sip:1001@10.0.0.3:5062>\nExpires: 600\n");
+        assert!(matches!(self.events().as_slice(), [LegEvent::Registered { registered: true, .. }]));
+        self.sent.clear();
+    }
+
+    /// REGISTER with its challenge and its answer; the last response.
+    fn register(&mut self, peer: &str, number: &str, cseq: u32, extra: &str) -> Response {
+        let first = register(number, cseq * 10, extra);
+        self.hear(peer, &first);
+        let challenge = self.response(401);
+        let mut client = Credentials::new("us", REALM, number, "secret");
+        let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
+        let subject = Subject {
+            method: b"REGISTER",
+            uri: b"sip:coach.example",
+            body: b"",
+        };
+        let answer = client.answer(&challenges, "us", subject, "cnonce").unwrap();
+        self.hear(peer, &register(number, cseq * 10 + 1, &format!("{extra}Authorization: {answer}\n")));
+        match self.sent().pop() {
+            Some(Message::Response(response)) => response,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.agent.is_idle()
+    }
+}
+
+/// A call as the peer sees it.
+struct Call {
+    leg: LegKey,
+    call_id: String,
+    theirs: String,
+    ours: String,
+}
+
+impl Call {
+    fn request(&self, method: &str, cseq: u32, extra: &str) -> String {
+        let branch = format!("z9hG4bK{}{method}{cseq}", self.call_id);
+        let body = if extra.contains("Content-Type: application/sdp") { SDP } else { "" };
+        format!(
+            "{method} sip:192.0.2.1 SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch={branch}\nMax-Forwards: 70\nFrom: {}\nTo: {}\n\
+             Call-ID: {}\nCSeq: {cseq} {method}\nContact: <sip:carrier@192.0.2.2>\n{extra}Content-Length: {}\n\n{body}",
+            self.theirs,
+            self.ours,
+            self.call_id,
+            body.len()
+        )
+    }
+}
+
+const WITH_SDP: &str = "Content-Type: application/sdp\n";
+
+fn invite(call_id: &str, branch: &str, cseq: u32, extra: &str) -> String {
+    format!(
+        "INVITE sip:1001@coach.example SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK{branch}\nMax-Forwards: 70\n\
+         From: <sip:+4930@carrier.example>;tag=theirs\nTo: <sip:1001@coach.example>\nCall-ID: {call_id}\nCSeq: {cseq} INVITE\n\
+         Contact: <sip:carrier@192.0.2.2>\n{extra}Content-Type: application/sdp\nContent-Length: {}\n\n{SDP}",
+        SDP.len()
+    )
+}
+
+fn register(number: &str, cseq: u32, extra: &str) -> String {
+    format!(
+        "REGISTER sip:coach.example SIP/2.0\nVia: SIP/2.0/UDP 10.0.0.3:5062;rport;branch=z9hG4bKreg{cseq}\nMax-Forwards: 70\n\
+         From: <sip:{number}@coach.example>;tag=r\nTo: <sip:{number}@coach.example>\nCall-ID: reg-{number}\nCSeq: {cseq} REGISTER\n\
+         {extra}Content-Length: 0\n\n"
+    )
+}
+
+fn call_carrier(leg: LegKey) -> LegCommand {
+    LegCommand::Invite {
+        leg,
+        to: Destination::Trunk {
+            name: "carrier".to_owned(),
+            number: Number::from("+4930123"),
+        },
+        from: caller(),
+        offer: SDP.into(),
+        auto_answer: false,
+        timeout: Duration::from_secs(60),
+        max_forwards: 69,
+        passed: Vec::new(),
+    }
+}
+
+fn caller() -> Identity {
+    Identity {
+        number: Number::from("1001"),
+        display: "Anna \"A\"".to_owned(),
+    }
+}
+
+/// A response to a request of ours.
+fn answer(request: &Request, status: u16, tag: &str, extra: &str, body: &str) -> String {
+    format!(
+        "SIP/2.0 {status} So\nVia: {}\nFrom: {}\nTo: {}{tag}\nCall-ID: {}\nCSeq: {}\n{extra}Content-Length: {}\n\n{body}",
+        text_of(request, "Via"),
+        text_of(request, "From"),
+        text_of(request, "To"),
+        text_of(request, "Call-ID"),
+        text_of(request, "CSeq"),
+        body.len()
+    )
+}
+
+fn text_of(request: &Request, name: &str) -> String {
+    String::from_utf8_lossy(request.headers.get(name).unwrap_or_default()).into_owned()
+}
+
+fn text(response: &Response, name: &str) -> String {
+    String::from_utf8_lossy(response.headers.get(name).unwrap_or_default()).into_owned()
+}
+
+fn short(message: &Message) -> String {
+    match message {
+        Message::Request(request) => request.method.to_string(),
+        Message::Response(response) => response.status.to_string(),
+    }
+}

@@ -24,6 +24,9 @@ const MOST_GLARES: u8 = 5;
 /// A refresh that finds something else under way waits so long.
 const BUSY: Duration = Duration::from_secs(2);
 
+/// A peer that has said 100 to a re-INVITE has so long for the rest.
+const OFFER: Duration = Duration::from_secs(60);
+
 /// The header fields that an INVITE of ours may carry for another.
 const PASSED: &[&str] = &["Identity", "Date", "User-to-User", "Session-ID"];
 
@@ -294,6 +297,9 @@ impl UserAgent {
             return;
         }
         leg.state = State::Leaving;
+        if let Exchange::Ours { transaction, .. } = leg.exchange {
+            self.transactions.abandon_later(transaction, now.mono);
+        }
         let flow = leg.dialog.flow;
         let mut bye = leg.dialog.request(Method::Bye);
         write_reason(&mut bye, reason);
@@ -317,17 +323,21 @@ impl UserAgent {
 
     fn offer(&mut self, leg_key: LegKey, media: Vec<u8>, refresh: bool, glares: u8, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        leg.exchange = Exchange::Ours {
-            media: media.clone(),
-            refresh,
-            glares,
-        };
         let (flow, session) = (leg.dialog.flow, leg.session);
         let mut request = leg.dialog.request(Method::Invite);
         self.write_common(&mut request, &flow);
         Self::write_session_request(&session, &mut request);
-        let sent = self.sent(request.with_body("application/sdp", media), flow, 0);
-        self.send(Kind::Invite, ClientUse::Reinvite(leg_key, sent.clone()), &sent, now);
+        let sent = self.sent(request.with_body("application/sdp", media.clone()), flow, 0);
+        let transaction = self.send(Kind::Invite, ClientUse::Reinvite(leg_key, sent.clone()), &sent, now);
+        self.timers.set((leg_key, LegTimer::Offer), now.mono + OFFER);
+        if let Some(leg) = self.legs.get_mut(&leg_key) {
+            leg.exchange = Exchange::Ours {
+                transaction,
+                media,
+                refresh,
+                glares,
+            };
+        }
     }
 
     fn refresh(&mut self, leg_key: LegKey, now: Now) {
@@ -378,6 +388,7 @@ impl UserAgent {
             LegTimer::Accepted => self.repeat_accepted(leg_key, now),
             LegTimer::Refresh => self.refresh(leg_key, now),
             LegTimer::Expire => self.expire(leg_key, now),
+            LegTimer::Offer => self.expire(leg_key, now),
             LegTimer::Glare => self.send_queued(leg_key, now),
         }
     }
@@ -618,14 +629,13 @@ impl UserAgent {
         request.headers.set("CSeq", cseq);
         let again = self.sent(request, sent.flow, sent.attempts + 1);
         let transaction = self.send(kind, client(leg_key, again.clone()), &again, now);
-        if let Some(Leg {
-            state: State::Calling(calling),
-            ..
-        }) = self.legs.get_mut(&leg_key)
-        {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return true };
+        if let State::Calling(calling) = &mut leg.state {
             calling.transaction = transaction;
             calling.sent = again;
             calling.provisional = false;
+        } else if let (Kind::Invite, Exchange::Ours { transaction: ours, .. }) = (kind, &mut leg.exchange) {
+            *ours = transaction;
         }
         true
     }
@@ -668,6 +678,7 @@ impl UserAgent {
         let Exchange::Ours { media, refresh, .. } = std::mem::replace(&mut leg.exchange, Exchange::Idle) else {
             return;
         };
+        self.timers.clear(&(leg_key, LegTimer::Offer));
         leg.session = session;
         leg.local_media = media;
         self.restart_session(leg_key, now);
@@ -693,9 +704,13 @@ impl UserAgent {
             return;
         }
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        let Exchange::Ours { media, refresh, glares } = std::mem::replace(&mut leg.exchange, Exchange::Idle) else {
+        let Exchange::Ours {
+            media, refresh, glares, ..
+        } = std::mem::replace(&mut leg.exchange, Exchange::Idle)
+        else {
             return;
         };
+        self.timers.clear(&(leg_key, LegTimer::Offer));
         match response.status {
             408 | 481 => self.expire(leg_key, now),
             491 if refresh => self.timers.set((leg_key, LegTimer::Refresh), now.mono + BUSY),

@@ -305,6 +305,9 @@ impl UserAgent {
         };
         self.answer(leg_key, flow, key, Response::to(bye, 200), now)?;
         if gone {
+            if let Some(Exchange::Ours { transaction, .. }) = self.legs.get(&leg_key).map(|leg| &leg.exchange) {
+                self.transactions.abandon_later(*transaction, now.mono);
+            }
             self.answer_incoming(leg_key, 487, now);
             self.drop_offer(leg_key, 487, now);
             self.remove_leg(leg_key);

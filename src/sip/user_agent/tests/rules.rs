@@ -1,0 +1,583 @@
+//! Who may what, and what is said how.
+
+use super::*;
+use crate::sip::config::Limits;
+use crate::sip::leg::{EndReason, LegSource, PassedHeader};
+
+const LEG: LegKey = LegKey(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn call_phone() -> LegCommand {
+    let LegCommand::Invite { from, offer, .. } = call_carrier(LEG) else {
+        panic!()
+    };
+    LegCommand::Invite {
+        leg: LEG,
+        to: Destination::Device(device("phone-1")),
+        from,
+        offer,
+        auto_answer: true,
+        timeout: Duration::from_secs(60),
+        max_forwards: 12,
+        passed: vec![
+            PassedHeader {
+                name: "User-to-User",
+                value: b"56a390f3;encoding=hex".to_vec(),
+            },
+            PassedHeader {
+                name: "X-Coach-Role",
+                value: b"supervisor".to_vec(),
+            },
+            PassedHeader {
+                name: "Identity",
+                value: b"without its date".to_vec(),
+            },
+        ],
+    }
+}
+
+#[test]
+fn a_phone_registers_with_its_digest_and_is_called_where_it_registered_from() {
+    let mut stage = Stage::new();
+    let ok = stage.register(PHONE, "1001", 1, "Contact: <sip:1001@10.0.0.3:5062>\nExpires: 600\n");
+    assert_eq!(
+        (ok.status, text(&ok, "Contact").as_str()),
+        (200, "<sip:1001@10.0.0.3:5062>;expires=600")
+    );
+    assert_eq!(
+        stage.events(),
+        [LegEvent::Registered {
+            device: device("phone-1"),
+            registered: true
+        }]
+    );
+    stage.command(call_phone());
+    let (flow, _) = stage.sent[0];
+    assert_eq!(flow.peer, address(PHONE), "the Contact's address is nobody's proof");
+    let invite = stage.request("INVITE");
+    assert_eq!(invite.uri.as_bytes(), b"sip:1001@10.0.0.3:5062");
+    assert_eq!(text_of(&invite, "Max-Forwards"), "12");
+    assert!(text_of(&invite, "From").starts_with(r#""Anna \"A\"" <sip:1001@192.0.2.1>;tag="#));
+    assert_eq!(text_of(&invite, "Answer-Mode"), "Auto");
+    assert!(text_of(&invite, "Call-Info").ends_with(";answer-after=0"));
+    assert!(text_of(&invite, "Alert-Info").contains("info=alert-autoanswer"));
+    assert_eq!(text_of(&invite, "User-to-User"), "56a390f3;encoding=hex");
+    assert!(!invite.headers.has("X-Coach-Role") && !invite.headers.has("Identity"));
+    assert_eq!(text_of(&invite, "Session-Expires"), "300");
+    assert_eq!(text_of(&invite, "Min-SE"), "90");
+}
+
+#[test]
+fn a_wrong_password_is_403_and_binds_nothing() {
+    let mut stage = Stage::new();
+    stage.hear(PHONE, &register("1001", 1, "Contact: <sip:1001@10.0.0.3>\n"));
+    let challenge = stage.response(401);
+    let mut client = Credentials::new("us", REALM, "1001", "wrong");
+    let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
+    let subject = Subject {
+        method: b"REGISTER",
+        uri: b"sip:coach.example",
+        body: b"",
+    };
+    let answer = client.answer(&challenges, "us", subject, "c").unwrap();
+    stage.hear(
+        PHONE,
+        &register("1001", 2, &format!("Contact: <sip:1001@10.0.0.3>\nAuthorization: {answer}\n")),
+    );
+    assert_eq!(stage.said(), ["403"]);
+    assert_eq!(stage.agent.registered_devices().count(), 0);
+    // A number that does not exist is answered as one that does.
+    stage.hear(PHONE, &register("4711", 1, "Contact: <sip:4711@10.0.0.3>\n"));
+    assert_eq!(stage.said(), ["401"]);
+}
+
+#[test]
+fn one_account_can_not_register_another() {
+    let mut stage = Stage::new();
+    stage.hear(PHONE, &register("1002", 1, "Contact: <sip:1002@10.0.0.3>\n"));
+    let challenge = stage.response(401);
+    let mut client = Credentials::new("us", REALM, "1001", "secret");
+    let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
+    let subject = Subject {
+        method: b"REGISTER",
+        uri: b"sip:coach.example",
+        body: b"",
+    };
+    let answer = client.answer(&challenges, "us", subject, "c").unwrap();
+    stage.hear(
+        PHONE,
+        &register("1002", 2, &format!("Contact: <sip:1002@10.0.0.3>\nAuthorization: {answer}\n")),
+    );
+    assert_eq!(stage.said(), ["403"]);
+}
+
+#[test]
+fn bindings_are_fetched_refreshed_removed_and_expire() {
+    let mut stage = Stage::new();
+    stage.register_phone();
+    let fetched = stage.register(PHONE, "1001", 2, "");
+    assert_eq!(fetched.headers.fields_of("Contact").count(), 1);
+    let brief = stage.register(PHONE, "1001", 3, "Contact: <sip:1001@10.0.0.3:5062>\nExpires: 10\n");
+    assert_eq!((brief.status, text(&brief, "Min-Expires").as_str()), (423, "60"));
+    let star = stage.register(PHONE, "1001", 4, "Contact: *\nExpires: 0\n");
+    assert_eq!((star.status, star.headers.has("Contact")), (200, false));
+    let gone = LegEvent::Registered {
+        device: device("phone-1"),
+        registered: false,
+    };
+    assert_eq!(stage.events(), [gone.clone()]);
+    stage.register(PHONE, "1001", 5, "Contact: <sip:1001@10.0.0.3:5062>;expires=120\n");
+    stage.pass(121 * SECOND);
+    assert_eq!(stage.events().last(), Some(&gone));
+    stage.command(call_phone());
+    assert_eq!(stage.events(), [LegEvent::Refused { leg: LEG, status: 480 }]);
+}
+
+#[test]
+fn contacts_of_a_device_are_bounded() {
+    let mut stage = Stage::new();
+    for number in 1..=5 {
+        let ok = stage.register(PHONE, "1001", number, &format!("Contact: <sip:1001@10.0.0.{number}>\n"));
+        assert_eq!(ok.status, 200);
+    }
+    let over = stage.register(PHONE, "1001", 6, "Contact: <sip:1001@10.0.0.6>\n");
+    assert_eq!(over.status, 403);
+}
+
+#[test]
+fn a_phone_calls_with_its_digest_under_its_own_number() {
+    let mut stage = Stage::new();
+    stage.register_phone();
+    let ask = |branch: &str, cseq, extra: &str| {
+        invite("c9", branch, cseq, extra).replace("<sip:+4930@carrier.example>", "\"Boss\" <sip:1001@coach.example>")
+    };
+    stage.hear(PHONE, &ask("1", 1, ""));
+    let challenge = stage.response(401);
+    let mut client = Credentials::new("us", REALM, "1001", "secret");
+    let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
+    let subject = Subject {
+        method: b"INVITE",
+        uri: b"sip:1001@coach.example",
+        body: b"",
+    };
+    let answer = client.answer(&challenges, "us", subject, "c").unwrap();
+    stage.hear(
+        PHONE,
+        &ask(
+            "2",
+            2,
+            &format!("Authorization: {answer}\nIdentity: x\nDate: now\nUser-to-User: y\n"),
+        ),
+    );
+    let events = stage.events();
+    let [LegEvent::Incoming { source, from, passed, .. }] = events.as_slice() else {
+        panic!("{events:?}")
+    };
+    assert_eq!(*source, LegSource::Account(device("phone-1")));
+    assert_eq!((from.number.as_str(), from.display.as_str()), ("1001", "Boss"));
+    assert_eq!(passed.iter().map(|header| header.name).collect::<Vec<_>>(), ["User-to-User"]);
+}
+
+#[test]
+fn strangers_foreign_targets_and_unknown_users_are_refused_without_a_leg() {
+    let mut stage = Stage::new();
+    stage.hear(STRANGER, &invite("s1", "1", 1, ""));
+    assert_eq!(stage.said(), ["403"]);
+    let relay = invite("s2", "2", 1, "").replace("INVITE sip:1001@coach.example", "INVITE sip:+1900@elsewhere.example");
+    stage.hear(CARRIER, &relay);
+    assert_eq!(stage.said(), ["404"]);
+    let smuggled = invite("s3", "3", 1, "").replace("INVITE sip:1001@", "INVITE sip:1001%0d%0aX:1@");
+    stage.hear(CARRIER, &smuggled);
+    assert_eq!(stage.said(), ["404"]);
+    assert!(stage.events().is_empty() && stage.is_quiet());
+}
+
+#[test]
+fn stateless_refusals_of_one_request_are_the_same() {
+    let mut stage = Stage::new();
+    stage.hear(STRANGER, &invite("s1", "1", 1, ""));
+    stage.hear(STRANGER, &invite("s1", "1", 1, ""));
+    let sent = stage.sent();
+    assert_eq!(sent[0], sent[1]);
+    assert!(stage.is_quiet());
+}
+
+#[test]
+fn a_flood_costs_no_memory_and_is_not_answered_for_ever() {
+    let mut stage = Stage::with(Config {
+        limits: Limits {
+            refusals_per_second: 50,
+            ..Limits::default()
+        },
+        ..config()
+    });
+    for number in 0..2000 {
+        stage.hear(STRANGER, &invite(&format!("f{number}"), &number.to_string(), 1, ""));
+    }
+    assert_eq!(stage.said().len(), 100);
+    assert!(stage.is_quiet());
+    stage.hear(CARRIER, &invite("c1", "a", 1, ""));
+    assert_eq!(stage.events().len(), 1);
+    stage.pass(SECOND);
+    stage.said();
+    stage.hear(STRANGER, &invite("late", "late", 1, ""));
+    assert_eq!(stage.said(), ["403"]);
+}
+
+#[test]
+fn a_trunk_that_calls_too_much_gets_503_and_is_served_again_later() {
+    let mut config = config();
+    config.limits.legs = 3;
+    let mut stage = Stage::with(config);
+    for number in 0..4 {
+        stage.hear(CARRIER, &invite(&format!("f{number}"), &number.to_string(), 1, ""));
+    }
+    let refused = stage.response(503);
+    assert!(refused.headers.has("Retry-After"));
+    assert_eq!(stage.events().len(), 3);
+    stage.pass(HOUR);
+    stage.events();
+    stage.hear(CARRIER, &invite("again", "again", 1, ""));
+    assert_eq!(stage.events().len(), 1);
+}
+
+fn challenge(realm: &str) -> String {
+    format!("WWW-Authenticate: Digest realm=\"{realm}\", nonce=\"abc\", qop=\"auth\", algorithm=SHA-256\n")
+}
+
+#[test]
+fn the_trunks_challenge_is_answered_once() {
+    let mut stage = Stage::new();
+    stage.command(call_carrier(LEG));
+    let first = stage.request("INVITE");
+    stage.hear(CARRIER, &answer(&first, 401, ";tag=x", &challenge("carrier.example"), ""));
+    let sent = stage.sent();
+    assert_eq!(sent.iter().map(short).collect::<Vec<_>>(), ["ACK", "INVITE"]);
+    let Message::Request(second) = &sent[1] else { panic!() };
+    assert!(second.headers.has("Authorization"));
+    assert_eq!(second.headers.cseq().unwrap().0, 2);
+    stage.hear(CARRIER, &answer(second, 401, ";tag=x", &challenge("carrier.example"), ""));
+    assert_eq!(stage.said(), ["ACK"]);
+    assert_eq!(stage.events(), [LegEvent::Refused { leg: LEG, status: 401 }]);
+}
+
+#[test]
+fn a_foreign_realm_gets_nothing_on_invite_and_on_bye() {
+    let mut stage = Stage::new();
+    stage.command(call_carrier(LEG));
+    let first = stage.request("INVITE");
+    stage.hear(CARRIER, &answer(&first, 401, ";tag=x", &challenge("evil.example"), ""));
+    assert_eq!(stage.said(), ["ACK"]);
+    assert_eq!(stage.events(), [LegEvent::Refused { leg: LEG, status: 401 }]);
+
+    let mut stage = Stage::new();
+    stage.outgoing_call();
+    stage.command(LegCommand::Hangup { leg: LEG, reason: None });
+    let bye = stage.request("BYE");
+    stage.hear(CARRIER, &answer(&bye, 401, "", &challenge("evil.example"), ""));
+    assert!(stage.said().is_empty());
+    stage.pass(HOUR);
+    assert!(stage.is_quiet());
+}
+
+#[test]
+fn a_phone_that_challenges_us_gets_nothing() {
+    let mut stage = Stage::new();
+    stage.register_phone();
+    stage.command(call_phone());
+    let invite = stage.request("INVITE");
+    stage.hear(PHONE, &answer(&invite, 401, ";tag=x", &challenge("carrier.example"), ""));
+    assert_eq!(stage.said(), ["ACK"]);
+    assert_eq!(stage.events(), [LegEvent::Refused { leg: LEG, status: 401 }]);
+}
+
+#[test]
+fn a_bye_is_challenged_and_sent_again() {
+    let mut stage = Stage::new();
+    stage.outgoing_call();
+    stage.command(LegCommand::Hangup {
+        leg: LEG,
+        reason: Some((200, "Call completed elsewhere")),
+    });
+    let bye = stage.request("BYE");
+    assert_eq!(text_of(&bye, "Reason"), "SIP;cause=200;text=\"Call completed elsewhere\"");
+    stage.hear(CARRIER, &answer(&bye, 401, "", &challenge("carrier.example"), ""));
+    let again = stage.request("BYE");
+    assert!(again.headers.has("Authorization"));
+    stage.hear(CARRIER, &answer(&again, 200, "", "", ""));
+    stage.pass(HOUR);
+    assert!(stage.is_quiet());
+}
+
+#[test]
+fn a_response_from_another_address_is_nobodys() {
+    let mut stage = Stage::new();
+    stage.command(call_carrier(LEG));
+    let invite = stage.request("INVITE");
+    let ok = answer(
+        &invite,
+        200,
+        ";tag=x",
+        "Contact: <sip:x@192.0.2.66>\nContent-Type: application/sdp\n",
+        SDP,
+    );
+    stage.hear(STRANGER, &ok);
+    assert!(stage.events().is_empty() && stage.said().is_empty());
+}
+
+#[test]
+fn a_call_through_a_loop_ends_at_its_first_return() {
+    let mut stage = Stage::new();
+    stage.command(call_carrier(LEG));
+    let mut returned = stage.request("INVITE");
+    returned.headers.push_front("Via", "SIP/2.0/UDP 192.0.2.2;branch=z9hG4bKproxy");
+    stage.hear_message(CARRIER, &returned.to_bytes());
+    assert_eq!(stage.said(), ["482"]);
+    let spent = invite("c2", "b", 1, "").replace("Max-Forwards: 70", "Max-Forwards: 0");
+    stage.hear(CARRIER, &spent);
+    assert_eq!(stage.said(), ["483"]);
+}
+
+#[test]
+fn nothing_is_taken_over_by_replaces() {
+    let mut stage = Stage::new();
+    let call = stage.incoming_call();
+    let tag = call.ours.split("tag=").nth(1).unwrap().to_owned();
+    stage.said();
+    stage.hear(CARRIER, &invite("r1", "r1", 1, "Replaces: nobody;to-tag=1;from-tag=2\n"));
+    stage.hear(
+        CARRIER,
+        &invite("r2", "r2", 1, &format!("Replaces: c1;to-tag={tag};from-tag=theirs\n")),
+    );
+    assert_eq!(stage.said(), ["481", "603"]);
+    assert!(stage.events().is_empty());
+}
+
+#[test]
+fn requests_that_are_not_for_here_do_nothing() {
+    let mut stage = Stage::new();
+    let request = |method: &str| {
+        let text = invite("x", method, 1, "").replace("INVITE", method);
+        text.replace("Content-Type: application/sdp\n", "Content-Type: text/plain\n")
+    };
+    for method in ["REFER", "SUBSCRIBE", "MESSAGE", "PUBLISH", "NOTIFY", "PRACK"] {
+        stage.hear(CARRIER, &request(method));
+        let refused = stage.response(405);
+        assert!(refused.headers.has("Allow"), "{method}");
+    }
+    stage.hear(CARRIER, &request("BREW"));
+    assert!(stage.response(501).headers.has("Allow"));
+    stage.hear(CARRIER, &request("BYE"));
+    assert_eq!(stage.said(), ["481"]);
+    assert!(stage.events().is_empty() && stage.is_quiet());
+}
+
+#[test]
+fn reliable_provisional_responses_are_not_promised() {
+    let mut stage = Stage::new();
+    stage.hear(CARRIER, &invite("c1", "a", 1, "Require: 100rel, timer\n"));
+    assert_eq!(text(&stage.response(420), "Unsupported"), "100rel");
+}
+
+#[test]
+fn a_session_that_nobody_refreshes_expires() {
+    let mut stage = Stage::new();
+    stage.hear(CARRIER, &invite("c0", "z", 1, "Session-Expires: 30\nSupported: timer\n"));
+    assert_eq!(text(&stage.response(422), "Min-SE"), "90");
+    stage.hear(
+        CARRIER,
+        &invite("c1", "a", 1, "Session-Expires: 120;refresher=uac\nSupported: timer\n"),
+    );
+    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else {
+        panic!()
+    };
+    stage.command(LegCommand::Accept { leg, media: SDP.into() });
+    let ok = stage.response(200);
+    assert_eq!(text(&ok, "Session-Expires"), "120;refresher=uac");
+    assert_eq!(text(&ok, "Require"), "timer");
+    let call = Call {
+        leg,
+        call_id: "c1".into(),
+        theirs: "<sip:+4930@carrier.example>;tag=theirs".into(),
+        ours: text(&ok, "To"),
+    };
+    stage.hear(CARRIER, &call.request("ACK", 1, ""));
+    stage.events();
+    stage.pass(60 * SECOND);
+    stage.said();
+    stage.hear(
+        CARRIER,
+        &call.request("UPDATE", 2, "Session-Expires: 120;refresher=uac\nSupported: timer\n"),
+    );
+    assert_eq!(stage.said(), ["200"]);
+    stage.pass(87 * SECOND);
+    assert!(stage.said().is_empty());
+    stage.pass(2 * SECOND);
+    assert!(stage.said().contains(&"BYE".to_owned()));
+    assert_eq!(
+        stage.events(),
+        [LegEvent::Ended {
+            leg,
+            reason: EndReason::Expired
+        }]
+    );
+}
+
+#[test]
+fn we_refresh_by_update_or_by_reinvite_as_the_peer_can() {
+    let mut stage = Stage::new();
+    stage.outgoing_call();
+    stage.pass(151 * SECOND);
+    let refresh = stage.request("INVITE");
+    assert_eq!(refresh.body, SDP.as_bytes());
+    let extra = "Contact: <sip:carrier@192.0.2.2>\nAllow: INVITE, UPDATE\nContent-Type: application/sdp\n";
+    stage.hear(CARRIER, &answer(&refresh, 200, "", extra, SDP));
+    assert_eq!(stage.said(), ["ACK"]);
+    assert!(stage.events().is_empty(), "an unchanged session is no news");
+    stage.pass(151 * SECOND);
+    let again = stage.request("INVITE");
+    stage.hear(CARRIER, &answer(&again, 481, "", "", ""));
+    assert_eq!(stage.said(), ["ACK", "BYE"]);
+    assert_eq!(
+        stage.events(),
+        [LegEvent::Ended {
+            leg: LEG,
+            reason: EndReason::Expired
+        }]
+    );
+
+    let mut stage = Stage::new();
+    stage.command(call_carrier(LEG));
+    let invite = stage.request("INVITE");
+    let extra = "Contact: <sip:carrier@192.0.2.2>\nAllow: INVITE, UPDATE\nSession-Expires: 200;refresher=uac\nRequire: timer\n\
+                 Content-Type: application/sdp\n";
+    stage.hear(CARRIER, &answer(&invite, 200, ";tag=theirs", extra, SDP));
+    stage.said();
+    stage.pass(101 * SECOND);
+    let update = stage.request("UPDATE");
+    assert_eq!(text_of(&update, "Session-Expires"), "200;refresher=uac");
+    assert!(update.body.is_empty());
+}
+
+#[test]
+fn a_longer_interval_that_the_peer_asks_for_is_taken() {
+    let mut stage = Stage::new();
+    stage.command(call_carrier(LEG));
+    let first = stage.request("INVITE");
+    stage.hear(CARRIER, &answer(&first, 422, ";tag=x", "Min-SE: 600\n", ""));
+    let second = stage.request("INVITE");
+    assert_eq!(
+        (text_of(&second, "Session-Expires"), text_of(&second, "Min-SE")),
+        ("600".into(), "600".into())
+    );
+    assert_eq!(second.headers.cseq().unwrap().0, 2);
+}
+
+#[test]
+fn digits_come_by_info() {
+    let mut stage = Stage::new();
+    let call = stage.incoming_call();
+    stage.said();
+    let info = |cseq: u32, kind: &str, body: &str| {
+        let text = call.request("INFO", cseq, &format!("Content-Type: {kind}\n"));
+        let text = text.replace("Content-Length: 0", &format!("Content-Length: {}", body.len()));
+        format!("{text}{body}")
+    };
+    stage.hear(CARRIER, &info(2, "application/dtmf-relay", "Signal= 5\r\nDuration= 160\r\n"));
+    stage.hear(CARRIER, &info(3, "application/dtmf", "#"));
+    stage.hear(CARRIER, &info(4, "application/dtmf-relay", "Signal=\u{1b}[2J\r\n"));
+    stage.hear(CARRIER, &info(5, "application/x-other", "?"));
+    assert_eq!(stage.said(), ["200", "200", "200", "415"]);
+    let digits = |digits: &str| LegEvent::Digits {
+        leg: call.leg,
+        digits: digits.to_owned(),
+    };
+    assert_eq!(stage.events(), [digits("5"), digits("#")]);
+}
+
+#[test]
+fn a_ringing_phone_is_asked_to_answer() {
+    let mut stage = Stage::new();
+    stage.register_phone();
+    stage.command(call_phone());
+    let invite = stage.request("INVITE");
+    stage.command(LegCommand::AskToAnswer { leg: LEG });
+    assert!(stage.said().is_empty(), "there is no dialog yet");
+    stage.hear(
+        PHONE,
+        &answer(&invite, 180, ";tag=phone", "Contact: <sip:1001@10.0.0.3:5062>\n", ""),
+    );
+    stage.command(LegCommand::AskToAnswer { leg: LEG });
+    let notify = stage.request("NOTIFY");
+    assert_eq!(text_of(&notify, "Event"), "talk");
+    assert!(text_of(&notify, "To").ends_with("tag=phone"));
+    stage.hear(PHONE, &answer(&notify, 200, "", "", ""));
+    let extra = "Contact: <sip:1001@10.0.0.3:5062>\nContent-Type: application/sdp\n";
+    stage.hear(PHONE, &answer(&invite, 200, ";tag=phone", extra, SDP));
+    let ack = stage.request("ACK");
+    assert_eq!(ack.headers.cseq().unwrap().0, 1);
+    stage.command(LegCommand::Hangup { leg: LEG, reason: None });
+    assert_eq!(stage.request("BYE").headers.cseq().unwrap().0, 3);
+}
+
+#[test]
+fn routes_are_followed_in_both_directions() {
+    let mut stage = Stage::new();
+    let recorded = "Record-Route: <sip:p2.example;lr>, <sip:p1.example;lr>\n";
+    stage.hear(CARRIER, &invite("c1", "a", 1, recorded));
+    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else {
+        panic!()
+    };
+    stage.command(LegCommand::Accept { leg, media: SDP.into() });
+    let ok = stage.response(200);
+    assert_eq!(text(&ok, "Record-Route"), "<sip:p2.example;lr>, <sip:p1.example;lr>");
+    let call = Call {
+        leg,
+        call_id: "c1".into(),
+        theirs: "<sip:+4930@carrier.example>;tag=theirs".into(),
+        ours: text(&ok, "To"),
+    };
+    stage.hear(CARRIER, &call.request("ACK", 1, ""));
+    stage.command(LegCommand::Hangup { leg, reason: None });
+    let bye = stage.request("BYE");
+    assert_eq!(bye.uri.as_bytes(), b"sip:carrier@192.0.2.2");
+    let routes: Vec<&[u8]> = bye.headers.fields_of("Route").collect();
+    assert_eq!(routes, [b"<sip:p2.example;lr>".as_slice(), b"<sip:p1.example;lr>"]);
+}
+
+#[test]
+fn an_incoming_call_that_nobody_takes_is_refused_in_the_end() {
+    let mut stage = Stage::new();
+    stage.hear(CARRIER, &invite("c1", "a", 1, ""));
+    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else {
+        panic!()
+    };
+    stage.command(LegCommand::Provisional {
+        leg,
+        status: 180,
+        media: None,
+    });
+    stage.said();
+    stage.pass(125 * SECOND);
+    assert_eq!(stage.said(), ["180", "180"], "repeated every minute");
+    stage.pass(HOUR);
+    assert!(stage.said().contains(&"480".to_owned()));
+    assert!(matches!(stage.events().as_slice(), [LegEvent::Ended { .. }]));
+    assert!(stage.is_quiet());
+}
+
+#[test]
+fn a_phone_whose_connection_is_gone_is_gone() {
+    let mut stage = Stage::new();
+    stage.register_phone();
+    stage.agent.handle_unreachable(&flow_from(PHONE), stage.now);
+    stage.drain();
+    assert_eq!(
+        stage.events(),
+        [LegEvent::Registered {
+            device: device("phone-1"),
+            registered: false
+        }]
+    );
+}
