@@ -479,6 +479,8 @@ impl<O: Outside> Switchboard<O> {
             role,
             nat,
             stage,
+            rings: false,
+            to_be_asked: false,
             muted: false,
             held_by_command: false,
             held_by_phone: false,

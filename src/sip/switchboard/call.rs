@@ -41,6 +41,10 @@ pub(super) struct Seat {
     pub(super) role: PartyRole,
     pub(super) nat: bool,
     pub(super) stage: Stage,
+    /// His phone has answered our INVITE with a 1xx: there is a dialog in which it can be asked something.
+    pub(super) rings: bool,
+    /// He is to answer as soon as his phone can be asked to.
+    pub(super) to_be_asked: bool,
     pub(super) muted: bool,
     pub(super) held_by_command: bool,
     /// His phone has put us on hold.

@@ -26,7 +26,9 @@ impl<O: Outside> Switchboard<O> {
                 self.may_be_monitored(supervisor, target)?;
                 self.supervision.handle_command(command, now)
             }
-            Command::StopMonitoring { .. } | Command::SwitchMonitoring { .. } | Command::AdmitMonitoring { .. } => {
+            Command::StopMonitoring { .. } => self.supervision.handle_command(command, now),
+            Command::SwitchMonitoring { call, .. } | Command::AdmitMonitoring { call, .. } => {
+                self.live(call).ok_or_else(|| Refusal::not_found(call))?;
                 self.supervision.handle_command(command, now)
             }
             Command::SetDoNotDisturb { device, on } => self.set_do_not_disturb(device, *on),
@@ -148,7 +150,11 @@ impl<O: Outside> Switchboard<O> {
             return Err(Refusal::new(Reason::InvalidState, "The call does not ring."));
         }
         let leg = seat.leg;
-        self.outputs.push_back(Output::Leg(LegCommand::AskToAnswer { leg }));
+        if seat.rings {
+            self.outputs.push_back(Output::Leg(LegCommand::AskToAnswer { leg }));
+        } else {
+            seat.to_be_asked = true;
+        }
         Ok(())
     }
 

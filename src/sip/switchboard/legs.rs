@@ -149,15 +149,19 @@ impl<O: Outside> Switchboard<O> {
     fn progress(&mut self, leg: LegKey, status: u16, media: Option<Vec<u8>>) {
         let codecs = self.config.codecs.clone();
         let Some((call, mut outputs)) = self.with(leg) else { return };
-        let Some(seat) = call
-            .seat_mut(leg)
-            .filter(|seat| matches!(seat.stage, Stage::Invited) && !seat.is_supervisor())
-        else {
+        let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
             return;
         };
         // 199: one of several early dialogs has ended (RFC 6228). The caller has only one with us.
         if status == 199 {
             return;
+        }
+        seat.rings = true;
+        if std::mem::take(&mut seat.to_be_asked) {
+            outputs.push(Output::Leg(LegCommand::AskToAnswer { leg }));
+        }
+        if seat.is_supervisor() {
+            return self.changed(leg, outputs);
         }
         let early = media.and_then(|body| read(&body, &codecs).ok());
         let agreed = early.and_then(|early| seat.accept_answer(&early, &mut outputs).ok());

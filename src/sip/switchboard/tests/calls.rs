@@ -463,13 +463,24 @@ fn a_ringing_call_can_be_answered_and_declined_by_command() {
     let mut house = House::new();
     house.customer_calls("5001");
     let (call, agent) = (house.call_id(), house.ringing(AGENT));
+    let answer = Command::Answer {
+        device: AGENT.into(),
+        call: call.clone(),
+    };
     house.log.clear();
-    house
-        .command(Command::Answer {
-            device: AGENT.into(),
-            call: call.clone(),
-        })
-        .expect("accepted");
+    house.command(answer.clone()).expect("accepted");
+    assert_eq!(
+        house.leg_commands(),
+        [],
+        "the phone has not said anything yet: there is no dialog to ask in"
+    );
+    house.leg(LegEvent::Progress {
+        leg: agent,
+        status: 180,
+        media: None,
+    });
+    assert_eq!(house.leg_commands()[0], LegCommand::AskToAnswer { leg: agent });
+    house.command(answer).expect("accepted");
     assert_eq!(house.leg_commands(), [LegCommand::AskToAnswer { leg: agent }]);
     house
         .command(Command::Hangup {
