@@ -37,12 +37,31 @@ async fn sipp_as_agent_hears_the_whisper_of_baresip_and_sipp_as_customer_does_no
     let heard = tap.finish();
 
     let at_agent = heard.samples_to(agent_port);
-    assert!(peak(&at_agent, SUPERVISOR_HZ) > HEARD, "the whisper is at the agent: {}", peak(&at_agent, SUPERVISOR_HZ));
-    assert!(level(&at_agent, CUSTOMER_HZ) > HEARD, "and so is the customer: {}", level(&at_agent, CUSTOMER_HZ));
+    assert!(
+        peak(&at_agent, SUPERVISOR_HZ) > HEARD,
+        "the whisper is at the agent: {}",
+        peak(&at_agent, SUPERVISOR_HZ)
+    );
+    assert!(
+        level(&at_agent, CUSTOMER_HZ) > HEARD,
+        "and so is the customer: {}",
+        level(&at_agent, CUSTOMER_HZ)
+    );
     let at_customer = heard.samples_to(customer_port);
-    assert!(level(&at_customer, AGENT_HZ) > HEARD, "the agent is at the customer: {}", level(&at_customer, AGENT_HZ));
-    assert!(peak(&at_customer, SUPERVISOR_HZ) < SILENT, "the whisper is not: {}", peak(&at_customer, SUPERVISOR_HZ));
-    assert!(peak(&recorded, CUSTOMER_HZ) > HEARD && peak(&recorded, AGENT_HZ) > HEARD, "the supervisor hears both");
+    assert!(
+        level(&at_customer, AGENT_HZ) > HEARD,
+        "the agent is at the customer: {}",
+        level(&at_customer, AGENT_HZ)
+    );
+    assert!(
+        peak(&at_customer, SUPERVISOR_HZ) < SILENT,
+        "the whisper is not: {}",
+        peak(&at_customer, SUPERVISOR_HZ)
+    );
+    assert!(
+        peak(&recorded, CUSTOMER_HZ) > HEARD && peak(&recorded, AGENT_HZ) > HEARD,
+        "the supervisor hears both"
+    );
     assert!(peak(&recorded, SUPERVISOR_HZ) < SILENT, "and not himself");
 }
 
@@ -62,10 +81,25 @@ async fn baresip_as_agent_records_the_whisper_and_sipp_as_customer_never_gets_it
     let at_supervisor = supervisor.finished().await;
     let at_customer = tap.finish().samples_to(customer_port);
 
-    assert!(peak(&at_agent, SUPERVISOR_HZ) > HEARD, "the whisper is in the agent's recording: {}", peak(&at_agent, SUPERVISOR_HZ));
+    assert!(
+        peak(&at_agent, SUPERVISOR_HZ) > HEARD,
+        "the whisper is in the agent's recording: {}",
+        peak(&at_agent, SUPERVISOR_HZ)
+    );
     assert!(peak(&at_agent, CUSTOMER_HZ) > HEARD, "and so is the customer");
     assert!(peak(&at_agent, AGENT_HZ) < SILENT, "and not himself");
-    assert!(peak(&at_supervisor, CUSTOMER_HZ) > HEARD && peak(&at_supervisor, AGENT_HZ) > HEARD, "the supervisor hears both");
-    assert!(level(&at_customer, AGENT_HZ) > HEARD, "the agent is at the customer: {}", level(&at_customer, AGENT_HZ));
-    assert!(peak(&at_customer, SUPERVISOR_HZ) < SILENT, "the whisper is not: {}", peak(&at_customer, SUPERVISOR_HZ));
+    assert!(
+        peak(&at_supervisor, CUSTOMER_HZ) > HEARD && peak(&at_supervisor, AGENT_HZ) > HEARD,
+        "the supervisor hears both"
+    );
+    assert!(
+        level(&at_customer, AGENT_HZ) > HEARD,
+        "the agent is at the customer: {}",
+        level(&at_customer, AGENT_HZ)
+    );
+    assert!(
+        peak(&at_customer, SUPERVISOR_HZ) < SILENT,
+        "the whisper is not: {}",
+        peak(&at_customer, SUPERVISOR_HZ)
+    );
 }
