@@ -2,6 +2,8 @@
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -77,7 +79,16 @@ pub fn open(path: &Path) -> Result<Store, StoreError> {
         std::fs::create_dir_all(directory).map_err(|error| failed(error.to_string()))?;
     }
     // redb panics on some damaged files; a state file is input like any other.
-    let opened = std::panic::catch_unwind(|| Database::create(path));
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        // It keeps what phones log in with.
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| failed(error.to_string()))?;
+    let opened = std::panic::catch_unwind(move || Database::builder().create_file(file));
     let database = match opened {
         Ok(Ok(database)) => database,
         Ok(Err(redb::DatabaseError::DatabaseAlreadyOpen)) => return Err(failed("it is in use by another process".into())),

@@ -115,6 +115,8 @@ fn a_state_file_in_use_by_another_process_is_one_clear_line() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("state.redb");
     let _first = store::open(&path).expect("it opens");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).expect("a file").permissions());
+    assert_eq!(mode & 0o077, 0, "only its owner may read it");
     let Err(error) = store::open(&path) else {
         panic!("it opened twice")
     };

@@ -52,7 +52,7 @@ pub(super) struct Top {
 #[serde(deny_unknown_fields)]
 pub(super) struct Rest {
     pub(super) bind: SocketAddr,
-    pub(super) public_url: String,
+    pub(super) public_url: Option<String>,
     pub(super) allowed_origins: Vec<String>,
     pub(super) csrf: bool,
     pub(super) body_limit: usize,

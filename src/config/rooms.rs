@@ -113,7 +113,10 @@ impl Shapes {
 
 fn front(rest: &raw::Rest) -> front::Config {
     front::Config {
-        public_url: rest.public_url.trim_end_matches('/').to_owned(),
+        public_url: match &rest.public_url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("http://{}", rest.bind),
+        },
         cors_origins: rest.allowed_origins.clone(),
         csrf: rest.csrf,
         body_limit: rest.body_limit,
@@ -439,12 +442,18 @@ impl Checks {
 
     fn rest(&mut self, shapes: &Shapes) {
         let (rest, bayeux) = (&shapes.rest, &shapes.bayeux);
-        let url = &rest.public_url;
-        self.unless(
-            is_url(url, &["http", "https"]),
-            &[&"rest", &"public_url"],
-            format!("'{url}' must be scheme, host and port, without a path: http://127.0.0.1:8080"),
-        );
+        match &rest.public_url {
+            Some(url) => self.unless(
+                is_url(url, &["http", "https"]),
+                &[&"rest", &"public_url"],
+                format!("'{url}' must be scheme, host and port, without a path: http://127.0.0.1:8080"),
+            ),
+            None => self.unless(
+                !rest.bind.ip().is_unspecified() || !shapes.top.insecure_bind,
+                &[&"rest", &"bind"],
+                "listening on every address needs rest.public_url: what clients reach us under",
+            ),
+        }
         for (number, origin) in rest.allowed_origins.iter().enumerate() {
             let fine = is_url(origin, &["http", "https"]) && !origin.ends_with('/');
             self.unless(

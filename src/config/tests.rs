@@ -104,6 +104,7 @@ fn every_key_is_documented_and_the_commented_ones_can_be_set() {
 #[test]
 fn a_file_changes_what_it_says_and_nothing_else() {
     let config = read("[rest]\nbind = \"127.0.0.1:9999\"\n[monitoring]\ninvite_timeout = 2.5\n").expect("fine");
+    assert_eq!(config.front.public_url, "http://127.0.0.1:9999", "it follows the address");
     assert_eq!(config.rest_bind.port(), 9999);
     assert_eq!(config.switchboard.supervision.invite_timeout.as_millis(), 2500);
     assert_eq!(config.grpc_bind.port(), 50051);
@@ -371,8 +372,16 @@ fn a_file_that_is_not_there_is_one_clear_line() {
 }
 
 #[test]
+fn a_door_to_every_address_must_say_what_clients_reach_it_under() {
+    assert_problem(
+        "insecure_bind = true\n[rest]\nbind = \"0.0.0.0:8080\"",
+        "undertone.toml:3: rest.bind: listening on every address needs rest.public_url",
+    );
+}
+
+#[test]
 fn insecure_bind_opens_the_doors() {
-    let text = "insecure_bind = true\n[rest]\nbind = \"0.0.0.0:8080\"\n[grpc]\nbind = \"0.0.0.0:50051\"";
+    let text = "insecure_bind = true\n[rest]\nbind = \"0.0.0.0:8080\"\npublic_url = \"http://desk\"\n[grpc]\nbind = \"0.0.0.0:50051\"";
     assert!(read(text).expect("fine").rest_bind.ip().is_unspecified());
 }
 
