@@ -3,6 +3,8 @@
 use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, DEVICES, House, OTHER, sdp};
 use crate::media::{MediaEvent, MediaLeg};
 use crate::sip::leg::{EndReason, LegEvent, LegKey, LegSource};
+use crate::sip::switchboard::{Kept, SwitchboardConfig};
+use crate::supervision;
 use crate::words::{Activity, CallId, Command, DeviceId, Mode, Scope};
 use proptest::prelude::*;
 use std::time::Duration;
@@ -13,12 +15,35 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn nobody_hears_whom_the_table_does_not_allow_and_nothing_is_left_over(steps in prop::collection::vec(any::<Step>(), 1..120)) {
-        let mut house = House::new();
+    fn nobody_hears_whom_the_table_does_not_allow_and_nothing_is_left_over(
+        ways in any::<u8>(),
+        ports in prop_oneof![4 => Just(1_000_000_usize), 1 => 0..40_usize],
+        steps in prop::collection::vec(any::<Step>(), 1..120),
+    ) {
+        let mut house = House::with(ways_of(ways), Kept::default());
+        house.board.outside.free = ports;
         for step in steps {
             play(&mut house, step);
         }
         end(&mut house);
+    }
+}
+
+/// A configuration.
+fn ways_of(bits: u8) -> SwitchboardConfig {
+    let bit = |place: u8| bits >> place & 1 == 1;
+    SwitchboardConfig {
+        call_waiting: !bit(0),
+        signal_hold: bit(1),
+        monitor_party_on_hold: !bit(2),
+        agent_side_only: bit(3) && bit(4),
+        supervision: supervision::Config {
+            debrief: bit(5),
+            takeover: bit(6),
+            max_supervisors_per_device: 1 + usize::from(bit(7)),
+            ..supervision::Config::default()
+        },
+        ..SwitchboardConfig::default()
     }
 }
 

@@ -549,7 +549,7 @@ impl House {
                 let fact = fact.expect("a call that lives");
                 let (listening, speaking) = (party(fact, listener), party(fact, speaker));
                 assert!(
-                    table_allows(fact, listening, speaking),
+                    self.table_allows(fact, listening, speaking),
                     "{listening:?}\nmust not hear\n{speaking:?}\nin\n{fact:#?}"
                 );
                 for party in [listening, speaking] {
@@ -563,6 +563,53 @@ impl House {
             }
         }
     }
+
+    /// The table of the mission, read from the fact alone.
+    fn table_allows(&self, fact: &CallFact, listener: &Party, speaker: &Party) -> bool {
+        let there = |party: &Party| party.state != LegState::Released;
+        let config = &self.board.config;
+        let talks = |party: &Party| matches!(party.state, LegState::Established | LegState::Held);
+        let principals = || {
+            fact.parties
+                .iter()
+                .filter(|party| there(party) && party.role != PartyRole::Supervisor)
+        };
+        let takes_over = |supervisor: &Party| {
+            let alone = principals().count() == 1 && principals().all(|party| party.role == PartyRole::Customer);
+            config.supervision.takeover && alone && supervisor.activity == Some(Activity::BargeIn)
+        };
+        if std::ptr::eq(listener, speaker) || !there(listener) || !there(speaker) || speaker.muted {
+            return false;
+        }
+        match (listener.role, speaker.role) {
+            (PartyRole::Supervisor, PartyRole::Supervisor) => false,
+            (PartyRole::Supervisor, PartyRole::Agent) => talks(listener),
+            (PartyRole::Supervisor, PartyRole::Customer) => talks(listener) && (!config.agent_side_only || takes_over(listener)),
+            (PartyRole::Agent | PartyRole::Customer, PartyRole::Supervisor) => {
+                let agents = || principals().filter(|party| party.role == PartyRole::Agent && talks(party));
+                let target = agents().find(|party| party.device == speaker.monitors);
+                let scope = speaker
+                    .device
+                    .as_ref()
+                    .and_then(|device| self.monitors.get(device))
+                    .map(|monitor| monitor.scope);
+                // With scope Call the whisper moves to the agent who is left, never to a customer.
+                let next = agents().next().filter(|_| scope == Some(Scope::Call) && agents().count() == 1);
+                let coached = target.or(next);
+                let only_coached = coached.is_some_and(|agent| std::ptr::eq(agent, listener));
+                talks(speaker)
+                    && talks(listener)
+                    && match speaker.activity {
+                        Some(Activity::ListenIn) | None => false,
+                        Some(Activity::Coach) => only_coached,
+                        Some(Activity::BargeIn) if takes_over(speaker) => true,
+                        Some(Activity::BargeIn) if config.agent_side_only => only_coached,
+                        Some(Activity::BargeIn) => coached.is_some(),
+                    }
+            }
+            (PartyRole::Agent | PartyRole::Customer, PartyRole::Agent | PartyRole::Customer) => true,
+        }
+    }
 }
 
 fn party<'a>(fact: &'a CallFact, line: &Line) -> &'a Party {
@@ -573,30 +620,6 @@ fn party<'a>(fact: &'a CallFact, line: &Line) -> &'a Party {
             Err(number) => party.device.is_none() && party.number == *number,
         })
         .unwrap_or_else(|| panic!("{line:?} is not on {fact:#?}"))
-}
-
-/// The table of the mission, read from the fact alone.
-fn table_allows(fact: &CallFact, listener: &Party, speaker: &Party) -> bool {
-    let there = |party: &Party| party.state != LegState::Released;
-    let talks = |party: &Party| matches!(party.state, LegState::Established | LegState::Held);
-    if std::ptr::eq(listener, speaker) || !there(listener) || !there(speaker) || speaker.muted {
-        return false;
-    }
-    match (listener.role, speaker.role) {
-        (PartyRole::Supervisor, PartyRole::Supervisor) => false,
-        (PartyRole::Supervisor, PartyRole::Agent | PartyRole::Customer) => talks(listener),
-        (PartyRole::Agent | PartyRole::Customer, PartyRole::Supervisor) => {
-            let target_is_there = fact.parties.iter().any(|party| party.device == speaker.monitors && talks(party));
-            talks(speaker)
-                && talks(listener)
-                && match speaker.activity {
-                    Some(Activity::ListenIn) | None => false,
-                    Some(Activity::Coach) => listener.role == PartyRole::Agent && listener.device == speaker.monitors,
-                    Some(Activity::BargeIn) => target_is_there,
-                }
-        }
-        (PartyRole::Agent | PartyRole::Customer, PartyRole::Agent | PartyRole::Customer) => true,
-    }
 }
 
 pub(super) fn sdp(port: u16, types: &str, direction: &str) -> Vec<u8> {
