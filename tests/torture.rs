@@ -308,7 +308,7 @@ async fn every_message_of_rfc_4475_and_rfc_5118_is_answered_as_a_gateway_may() {
             ));
         }
     }
-    eprintln!(
+    println!(
         "{} of {} messages answered as a gateway may",
         rows.len() - failures.len(),
         rows.len()
@@ -454,6 +454,64 @@ async fn a_connection_that_dribbles_is_closed_and_others_are_served() {
     timeout_at(until, dribble).await.expect("closed at the deadline");
     let mut other = Peer::tcp(&house).await;
     assert!(other.answers("after").await.is_some());
+}
+
+#[tokio::test]
+async fn a_crowd_of_dribbling_connections_is_bounded_and_closed_while_others_are_served() {
+    let house = House::open(None).await;
+    let mut crowd = Vec::new();
+    for _ in 0..120 {
+        let mut stream = TcpStream::connect(house.tcp).await.unwrap();
+        // Over the limit of one source the house closes at once.
+        let _ = stream
+            .write_all(b"INVITE sip:1@127.0.0.1 SIP/2.0\r\nContent-Length: 4294967296\r\nX: ")
+            .await;
+        crowd.push(stream);
+    }
+    let mut peer = Peer::udp(&house).await;
+    assert!(peer.answers("meanwhile").await.is_some());
+    let until = Instant::now() + PATIENCE;
+    let mut buffer = [0; 16];
+    for stream in &mut crowd {
+        let read = timeout_at(until, stream.read(&mut buffer)).await.expect("closed at the deadline");
+        assert!(matches!(read, Ok(0) | Err(_)));
+    }
+    let mut other = Peer::tcp(&house).await;
+    assert!(other.answers("after").await.is_some());
+}
+
+#[tokio::test]
+async fn a_flood_of_invites_leaves_nothing_behind() {
+    let mut house = House::open(None).await;
+    let flood = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for number in 0..5000 {
+        let invite = format!(
+            "INVITE sip:agent-1001@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1;rport;branch=z9hG4bKf{number}\r\nMax-Forwards: 70\r\n\
+             From: <sip:x@127.0.0.1>;tag={number}\r\nTo: <sip:agent-1001@127.0.0.1>\r\nCall-ID: flood{number}\r\nCSeq: 1 INVITE\r\n\
+             Contact: <sip:x@127.0.0.1>\r\nContent-Length: 0\r\n\r\n"
+        );
+        flood.send_to(invite.as_bytes(), house.udp).await.unwrap();
+        if number % 100 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let until = Instant::now() + PATIENCE;
+    let mut peer = Peer::udp(&house).await;
+    // Datagrams may be lost in the crush: a phone asks again.
+    let mut again = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        again.tick().await;
+        peer.send(&options("flooded")).await;
+        if peer
+            .receive((Instant::now() + Duration::from_millis(500)).min(until))
+            .await
+            .is_some()
+        {
+            break;
+        }
+        assert!(Instant::now() < until, "the port fell silent");
+    }
+    assert!(house.no_calls());
 }
 
 #[tokio::test]

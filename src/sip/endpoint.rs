@@ -18,7 +18,8 @@ use super::transport::{Arrival, Transport};
 use super::user_agent::{Output, UserAgent};
 use crate::clock;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use tokio::net::UdpSocket;
 use tokio::time::sleep_until;
 
 /// The user agent with its sockets.
@@ -38,6 +39,10 @@ impl Endpoint {
             }
         }
         let transport = Transport::bind(&config.listen, config.limits).await?;
+        if config.advertised.is_none() && transport.locals().iter().any(|(_, local)| local.ip().is_unspecified()) {
+            let somewhere = config.trunks.iter().find_map(|trunk| trunk.address);
+            config.advertised = outward(somewhere).await;
+        }
         let agent = UserAgent::new(config, transport.locals().to_vec(), rand::random(), clock::now());
         Ok(Self {
             agent,
@@ -124,6 +129,21 @@ async fn until(timeout: Option<std::time::Instant>) {
     match timeout {
         Some(at) => sleep_until(at.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+/// The address that the system would send from, when it listens on all: what a Contact must say. Nothing is sent.
+async fn outward(to: Option<SocketAddr>) -> Option<String> {
+    let to = to.unwrap_or(SocketAddr::from(([192, 0, 2, 1], 9)));
+    let any: SocketAddr = match to {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).await.ok()?;
+    socket.connect(to).await.ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(address) => Some(address.to_string()),
+        IpAddr::V6(address) => Some(format!("[{address}]")),
     }
 }
 

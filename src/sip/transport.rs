@@ -153,7 +153,7 @@ impl Transport {
                     known => Some(known),
                 };
                 let writes = found.and_then(|id| self.connections.get(&id)).map(|connection| &connection.writes);
-                if !writes.is_some_and(|writes| writes.try_send(bytes).is_ok()) {
+                if writes.is_none_or(|writes| writes.try_send(bytes).is_err()) {
                     if let Some(id) = found {
                         self.connections.remove(&id);
                     }

@@ -57,12 +57,9 @@ impl UserAgent {
             Method::Register => self.handle_register(flow, key, &request, now),
             Method::Options => self.handle_options(flow, &request, now),
             Method::Bye | Method::Update | Method::Info => Err(Refuse::new(481)),
-            _ => Err(Refuse::new(405)),
+            _ => Err(refuse_method()),
         };
-        if let Err(mut refuse) = refused {
-            if refuse.status == 405 {
-                refuse.headers.push(("Allow", ALLOW.into()));
-            }
+        if let Err(refuse) = refused {
             self.refuse(flow, &request, &refuse, now);
         }
     }
@@ -275,14 +272,39 @@ impl UserAgent {
         let leg = self.legs.get_mut(&leg_key).ok_or(Refuse::new(481))?;
         leg.dialog.accept_cseq(cseq).map_err(|_| Refuse::new(500))?;
         leg.dialog.flow = flow;
-        match request.method {
+        let again = key.clone();
+        let done = match request.method {
             Method::Bye => self.handle_bye(leg_key, flow, key, request, now),
             Method::Invite => self.handle_offer(leg_key, flow, key, request, now),
             Method::Update => self.handle_update(leg_key, flow, key, request, now),
             Method::Info => self.handle_info(leg_key, flow, key, request, now),
             Method::Options => self.answer(leg_key, flow, key, capabilities(request), now),
-            _ => Err(Refuse::new(405)),
+            _ => Err(refuse_method()),
+        };
+        done.or_else(|refuse| self.refuse_in_dialog(leg_key, flow, again, request, refuse, now))
+    }
+
+    /// A refusal within a dialog is repeated with its request: judged anew, the repetition would be out of order.
+    fn refuse_in_dialog(
+        &mut self,
+        leg: LegKey,
+        flow: Flow,
+        key: ServerKey,
+        request: &Request,
+        refuse: Refuse,
+        now: Now,
+    ) -> Result<(), Refuse> {
+        let kind = match request.method {
+            Method::Invite => Kind::Invite,
+            _ => Kind::Other,
+        };
+        let Ok(transaction) = self.transactions.open(key, kind, flow, ServerUse(Some(leg))) else {
+            return Err(refuse);
+        };
+        if let Some(response) = refuse.response(request) {
+            self.transactions.respond(transaction, refuse.status, response.to_bytes(), now.mono);
         }
+        Ok(())
     }
 
     /// Answers a request that is not INVITE at once.
@@ -585,6 +607,12 @@ impl UserAgent {
         let response = Response::to(&request, status);
         self.transactions.respond(transaction, status, response.to_bytes(), now.mono);
     }
+}
+
+fn refuse_method() -> Refuse {
+    let mut refuse = Refuse::new(405);
+    refuse.headers.push(("Allow", ALLOW.into()));
+    refuse
 }
 
 fn body(bytes: &[u8]) -> Option<Vec<u8>> {

@@ -126,7 +126,7 @@ fn bindings_are_fetched_refreshed_removed_and_expire() {
         device: device("phone-1"),
         registered: false,
     };
-    assert_eq!(stage.events(), [gone.clone()]);
+    assert_eq!(stage.events(), std::slice::from_ref(&gone));
     stage.register(PHONE, "1001", 5, "Contact: <sip:1001@10.0.0.3:5062>;expires=120\n");
     stage.pass(121 * SECOND);
     assert_eq!(stage.events().last(), Some(&gone));
