@@ -1,6 +1,7 @@
 //! Every test of Undertone that needs more than one room. One program: modules are named by behaviour.
 
 mod contract;
+mod bayeux;
 mod corpus;
 mod desk;
 mod differential;

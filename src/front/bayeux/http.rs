@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// The way in to the event channel. Cheap to clone.
@@ -37,6 +37,16 @@ struct Door {
     body_limit: usize,
     max_messages: usize,
     secure_cookies: bool,
+    load: watch::Receiver<Load>,
+}
+
+/// How much there is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Sessions now.
+    pub sessions: usize,
+    /// Connects that are held now.
+    pub held: usize,
 }
 
 /// What the loop is told. Unbounded, yet no more than a few per open connection: each waits for its answer before the next.
@@ -56,12 +66,14 @@ impl Bayeux {
     /// Starts the loop that owns all sessions; it ends when the last handle and request are gone.
     pub fn start(front: &crate::front::Config, config: Config, desk: Desk) -> Self {
         let (inbox, happenings) = mpsc::unbounded_channel();
+        let (tell_load, load) = watch::channel(Load::default());
         let door = Door {
             inbox,
             posts: AtomicU64::new(0),
             body_limit: front.body_limit,
             max_messages: config.max_messages,
             secure_cookies: front.public_url.starts_with("https:"),
+            load,
         };
         let shell = Shell {
             hub: Hub::new(config),
@@ -69,10 +81,16 @@ impl Bayeux {
             notices: desk.notices(),
             states: JoinSet::new(),
             uris: Uris::new(&front.public_url),
+            tell_load,
             desk,
         };
         tokio::spawn(shell.run(happenings));
         Self(Arc::new(door))
+    }
+
+    /// How much there is to do, as it changes.
+    pub fn load(&self) -> watch::Receiver<Load> {
+        self.0.load.clone()
     }
 
     /// Answers every held connect, so that a graceful shutdown does not wait for them.
@@ -89,6 +107,7 @@ struct Shell {
     /// Snapshots under way.
     states: JoinSet<(ClientId, Vec<String>)>,
     uris: Uris,
+    tell_load: watch::Sender<Load>,
     desk: Desk,
 }
 
@@ -96,6 +115,7 @@ impl Shell {
     async fn run(mut self, mut happenings: mpsc::UnboundedReceiver<Happening>) {
         let mut notices_end = false;
         loop {
+            self.tell_load();
             self.drain_outputs();
             let deadline = self.hub.poll_timeout();
             let wake = async move {
@@ -145,6 +165,20 @@ impl Shell {
         let data = text(&self.uris, notice);
         self.hub
             .handle_notice(&notice.user, json::channel(notice.topic), &data, clock::instant());
+    }
+
+    fn tell_load(&self) {
+        let load = Load {
+            sessions: self.hub.len(),
+            held: self.hub.held(),
+        };
+        self.tell_load.send_if_modified(|told| {
+            let changed = *told != load;
+            *told = load;
+            changed
+        });
+        metrics::gauge!("undertone_cometd_sessions").set(load.sessions as f64);
+        metrics::gauge!("undertone_cometd_held").set(load.held as f64);
     }
 
     fn drain_outputs(&mut self) {

@@ -110,6 +110,10 @@ enum Place {
 }
 
 impl Place {
+    fn is_held(&self) -> bool {
+        matches!(self, Place::Held { .. })
+    }
+
     fn deadline(&self) -> Instant {
         match self {
             Place::Held { until, .. } => *until,
@@ -163,6 +167,7 @@ pub struct Hub {
     /// Whose connects are in a request that is held, or answered and not yet written.
     posts: BTreeMap<PostNo, Vec<ClientId>>,
     outputs: VecDeque<Output>,
+    held: usize,
     draining: bool,
 }
 
@@ -202,6 +207,7 @@ impl Hub {
             deadlines: BTreeSet::new(),
             posts: BTreeMap::new(),
             outputs: VecDeque::new(),
+            held: 0,
             draining: false,
         }
     }
@@ -214,6 +220,11 @@ impl Hub {
     /// No session.
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
+    }
+
+    /// Connects that are held now.
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// What to do next.
@@ -316,8 +327,7 @@ impl Hub {
     /// We are going down: every held connect is answered, and no more are held.
     pub fn handle_drain(&mut self, now: Instant) {
         self.draining = true;
-        let held = |session: &Session| matches!(session.place, Place::Held { .. });
-        let clients = self.sessions.iter().filter(|(_, session)| held(session));
+        let clients = self.sessions.iter().filter(|(_, session)| session.place.is_held());
         let clients: Vec<ClientId> = clients.map(|(client, _)| client.clone()).collect();
         for client in clients {
             self.release(&client, now);
@@ -663,7 +673,7 @@ impl Hub {
     fn wake(&mut self, clients: BTreeSet<ClientId>, now: Instant) {
         for client in clients {
             let Some(session) = self.sessions.get(&client) else { continue };
-            let held = matches!(session.place, Place::Held { .. });
+            let held = session.place.is_held();
             let behind = session.behind_snapshot.as_ref().map_or(0, Vec::len);
             if held && !session.queue.events.is_empty() {
                 self.release(&client, now);
@@ -707,6 +717,7 @@ impl Hub {
     fn forget(&mut self, client: &ClientId) -> Option<Session> {
         let session = self.sessions.remove(client)?;
         self.deadlines.remove(&(session.place.deadline(), client.clone()));
+        self.held -= usize::from(session.place.is_held());
         match &session.place {
             Place::Held { connect, .. } => self.leave(connect.post, client),
             Place::Answering { post, .. } => self.leave(*post, client),
@@ -725,6 +736,8 @@ impl Hub {
         let Some(session) = self.sessions.get_mut(client) else { return };
         self.deadlines.remove(&(session.place.deadline(), client.clone()));
         self.deadlines.insert((place.deadline(), client.clone()));
+        self.held += usize::from(place.is_held());
+        self.held -= usize::from(session.place.is_held());
         session.place = place;
     }
 
