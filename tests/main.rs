@@ -2,6 +2,7 @@
 
 mod contract;
 mod bayeux;
+mod cometd_client;
 mod corpus;
 mod desk;
 mod differential;

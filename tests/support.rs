@@ -1,4 +1,4 @@
 //! What several tests share.
 
-pub mod front;
-pub mod house;
+pub(crate) mod front;
+pub(crate) mod house;

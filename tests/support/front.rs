@@ -19,51 +19,51 @@ use undertone::telephony::simulated::{self, Simulated, Telephone};
 use undertone::words::{Feature, GroupId, Role, UserId};
 
 /// The supervisor's device of the Coach page.
-pub const MEG_PHONE: &str = "efelab32-53f9-43ce-b65e-5768c61f7d4a";
+pub(crate) const MEG_PHONE: &str = "efelab32-53f9-43ce-b65e-5768c61f7d4a";
 /// The agent's device of the Coach page.
-pub const BOB_PHONE: &str = "9c14cad7-17c4-48d0-8492-7cf0ff92c224";
+pub(crate) const BOB_PHONE: &str = "9c14cad7-17c4-48d0-8492-7cf0ff92c224";
 /// An agent of another group.
-pub const EVE_PHONE: &str = "e5e5e5e5-0000-4000-8000-000000005002";
+pub(crate) const EVE_PHONE: &str = "e5e5e5e5-0000-4000-8000-000000005002";
 /// A supervisor of another group.
-pub const OTTO_PHONE: &str = "0770abcd-0000-4000-8000-000000005006";
+pub(crate) const OTTO_PHONE: &str = "0770abcd-0000-4000-8000-000000005006";
 /// A second supervisor of bob's group.
-pub const KIM_PHONE: &str = "00c1c1c1-0000-4000-8000-000000005007";
+pub(crate) const KIM_PHONE: &str = "00c1c1c1-0000-4000-8000-000000005007";
 /// Everybody's voice environment.
-pub const ENVIRONMENT: &str = "370ef5e6-9e3c-4d91-9588-7f4dfe67e011";
+pub(crate) const ENVIRONMENT: &str = "370ef5e6-9e3c-4d91-9588-7f4dfe67e011";
 /// Everybody's password.
-pub const PASSWORD: &str = "correct horse";
+pub(crate) const PASSWORD: &str = "correct horse";
 
 /// Longer than anything takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a test may change.
 #[derive(Default)]
-pub struct Wishes {
+pub(crate) struct Wishes {
     /// The doors.
-    pub front: front::Config,
+    pub(crate) front: front::Config,
     /// The event channel.
-    pub bayeux: bayeux::Config,
+    pub(crate) bayeux: bayeux::Config,
     /// The login.
-    pub auth: auth::Config,
+    pub(crate) auth: auth::Config,
 }
 
 /// A house that can be spoken to.
-pub struct House {
+pub(crate) struct House {
     /// Where it listens.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// What happens at the telephones.
-    pub phones: Simulated,
+    pub(crate) phones: Simulated,
     /// The gateway.
-    pub desk: Desk,
+    pub(crate) desk: Desk,
     /// The event channel.
-    pub bayeux: Bayeux,
+    pub(crate) bayeux: Bayeux,
     client: Client,
     folder: TempDir,
 }
 
 impl House {
     /// Opens the doors.
-    pub async fn open(wishes: Wishes) -> Self {
+    pub(crate) async fn open(wishes: Wishes) -> Self {
         let telephones = [
             (MEG_PHONE, "5005"),
             (BOB_PHONE, "5001"),
@@ -104,7 +104,7 @@ impl House {
     }
 
     /// The lines of the audit.
-    pub fn audit(&self) -> Vec<Value> {
+    pub(crate) fn audit(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("an audit file");
         text.lines()
             .map(|line| serde_json::from_str(line).expect("one JSON object per line"))
@@ -112,32 +112,32 @@ impl House {
     }
 
     /// Under the door's own address.
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// GET by password.
-    pub async fn get(&self, user: &str, path: &str) -> (StatusCode, Value) {
+    pub(crate) async fn get(&self, user: &str, path: &str) -> (StatusCode, Value) {
         read(self.client.get(self.url(path)).basic_auth(user, Some(PASSWORD))).await
     }
 
     /// POST by password.
-    pub async fn post(&self, user: &str, path: &str, body: &Value) -> (StatusCode, Value) {
+    pub(crate) async fn post(&self, user: &str, path: &str, body: &Value) -> (StatusCode, Value) {
         read(self.posting(path).basic_auth(user, Some(PASSWORD)).json(body)).await
     }
 
     /// A POST to be completed.
-    pub fn posting(&self, path: &str) -> RequestBuilder {
+    pub(crate) fn posting(&self, path: &str) -> RequestBuilder {
         self.client.post(self.url(path))
     }
 
     /// A GET to be completed.
-    pub fn getting(&self, path: &str) -> RequestBuilder {
+    pub(crate) fn getting(&self, path: &str) -> RequestBuilder {
         self.client.get(self.url(path))
     }
 
     /// Another HTTP client, which keeps cookies as a browser does.
-    pub fn browser(&self) -> Client {
+    pub(crate) fn browser(&self) -> Client {
         Client::builder()
             .no_proxy()
             .cookie_store(true)
@@ -148,7 +148,7 @@ impl House {
 }
 
 /// Status and JSON body.
-pub async fn read(request: RequestBuilder) -> (StatusCode, Value) {
+pub(crate) async fn read(request: RequestBuilder) -> (StatusCode, Value) {
     let response: Response = request.send().await.expect("an answer");
     let status = response.status();
     (status, response.json().await.expect("a JSON body"))
