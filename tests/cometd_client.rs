@@ -2,6 +2,7 @@
 
 use crate::support::front::{BOB_PHONE, House, MEG_PHONE, PASSWORD, PATIENCE, Wishes};
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -41,6 +42,8 @@ struct Desktop {
     child: Child,
     input: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
+    /// Said before what was waited for: events come ahead of the reply that they ride with.
+    unheard: VecDeque<Value>,
 }
 
 impl Desktop {
@@ -56,23 +59,29 @@ impl Desktop {
             .expect("node is installed");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let input = child.stdin.take();
-        Self { child, input, lines }
+        Self {
+            child,
+            input,
+            lines,
+            unheard: VecDeque::new(),
+        }
     }
 
     /// The next thing of this kind.
     async fn next(&mut self, what: &str) -> Value {
+        if let Some(at) = self.unheard.iter().position(|said| said["what"] == what) {
+            return self.unheard.remove(at).expect("just found");
+        }
         loop {
             let line = tokio::time::timeout(PATIENCE, self.lines.next_line())
                 .await
                 .expect("in time")
                 .expect("a pipe");
             let text = line.expect("the desktop goes on");
-            let Ok(said) = serde_json::from_str::<Value>(&text) else {
-                eprintln!("desktop: {text}");
-                continue;
-            };
-            if said["what"] == what {
-                return said;
+            match serde_json::from_str::<Value>(&text) {
+                Ok(said) if said["what"] == what => return said,
+                Ok(said) => self.unheard.push_back(said),
+                Err(_) => eprintln!("desktop: {text}"),
             }
         }
     }

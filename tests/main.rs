@@ -1,8 +1,8 @@
 //! Every test of Undertone that needs more than one room. One program: modules are named by behaviour.
 
-mod contract;
 mod bayeux;
 mod cometd_client;
+mod contract;
 mod corpus;
 mod desk;
 mod differential;

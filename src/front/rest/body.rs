@@ -395,7 +395,7 @@ mod tests {
             format!("api/v2/devices/{id}"),
             format!("/devices/{id}#x"),
             format!("/api/v2/me/devices/{id}"),
-            format!("/devices/9c14cad7%2D17c4-48d0-8492-7cf0ff92c224"),
+            "/devices/9c14cad7%2D17c4-48d0-8492-7cf0ff92c224".to_owned(),
         ] {
             assert_eq!(device(&uri), Ok(id.to_owned()), "{uri}");
         }
