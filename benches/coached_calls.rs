@@ -4,13 +4,14 @@
 //! cargo bench --bench coached_calls -- [--calls 50,100,200] [--seconds 5] [--workers 1] [--kinds relay,coached] [--json]
 //! ```
 //!
-//! A generator in one thread plays every phone: 50 packets a second each, phases spread over the 20 ms. It drives first a bare loop
-//! (the same epoll pattern: receive, send back) over as many sockets, then the engine. CPU is what the kernel booked for
+//! A generator in one thread plays every phone: 50 packets a second each, phases spread over the 20 ms. It drives in turn a bare loop
+//! (the same epoll pattern: receive, send back) over as many sockets, and the engine. CPU is what the kernel booked for
 //! the media threads alone. Delays are from the sending of a marked packet to the first packet of the listener that carries the mark,
 //! so a mix includes the wait for the packet that paces it.
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -23,6 +24,9 @@ use undertone::words::Activity;
 
 const FRAME: Duration = Duration::from_millis(20);
 const WARM_UP: Duration = Duration::from_millis(1500);
+/// The generator's rest when there is nothing to do: it is as much as delays are overstated.
+const NAP: Duration = Duration::from_micros(100);
+const SLICE: Duration = Duration::from_secs(1);
 /// Marks of one call, in packets: customer's, then supervisor's, then agent's.
 const MARK_EVERY: u32 = 60;
 /// What a marked packet of each role says; everything else is silence.
@@ -116,6 +120,7 @@ struct Row {
     lost: u64,
     bare_lost: u64,
     kb_per_call: f64,
+    late: Duration,
     delays: [Vec<Duration>; 3],
 }
 
@@ -134,7 +139,7 @@ impl Row {
 
     fn print(&self) {
         println!(
-            "{:>4} {:<8} {:6.0} µs a call·s (bare {:5.0}, ratio {:4.2}), {:5.0} calls a core, {:4.0} KiB a call, lost {} (bare {})",
+            "{:>4} {:<8} {:6.0} µs a call·s (bare {:5.0}, ratio {:4.2}), {:5.0} calls a core, {:4.0} KiB a call, lost {} (bare {}), generator {:.0} ms late at worst",
             self.calls,
             self.kind.name(),
             self.cpu,
@@ -144,6 +149,7 @@ impl Row {
             self.kb_per_call,
             self.lost,
             self.bare_lost,
+            self.late.as_secs_f64() * 1000.0,
         );
         for (path, name) in ["customer→agent", "supervisor→agent", "agent→supervisor"].into_iter().enumerate() {
             if let (Some(median), Some(high)) = (self.delay(path, 0.5), self.delay(path, 0.99)) {
@@ -167,25 +173,17 @@ impl Row {
             "ratio": self.ratio(),
             "lost": self.lost,
             "kb_per_call": self.kb_per_call,
+            "generator_late_ms": self.late.as_secs_f64() * 1000.0,
             "delay_ms": { "customer_agent": delay(0), "supervisor_agent": delay(1), "agent_supervisor": delay(2) },
         })
     }
 }
 
 fn measure(kind: Kind, calls: usize, options: &Options) -> Result<Row, Box<dyn Error>> {
-    let legs = calls * kind.legs();
-    let time = Duration::from_secs(options.seconds);
     let mut phones = Phones::new(kind, calls)?;
-
-    let bare = Bare::start(legs)?;
+    let bare = Bare::start(calls * kind.legs())?;
+    phones.bare_ports = bare.addresses.iter().map(SocketAddr::port).collect();
     phones.talk(&bare.addresses, WARM_UP)?;
-    phones.reset();
-    let (bare_before, began) = (cpu_of("bare-"), instant());
-    phones.talk(&bare.addresses, time)?;
-    let bare_cpu = per_call_second(cpu_of("bare-") - bare_before, began, calls);
-    phones.settle()?;
-    let bare_lost = phones.sent - phones.received;
-    drop(bare);
 
     let before = resident();
     let (engine, _events) = Engine::start(MediaConfig {
@@ -196,25 +194,41 @@ fn measure(kind: Kind, calls: usize, options: &Options) -> Result<Row, Box<dyn E
     let addresses = open(&engine, kind, calls, &phones)?;
     phones.talk(&addresses, WARM_UP)?;
     phones.settle()?;
-    phones.reset();
-    let (cpu_before, stats_before, began) = (cpu_of("media-"), engine.stats(), instant());
-    phones.talk(&addresses, time)?;
-    let cpu = per_call_second(cpu_of("media-") - cpu_before, began, calls);
     let memory = resident().saturating_sub(before);
+    let before = engine.stats();
+    phones.reset();
+
+    // A slice of the one, a slice of the other: what else the machine does disturbs both alike.
+    let [mut cpu, mut bare_cpu] = [Duration::ZERO; 2];
+    let [mut time, mut bare_time] = [Duration::ZERO; 2];
+    for _ in 0..options.seconds {
+        let (cpu_before, began) = (cpu_of("bare-"), instant());
+        phones.talk(&bare.addresses, SLICE)?;
+        bare_cpu += cpu_of("bare-") - cpu_before;
+        bare_time += began.elapsed();
+        let (cpu_before, began) = (cpu_of("media-"), instant());
+        phones.talk(&addresses, SLICE)?;
+        cpu += cpu_of("media-") - cpu_before;
+        time += began.elapsed();
+    }
     phones.settle()?;
     let stats = engine.stats();
-    // On its way to the engine, or on its way from it. Frames of the engine's own clock are in both of its sums.
-    let in_lost = phones.sent.saturating_sub(stats.received - stats_before.received);
-    let out_lost = (stats.sent - stats_before.sent).saturating_sub(phones.received);
+    phones.settle()?;
+    // On the way to the engine, and on the way from it, its own clock's frames included.
+    let [(to_engine, from_engine), (to_bare, from_bare)] = [phones.engine, phones.bare];
+    let in_lost = to_engine.saturating_sub(stats.received - before.received);
+    let out_lost = (stats.sent - before.sent).saturating_sub(from_engine) + stats.send_errors;
     phones.delays.iter_mut().for_each(|delays| delays.sort());
+    let per_call_second = |cpu: Duration, time: Duration| cpu.as_secs_f64() * 1e6 / time.as_secs_f64() / calls as f64;
     Ok(Row {
         kind,
         calls,
-        cpu,
-        bare_cpu,
+        cpu: per_call_second(cpu, time),
+        bare_cpu: per_call_second(bare_cpu, bare_time),
         lost: in_lost + out_lost,
-        bare_lost,
+        bare_lost: to_bare.saturating_sub(from_bare),
         kb_per_call: memory as f64 / 1024.0 / calls as f64,
+        late: phones.late,
         delays: phones.delays,
     })
 }
@@ -269,8 +283,12 @@ struct Phones {
     turns: Vec<(Duration, usize)>,
     packets: Vec<u32>,
     marked: Vec<Option<Instant>>,
-    sent: u64,
-    received: u64,
+    /// Sent and received, with the engine and with the bare loop.
+    engine: (u64, u64),
+    bare: (u64, u64),
+    bare_ports: BTreeSet<u16>,
+    /// The most a packet of the generator was sent too late: what the machine was too busy for.
+    late: Duration,
     delays: [Vec<Duration>; 3],
     silence: [u8; 160],
     marks: [[u8; 160]; 3],
@@ -300,8 +318,10 @@ impl Phones {
             turns,
             packets: vec![0; count],
             marked: vec![None; count],
-            sent: 0,
-            received: 0,
+            engine: (0, 0),
+            bare: (0, 0),
+            bare_ports: BTreeSet::new(),
+            late: Duration::ZERO,
             delays: [const { Vec::new() }; 3],
             silence: [0xff; 160],
             marks: LEVELS.map(|level| {
@@ -313,8 +333,9 @@ impl Phones {
     }
 
     fn reset(&mut self) {
-        self.sent = 0;
-        self.received = 0;
+        self.engine = (0, 0);
+        self.bare = (0, 0);
+        self.late = Duration::ZERO;
         self.delays.iter_mut().for_each(Vec::clear);
     }
 
@@ -328,6 +349,7 @@ impl Phones {
                 while instant() < due {
                     self.listen(due)?;
                 }
+                self.late = self.late.max(instant().saturating_duration_since(due));
                 self.say(index, to[index])?;
             }
             round += 1;
@@ -360,21 +382,29 @@ impl Phones {
             self.marked[index] = Some(instant());
         }
         self.sockets[index].send_to(&packet, to)?;
-        self.sent += 1;
+        let is_bare = self.bare_ports.contains(&to.port());
+        let count = if is_bare { &mut self.bare } else { &mut self.engine };
+        count.0 += 1;
         Ok(())
     }
 
     fn listen(&mut self, until: Instant) -> Result<(), Box<dyn Error>> {
         let mut ready = [EpollEvent::empty(); 64];
-        let wait = until.saturating_duration_since(instant());
-        let timeout = EpollTimeout::from(wait.as_millis().min(100) as u16);
-        let count = self.epoll.wait(&mut ready, timeout)?;
+        let count = self.epoll.wait(&mut ready, EpollTimeout::ZERO)?;
+        if count == 0 {
+            std::thread::sleep(until.saturating_duration_since(instant()).min(NAP));
+            return Ok(());
+        }
         let now = instant();
         let mut packet = [0; 2048];
         for event in &ready[..count] {
             let index = event.data() as usize;
-            while let Ok(len) = self.sockets[index].recv(&mut packet) {
-                self.received += 1;
+            while let Ok((len, from)) = self.sockets[index].recv_from(&mut packet) {
+                if self.bare_ports.contains(&from.port()) {
+                    self.bare.1 += 1;
+                    continue;
+                }
+                self.engine.1 += 1;
                 self.hear(index, packet.get(12..len).unwrap_or_default(), now);
             }
         }
@@ -392,10 +422,10 @@ impl Phones {
         };
         for &(path, speaker) in paths.iter().filter(|(_, speaker)| *speaker < legs) {
             let mark = self.marks[speaker][0];
-            if payload.contains(&mark) {
-                if let Some(at) = self.marked[first + speaker].take() {
-                    self.delays[path].push(now.saturating_duration_since(at));
-                }
+            if payload.contains(&mark)
+                && let Some(at) = self.marked[first + speaker].take()
+            {
+                self.delays[path].push(now.saturating_duration_since(at));
             }
         }
     }
@@ -453,10 +483,6 @@ impl Drop for Bare {
         }
         assert!(self.served.load(Ordering::Relaxed) > 0);
     }
-}
-
-fn per_call_second(cpu: Duration, began: Instant, calls: usize) -> f64 {
-    cpu.as_secs_f64() * 1e6 / began.elapsed().as_secs_f64() / calls as f64
 }
 
 /// CPU time of this process's threads of that name, to the nanosecond (proc(5): schedstat).

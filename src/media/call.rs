@@ -637,10 +637,13 @@ impl Call {
         let samples = received.payload.len() as u32;
         let mut grew = false;
         if mixed_by != 0 {
-            let mut linear = [0; MAX_PAYLOAD];
-            let linear = &mut linear[..samples as usize];
-            codec.decode(&packet[received.payload.clone()], linear);
-            grew = leg.ring.write(received.ssrc, received.timestamp, linear);
+            let mut linear = [0; MAX_FRAME];
+            let mut timestamp = received.timestamp;
+            for piece in packet[received.payload.clone()].chunks(MAX_FRAME) {
+                codec.decode(piece, &mut linear);
+                grew |= leg.ring.write(received.ssrc, timestamp, &linear[..piece.len()]);
+                timestamp = timestamp.wrapping_add(piece.len() as u32);
+            }
         }
         for listener in slots(passed_to) {
             self.pass(slot, listener, received, packet, now, out);

@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as queue};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Where the engine's events come out. Bounded; what does not fit is counted in [`EngineStats::events_lost`].
@@ -32,6 +32,8 @@ const DATAGRAM: usize = 2048;
 const MAX_WAITING: usize = 32;
 /// How often any port is asked for until an even one with a free neighbour comes.
 const PORT_TRIES: usize = 64;
+/// What is due may be so late: packets mostly wake a worker before its timer does. No more often is looked at what is due.
+const SLACK: Duration = Duration::from_millis(1);
 /// The wake-up's place among the sockets.
 const WAKE: u64 = u64::MAX;
 
@@ -478,7 +480,7 @@ impl Worker {
 
     fn timeout(&self) -> EpollTimeout {
         let Some(wake) = self.wake else { return EpollTimeout::NONE };
-        let wait = wake.saturating_duration_since(clock::instant());
+        let wait = (wake + SLACK).saturating_duration_since(clock::instant());
         let millis = wait.as_micros().div_ceil(1000).min(10_000) as u16;
         EpollTimeout::from(millis)
     }
@@ -526,6 +528,7 @@ impl Worker {
             }
             self.settle(place);
         }
+        self.wake = self.wake.map(|at| at.max(now.mono + SLACK));
     }
 
     /// After every touch of a call: its events out, its next deadline noted.
