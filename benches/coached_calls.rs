@@ -1,7 +1,7 @@
 //! What a coached call costs, against the bare receiving and sending of as many packets.
 //!
 //! ```text
-//! cargo bench --bench coached_calls -- [--calls 50,100,200] [--seconds 5] [--workers 1] [--kinds relay,coached] [--json]
+//! cargo bench --bench coached_calls -- [--calls 50,100,200] [--seconds 5] [--workers 1] [--kinds relay,coached] [--json] [--no-bare]
 //! ```
 //!
 //! A generator in one thread plays every phone: 50 packets a second each, phases spread over the 20 ms. It drives in turn a bare loop
@@ -63,6 +63,8 @@ struct Options {
     workers: usize,
     kinds: Vec<Kind>,
     json: bool,
+    /// For profiles of the engine alone.
+    no_bare: bool,
 }
 
 fn options() -> Result<Options, Box<dyn Error>> {
@@ -72,6 +74,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
         workers: 1,
         kinds: vec![Kind::Relay, Kind::Coached],
         json: false,
+        no_bare: false,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -85,6 +88,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
                 options.kinds.retain(|kind| named.split(',').any(|name| name == kind.name()));
             }
             "--json" => options.json = true,
+            "--no-bare" => options.no_bare = true,
             "--bench" => {}
             other => return Err(format!("unknown argument {other}").into()),
         }
@@ -202,10 +206,12 @@ fn measure(kind: Kind, calls: usize, options: &Options) -> Result<Row, Box<dyn E
     let [mut cpu, mut bare_cpu] = [Duration::ZERO; 2];
     let [mut time, mut bare_time] = [Duration::ZERO; 2];
     for _ in 0..options.seconds {
-        let (cpu_before, began) = (cpu_of("bare-"), instant());
-        phones.talk(&bare.addresses, SLICE)?;
-        bare_cpu += cpu_of("bare-") - cpu_before;
-        bare_time += began.elapsed();
+        if !options.no_bare {
+            let (cpu_before, began) = (cpu_of("bare-"), instant());
+            phones.talk(&bare.addresses, SLICE)?;
+            bare_cpu += cpu_of("bare-") - cpu_before;
+            bare_time += began.elapsed();
+        }
         let (cpu_before, began) = (cpu_of("media-"), instant());
         phones.talk(&addresses, SLICE)?;
         cpu += cpu_of("media-") - cpu_before;

@@ -147,6 +147,15 @@ struct Pace {
     sends: u16,
 }
 
+/// What a packet of the pacer triggers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Send,
+    Wait,
+    /// Nothing is sent this once, so that the phone has a frame less waiting; the ring now has it, and drains it.
+    GiveBack,
+}
+
 impl Pace {
     fn new(now: Instant) -> Self {
         Self {
@@ -159,25 +168,25 @@ impl Pace {
 
     /// Whether a packet that just came may trigger a frame: he has no more than one and a half in hand. What a burst brings beyond
     /// that stays in the ring. A lead that stands is given back, a frame at a time.
-    fn lets(&mut self, samples: u32, now: Instant) -> bool {
+    fn turn(&mut self, samples: u32, now: Instant) -> Turn {
         self.frame = samples.clamp(FRAME / 2, MAX_FRAME as u32);
         let frame = rtp::duration_of(self.frame);
         let lead = self.until.saturating_duration_since(now);
         if lead > frame * 3 / 2 {
-            return false;
+            return Turn::Wait;
         }
         self.low = self.low.min(lead);
         self.sends += 1;
         if self.sends < WINDOW {
-            return true;
+            return Turn::Send;
         }
         let low = std::mem::replace(&mut self.low, Duration::MAX);
         self.sends = 0;
         if low >= frame * 3 / 4 {
-            return false;
+            return Turn::GiveBack;
         }
         self.until -= low;
-        true
+        Turn::Send
     }
 
     fn sent(&mut self, samples: u32, now: Instant) {
@@ -650,7 +659,7 @@ impl Call {
         }
         for listener in slots(mixed_by) {
             if grew && self.pacer(listener, now) == Some(slot) {
-                self.send_paced(listener, samples, now, out);
+                self.send_paced(slot, listener, samples, now, out);
             }
         }
         Verdict::Accepted
@@ -741,17 +750,25 @@ impl Call {
     }
 
     /// A packet of the pacer came: as much is sent, if the listener is not ahead already.
-    fn send_paced(&mut self, listener: usize, samples: u32, now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
+    fn send_paced(&mut self, pacer: usize, listener: usize, samples: u32, now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
         let mut left = samples;
         while left > 0 {
             let frame = left.min(MAX_FRAME as u32);
             left -= frame;
             let Some(leg) = self.legs[listener].as_mut() else { return };
-            if !leg.pace.lets(frame, now) {
-                return;
+            match leg.pace.turn(frame, now) {
+                Turn::Send => {
+                    leg.pace.sent(frame, now);
+                    self.send_frame(listener, frame, now, out);
+                }
+                Turn::Wait => return,
+                Turn::GiveBack => {
+                    if let Some(ring) = self.legs[pacer].as_ref().map(|leg| &leg.ring) {
+                        self.ears[listener][pacer].reader.drain(ring);
+                    }
+                    return;
+                }
             }
-            leg.pace.sent(frame, now);
-            self.send_frame(listener, frame, now, out);
         }
     }
 

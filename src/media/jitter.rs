@@ -137,6 +137,11 @@ impl Reader {
         ring.end.saturating_sub(self.position).min(CAPACITY as u64) as u32
     }
 
+    /// Drains all it is behind, without waiting to see whether it is needed.
+    pub fn drain(&mut self, ring: &Ring) {
+        self.surplus = self.behind(ring);
+    }
+
     /// Fills a frame. Returns whether anything of the speaker is in it; if not, it is silence.
     pub fn read(&mut self, ring: &Ring, frame: &mut [i16]) -> bool {
         self.catch_up(ring);
