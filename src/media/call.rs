@@ -646,6 +646,9 @@ impl Call {
         let samples = received.payload.len() as u32;
         let mut grew = false;
         if mixed_by != 0 {
+            if slots(mixed_by).all(|listener| self.ears[listener][slot].reader.behind(&leg.ring) == 0) {
+                leg.ring.rewind();
+            }
             let mut linear = [0; MAX_FRAME];
             let mut timestamp = received.timestamp;
             for piece in packet[received.payload.clone()].chunks(MAX_FRAME) {

@@ -30,6 +30,8 @@ const QUIET: i16 = 64;
 #[derive(Clone, Debug)]
 pub struct Ring {
     samples: Box<[i16]>,
+    /// The position at the front of `samples`.
+    base: u64,
     end: u64,
     source: Option<(u32, u32)>,
     hole: (u64, u64),
@@ -39,6 +41,7 @@ impl Default for Ring {
     fn default() -> Self {
         Self {
             samples: vec![0; CAPACITY].into_boxed_slice(),
+            base: 0,
             end: 0,
             source: None,
             hole: (0, 0),
@@ -84,8 +87,21 @@ impl Ring {
         self.end += samples.len() as u64;
     }
 
+    /// Begins again at the front, which the cache still has, once every reader has heard everything. In a steady call that is at
+    /// every packet, and the rest of the ring is never touched.
+    pub fn rewind(&mut self) {
+        self.base = self.end;
+    }
+
+    fn place(&self, position: u64) -> usize {
+        position.saturating_sub(self.base) as usize % CAPACITY
+    }
+
     fn put(&mut self, at: u64, samples: &[i16]) {
-        let at = at as usize % CAPACITY;
+        if at < self.base {
+            return;
+        }
+        let at = self.place(at);
         let first = samples.len().min(CAPACITY - at);
         self.samples[at..at + first].copy_from_slice(&samples[..first]);
         let rest = samples.len() - first;
@@ -93,11 +109,11 @@ impl Ring {
     }
 
     fn at(&self, position: u64) -> i16 {
-        self.samples[position as usize % CAPACITY]
+        self.samples[self.place(position)]
     }
 
     fn copy(&self, from: u64, samples: &mut [i16]) {
-        let at = from as usize % CAPACITY;
+        let at = self.place(from);
         let len = samples.len();
         let first = len.min(CAPACITY - at);
         samples[..first].copy_from_slice(&self.samples[at..at + first]);
@@ -406,6 +422,9 @@ mod tests {
             for (ssrc, jump, len, read) in packets {
                 timestamp = if jump % 5 == 0 { jump } else { timestamp.wrapping_add(jump % 500).wrapping_sub(160) };
                 ring.write(ssrc, timestamp, &vec![4242; len]);
+                if reader.behind(&ring) == 0 {
+                    ring.rewind();
+                }
                 if read {
                     reader.read(&ring, &mut frame);
                     prop_assert!(frame.iter().all(|sample| (0..=4242).contains(sample)));
