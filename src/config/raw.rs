@@ -152,6 +152,16 @@ pub(super) struct Audit {
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) enum Digest {
+    #[serde(rename = "MD5")]
+    Md5,
+    #[serde(rename = "SHA-256")]
+    Sha256,
+    #[serde(rename = "SHA-512-256")]
+    Sha512Of256,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
 pub(super) enum Codec {
     #[serde(rename = "PCMU")]
     Pcmu,
@@ -196,6 +206,7 @@ pub(super) struct Sip {
     pub(super) domains: Vec<String>,
     pub(super) advertised: Option<String>,
     pub(super) realm: String,
+    pub(super) digests: Vec<Digest>,
     pub(super) challenge_invites: bool,
     pub(super) codecs: Vec<Codec>,
     pub(super) ring_timeout: SomeSeconds,

@@ -5,6 +5,7 @@ use crate::front::{self, auth, bayeux};
 use crate::gateway::{self, DeviceEntry, Directory, Group, NotifyAgent, User, VoiceEnvironment};
 use crate::media::{Codec, MediaConfig};
 use crate::sip::config::{Account, AutoAnswer, Limits, Listen, Login, Source, Trunk};
+use crate::sip::digest::Algorithm;
 use crate::sip::flow::Protocol;
 use crate::sip::switchboard::{AccountKind, Extension, Numbering, SwitchboardConfig, TrunkRoute};
 use crate::words::{DeviceId, Feature, GroupId, Number, Role, UserId};
@@ -210,6 +211,14 @@ fn codec(codec: raw::Codec) -> Codec {
     }
 }
 
+fn algorithm(digest: raw::Digest) -> Algorithm {
+    match digest {
+        raw::Digest::Md5 => Algorithm::Md5,
+        raw::Digest::Sha256 => Algorithm::Sha256,
+        raw::Digest::Sha512Of256 => Algorithm::Sha512_256,
+    }
+}
+
 fn protocol(protocol: raw::Protocol) -> Protocol {
     match protocol {
         raw::Protocol::Udp => Protocol::Udp,
@@ -226,6 +235,7 @@ fn endpoint(shapes: &Shapes) -> sip::config::Config {
         domains: sip.domains.clone(),
         advertised: sip.advertised.clone(),
         realm: sip.realm.clone(),
+        algorithms: sip.digests.iter().copied().map(algorithm).collect(),
         accounts: shapes.devices.iter().map(account).collect(),
         trunks: shapes.trunks.iter().map(trunk).collect(),
         challenge_invites: sip.challenge_invites,
@@ -510,6 +520,7 @@ impl Checks {
             "may contain letters, digits, spaces and . _ -",
         );
         self.unless(!sip.codecs.is_empty(), &[&"sip", &"codecs"], "must name at least one codec");
+        self.unless(!sip.digests.is_empty(), &[&"sip", &"digests"], "must name at least one digest");
         self.unless(sip.max_calls > 0, &[&"sip", &"max_calls"], "must be more than 0");
         self.unless(
             sip.min_expires.0 <= sip.max_expires.0,

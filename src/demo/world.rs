@@ -168,6 +168,7 @@ bind = "127.0.0.1:{gateway_grpc}"
 bind = "127.0.0.1:{gateway_admin}"
 [sip]
 listen = ["udp:127.0.0.1:{sip}", "tcp:127.0.0.1:{sip}"]
+digests = ["SHA-256", "MD5"]
 grace = 0
 [log]
 filter = "warn"
