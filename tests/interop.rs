@@ -102,4 +102,32 @@ async fn baresip_as_agent_records_the_whisper_and_sipp_as_customer_never_gets_it
         "the whisper is not: {}",
         peak(&at_customer, SUPERVISOR_HZ)
     );
+<<<<<<< HEAD
+=======
+}
+
+/// What the two above rest on: had he been let through to the customer, the recording would show it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_who_barges_in_is_found_in_what_sipp_gets_as_customer() {
+    let house = House::start().await;
+    let place = workplace();
+    let tap = Tap::start();
+    let _agent = Baresip::start(&house, AGENT, AGENT_HZ, &place);
+    let _supervisor = Baresip::start(&house, SUPERVISOR, SUPERVISOR_HZ, &place);
+    house.registered(AGENT).await;
+    house.registered(SUPERVISOR).await;
+    house.coach(json!({"operationName": "BargeIn"})).await;
+    let customer = Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(3), &place);
+    let at_customer = tap_after(customer, tap).await;
+    assert!(
+        peak(&at_customer, SUPERVISOR_HZ) > HEARD,
+        "he is heard: {}",
+        peak(&at_customer, SUPERVISOR_HZ)
+    );
+}
+
+async fn tap_after(customer: Sipp, tap: Tap) -> Vec<i16> {
+    let port = customer.finished(SOON).await;
+    tap.finish().samples_to(port)
+>>>>>>> adfb804 (Hold the demo, the command line and others' programs to the story)
 }

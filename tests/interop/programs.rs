@@ -87,7 +87,16 @@ impl Sipp {
             "customer",
             account,
             free_port(),
-            &["-key", "target", number, "-d", &talk],
+            // SIPp signs another URI than that of its request unless it is told not to.
+            &[
+                "-key",
+                "target",
+                number,
+                "-d",
+                &talk,
+                "-auth_uri",
+                &format!("{number}@{}", house.sip),
+            ],
             &place,
         )
     }
@@ -151,8 +160,9 @@ impl Sipp {
             &errors,
             "-s",
             account.number,
-            "-key",
-            "password",
+            "-au",
+            account.number,
+            "-ap",
             account.password,
         ]);
         arguments.extend(more);

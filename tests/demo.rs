@@ -1,0 +1,170 @@
+//! The demo and the command line as a newcomer meets them.
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use tempfile::TempDir;
+
+fn undertone(arguments: &[&str], place: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+    command.args(arguments).current_dir(place).stdin(Stdio::null());
+    command
+}
+
+fn place() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// A configuration on free ports.
+fn free_ports(more: &str) -> String {
+    format!(
+        "[rest]\nbind = '127.0.0.1:0'\n[grpc]\nbind = '127.0.0.1:0'\n[admin]\nbind = '127.0.0.1:0'\n\
+         [sip]\nlisten = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\n{more}"
+    )
+}
+
+fn the_story_is_right(arguments: &[&str]) {
+    let place = place();
+    let Output { status, stdout, stderr } = undertone(arguments, place.path()).output().unwrap();
+    let errors = String::from_utf8_lossy(&stderr);
+    let document: Value = serde_json::from_slice(&stdout).unwrap_or_else(|error| panic!("one JSON document: {error}\n{errors}"));
+    assert!(status.success(), "{document:#}\n{errors}");
+    let mut keys: Vec<_> = document.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    let expected = [
+        "cometd",
+        "customer_packets",
+        "customer_packets_identical",
+        "join_ms",
+        "ok",
+        "phases",
+        "rest",
+        "whisper_delay_ms",
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(document["ok"], true);
+    assert_eq!(document["customer_packets"], document["customer_packets_identical"]);
+    let heard = |phase: &str, listener: &str, speaker: &str| {
+        let phases = document["phases"].as_array().unwrap();
+        let phase = phases.iter().find(|found| found["name"] == phase).unwrap();
+        phase["hears"][listener][speaker].as_f64().unwrap() > -30.0
+    };
+    assert!(heard("Coach", "agent", "supervisor") && !heard("Coach", "customer", "supervisor"));
+    assert!(heard("BargeIn", "customer", "supervisor"));
+    assert!(!heard("ListenIn", "agent", "supervisor") && heard("ListenIn", "supervisor", "customer"));
+}
+
+#[test]
+fn the_demo_shows_who_hears_whom_in_one_process() {
+    the_story_is_right(&["demo", "--json"]);
+}
+
+#[test]
+fn the_demo_shows_the_same_with_gateway_and_backend_as_two_processes() {
+    the_story_is_right(&["demo", "--json", "--split"]);
+}
+
+/// Started with a file, with its first lines of log read until it is there.
+fn started(part: &str, config: &str, place: &Path) -> Child {
+    std::fs::write(place.join("undertone.toml"), config).unwrap();
+    let mut child = undertone(&[part, "--config", "undertone.toml"], place)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("health and metrics on") {
+        let read = log.read_line(&mut text).unwrap();
+        assert!(read > 0, "it has ended:\n{text}");
+    }
+    // Its pipe stays open as long as it runs.
+    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+    child
+}
+
+fn terminate(child: Child) -> Output {
+    let id = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn the_first_start_prints_passwords_and_a_curl_once_and_sigterm_ends_it() {
+    let place = place();
+    let config = free_ports("");
+    let first = terminate(started("serve", &config, place.path()));
+    let told = String::from_utf8(first.stdout).unwrap();
+    assert!(first.status.success());
+    assert!(
+        told.contains("5001") && told.contains("5005") && told.contains("7001") && told.contains("curl -u supervisor:"),
+        "{told}"
+    );
+    let second = terminate(started("serve", &config, place.path()));
+    assert!(second.status.success());
+    assert_eq!(String::from_utf8(second.stdout).unwrap(), "");
+}
+
+#[test]
+fn either_half_alone_starts_and_ends_when_asked() {
+    for part in ["gateway", "sip-backend"] {
+        let place = place();
+        assert!(terminate(started(part, &free_ports(""), place.path())).status.success(), "{part}");
+    }
+}
+
+fn fails_with_one_line(part: &str, config: &str, place: &Path) -> String {
+    std::fs::write(place.join("undertone.toml"), config).unwrap();
+    let output = undertone(&[part, "--config", "undertone.toml"], place).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    errors
+}
+
+#[test]
+fn a_port_in_use_is_one_clear_line() {
+    let place = place();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let config = free_ports("").replacen("127.0.0.1:0", &address.to_string(), 1);
+    let line = fails_with_one_line("serve", &config, place.path());
+    assert!(
+        line.starts_with(&format!("undertone: REST can not listen on {address}: ")),
+        "{line}"
+    );
+    let sip = free_ports("").replace("udp:127.0.0.1:0", &format!("tcp:{address}"));
+    let line = fails_with_one_line("sip-backend", &sip, place.path());
+    assert!(
+        line.starts_with("undertone: SIP: ") && line.contains(&address.to_string()),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_state_file_that_is_none_is_one_clear_line() {
+    let place = place();
+    std::fs::create_dir(place.path().join("undertone-data")).unwrap();
+    std::fs::write(place.path().join("undertone-data/gateway.redb"), "no database").unwrap();
+    let line = fails_with_one_line("gateway", &free_ports(""), place.path());
+    assert!(line.contains("gateway.redb"), "{line}");
+}
+
+#[test]
+fn check_names_what_is_wrong_and_the_line() {
+    let place = place();
+    let file = place.path().join("wrong.toml");
+    std::fs::write(&file, "[rest]\nbind = \"here\"\n").unwrap();
+    let output = undertone(&["check", "wrong.toml"], place.path()).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors.contains("wrong.toml:2: rest.bind: "), "{errors}");
+    let printed = undertone(&["config"], place.path()).output().unwrap();
+    std::fs::write(&file, printed.stdout).unwrap();
+    assert!(
+        undertone(&["check", "wrong.toml"], place.path()).output().unwrap().status.success(),
+        "the printed defaults are good"
+    );
+}
