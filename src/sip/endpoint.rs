@@ -35,7 +35,8 @@ impl Endpoint {
     pub async fn bind(mut config: Config) -> io::Result<Self> {
         for trunk in &mut config.trunks {
             if trunk.address.is_none() {
-                trunk.address = resolve(&trunk.target).await?;
+                let resolved = resolve(&trunk.target).await;
+                trunk.address = resolved.map_err(|error| io::Error::new(error.kind(), format!("trunk {}: {error}", trunk.name)))?;
             }
         }
         let transport = Transport::bind(&config.listen, config.limits).await?;

@@ -119,10 +119,12 @@ impl Transport {
             tasks: JoinSet::new(),
         };
         for listen in listen {
-            let local = match listen.protocol {
-                Protocol::Udp => transport.bind_udp(listen.address).await?,
-                Protocol::Tcp => transport.bind_tcp(listen.address).await?,
+            let bound = match listen.protocol {
+                Protocol::Udp => transport.bind_udp(listen.address).await,
+                Protocol::Tcp => transport.bind_tcp(listen.address).await,
             };
+            let door = format_args!("can not listen on {} {}", listen.protocol.as_str(), listen.address);
+            let local = bound.map_err(|error| io::Error::new(error.kind(), format!("{door}: {error}")))?;
             transport.locals.push((listen.protocol, local));
         }
         Ok(transport)
