@@ -20,7 +20,6 @@ use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Metrics, Ready};
 use crate::telephony::connect;
 use axum::Router;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -323,11 +322,9 @@ async fn open_grpc(
     })
 }
 
-fn until(mut stopped: watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
-    async move {
-        // A dropped handle stops too.
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    }
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // A dropped handle stops too.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 fn readiness(running: &Running) -> Ready {

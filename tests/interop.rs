@@ -102,8 +102,6 @@ async fn baresip_as_agent_records_the_whisper_and_sipp_as_customer_never_gets_it
         "the whisper is not: {}",
         peak(&at_customer, SUPERVISOR_HZ)
     );
-<<<<<<< HEAD
-=======
 }
 
 /// What the two above rest on: had he been let through to the customer, the recording would show it.
@@ -129,5 +127,4 @@ async fn a_supervisor_who_barges_in_is_found_in_what_sipp_gets_as_customer() {
 async fn tap_after(customer: Sipp, tap: Tap) -> Vec<i16> {
     let port = customer.finished(SOON).await;
     tap.finish().samples_to(port)
->>>>>>> adfb804 (Hold the demo, the command line and others' programs to the story)
 }
