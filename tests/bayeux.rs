@@ -4,7 +4,7 @@ use crate::support::front::{BOB_PHONE, House, MEG_PHONE, PASSWORD, PATIENCE, Wis
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -234,7 +234,7 @@ async fn c06_to_c08_the_first_connect_returns_at_once_and_later_ones_are_held() 
         .say("/meta/connect", json!({"connectionType": "long-polling", "advice": {"timeout": 0}}))
         .await;
     assert_eq!(at_once[0]["advice"], shaken[0]["advice"]);
-    let began = Instant::now();
+    let began = undertone::clock::instant();
     let second = desktop.connect().await;
     assert!(began.elapsed() >= hold);
     assert_eq!((second.len(), &second[0]["successful"]), (1, &json!(true)));

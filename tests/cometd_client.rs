@@ -81,7 +81,7 @@ impl Desktop {
             match serde_json::from_str::<Value>(&text) {
                 Ok(said) if said["what"] == what => return said,
                 Ok(said) => self.unheard.push_back(said),
-                Err(_) => eprintln!("desktop: {text}"),
+                Err(_) => println!("desktop: {text}"),
             }
         }
     }
