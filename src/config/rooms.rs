@@ -313,6 +313,7 @@ fn numbering(shapes: &Shapes) -> Numbering {
     let trunks = shapes.trunks.iter().map(|trunk| TrunkRoute {
         name: trunk.name.clone(),
         prefixes: trunk.prefixes.clone(),
+        codecs: trunk.codecs.iter().map(|offered| codec(*offered)).collect(),
         nat: trunk.nat,
     });
     Numbering::new(extensions, trunks.collect())

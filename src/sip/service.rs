@@ -13,7 +13,7 @@ use super::switchboard::{Extension, Numbering, Output, Outside, Switchboard, Swi
 use crate::clock;
 use crate::contract::{self, FactLog, Placed, Port, proto};
 use crate::media::engine::{Engine, EngineStats, MediaEvents};
-use crate::media::{CallKey, MediaConfig, MediaEvent, MediaLeg};
+use crate::media::{CallKey, Codec, MediaConfig, MediaEvent, MediaLeg};
 use crate::store::{Store, StoreError};
 use crate::words::{Fact, Now};
 use keeper::Keeping;
@@ -144,9 +144,16 @@ fn numbering(sip: &SipConfig) -> Numbering {
     let trunks = sip.trunks.iter().map(|trunk| TrunkRoute {
         name: trunk.name.clone(),
         prefixes: trunk.prefixes.clone(),
+        codecs: trunk.codecs.iter().filter_map(|name| codec_named(name)).collect(),
         nat: trunk.nat,
     });
     Numbering::new(extensions, trunks.collect())
+}
+
+fn codec_named(name: &str) -> Option<Codec> {
+    [Codec::Pcmu, Codec::Pcma]
+        .into_iter()
+        .find(|codec| codec.name().eq_ignore_ascii_case(name))
 }
 
 struct Surroundings {

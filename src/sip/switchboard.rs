@@ -169,7 +169,15 @@ struct Device {
 struct Caller {
     device: Option<DeviceId>,
     role: PartyRole,
+    terms: Terms,
+}
+
+/// What holds for the media of a leg.
+#[derive(Clone)]
+struct Terms {
     nat: bool,
+    /// The codecs it may use, never empty.
+    codecs: Vec<Codec>,
 }
 
 /// Who is called, after forwarding.
@@ -177,7 +185,7 @@ struct Callee {
     device: Option<DeviceId>,
     number: Number,
     role: PartyRole,
-    nat: bool,
+    terms: Terms,
     to: Destination,
 }
 
@@ -396,7 +404,7 @@ impl<O: Outside> Switchboard<O> {
                         device: None,
                         number: number.clone(),
                         role: PartyRole::Customer,
-                        nat: trunk.nat,
+                        terms: self.terms_of_trunk(trunk),
                         to: Destination::Trunk {
                             name: trunk.name.clone(),
                             number: number.clone(),
@@ -426,9 +434,29 @@ impl<O: Outside> Switchboard<O> {
                 device: Some(extension.device.clone()),
                 number: number.clone(),
                 role: role_of(extension.kind),
-                nat: extension.nat,
+                terms: self.terms_of_extension(extension),
                 to: Destination::Device(extension.device.clone()),
             });
+        }
+    }
+
+    fn terms_of_extension(&self, extension: &Extension) -> Terms {
+        Terms {
+            nat: extension.nat,
+            codecs: self.config.codecs.clone(),
+        }
+    }
+
+    fn terms_of_trunk(&self, trunk: &TrunkRoute) -> Terms {
+        let common: Vec<Codec> = trunk
+            .codecs
+            .iter()
+            .copied()
+            .filter(|codec| self.config.codecs.contains(codec))
+            .collect();
+        Terms {
+            nat: trunk.nat,
+            codecs: if common.is_empty() { self.config.codecs.clone() } else { common },
         }
     }
 
@@ -444,12 +472,12 @@ impl<O: Outside> Switchboard<O> {
             LegSource::Account(id) => self.devices.get(id).map(|device| Caller {
                 device: Some(id.clone()),
                 role: role_of(device.extension.kind),
-                nat: device.extension.nat,
+                terms: self.terms_of_extension(&device.extension),
             }),
             LegSource::Trunk(name) => Some(Caller {
                 device: None,
                 role: PartyRole::Customer,
-                nat: self.numbering.trunk(name).is_some_and(|trunk| trunk.nat),
+                terms: self.numbering.trunk(name).map(|trunk| self.terms_of_trunk(trunk))?,
             }),
         }
     }
@@ -466,7 +494,7 @@ impl<O: Outside> Switchboard<O> {
         call: CallKey,
         leg: LegKey,
         party: (Option<DeviceId>, Number, PartyRole),
-        nat: bool,
+        terms: Terms,
         stage: Stage,
     ) -> Option<Seat> {
         let address = self.outside.open_port(call, media_leg(leg))?;
@@ -477,7 +505,7 @@ impl<O: Outside> Switchboard<O> {
             device,
             number,
             role,
-            nat,
+            terms,
             stage,
             rings: false,
             to_be_asked: false,

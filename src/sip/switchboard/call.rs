@@ -1,7 +1,7 @@
 //! A call: a set of legs with roles.
 
-use super::Output;
 use super::session::media_of;
+use super::{Output, Terms};
 use crate::media::{CallKey, Codec, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, MediaLeg};
 use crate::sip::leg::{LegCommand, LegKey, PassedHeader};
 use crate::sip::sdp::{Agreed, Direction, Local, SdpError, Session};
@@ -39,7 +39,7 @@ pub(super) struct Seat {
     pub(super) device: Option<DeviceId>,
     pub(super) number: Number,
     pub(super) role: PartyRole,
-    pub(super) nat: bool,
+    pub(super) terms: Terms,
     pub(super) stage: Stage,
     /// His phone has answered our INVITE with a 1xx: there is a dialog in which it can be asked something.
     pub(super) rings: bool,
@@ -167,7 +167,7 @@ impl Seat {
     }
 
     fn describe(&mut self, agreed: Agreed, outputs: &mut Vec<Output>) {
-        let media = media_of(agreed, self.nat);
+        let media = media_of(agreed, self.terms.nat);
         if self.media.as_ref() != Some(&media) {
             outputs.push(Output::Media(MediaCommand::Describe {
                 leg: self.media_leg(),
@@ -396,7 +396,9 @@ impl Call {
         match (listener.is_supervisor(), speaker.is_supervisor()) {
             (false, false) => !listener.held_by_command && !speaker.held_by_command,
             (true, false) => rules.monitor_party_on_hold || !self.is_on_hold(speaker),
-            (true, true) | (false, true) => true,
+            // One who takes over is an agent to the engine, but still a supervisor to the others.
+            (true, true) => rules.supervisors_hear_each_other,
+            (false, true) => true,
         }
     }
 

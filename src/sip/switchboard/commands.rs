@@ -94,7 +94,7 @@ impl<O: Outside> Switchboard<O> {
     /// Brings the device's own phone in, which is to answer by itself; the destination is called when it has.
     fn dial(&mut self, id: &DeviceId, destination: &Number, now: Now) -> Result<(), Refusal> {
         let device = self.known(id)?;
-        let (number, nat) = (device.extension.number.clone(), device.extension.nat);
+        let number = device.extension.number.clone();
         if self.closing.is_some() {
             return Err(stopping());
         }
@@ -111,7 +111,7 @@ impl<O: Outside> Switchboard<O> {
         let leg = self.new_leg();
         let party = (Some(id.clone()), number.clone(), caller.role);
         let mut seat = self
-            .new_seat(key, leg, party, nat, Stage::Invited)
+            .new_seat(key, leg, party, caller.terms.clone(), Stage::Invited)
             .ok_or_else(|| unreached(503, destination))?;
         self.outputs.push_back(Output::Leg(LegCommand::Invite {
             leg,

@@ -76,14 +76,16 @@ impl<O: Outside> Switchboard<O> {
             return Err(503);
         }
         let caller = self.caller(&incoming.source).ok_or(403_u16)?;
-        let offer = incoming.offer.map(|body| read(&body, &self.config.codecs)).transpose()?;
+        let offer = incoming.offer.map(|body| read(&body, &caller.terms.codecs)).transpose()?;
         let callee = self.route(&caller, &incoming.to)?;
 
         let (key, id, conn_id) = self.new_ids();
         let codecs = offer.as_ref().map_or_else(|| self.config.codecs.clone(), codecs_of);
         let party = (caller.device.clone(), incoming.from.number.clone(), caller.role);
         let stage = Stage::Calling { offer, early: None };
-        let seat = self.new_seat(key, incoming.leg, party, caller.nat, stage).ok_or(503_u16)?;
+        let seat = self
+            .new_seat(key, incoming.leg, party, caller.terms.clone(), stage)
+            .ok_or(503_u16)?;
         let call = Call {
             key,
             id,
@@ -119,7 +121,7 @@ impl<O: Outside> Switchboard<O> {
     fn call_out(&mut self, key: CallKey, callee: Callee, from: Identity, codecs: &[Codec]) -> bool {
         let leg = self.new_leg();
         let party = (callee.device, callee.number, callee.role);
-        let Some(mut seat) = self.new_seat(key, leg, party, callee.nat, Stage::Invited) else {
+        let Some(mut seat) = self.new_seat(key, leg, party, callee.terms, Stage::Invited) else {
             return false;
         };
         let Some(call) = self.calls.get_mut(&key) else { return false };
@@ -127,7 +129,7 @@ impl<O: Outside> Switchboard<O> {
             leg,
             to: callee.to,
             from,
-            offer: seat.local.offer_codecs(Direction::SendRecv, codecs),
+            offer: seat.local.offer_codecs(Direction::SendRecv, &seat.may_use(codecs)),
             auto_answer: false,
             timeout: self.config.ring_timeout,
             max_forwards: call.max_forwards,
@@ -147,7 +149,6 @@ impl<O: Outside> Switchboard<O> {
 
     /// The callee's phone rings, perhaps with early media.
     fn progress(&mut self, leg: LegKey, status: u16, media: Option<Vec<u8>>) {
-        let codecs = self.config.codecs.clone();
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
             return;
@@ -163,7 +164,7 @@ impl<O: Outside> Switchboard<O> {
         if seat.is_supervisor() {
             return self.changed(leg, outputs);
         }
-        let early = media.and_then(|body| read(&body, &codecs).ok());
+        let early = media.and_then(|body| read(&body, &seat.terms.codecs).ok());
         let agreed = early.and_then(|early| seat.accept_answer(&early, &mut outputs).ok());
         let codec = agreed.and(seat.codec());
         for caller in call.seats.iter_mut() {
@@ -180,13 +181,12 @@ impl<O: Outside> Switchboard<O> {
     }
 
     fn answered(&mut self, leg: LegKey, body: &[u8], now: Now) {
-        let codecs = self.config.codecs.clone();
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let (id, dials) = (call.id.clone(), call.dials.clone());
         let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
             return;
         };
-        let answer = read(body, &codecs).ok();
+        let answer = read(body, &seat.terms.codecs).ok();
         let agreed = answer.filter(|answer| seat.accept_answer(answer, &mut outputs).is_ok());
         let (Some(answer), Some(codec)) = (agreed, seat.codec()) else {
             return self.unusable(leg, now);
@@ -208,7 +208,7 @@ impl<O: Outside> Switchboard<O> {
             }
             (None, None) => {
                 seat.talk(now);
-                call.answer_callers(codec, &codecs, &mut outputs);
+                call.answer_callers(codec, &mut outputs);
                 call.establish(now);
                 self.changed(leg, outputs);
             }
@@ -296,13 +296,12 @@ impl<O: Outside> Switchboard<O> {
     }
 
     fn take_answer(&mut self, leg: LegKey, due: fn(Exchange) -> bool, answer: Option<&[u8]>, now: Now) {
-        let codecs = self.config.codecs.clone();
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over() && due(seat.exchange)) else {
             return;
         };
         seat.exchange = Exchange::Idle;
-        let answer = answer.and_then(|body| read(body, &codecs).ok());
+        let answer = answer.and_then(|body| read(body, &seat.terms.codecs).ok());
         let Some(answer) = answer.filter(|answer| seat.accept_answer(answer, &mut outputs).is_ok()) else {
             return self.unusable(leg, now);
         };
@@ -331,14 +330,14 @@ impl<O: Outside> Switchboard<O> {
 
     /// The phone's own re-INVITE: hold, retrieve, another codec, another address.
     fn offered(&mut self, leg: LegKey, offer: Option<&[u8]>) {
-        let (codecs, signal) = (self.config.codecs.clone(), self.config.signal_hold);
+        let signal = self.config.signal_hold;
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let (ours, common) = (call.direction_toward(leg, signal), call.codec());
         let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over()) else {
             return;
         };
         let ready = matches!(seat.stage, Stage::Talking | Stage::Waiting) && seat.exchange == Exchange::Idle;
-        let reply = match offer.map(|body| read(body, &codecs)) {
+        let reply = match offer.map(|body| read(body, &seat.terms.codecs)) {
             _ if !ready => LegCommand::RejectOffer { leg, status: 491 },
             Some(Err(status)) => LegCommand::RejectOffer { leg, status },
             Some(Ok(mut offer)) => {
@@ -352,7 +351,7 @@ impl<O: Outside> Switchboard<O> {
             None => {
                 seat.exchange = Exchange::AnswerDue;
                 seat.told = ours;
-                let codecs = first_of(seat.codec(), &codecs);
+                let codecs = first_of(seat.codec(), &seat.terms.codecs);
                 LegCommand::AnswerOffer {
                     leg,
                     media: seat.local.offer_codecs(ours, &codecs),
@@ -365,20 +364,19 @@ impl<O: Outside> Switchboard<O> {
 
     /// Nothing comes from a phone that should send: is it still there?
     pub(super) fn probe(&mut self, leg: LegKey) {
-        let codecs = self.config.codecs.clone();
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call.seat_mut(leg) else { return };
         let silent = seat.media.as_ref().is_some_and(|media| media.receive);
         if seat.is_talking() && seat.exchange == Exchange::Idle && silent {
             let told = seat.told;
-            seat.reoffer(&codecs, told, Exchange::Probed, &mut outputs);
+            seat.reoffer(told, Exchange::Probed, &mut outputs);
             self.changed(leg, outputs);
         }
     }
 
     /// Tells the others of a hold, where that is wished for.
     pub(super) fn tell_hold(&mut self, key: CallKey) {
-        let (codecs, signal) = (self.config.codecs.clone(), self.config.signal_hold);
+        let signal = self.config.signal_hold;
         let Some(call) = self.calls.get_mut(&key) else { return };
         let wishes: Vec<(LegKey, Direction)> = call
             .principals()
@@ -388,7 +386,7 @@ impl<O: Outside> Switchboard<O> {
         let mut outputs = Vec::new();
         for (leg, direction) in wishes {
             if let Some(seat) = call.seat_mut(leg).filter(|seat| seat.told != direction) {
-                seat.reoffer(&codecs, direction, Exchange::Offered, &mut outputs);
+                seat.reoffer(direction, Exchange::Offered, &mut outputs);
             }
         }
         if !outputs.is_empty() {
@@ -417,6 +415,12 @@ impl<O: Outside> Switchboard<O> {
 }
 
 impl Seat {
+    /// Of these codecs those that this leg may use, or else its own.
+    fn may_use(&self, codecs: &[Codec]) -> Vec<Codec> {
+        let common: Vec<Codec> = codecs.iter().copied().filter(|codec| self.terms.codecs.contains(codec)).collect();
+        if common.is_empty() { self.terms.codecs.clone() } else { common }
+    }
+
     fn talk(&mut self, now: Now) {
         self.stage = Stage::Talking;
         self.established_at = Some(now.wall);
@@ -441,8 +445,8 @@ impl Seat {
         Some(answer)
     }
 
-    fn reoffer(&mut self, codecs: &[Codec], direction: Direction, exchange: Exchange, outputs: &mut Vec<Output>) {
-        let codecs = first_of(self.codec(), codecs);
+    fn reoffer(&mut self, direction: Direction, exchange: Exchange, outputs: &mut Vec<Output>) {
+        let codecs = first_of(self.codec(), &self.terms.codecs);
         self.exchange = exchange;
         self.told = direction;
         outputs.push(Output::Leg(LegCommand::Offer {
@@ -454,14 +458,15 @@ impl Seat {
 
 impl Call {
     /// 200 to everybody who called, with the callee's codec.
-    fn answer_callers(&mut self, wish: Codec, codecs: &[Codec], outputs: &mut Vec<Output>) {
+    fn answer_callers(&mut self, wish: Codec, outputs: &mut Vec<Output>) {
         for seat in &mut self.seats {
             let early = seat.answer_early(wish, outputs);
             let media = match &seat.stage {
                 Stage::Calling { early: Some(first), .. } => early.unwrap_or_else(|| first.clone()),
                 Stage::Calling { early: None, .. } => {
                     seat.exchange = Exchange::AnswerDue;
-                    seat.local.offer_codecs(Direction::SendRecv, &first_of(Some(wish), codecs))
+                    seat.local
+                        .offer_codecs(Direction::SendRecv, &seat.may_use(&first_of(Some(wish), &seat.terms.codecs)))
                 }
                 Stage::Invited | Stage::Waiting | Stage::Talking | Stage::Over => continue,
             };

@@ -59,12 +59,12 @@ impl<O: Outside> Switchboard<O> {
     fn bring_in(&mut self, supervisor: &DeviceId, target: DeviceId, call: &CallId, activity: Activity) -> Option<()> {
         let key = self.live(call)?;
         let device = self.devices.get(supervisor).filter(|device| device.registered)?;
-        let (number, nat) = (device.extension.number.clone(), device.extension.nat);
+        let (number, terms) = (device.extension.number.clone(), self.terms_of_extension(&device.extension));
         let first = self.calls.get(&key)?.codec();
         let codecs = first_of(first, &self.config.codecs);
         let leg = self.new_leg();
         let party = (Some(supervisor.clone()), number, PartyRole::Supervisor);
-        let mut seat = self.new_seat(key, leg, party, nat, Stage::Invited)?;
+        let mut seat = self.new_seat(key, leg, party, terms, Stage::Invited)?;
         let shown = self.shown(&target);
         self.outputs.push_back(Output::Leg(LegCommand::Invite {
             leg,

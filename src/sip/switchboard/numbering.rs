@@ -1,5 +1,6 @@
 //! From a number to where it rings.
 
+use crate::media::Codec;
 use crate::words::{DeviceId, Number};
 use std::collections::BTreeMap;
 
@@ -32,6 +33,8 @@ pub struct TrunkRoute {
     pub name: String,
     /// The numbers it takes out begin with one of these; an empty one fits every number. None: it only brings calls in.
     pub prefixes: Vec<String>,
+    /// The codecs it may use, best first. Empty, or none that we have: all of ours.
+    pub codecs: Vec<Codec>,
     /// The port its media comes from may differ from the one it names.
     pub nat: bool,
 }
@@ -107,6 +110,7 @@ mod tests {
         let trunk = |name: &str, prefix: &str| TrunkRoute {
             name: name.into(),
             prefixes: vec![prefix.into()],
+            codecs: Vec::new(),
             nat: false,
         };
         Numbering::new(

@@ -73,6 +73,17 @@ fn the_callee_is_offered_the_callers_codecs_in_the_callers_order() {
 }
 
 #[test]
+fn a_trunk_is_offered_and_taken_at_the_codecs_it_may_use() {
+    let mut house = House::new();
+    house.incoming(LegSource::Account(AGENT.into()), "0800", Some(sdp(4000, "0", "sendrecv")));
+    let out = *house.lines.keys().min().expect("two legs");
+    assert_eq!(codecs_of(&house.lines[&out].last_sdp), [Codec::Pcma]);
+    house.log.clear();
+    house.incoming(LegSource::Trunk("a-law".into()), "5001", Some(sdp(4000, "0", "sendrecv")));
+    assert_eq!(rejected(&mut house), [488]);
+}
+
+#[test]
 fn both_legs_of_a_call_speak_the_codec_that_the_callee_chose() {
     let mut house = House::new();
     house.incoming(LegSource::Account(CUSTOMER.into()), "5001", Some(sdp(4000, "8 0", "sendrecv")));

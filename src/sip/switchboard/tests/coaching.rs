@@ -314,6 +314,35 @@ fn with_debrief_the_coach_stays_with_the_agent_when_the_customer_has_gone() {
 }
 
 #[test]
+fn who_takes_over_is_heard_by_the_customer_and_not_by_another_supervisor() {
+    let config = SwitchboardConfig {
+        supervision: supervision::Config {
+            takeover: true,
+            max_supervisors_per_device: 2,
+            ..supervision::Config::default()
+        },
+        ..SwitchboardConfig::default()
+    };
+    let mut house = House::with(config, Kept::default());
+    let (customer, agent, listener) = house.coached(Activity::ListenIn);
+    house
+        .command(Command::StartMonitoring {
+            supervisor: BOSS2.into(),
+            target: AGENT.into(),
+            activity: Activity::BargeIn,
+            mode: Mode::AllCalls,
+            scope: Scope::Call,
+            confirm_joins: false,
+        })
+        .expect("accepted");
+    let taker = house.ringing(BOSS2);
+    house.answer(taker);
+    house.hangs_up(agent);
+    assert_eq!(house.table(&[("c", customer), ("t", taker)]), "ct tc");
+    assert!(!house.hears(listener, taker) && !house.hears(taker, listener));
+}
+
+#[test]
 fn leave_is_asked_before_each_join_and_without_it_nobody_joins() {
     let start = |house: &mut House| {
         house.talk();

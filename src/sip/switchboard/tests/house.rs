@@ -99,18 +99,20 @@ impl House {
             },
             nat: false,
         });
-        let trunk = TrunkRoute {
-            name: "city".into(),
-            prefixes: vec!["0".into()],
+        let trunk = |name: &str, prefix: &str, codecs| TrunkRoute {
+            name: name.into(),
+            prefixes: vec![prefix.into()],
+            codecs,
             nat: false,
         };
+        let trunks = vec![trunk("city", "0", Vec::new()), trunk("a-law", "08", vec![Codec::Pcma])];
         let ports = Ports {
             random: 7,
             free: 1_000_000,
             opened: Vec::new(),
         };
         let mut house = Self {
-            board: Switchboard::new(config, Numbering::new(extensions, vec![trunk]), kept, ports),
+            board: Switchboard::new(config, Numbering::new(extensions, trunks), kept, ports),
             now: Now {
                 mono: start(),
                 wall: Timestamp(1_000_000),
