@@ -31,7 +31,7 @@ test *NAME:
 
 # Only interop with SIPp, baresip and node.
 interop:
-    cargo nextest run --locked --all-features --profile ci -E 'test(/^interop::/)'
+    cargo nextest run --locked --all-features --profile ci -E 'test(/^interop::|^cometd_client::/)'
 
 # The benches; `just bench --json` for a machine.
 bench *ARGS:

@@ -201,7 +201,7 @@ fn is_milestone(traced: &Traced) -> bool {
     let request = ["INVITE ", "BYE ", "CANCEL ", "NOTIFY "]
         .iter()
         .any(|method| line.starts_with(method));
-    let answer = line.ends_with("(INVITE)") && !line.starts_with("100") && !line.starts_with("401");
+    let answer = line.ends_with("(INVITE)") && !line.starts_with("100");
     request || answer || line == "200 OK (REGISTER)"
 }
 
