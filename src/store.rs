@@ -1,5 +1,6 @@
 //! What must survive: named maps from text to bytes, changed durably.
 
+use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -88,7 +89,7 @@ pub fn open(path: &Path) -> Result<Store, StoreError> {
         .mode(0o600)
         .open(path)
         .map_err(|error| failed(error.to_string()))?;
-    let opened = std::panic::catch_unwind(move || Database::builder().create_file(file));
+    let opened = std::panic::catch_unwind(move || Database::builder().create_with_backend(FileBackend::new(file)?));
     let database = match opened {
         Ok(Ok(database)) => database,
         Ok(Err(redb::DatabaseError::DatabaseAlreadyOpen)) => return Err(failed("it is in use by another process".into())),
