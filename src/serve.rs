@@ -19,7 +19,12 @@ use crate::sip::service::{self, Backend};
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Metrics, Ready};
 use crate::telephony::connect;
-use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::{Extension, Router};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,6 +37,10 @@ use tokio_stream::wrappers::TcpListenerStream;
 
 /// How long answers under way may take once the doors close.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
+/// How long a client may take to send the headers of a request, and a kept connection may idle.
+const HEADER_DEADLINE: Duration = Duration::from_secs(30);
+/// After a failed accept, most likely for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -299,12 +308,43 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<(TcpListener, S
 }
 
 fn open(door: TcpListener, router: Router, stopped: watch::Receiver<bool>) -> JoinHandle<()> {
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(door, service).with_graceful_shutdown(until(stopped)).await {
-            tracing::error!(%error, "an HTTP door has closed");
-        }
-    })
+    tokio::spawn(serve_http(door, router, stopped))
+}
+
+/// HTTP/1.1 and HTTP/2 on one door, each connection with a deadline for its headers.
+async fn serve_http(door: TcpListener, router: Router, stopped: watch::Receiver<bool>) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_DEADLINE);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEADER_DEADLINE);
+    let connections = GracefulShutdown::new();
+    let stopping = until(stopped);
+    tokio::pin!(stopping);
+    loop {
+        let accepted = tokio::select! {
+            accepted = door.accept() => accepted,
+            () = &mut stopping => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Answers are small and waited for; a socket that refuses this serves all the same.
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo(peer))));
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection has ended");
+            }
+        });
+    }
+    drop(door);
+    connections.shutdown().await;
 }
 
 async fn open_grpc(
