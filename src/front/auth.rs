@@ -1,6 +1,6 @@
 //! Credentials → user: two tower layers. [`identify`] says who it is, [`require`] refuses those nobody knows.
 //!
-//! A new kind of credential (a bearer token, a client certificate) is a variant of [`Presented`] and an arm in [`identify`].
+//! A new kind of credential (a bearer token, a client certificate) is a variant of `Presented` and an arm in [`identify`].
 
 use super::refusal::Refused;
 use crate::clock;
