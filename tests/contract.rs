@@ -143,6 +143,11 @@ async fn resumes_a_watch_after_a_revision(backend: &mut Backend) {
         assert!(matches!(fresh.next().await, Watched::SnapshotBegin { .. }));
     }
     backend.do_not_disturb(false).await.unwrap();
+    backend
+        .until("do-not-disturb is off", |known, house| {
+            !known.devices[&house.agent.0].do_not_disturb
+        })
+        .await;
 }
 
 async fn beats_when_nothing_happens(backend: &mut Backend) {
@@ -293,6 +298,11 @@ async fn does_a_request_id_once(backend: &mut Backend) {
     let context = backend.context(&backend.house.agent.1.clone());
     place(backend.client.clone(), &context, &on).await.unwrap();
     backend.do_not_disturb(false).await.unwrap();
+    backend
+        .until("do-not-disturb is off", |known, house| {
+            !known.devices[&house.agent.0].do_not_disturb
+        })
+        .await;
     place(backend.client.clone(), &context, &on).await.unwrap();
     assert!(!backend.device().await.do_not_disturb, "the same request was done twice");
 
@@ -307,8 +317,13 @@ async fn does_a_request_id_once(backend: &mut Backend) {
     let refused = place(backend.client.clone(), &context, &stop).await.unwrap_err();
     backend.start(Activity::Coach, Mode::AllCalls, Scope::Call).await.unwrap();
     assert_eq!(place(backend.client.clone(), &context, &stop).await, Err(refused), "another answer");
-    assert_eq!(backend.snapshot().await.monitors.len(), 1);
+    backend
+        .until("the monitor is still there", |known, house| known.monitor(house).is_some())
+        .await;
     backend.stop().await.unwrap();
+    backend
+        .until("the monitor is gone", |known, house| known.monitor(house).is_none())
+        .await;
 }
 
 async fn arms_changes_and_cancels_a_monitor(backend: &mut Backend) {

@@ -1,6 +1,5 @@
 //! The SIP backend with software phones on real sockets: who hears whom, what callers are told, what survives.
 
-use crate::contract::{House, Pickup, Ways, suite};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -25,11 +24,10 @@ const AGENT: &str = "agent";
 const BOSS: &str = "boss";
 
 /// Device, number, tone.
-const PEOPLE: [(&str, &str, f32); 5] = [
+const PEOPLE: [(&str, &str, f32); 4] = [
     (AGENT, "5001", 613.0),
     ("other", "5002", 743.0),
     (BOSS, "5005", 877.0),
-    ("boss2", "5006", 1021.0),
     ("customer", "7001", 437.0),
 ];
 
@@ -583,77 +581,4 @@ async fn what_can_not_be_done_is_refused_over_the_contract() {
     assert_eq!(refusal, Refusal::new(Reason::Internal, "Device '5001' is not registered."));
     let stop = Command::StopMonitoring { supervisor: BOSS.into() };
     assert_eq!(floor.command(stop).await.expect_err("nothing").reason, Reason::InvalidState);
-}
-
-/// The contract suite's hands: phones.
-struct Phones {
-    customer: Phone,
-    agent: Phone,
-    boss: Phone,
-    _backend: Backend,
-}
-
-impl Ways for Phones {
-    fn house(&self) -> House {
-        House {
-            supervisor: (BOSS.into(), "meg".into()),
-            second: ("boss2".into(), "otto".into()),
-            agent: (AGENT.into(), "bob".into()),
-            other_agent: "other".into(),
-            admits_itself: false,
-        }
-    }
-
-    async fn customer_calls(&mut self) {
-        self.customer.call("5001").await.expect("calls");
-    }
-
-    async fn agent_answers(&mut self, _: &CallId) {
-        // The fact that it rings may be here before the INVITE is at the phone.
-        while self.agent.answer().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    async fn customer_hangs_up(&mut self, _: &CallId) {
-        self.customer.hang_up().await.expect("hangs up");
-    }
-
-    async fn supervisor_hangs_up(&mut self, _: &CallId) {
-        self.boss.hang_up().await.expect("hangs up");
-    }
-
-    async fn supervisor_phone(&mut self, does: Pickup) {
-        let answer = match does {
-            Pickup::Answers => AnswerPolicy::ByHeader,
-            Pickup::Busy => AnswerPolicy::Busy,
-            Pickup::Rejects => AnswerPolicy::Reject,
-        };
-        self.boss.set_answer(answer).await.expect("set");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_sip_backend_keeps_the_contract() {
-    let mut config = config();
-    config.switchboard.supervision.admission_timeout = Duration::from_millis(500);
-    let (server, backend) = service::start(config, store::in_memory()).await.expect("starts");
-    let channel = connect::in_process(server);
-    let floor = |device: &str, answer| {
-        let (_, number, hz) = PEOPLE.into_iter().find(|(name, _, _)| *name == device).expect("known");
-        let address = backend.local_addr(Protocol::Udp).expect("listens");
-        let config = PhoneConfig::new(number, "secret", address, hz).answering(answer);
-        async move {
-            let phone = Phone::start(config).await.expect("starts");
-            phone.register().await.expect("registers");
-            phone
-        }
-    };
-    let ways = Phones {
-        customer: floor("customer", AnswerPolicy::Never).await,
-        agent: floor(AGENT, AnswerPolicy::OnRequest).await,
-        boss: floor(BOSS, AnswerPolicy::ByHeader).await,
-        _backend: backend,
-    };
-    suite(channel, ways).await;
 }

@@ -201,7 +201,10 @@ impl Ways for OnTheWire {
     }
 
     async fn agent_answers(&mut self, _: &CallId) {
-        self.agent.answer().await.unwrap();
+        // The fact that his phone rings may be here before the INVITE is at the phone.
+        while self.agent.answer().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     async fn customer_hangs_up(&mut self, _: &CallId) {
