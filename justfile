@@ -26,6 +26,7 @@ deny:
      else echo "advisories NOT CHECKED: https://github.com/rustsec/advisory-db cannot be reached from here"; fi
 
 # The one test program and the tests of the rooms, interop with SIPp, baresip and node included. `just test NAME` runs one.
+[no-exit-message]
 test *NAME:
     cargo nextest run --locked --all-features --profile ${NEXTEST_PROFILE:-ci} {{NAME}}
 

@@ -259,13 +259,22 @@ impl Phone {
         self.ask(|reply| Ask::Register { on: false, reply }).await
     }
 
-    /// Calls a number at its server. Returns once the INVITE is out; what comes of it are events.
+    /// Calls a number at its server. Returns once the INVITE is out; what comes of it are events. A call whose end is still on its way
+    /// here may end first.
     pub async fn call(&self, number: &str) -> Result<(), PhoneError> {
-        self.ask(|reply| Ask::Call {
-            number: number.into(),
-            reply,
-        })
-        .await
+        const LAST_CALL: Duration = Duration::from_secs(2);
+        let mut count = self.shared.count.subscribe();
+        let called = tokio::time::timeout(LAST_CALL, async {
+            loop {
+                count.borrow_and_update();
+                let number = number.into();
+                match self.ask(|reply| Ask::Call { number, reply }).await {
+                    Err(PhoneError::NoCall) => count.changed().await.map_err(|_| PhoneError::Gone)?,
+                    outcome => return outcome,
+                }
+            }
+        });
+        called.await.unwrap_or(Err(PhoneError::NoCall))
     }
 
     /// Answers the ringing call.
