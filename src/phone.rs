@@ -61,6 +61,8 @@ pub struct PhoneConfig {
     pub expires: u32,
     /// Offers no session description in its INVITE; its answer comes in the ACK.
     pub late_offer: bool,
+    /// The address its descriptions name instead of its own: what a phone behind a NAT believes.
+    pub described_ip: Option<IpAddr>,
 }
 
 impl PhoneConfig {
@@ -76,6 +78,7 @@ impl PhoneConfig {
             laws: vec![Law::Mu, Law::A],
             expires: 300,
             late_offer: false,
+            described_ip: None,
         }
     }
 

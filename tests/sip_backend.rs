@@ -478,6 +478,31 @@ async fn a_trunk_brings_calls_in_and_takes_calls_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_phone_behind_a_nat_whose_description_names_a_private_address_hears_and_is_heard() {
+    let mut config = config();
+    for account in &mut config.sip.accounts {
+        account.nat = true;
+    }
+    let mut floor = Floor::open(config).await;
+    let hidden = |device: &str, floor: &Floor| PhoneConfig {
+        described_ip: Some(IpAddr::from([10, 0, 0, 1])),
+        ..floor.phone_config(device)
+    };
+    let agent = Phone::start(hidden(AGENT, &floor)).await.expect("starts");
+    agent.register().await.expect("registers");
+    let customer = Phone::start(hidden("customer", &floor)).await.expect("starts");
+    customer.register().await.expect("registers");
+    customer.call("5001").await.expect("calls");
+    customer.established(SOON).await.expect("answered");
+    floor.state(AGENT, LegState::Established).await;
+    let phones = [("customer", &customer), (AGENT, &agent)];
+    table(&phones, &[("customer", AGENT), (AGENT, "customer")]).await;
+    agent.hold().await.expect("answered");
+    agent.retrieve().await.expect("answered");
+    table(&phones, &[("customer", AGENT), (AGENT, "customer")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_late_offer_and_another_law_still_talk() {
     let floor = Floor::open(config()).await;
     let agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;

@@ -879,8 +879,9 @@ impl Agent {
                 .collect(),
             None => self.config.laws.clone(),
         };
+        let address = self.shared.sound.address();
         Some(sdp::write(
-            self.shared.sound.address(),
+            SocketAddr::new(self.config.described_ip.unwrap_or(address.ip()), address.port()),
             call.session,
             call.version,
             &laws,

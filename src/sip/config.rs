@@ -119,7 +119,7 @@ pub struct Account {
     pub auto_answer: AutoAnswer,
     /// What it is used for.
     pub kind: AccountKind,
-    /// The port its media comes from may differ from the one it names.
+    /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
 }
 
@@ -186,7 +186,7 @@ pub struct Trunk {
     pub codecs: Vec<String>,
     /// Who we are when it challenges us.
     pub login: Option<Login>,
-    /// The port its media comes from may differ from the one it names.
+    /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
 }
 

@@ -4,6 +4,7 @@
 //! nothing of calls; the switchboard knows calls and nothing of headers.
 
 use crate::words::{DeviceId, Number};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Names a leg. The user agent makes even keys for incoming legs, the switchboard odd ones for outgoing legs.
@@ -72,6 +73,14 @@ pub enum LegEvent {
         max_forwards: u8,
         /// What the B-leg may carry.
         passed: Vec<PassedHeader>,
+    },
+    /// Where the signalling of a leg behind a NAT comes from: its media comes from there too, whatever its descriptions say. Right after
+    /// `Incoming`, and before a description that comes from a host not told yet.
+    Located {
+        /// The leg.
+        leg: LegKey,
+        /// The peer's address as we see it.
+        host: IpAddr,
     },
     /// A 1xx other than 100 on our INVITE.
     Progress {

@@ -240,7 +240,8 @@ impl Shell {
             LegEvent::Refused { leg, status } => tracing::debug!(leg = leg.0, status, "refused"),
             LegEvent::Ended { leg, reason } => tracing::debug!(leg = leg.0, ?reason, "ended"),
             LegEvent::Registered { device, registered } => tracing::info!(%device, registered, "phone"),
-            LegEvent::Progress { .. }
+            LegEvent::Located { .. }
+            | LegEvent::Progress { .. }
             | LegEvent::Answered { .. }
             | LegEvent::Confirmed { .. }
             | LegEvent::Offered { .. }

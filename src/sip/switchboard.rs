@@ -506,6 +506,7 @@ impl<O: Outside> Switchboard<O> {
             number,
             role,
             terms,
+            host: None,
             stage,
             rings: false,
             to_be_asked: false,

@@ -7,6 +7,7 @@ use crate::sip::leg::{LegCommand, LegKey, PassedHeader};
 use crate::sip::sdp::{Agreed, Direction, Local, SdpError, Session};
 use crate::words::{Activity, CallFact, CallId, CallType, DeviceId, LegState, Now, Number, Party, PartyRole, Timestamp};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 pub(super) struct Call {
     pub(super) key: CallKey,
@@ -40,6 +41,8 @@ pub(super) struct Seat {
     pub(super) number: Number,
     pub(super) role: PartyRole,
     pub(super) terms: Terms,
+    /// Where he is, when his descriptions cannot say it: behind a NAT.
+    pub(super) host: Option<IpAddr>,
     pub(super) stage: Stage,
     /// His phone has answered our INVITE with a 1xx: there is a dialog in which it can be asked something.
     pub(super) rings: bool,
@@ -167,7 +170,7 @@ impl Seat {
     }
 
     fn describe(&mut self, agreed: Agreed, outputs: &mut Vec<Output>) {
-        let media = media_of(agreed, self.terms.nat);
+        let media = media_of(agreed, self.terms.nat, self.host);
         if self.media.as_ref() != Some(&media) {
             outputs.push(Output::Media(MediaCommand::Describe {
                 leg: self.media_leg(),

@@ -9,6 +9,7 @@ use crate::sip::leg::{EndReason, Identity, LegCommand, LegEvent, LegKey, LegSour
 use crate::sip::sdp::Direction;
 use crate::supervision::LegOutcome;
 use crate::words::{CallType, DeviceId, Fact, Now, Number, PartyRole};
+use std::net::IpAddr;
 
 /// The session description can not be used (RFC 3261 21.4.26).
 const NOT_ACCEPTABLE: (u16, &str) = (488, "Not Acceptable Here");
@@ -49,6 +50,7 @@ impl<O: Outside> Switchboard<O> {
                 },
                 now,
             ),
+            LegEvent::Located { leg, host } => self.located(leg, host),
             LegEvent::Progress { leg, status, media } => self.progress(leg, status, media),
             LegEvent::Answered { leg, media } => self.answered(leg, &media, now),
             LegEvent::Refused { leg, status } => self.refused(leg, status, now),
@@ -62,6 +64,12 @@ impl<O: Outside> Switchboard<O> {
             LegEvent::Registered { device, registered } => self.registered(&device, registered),
         }
         self.settle(now);
+    }
+
+    fn located(&mut self, leg: LegKey, host: IpAddr) {
+        if let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg)) {
+            seat.host = Some(host);
+        }
     }
 
     fn take_in(&mut self, incoming: Incoming, now: Now) {

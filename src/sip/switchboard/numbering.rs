@@ -22,7 +22,7 @@ pub struct Extension {
     pub number: Number,
     /// What it is used for.
     pub kind: AccountKind,
-    /// The port its media comes from may differ from the one it names.
+    /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
 }
 
@@ -35,7 +35,7 @@ pub struct TrunkRoute {
     pub prefixes: Vec<String>,
     /// The codecs it may use, best first. Empty, or none that we have: all of ours.
     pub codecs: Vec<Codec>,
-    /// The port its media comes from may differ from the one it names.
+    /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
 }
 

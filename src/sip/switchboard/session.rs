@@ -2,6 +2,7 @@
 
 use crate::media::{Codec, LegMedia};
 use crate::sip::sdp::{Agreed, SdpError, Session};
+use std::net::{IpAddr, SocketAddr};
 
 /// Reads a description that has at least one codec of ours; the error is the status that refuses it.
 pub(super) fn read(body: &[u8], ours: &[Codec]) -> Result<Session, u16> {
@@ -29,11 +30,15 @@ pub(super) fn first_of(first: Option<Codec>, codecs: &[Codec]) -> Vec<Codec> {
     first.into_iter().chain(rest).collect()
 }
 
-/// What the engine has to know.
-pub(super) fn media_of(agreed: Agreed, nat: bool) -> LegMedia {
+/// What the engine has to know. Behind a NAT the peer is at `host`, where its signalling comes from; the port is learned from there.
+pub(super) fn media_of(agreed: Agreed, nat: bool, host: Option<IpAddr>) -> LegMedia {
+    let seen = |described: SocketAddr| match host {
+        Some(host) if nat && host.is_ipv4() == described.is_ipv4() => SocketAddr::new(host, described.port()),
+        _ => described,
+    };
     LegMedia {
-        remote: agreed.remote,
-        remote_rtcp: agreed.remote_rtcp,
+        remote: agreed.remote.map(seen),
+        remote_rtcp: agreed.remote_rtcp.map(seen),
         codec: agreed.codec,
         payload_type: agreed.payload_type,
         dtmf_pt: agreed.telephone_event,

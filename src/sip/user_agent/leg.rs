@@ -3,6 +3,7 @@ use crate::sip::flow::Flow;
 use crate::sip::leg::{LegKey, LegSource};
 use crate::sip::message::Request;
 use crate::sip::transaction::{ClientId, ServerId};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ pub(super) struct Leg {
     pub(super) local_media: Vec<u8>,
     /// The description they sent last.
     pub(super) remote_media: Vec<u8>,
+    /// The host that `Located` told last.
+    pub(super) located: Option<IpAddr>,
 }
 
 #[derive(Debug)]

@@ -192,6 +192,7 @@ impl UserAgent {
                 session,
                 local_media: offer,
                 remote_media: Vec::new(),
+                located: None,
             },
         );
     }

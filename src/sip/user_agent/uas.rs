@@ -140,6 +140,7 @@ impl UserAgent {
                 session,
                 local_media: Vec::new(),
                 remote_media: invite.body.clone(),
+                located: None,
             },
         );
         self.timers.set((leg, LegTimer::Ringing), now.mono + self.config.limits.ringing);

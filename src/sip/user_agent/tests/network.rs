@@ -129,7 +129,7 @@ impl World {
                 (*leg, Course::Talking)
             }
             LegEvent::Refused { leg, .. } | LegEvent::Ended { leg, .. } => (*leg, Course::Over),
-            LegEvent::Registered { .. } => return,
+            LegEvent::Located { .. } | LegEvent::Registered { .. } => return,
         };
         let was = self.legs[who].insert(leg, next);
         assert!(matches!(was, Some(Course::Begun | Course::Talking)), "{event:?} after {was:?}");
