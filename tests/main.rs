@@ -4,6 +4,7 @@ mod bayeux;
 mod cometd_client;
 mod contract;
 mod corpus;
+mod crash;
 mod demo;
 mod desk;
 mod differential;

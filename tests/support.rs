@@ -2,3 +2,4 @@
 
 pub(crate) mod front;
 pub(crate) mod house;
+pub(crate) mod talk;

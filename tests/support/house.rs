@@ -106,6 +106,13 @@ impl House {
 }
 
 fn describe(state: &Path, more: &str) -> String {
+    let doors = "[rest]\nbind = '127.0.0.1:0'\n[grpc]\nbind = '127.0.0.1:0'\n[admin]\nbind = '127.0.0.1:0'\n\
+                 [sip]\nlisten = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\ngrace = 0\n";
+    format!("state_dir = '{}'\n{doors}{more}\n{}", state.display(), directory())
+}
+
+/// The sample's people, with the passwords above, as TOML.
+pub fn directory() -> String {
     let device = |account: Account, kind: &str| {
         format!(
             "[[device]]\nid = '{}'\nnumber = '{}'\nkind = '{kind}'\npassword = '{}'\n",
@@ -119,8 +126,6 @@ fn describe(state: &Path, more: &str) -> String {
             account.user, account.device
         )
     };
-    let doors = "[rest]\nbind = '127.0.0.1:0'\n[grpc]\nbind = '127.0.0.1:0'\n[admin]\nbind = '127.0.0.1:0'\n\
-                 [sip]\nlisten = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\ngrace = 0\n";
     let people = [
         device(SUPERVISOR, "house"),
         device(AGENT, "house"),
@@ -129,9 +134,8 @@ fn describe(state: &Path, more: &str) -> String {
         user(AGENT, "Agent"),
     ];
     format!(
-        "state_dir = '{}'\n{doors}{more}\n{}[[voice_environment]]\nid = '370ef5e6-9e3c-4d91-9588-7f4dfe67e011'\nname = 'Undertone'\n\
+        "{}[[voice_environment]]\nid = '370ef5e6-9e3c-4d91-9588-7f4dfe67e011'\nname = 'Undertone'\n\
          [[group]]\nid = 'sample'\nagents = ['agent']\nsupervisors = ['supervisor']\n",
-        state.display(),
         people.concat()
     )
 }

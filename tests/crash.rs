@@ -1,0 +1,379 @@
+//! The real processes, killed and stopped: what was promised is there again, and calls outlive the gateway.
+
+use crate::support::house::{AGENT, Account, SUPERVISOR, directory};
+use crate::support::talk::{BARGE_IN, COACH, PATIENCE, SUPERVISOR_HZ, TALK, Trio};
+use reqwest::header::RETRY_AFTER;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::timeout;
+use undertone::clock;
+
+/// How long a call may go on after SIGTERM.
+const GRACE: Duration = Duration::from_secs(1);
+/// What is said last: BYEs and the answers under way, on a busy machine.
+const LAST_WORDS: Duration = Duration::from_secs(12);
+
+const ANY: &str = "127.0.0.1:0";
+
+/// One of our processes. Killed when dropped.
+struct Process {
+    child: Child,
+    /// Names and addresses, as it says them.
+    doors: Vec<(String, SocketAddr)>,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    async fn start(part: &str, place: &Path, config: &str) -> Process {
+        let file = place.join(format!("{part}.toml"));
+        std::fs::write(&file, config).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_undertone"))
+            .arg(part)
+            .arg("--config")
+            .arg(&file)
+            .current_dir(place)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let doors = timeout(PATIENCE, doors(&mut lines, &log))
+            .await
+            .unwrap_or_else(|_| panic!("{part} has not started: {:?}", log.lock().unwrap()));
+        let rest = log.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                rest.lock().unwrap().push(line);
+            }
+        });
+        Process { child, doors, log }
+    }
+
+    fn door(&self, name: &str) -> SocketAddr {
+        let found = self.doors.iter().find(|(said, _)| said == name);
+        found
+            .unwrap_or_else(|| panic!("no {name} among {:?} in {:?}", self.doors, self.log.lock().unwrap()))
+            .1
+    }
+
+    /// kill −9; what it had printed.
+    async fn kill(mut self) -> String {
+        self.child.kill().await.unwrap();
+        self.printed().await
+    }
+
+    /// SIGTERM; exit code 0 in time; what it had printed.
+    async fn terminate(mut self, within: Duration) -> String {
+        let id = i32::try_from(self.child.id().unwrap()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM).unwrap();
+        let status = timeout(within, self.child.wait())
+            .await
+            .unwrap_or_else(|_| panic!("it has not ended: {:?}", self.log.lock().unwrap()))
+            .unwrap();
+        assert_eq!(status.code(), Some(0), "{:?}", self.log.lock().unwrap());
+        self.printed().await
+    }
+
+    async fn printed(&mut self) -> String {
+        let mut text = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    /// What it prints until a line contains `last`.
+    async fn printed_until(&mut self, last: &str) -> String {
+        let mut lines = BufReader::new(self.child.stdout.as_mut().unwrap()).lines();
+        let reading = async {
+            let mut text = String::new();
+            while !text.contains(last) {
+                text += &lines.next_line().await.unwrap().unwrap_or_else(|| panic!("it ended after: {text}"));
+                text.push('\n');
+            }
+            text
+        };
+        timeout(PATIENCE, reading).await.unwrap()
+    }
+
+    async fn ready(&self) {
+        let url = format!("http://{}/readyz", self.door("admin"));
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let waiting = async {
+            while !http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+        };
+        let in_time = timeout(PATIENCE, waiting).await;
+        assert!(in_time.is_ok(), "not ready: {:?}", self.log.lock().unwrap());
+    }
+}
+
+/// Reads the log until the last door is open.
+async fn doors(lines: &mut Lines<BufReader<ChildStderr>>, log: &Mutex<Vec<String>>) -> Vec<(String, SocketAddr)> {
+    let marks = [
+        ("rest", "REST and CometD on http://"),
+        ("sip", "SIP on UDP "),
+        ("grpc", "gRPC on "),
+        ("admin", "health and metrics on http://"),
+    ];
+    let mut doors = Vec::new();
+    while !doors.iter().any(|(name, _)| name == "admin") {
+        let line = lines.next_line().await.unwrap();
+        let line = line.unwrap_or_else(|| panic!("it has ended: {:?}", log.lock().unwrap()));
+        for (name, mark) in marks {
+            if let Some((_, address)) = line.split_once(mark) {
+                let address = address.split('/').next().unwrap_or(address);
+                doors.push((name.to_owned(), address.trim().parse().unwrap()));
+            }
+        }
+        log.lock().unwrap().push(line);
+    }
+    doors
+}
+
+/// One user's desktop.
+struct Desk {
+    http: reqwest::Client,
+    rest: SocketAddr,
+    user: String,
+    password: String,
+}
+
+impl Desk {
+    fn of(account: Account, rest: SocketAddr) -> Desk {
+        Desk::with(rest, account.user, account.password)
+    }
+
+    fn with(rest: SocketAddr, user: &str, password: &str) -> Desk {
+        Desk {
+            http: reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap(),
+            rest,
+            user: user.into(),
+            password: password.into(),
+        }
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> (reqwest::StatusCode, Option<String>, Value) {
+        let answer = request.basic_auth(&self.user, Some(&self.password)).send().await.unwrap();
+        let retry_after = answer.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned());
+        (answer.status(), retry_after, answer.json().await.unwrap())
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (status, _, body) = self.send(self.http.get(format!("http://{}/api/v2{path}", self.rest))).await;
+        assert_eq!((status.as_u16(), &body["statusCode"]), (200, &json!(0)), "{path}: {body}");
+        body
+    }
+
+    async fn ask(&self, path: &str, body: &Value) -> (reqwest::StatusCode, Option<String>, Value) {
+        let request = self.http.post(format!("http://{}/api/v2{path}", self.rest)).json(body);
+        self.send(request).await
+    }
+
+    async fn post(&self, path: &str, body: Value) {
+        let (_, _, reply) = self.ask(path, &body).await;
+        assert_eq!(reply, json!({"statusCode": 0}), "{path} {body}");
+    }
+
+    async fn device(&self, account: Account) -> Value {
+        let mut body = self.get(&format!("/me/devices/{}", account.device)).await;
+        body["device"].take()
+    }
+}
+
+fn my_device(account: Account) -> String {
+    format!("/me/devices/{}", account.device)
+}
+
+fn coach() -> Value {
+    json!({
+        "operationName": "Coach",
+        "targetDeviceUri": format!("http://localhost:8080/api/v2/devices/{}", AGENT.device),
+    })
+}
+
+/// Doors on these addresses; the sample's directory is built in.
+fn on(rest: &str, grpc: &str, sip: &str, more: &str) -> String {
+    format!(
+        "{more}\n[rest]\nbind = '{rest}'\n[grpc]\nbind = '{grpc}'\n[admin]\nbind = '{ANY}'\n\
+         [sip]\nlisten = ['udp:{sip}', 'tcp:{sip}']\ngrace = {}\n",
+        GRACE.as_secs()
+    )
+}
+
+/// The password that was made for a user.
+fn made(printed: &str, user: &str) -> String {
+    let of_user = printed.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some(user)).then(|| words.next_back().map(str::to_owned))?
+    });
+    of_user.unwrap_or_else(|| panic!("no password of {user}: {printed}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_set_over_rest_and_the_passwords_survive_kill_9() {
+    let place = tempfile::tempdir().unwrap();
+    let config = on(ANY, ANY, ANY, "");
+    let mut first = Process::start("serve", place.path(), &config).await;
+    let printed = first.printed_until(&my_device(SUPERVISOR)).await;
+    first.ready().await;
+    let desks = |process: &Process| {
+        let desk = |account: Account| Desk::with(process.door("rest"), account.user, &made(&printed, account.user));
+        (desk(SUPERVISOR), desk(AGENT))
+    };
+    let (supervisor, agent) = desks(&first);
+    supervisor.post(&my_device(SUPERVISOR), coach()).await;
+    let operation = |name: &str| json!({"operationName": name});
+    supervisor.post(&my_device(SUPERVISOR), operation("DoNotDisturbOn")).await;
+    let forward = json!({"operationName": "ForwardCallsOn", "destination": SUPERVISOR.number});
+    agent.post(&my_device(AGENT), forward).await;
+    let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
+    agent.post("/me", session).await;
+    agent.post("/me/channels/voice", operation("AuxWork")).await;
+    first.kill().await;
+
+    let second = Process::start("serve", place.path(), &config).await;
+    second.ready().await;
+    let (supervisor, agent) = desks(&second);
+    let device = supervisor.device(SUPERVISOR).await;
+    let monitoring = &device["supervisorMonitoringState"];
+    assert_eq!(
+        (&monitoring["state"], &monitoring["mode"], &monitoring["scope"]),
+        (&json!("Coach"), &json!("AllCalls"), &json!("Call")),
+        "{device}"
+    );
+    assert!(monitoring["targetDeviceUri"].as_str().unwrap().ends_with(AGENT.device));
+    assert_eq!(device["doNotDisturb"], "On");
+    assert_eq!(agent.device(AGENT).await["forwardTo"], SUPERVISOR.number);
+    assert_eq!(agent.get("/me").await["user"]["userState"]["displayName"], "AuxWork");
+    assert_eq!(second.terminate(GRACE + LAST_WORDS).await, "", "passwords are shown once");
+}
+
+/// The SIP backend, alone.
+async fn backend(place: &TempDir, grpc: &str, sip: &str) -> Process {
+    let config = on(ANY, grpc, sip, "") + &directory();
+    Process::start("sip-backend", place.path(), &config).await
+}
+
+/// A gateway that has found its backend.
+async fn gateway(place: &TempDir, backend: SocketAddr) -> Process {
+    let config = on(ANY, ANY, ANY, &format!("backend_url = 'http://{backend}'")) + &directory();
+    let gateway = Process::start("gateway", place.path(), &config).await;
+    gateway.ready().await;
+    gateway
+}
+
+/// The call that this user is on.
+async fn call_of(desk: &Desk) -> Value {
+    let mut body = desk.get("/me/calls?fields=*").await;
+    let calls = body["calls"].as_array_mut().unwrap();
+    assert_eq!(calls.len(), 1, "{calls:?}");
+    calls.remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coached_call_outlives_its_gateway_and_the_next_one_takes_it_over() {
+    let place = tempfile::tempdir().unwrap();
+    let backend = backend(&place, ANY, ANY).await;
+    let first = gateway(&place, backend.door("grpc")).await;
+    let trio = Trio::register(backend.door("sip")).await;
+    trio.call().await;
+    trio.hear(TALK).await;
+    let supervisor = Desk::of(SUPERVISOR, first.door("rest"));
+    let coached_at = clock::instant();
+    supervisor.post(&my_device(SUPERVISOR), coach()).await;
+    trio.hear(COACH).await;
+    let before = call_of(&supervisor).await;
+    first.kill().await;
+    trio.hear(COACH).await;
+
+    let second = gateway(&place, backend.door("grpc")).await;
+    let supervisor = Desk::of(SUPERVISOR, second.door("rest"));
+    let after = call_of(&supervisor).await;
+    for field in ["id", "callUuid", "state", "callType", "monitoring", "mute", "capabilities"] {
+        assert_eq!(after[field], before[field], "{field}: {after}");
+    }
+    let state = &supervisor.device(SUPERVISOR).await["supervisorMonitoringState"];
+    assert_eq!(state["state"], "Coach");
+    let agents = call_of(&Desk::of(AGENT, second.door("rest"))).await;
+    assert_eq!(
+        (&agents["id"], &agents["supervisorMonitoringState"]["state"]),
+        (&before["id"], &json!("Coach"))
+    );
+    trio.hear(COACH).await;
+    let leaked = trio.customer.peak_between(SUPERVISOR_HZ, coached_at, clock::instant());
+    assert!(leaked < -50.0, "the customer has heard the whisper: {leaked} dBFS");
+    let switch = json!({"operationName": "SwitchToBargeIn"});
+    supervisor
+        .post(&format!("/me/calls/{}", before["id"].as_str().unwrap()), switch)
+        .await;
+    trio.hear(BARGE_IN).await;
+
+    let asked = clock::instant();
+    second.terminate(LAST_WORDS).await;
+    trio.hear(BARGE_IN).await;
+    backend.terminate(GRACE + LAST_WORDS).await;
+    trio.customer.ended(PATIENCE).await.unwrap();
+    let ended = trio.agent.ended(PATIENCE).await.unwrap();
+    assert!(ended.at >= asked + GRACE, "the call may go on for its grace");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_backend_the_gateway_reads_and_refuses_and_works_again_when_it_is_back() {
+    let place = tempfile::tempdir().unwrap();
+    let first = backend(&place, ANY, ANY).await;
+    let [grpc, sip] = ["grpc", "sip"].map(|name| first.door(name).to_string());
+    let gateway = gateway(&place, first.door("grpc")).await;
+    let supervisor = Desk::of(SUPERVISOR, gateway.door("rest"));
+    supervisor.post(&my_device(SUPERVISOR), coach()).await;
+    let trio = Trio::register(first.door("sip")).await;
+    trio.call().await;
+    trio.hear(COACH).await;
+    first.kill().await;
+
+    for body in [
+        coach(),
+        json!({"operationName": "DoNotDisturbOn"}),
+        json!({"operationName": "CancelSupervisorMonitoring"}),
+    ] {
+        let (status, retry_after, reply) = supervisor.ask(&my_device(SUPERVISOR), &body).await;
+        assert_eq!((status.as_u16(), &reply["statusCode"]), (503, &json!(4)), "{body}: {reply}");
+        assert!(retry_after.is_some_and(|seconds| seconds.parse::<u32>().is_ok()), "{body}");
+    }
+    assert_eq!(supervisor.device(SUPERVISOR).await["phoneNumber"], SUPERVISOR.number);
+    for read in [
+        "/me?subresources=*",
+        "/me/devices",
+        "/me/calls",
+        "/devices?fields=*",
+        "/diagnostics/version",
+    ] {
+        supervisor.get(read).await;
+    }
+
+    // These phones' call is gone with the backend; others take their places.
+    drop(trio);
+    let second = backend(&place, &grpc, &sip).await;
+    gateway.ready().await;
+    let state = &supervisor.device(SUPERVISOR).await["supervisorMonitoringState"];
+    assert_eq!((&state["state"], &state["mode"]), (&json!("Coach"), &json!("AllCalls")));
+    let trio = Trio::register(second.door("sip")).await;
+    trio.call().await;
+    trio.hear(COACH).await;
+    let cancel = json!({"operationName": "CancelSupervisorMonitoring"});
+    supervisor.post(&my_device(SUPERVISOR), cancel).await;
+    trio.hear(TALK).await;
+    trio.customer.hang_up().await.unwrap();
+    trio.agent.ended(PATIENCE).await.unwrap();
+    second.terminate(GRACE + LAST_WORDS).await;
+    gateway.terminate(LAST_WORDS).await;
+}

@@ -1,0 +1,93 @@
+//! Customer, agent and supervisor as software phones, and who hears whom among them.
+
+use super::house::{AGENT, Account, CUSTOMER, SUPERVISOR};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use undertone::clock;
+use undertone::phone::{AnswerPolicy, Phone, PhoneConfig};
+
+/// Longer than anything takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// What is heard is measured over so much.
+const WINDOW: Duration = Duration::from_millis(200);
+/// A tone louder than this is heard; phones speak at −16 dBFS.
+const HEARD: f32 = -30.0;
+
+/// Each with a tone of its own.
+const TONES: [f32; 3] = [437.0, 613.0, 877.0];
+/// The supervisor's tone.
+pub const SUPERVISOR_HZ: f32 = TONES[2];
+
+/// Nobody but customer and agent hear each other.
+pub const TALK: [&str; 3] = ["agent", "customer", ""];
+/// The supervisor hears both, and only the agent hears him.
+pub const COACH: [&str; 3] = ["agent", "customer supervisor", "customer agent"];
+/// All hear all.
+pub const BARGE_IN: [&str; 3] = ["agent supervisor", "customer supervisor", "customer agent"];
+
+const NAMES: [&str; 3] = ["customer", "agent", "supervisor"];
+
+/// The three phones, registered.
+pub struct Trio {
+    pub customer: Phone,
+    pub agent: Phone,
+    pub supervisor: Phone,
+}
+
+impl Trio {
+    /// The agent answers at once, the supervisor's phone when it is asked to.
+    pub async fn register(sip: SocketAddr) -> Trio {
+        let phone = async |account: Account, hz: f32, answer| {
+            let config = PhoneConfig::new(account.number, account.password, sip, hz).answering(answer);
+            let phone = Phone::start(config).await.unwrap();
+            phone.register().await.unwrap();
+            phone
+        };
+        Trio {
+            customer: phone(CUSTOMER, TONES[0], AnswerPolicy::Never).await,
+            agent: phone(AGENT, TONES[1], AnswerPolicy::Auto(Duration::ZERO)).await,
+            supervisor: phone(SUPERVISOR, TONES[2], AnswerPolicy::ByHeader).await,
+        }
+    }
+
+    /// The customer calls the agent, who answers.
+    pub async fn call(&self) {
+        self.customer.call(AGENT.number).await.unwrap();
+        self.customer.established(PATIENCE).await.unwrap();
+    }
+
+    /// What is wrong now, judged by what came after `since`.
+    fn wrong(&self, expected: [&str; 3], since: Instant) -> Vec<String> {
+        if clock::instant() < since + WINDOW {
+            return vec!["too early to tell".into()];
+        }
+        let phones = [&self.customer, &self.agent, &self.supervisor];
+        let mut wrong = Vec::new();
+        for (listener, phone) in phones.into_iter().enumerate() {
+            for (speaker, hz) in TONES.into_iter().enumerate() {
+                let allowed = expected[listener].split(' ').any(|name| name == NAMES[speaker]);
+                let level = phone.hears(hz, WINDOW);
+                if (level > HEARD) != allowed {
+                    wrong.push(format!("{} hears {} at {level} dBFS", NAMES[listener], NAMES[speaker]));
+                }
+            }
+        }
+        wrong
+    }
+
+    /// Waits until exactly these hear exactly those; only what is heard from now on counts.
+    #[track_caller]
+    pub fn hear(&self, expected: [&'static str; 3]) -> impl Future<Output = ()> {
+        let (since, caller) = (clock::instant(), std::panic::Location::caller());
+        async move {
+            loop {
+                let wrong = self.wrong(expected, since);
+                if wrong.is_empty() {
+                    return;
+                }
+                assert!(clock::instant() < since + PATIENCE, "{caller}: {wrong:?}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
