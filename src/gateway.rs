@@ -251,7 +251,7 @@ impl Gateway {
             Fact::Monitor(monitor) => self.monitor(monitor, now),
             Fact::MonitorGone { supervisor } => self.monitor_gone(&supervisor, now),
             Fact::AdmissionAsked(asked) => self.admission(asked, now),
-            Fact::Failed(failure) => self.failed(failure),
+            Fact::Failed(failure) => self.failed(failure, now),
             Fact::SnapshotBegin => {
                 self.backend = Backend::Reading {
                     devices: self.devices.keys().cloned().collect(),
@@ -671,7 +671,17 @@ impl Gateway {
         }
     }
 
-    fn failed(&mut self, failure: Failure) {
+    fn failed(&mut self, failure: Failure, now: Now) {
+        let monitor = self.monitors.get(&failure.device);
+        // Only what concerns the call that he monitors: an operation of his own is told to him, and no matter of the audit.
+        if let Some(monitor) = monitor.filter(|monitor| monitor.state.call().is_some() && monitor.state.call() == failure.call.as_ref()) {
+            let record = Record {
+                request_id: failure.request_id.clone(),
+                refusal: Some(failure.refusal.clone()),
+                ..self.monitor_record(Event::Failed, monitor, now)
+            };
+            self.audit(record, Work::Line, now);
+        }
         let Some(user) = self.house.owner(&failure.device) else { return };
         let asked_for = failure
             .request_id

@@ -54,6 +54,8 @@ pub enum Event {
     Changed,
     /// He has left the call.
     Released,
+    /// What he does on the call has failed: sound was kept from somebody it was not for.
+    Failed,
     /// The gateway ended his monitor: a log-out, or a permission that is gone.
     Cancelled,
 }
@@ -70,6 +72,7 @@ impl Event {
             Event::FoundJoined => "found_joined",
             Event::Changed => "changed",
             Event::Released => "released",
+            Event::Failed => "failed",
             Event::Cancelled => "cancelled",
         }
     }

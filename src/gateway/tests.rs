@@ -1227,6 +1227,30 @@ fn a_late_failure_goes_to_the_channel_of_its_operation() {
 }
 
 #[test]
+fn a_failure_on_the_call_he_monitors_is_written_down_and_told() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
+    let leak = Failure {
+        device: MEG_PHONE.into(),
+        call: Some("call".into()),
+        request_id: None,
+        refusal: Refusal::new(Reason::Internal, "Silenced."),
+    };
+    let outputs = harness.facts(Fact::Failed(leak.clone()));
+    let [Output::Audit { record, .. }, Output::Notice(notice)] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(
+        (record.event, record.user.as_ref().map(|user| user.as_str())),
+        (Event::Failed, Some(MEG))
+    );
+    assert_eq!((&record.target, &record.call), (&Some(BOB_PHONE.into()), &leak.call));
+    assert_eq!(record.refusal, Some(leak.refusal));
+    assert_eq!(notice.user.as_str(), MEG);
+}
+
+#[test]
 fn two_users_who_choose_the_same_request_id_are_two_requests() {
     let mut harness = Harness::new();
     let mut ids = BTreeSet::new();

@@ -250,15 +250,31 @@ impl<O: Outside> Switchboard<O> {
     pub fn handle_media(&mut self, event: MediaEvent, now: Now) {
         match event {
             MediaEvent::Inactive { leg } => self.probe(LegKey(leg.0)),
-            MediaEvent::LeakGuard { call, leg: _ } => {
-                if let Some(call) = self.calls.get_mut(&call) {
-                    call.distrusted = true;
-                    self.changed.insert(call.key);
-                }
-            }
+            MediaEvent::LeakGuard { call, leg: _ } => self.distrust(call),
             MediaEvent::Active { .. } | MediaEvent::Digits { .. } | MediaEvent::Closed { .. } => {}
         }
         self.settle(now);
+    }
+
+    /// Supervisors are heard by nobody on this call any more, and told so: who watches writes it down.
+    fn distrust(&mut self, key: CallKey) {
+        let Some(call) = self.calls.get_mut(&key).filter(|call| !call.distrusted) else {
+            return;
+        };
+        call.distrusted = true;
+        self.changed.insert(key);
+        let failures = call.supervisors().map(|device| {
+            Output::Fact(Fact::Failed(Failure {
+                device: device.clone(),
+                call: Some(call.id.clone()),
+                request_id: None,
+                refusal: Refusal::new(
+                    Reason::Internal,
+                    "Sound was about to reach a party it was not meant for. It was silenced, and you are heard by nobody on this call any more.",
+                ),
+            }))
+        });
+        self.outputs.extend(failures);
     }
 
     /// Takes no more calls, and ends those that live when `grace` is over.

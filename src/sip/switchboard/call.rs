@@ -268,6 +268,12 @@ impl Call {
         self.seat_of(device).filter(|seat| seat.is_supervisor())
     }
 
+    /// The devices of the supervisors who are on the call, or called to it.
+    pub(super) fn supervisors(&self) -> impl Iterator<Item = &DeviceId> {
+        let here = self.seats.iter().filter(|seat| !seat.is_over() && seat.is_supervisor());
+        here.filter_map(|seat| seat.device.as_ref())
+    }
+
     /// Everybody on the call but the supervisors.
     pub(super) fn principals(&self) -> impl Iterator<Item = &Seat> {
         self.seats.iter().filter(|seat| !seat.is_over() && !seat.is_supervisor())

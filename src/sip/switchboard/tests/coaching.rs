@@ -114,6 +114,21 @@ fn after_a_leak_was_caught_the_supervisor_is_heard_by_nobody_on_that_call() {
 }
 
 #[test]
+fn a_caught_leak_is_reported_once_to_each_supervisor_of_that_call() {
+    let mut house = House::new();
+    let legs = house.coached(Activity::Coach);
+    let call = house.lines[&legs.0].call.expect("opened");
+    for leg in [legs.0, legs.1] {
+        let leg = MediaLeg(leg.0);
+        house.media(MediaEvent::LeakGuard { call, leg });
+    }
+    assert_eq!(house.failures.len(), 1);
+    let failure = &house.failures[0];
+    assert_eq!((&failure.device, &failure.call), (&BOSS.into(), &Some(house.call_id())));
+    assert_eq!(failure.refusal.reason, Reason::Internal);
+}
+
+#[test]
 fn a_probe_of_a_silent_phone_leaves_the_whisper_alone() {
     let mut house = House::new();
     let legs = house.coached(Activity::Coach);
