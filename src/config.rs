@@ -58,6 +58,10 @@ pub struct Config {
     pub grpc_reflection: bool,
     /// Where health and metrics are served.
     pub admin_bind: SocketAddr,
+    /// Where a SIP backend alone serves the telephony contract.
+    pub backend_grpc_bind: SocketAddr,
+    /// Where a SIP backend alone serves health and metrics.
+    pub backend_admin_bind: SocketAddr,
     /// The gateway.
     pub gateway: gateway::Config,
     /// Who exists.

@@ -188,8 +188,12 @@ pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> 
         Part::Serve | Part::Gateway => Some(bind("REST", config.rest_bind).await?),
         Part::SipBackend => None,
     };
-    let (grpc_door, grpc) = bind("gRPC", config.grpc_bind).await?;
-    let (admin_door, admin) = bind("admin", config.admin_bind).await?;
+    let (grpc_bind, admin_bind) = match part {
+        Part::Serve | Part::Gateway => (config.grpc_bind, config.admin_bind),
+        Part::SipBackend => (config.backend_grpc_bind, config.backend_admin_bind),
+    };
+    let (grpc_door, grpc) = bind("gRPC", grpc_bind).await?;
+    let (admin_door, admin) = bind("admin", admin_bind).await?;
     if let Some((_, address)) = &rest
         && config.rest_bind.port() == 0
     {

@@ -204,7 +204,8 @@ fn coach() -> Value {
 /// Doors on these addresses; the sample's directory is built in.
 fn on(rest: &str, grpc: &str, sip: &str, more: &str) -> String {
     format!(
-        "{more}\n[rest]\nbind = '{rest}'\n[grpc]\nbind = '{grpc}'\n[admin]\nbind = '{ANY}'\n\
+        "{more}\n[rest]\nbind = '{rest}'\n[grpc]\nbind = '{ANY}'\n[admin]\nbind = '{ANY}'\n\
+         [sip_backend]\ngrpc_bind = '{grpc}'\nadmin_bind = '{ANY}'\n\
          [sip]\nlisten = ['udp:{sip}', 'tcp:{sip}']\ngrace = {}\n",
         GRACE.as_secs()
     )

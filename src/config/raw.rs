@@ -100,6 +100,13 @@ pub(super) struct Admin {
     pub(super) bind: SocketAddr,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SipBackend {
+    pub(super) grpc_bind: SocketAddr,
+    pub(super) admin_bind: SocketAddr,
+}
+
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Intrusion {

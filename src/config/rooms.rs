@@ -23,6 +23,7 @@ pub(super) struct Shapes {
     bayeux: raw::Bayeux,
     grpc: raw::Grpc,
     admin: raw::Admin,
+    sip_backend: raw::SipBackend,
     monitoring: raw::Monitoring,
     audit: raw::Audit,
     sip: raw::Sip,
@@ -44,6 +45,7 @@ impl Shapes {
             reader.section("login"),
         );
         let (bayeux, grpc, admin) = (reader.section("bayeux"), reader.section("grpc"), reader.section("admin"));
+        let sip_backend = reader.section("sip_backend");
         let (monitoring, audit, sip) = (reader.section("monitoring"), reader.section("audit"), reader.section("sip"));
         let (media, log) = (reader.section("media"), reader.section("log"));
         let (voice_environments, devices) = (reader.list(&["voice_environment"]), reader.list(&["device"]));
@@ -55,6 +57,7 @@ impl Shapes {
             bayeux: bayeux?,
             grpc: grpc?,
             admin: admin?,
+            sip_backend: sip_backend?,
             monitoring: monitoring?,
             audit: audit?,
             sip: sip?,
@@ -88,6 +91,8 @@ impl Shapes {
             grpc_bind: self.grpc.bind,
             grpc_reflection: self.grpc.reflection,
             admin_bind: self.admin.bind,
+            backend_grpc_bind: self.sip_backend.grpc_bind,
+            backend_admin_bind: self.sip_backend.admin_bind,
             gateway: gateway(&self.monitoring, &self.audit),
             directory: directory(&self),
             sip: endpoint(&self),
@@ -433,16 +438,23 @@ impl Checks {
     }
 
     fn binds(&mut self, shapes: &Shapes) {
-        let doors = [("rest", shapes.rest.bind), ("grpc", shapes.grpc.bind), ("admin", shapes.admin.bind)];
-        for (number, (section, bind)) in doors.iter().enumerate() {
+        let backend = &shapes.sip_backend;
+        let doors = [
+            ("rest", "bind", shapes.rest.bind),
+            ("grpc", "bind", shapes.grpc.bind),
+            ("admin", "bind", shapes.admin.bind),
+            ("sip_backend", "grpc_bind", backend.grpc_bind),
+            ("sip_backend", "admin_bind", backend.admin_bind),
+        ];
+        for (number, (section, key, bind)) in doors.iter().enumerate() {
             self.unless(
                 bind.ip().is_loopback() || shapes.top.insecure_bind,
-                &[section, &"bind"],
+                &[section, key],
                 format!("{bind} is not a loopback address and there is no TLS yet: set insecure_bind = true if the network is trusted"),
             );
-            let taken = doors[..number].iter().find(|(_, other)| other == bind && bind.port() != 0);
-            if let Some((other, _)) = taken {
-                self.wrong(&[section, &"bind"], format!("{bind} is already taken by {other}.bind"));
+            let taken = doors[..number].iter().find(|(_, _, other)| other == bind && bind.port() != 0);
+            if let Some((other, its, _)) = taken {
+                self.wrong(&[section, key], format!("{bind} is already taken by {other}.{its}"));
             }
         }
         let url = &shapes.top.backend_url;

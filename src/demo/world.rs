@@ -146,8 +146,8 @@ fn describe(place: &Path, ports: &Ports, [customer, agent, supervisor]: &[String
         gateway_grpc,
         gateway_admin,
         backend_grpc,
+        backend_admin,
         sip,
-        ..
     } = ports;
     // At port 0 the assembly knows better.
     let public_url = if *rest == 0 {
@@ -166,6 +166,9 @@ bind = "127.0.0.1:{rest}"
 bind = "127.0.0.1:{gateway_grpc}"
 [admin]
 bind = "127.0.0.1:{gateway_admin}"
+[sip_backend]
+grpc_bind = "127.0.0.1:{backend_grpc}"
+admin_bind = "127.0.0.1:{backend_admin}"
 [sip]
 listen = ["udp:127.0.0.1:{sip}", "tcp:127.0.0.1:{sip}"]
 digests = ["SHA-256", "MD5"]
@@ -214,18 +217,13 @@ async fn start_children(place: &Path, text: &str, ports: &Ports) -> Result<Vec<C
     let file = place.join("undertone.toml");
     std::fs::write(&file, text).map_err(failed)?;
     let program = std::env::current_exe().map_err(failed)?;
-    let start = |part: &str, grpc: u16, admin: u16| {
+    let start = |part: &str| {
         let mut command = Command::new(&program);
         command.arg(part).arg("--config").arg(&file);
-        command.env("UNDERTONE__GRPC__BIND", loopback(grpc).to_string());
-        command.env("UNDERTONE__ADMIN__BIND", loopback(admin).to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
         command.spawn().map_err(failed)
     };
-    let mut children = vec![
-        start("sip-backend", ports.backend_grpc, ports.backend_admin)?,
-        start("gateway", ports.gateway_grpc, ports.gateway_admin)?,
-    ];
+    let mut children = vec![start("sip-backend")?, start("gateway")?];
     for admin in [ports.backend_admin, ports.gateway_admin] {
         ready(admin, &mut children).await?;
     }
