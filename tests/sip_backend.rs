@@ -1,7 +1,9 @@
 //! The SIP backend with software phones on real sockets: who hears whom, what callers are told, what survives.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use undertone::clock;
 use undertone::contract::{Line, Placed};
@@ -578,6 +580,60 @@ async fn monitors_do_not_disturb_and_forwarding_survive_a_restart() {
         .until(|event| *event == PhoneEvent::Refused(480), SOON)
         .await
         .expect("forwarded to who does not want to be disturbed");
+}
+
+/// A store whose disk can be full.
+struct Full {
+    inner: Store,
+    full: AtomicBool,
+}
+
+impl store::Keeper for Full {
+    fn load(&self, table: &str) -> Result<BTreeMap<String, Vec<u8>>, store::StoreError> {
+        self.inner.load(table)
+    }
+
+    fn write(&self, changes: &[store::Change]) -> Result<(), store::StoreError> {
+        match self.full.load(Ordering::SeqCst) {
+            true => Err(store::StoreError::Open {
+                path: "here".into(),
+                problem: "no space left".into(),
+            }),
+            false => self.inner.write(changes),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_can_not_be_stored_is_refused_and_has_changed_nothing() {
+    let disk = Arc::new(Full {
+        inner: store::in_memory(),
+        full: AtomicBool::new(true),
+    });
+    let mut floor = Floor::with(config(), disk.clone()).await;
+    let refused = |done: Result<(), Refusal>| assert_eq!(done.expect_err("refused").reason, Reason::Internal);
+    let arm = Command::StartMonitoring {
+        supervisor: BOSS.into(),
+        target: AGENT.into(),
+        activity: Activity::Coach,
+        mode: Mode::AllCalls,
+        scope: Scope::Call,
+        confirm_joins: false,
+    };
+    let disturb = |on| Command::SetDoNotDisturb { device: AGENT.into(), on };
+    let stop = || Command::StopMonitoring { supervisor: BOSS.into() };
+    refused(floor.command(arm.clone()).await);
+    refused(floor.command(disturb(true)).await);
+    assert!(floor.command(stop()).await.is_err(), "nothing is armed");
+    let (customer, _agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
+    customer.hang_up().await.expect("hangs up");
+
+    disk.full.store(false, Ordering::SeqCst);
+    floor.command(arm).await.expect("stored");
+    disk.full.store(true, Ordering::SeqCst);
+    refused(floor.command(stop()).await);
+    disk.full.store(false, Ordering::SeqCst);
+    floor.command(stop()).await.expect("it still stood");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! The reference backend, assembled: sockets, switchboard, media engine, store and contract in one loop.
 //!
 //! The loop names its steps: drain the switchboard, wait for one thing, hand it in, drain again. It never waits for the disk: what must
-//! survive goes to a thread of its own, and a command that changed it is answered when it is safe.
+//! survive goes to a thread of its own. A command that changes it is obeyed when the change is safe, and refused when it can not be stored.
 
 mod keeper;
 
@@ -9,14 +9,14 @@ use super::config::Config as SipConfig;
 use super::endpoint::Endpoint;
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent};
-use super::switchboard::{Extension, Numbering, Output, Outside, Switchboard, SwitchboardConfig, TrunkRoute};
+use super::switchboard::{Extension, Keep, Numbering, Output, Outside, Switchboard, SwitchboardConfig, TrunkRoute};
 use crate::clock;
 use crate::contract::{self, FactLog, Placed, Port, proto};
 use crate::media::engine::{Engine, EngineStats, MediaEvents};
 use crate::media::{CallKey, Codec, MediaConfig, MediaEvent, MediaLeg};
 use crate::store::{Store, StoreError};
-use crate::words::{Fact, Now};
-use keeper::Keeping;
+use crate::words::{Fact, Now, Reason, Refusal};
+use keeper::{Ahead, Keeping};
 use proto::telephony_server::TelephonyServer;
 use std::io;
 use std::net::SocketAddr;
@@ -189,6 +189,7 @@ struct Shell {
 enum Happening {
     Legs(Vec<LegEvent>),
     Command(Option<Placed>),
+    Stored(Box<Ahead>, bool),
     Media(Option<MediaEvent>),
     Timeout,
     Stop,
@@ -212,6 +213,7 @@ impl Shell {
         tokio::select! {
             events = self.endpoint.next() => Happening::Legs(events),
             placed = next(&mut self.commands) => Happening::Command(placed),
+            (ahead, written) = self.keeping.stored() => Happening::Stored(ahead, written),
             event = next(&mut self.media) => Happening::Media(event),
             () = until(at) => Happening::Timeout,
             () = ended(stopped) => Happening::Stop,
@@ -222,8 +224,9 @@ impl Shell {
         let now = clock::now();
         match happening {
             Happening::Legs(events) => events.into_iter().for_each(|event| self.hand_in_leg(event, now)),
-            Happening::Command(Some(placed)) => self.obey(placed, now),
+            Happening::Command(Some(placed)) => self.take(placed, now),
             Happening::Command(None) => self.commands = None,
+            Happening::Stored(ahead, written) => self.take_stored(*ahead, written, now),
             Happening::Media(Some(event)) => self.hand_in_media(event, now),
             Happening::Media(None) => self.media = None,
             Happening::Timeout => self.board.handle_timeout(now),
@@ -267,9 +270,28 @@ impl Shell {
         self.board.handle_media(event, now);
     }
 
-    fn obey(&mut self, placed: Placed, now: Now) {
+    fn take(&mut self, placed: Placed, now: Now) {
+        match self.board.foresee(&placed.command) {
+            Ok(Some(keep)) => self.keeping.write_ahead(Ahead { keep, placed }),
+            Ok(None) => self.obey(placed, None, now),
+            Err(refusal) => refuse(placed, refusal),
+        }
+    }
+
+    fn take_stored(&mut self, ahead: Ahead, written: bool, now: Now) {
+        let Ahead { keep, placed } = ahead;
+        match written {
+            true => self.obey(placed, Some(&keep), now),
+            false => refuse(placed, Refusal::new(Reason::Internal, "The backend could not store the change.")),
+        }
+    }
+
+    fn obey(&mut self, placed: Placed, foreseen: Option<&Keep>, now: Now) {
         let Placed { context, command, reply } = placed;
         let done = self.board.handle_command(&command, now);
+        if let (Err(_), Some(foreseen)) = (&done, foreseen) {
+            self.board.keep_instead(foreseen);
+        }
         tracing::debug!(request = %context.request_id, user = %context.user, accepted = done.is_ok(), "command");
         self.drain();
         self.keeping.answer(done, reply);
@@ -315,6 +337,12 @@ impl Shell {
             }
         }
     }
+}
+
+fn refuse(placed: Placed, refusal: Refusal) {
+    tracing::debug!(request = %placed.context.request_id, user = %placed.context.user, %refusal, "command refused");
+    // Who asked may have gone.
+    let _ = placed.reply.send(Err(refusal));
 }
 
 async fn next<T>(receiver: &mut Option<tokio::sync::mpsc::Receiver<T>>) -> Option<T> {

@@ -578,12 +578,12 @@ impl Device {
         }
     }
 
-    fn keep(&self) -> Keep {
-        Keep::Device(KeptDevice {
+    fn kept(&self) -> KeptDevice {
+        KeptDevice {
             device: self.extension.device.clone(),
             do_not_disturb: self.do_not_disturb,
             forward_to: self.forward_to.clone(),
-        })
+        }
     }
 }
 

@@ -215,19 +215,30 @@ impl Supervision {
         })
     }
 
-    fn start(&mut self, asked: MonitorFact, now: Now) -> Result<(), Refusal> {
-        let supervisor = asked.supervisor.clone();
-        if supervisor == asked.target {
+    /// Would `StartMonitoring` be accepted now?
+    pub fn may_start(&self, supervisor: &DeviceId, target: &DeviceId) -> Result<(), Refusal> {
+        if supervisor == target {
             return Err(Refusal::new(Reason::NotPermitted, "Nobody monitors himself."));
         }
         let others = self
             .monitors
             .iter()
-            .filter(|(his, monitor)| **his != supervisor && monitor.target == asked.target);
+            .filter(|(his, monitor)| *his != supervisor && monitor.target == *target);
         if others.count() >= self.config.max_supervisors_per_device {
-            let message = format!("Device '{}' is already monitored by another supervisor.", asked.target);
+            let message = format!("Device '{target}' is already monitored by another supervisor.");
             return Err(Refusal::new(Reason::InUse, message));
         }
+        Ok(())
+    }
+
+    /// Would `StopMonitoring` be accepted now?
+    pub fn may_stop(&self, supervisor: &DeviceId) -> Result<(), Refusal> {
+        self.standing(supervisor).map(|_| ())
+    }
+
+    fn start(&mut self, asked: MonitorFact, now: Now) -> Result<(), Refusal> {
+        let supervisor = asked.supervisor.clone();
+        self.may_start(&supervisor, &asked.target)?;
         match self.monitors.get(&supervisor) {
             Some(monitor) if monitor.target == asked.target => self.change(asked, now),
             Some(_) => {

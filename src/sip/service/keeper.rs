@@ -1,11 +1,13 @@
 //! What must survive a restart, written by a thread of its own.
 
+use crate::contract::Placed;
 use crate::sip::switchboard::{Keep, Kept, KeptDevice};
 use crate::store::{Change, Store, StoreError};
-use crate::words::{MonitorFact, MonitorState, Reason, Refusal};
+use crate::words::{MonitorFact, MonitorState, Refusal};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::mpsc;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -14,8 +16,17 @@ const DEVICES: &str = "sip.devices";
 
 type Reply = (Result<(), Refusal>, oneshot::Sender<Result<(), Refusal>>);
 
+/// A command that waits until what it asks for is safe.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    /// What it asks for.
+    pub(super) keep: Keep,
+    pub(super) placed: Placed,
+}
+
 enum Work {
     Write(Vec<Change>),
+    Ahead(Box<Ahead>),
     Answer(Reply),
 }
 
@@ -26,6 +37,7 @@ pub(super) struct Keeping {
     /// Something was written since the last answer that may not be safe yet.
     unsafe_yet: bool,
     work: mpsc::Sender<Work>,
+    stored: UnboundedReceiver<(Box<Ahead>, bool)>,
     thread: JoinHandle<()>,
 }
 
@@ -35,11 +47,13 @@ pub(super) async fn start(store: Store) -> Result<(Kept, Keeping), StoreError> {
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     let (work, pending) = mpsc::channel();
-    let thread = tokio::task::spawn_blocking(move || write_on(&store, &pending));
+    let (report, stored) = unbounded_channel();
+    let thread = tokio::task::spawn_blocking(move || write_on(&store, &pending, &report));
     let keeping = Keeping {
         changes: Vec::new(),
         unsafe_yet: false,
         work,
+        stored,
         thread,
     };
     Ok((kept, keeping))
@@ -59,7 +73,21 @@ impl Keeping {
         }
     }
 
-    /// Answers a command; not before everything it changed is safe.
+    /// Writes what a command asks for; it comes back by [`Self::stored`].
+    pub(super) fn write_ahead(&mut self, ahead: Ahead) {
+        self.submit();
+        let _ = self.work.send(Work::Ahead(Box::new(ahead)));
+    }
+
+    /// A command that has been written ahead, and whether it is safe. May be dropped at any time without losing one.
+    pub(super) async fn stored(&mut self) -> (Box<Ahead>, bool) {
+        match self.stored.recv().await {
+            Some(stored) => stored,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Answers a command that was obeyed; not before everything it changed has been written.
     pub(super) fn answer(&mut self, done: Result<(), Refusal>, reply: oneshot::Sender<Result<(), Refusal>>) {
         self.submit();
         if std::mem::take(&mut self.unsafe_yet) {
@@ -77,24 +105,34 @@ impl Keeping {
     }
 }
 
-fn write_on(store: &Store, pending: &mpsc::Receiver<Work>) {
+fn write_on(store: &Store, pending: &mpsc::Receiver<Work>, report: &UnboundedSender<(Box<Ahead>, bool)>) {
+    // What is known to be on the disk: a command obeyed says again what was written ahead.
+    let mut safe = BTreeMap::new();
     while let Ok(first) = pending.recv() {
         let mut changes = Vec::new();
-        let mut replies = Vec::new();
+        let (mut ahead, mut replies) = (Vec::new(), Vec::new());
         // What came meanwhile goes to the disk in one go.
         for work in std::iter::once(first).chain(pending.try_iter()) {
             match work {
                 Work::Write(more) => changes.extend(more),
+                Work::Ahead(command) => {
+                    changes.push(change(command.keep.clone()));
+                    ahead.push(command);
+                }
                 Work::Answer(reply) => replies.push(reply),
             }
         }
+        changes.retain(|change| safe.insert((change.table, change.key.clone()), change.value.clone()).as_ref() != Some(&change.value));
         let written = if changes.is_empty() { Ok(()) } else { store.write(&changes) };
         if let Err(error) = &written {
             tracing::error!(%error, "monitors and device settings would not survive a restart");
+            safe.clear();
         }
         for (done, reply) in replies {
-            let unsafe_now = || Refusal::new(Reason::Internal, "The backend could not store the change.");
-            let _ = reply.send(done.and(written.as_ref().copied().map_err(|_| unsafe_now())));
+            let _ = reply.send(done);
+        }
+        for command in ahead {
+            let _ = report.send((command, written.is_ok()));
         }
     }
 }

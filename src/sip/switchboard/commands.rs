@@ -2,12 +2,12 @@
 
 use super::call::{Call, Farewell, Seat, Stage};
 use super::legs::call_type;
-use super::{Output, Outside, Switchboard, identity, unreached};
+use super::{Keep, KeptDevice, Output, Outside, Switchboard, identity, unreached};
 use crate::media::Hearing;
 use crate::sip::leg::{Destination, LegCommand, LegKey, LegSource};
 use crate::sip::sdp::Direction;
 use crate::supervision::LegOutcome;
-use crate::words::{CallId, Command, DeviceId, Fact, Now, Number, PartyRole, Reason, Refusal};
+use crate::words::{CallId, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal};
 
 /// RFC 3261 8.1.1.6.
 const MAX_FORWARDS: u8 = 70;
@@ -18,6 +18,58 @@ impl<O: Outside> Switchboard<O> {
         let done = self.obey_command(command, now);
         self.settle(now);
         done
+    }
+
+    /// What must be safe before this command is obeyed, so that one that can not be stored has changed nothing. `None`: it asks for nothing
+    /// that is kept. A refusal now is the command's.
+    pub fn foresee(&self, command: &Command) -> Result<Option<Keep>, Refusal> {
+        match command {
+            Command::StartMonitoring {
+                supervisor,
+                target,
+                activity,
+                mode,
+                scope,
+                confirm_joins,
+            } => {
+                self.may_be_monitored(supervisor, target)?;
+                self.supervision.may_start(supervisor, target)?;
+                Ok(Some(Keep::Monitor(MonitorFact {
+                    supervisor: supervisor.clone(),
+                    target: target.clone(),
+                    activity: *activity,
+                    mode: *mode,
+                    scope: *scope,
+                    confirm_joins: *confirm_joins,
+                    state: MonitorState::Armed,
+                })))
+            }
+            Command::StopMonitoring { supervisor } => {
+                self.supervision.may_stop(supervisor)?;
+                let supervisor = supervisor.clone();
+                Ok(Some(Keep::NoMonitor { supervisor }))
+            }
+            Command::SetDoNotDisturb { device, on } => self.with_do_not_disturb(device, *on).map(Keep::Device).map(Some),
+            Command::SetForwarding { device, to } => self.with_forwarding(device, to.as_ref()).map(Keep::Device).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// What was foreseen has not come true: what holds instead is to be kept again.
+    pub fn keep_instead(&mut self, foreseen: &Keep) {
+        let holds = match foreseen {
+            Keep::Monitor(MonitorFact { supervisor, .. }) | Keep::NoMonitor { supervisor } => match self.kept.get(supervisor) {
+                Some(monitor) => Keep::Monitor(monitor.clone()),
+                None => Keep::NoMonitor {
+                    supervisor: supervisor.clone(),
+                },
+            },
+            Keep::Device(KeptDevice { device, .. }) => match self.devices.get(device) {
+                Some(device) => Keep::Device(device.kept()),
+                None => return,
+            },
+        };
+        self.outputs.push_back(Output::Keep(holds));
     }
 
     fn obey_command(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
@@ -31,8 +83,8 @@ impl<O: Outside> Switchboard<O> {
                 self.live(call).ok_or_else(|| Refusal::not_found(call))?;
                 self.supervision.handle_command(command, now)
             }
-            Command::SetDoNotDisturb { device, on } => self.set_do_not_disturb(device, *on),
-            Command::SetForwarding { device, to } => self.set_forwarding(device, to.as_ref()),
+            Command::SetDoNotDisturb { device, on } => self.with_do_not_disturb(device, *on).map(|wanted| self.set(wanted)),
+            Command::SetForwarding { device, to } => self.with_forwarding(device, to.as_ref()).map(|wanted| self.set(wanted)),
             Command::Dial { device, destination } => self.dial(device, destination, now),
             Command::Answer { device, call } => self.answer(device, call),
             Command::Hangup { device, call } => self.hang_up(device, call, now),
@@ -59,36 +111,38 @@ impl<O: Outside> Switchboard<O> {
         Ok(())
     }
 
-    fn set_do_not_disturb(&mut self, id: &DeviceId, on: bool) -> Result<(), Refusal> {
-        self.known(id)?;
-        if let Some(device) = self.devices.get_mut(id)
-            && device.do_not_disturb != on
-        {
-            device.do_not_disturb = on;
-            self.outputs.push_back(Output::Keep(device.keep()));
-            self.outputs.push_back(Output::Fact(Fact::Device(device.fact())));
-        }
-        Ok(())
+    fn with_do_not_disturb(&self, id: &DeviceId, on: bool) -> Result<KeptDevice, Refusal> {
+        Ok(KeptDevice {
+            do_not_disturb: on,
+            ..self.known(id)?.kept()
+        })
     }
 
-    fn set_forwarding(&mut self, id: &DeviceId, to: Option<&Number>) -> Result<(), Refusal> {
-        let own = &self.known(id)?.extension.number;
+    fn with_forwarding(&self, id: &DeviceId, to: Option<&Number>) -> Result<KeptDevice, Refusal> {
+        let device = self.known(id)?;
         if let Some(to) = to {
             if to.as_str().is_empty() {
                 return Err(Refusal::missing("destination"));
             }
-            if to == own {
+            if *to == device.extension.number {
                 return Err(Refusal::new(Reason::InvalidInput, "A device can not be forwarded to itself."));
             }
         }
-        if let Some(device) = self.devices.get_mut(id)
-            && device.forward_to.as_ref() != to
+        Ok(KeptDevice {
+            forward_to: to.cloned(),
+            ..device.kept()
+        })
+    }
+
+    fn set(&mut self, wanted: KeptDevice) {
+        if let Some(device) = self.devices.get_mut(&wanted.device)
+            && device.kept() != wanted
         {
-            device.forward_to = to.cloned();
-            self.outputs.push_back(Output::Keep(device.keep()));
+            device.do_not_disturb = wanted.do_not_disturb;
+            device.forward_to.clone_from(&wanted.forward_to);
+            self.outputs.push_back(Output::Keep(Keep::Device(wanted)));
             self.outputs.push_back(Output::Fact(Fact::Device(device.fact())));
         }
-        Ok(())
     }
 
     /// Brings the device's own phone in, which is to answer by itself; the destination is called when it has.
