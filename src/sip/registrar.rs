@@ -43,7 +43,7 @@ pub enum RegisterError {
     /// 500: an older CSeq of the same Call-ID.
     #[error("out of order")]
     OutOfOrder,
-    /// 403: more contacts than a device may have.
+    /// 403: more contacts in one request than a device may have.
     #[error("too many contacts")]
     TooMany,
 }
@@ -70,7 +70,8 @@ impl Registrar {
         }
     }
 
-    /// Does what an authenticated REGISTER asks, all or nothing.
+    /// Does what an authenticated REGISTER asks, all or nothing. The newest contacts win: a phone that restarts comes from a new port each
+    /// time and never takes back the old ones.
     pub fn register(
         &mut self,
         device: &DeviceId,
@@ -88,6 +89,9 @@ impl Registrar {
             Change::RemoveAll if bound.iter().any(stale) => return Err(RegisterError::OutOfOrder),
             Change::RemoveAll => bound.clear(),
             Change::Bind(contacts) => {
+                if contacts.iter().filter(|(_, asked)| !asked.is_zero()).count() > self.max_contacts {
+                    return Err(RegisterError::TooMany);
+                }
                 for (contact, asked) in contacts {
                     if !asked.is_zero() && asked < self.min_expires {
                         return Err(RegisterError::TooBrief);
@@ -111,9 +115,8 @@ impl Registrar {
                 }
             }
         }
-        if bound.len() > self.max_contacts {
-            return Err(RegisterError::TooMany);
-        }
+        // Refreshed bindings move to the end: the first is the oldest.
+        bound.drain(..bound.len().saturating_sub(self.max_contacts));
         if bound.is_empty() {
             self.bindings.remove(device);
         } else {

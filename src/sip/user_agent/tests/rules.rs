@@ -135,14 +135,27 @@ fn bindings_are_fetched_refreshed_removed_and_expire() {
 }
 
 #[test]
-fn contacts_of_a_device_are_bounded() {
+fn a_phone_that_restarts_again_and_again_registers_and_is_called_at_its_newest_contact() {
     let mut stage = Stage::new();
-    for number in 1..=5 {
-        let ok = stage.register(PHONE, "1001", number, &format!("Contact: <sip:1001@10.0.0.{number}>\n"));
+    for restart in 1..=12 {
+        let peer = format!("192.0.2.3:{}", 50_000 + restart);
+        let ok = stage.register(&peer, "1001", restart, &format!("Contact: <sip:1001@10.0.0.{restart}>\n"));
         assert_eq!(ok.status, 200);
+        assert_eq!(ok.headers.fields_of("Contact").count(), restart.min(5) as usize);
     }
-    let over = stage.register(PHONE, "1001", 6, "Contact: <sip:1001@10.0.0.6>\n");
-    assert_eq!(over.status, 403);
+    stage.command(call_phone());
+    let (flow, _) = stage.sent.last().unwrap();
+    assert_eq!(flow.peer, address("192.0.2.3:50012"));
+    assert_eq!(stage.request("INVITE").uri.as_bytes(), b"sip:1001@10.0.0.12");
+}
+
+#[test]
+fn more_contacts_in_one_request_than_a_device_may_have_change_nothing() {
+    let mut stage = Stage::new();
+    stage.register_phone();
+    let contacts: String = (1..=6).map(|number| format!("Contact: <sip:1001@10.0.0.{number}>\n")).collect();
+    assert_eq!(stage.register(PHONE, "1001", 2, &contacts).status, 403);
+    assert_eq!(stage.register(PHONE, "1001", 3, "").headers.fields_of("Contact").count(), 1);
 }
 
 #[test]
