@@ -15,7 +15,7 @@ use super::config::Config;
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent};
 use super::transport::{Arrival, Transport};
-use super::user_agent::{Output, UserAgent};
+use super::user_agent::{Output, UserAgent, WrongPassword};
 use crate::clock;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -121,6 +121,12 @@ impl Endpoint {
             match output {
                 Output::Transmit { flow, bytes } => self.transport.send(flow, bytes),
                 Output::Event(event) => self.events.push(event),
+                Output::WrongPassword(WrongPassword {
+                    device,
+                    source,
+                    times,
+                    throttled,
+                }) => tracing::warn!(%device, %source, times, throttled, "a phone's password is wrong"),
             }
         }
     }

@@ -13,12 +13,14 @@
 //! | part | what |
 //! |---|---|
 //! | `admission` | who may ask what: targets, digests, trunks, loops |
+//! | `guesses` | wrong passwords |
 //! | `uas` | requests in |
 //! | `uac` | commands and the responses to what we sent |
 //! | `session` | RFC 4028 |
 //! | `leg` | what a leg is |
 
 mod admission;
+mod guesses;
 mod leg;
 mod session;
 mod uac;
@@ -37,6 +39,8 @@ use super::timers::Timers;
 use super::transaction::{self, Transactions};
 use crate::words::{DeviceId, Now};
 use admission::{Chance, Sources};
+use guesses::Guesses;
+pub use guesses::WrongPassword;
 use leg::{ClientUse, Leg, LegTimer, ServerUse};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -54,6 +58,8 @@ pub enum Output {
     },
     /// For the switchboard.
     Event(LegEvent),
+    /// To be written in the log; not more often than a person can read.
+    WrongPassword(WrongPassword),
 }
 
 /// What has been dealt with without anybody hearing of it.
@@ -71,6 +77,10 @@ pub struct Counters {
     pub overloaded: u64,
     /// In-dialog requests refused with 481: unknown dialog, wrong tag, wrong source.
     pub strangers: u64,
+    /// Digests that were wrong.
+    pub wrong_passwords: u64,
+    /// Requests refused with 503 because too many wrong digests for this device have come from there; their digests were not looked at.
+    pub throttled: u64,
 }
 
 /// The user agent.
@@ -84,6 +94,7 @@ pub struct UserAgent {
     by_call: BTreeMap<Vec<u8>, BTreeSet<LegKey>>,
     timers: Timers<(LegKey, LegTimer)>,
     sources: Sources,
+    guesses: Guesses,
     chance: Chance,
     authenticator: Authenticator,
     logins: BTreeMap<String, Credentials>,
@@ -119,6 +130,7 @@ impl UserAgent {
             by_call: BTreeMap::new(),
             timers: Timers::default(),
             sources: Sources::new(config.limits.refusals_per_second, config.limits.sources),
+            guesses: Guesses::default(),
             authenticator,
             logins,
             chance,

@@ -1,6 +1,6 @@
 //! Who may ask what, and what chance is needed for.
 
-use super::UserAgent;
+use super::{Output, UserAgent};
 use crate::sip::config::Account;
 use crate::sip::digest::{self, Algorithm, Subject, Verdict};
 use crate::sip::flow::Flow;
@@ -81,13 +81,22 @@ impl UserAgent {
         Ok(LegSource::Account(account.device.clone()))
     }
 
-    /// The request carries a right digest of this account; else 401 with a challenge, or 403.
+    /// The request carries a right digest of this account; else 401 with a challenge, 403, or 503 when too many wrong ones have come from there.
     pub(super) fn authenticate(&mut self, flow: &Flow, request: &Request, account: &Account, now: Now) -> Result<(), Refuse> {
         let realm = self.config.realm.as_bytes();
         let mut answers = request.headers.fields_of("Authorization");
         let Some(answer) = answers.find(|value| digest::realm(value).as_deref() == Some(realm)) else {
             return Err(self.challenge(flow, false, now));
         };
+        let source = flow.peer.ip();
+        if let Some(wait) = self.guesses.wait(&account.device, source, now.mono) {
+            self.counters.throttled += 1;
+            self.report_guess(account, source, false, now);
+            let mut refuse = Refuse::new(503);
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            refuse.headers.push(("Retry-After", seconds.to_string().into_bytes()));
+            return Err(refuse);
+        }
         let subject = Subject {
             method: request.method.as_bytes(),
             uri: request.uri.as_bytes(),
@@ -97,12 +106,21 @@ impl UserAgent {
             let ha1 = account.ha1s.get(&algorithm).filter(|_| user == account.username);
             ha1.cloned()
         };
-        match self.authenticator.verify(answer, subject, flow.peer.ip(), stored, now.mono) {
+        match self.authenticator.verify(answer, subject, source, stored, now.mono) {
             Verdict::Genuine { .. } => Ok(()),
             Verdict::Stale => Err(self.challenge(flow, true, now)),
             Verdict::Malformed => Err(self.challenge(flow, false, now)),
-            Verdict::Wrong => Err(Refuse::new(403)),
+            Verdict::Wrong => {
+                self.counters.wrong_passwords += 1;
+                self.report_guess(account, source, true, now);
+                Err(Refuse::new(403))
+            }
         }
+    }
+
+    fn report_guess(&mut self, account: &Account, source: IpAddr, looked_at: bool, now: Now) {
+        let report = self.guesses.count(&account.device, source, looked_at, now.mono);
+        self.outputs.extend(report.map(Output::WrongPassword));
     }
 
     pub(super) fn challenge(&mut self, flow: &Flow, stale: bool, now: Now) -> Refuse {

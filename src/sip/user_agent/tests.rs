@@ -4,7 +4,7 @@ mod network;
 mod races;
 mod rules;
 
-use super::{Output, UserAgent};
+use super::{Output, UserAgent, WrongPassword};
 use crate::sip::config::{Account, Config, Login, Trunk};
 use crate::sip::digest::{Credentials, Subject};
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
@@ -72,6 +72,7 @@ struct Stage {
     now: Now,
     sent: Vec<(Flow, Message)>,
     events: Vec<LegEvent>,
+    reports: Vec<WrongPassword>,
 }
 
 impl Stage {
@@ -86,6 +87,7 @@ impl Stage {
             now,
             sent: Vec::new(),
             events: Vec::new(),
+            reports: Vec::new(),
         }
     }
 
@@ -94,6 +96,7 @@ impl Stage {
             match output {
                 Output::Transmit { flow, bytes } => self.sent.push((flow, parse_datagram(&bytes).unwrap())),
                 Output::Event(event) => self.events.push(event),
+                Output::WrongPassword(report) => self.reports.push(report),
             }
         }
     }

@@ -87,6 +87,7 @@ impl World {
             match output {
                 Output::Transmit { bytes, .. } => self.put(1 - who, bytes),
                 Output::Event(event) => self.react(who, event),
+                Output::WrongPassword(report) => panic!("nobody has a password here: {report:?}"),
             }
         }
     }

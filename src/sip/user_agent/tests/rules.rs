@@ -92,6 +92,79 @@ fn a_wrong_password_is_403_and_binds_nothing() {
     assert_eq!(stage.said(), ["401"]);
 }
 
+/// A digest to a challenge of ours with this password.
+fn digest(stage: &mut Stage, peer: &str, number: &str, cseq: u32, password: &str) -> String {
+    stage.hear(peer, &register(number, cseq, ""));
+    let challenge = stage.response(401);
+    let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
+    let subject = Subject {
+        method: b"REGISTER",
+        uri: b"sip:coach.example",
+        body: b"",
+    };
+    let mut client = Credentials::new("us", REALM, number, password);
+    client.answer(&challenges, "us", subject, "c").unwrap()
+}
+
+fn guess(stage: &mut Stage, peer: &str, number: &str, cseq: u32, password: &str) -> Response {
+    let answer = digest(stage, peer, number, cseq, password);
+    let again = register(number, cseq + 1, &format!("Contact: <sip:x@10.0.0.3>\nAuthorization: {answer}\n"));
+    stage.hear(peer, &again);
+    match stage.sent().pop() {
+        Some(Message::Response(response)) => response,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn who_guesses_passwords_is_soon_not_looked_at_and_disturbs_nobody_elsewhere() {
+    let mut stage = Stage::new();
+    let guesses: Vec<u16> = (0..150)
+        .map(|n| guess(&mut stage, STRANGER, "1001", 100 + 2 * n, "wrong").status)
+        .collect();
+    assert_eq!(guesses.iter().filter(|status| **status == 403).count(), 5);
+    assert!(guesses[5..].iter().all(|status| *status == 503));
+    let right = guess(&mut stage, STRANGER, "1001", 800, "secret");
+    assert_eq!(
+        (right.status, text(&right, "Retry-After").as_str()),
+        (503, "30"),
+        "nobody learns that it is the right one"
+    );
+    assert_eq!(stage.agent.registered_devices().count(), 0);
+    assert!(stage.is_quiet(), "answered statelessly");
+    let counters = stage.agent.counters();
+    assert_eq!((counters.wrong_passwords, counters.throttled), (5, 146));
+    let reports = std::mem::take(&mut stage.reports);
+    let told: Vec<(u32, bool)> = reports.iter().map(|report| (report.times, report.throttled)).collect();
+    assert_eq!(told, [(1, false), (4, true)]);
+    assert!(
+        reports
+            .iter()
+            .all(|report| (&report.device, report.source) == (&device("phone-1"), address(STRANGER).ip()))
+    );
+
+    assert_eq!(stage.register(PHONE, "1001", 90, "Contact: <sip:1001@10.0.0.3>\n").status, 200);
+    assert_eq!(
+        guess(&mut stage, STRANGER, "1002", 900, "secret").status,
+        200,
+        "another device of the same house"
+    );
+    stage.pass(Duration::from_secs(30));
+    assert_eq!(guess(&mut stage, STRANGER, "1001", 950, "secret").status, 200, "after waiting");
+}
+
+#[test]
+fn a_wrong_password_on_a_call_counts_as_one_on_a_registration() {
+    let mut stage = Stage::new();
+    for n in 0..5 {
+        guess(&mut stage, STRANGER, "1001", 100 + 2 * n, "wrong");
+    }
+    let answer = digest(&mut stage, STRANGER, "1001", 200, "secret");
+    let call = invite("c1", "i", 1, &format!("Authorization: {answer}\n"));
+    stage.hear(STRANGER, &call.replace("sip:+4930@carrier.example", "sip:1001@coach.example"));
+    assert_eq!(stage.said(), ["503"]);
+}
+
 #[test]
 fn one_account_can_not_register_another() {
     let mut stage = Stage::new();
