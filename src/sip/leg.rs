@@ -133,6 +133,14 @@ pub enum LegEvent {
         /// 300 to 699.
         status: u16,
     },
+    /// The phone can not be made to answer (`AskToAnswer`): it refused, or nothing came back (408), or it has given no way to ask (480). It
+    /// rings on.
+    AskToAnswerRefused {
+        /// The leg.
+        leg: LegKey,
+        /// 300 to 699.
+        status: u16,
+    },
     /// Digits by INFO (`application/dtmf-relay` or `application/dtmf`).
     Digits {
         /// The leg.

@@ -242,6 +242,7 @@ impl Shell {
             LegEvent::Incoming { leg, call_id, .. } => tracing::debug!(leg = leg.0, call_id, "a call comes in"),
             LegEvent::Refused { leg, status } => tracing::debug!(leg = leg.0, status, "refused"),
             LegEvent::Ended { leg, reason } => tracing::debug!(leg = leg.0, ?reason, "ended"),
+            LegEvent::AskToAnswerRefused { leg, status } => tracing::info!(leg = leg.0, status, "a phone can not be made to answer"),
             LegEvent::Registered { device, registered } => tracing::info!(%device, registered, "phone"),
             LegEvent::Located { .. }
             | LegEvent::Progress { .. }

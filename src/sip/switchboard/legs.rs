@@ -8,7 +8,7 @@ use crate::media::{CallKey, Codec, Hearing};
 use crate::sip::leg::{EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
 use crate::sip::sdp::Direction;
 use crate::supervision::LegOutcome;
-use crate::words::{CallType, DeviceId, Fact, Now, Number, PartyRole};
+use crate::words::{CallType, DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
 use std::net::IpAddr;
 
 /// The session description can not be used (RFC 3261 21.4.26).
@@ -58,6 +58,7 @@ impl<O: Outside> Switchboard<O> {
             LegEvent::Offered { leg, media } => self.offered(leg, media.as_deref()),
             LegEvent::OfferAnswered { leg, media } => self.offer_answered(leg, &media, now),
             LegEvent::OfferRefused { leg, status } => self.offer_refused(leg, status, now),
+            LegEvent::AskToAnswerRefused { leg, status } => self.not_made_to_answer(leg, status),
             // Nobody is sent digits by INFO: a supervisor's must reach nobody, and phones that talk agree on telephone-event.
             LegEvent::Digits { .. } => {}
             LegEvent::Ended { leg, reason } => self.ended(leg, reason, now),
@@ -70,6 +71,32 @@ impl<O: Outside> Switchboard<O> {
         if let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg)) {
             seat.host = Some(host);
         }
+    }
+
+    /// The phone rings on: who asked has to answer it himself.
+    fn not_made_to_answer(&mut self, leg: LegKey, status: u16) {
+        let Some(call) = self.call_of(leg) else { return };
+        let id = call.id.clone();
+        let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
+            return;
+        };
+        let Some(device) = seat.device.clone() else { return };
+        let message = match status {
+            408 | 503 => format!(
+                "The phone of device '{}' was asked to answer and has not reacted ({status}).",
+                seat.number
+            ),
+            _ => format!(
+                "The phone of device '{}' can not be made to answer ({status}). Answer at the phone.",
+                seat.number
+            ),
+        };
+        self.outputs.push_back(Output::Fact(Fact::Failed(Failure {
+            device,
+            call: Some(id),
+            request_id: None,
+            refusal: Refusal::new(Reason::InvalidState, message),
+        })));
     }
 
     fn take_in(&mut self, incoming: Incoming, now: Now) {

@@ -163,6 +163,8 @@ pub(super) enum ClientUse {
     Reinvite(LegKey, Arc<Sent>),
     Update(LegKey, Arc<Sent>),
     Bye(LegKey, Arc<Sent>),
+    /// NOTIFY with `Event: talk`.
+    Talk(LegKey),
     /// Nobody waits for the outcome.
     Other,
 }

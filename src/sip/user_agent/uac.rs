@@ -228,15 +228,24 @@ impl UserAgent {
 
     fn ask_to_answer(&mut self, leg_key: LegKey, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        if !matches!(leg.state, State::Calling(_)) || leg.dialog.remote_tag.is_none() {
+        if !matches!(leg.state, State::Calling(_)) {
             return;
+        }
+        if leg.dialog.remote_tag.is_none() {
+            return self.talk_refused(leg_key, 480);
         }
         let flow = leg.dialog.flow;
         let notify = leg.dialog.request(Method::Notify);
         let mut notify = notify.with("Event", "talk").with("Subscription-State", "active");
         notify.headers.push("Contact", self.contact(&flow));
         let sent = self.sent(notify, flow, 0);
-        self.send(Kind::Other, ClientUse::Other, &sent, now);
+        self.send(Kind::Other, ClientUse::Talk(leg_key), &sent, now);
+    }
+
+    fn talk_refused(&mut self, leg: LegKey, status: u16) {
+        if self.legs.get(&leg).is_some_and(|leg| matches!(leg.state, State::Calling(_))) {
+            self.event(LegEvent::AskToAnswerRefused { leg, status });
+        }
     }
 
     pub(super) fn hangup(&mut self, leg_key: LegKey, reason: HangupReason, now: Now) {
@@ -451,7 +460,8 @@ impl UserAgent {
                 }
             }
             (ClientUse::Bye(leg, _), _) => self.remove_leg(leg),
-            (ClientUse::Other, _) => {}
+            (ClientUse::Talk(leg), 300..) => self.talk_refused(leg, response.status),
+            (ClientUse::Talk(_) | ClientUse::Other, _) => {}
         }
     }
 
@@ -474,6 +484,7 @@ impl UserAgent {
                 self.expire(leg_key, now);
             }
             ClientUse::Bye(leg_key, _) => self.remove_leg(leg_key),
+            ClientUse::Talk(leg_key) => self.talk_refused(leg_key, status),
             ClientUse::Other => {}
         }
     }

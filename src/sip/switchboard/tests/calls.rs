@@ -504,6 +504,40 @@ fn a_ringing_call_can_be_answered_and_declined_by_command() {
 }
 
 #[test]
+fn whoever_asked_a_phone_to_answer_that_will_not_is_told_and_it_rings_on() {
+    let mut house = House::new();
+    house.customer_calls("5001");
+    let (call, agent) = (house.call_id(), house.ringing(AGENT));
+    house.leg(LegEvent::Progress {
+        leg: agent,
+        status: 180,
+        media: None,
+    });
+    let answer = Command::Answer {
+        device: AGENT.into(),
+        call: call.clone(),
+    };
+    for (status, text) in [(489, "can not be made to answer"), (408, "has not reacted")] {
+        house.command(answer.clone()).expect("accepted");
+        house.leg(LegEvent::AskToAnswerRefused { leg: agent, status });
+        let failure = house.failures.pop().expect("told");
+        assert_eq!((failure.device, failure.call.as_ref()), (AGENT.into(), Some(&call)));
+        assert_eq!(failure.refusal.reason, Reason::InvalidState);
+        assert!(failure.refusal.message.contains(text), "{}", failure.refusal.message);
+    }
+    assert_eq!(house.ringing(AGENT), agent);
+    house
+        .command(Command::Hangup {
+            device: AGENT.into(),
+            call,
+        })
+        .expect("accepted");
+    house.assert_empty();
+    house.leg(LegEvent::AskToAnswerRefused { leg: agent, status: 408 });
+    assert!(house.failures.is_empty(), "nobody waits for it any more");
+}
+
+#[test]
 fn what_comes_with_a_later_issue_is_forbidden() {
     let mut house = House::new();
     house.talk();

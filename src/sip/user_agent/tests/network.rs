@@ -124,7 +124,7 @@ impl World {
                 assert!(self.legs[who].insert(*leg, Course::Begun).is_none(), "{leg:?} twice");
                 return;
             }
-            LegEvent::Progress { leg, .. } => (*leg, Course::Begun),
+            LegEvent::Progress { leg, .. } | LegEvent::AskToAnswerRefused { leg, .. } => (*leg, Course::Begun),
             LegEvent::Answered { leg, .. } | LegEvent::Confirmed { leg, .. } | LegEvent::Offered { leg, .. } => (*leg, Course::Talking),
             LegEvent::OfferAnswered { leg, .. } | LegEvent::OfferRefused { leg, .. } | LegEvent::Digits { leg, .. } => {
                 (*leg, Course::Talking)
@@ -137,7 +137,10 @@ impl World {
         assert!(
             !matches!(
                 (was, &event),
-                (Some(Course::Talking), LegEvent::Refused { .. } | LegEvent::Progress { .. })
+                (
+                    Some(Course::Talking),
+                    LegEvent::Refused { .. } | LegEvent::Progress { .. } | LegEvent::AskToAnswerRefused { .. }
+                )
             ),
             "{event:?} after {was:?}"
         );

@@ -608,6 +608,38 @@ fn a_ringing_phone_is_asked_to_answer() {
 }
 
 #[test]
+fn a_phone_that_refuses_to_be_made_to_answer_is_reported_and_rings_on() {
+    let refused = |status| LegEvent::AskToAnswerRefused { leg: LEG, status };
+    let mut stage = Stage::new();
+    stage.register_phone();
+    stage.command(call_phone());
+    let invite = stage.request("INVITE");
+    stage.command(LegCommand::AskToAnswer { leg: LEG });
+    assert_eq!(stage.events(), [refused(480)], "there is no dialog to ask in");
+    let contact = "Contact: <sip:1001@10.0.0.3:5062>\n";
+    stage.hear(PHONE, &answer(&invite, 180, ";tag=phone", contact, ""));
+    stage.events();
+    for status in [481, 489, 501] {
+        stage.command(LegCommand::AskToAnswer { leg: LEG });
+        let notify = stage.request("NOTIFY");
+        stage.hear(PHONE, &answer(&notify, status, "", "", ""));
+        assert_eq!(stage.events(), [refused(status)]);
+    }
+    stage.command(LegCommand::AskToAnswer { leg: LEG });
+    stage.pass(Duration::from_secs(32));
+    assert_eq!(stage.events(), [refused(408)], "it has not reacted at all");
+    stage.command(LegCommand::AskToAnswer { leg: LEG });
+    let notify = stage.request("NOTIFY");
+    let extra = format!("{contact}Content-Type: application/sdp\n");
+    stage.hear(PHONE, &answer(&invite, 200, ";tag=phone", &extra, SDP));
+    stage.hear(PHONE, &answer(&notify, 481, "", "", ""));
+    assert!(
+        matches!(stage.events().as_slice(), [LegEvent::Answered { .. }]),
+        "what was wanted has happened"
+    );
+}
+
+#[test]
 fn routes_are_followed_in_both_directions() {
     let mut stage = Stage::new();
     let recorded = "Record-Route: <sip:p2.example;lr>, <sip:p1.example;lr>\n";
