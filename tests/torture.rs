@@ -422,7 +422,8 @@ async fn our_own_hostile_messages_have_their_stated_outcome_even_from_a_trunk() 
 async fn identity_and_its_date_reach_the_switchboard_byte_for_byte() {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let mut house = House::open(Some(socket.local_addr().unwrap())).await;
-    let bytes = corpus::file("torture/derived/identity_passthrough.sip");
+    let text = String::from_utf8(corpus::file("torture/derived/identity_passthrough.sip")).unwrap();
+    let bytes = text.replace("To: <sip:probe@", "To: <sip:agent-1001@").into_bytes();
     socket.send_to(&bytes, house.udp).await.unwrap();
     let event = tokio::time::timeout(PATIENCE, house.events.recv()).await.unwrap().unwrap();
     let LegEvent::Incoming { passed, .. } = event else {
@@ -432,6 +433,19 @@ async fn identity_and_its_date_reach_the_switchboard_byte_for_byte() {
     assert_eq!(names, ["Identity", "Date"]);
     let line = [b"Identity: ".as_slice(), &passed[0].value, b"\r\n"].concat();
     assert!(bytes.windows(line.len()).any(|window| window == line));
+}
+
+#[tokio::test]
+async fn an_identity_that_was_signed_for_another_number_than_is_called_stays_here() {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut house = House::open(Some(socket.local_addr().unwrap())).await;
+    let bytes = corpus::file("torture/derived/identity_passthrough.sip");
+    socket.send_to(&bytes, house.udp).await.unwrap();
+    let event = tokio::time::timeout(PATIENCE, house.events.recv()).await.unwrap().unwrap();
+    let LegEvent::Incoming { passed, .. } = event else {
+        panic!("{event:?}")
+    };
+    assert!(passed.is_empty(), "{passed:?}");
 }
 
 #[tokio::test]

@@ -160,6 +160,11 @@ impl<O: Outside> Switchboard<O> {
             return false;
         };
         let Some(call) = self.calls.get_mut(&key) else { return false };
+        let mut passed = call.passed.clone();
+        // RFC 8224: an Identity vouches for these two numbers, and only with its Date.
+        if from.number != call.ani || seat.number != call.dnis {
+            passed.retain(|header| !matches!(header.name, "Identity" | "Date"));
+        }
         self.outputs.push_back(Output::Leg(LegCommand::Invite {
             leg,
             to: callee.to,
@@ -168,7 +173,7 @@ impl<O: Outside> Switchboard<O> {
             auto_answer: false,
             timeout: self.config.ring_timeout,
             max_forwards: call.max_forwards,
-            passed: call.passed.clone(),
+            passed,
         }));
         call.seats.push(seat);
         self.changed.insert(key);

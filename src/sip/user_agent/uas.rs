@@ -6,7 +6,7 @@ use super::leg::{Exchange, Incoming, Leg, LegTimer, ServerUse, State, Unacknowle
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{EndReason, Identity, LegEvent, LegKey, LegSource, PassedHeader};
-use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, validate};
+use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, Uri, unescape, validate};
 use crate::sip::registrar::{Change, RegisterError};
 use crate::sip::sdp;
 use crate::sip::transaction::{Arrival, Kind, ServerId, ServerKey};
@@ -119,7 +119,7 @@ impl UserAgent {
             to: Number::from(to),
             offer: body(&invite.body),
             max_forwards,
-            passed: passed(&source, headers),
+            passed: passed(&source, invite),
             source: source.clone(),
         };
         let session = self.agree(self.first_session(), headers);
@@ -621,12 +621,13 @@ fn body(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The allow-list. Names are compared after normalisation, so no spelling gets another header through.
-fn passed(source: &LegSource, headers: &Headers) -> Vec<PassedHeader> {
+fn passed(source: &LegSource, invite: &Request) -> Vec<PassedHeader> {
+    let headers = &invite.headers;
     let allowed = match source {
         LegSource::Trunk(_) => PASSED_FROM_TRUNKS,
         LegSource::Account(_) => PASSED_FROM_ACCOUNTS,
     };
-    let vouched = headers.has("Identity") && headers.single("Date").is_ok();
+    let vouched = headers.has("Identity") && headers.single("Date").is_ok() && names_stay(invite);
     let wanted = allowed.iter().filter(|name| vouched || !matches!(**name, "Identity" | "Date"));
     let values = wanted.flat_map(|name| {
         headers.fields_of(name).map(|value| PassedHeader {
@@ -635,6 +636,20 @@ fn passed(source: &LegSource, headers: &Headers) -> Vec<PassedHeader> {
         })
     });
     values.collect()
+}
+
+/// The B-leg's From and To name the caller and the called number: an Identity that was signed for others would vouch for nobody there
+/// (RFC 8224 6.2).
+fn names_stay(invite: &Request) -> bool {
+    let written = |user: &[u8]| Uri::sip(Some(user), "invalid", None).ok();
+    let stays = |address: &NameAddr, user: Option<&[u8]>| {
+        let user = user.map(unescape).and_then(|user| written(&user));
+        address.uri.raw_user().is_some() && user.is_some_and(|user| user.raw_user() == address.uri.raw_user())
+    };
+    let (Ok(from), Ok(to)) = (invite.headers.from(), invite.headers.to()) else {
+        return false;
+    };
+    stays(&from, from.uri.raw_user()) && stays(&to, invite.uri.raw_user())
 }
 
 /// Text for people: UTF-8, without control characters, of bearable length.

@@ -2,7 +2,7 @@
 
 use super::house::{AGENT, CUSTOMER, House, OTHER, codecs_of, sdp};
 use crate::media::{Codec, MediaCommand, MediaEvent, MediaLeg};
-use crate::sip::leg::{Destination, EndReason, LegCommand, LegEvent, LegKey, LegSource};
+use crate::sip::leg::{Destination, EndReason, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
 use crate::sip::switchboard::{Kept, Output, SwitchboardConfig};
 use crate::words::{CallType, Command, LegState, PartyRole, Reason};
 use std::time::Duration;
@@ -599,4 +599,30 @@ fn events_of_unknown_legs_are_ignored() {
         house.now,
     );
     assert_eq!(house.board.poll_output(), None);
+}
+
+#[test]
+fn an_identity_goes_on_to_the_number_it_was_signed_for_and_not_to_where_that_is_forwarded() {
+    let mut house = House::new();
+    let passed_on = |house: &mut House| {
+        house.log.clear();
+        let passed = ["Identity", "Date", "User-to-User"].map(|name| PassedHeader {
+            name,
+            value: b"x".to_vec(),
+        });
+        let leg = house.incoming_with(LegSource::Trunk("city".into()), "5001", passed.into());
+        let invited = house.leg_commands().into_iter().find_map(|command| match command {
+            LegCommand::Invite { passed, .. } => Some(passed.iter().map(|header| header.name).collect::<Vec<_>>()),
+            _ => None,
+        });
+        house.hangs_up(leg);
+        invited.expect("somebody is called")
+    };
+    assert_eq!(passed_on(&mut house), ["Identity", "Date", "User-to-User"]);
+    let forward = Command::SetForwarding {
+        device: AGENT.into(),
+        to: Some("5002".into()),
+    };
+    house.command(forward).expect("accepted");
+    assert_eq!(passed_on(&mut house), ["User-to-User"]);
 }

@@ -4,7 +4,7 @@
 //! the mission; it counts the ends of legs and ports.
 
 use crate::media::{CallKey, Codec, Hearing, MediaCommand, MediaEvent, MediaLeg};
-use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource};
+use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
 use crate::sip::switchboard::{AccountKind, Extension, Keep, Kept, Numbering, Output, Outside, Switchboard, SwitchboardConfig, TrunkRoute};
 use crate::words::{
     Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now, Number, Party, PartyRole, Refusal,
@@ -183,6 +183,14 @@ impl House {
     }
 
     pub(super) fn incoming(&mut self, source: LegSource, to: &str, offer: Option<Vec<u8>>) -> LegKey {
+        self.incoming_passing(source, to, offer, Vec::new())
+    }
+
+    pub(super) fn incoming_with(&mut self, source: LegSource, to: &str, passed: Vec<PassedHeader>) -> LegKey {
+        self.incoming_passing(source, to, Some(sdp(4000, "0 8 101", "sendrecv")), passed)
+    }
+
+    fn incoming_passing(&mut self, source: LegSource, to: &str, offer: Option<Vec<u8>>, passed: Vec<PassedHeader>) -> LegKey {
         let leg = LegKey(self.next_leg);
         self.next_leg += 2;
         let (party, number) = match &source {
@@ -226,7 +234,7 @@ impl House {
             to: to.into(),
             offer,
             max_forwards: 69,
-            passed: Vec::new(),
+            passed,
         });
         leg
     }
