@@ -359,7 +359,9 @@ fn show(findings: &Findings, timeline: &Timeline) {
     let delay = findings
         .whisper_delay_ms()
         .map_or("not found".into(), |delay| format!("{delay:.1} ms"));
-    timeline.text(&format!("  whisper's added delay, without packetisation      {delay}"));
+    timeline.text(&format!(
+        "  whisper's added delay, without packetisation      {delay} (the next packet to the agent: 0 to 20, as the phones' clocks lie)"
+    ));
     let (same, all) = (findings.identical, findings.customer_packets);
     timeline.text(&format!(
         "  packets to the customer while not barged in       {all}, {same} byte for byte as the agent sent them"
