@@ -34,9 +34,11 @@ test *NAME:
 interop:
     cargo nextest run --locked --all-features --profile ci -E 'test(/^interop::|^cometd_client::/)'
 
-# The benches; `just bench --json` for a machine.
+# All benches in short form; `just bench --json` for a machine, one document a line.
 bench *ARGS:
-    cargo bench --locked --bench coached_calls -- {{ARGS}}
+    cargo bench --locked --bench coached_calls -- --calls 50,200 --seconds 3 {{ARGS}}
+    cargo bench --locked --bench sip_messages -- {{ARGS}}
+    cargo bench --locked --bench call_setup -- --seconds 3 {{ARGS}}
 
 # Fuzzes one target for a minute: `just fuzz message`.
 fuzz TARGET SECONDS="60":

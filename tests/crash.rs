@@ -1,144 +1,19 @@
 //! The real processes, killed and stopped: what was promised is there again, and calls outlive the gateway.
 
 use crate::support::house::{AGENT, Account, SUPERVISOR, directory};
+use crate::support::process::{ANY, Process};
 use crate::support::talk::{BARGE_IN, COACH, PATIENCE, SUPERVISOR_HZ, TALK, Trio};
 use reqwest::header::RETRY_AFTER;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, Command};
-use tokio::time::timeout;
 use undertone::clock;
 
 /// How long a call may go on after SIGTERM.
 const GRACE: Duration = Duration::from_secs(1);
 /// What is said last: BYEs and the answers under way, on a busy machine.
 const LAST_WORDS: Duration = Duration::from_secs(12);
-
-const ANY: &str = "127.0.0.1:0";
-
-/// One of our processes. Killed when dropped.
-struct Process {
-    child: Child,
-    /// Names and addresses, as it says them.
-    doors: Vec<(String, SocketAddr)>,
-    log: Arc<Mutex<Vec<String>>>,
-}
-
-impl Process {
-    async fn start(part: &str, place: &Path, config: &str) -> Process {
-        let file = place.join(format!("{part}.toml"));
-        std::fs::write(&file, config).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_undertone"))
-            .arg(part)
-            .arg("--config")
-            .arg(&file)
-            .current_dir(place)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let doors = timeout(PATIENCE, doors(&mut lines, &log))
-            .await
-            .unwrap_or_else(|_| panic!("{part} has not started: {:?}", log.lock().unwrap()));
-        let rest = log.clone();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                rest.lock().unwrap().push(line);
-            }
-        });
-        Process { child, doors, log }
-    }
-
-    fn door(&self, name: &str) -> SocketAddr {
-        let found = self.doors.iter().find(|(said, _)| said == name);
-        found
-            .unwrap_or_else(|| panic!("no {name} among {:?} in {:?}", self.doors, self.log.lock().unwrap()))
-            .1
-    }
-
-    /// kill −9; what it had printed.
-    async fn kill(mut self) -> String {
-        self.child.kill().await.unwrap();
-        self.printed().await
-    }
-
-    /// SIGTERM; exit code 0 in time; what it had printed.
-    async fn terminate(mut self, within: Duration) -> String {
-        let id = i32::try_from(self.child.id().unwrap()).unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM).unwrap();
-        let status = timeout(within, self.child.wait())
-            .await
-            .unwrap_or_else(|_| panic!("it has not ended: {:?}", self.log.lock().unwrap()))
-            .unwrap();
-        assert_eq!(status.code(), Some(0), "{:?}", self.log.lock().unwrap());
-        self.printed().await
-    }
-
-    async fn printed(&mut self) -> String {
-        let mut text = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut text).await.unwrap();
-        text
-    }
-
-    /// What it prints until a line contains `last`.
-    async fn printed_until(&mut self, last: &str) -> String {
-        let mut lines = BufReader::new(self.child.stdout.as_mut().unwrap()).lines();
-        let reading = async {
-            let mut text = String::new();
-            while !text.contains(last) {
-                text += &lines.next_line().await.unwrap().unwrap_or_else(|| panic!("it ended after: {text}"));
-                text.push('\n');
-            }
-            text
-        };
-        timeout(PATIENCE, reading).await.unwrap()
-    }
-
-    async fn ready(&self) {
-        let url = format!("http://{}/readyz", self.door("admin"));
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let waiting = async {
-            while !http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
-                tokio::time::sleep(Duration::from_millis(25)).await;
-            }
-        };
-        let in_time = timeout(PATIENCE, waiting).await;
-        assert!(in_time.is_ok(), "not ready: {:?}", self.log.lock().unwrap());
-    }
-}
-
-/// Reads the log until the last door is open.
-async fn doors(lines: &mut Lines<BufReader<ChildStderr>>, log: &Mutex<Vec<String>>) -> Vec<(String, SocketAddr)> {
-    let marks = [
-        ("rest", "REST and CometD on http://"),
-        ("sip", "SIP on UDP "),
-        ("grpc", "gRPC on "),
-        ("admin", "health and metrics on http://"),
-    ];
-    let mut doors = Vec::new();
-    while !doors.iter().any(|(name, _)| name == "admin") {
-        let line = lines.next_line().await.unwrap();
-        let line = line.unwrap_or_else(|| panic!("it has ended: {:?}", log.lock().unwrap()));
-        for (name, mark) in marks {
-            if let Some((_, address)) = line.split_once(mark) {
-                let address = address.split('/').next().unwrap_or(address);
-                doors.push((name.to_owned(), address.trim().parse().unwrap()));
-            }
-        }
-        log.lock().unwrap().push(line);
-    }
-    doors
-}
 
 /// One user's desktop.
 struct Desk {

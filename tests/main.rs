@@ -1,5 +1,6 @@
 //! Every test of Undertone that needs more than one room. One program: modules are named by behaviour.
 
+mod attacks;
 mod bayeux;
 mod cometd_client;
 mod contract;

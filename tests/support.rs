@@ -2,4 +2,5 @@
 
 pub(crate) mod front;
 pub(crate) mod house;
+pub(crate) mod process;
 pub(crate) mod talk;

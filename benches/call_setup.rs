@@ -1,0 +1,716 @@
+//! What setting up and ending a call costs, against the bare receiving and sending of as many datagrams of the same sizes.
+//!
+//! ```text
+//! cargo bench --bench call_setup -- [--seconds 5] [--slots 32] [--workers 1] [--json]
+//! ```
+//!
+//! The whole SIP backend on real sockets: a trunk calls devices. A generator in one thread is the trunk and every device; its messages are
+//! prebuilt and patched. `--slots` calls are under way at any time, each INVITE, 100, 180, 200, ACK, BYE, 200 on both sides with its media
+//! ports opened and closed, and the next follows at once. It drives in turn the backend and a bare loop that answers each datagram with as
+//! many, of the sizes that one real call had. CPU is what the kernel booked for the threads of either.
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::error::Error;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use undertone::clock::instant;
+use undertone::media::MediaConfig;
+use undertone::sip::config::{Account, Config as SipConfig, Limits, Listen, Source, Trunk};
+use undertone::sip::digest::{Credentials, Subject};
+use undertone::sip::flow::Protocol;
+use undertone::sip::service;
+use undertone::sip::switchboard::SwitchboardConfig;
+use undertone::sip::transaction::Bounds;
+use undertone::store;
+
+const REALM: &str = "bench";
+const PASSWORD: &str = "secret";
+const SLICE: Duration = Duration::from_secs(1);
+/// A call that has stood still for so long is given up.
+const STUCK: Duration = Duration::from_secs(3);
+const NAP: u16 = 20;
+const DATAGRAM: usize = 4096;
+
+struct Options {
+    seconds: u64,
+    slots: usize,
+    workers: usize,
+    json: bool,
+}
+
+fn options() -> Result<Options, Box<dyn Error>> {
+    let mut options = Options {
+        seconds: 5,
+        slots: 32,
+        workers: 1,
+        json: false,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or(format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--seconds" => options.seconds = value()?.parse()?,
+            "--slots" => options.slots = value()?.parse()?,
+            "--workers" => options.workers = value()?.parse()?,
+            "--json" => options.json = true,
+            "--bench" => {}
+            other => return Err(format!("unknown argument {other}").into()),
+        }
+    }
+    Ok(options)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let options = options()?;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    let row = measure(&options)?;
+    match options.json {
+        true => println!("{}", serde_json::json!({ "rows": [row.json()] })),
+        false => row.print(),
+    }
+    Ok(())
+}
+
+struct Row {
+    calls: u64,
+    cpu: f64,
+    bare_cpu: f64,
+    reached: f64,
+    bare_reached: f64,
+    given_up: u64,
+    datagrams: usize,
+    bytes: usize,
+    kb_per_call: f64,
+}
+
+impl Row {
+    fn print(&self) {
+        println!(
+            "{} calls: {:.0} calls a second and core, {:.0} µs a call (bare {:.0}, ratio {:.2}; {} datagrams, {} bytes)",
+            self.calls,
+            1e6 / self.cpu,
+            self.cpu,
+            self.bare_cpu,
+            self.cpu / self.bare_cpu,
+            self.datagrams,
+            self.bytes,
+        );
+        println!(
+            "beside the generator {:.0} calls a second (bare {:.0}), {} given up, {:.1} KiB kept of a call while its transactions linger",
+            self.reached, self.bare_reached, self.given_up, self.kb_per_call,
+        );
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "engine": "undertone",
+            "calls": self.calls,
+            "calls_per_s": 1e6 / self.cpu,
+            "cpu_us_per_call": self.cpu,
+            "bare_cpu_us_per_call": self.bare_cpu,
+            "ratio": self.cpu / self.bare_cpu,
+            "reached_calls_per_s": self.reached,
+            "bare_reached_calls_per_s": self.bare_reached,
+            "given_up": self.given_up,
+            "datagrams_per_call": self.datagrams,
+            "bytes_per_call": self.bytes,
+            "kb_per_call": self.kb_per_call,
+        })
+    }
+}
+
+fn measure(options: &Options) -> Result<Row, Box<dyn Error>> {
+    let sockets = Sockets::open()?;
+    // The backend's threads are known by their name.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(options.workers)
+        .thread_name("sip")
+        .enable_all()
+        .build()?;
+    let config = config(&sockets, options)?;
+    let (_server, backend) = runtime.block_on(runtime.spawn(service::start(config, store::in_memory())))??;
+    let server = backend.local_addr(Protocol::Udp).ok_or("no UDP")?;
+    let mut calls = Calls::new(sockets, server, options.slots)?;
+    calls.register()?;
+    let steps = calls.one_call()?;
+    let mut bare = Bare::start(steps, options.slots)?;
+    let [mut cpu, mut bare_cpu, mut time, mut bare_time] = [Duration::ZERO; 4];
+    calls.run(SLICE / 2)?;
+    bare.run(SLICE / 2)?;
+    let (mut done, mut bare_done) = (0, 0);
+    let before = resident();
+    // A slice of the one, a slice of the other: what else the machine does disturbs both alike.
+    for _ in 0..options.seconds {
+        let (cpu_before, began) = (cpu_of("bare-"), instant());
+        bare_done += bare.run(SLICE)?;
+        bare_cpu += cpu_of("bare-") - cpu_before;
+        bare_time += began.elapsed();
+
+        let busy = || cpu_of("sip") + cpu_of("media-");
+        let (cpu_before, began) = (busy(), instant());
+        done += calls.run(SLICE)?;
+        cpu += busy() - cpu_before;
+        time += began.elapsed();
+    }
+    let kept = resident().saturating_sub(before);
+    let until = instant() + STUCK;
+    while backend.media().legs > 0 && instant() < until {
+        calls.listen(&mut 0)?;
+    }
+    let open = backend.media().legs;
+    if open > 0 {
+        return Err(format!("{open} legs are left over").into());
+    }
+    runtime.block_on(backend.shutdown());
+    let micros = |cpu: Duration, calls: u64| cpu.as_secs_f64() * 1e6 / calls.max(1) as f64;
+    Ok(Row {
+        calls: done,
+        cpu: micros(cpu, done),
+        bare_cpu: micros(bare_cpu, bare_done),
+        reached: done as f64 / time.as_secs_f64(),
+        bare_reached: bare_done as f64 / bare_time.as_secs_f64(),
+        given_up: calls.given_up,
+        datagrams: bare.steps.iter().map(|step| 1 + step.answers.len()).sum(),
+        bytes: bare.steps.iter().map(|step| step.size + step.answers.iter().sum::<usize>()).sum(),
+        kb_per_call: kept as f64 / 1024.0 / done.max(1) as f64,
+    })
+}
+
+/// One trunk that calls, and as many devices as calls at once.
+fn config(sockets: &Sockets, options: &Options) -> Result<service::Config, Box<dyn Error>> {
+    let caller = sockets.caller.local_addr()?;
+    let trunk = Trunk {
+        // The devices are at the same address, and at another port.
+        sources: vec![Source {
+            address: caller.ip(),
+            port: Some(caller.port()),
+        }],
+        prefixes: Vec::new(),
+        ..Trunk::at("caller", caller, Protocol::Udp)
+    };
+    let limits = Limits {
+        // Ended transactions linger for 32 s: what protects against floods would be the first limit here.
+        transactions: Bounds {
+            total: usize::MAX,
+            per_source: usize::MAX,
+        },
+        legs: usize::MAX,
+        ..Limits::default()
+    };
+    Ok(service::Config {
+        sip: SipConfig {
+            listen: vec![Listen::new(Protocol::Udp, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
+            realm: REALM.into(),
+            accounts: (0..options.slots)
+                .map(|slot| {
+                    let number = number(slot);
+                    Account::new(format!("device-{number}").into(), number.as_str().into(), REALM, PASSWORD)
+                })
+                .collect(),
+            trunks: vec![trunk],
+            limits,
+            ..SipConfig::default()
+        },
+        switchboard: SwitchboardConfig {
+            grace: Duration::ZERO,
+            ..SwitchboardConfig::default()
+        },
+        media: MediaConfig {
+            ports: None,
+            workers: options.workers,
+            ..MediaConfig::default()
+        },
+    })
+}
+
+fn number(slot: usize) -> String {
+    format!("{}", 5000 + slot)
+}
+
+struct Sockets {
+    caller: UdpSocket,
+    callee: UdpSocket,
+    epoll: Epoll,
+}
+
+impl Sockets {
+    fn open() -> Result<Self, Box<dyn Error>> {
+        let epoll = Epoll::new(EpollCreateFlags::empty())?;
+        let open = |index| -> Result<UdpSocket, Box<dyn Error>> {
+            let socket = bind()?;
+            socket.set_nonblocking(true)?;
+            epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, index))?;
+            Ok(socket)
+        };
+        let (caller, callee) = (open(CALLER)?, open(CALLEE)?);
+        Ok(Self { caller, callee, epoll })
+    }
+}
+
+const CALLER: u64 = 0;
+const CALLEE: u64 = 1;
+
+fn bind() -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    // Less than asked for is fine.
+    let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20);
+    Ok(socket)
+}
+
+/// A datagram to the server, and the sizes of those that came of it.
+#[derive(Clone, Debug)]
+struct Step {
+    size: usize,
+    answers: Vec<usize>,
+}
+
+/// What one of the calls under way waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    ForAnswer,
+    ForEnd,
+}
+
+struct Slot {
+    number: u64,
+    waits: Waits,
+    since: Instant,
+}
+
+/// Caller and callees.
+struct Calls {
+    sockets: Sockets,
+    server: SocketAddr,
+    caller: SocketAddr,
+    callee: SocketAddr,
+    offer: String,
+    answer: String,
+    slots: Vec<Slot>,
+    next: u64,
+    taking: bool,
+    given_up: u64,
+    /// While one call is recorded: its datagrams, to the server or from it.
+    recorded: Option<Vec<Step>>,
+    buffer: Vec<u8>,
+}
+
+impl Calls {
+    fn new(sockets: Sockets, server: SocketAddr, slots: usize) -> io::Result<Self> {
+        let (caller, callee) = (sockets.caller.local_addr()?, sockets.callee.local_addr()?);
+        let slot = || Slot {
+            number: 0,
+            waits: Waits::ForEnd,
+            since: instant(),
+        };
+        Ok(Self {
+            sockets,
+            server,
+            caller,
+            callee,
+            offer: session(40_000, &[0, 8, 101]),
+            answer: session(40_002, &[0, 101]),
+            slots: (0..slots).map(|_| slot()).collect(),
+            next: 1,
+            taking: false,
+            given_up: 0,
+            recorded: None,
+            buffer: vec![0; DATAGRAM],
+        })
+    }
+
+    /// Every device from one socket.
+    fn register(&mut self) -> Result<(), Box<dyn Error>> {
+        let socket = self.sockets.callee.try_clone()?;
+        socket.set_nonblocking(false)?;
+        socket.set_read_timeout(Some(STUCK))?;
+        let uri = format!("sip:{}", self.server);
+        for slot in 0..self.slots.len() {
+            let number = number(slot);
+            let mut credentials = Credentials::new("server", REALM, &number, PASSWORD);
+            let mut authorization = String::new();
+            for cseq in 1..=2 {
+                let request = format!(
+                    "REGISTER {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {callee};branch=z9hG4bKr{number}{cseq}\r\nMax-Forwards: 70\r\n\
+                     From: <sip:{number}@{server}>;tag=r{number}\r\nTo: <sip:{number}@{server}>\r\nCall-ID: r{number}\r\nCSeq: {cseq} REGISTER\r\n\
+                     Contact: <sip:{number}@{callee}>\r\nExpires: 3600\r\n{authorization}Content-Length: 0\r\n\r\n",
+                    callee = self.callee,
+                    server = self.server,
+                );
+                socket.send_to(request.as_bytes(), self.server)?;
+                let (length, _) = socket.recv_from(&mut self.buffer)?;
+                let response = std::str::from_utf8(&self.buffer[..length])?;
+                let challenges: Vec<&[u8]> = fields(response, "WWW-Authenticate").map(str::as_bytes).collect();
+                let subject = Subject {
+                    method: b"REGISTER",
+                    uri: uri.as_bytes(),
+                    body: b"",
+                };
+                if let Some(answer) = credentials.answer(&challenges, "server", subject, "bench") {
+                    authorization = format!("Authorization: {answer}\r\n");
+                } else if !response.starts_with("SIP/2.0 200") {
+                    return Err(format!("not registered: {response}").into());
+                }
+            }
+        }
+        socket.set_nonblocking(true)?;
+        Ok(())
+    }
+
+    /// A call alone, for the number and the sizes of its datagrams.
+    fn one_call(&mut self) -> Result<Vec<Step>, Box<dyn Error>> {
+        self.recorded = Some(Vec::new());
+        self.begin(0)?;
+        let (mut done, until) = (0, instant() + STUCK);
+        while done == 0 {
+            if instant() > until {
+                return Err("the first call does not come to its end".into());
+            }
+            self.listen(&mut done)?;
+        }
+        // What the callee says last comes to nobody's notice.
+        let settled = instant() + Duration::from_millis(200);
+        while instant() < settled {
+            self.listen(&mut done)?;
+        }
+        Ok(self.recorded.take().unwrap_or_default())
+    }
+
+    /// Calls for so long, then waits for the last ones to end; how many there were.
+    fn run(&mut self, time: Duration) -> Result<u64, Box<dyn Error>> {
+        let until = instant() + time;
+        let mut done = 0;
+        self.taking = true;
+        for slot in 0..self.slots.len() {
+            self.begin(slot)?;
+        }
+        while instant() < until {
+            self.listen(&mut done)?;
+        }
+        self.taking = false;
+        while self.slots.iter().any(|slot| slot.number != 0) {
+            self.listen(&mut done)?;
+            let now = instant();
+            for slot in &mut self.slots {
+                if slot.number != 0 && now.saturating_duration_since(slot.since) > STUCK {
+                    slot.number = 0;
+                    self.given_up += 1;
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    fn begin(&mut self, slot: usize) -> io::Result<()> {
+        let call = self.next;
+        self.next += 1;
+        self.slots[slot] = Slot {
+            number: call,
+            waits: Waits::ForAnswer,
+            since: instant(),
+        };
+        let (server, caller, offer) = (self.server, self.caller, &self.offer);
+        let message = format!(
+            "INVITE sip:{number}@{server} SIP/2.0\r\nVia: SIP/2.0/UDP {caller};branch=z9hG4bKi{call};rport\r\nMax-Forwards: 70\r\n\
+             From: \"Bench\" <sip:0711@{caller}>;tag=f{call}\r\nTo: <sip:{number}@{server}>\r\nCall-ID: {slot}.{call}@bench\r\nCSeq: 1 INVITE\r\n\
+             Contact: <sip:0711@{caller}>\r\nAllow: INVITE, ACK, CANCEL, BYE, OPTIONS\r\nSupported: timer\r\nUser-Agent: bench\r\n\
+             Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{offer}",
+            offer.len(),
+            number = number(slot),
+        );
+        self.send(CALLER, message.as_bytes())
+    }
+
+    fn send(&mut self, from: u64, bytes: &[u8]) -> io::Result<()> {
+        if let Some(steps) = &mut self.recorded {
+            steps.push(Step {
+                size: bytes.len(),
+                answers: Vec::new(),
+            });
+        }
+        let socket = if from == CALLER {
+            &self.sockets.caller
+        } else {
+            &self.sockets.callee
+        };
+        match socket.send_to(bytes, self.server) {
+            // The far side has it sent again, or the call is given up.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            sent => sent.map(drop),
+        }
+    }
+
+    fn listen(&mut self, done: &mut u64) -> Result<(), Box<dyn Error>> {
+        let mut ready = [EpollEvent::empty(); 2];
+        let count = self.sockets.epoll.wait(&mut ready, EpollTimeout::from(NAP))?;
+        for event in &ready[..count] {
+            let side = event.data();
+            loop {
+                let mut buffer = std::mem::take(&mut self.buffer);
+                let socket = if side == CALLER {
+                    &self.sockets.caller
+                } else {
+                    &self.sockets.callee
+                };
+                let received = socket.recv_from(&mut buffer);
+                let outcome = match received {
+                    Ok((length, _)) => {
+                        if let Some(step) = self.recorded.as_mut().and_then(|steps| steps.last_mut()) {
+                            step.answers.push(length);
+                        }
+                        let message = std::str::from_utf8(&buffer[..length])?;
+                        match side {
+                            CALLER => self.hear_as_caller(message, done),
+                            _ => self.hear_as_callee(message),
+                        }
+                        .map(|()| true)
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+                    Err(error) => Err(error),
+                };
+                self.buffer = buffer;
+                if !outcome? {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_as_caller(&mut self, message: &str, done: &mut u64) -> io::Result<()> {
+        let Some(status) = message.strip_prefix("SIP/2.0 ") else {
+            return Ok(());
+        };
+        let call_id = field(message, "Call-ID");
+        let ids = call_id.strip_suffix("@bench").and_then(|ids| ids.split_once('.'));
+        let Some((slot, call)) = ids.and_then(|(slot, call)| Some((slot.parse::<usize>().ok()?, call.parse::<u64>().ok()?))) else {
+            return Ok(());
+        };
+        if self.slots[slot].number != call || status.starts_with('1') {
+            return Ok(());
+        }
+        let is_invite = field(message, "CSeq").ends_with("INVITE");
+        match (self.slots[slot].waits, is_invite, status.starts_with("200")) {
+            (Waits::ForAnswer, true, true) => {
+                let target = field(message, "Contact");
+                let target = target.trim_start_matches('<').split('>').next().unwrap_or_default();
+                let (from, to, caller) = (field(message, "From"), field(message, "To"), self.caller);
+                let request = |method: &str, branch: char, cseq: u8| {
+                    format!(
+                        "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP {caller};branch=z9hG4bK{branch}{call};rport\r\nMax-Forwards: 70\r\n\
+                         From: {from}\r\nTo: {to}\r\nCall-ID: {call_id}\r\nCSeq: {cseq} {method}\r\nUser-Agent: bench\r\nContent-Length: 0\r\n\r\n"
+                    )
+                };
+                let (ack, bye) = (request("ACK", 'a', 1), request("BYE", 'b', 2));
+                self.slots[slot].waits = Waits::ForEnd;
+                self.slots[slot].since = instant();
+                self.send(CALLER, ack.as_bytes())?;
+                self.send(CALLER, bye.as_bytes())
+            }
+            (Waits::ForEnd, true, true) => Ok(()),
+            (Waits::ForEnd, false, true) => {
+                *done += 1;
+                self.over(slot)
+            }
+            _ => {
+                self.given_up += 1;
+                self.over(slot)
+            }
+        }
+    }
+
+    fn over(&mut self, slot: usize) -> io::Result<()> {
+        match self.taking {
+            true => self.begin(slot),
+            false => {
+                self.slots[slot].number = 0;
+                Ok(())
+            }
+        }
+    }
+
+    fn hear_as_callee(&mut self, message: &str) -> io::Result<()> {
+        let callee = self.callee;
+        let respond = |status: &str, more: &str, body: &str| {
+            let mut response = format!("SIP/2.0 {status}\r\n");
+            for via in fields(message, "Via") {
+                response += &format!("Via: {via}\r\n");
+            }
+            let (to, call_id) = (field(message, "To"), field(message, "Call-ID"));
+            let tag = if to.contains(";tag=") { "" } else { ";tag=callee" };
+            response += &format!(
+                "From: {}\r\nTo: {to}{tag}\r\nCall-ID: {call_id}\r\nCSeq: {}\r\n{more}Content-Length: {}\r\n\r\n{body}",
+                field(message, "From"),
+                field(message, "CSeq"),
+                body.len()
+            );
+            response
+        };
+        if message.starts_with("INVITE ") {
+            let contact = format!("Contact: <sip:callee@{callee}>\r\nUser-Agent: bench\r\n");
+            let ringing = respond("180 Ringing", &contact, "");
+            let answered = respond("200 OK", &format!("{contact}Content-Type: application/sdp\r\n"), &self.answer);
+            self.send(CALLEE, ringing.as_bytes())?;
+            self.send(CALLEE, answered.as_bytes())
+        } else if message.starts_with("BYE ") {
+            let answered = respond("200 OK", "", "");
+            self.send(CALLEE, answered.as_bytes())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn session(port: u16, payload_types: &[u8]) -> String {
+    let mut text = format!("v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio {port} RTP/AVP");
+    payload_types.iter().for_each(|kind| text += &format!(" {kind}"));
+    text += "\r\n";
+    for kind in payload_types {
+        text += match kind {
+            0 => "a=rtpmap:0 PCMU/8000\r\n",
+            8 => "a=rtpmap:8 PCMA/8000\r\n",
+            _ => "a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\n",
+        };
+    }
+    text + "a=sendrecv\r\n"
+}
+
+fn fields<'a>(message: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+    let head = message.split("\r\n\r\n").next().unwrap_or_default();
+    head.split("\r\n")
+        .filter_map(move |line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
+fn field<'a>(message: &'a str, name: &'a str) -> &'a str {
+    fields(message, name).next().unwrap_or_default()
+}
+
+/// The limit: as many datagrams of the same sizes in and out, nothing else.
+struct Bare {
+    steps: Arc<Vec<Step>>,
+    address: SocketAddr,
+    socket: UdpSocket,
+    slots: usize,
+    served: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Bare {
+    fn start(steps: Vec<Step>, slots: usize) -> Result<Self, Box<dyn Error>> {
+        let server = bind()?;
+        let address = server.local_addr()?;
+        server.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let socket = bind()?;
+        socket.set_read_timeout(Some(STUCK))?;
+        let (steps, stop) = (Arc::new(steps), Arc::new(AtomicBool::new(false)));
+        let served = Arc::new(AtomicU64::new(0));
+        let (script, stopping, counter) = (steps.clone(), stop.clone(), served.clone());
+        let thread = std::thread::Builder::new().name("bare-0".into()).spawn(move || {
+            let mut buffer = [0; DATAGRAM];
+            while !stopping.load(Ordering::Relaxed) {
+                let Ok((_, from)) = server.recv_from(&mut buffer) else { continue };
+                counter.fetch_add(1, Ordering::Relaxed);
+                for size in &script[usize::from(buffer[0])].answers {
+                    // What is lost shows at the other end.
+                    let _ = server.send_to(&buffer[..*size], from);
+                }
+            }
+        })?;
+        Ok(Self {
+            steps,
+            address,
+            socket,
+            slots,
+            served,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// As many exchanges at once as there were calls; how many came to their end.
+    fn run(&mut self, time: Duration) -> Result<u64, Box<dyn Error>> {
+        let (until, served) = (instant() + time, self.served.load(Ordering::Relaxed));
+        let mut done = 0;
+        // The step each is at, and how many datagrams are to come.
+        let mut places = vec![(0, 0); self.slots];
+        let mut under_way = 0;
+        for (slot, place) in places.iter_mut().enumerate() {
+            self.say(slot, place, 0)?;
+            under_way += 1;
+        }
+        let mut buffer = [0; DATAGRAM];
+        while under_way > 0 {
+            self.socket.recv_from(&mut buffer)?;
+            let slot = usize::from(u16::from_be_bytes([buffer[1], buffer[2]]));
+            let place = &mut places[slot];
+            place.1 -= 1;
+            if place.1 > 0 {
+                continue;
+            }
+            let next = place.0 + 1;
+            if next < self.steps.len() && self.say(slot, place, next)? {
+                continue;
+            }
+            done += 1;
+            if instant() >= until || !self.say(slot, place, 0)? {
+                under_way -= 1;
+            }
+        }
+        // Steps of the last calls that nothing comes of may still wait in the socket.
+        let served = self.served.load(Ordering::Relaxed) - served;
+        match served + self.slots as u64 >= done * self.steps.len() as u64 {
+            true => Ok(done),
+            false => Err("the bare loop has lost datagrams".into()),
+        }
+    }
+
+    /// Sends a step, and those after it that nothing comes of before; false after the last.
+    fn say(&self, slot: usize, place: &mut (usize, usize), first: usize) -> io::Result<bool> {
+        for (at, step) in self.steps.iter().enumerate().skip(first) {
+            let mut bytes = [0; DATAGRAM];
+            bytes[0] = at as u8;
+            bytes[1..3].copy_from_slice(&(slot as u16).to_be_bytes());
+            self.socket.send_to(&bytes[..step.size], self.address)?;
+            *place = (at, step.answers.len());
+            if !step.answers.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the bare loop does not panic");
+        }
+    }
+}
+
+/// CPU time of this process's threads of that name, to the nanosecond (proc(5): schedstat).
+fn cpu_of(name: &str) -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let nanos = tasks.filter_map(|task| {
+        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).ok();
+        if !read("comm")?.starts_with(name) {
+            return None;
+        }
+        read("schedstat")?.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
+/// Resident bytes (proc(5): statm).
+fn resident() -> u64 {
+    const PAGE: u64 = 4096;
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0) * PAGE
+}
