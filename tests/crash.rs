@@ -204,6 +204,29 @@ async fn a_coached_call_outlives_its_gateway_and_the_next_one_takes_it_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_and_an_armed_monitor_reach_their_phones_right_after_kill_9_of_the_backend() {
+    let place = tempfile::tempdir().unwrap();
+    let first = backend(&place, ANY, ANY).await;
+    let [grpc, sip] = ["grpc", "sip"].map(|name| first.door(name).to_string());
+    let gateway = gateway(&place, first.door("grpc")).await;
+    let supervisor = Desk::of(SUPERVISOR, gateway.door("rest"));
+    let trio = Trio::register(first.door("sip")).await;
+    // What came before it is as safe as this, once it is answered.
+    supervisor.post(&my_device(SUPERVISOR), coach()).await;
+    first.kill().await;
+
+    let second = backend(&place, &grpc, &sip).await;
+    gateway.ready().await;
+    // No phone has noticed anything.
+    trio.call().await;
+    trio.hear(COACH).await;
+    trio.customer.hang_up().await.unwrap();
+    trio.agent.ended(PATIENCE).await.unwrap();
+    second.terminate(GRACE + LAST_WORDS).await;
+    gateway.terminate(LAST_WORDS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_its_backend_the_gateway_reads_and_refuses_and_works_again_when_it_is_back() {
     let place = tempfile::tempdir().unwrap();
     let first = backend(&place, ANY, ANY).await;

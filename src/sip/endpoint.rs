@@ -14,9 +14,11 @@
 use super::config::Config;
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent};
+use super::registrar::KeptBinding;
 use super::transport::{Arrival, Transport};
 use super::user_agent::{Output, UserAgent, WrongPassword};
 use crate::clock;
+use crate::words::DeviceId;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::UdpSocket;
@@ -28,6 +30,7 @@ pub struct Endpoint {
     agent: UserAgent,
     transport: Transport,
     events: Vec<LegEvent>,
+    bindings: Vec<(DeviceId, Vec<KeptBinding>)>,
 }
 
 impl Endpoint {
@@ -49,6 +52,7 @@ impl Endpoint {
             agent,
             transport,
             events: Vec::new(),
+            bindings: Vec::new(),
         })
     }
 
@@ -73,11 +77,26 @@ impl Endpoint {
         self.transport.connections()
     }
 
-    /// Waits until something has happened that the switchboard must know. May be dropped at any time without losing an event.
+    /// Takes back where phones were before a restart; what the switchboard must know of it.
+    pub fn restore(&mut self, kept: Vec<(DeviceId, Vec<KeptBinding>)>) -> Vec<LegEvent> {
+        let now = clock::now();
+        for (device, bindings) in kept {
+            self.agent.restore(&device, bindings, now);
+        }
+        self.drain();
+        std::mem::take(&mut self.events)
+    }
+
+    /// Where phones are, of devices for which that has changed: to be kept for [`Self::restore`].
+    pub fn take_bindings(&mut self) -> Vec<(DeviceId, Vec<KeptBinding>)> {
+        std::mem::take(&mut self.bindings)
+    }
+
+    /// Waits until something has happened that the switchboard must know, or (then nothing is returned) there are bindings to keep. May be dropped at any time without losing an event.
     pub async fn next(&mut self) -> Vec<LegEvent> {
         loop {
             self.drain();
-            if !self.events.is_empty() {
+            if !self.events.is_empty() || !self.bindings.is_empty() {
                 return std::mem::take(&mut self.events);
             }
             let timeout = self.agent.poll_timeout();
@@ -98,7 +117,9 @@ impl Endpoint {
     /// Serves without a switchboard: registrations and OPTIONS work, every call is refused with 480.
     pub async fn refuse_calls(mut self) {
         loop {
-            for event in self.next().await {
+            let events = self.next().await;
+            self.bindings.clear();
+            for event in events {
                 if let LegEvent::Incoming { leg, .. } = event {
                     self.send(LegCommand::Reject { leg, status: 480 });
                 }
@@ -121,6 +142,7 @@ impl Endpoint {
             match output {
                 Output::Transmit { flow, bytes } => self.transport.send(flow, bytes),
                 Output::Event(event) => self.events.push(event),
+                Output::Bindings { device, bindings } => self.bindings.push((device, bindings)),
                 Output::WrongPassword(WrongPassword {
                     device,
                     source,

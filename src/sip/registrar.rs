@@ -3,10 +3,11 @@
 //! Requests to a device carry the Contact it registered and go over the flow the registration came by, never to an address
 //! that somebody merely wrote into a Contact.
 
-use super::flow::Flow;
+use super::flow::{ConnectionId, Flow, Protocol};
 use super::message::Uri;
-use crate::words::DeviceId;
-use std::collections::BTreeMap;
+use crate::words::{DeviceId, Now, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Where a device's phone can be reached.
@@ -21,6 +22,23 @@ pub struct Binding {
     call_id: Vec<u8>,
     cseq: u32,
     order: u64,
+}
+
+/// A binding as it survives a restart. Only those over UDP do: a TCP connection ends with the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptBinding {
+    /// The raw Contact URI.
+    pub contact: Vec<u8>,
+    /// The address of ours that it came to.
+    pub local: SocketAddr,
+    /// Where it came from.
+    pub peer: SocketAddr,
+    /// Until when.
+    pub expires_at: Timestamp,
+    /// The Call-ID of its REGISTER.
+    pub call_id: Vec<u8>,
+    /// The CSeq of its REGISTER.
+    pub cseq: u32,
 }
 
 /// What a REGISTER asks for.
@@ -56,6 +74,7 @@ pub struct Registrar {
     max_expires: Duration,
     bindings: BTreeMap<DeviceId, Vec<Binding>>,
     next_order: u64,
+    changed: BTreeSet<DeviceId>,
 }
 
 impl Registrar {
@@ -67,6 +86,7 @@ impl Registrar {
             max_expires,
             bindings: BTreeMap::new(),
             next_order: 0,
+            changed: BTreeSet::new(),
         }
     }
 
@@ -117,12 +137,66 @@ impl Registrar {
         }
         // Refreshed bindings move to the end: the first is the oldest.
         bound.drain(..bound.len().saturating_sub(self.max_contacts));
+        self.changed.insert(device.clone());
         if bound.is_empty() {
             self.bindings.remove(device);
         } else {
             self.bindings.insert(device.clone(), bound);
         }
         Ok(())
+    }
+
+    /// Takes back what was kept, as far as it holds still and came to an address that is listened on. Whether the device has a phone now.
+    pub fn restore(&mut self, device: &DeviceId, kept: Vec<KeptBinding>, locals: &[(Protocol, SocketAddr)], now: Now) -> bool {
+        // What is restored differs from what is kept, or is written once too often.
+        self.changed.insert(device.clone());
+        let mut bound = Vec::new();
+        for binding in kept {
+            let left = Duration::from_millis(binding.expires_at.0.saturating_sub(now.wall.0));
+            let Ok(contact) = Uri::parse(&binding.contact) else { continue };
+            let listening = locals.contains(&(Protocol::Udp, binding.local));
+            if left.is_zero() || !listening || bound.len() >= self.max_contacts {
+                continue;
+            }
+            self.next_order += 1;
+            bound.push(Binding {
+                contact,
+                flow: Flow {
+                    protocol: Protocol::Udp,
+                    local: binding.local,
+                    peer: binding.peer,
+                    connection: ConnectionId::NONE,
+                },
+                // The clock may have been set back.
+                expires_at: now.mono + left.min(self.max_expires),
+                call_id: binding.call_id,
+                cseq: binding.cseq,
+                order: self.next_order,
+            });
+        }
+        let reachable = !bound.is_empty();
+        if reachable {
+            self.bindings.insert(device.clone(), bound);
+        }
+        reachable
+    }
+
+    /// A device whose bindings have changed, and those to keep, the last made or refreshed last.
+    pub fn poll_changed(&mut self, now: Now) -> Option<(DeviceId, Vec<KeptBinding>)> {
+        let device = self.changed.pop_first()?;
+        let mut bound: Vec<&Binding> = self.of(&device, now.mono).collect();
+        bound.retain(|binding| binding.flow.protocol == Protocol::Udp);
+        bound.sort_by_key(|binding| binding.order);
+        let keep = |binding: &Binding| KeptBinding {
+            contact: binding.contact.as_bytes().to_vec(),
+            local: binding.flow.local,
+            peer: binding.flow.peer,
+            expires_at: (now + binding.expires_at.saturating_duration_since(now.mono)).wall,
+            call_id: binding.call_id.clone(),
+            cseq: binding.cseq,
+        };
+        let kept = bound.into_iter().map(keep).collect();
+        Some((device, kept))
     }
 
     /// The binding that was made or refreshed last.
@@ -163,8 +237,13 @@ impl Registrar {
 
     fn retain(&mut self, keep: impl Fn(&Binding) -> bool) -> Vec<DeviceId> {
         let mut gone = Vec::new();
+        let changed = &mut self.changed;
         self.bindings.retain(|device, bound| {
+            let before = bound.len();
             bound.retain(&keep);
+            if bound.len() < before {
+                changed.insert(device.clone());
+            }
             if bound.is_empty() {
                 gone.push(device.clone());
             }

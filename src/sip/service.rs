@@ -104,14 +104,17 @@ impl Backend {
 /// # Errors
 /// A port in use, a trunk without address, a state file that can not be read.
 pub async fn start(config: Config, store: Store) -> Result<(TelephonyServer<contract::Service>, Backend), StartError> {
-    let (kept, keeping) = keeper::start(store).await?;
+    let (kept, bindings, keeping) = keeper::start(store).await?;
     let (engine, media) = Engine::start(config.media).map_err(StartError::Media)?;
     let numbering = numbering(&config.sip);
-    let endpoint = Endpoint::bind(config.sip).await.map_err(StartError::Sip)?;
+    let mut endpoint = Endpoint::bind(config.sip).await.map_err(StartError::Sip)?;
     let sip = endpoint.local_addrs().to_vec();
     let grace = config.switchboard.grace;
     let surroundings = Surroundings { engine: engine.clone() };
-    let board = Switchboard::new(config.switchboard, numbering, kept, surroundings);
+    let mut board = Switchboard::new(config.switchboard, numbering, kept, surroundings);
+    for event in endpoint.restore(bindings) {
+        board.handle_leg(event, clock::now());
+    }
     let (server, Port { commands, facts }) = contract::serve(board.capabilities());
     let (stop, stopped) = oneshot::channel();
     let shell = Shell {
@@ -311,6 +314,9 @@ impl Shell {
                 Output::Fact(fact) => self.publish(fact),
                 Output::Keep(keep) => self.keeping.keep(keep),
             }
+        }
+        for (device, bindings) in self.endpoint.take_bindings() {
+            self.keeping.keep_bindings(&device, &bindings);
         }
         self.keeping.submit();
     }

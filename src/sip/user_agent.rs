@@ -34,7 +34,7 @@ use super::digest::{Authenticator, Credentials};
 use super::flow::{ConnectionId, Flow, Protocol};
 use super::leg::{LegCommand, LegEvent, LegKey, LegSource};
 use super::message::{Message, ParseError, Request, Response, parse_datagram};
-use super::registrar::Registrar;
+use super::registrar::{KeptBinding, Registrar};
 use super::timers::Timers;
 use super::transaction::{self, Transactions};
 use crate::words::{DeviceId, Now};
@@ -60,6 +60,13 @@ pub enum Output {
     Event(LegEvent),
     /// To be written in the log; not more often than a person can read.
     WrongPassword(WrongPassword),
+    /// To be kept for [`UserAgent::restore`].
+    Bindings {
+        /// Whose phones.
+        device: DeviceId,
+        /// Where they are, all of them.
+        bindings: Vec<KeptBinding>,
+    },
 }
 
 /// What has been dealt with without anybody hearing of it.
@@ -142,6 +149,16 @@ impl UserAgent {
         }
     }
 
+    /// Takes back where phones were before a restart, so that calls reach them before they register again.
+    pub fn restore(&mut self, device: &DeviceId, bindings: Vec<KeptBinding>, now: Now) {
+        let ours = self.config.account(device).is_some();
+        let bindings = if ours { bindings } else { Vec::new() };
+        if self.registrar.restore(device, bindings, &self.locals, now) {
+            self.registered(device.clone(), true);
+        }
+        self.settle(now);
+    }
+
     /// A datagram has come.
     pub fn handle_datagram(&mut self, flow: Flow, datagram: &[u8], now: Now) {
         match parse_datagram(datagram) {
@@ -200,6 +217,7 @@ impl UserAgent {
             self.handle_leg_timer(leg, timer, now);
             self.settle(now);
         }
+        self.keep_bindings(now);
     }
 
     /// When to call [`Self::handle_timeout`].
@@ -263,6 +281,13 @@ impl UserAgent {
                 transaction::Output::TimedOut(client) => self.handle_failure(client, 408, now),
                 transaction::Output::Unreachable(client) => self.handle_failure(client, 503, now),
             }
+        }
+        self.keep_bindings(now);
+    }
+
+    fn keep_bindings(&mut self, now: Now) {
+        while let Some((device, bindings)) = self.registrar.poll_changed(now) {
+            self.outputs.push_back(Output::Bindings { device, bindings });
         }
     }
 

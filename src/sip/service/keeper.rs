@@ -1,9 +1,10 @@
 //! What must survive a restart, written by a thread of its own.
 
 use crate::contract::Placed;
+use crate::sip::registrar::KeptBinding;
 use crate::sip::switchboard::{Keep, Kept, KeptDevice};
 use crate::store::{Change, Store, StoreError};
-use crate::words::{MonitorFact, MonitorState, Refusal};
+use crate::words::{DeviceId, MonitorFact, MonitorState, Refusal, Timestamp};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -13,6 +14,10 @@ use tokio::task::JoinHandle;
 
 const MONITORS: &str = "sip.monitors";
 const DEVICES: &str = "sip.devices";
+const BINDINGS: &str = "sip.bindings";
+
+/// Where the phones of each device were.
+type Bindings = Vec<(DeviceId, Vec<KeptBinding>)>;
 
 type Reply = (Result<(), Refusal>, oneshot::Sender<Result<(), Refusal>>);
 
@@ -42,8 +47,8 @@ pub(super) struct Keeping {
 }
 
 /// Reads what was kept and starts the thread.
-pub(super) async fn start(store: Store) -> Result<(Kept, Keeping), StoreError> {
-    let (kept, store) = tokio::task::spawn_blocking(move || read(&store).map(|kept| (kept, store)))
+pub(super) async fn start(store: Store) -> Result<(Kept, Bindings, Keeping), StoreError> {
+    let ((kept, bindings), store) = tokio::task::spawn_blocking(move || read(&store).map(|kept| (kept, store)))
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     let (work, pending) = mpsc::channel();
@@ -56,12 +61,21 @@ pub(super) async fn start(store: Store) -> Result<(Kept, Keeping), StoreError> {
         stored,
         thread,
     };
-    Ok((kept, keeping))
+    Ok((kept, bindings, keeping))
 }
 
 impl Keeping {
     pub(super) fn keep(&mut self, keep: Keep) {
         self.changes.push(change(keep));
+    }
+
+    /// Where the phones of a device are.
+    pub(super) fn keep_bindings(&mut self, device: &DeviceId, bindings: &[KeptBinding]) {
+        let known: Vec<Value> = bindings.iter().filter_map(binding_json).collect();
+        self.changes.push(match known.is_empty() {
+            true => Change::remove(BINDINGS, device.as_str()),
+            false => Change::put(BINDINGS, device.as_str(), Value::from(known).to_string()),
+        });
     }
 
     /// Hands over what one step has changed.
@@ -160,11 +174,40 @@ fn monitor_json(monitor: &MonitorFact) -> Value {
     })
 }
 
-fn read(store: &Store) -> Result<Kept, StoreError> {
-    Ok(Kept {
+/// `None` when it is no text: then the phone is reached when it registers again.
+fn binding_json(binding: &KeptBinding) -> Option<Value> {
+    Some(json!({
+        "contact": std::str::from_utf8(&binding.contact).ok()?,
+        "local": binding.local,
+        "peer": binding.peer,
+        "expires_at": binding.expires_at.0,
+        "call_id": std::str::from_utf8(&binding.call_id).ok()?,
+        "cseq": binding.cseq,
+    }))
+}
+
+fn bindings(device: &str, value: &Value) -> Option<(DeviceId, Vec<KeptBinding>)> {
+    let binding = |value: &Value| {
+        let word = |name: &str| value.get(name)?.as_str();
+        Some(KeptBinding {
+            contact: word("contact")?.into(),
+            local: word("local")?.parse().ok()?,
+            peer: word("peer")?.parse().ok()?,
+            expires_at: Timestamp(value.get("expires_at")?.as_u64()?),
+            call_id: word("call_id")?.into(),
+            cseq: value.get("cseq")?.as_u64()?.try_into().ok()?,
+        })
+    };
+    let bindings = value.as_array()?.iter().map(binding).collect::<Option<_>>()?;
+    Some((device.into(), bindings))
+}
+
+fn read(store: &Store) -> Result<(Kept, Bindings), StoreError> {
+    let kept = Kept {
         monitors: entries(store.load(MONITORS)?, monitor),
         devices: entries(store.load(DEVICES)?, device),
-    })
+    };
+    Ok((kept, entries(store.load(BINDINGS)?, bindings)))
 }
 
 /// What can be read; the rest is said and left alone.
@@ -227,7 +270,7 @@ mod tests {
             do_not_disturb: true,
             forward_to: Some("5002".into()),
         };
-        let (before, mut keeping) = start(store.clone()).await.expect("reads");
+        let (before, _, mut keeping) = start(store.clone()).await.expect("reads");
         assert_eq!(before, Kept::default());
         keeping.keep(Keep::Monitor(kept_monitor.clone()));
         keeping.keep(Keep::Device(kept_device.clone()));
@@ -235,7 +278,7 @@ mod tests {
         keeping.answer(Ok(()), reply);
         assert_eq!(answer.await, Ok(Ok(())));
 
-        let (after, mut keeping) = start(store.clone()).await.expect("reads");
+        let (after, _, mut keeping) = start(store.clone()).await.expect("reads");
         let armed = MonitorFact {
             state: MonitorState::Armed,
             ..kept_monitor
@@ -252,10 +295,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_phones_were_comes_back_and_what_was_removed_does_not() {
+        let store = store::in_memory();
+        let binding = KeptBinding {
+            contact: b"sip:5001@[2001:db8::7]:5062;ob".to_vec(),
+            local: "192.0.2.1:5060".parse().expect("an address"),
+            peer: "[2001:db8::7]:5062".parse().expect("an address"),
+            expires_at: Timestamp(1_800_000_000_000),
+            call_id: b"c1@phone".to_vec(),
+            cseq: u32::MAX,
+        };
+        let foreign = KeptBinding {
+            contact: b"sip:\xff@192.0.2.9".to_vec(),
+            ..binding.clone()
+        };
+        let (_, none, mut keeping) = start(store.clone()).await.expect("reads");
+        assert!(none.is_empty());
+        keeping.keep_bindings(&"agent".into(), &[binding.clone(), foreign]);
+        keeping.finish().await;
+
+        let (_, kept, mut keeping) = start(store.clone()).await.expect("reads");
+        assert_eq!(kept, [("agent".into(), vec![binding])]);
+        keeping.keep_bindings(&"agent".into(), &[]);
+        keeping.finish().await;
+        assert!(start(store).await.expect("reads").1.is_empty());
+    }
+
+    #[tokio::test]
     async fn an_entry_that_can_not_be_read_is_ignored() {
         let store = store::in_memory();
         store
-            .write(&[Change::put(MONITORS, "boss", "{"), Change::put(DEVICES, "agent", "[1]")])
+            .write(&[
+                Change::put(MONITORS, "boss", "{"),
+                Change::put(DEVICES, "agent", "[1]"),
+                Change::put(BINDINGS, "agent", "[{}]"),
+            ])
             .expect("writes");
         assert_eq!(start(store).await.expect("starts").0, Kept::default());
     }

@@ -10,7 +10,9 @@ use crate::sip::digest::{Credentials, Subject};
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
 use crate::sip::leg::{Destination, Identity, LegCommand, LegEvent, LegKey};
 use crate::sip::message::{Message, Request, Response, parse_datagram};
+use crate::sip::registrar::KeptBinding;
 use crate::words::{DeviceId, Now, Number, Timestamp};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -73,6 +75,8 @@ struct Stage {
     sent: Vec<(Flow, Message)>,
     events: Vec<LegEvent>,
     reports: Vec<WrongPassword>,
+    /// What a restart would find.
+    kept: BTreeMap<DeviceId, Vec<KeptBinding>>,
 }
 
 impl Stage {
@@ -88,6 +92,7 @@ impl Stage {
             sent: Vec::new(),
             events: Vec::new(),
             reports: Vec::new(),
+            kept: BTreeMap::new(),
         }
     }
 
@@ -97,8 +102,20 @@ impl Stage {
                 Output::Transmit { flow, bytes } => self.sent.push((flow, parse_datagram(&bytes).unwrap())),
                 Output::Event(event) => self.events.push(event),
                 Output::WrongPassword(report) => self.reports.push(report),
+                Output::Bindings { device, bindings } => drop(self.kept.insert(device, bindings)),
             }
         }
+    }
+
+    /// After a restart that took a while.
+    fn restarted(&self, config: Config, away: Duration) -> Stage {
+        let mut stage = Stage::with(config);
+        stage.now = self.now + away;
+        for (device, bindings) in self.kept.clone() {
+            stage.agent.restore(&device, bindings, stage.now);
+        }
+        stage.drain();
+        stage
     }
 
     /// A message from a peer; line ends are written as `\n`.

@@ -2,7 +2,6 @@
 
 use super::*;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
 
 const HOMES: [&str; 2] = ["192.0.2.1:5060", "192.0.2.2:5060"];
 
@@ -87,6 +86,7 @@ impl World {
             match output {
                 Output::Transmit { bytes, .. } => self.put(1 - who, bytes),
                 Output::Event(event) => self.react(who, event),
+                Output::Bindings { .. } => panic!("nobody registers here"),
                 Output::WrongPassword(report) => panic!("nobody has a password here: {report:?}"),
             }
         }

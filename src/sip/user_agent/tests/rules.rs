@@ -3,6 +3,8 @@
 use super::*;
 use crate::sip::config::Limits;
 use crate::sip::leg::{EndReason, LegSource, PassedHeader};
+use crate::sip::message::Uri;
+use crate::sip::registrar::{Change, Registrar};
 
 const LEG: LegKey = LegKey(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -183,6 +185,82 @@ fn one_account_can_not_register_another() {
         &register("1002", 2, &format!("Contact: <sip:1002@10.0.0.3>\nAuthorization: {answer}\n")),
     );
     assert_eq!(stage.said(), ["403"]);
+}
+
+#[test]
+fn a_phone_is_called_after_a_restart_before_it_registers_again() {
+    let mut before = Stage::new();
+    before.register_phone();
+    before.pass(Duration::from_secs(100));
+    let registered = |registered| LegEvent::Registered {
+        device: device("phone-1"),
+        registered,
+    };
+
+    let mut stage = before.restarted(config(), Duration::from_secs(300));
+    assert_eq!(stage.events(), [registered(true)]);
+    stage.command(call_phone());
+    assert_eq!(stage.sent[0].0, flow_from(PHONE));
+    let invite = stage.request("INVITE");
+    assert_eq!(invite.uri.as_bytes(), b"sip:1001@10.0.0.3:5062");
+    stage.pass(Duration::from_secs(199));
+    assert!(!stage.events().contains(&registered(false)));
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.agent.registered_devices().count(), 0, "not longer than it had asked for");
+    assert!(stage.kept.values().all(Vec::is_empty), "nor kept any longer: {:?}", stage.kept);
+}
+
+#[test]
+fn nobody_is_restored_who_has_expired_or_is_no_account_any_more_or_came_to_an_address_that_is_not_ours() {
+    let mut before = Stage::new();
+    before.register_phone();
+    let mut strangers = config();
+    strangers.accounts.clear();
+    let mut elsewhere = Stage::new();
+    elsewhere.kept.clone_from(&before.kept);
+    elsewhere
+        .kept
+        .values_mut()
+        .flatten()
+        .for_each(|kept| kept.local = address("192.0.2.1:5080"));
+    for mut stage in [
+        before.restarted(config(), Duration::from_secs(600)),
+        before.restarted(strangers, SECOND),
+        elsewhere.restarted(config(), SECOND),
+    ] {
+        assert_eq!(stage.events(), []);
+        assert_eq!(stage.kept[&device("phone-1")], [], "and it is forgotten");
+    }
+    // A clock that was set back does not prolong a registration for ever.
+    before
+        .kept
+        .values_mut()
+        .flatten()
+        .for_each(|kept| kept.expires_at.0 += 1_000_000_000);
+    let mut stage = before.restarted(config(), SECOND);
+    stage.pass(HOUR);
+    assert_eq!(stage.agent.registered_devices().count(), 0);
+}
+
+#[test]
+fn what_is_registered_over_a_connection_ends_with_it_and_is_not_kept() {
+    let mut stage = Stage::new();
+    stage.register_phone();
+    let mut kept = Vec::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let flow = Flow {
+            protocol,
+            connection: ConnectionId(u64::from(protocol.is_reliable())),
+            ..flow_from(PHONE)
+        };
+        let mut registrar = Registrar::new(5, SECOND, HOUR);
+        let contact = Uri::parse(b"sip:1001@10.0.0.3").unwrap();
+        let bind = Change::Bind(vec![(contact, HOUR)]);
+        registrar.register(&device("phone-1"), bind, b"c", 1, flow, stage.now.mono).unwrap();
+        let (_, bindings) = registrar.poll_changed(stage.now).unwrap();
+        kept.push(bindings.len());
+    }
+    assert_eq!(kept, [0, 1]);
 }
 
 #[test]
