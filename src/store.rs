@@ -1,12 +1,14 @@
 //! What must survive: named maps from text to bytes, changed durably.
 
 use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 /// Where things are kept. Shared by every room of a process; blocking, so noisy rooms call it from a blocking task or an own thread.
 pub type Store = Arc<dyn Keeper>;
@@ -63,8 +65,19 @@ pub enum StoreError {
         problem: String,
     },
     /// It was opened and fails now.
-    #[error("state file: {0}")]
-    Failed(#[from] redb::Error),
+    #[error("state file {}: {error}", path.display())]
+    Failed {
+        /// Which file.
+        path: PathBuf,
+        /// What redb says.
+        error: Box<redb::Error>,
+    },
+    /// It was opened, and what is in it is not what was written.
+    #[error("state file {}: {DAMAGED}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+    },
 }
 
 /// Opens or makes the state file, with its directory.
@@ -79,7 +92,6 @@ pub fn open(path: &Path) -> Result<Store, StoreError> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(|error| failed(error.to_string()))?;
     }
-    // redb panics on some damaged files; a state file is input like any other.
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -89,14 +101,48 @@ pub fn open(path: &Path) -> Result<Store, StoreError> {
         .mode(0o600)
         .open(path)
         .map_err(|error| failed(error.to_string()))?;
-    let opened = std::panic::catch_unwind(move || Database::builder().create_with_backend(FileBackend::new(file)?));
-    let database = match opened {
-        Ok(Ok(database)) => database,
-        Ok(Err(redb::DatabaseError::DatabaseAlreadyOpen)) => return Err(failed("it is in use by another process".into())),
-        Ok(Err(error)) => return Err(failed(one_line(&error.to_string()))),
-        Err(_) => return Err(failed("it is damaged".into())),
-    };
-    Ok(Arc::new(Redb { database }))
+    match guarded(|| checked(file)) {
+        Some(Ok(database)) => Ok(Arc::new(Redb {
+            path: path.to_owned(),
+            database: Some(database),
+        })),
+        Some(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(failed("it is in use by another process".into())),
+        Some(Err(error)) => Err(failed(one_line(&error.to_string()))),
+        None => Err(failed(DAMAGED.into())),
+    }
+}
+
+/// Opens the file and reads every page of it: damage is found before anything relies on it.
+fn checked(file: File) -> Result<Database, DatabaseError> {
+    let mut database = Database::builder().create_with_backend(FileBackend::new(file)?)?;
+    if !database.check_integrity()? {
+        tracing::warn!("the state file was damaged and has been repaired; its last change may be missing");
+    }
+    Ok(database)
+}
+
+const DAMAGED: &str = "it is damaged";
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// redb panics on some damaged files; a state file is input like any other. `None`: it has, and nothing was printed.
+fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    static HOOKED: Once = Once::new();
+    HOOKED.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            // Only this thread is silent: the hook is the whole process's.
+            if !GUARDED.with(Cell::get) {
+                others(panic);
+            }
+        }));
+    });
+    let before = GUARDED.replace(true);
+    let done = panic::catch_unwind(AssertUnwindSafe(work)).ok();
+    GUARDED.set(before);
+    done
 }
 
 /// A store that forgets everything when dropped, for tests and the demo.
@@ -109,7 +155,28 @@ fn one_line(text: &str) -> String {
 }
 
 struct Redb {
-    database: Database,
+    path: PathBuf,
+    /// `None` only while it is dropped.
+    database: Option<Database>,
+}
+
+impl Drop for Redb {
+    fn drop(&mut self) {
+        let database = self.database.take();
+        guarded(|| drop(database));
+    }
+}
+
+impl Redb {
+    fn guarded<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let damaged = || StoreError::Damaged { path: self.path.clone() };
+        let database = self.database.as_ref().ok_or_else(damaged)?;
+        let done = guarded(|| work(database)).ok_or_else(damaged)?;
+        done.map_err(|error| StoreError::Failed {
+            path: self.path.clone(),
+            error: Box::new(error),
+        })
+    }
 }
 
 fn definition(table: &str) -> TableDefinition<'_, &'static str, &'static [u8]> {
@@ -118,31 +185,35 @@ fn definition(table: &str) -> TableDefinition<'_, &'static str, &'static [u8]> {
 
 impl Keeper for Redb {
     fn load(&self, table: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
-        let read = self.database.begin_read().map_err(redb::Error::from)?;
-        let table = match read.open_table(definition(table)) {
-            Ok(table) => table,
-            Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
-            Err(error) => return Err(redb::Error::from(error).into()),
-        };
-        let mut entries = BTreeMap::new();
-        for entry in table.iter().map_err(redb::Error::from)? {
-            let (key, value) = entry.map_err(redb::Error::from)?;
-            entries.insert(key.value().to_owned(), value.value().to_vec());
-        }
-        Ok(entries)
+        self.guarded(|database| {
+            let read = database.begin_read()?;
+            let table = match read.open_table(definition(table)) {
+                Ok(table) => table,
+                Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
+                Err(error) => return Err(error.into()),
+            };
+            let mut entries = BTreeMap::new();
+            for entry in table.iter()? {
+                let (key, value) = entry?;
+                entries.insert(key.value().to_owned(), value.value().to_vec());
+            }
+            Ok(entries)
+        })
     }
 
     fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
-        let write = self.database.begin_write().map_err(redb::Error::from)?;
-        for change in changes {
-            let mut table = write.open_table(definition(change.table)).map_err(redb::Error::from)?;
-            match &change.value {
-                Some(value) => table.insert(change.key.as_str(), value.as_slice()).map_err(redb::Error::from)?,
-                None => table.remove(change.key.as_str()).map_err(redb::Error::from)?,
-            };
-        }
-        write.commit().map_err(redb::Error::from)?;
-        Ok(())
+        self.guarded(|database| {
+            let write = database.begin_write()?;
+            for change in changes {
+                let mut table = write.open_table(definition(change.table))?;
+                match &change.value {
+                    Some(value) => table.insert(change.key.as_str(), value.as_slice())?,
+                    None => table.remove(change.key.as_str())?,
+                };
+            }
+            write.commit()?;
+            Ok(())
+        })
     }
 }
 

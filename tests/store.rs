@@ -1,8 +1,9 @@
 //! The state file: what was said to be kept is there after kill −9, and a bad file is one clear line.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use undertone::store::{self, Change};
+use undertone::store::{self, Change, StoreError};
 
 const STATE: &str = "UNDERTONE_TEST_STATE";
 
@@ -89,24 +90,88 @@ fn a_file_that_is_none_of_ours_is_one_clear_line() {
     }
 }
 
-#[test]
-fn a_damaged_file_is_one_clear_line() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("state.redb");
-    let store = store::open(&path).expect("it opens");
+/// A state file as a process leaves it, with pages of every kind.
+fn state_file(path: &Path) -> Vec<u8> {
+    let store = store::open(path).expect("it opens");
     for number in 0..50 {
-        store
-            .write(&[Change::put("a", number.to_string(), "x".repeat(500))])
-            .expect("written");
+        let changes = [
+            Change::put("a", number.to_string(), "x".repeat(500)),
+            Change::put("b", number.to_string(), "y"),
+        ];
+        store.write(&changes).expect("written");
     }
     drop(store);
-    let whole = std::fs::read(&path).expect("a file");
+    std::fs::read(path).expect("a file")
+}
+
+/// Opens, reads and writes the file; what it says is one line that names the file.
+fn use_it(path: &Path) {
+    let say = |error: StoreError| {
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("state file {}: ", path.display())), "{text}");
+        assert!(!text.contains('\n'), "{text}");
+        println!("\nsaid {text}");
+    };
+    match store::open(path) {
+        Ok(store) => ["a", "b"].into_iter().for_each(|table| {
+            let used = store.load(table).and_then(|_| store.write(&[Change::put("a", "1", "z")]));
+            used.unwrap_or_else(say);
+        }),
+        Err(error) => say(error),
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_off_is_one_clear_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("state.redb");
+    let whole = state_file(&path);
     for cut in [10, 300, 4096, whole.len() / 2] {
         std::fs::write(&path, &whole[..cut]).expect("a file");
-        // Damage is found at opening or at reading, and is an error there, never a panic.
-        if let Ok(store) = store::open(&path) {
-            let _ = store.load("a");
+        use_it(&path);
+    }
+}
+
+#[test]
+fn a_file_with_a_page_overwritten_is_one_clear_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("state.redb");
+    let whole = state_file(&path);
+    for offset in (0..whole.len()).step_by(2048) {
+        for (length, byte) in [(16, 0xff), (512, 0xab), (512, 0), (4096, 0x5a)] {
+            let mut damaged = whole.clone();
+            let end = whole.len().min(offset + length);
+            damaged[offset..end].fill(byte);
+            std::fs::write(&path, &damaged).expect("a file");
+            use_it(&path);
         }
+    }
+}
+
+/// The process of the test below: opens the damaged file it is given.
+#[test]
+#[ignore = "run by another test as a process of its own"]
+fn a_reader_of_a_damaged_file() {
+    let Some(path) = std::env::var_os(STATE) else { return };
+    use_it(path.as_ref());
+}
+
+#[test]
+fn damage_prints_no_panic() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("state.redb");
+    let whole = state_file(&path);
+    for offset in [4096, 32_768] {
+        let mut damaged = whole.clone();
+        damaged[offset..offset + 64].fill(0xff);
+        std::fs::write(&path, &damaged).expect("a file");
+        let reader = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--ignored", "--exact", "store::a_reader_of_a_damaged_file", "--nocapture"])
+            .env(STATE, &path)
+            .output()
+            .expect("it runs");
+        let printed = String::from_utf8_lossy(&reader.stderr);
+        assert!(reader.status.success() && !printed.contains("panicked"), "{offset}: {printed}");
     }
 }
 
