@@ -8,16 +8,23 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
+use std::time::Duration;
 
 /// Lines that may wait for the disk; beyond them an attempt is refused rather than remembered.
 const WAITING_LINES: usize = 4096;
+
+/// How often a file that could not be written is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// The audit file. Cheap to clone; the writer thread ends with the last clone.
 #[derive(Clone, Debug)]
 pub struct Audit {
     jobs: SyncSender<Job>,
+    writable: Arc<AtomicBool>,
 }
 
 /// Why a line is not on disk.
@@ -55,10 +62,13 @@ impl Audit {
         let mut writer = Writer {
             path: path.to_owned(),
             file: None,
+            writable: Arc::new(AtomicBool::new(false)),
         };
         if let Err(error) = writer.ready() {
             return Err(writer.failed(&error));
         }
+        writer.probe();
+        let writable = writer.writable.clone();
         let (jobs, waiting) = sync_channel(WAITING_LINES);
         thread::Builder::new()
             .name("audit".into())
@@ -67,7 +77,12 @@ impl Audit {
                 path: path.to_owned(),
                 problem: error.to_string(),
             })?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, writable })
+    }
+
+    /// False from a line that could not be written until one could be again.
+    pub fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::Relaxed)
     }
 
     /// Appends a line; `done` is called on the writer's thread once it is on disk or has failed. Never blocks.
@@ -110,6 +125,9 @@ pub struct Line<'a> {
     /// Whom.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<&'a str>,
+    /// The number he named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number: Option<&'a str>,
     /// Which call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub call: Option<&'a str>,
@@ -183,17 +201,29 @@ pub(crate) fn utc(at: Timestamp) -> String {
 struct Writer {
     path: PathBuf,
     file: Option<File>,
+    writable: Arc<AtomicBool>,
 }
 
 impl Writer {
     fn run(mut self, waiting: &Receiver<Job>) {
-        while let Ok(first) = waiting.recv() {
+        loop {
+            let first = match waiting.recv_timeout(TRY_AGAIN) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    if !self.writable.load(Ordering::Relaxed) {
+                        self.probe();
+                    }
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             let batch: Vec<Job> = std::iter::once(first).chain(waiting.try_iter().take(WAITING_LINES)).collect();
             let lines: Vec<u8> = batch.iter().flat_map(|job| job.line.iter().copied()).collect();
             let written = self.append(&lines).map_err(|error| {
                 self.file = None;
                 self.failed(&error)
             });
+            self.writable.store(written.is_ok(), Ordering::Relaxed);
             for job in batch {
                 (job.done)(written.clone());
             }
@@ -204,6 +234,25 @@ impl Writer {
         AuditError::Disk {
             path: self.path.clone(),
             problem: error.to_string(),
+        }
+    }
+
+    /// Finds out whether a line could be written, and leaves none.
+    fn probe(&mut self) {
+        let tried = self.try_out();
+        if tried.is_err() {
+            self.file = None;
+        }
+        self.writable.store(tried.is_ok(), Ordering::Relaxed);
+    }
+
+    fn try_out(&mut self) -> io::Result<()> {
+        let mut file = self.ready()?;
+        let before = file.seek(SeekFrom::End(0))?;
+        file.write_all(b"\n").and_then(|()| file.sync_data())?;
+        match file.metadata()?.is_file() {
+            true => file.set_len(before),
+            false => Ok(()),
         }
     }
 
@@ -348,8 +397,14 @@ mod tests {
             event: "allowed",
             ..Line::default()
         };
+        assert!(!audit.is_writable(), "known before anybody asks");
         assert!(matches!(written(&audit, &line), Err(AuditError::Disk { .. })));
+        assert!(!audit.is_writable());
         std::fs::remove_file(&path).expect("it goes");
+        while !audit.is_writable() {
+            thread::yield_now();
+        }
+        assert_eq!(lines(&path).len(), 0, "finding out has left nothing");
         written(&audit, &line).expect("it is written");
         assert_eq!(lines(&path).len(), 1);
     }

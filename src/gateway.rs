@@ -20,7 +20,7 @@ pub mod desk;
 mod tests;
 
 pub use directory::{DeviceEntry, Directory, Group, User, VoiceEnvironment};
-pub use record::{Event, Record};
+pub use record::{Event, Hearing, Record};
 
 use crate::words::{
     Activity, AdmissionAsked, AgentState, Answer, Asked, CallFact, CallId, CallNotification, CallView, Capabilities, Command,
@@ -108,6 +108,22 @@ pub enum Output {
         /// His presence; `None`: no session is open.
         presence: Option<AgentState>,
     },
+    /// To the store: what this supervisor's device hears from now on.
+    KeepHearing {
+        /// Whose.
+        supervisor: DeviceId,
+        /// What; `None`: nothing.
+        hearing: Option<Hearing>,
+    },
+}
+
+/// What a gateway has kept for the next one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Who had a session open, and his voice state.
+    pub sessions: BTreeMap<UserId, AgentState>,
+    /// Who was admitted to a call or was on it.
+    pub hearing: Vec<Hearing>,
 }
 
 /// The audit line could not be written.
@@ -126,6 +142,8 @@ pub struct Gateway {
     devices: BTreeMap<DeviceId, DeviceFact>,
     calls: BTreeMap<CallId, CallFact>,
     monitors: BTreeMap<DeviceId, MonitorFact>,
+    /// Who was admitted to a call or is on it, by supervisor's device: each gets a last line in the audit.
+    hearing: BTreeMap<DeviceId, Hearing>,
     /// Open sessions and their voice states.
     sessions: BTreeMap<UserId, AgentState>,
     /// Monitors that must end, by supervisor's device; asked for again after every snapshot until they are gone.
@@ -194,8 +212,8 @@ enum Audited {
 }
 
 impl Gateway {
-    /// A gateway that knows its directory and who had a session open; `instance` is unlike that of any gateway before it.
-    pub fn new(config: Config, directory: Arc<Directory>, sessions: BTreeMap<UserId, AgentState>, instance: &str) -> Self {
+    /// A gateway that knows its directory and what was kept; `instance` is unlike that of any gateway before it.
+    pub fn new(config: Config, directory: Arc<Directory>, kept: Kept, instance: &str) -> Self {
         let mut gateway = Self {
             config,
             house: House::new(directory),
@@ -205,7 +223,8 @@ impl Gateway {
             devices: BTreeMap::new(),
             calls: BTreeMap::new(),
             monitors: BTreeMap::new(),
-            sessions,
+            hearing: kept.hearing.into_iter().map(|one| (one.supervisor.clone(), one)).collect(),
+            sessions: kept.sessions,
             ending: BTreeSet::new(),
             told_devices: BTreeMap::new(),
             told_calls: BTreeMap::new(),
@@ -249,7 +268,7 @@ impl Gateway {
             Fact::Device(device) => self.device(device),
             Fact::Call(call) => self.call(call, now),
             Fact::Monitor(monitor) => self.monitor(monitor, now),
-            Fact::MonitorGone { supervisor } => self.monitor_gone(&supervisor, now),
+            Fact::MonitorGone { supervisor } => self.monitor_gone(&supervisor, false, now),
             Fact::AdmissionAsked(asked) => self.admission(asked, now),
             Fact::Failed(failure) => self.failed(failure, now),
             Fact::SnapshotBegin => {
@@ -312,6 +331,8 @@ impl Gateway {
                     };
                     self.audit(record, Work::Line, now);
                 }
+                let user = self.house.user(&errand.context.user).ok();
+                let refusal = self.house.in_his_words(user, refusal);
                 self.reply(token, Err(refusal));
             }
         }
@@ -365,7 +386,7 @@ impl Gateway {
                     .ok_or_else(|| Refusal::not_found(format_args!("/me/calls/{call}")))
             }
             Query::Device(device) if self.house.may_know(user, device) => self.view_for(user, device).map(Answer::Device),
-            Query::Device(device) => Err(Refusal::not_found(format_args!("/devices/{device}"))),
+            Query::Device(device) => Err(Refusal::no_device(device)),
             Query::Devices(number) => Ok(Answer::Devices(
                 self.house
                     .devices()
@@ -441,7 +462,7 @@ impl Gateway {
         }
         let record = Record {
             refusal: Some(refusal.clone()),
-            ..request::record(asked, Event::Refused, now.wall)
+            ..self.refused_record(asked, now)
         };
         self.audit(record, Work::Refused { token, refusal }, now);
     }
@@ -515,6 +536,18 @@ impl Gateway {
     }
 
     fn admit(&mut self, user: UserId, asked: &AdmissionAsked, admitted: bool, now: Now) {
+        if admitted {
+            self.hear(
+                &asked.supervisor,
+                Some(Hearing {
+                    supervisor: asked.supervisor.clone(),
+                    target: asked.target.clone(),
+                    call: asked.call.clone(),
+                    activity: asked.activity,
+                    since: None,
+                }),
+            );
+        }
         let command = Command::AdmitMonitoring {
             supervisor: asked.supervisor.clone(),
             call: asked.call.clone(),
@@ -548,7 +581,7 @@ impl Gateway {
             Backend::Away | Backend::Here => false,
         };
         let before = self.monitors.insert(supervisor.clone(), monitor.clone());
-        self.audit_progress(before.as_ref(), Some(&monitor), found, now);
+        self.audit_progress(&supervisor, before.as_ref(), Some(&monitor), found, now);
         self.tell_device(&supervisor);
         let Some(user) = self.house.owner(&supervisor) else { return };
         let permitted = self.may_monitor_target(user, &monitor.target);
@@ -562,44 +595,89 @@ impl Gateway {
         }
     }
 
-    fn monitor_gone(&mut self, supervisor: &DeviceId, now: Now) {
+    fn monitor_gone(&mut self, supervisor: &DeviceId, found: bool, now: Now) {
         self.ending.remove(supervisor);
         if let Backend::Reading { monitors, .. } = &mut self.backend {
             monitors.remove(supervisor);
         }
-        if let Some(before) = self.monitors.remove(supervisor) {
-            self.audit_progress(Some(&before), None, false, now);
+        let before = self.monitors.remove(supervisor);
+        self.audit_progress(supervisor, before.as_ref(), None, found, now);
+        if before.is_some() {
             self.tell_device(supervisor);
         }
     }
 
-    /// Writes down joins, changes and releases.
-    fn audit_progress(&mut self, before: Option<&MonitorFact>, after: Option<&MonitorFact>, found: bool, now: Now) {
-        let was = before.and_then(joined);
-        let is = after.and_then(joined);
-        let left = match (was, is) {
-            (Some((call, _, since)), Some((now_call, _, now_since))) => call != now_call || since != now_since,
-            (Some(_), None) => true,
+    /// Writes down joins, changes and releases; `found`: this is how it is after the gateway or its backend was away.
+    fn audit_progress(&mut self, supervisor: &DeviceId, before: Option<&MonitorFact>, after: Option<&MonitorFact>, found: bool, now: Now) {
+        let was = self.hearing.get(supervisor).cloned();
+        let is = after.and_then(|monitor| joined(monitor).map(|(call, activity, since)| hearing(monitor, call, activity, since)));
+        let stays = match (&was, &is) {
             (None, _) => false,
+            (Some(was), Some(is)) if was.since.is_some() => was.call == is.call && was.since == is.since,
+            (Some(was), _) if was.since.is_some() => false,
+            // Admitted to this call, and the backend is still about to bring him in.
+            (Some(was), _) => after.and_then(|monitor| monitor.state.call()) == Some(&was.call),
         };
-        if let (true, Some(monitor), Some((_, _, since))) = (left, before, was) {
-            let record = Record {
-                heard: Some(Duration::from_millis(now.wall.0.saturating_sub(since.0))),
-                ..self.monitor_record(Event::Released, monitor, now)
-            };
-            self.audit(record, Work::Line, now);
+        if let (false, Some(was)) = (stays, &was) {
+            self.audit_end(was, before, found, now);
         }
-        let event = match (was, is) {
-            (_, None) => return,
-            (Some((_, activity, _)), Some((_, now_activity, _))) if !left && activity == now_activity => return,
-            (Some(_), Some(_)) if !left => Event::Changed,
-            (None, Some(_)) if found => Event::FoundJoined,
-            (_, Some(_)) => Event::Joined,
+        let Some((monitor, is)) = after.zip(is) else {
+            return self.hear(supervisor, was.filter(|_| stays));
         };
-        if let Some(monitor) = after {
-            let supervisor = monitor.supervisor.clone();
+        let was = was.filter(|was| stays && was.since.is_some());
+        let same_terms = before.is_none_or(|before| (before.mode, before.scope) == (monitor.mode, monitor.scope));
+        let event = match &was {
+            None if found => Some(Event::FoundJoined),
+            None => Some(Event::Joined),
+            Some(_) if before.is_none() => Some(Event::FoundJoined),
+            Some(was) if was.activity == is.activity && same_terms => None,
+            Some(_) => Some(Event::Changed),
+        };
+        self.hear(supervisor, Some(is));
+        if let Some(event) = event {
+            let supervisor = supervisor.clone();
             let record = self.monitor_record(event, monitor, now);
             self.audit(record, Work::Hearing { supervisor }, now);
+        }
+    }
+
+    fn audit_end(&mut self, was: &Hearing, before: Option<&MonitorFact>, found: bool, now: Now) {
+        let (event, heard) = match was.since {
+            None => (Event::NotJoined, None),
+            Some(_) if found => (Event::Lost, None),
+            Some(since) => (Event::Released, Some(Duration::from_millis(now.wall.0.saturating_sub(since.0)))),
+        };
+        let record = Record {
+            mode: before.map(|monitor| monitor.mode),
+            scope: before.map(|monitor| monitor.scope),
+            heard,
+            ..self.hearing_record(event, was, now)
+        };
+        self.audit(record, Work::Line, now);
+    }
+
+    fn hearing_record(&self, event: Event, hearing: &Hearing, now: Now) -> Record {
+        Record {
+            user: self.house.owner(&hearing.supervisor).map(|user| user.id.clone()),
+            device: Some(hearing.supervisor.clone()),
+            target: Some(hearing.target.clone()),
+            call: Some(hearing.call.clone()),
+            activity: Some(hearing.activity),
+            ..Record::new(event, now.wall)
+        }
+    }
+
+    /// Remembers what a supervisor's device hears, beyond the end of this process.
+    fn hear(&mut self, supervisor: &DeviceId, hearing: Option<Hearing>) {
+        let before = match &hearing {
+            Some(hearing) => self.hearing.insert(supervisor.clone(), hearing.clone()),
+            None => self.hearing.remove(supervisor),
+        };
+        if before != hearing {
+            self.outputs.push_back(Output::KeepHearing {
+                supervisor: supervisor.clone(),
+                hearing,
+            });
         }
     }
 
@@ -640,6 +718,16 @@ impl Gateway {
     }
 }
 
+fn hearing(monitor: &MonitorFact, call: &CallId, activity: Activity, since: Timestamp) -> Hearing {
+    Hearing {
+        supervisor: monitor.supervisor.clone(),
+        target: monitor.target.clone(),
+        call: call.clone(),
+        activity,
+        since: Some(since),
+    }
+}
+
 fn joined(monitor: &MonitorFact) -> Option<(&CallId, Activity, Timestamp)> {
     match &monitor.state {
         MonitorState::Joined { call, activity, since } => Some((call, *activity, *since)),
@@ -672,9 +760,20 @@ impl Gateway {
     }
 
     fn failed(&mut self, failure: Failure, now: Now) {
+        let waits = |hearing: &&Hearing| hearing.since.is_none() && failure.call.as_ref() == Some(&hearing.call);
+        if let Some(hearing) = self.hearing.get(&failure.device).filter(waits).cloned() {
+            let record = Record {
+                refusal: Some(failure.refusal.clone()),
+                ..self.hearing_record(Event::NotJoined, &hearing, now)
+            };
+            self.audit(record, Work::Line, now);
+            self.hear(&failure.device, None);
+        }
         let monitor = self.monitors.get(&failure.device);
         // Only what concerns the call that he monitors: an operation of his own is told to him, and no matter of the audit.
-        if let Some(monitor) = monitor.filter(|monitor| monitor.state.call().is_some() && monitor.state.call() == failure.call.as_ref()) {
+        if let Some(monitor) =
+            monitor.filter(|monitor| joined(monitor).map(|(call, ..)| call) == failure.call.as_ref() && failure.call.is_some())
+        {
             let record = Record {
                 request_id: failure.request_id.clone(),
                 refusal: Some(failure.refusal.clone()),
@@ -694,7 +793,7 @@ impl Gateway {
         };
         let body = NoticeBody::Error {
             device: failure.device,
-            refusal: failure.refusal,
+            refusal: self.house.in_his_words(Some(user), failure.refusal),
         };
         let error = notice(&user.id, topic, body);
         self.outputs.push_back(Output::Notice(error));
@@ -708,7 +807,11 @@ impl Gateway {
                 self.tell_device(&device);
             }
             for supervisor in monitors {
-                self.monitor_gone(&supervisor, now);
+                self.monitor_gone(&supervisor, true, now);
+            }
+            let closed = self.hearing.keys().filter(|supervisor| !self.monitors.contains_key(*supervisor));
+            for supervisor in closed.cloned().collect::<Vec<_>>() {
+                self.audit_progress(&supervisor, None, None, true, now);
             }
             for call in calls {
                 self.calls.remove(&call);
@@ -819,10 +922,6 @@ impl Gateway {
 }
 
 fn what_changed(before: &CallView, after: &CallView) -> CallNotification {
-    let same_participants = CallView {
-        participants: after.participants.clone(),
-        ..before.clone()
-    };
     let same_but_muted = CallView {
         monitored_user_muted: after.monitored_user_muted,
         capabilities: after.capabilities.clone(),
@@ -830,7 +929,7 @@ fn what_changed(before: &CallView, after: &CallView) -> CallNotification {
     };
     if before.monitored_user_muted != after.monitored_user_muted && same_but_muted == *after {
         CallNotification::MonitoredUserMutedStateChange
-    } else if same_participants == *after {
+    } else if before.state == after.state && before.participants != after.participants {
         CallNotification::ParticipantsUpdated
     } else {
         CallNotification::StatusChange
@@ -840,10 +939,7 @@ fn what_changed(before: &CallView, after: &CallView) -> CallNotification {
 /// Views.
 impl Gateway {
     fn device_view(&self, device: &DeviceId) -> Result<DeviceView, Refusal> {
-        let entry = self
-            .house
-            .device(device)
-            .ok_or_else(|| Refusal::not_found(format_args!("/devices/{device}")))?;
+        let entry = self.house.device(device).ok_or_else(|| Refusal::no_device(device))?;
         let owner = self.house.owner(device);
         let state = owner
             .and_then(|owner| self.sessions.get(&owner.id))

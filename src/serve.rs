@@ -375,6 +375,7 @@ fn readiness(running: &Running) -> Ready {
     let desk = running.desk.clone();
     Arc::new(move || match &desk {
         Some(desk) if !desk.is_ready() => Err("the telephony backend can not be reached"),
+        Some(desk) if !desk.is_audited() => Err("the audit can not be written"),
         Some(_) | None => Ok(()),
     })
 }

@@ -402,8 +402,9 @@ async fn coaches_switches_and_goes_back_to_armed(backend: &mut Backend, ways: &m
             call: call.clone(),
             activity,
         };
-        backend.asks(switch).await.unwrap();
+        backend.asks(switch.clone()).await.unwrap();
         backend.until_joined(&call, activity).await;
+        assert_eq!(backend.reason(switch).await, Reason::InvalidState, "he does it already");
     }
     ways.customer_hangs_up(&call).await;
     backend

@@ -1,8 +1,10 @@
 //! The gateway's desk with its audit file and state file, and a backend played by the test.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use undertone::audit::Audit;
@@ -12,7 +14,7 @@ use undertone::gateway::{Config, DeviceEntry, Directory, Group, User};
 use undertone::store::{self, Store};
 use undertone::words::{
     Activity, AdmissionAsked, AgentState, Answer, Asked, Capabilities, Command, DeviceFact, DeviceKind, Fact, Feature, Mode, MonitorFact,
-    MonitorState, NoticeBody, Query, Reason, Refusal, Request, Role, Scope, TargetRef, UserId,
+    MonitorState, NoticeBody, Query, Reason, Refusal, Request, Role, Scope, TargetRef, Timestamp, UserId,
 };
 
 fn directory() -> Directory {
@@ -143,6 +145,18 @@ fn admission() -> Fact {
     })
 }
 
+fn monitor(state: MonitorState) -> MonitorFact {
+    MonitorFact {
+        supervisor: "meg-phone".into(),
+        target: "bob-phone".into(),
+        activity: Activity::Coach,
+        mode: Mode::AllCalls,
+        scope: Scope::Call,
+        confirm_joins: true,
+        state,
+    }
+}
+
 fn events(audit: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(audit).expect("the audit file");
     text.lines()
@@ -167,16 +181,7 @@ async fn a_coach_request_becomes_an_audit_line_a_command_and_a_notice() {
     );
     assert_eq!(events(&audit), ["allowed"], "on disk before it was answered");
 
-    let monitor = MonitorFact {
-        supervisor: "meg-phone".into(),
-        target: "bob-phone".into(),
-        activity: Activity::Coach,
-        mode: Mode::AllCalls,
-        scope: Scope::Call,
-        confirm_joins: true,
-        state: MonitorState::Armed,
-    };
-    backend.reports(Fact::Monitor(monitor)).await;
+    backend.reports(Fact::Monitor(monitor(MonitorState::Armed))).await;
     let notice = tokio::time::timeout(PATIENCE, notices.recv())
         .await
         .expect("in time")
@@ -203,6 +208,7 @@ async fn when_the_audit_cannot_be_written_nobody_starts_and_nobody_joins() {
     let (desk, mut backend) = start(&audit, store::in_memory()).await;
     let refused = desk.ask(asked("meg", coach())).await.map_err(|refusal| refusal.reason);
     assert_eq!(refused, Err(Reason::Internal));
+    assert!(!desk.is_audited());
     assert!(backend.commands.try_recv().is_err(), "nothing was commanded");
     backend.reports(admission()).await;
     let command = backend.accepts().await;
@@ -212,6 +218,80 @@ async fn when_the_audit_cannot_be_written_nobody_starts_and_nobody_joins() {
     let (answer, _) = tokio::join!(desk.ask(asked("meg", coach())), backend.accepts());
     assert_eq!(answer, Ok(Answer::Accepted));
     assert_eq!(events(&audit), ["allowed"]);
+    assert!(desk.is_audited());
+}
+
+/// What a log has written.
+#[derive(Clone, Default)]
+struct Page(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Page {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("whole").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_line_of_the_json_log_has_a_key_twice() {
+    let page = Page::default();
+    let to = page.clone();
+    let log = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || to.clone());
+    let _here = tracing::subscriber::set_default(log.finish());
+    let place = tempfile::tempdir().expect("a directory");
+    let (desk, mut backend) = start(&place.path().join("audit.jsonl"), store::in_memory()).await;
+    let (answer, _) = tokio::join!(desk.ask(asked("meg", coach())), backend.accepts());
+    assert_eq!(answer, Ok(Answer::Accepted));
+    let text = String::from_utf8(page.0.lock().expect("whole").clone()).expect("UTF-8");
+    let line = text.lines().find(|line| line.contains("allowed")).expect("a line of the attempt");
+    assert_eq!(line.matches("\"target\":").count(), 1, "{line}");
+    let fields: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!(
+        (&fields["monitored"], &fields["device"]),
+        (&"bob-phone".into(), &"meg-phone".into())
+    );
+}
+
+#[tokio::test]
+async fn a_join_that_a_crash_cut_short_is_closed_in_the_audit_of_the_next_start() {
+    let place = tempfile::tempdir().expect("a directory");
+    let audit = place.path().join("audit.jsonl");
+    let store = store::in_memory();
+    let (desk, mut backend) = start(&audit, store.clone()).await;
+    let mut notices = desk.notices();
+    backend.reports(admission()).await;
+    backend.accepts().await;
+    let state = MonitorState::Joined {
+        call: "call".into(),
+        activity: Activity::Coach,
+        since: Timestamp(1_000),
+    };
+    backend.reports(Fact::Monitor(monitor(state))).await;
+    tokio::time::timeout(PATIENCE, notices.recv())
+        .await
+        .expect("in time")
+        .expect("it is known");
+    let kept = async {
+        while !store.load("hearing").expect("readable").contains_key("meg-phone") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, kept).await.expect("kept in time");
+    drop((desk, backend));
+
+    let (desk, _backend) = start(&audit, store.clone()).await;
+    let closed = async {
+        while events(&audit).last().map(String::as_str) != Some("lost") || !store.load("hearing").expect("readable").is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.expect("closed in time");
+    assert_eq!(events(&audit), ["admitted", "joined", "lost"]);
+    drop(desk);
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ fn request(desk: &Desk, user: &UserId, command: Command) -> Result<Request, Refu
         let owns = desk.user(user).is_some_and(|user| user.devices.contains(&device));
         // A call is named by its user and its id; somebody else's leg is none of his.
         owns.then_some(Request::OnCall { call, operation })
-            .ok_or_else(|| Refusal::not_found(device))
+            .ok_or_else(|| Refusal::no_device(device))
     };
     match command {
         Command::StartMonitoring {

@@ -200,12 +200,12 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for From {
 
 type IdPath = Result<Path<String>, PathRejection>;
 
-/// An id from the path. What cannot be one names nothing.
-fn id<Id: std::convert::From<String>>(path: IdPath) -> Result<Id, Refusal> {
+/// An id from a path below `root`. What cannot be one names nothing.
+fn id<Id: std::convert::From<String>>(root: &str, path: IdPath) -> Result<Id, Refusal> {
     match path {
         Ok(Path(text)) if is_id(&text) => Ok(text.into()),
-        Ok(Path(text)) => Err(Refusal::not_found(shortened(&text))),
-        Err(_) => Err(Refusal::new(Reason::NotFound, "The path names no resource.")),
+        Ok(Path(text)) => Err(Refusal::not_found(format_args!("{root}/{}", shortened(&text)))),
+        Err(_) => Err(Refusal::not_found(format_args!("{root}/…"))),
     }
 }
 
@@ -397,14 +397,14 @@ async fn read_my_devices(State(rest): State<Rest>, from: From, query: ReadQuery)
 #[utoipa::path(get, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "a device")),
     responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody)))]
 async fn read_my_device(State(rest): State<Rest>, from: From, path: IdPath) -> Result<Json<Reply<OneDevice>>, Refused> {
-    rest.device(&from, Wanted::MyDevice(id(path)?)).await
+    rest.device(&from, Wanted::MyDevice(id("/me/devices", path)?)).await
 }
 
 /// Coach, ListenIn, BargeIn, CancelSupervisorMonitoring, DoNotDisturbOn, DoNotDisturbOff, ForwardCallsOn, ForwardCallsOff.
 #[utoipa::path(post, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "one of the user's devices")),
     request_body = body::DeviceOperation, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
 async fn operate_my_device(State(rest): State<Rest>, from: From, path: IdPath, operation: Operation) -> Result<Json<Accepted>, Refused> {
-    let device: DeviceId = id(path)?;
+    let device: DeviceId = id("/me/devices", path)?;
     let parameters = &operation.parameters;
     let request = match operation.name() {
         "Coach" => start(device, Activity::Coach, parameters)?,
@@ -444,7 +444,7 @@ fn start(device: DeviceId, activity: Activity, parameters: &Parameters) -> Resul
 #[utoipa::path(post, path = "/api/v2/me/devices/{id}/calls", params(("id" = String, Path, description = "one of the user's devices")),
     request_body = body::DialOperation, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
 async fn dial(State(rest): State<Rest>, from: From, path: IdPath, operation: Operation) -> Result<Json<Accepted>, Refused> {
-    let device = id(path)?;
+    let device = id("/me/devices", path)?;
     let request = match operation.name() {
         "Dial" => Words::Dial {
             device,
@@ -472,7 +472,7 @@ async fn read_my_calls(State(rest): State<Rest>, from: From, query: ReadQuery) -
 #[utoipa::path(get, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call")),
     responses((status = 200, body = Reply<OneCall>), (status = "default", body = ErrorBody)))]
 async fn read_my_call(State(rest): State<Rest>, from: From, path: IdPath) -> Result<Json<Reply<OneCall>>, Refused> {
-    match rest.read(&from, Wanted::MyCall(id(path)?)).await? {
+    match rest.read(&from, Wanted::MyCall(id("/me/calls", path)?)).await? {
         Answer::Call(view) => Ok(reply(OneCall {
             call: json::call(&rest.uris, &view),
         })),
@@ -484,15 +484,16 @@ async fn read_my_call(State(rest): State<Rest>, from: From, path: IdPath) -> Res
 #[utoipa::path(post, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call the user is on")),
     request_body = body::CallOperationBody, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
 async fn operate_my_call(State(rest): State<Rest>, from: From, path: IdPath, operation: Operation) -> Result<Json<Accepted>, Refused> {
-    let call: CallId = id(path)?;
+    let call: CallId = id("/me/calls", path)?;
     let operation = call_operation(&operation)?;
     rest.ask(&from, Words::OnCall { call, operation }).await
 }
 
 fn call_operation(operation: &Operation) -> Result<CallOperation, Refusal> {
     let parameters = &operation.parameters;
-    let single = || parameters.destination().map(|destination| TransferStep::SingleStep { destination });
-    let initiate = || parameters.destination().map(|destination| TransferStep::Initiate { destination });
+    let destination = || or_empty(parameters.destination());
+    let single = || destination().map(|destination| TransferStep::SingleStep { destination });
+    let initiate = || destination().map(|destination| TransferStep::Initiate { destination });
     Ok(match operation.name() {
         "Answer" => CallOperation::Answer,
         "Hangup" => CallOperation::Hangup,
@@ -500,7 +501,7 @@ fn call_operation(operation: &Operation) -> Result<CallOperation, Refusal> {
         "Retrieve" => CallOperation::Retrieve,
         "MuteCall" => CallOperation::Mute(true),
         "UnmuteCall" => CallOperation::Mute(false),
-        "SendDtmf" => CallOperation::SendDtmf(parameters.digits()?),
+        "SendDtmf" => CallOperation::SendDtmf(or_empty(parameters.digits())?),
         "SwitchToListenIn" => CallOperation::Switch(Activity::ListenIn),
         "SwitchToCoach" => CallOperation::Switch(Activity::Coach),
         "SwitchToBargeIn" => CallOperation::Switch(Activity::BargeIn),
@@ -512,9 +513,17 @@ fn call_operation(operation: &Operation) -> Result<CallOperation, Refusal> {
         "SingleStepConference" => CallOperation::Conference(single()?),
         "InitiateConference" => CallOperation::Conference(initiate()?),
         "CompleteConference" => CallOperation::Conference(TransferStep::Complete),
-        "RemoveParticipantFromConference" => CallOperation::RemoveParticipant(parameters.participant()?),
+        "RemoveParticipantFromConference" => CallOperation::RemoveParticipant(or_empty(parameters.participant())?),
         _ => return Err(operation.unknown()),
     })
+}
+
+/// What is missing goes on empty: whether the operation is offered at all comes first, and the gateway knows that.
+fn or_empty<T: for<'a> std::convert::From<&'a str>>(parameter: Result<T, Refusal>) -> Result<T, Refusal> {
+    match parameter {
+        Err(refusal) if refusal.reason == Reason::MissingParameter => Ok(T::from("")),
+        parameter => parameter,
+    }
 }
 
 /// The devices the user may monitor (an admin: all): how a supervisor finds a target.
@@ -534,19 +543,19 @@ async fn read_devices(State(rest): State<Rest>, from: From, query: ReadQuery) ->
 #[utoipa::path(get, path = "/api/v2/devices/{id}", params(("id" = String, Path, description = "a device")),
     responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody)))]
 async fn read_device(State(rest): State<Rest>, from: From, path: IdPath) -> Result<Json<Reply<OneDevice>>, Refused> {
-    rest.device(&from, Wanted::Device(id(path)?)).await
+    rest.device(&from, Wanted::Device(id("/devices", path)?)).await
 }
 
 /// What `voiceEnvironmentUri` points to.
 #[utoipa::path(get, path = "/api/v2/voice-environments/{id}", params(("id" = String, Path, description = "a voice environment")),
     responses((status = 200, body = Reply<OneVoiceEnvironment>), (status = "default", body = ErrorBody)))]
 async fn read_voice_environment(State(rest): State<Rest>, _from: From, path: IdPath) -> Result<Json<Reply<OneVoiceEnvironment>>, Refused> {
-    let id: String = id(path)?;
+    let id: String = id("/voice-environments", path)?;
     match rest.desk.voice_environment(&id) {
         Some(found) => Ok(reply(OneVoiceEnvironment {
             voice_environment: json::voice_environment(&rest.uris, &found.id, &found.name),
         })),
-        None => Err(Refusal::not_found(id).into()),
+        None => Err(Refusal::not_found(format_args!("/voice-environments/{}", shortened(&id))).into()),
     }
 }
 

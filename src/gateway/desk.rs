@@ -1,12 +1,15 @@
 //! The noisy shell of the gateway: one loop owns the machine; everybody else holds a [`Desk`].
 
-use super::{AuditFailed, Config, Directory, Gateway, Output, Record, Token, User, VoiceEnvironment, WorkId};
+use super::{AuditFailed, Config, Directory, Gateway, Hearing, Kept, Output, Record, Token, User, VoiceEnvironment, WorkId};
 use crate::audit::{self, Audit};
 use crate::clock;
 use crate::contract::{FactLog, Line, Placed};
 use crate::store::{Change, Store, StoreError};
-use crate::words::{AgentState, Answer, Asked, Capabilities, Command, CommandContext, Fact, Notice, Query, Reason, Refusal, UserId};
+use crate::words::{
+    AgentState, Answer, Asked, Capabilities, Command, CommandContext, DeviceId, Fact, Notice, Query, Reason, Refusal, Timestamp, UserId,
+};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -20,6 +23,8 @@ const WAITING_ERRANDS: usize = 1024;
 const WAITING_NOTICES: usize = 16_384;
 /// Where presence is kept: login name → voice state.
 const PRESENCE: &str = "presence";
+/// Where it is kept who was admitted to a call or is on it: supervisor's device → JSON.
+const HEARING: &str = "hearing";
 
 /// The way in to the gateway. Cheap to clone; works from any task.
 #[derive(Clone)]
@@ -30,6 +35,7 @@ pub struct Desk {
     ready: watch::Receiver<bool>,
     facts: FactLog,
     capabilities: watch::Receiver<Capabilities>,
+    audit: Audit,
 }
 
 /// What waits at the desk.
@@ -52,7 +58,10 @@ impl Desk {
     /// What was kept cannot be read.
     pub fn start(config: Config, directory: Directory, line: Line, audit: Audit, store: Store) -> Result<Self, StoreError> {
         let directory = Arc::new(directory);
-        let sessions = kept_sessions(&directory, &store)?;
+        let kept = Kept {
+            sessions: kept_sessions(&directory, &store)?,
+            hearing: kept_hearing(&store)?,
+        };
         let instance = format!("{:016x}", rand::random::<u64>());
         let (inbox, errands) = mpsc::channel(WAITING_ERRANDS);
         let (notices, _) = broadcast::channel(WAITING_NOTICES);
@@ -65,8 +74,9 @@ impl Desk {
             ready,
             facts: FactLog::new(),
             capabilities: line.capabilities.clone(),
+            audit: audit.clone(),
         };
-        let mut gateway = Gateway::new(config, directory, sessions, &instance);
+        let mut gateway = Gateway::new(config, directory, kept, &instance);
         gateway.handle_capabilities(line.capabilities.borrow().clone(), clock::now());
         let shell = Loop {
             gateway,
@@ -134,6 +144,11 @@ impl Desk {
         *self.ready.borrow()
     }
 
+    /// True while the audit can be written; while it can not, nobody may listen.
+    pub fn is_audited(&self) -> bool {
+        self.audit.is_writable()
+    }
+
     /// As [`Desk::is_ready`], for waiting.
     pub fn readiness(&self) -> watch::Receiver<bool> {
         self.ready.clone()
@@ -157,6 +172,45 @@ fn kept_sessions(directory: &Directory, store: &Store) -> Result<BTreeMap<UserId
         .filter_map(|(user, state)| Some((UserId::from(user), std::str::from_utf8(&state).ok()?.parse().ok()?)))
         .filter(|(user, _)| directory.users.contains_key(user))
         .collect())
+}
+
+fn kept_hearing(store: &Store) -> Result<Vec<Hearing>, StoreError> {
+    let kept = store.load(HEARING)?;
+    let read = |supervisor: &str, bytes: &[u8]| {
+        let value: Value = serde_json::from_slice(bytes).ok()?;
+        let word = |name: &str| value.get(name)?.as_str();
+        Some(Hearing {
+            supervisor: supervisor.into(),
+            target: word("target")?.into(),
+            call: word("call")?.into(),
+            activity: word("activity")?.parse().ok()?,
+            since: value.get("since").and_then(Value::as_u64).map(Timestamp),
+        })
+    };
+    let entries = kept.iter().filter_map(|(supervisor, bytes)| {
+        let found = read(supervisor, bytes);
+        if found.is_none() {
+            tracing::warn!(
+                supervisor,
+                "what was kept of somebody who heard a call can not be read and is ignored"
+            );
+        }
+        found
+    });
+    Ok(entries.collect())
+}
+
+fn hearing_change(supervisor: &DeviceId, hearing: Option<&Hearing>) -> Change {
+    let Some(hearing) = hearing else {
+        return Change::remove(HEARING, supervisor.as_str());
+    };
+    let value = json!({
+        "target": hearing.target.as_str(),
+        "call": hearing.call.as_str(),
+        "activity": hearing.activity.as_str(),
+        "since": hearing.since.map(|since| since.0),
+    });
+    Change::put(HEARING, supervisor.as_str(), value.to_string())
 }
 
 type CommandResult = Pin<Box<dyn Future<Output = (WorkId, Result<(), Refusal>)> + Send>>;
@@ -269,6 +323,7 @@ impl Loop {
                     Some(state) => Change::put(PRESENCE, user.as_str(), state.as_str()),
                     None => Change::remove(PRESENCE, user.as_str()),
                 }),
+                Output::KeepHearing { supervisor, hearing } => kept.push(hearing_change(&supervisor, hearing.as_ref())),
             }
         }
         self.keeper.keep(kept, answers);
@@ -293,7 +348,7 @@ impl Loop {
             event = line.event,
             user = line.user,
             device = line.device,
-            target = line.target,
+            monitored = line.target,
             call = line.call,
             "monitoring"
         );
@@ -326,6 +381,7 @@ fn audit_line(record: &Record) -> audit::Line<'_> {
         operation: record.operation,
         device: record.device.as_ref().map(|device| device.as_str()),
         target: record.target.as_ref().map(|target| target.as_str()),
+        number: record.number.as_ref().map(|number| number.as_str()),
         call: record.call.as_ref().map(|call| call.as_str()),
         activity: record.activity.map(|activity| activity.as_str()),
         mode: record.mode.map(|mode| mode.as_str()),
@@ -358,7 +414,7 @@ fn name(command: &Command) -> &'static str {
     }
 }
 
-/// Writes presence on a thread of its own; answers that depend on it go out when it is durable.
+/// Writes presence and who hears calls on a thread of its own; answers that depend on it go out when it is durable.
 struct Keeper {
     jobs: std::sync::mpsc::Sender<KeepJob>,
 }
@@ -379,7 +435,7 @@ impl Keeper {
                     batch.answers.extend(job.answers);
                 }
                 if let Err(error) = store.write(&batch.changes) {
-                    tracing::error!(%error, "presence cannot be kept: a restart will forget it");
+                    tracing::error!(%error, "presence, or who hears a call, cannot be kept: a restart will forget it");
                 }
                 send(batch.answers);
             }

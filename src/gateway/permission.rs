@@ -57,14 +57,34 @@ impl House {
             return needs_feature(user, Feature::Voice);
         }
         Err(match self.may_know(user, device) {
-            true => Refusal::new(Reason::NotPermitted, format!("Device '{device}' is not yours.")),
-            false => Refusal::not_found(format_args!("/devices/{device}")),
+            true => Refusal::new(Reason::NotPermitted, format!("Device '{}' is not yours.", self.name(user, device))),
+            false => Refusal::not_found(format_args!("/me/devices/{device}")),
         })
     }
 
     /// He may learn that the device exists: his own, or one he may monitor.
     pub(super) fn may_know(&self, user: &User, device: &DeviceId) -> bool {
         user.devices.contains(device) || (self.device(device).is_some() && self.may_monitor(user, device).is_ok())
+    }
+
+    /// What a user calls a device: its number, or its id where he may not know more.
+    pub(super) fn name<'a>(&'a self, user: &User, device: &'a DeviceId) -> &'a str {
+        match self.device(device) {
+            Some(entry) if self.may_know(user, device) => entry.number.as_str(),
+            Some(_) | None => device.as_str(),
+        }
+    }
+
+    /// A refusal of the backend, which knows devices by their ids, in words for this user: `Device '5001' is not registered.`
+    pub(super) fn in_his_words(&self, user: Option<&User>, refusal: Refusal) -> Refusal {
+        let Some(user) = user.filter(|_| refusal.message.contains("evice '")) else {
+            return refusal;
+        };
+        let quoted = refusal.message.split('\'').enumerate().map(|(position, part)| match position % 2 {
+            0 => part.to_owned(),
+            _ => self.name(user, &DeviceId::from(part)).to_owned(),
+        });
+        Refusal::new(refusal.reason, quoted.collect::<Vec<_>>().join("'"))
     }
 
     /// He may monitor the target. Groups name their agents and their supervisors; an admin may monitor all but himself.

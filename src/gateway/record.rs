@@ -1,4 +1,4 @@
-use crate::words::{Activity, CallId, DeviceId, Mode, Refusal, RequestId, Scope, Timestamp, UserId};
+use crate::words::{Activity, CallId, DeviceId, Mode, Number, Refusal, RequestId, Scope, Timestamp, UserId};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub struct Record {
     pub device: Option<DeviceId>,
     /// Whom.
     pub target: Option<DeviceId>,
+    /// The number he named instead of, or beside, a device.
+    pub number: Option<Number>,
     /// Which call.
     pub call: Option<CallId>,
     /// What he does there, or asked to do.
@@ -46,18 +48,37 @@ pub enum Event {
     Admitted,
     /// He may not join this call.
     NotAdmitted,
+    /// He was admitted and did not come on the call: busy, silent, unwilling, or the call was over first.
+    NotJoined,
     /// He is on the call.
     Joined,
     /// He was on the call when the gateway came to know of it.
     FoundJoined,
-    /// What he does on the call has changed.
+    /// What he does on the call, or follows, or for how long, has changed.
     Changed,
     /// He has left the call.
     Released,
+    /// He was on the call before the gateway or its backend was away, and is not any more: when he left is not known.
+    Lost,
     /// What he does on the call has failed: sound was kept from somebody it was not for.
     Failed,
     /// The gateway ended his monitor: a log-out, or a permission that is gone.
     Cancelled,
+}
+
+/// Somebody who may hear a call or hears it. Kept, so that every admission and every join gets its last line, also after kill −9.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hearing {
+    /// His device.
+    pub supervisor: DeviceId,
+    /// Whom he monitors.
+    pub target: DeviceId,
+    /// Which call.
+    pub call: CallId,
+    /// What he does there.
+    pub activity: Activity,
+    /// Since when he is on the call; `None`: he was admitted and is not there yet.
+    pub since: Option<Timestamp>,
 }
 
 impl Event {
@@ -68,10 +89,12 @@ impl Event {
             Event::Refused => "refused",
             Event::Admitted => "admitted",
             Event::NotAdmitted => "not_admitted",
+            Event::NotJoined => "not_joined",
             Event::Joined => "joined",
             Event::FoundJoined => "found_joined",
             Event::Changed => "changed",
             Event::Released => "released",
+            Event::Lost => "lost",
             Event::Failed => "failed",
             Event::Cancelled => "cancelled",
         }
@@ -89,6 +112,7 @@ impl Record {
             operation: None,
             device: None,
             target: None,
+            number: None,
             call: None,
             activity: None,
             mode: None,

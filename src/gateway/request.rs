@@ -122,18 +122,13 @@ impl Gateway {
     /// The device to monitor, if he may monitor it.
     fn resolve(&self, user: &User, target: &TargetRef, activity: Activity, scope: Scope) -> Result<DeviceId, Refusal> {
         let by_number = |number: &Number| {
-            let routing_point = || {
-                self.devices
-                    .values()
-                    .find(|device| device.number == *number)
-                    .map(|device| &device.id)
-            };
-            self.house.device_by_number(number).map(|entry| &entry.id).or_else(routing_point)
+            let found = self.by_number(number);
+            found.filter(|device| self.exists(device))
         };
         let device = match (&target.device, &target.number) {
             (None, None) => return Err(Refusal::missing("targetDeviceUri")),
             (Some(device), None) => device,
-            (None, Some(number)) => by_number(number).ok_or_else(|| Refusal::not_found(format_args!("phone number {number}")))?,
+            (None, Some(number)) => by_number(number).ok_or_else(|| Refusal::no_number(number))?,
             (Some(device), Some(number)) if by_number(number) == Some(device) => device,
             (Some(device), Some(_)) if self.exists(device) => {
                 return Err(Refusal::new(
@@ -144,13 +139,65 @@ impl Gateway {
             (Some(device), Some(_)) => device,
         };
         if !self.exists(device) {
-            return Err(Refusal::not_found(format_args!("/devices/{device}")));
+            return Err(Refusal::no_device(device));
         }
-        self.may_monitor_target(user, device)?;
+        self.may_monitor_target(user, device)
+            .map_err(|refusal| match (&target.device, &target.number) {
+                // He named a number: whose device it is, is not for him to learn.
+                (None, Some(number)) if refusal.message.contains(device.as_str()) => {
+                    Refusal::new(refusal.reason, format!("Phone number '{number}' is in none of your groups."))
+                }
+                _ => refusal,
+            })?;
         if self.devices.get(device).is_some_and(|fact| fact.kind == DeviceKind::RoutingPoint) {
             self.routing_point(activity, scope)?;
         }
         Ok(device.clone())
+    }
+
+    /// A device of the directory, or a routing point of the backend.
+    fn by_number(&self, number: &Number) -> Option<&DeviceId> {
+        let routing_point = || {
+            let mut devices = self.devices.values();
+            let found = devices.find(|device| device.number == *number && device.kind == DeviceKind::RoutingPoint);
+            found.map(|device| &device.id)
+        };
+        self.house.device_by_number(number).map(|entry| &entry.id).or_else(routing_point)
+    }
+
+    /// What a refused attempt was about, as far as we know it: for the audit, which may know more than the caller.
+    pub(super) fn refused_record(&self, asked: &Asked, now: Now) -> Record {
+        let record = record(asked, Event::Refused, now.wall);
+        let target_of = |device: &DeviceId| self.monitors.get(device).map(|monitor| monitor.target.clone());
+        match &asked.request {
+            Request::StartMonitoring { target, .. } => Record {
+                target: record.target.or_else(|| self.by_number(target.number.as_ref()?).cloned()),
+                ..record
+            },
+            Request::CancelMonitoring { device } => Record {
+                target: target_of(device),
+                ..record
+            },
+            Request::OnCall { call, .. } => {
+                let leg = self
+                    .house
+                    .user(&asked.user)
+                    .ok()
+                    .and_then(|user| self.live_leg(user, self.calls.get(call)?));
+                let device = leg.map(|leg| leg.device);
+                Record {
+                    target: device.as_ref().and_then(target_of),
+                    device,
+                    ..record
+                }
+            }
+            Request::SetDoNotDisturb { .. }
+            | Request::SetForwarding { .. }
+            | Request::Dial { .. }
+            | Request::StartSession
+            | Request::EndSession
+            | Request::SetAgentState(_) => record,
+        }
     }
 
     fn exists(&self, device: &DeviceId) -> bool {
@@ -290,7 +337,7 @@ fn call_command(leg: &CallView, operation: &CallOperation) -> Result<(Command, A
             step: step_to(step)?,
         },
         CallOperation::RemoveParticipant(participant) => {
-            dialable(participant)?;
+            telephone_number("participant", participant)?;
             let participant = participant.clone();
             Command::RemoveParticipant { device, call, participant }
         }
@@ -310,15 +357,22 @@ fn forbidden(message: &str) -> Refusal {
     Refusal::new(Reason::Forbidden, message)
 }
 
-/// A number, never a URI: what is dialled must not choose a host.
 fn dialable(number: &Number) -> Result<(), Refusal> {
+    telephone_number("destination", number)
+}
+
+/// A number, never a URI: what is dialled must not choose a host.
+fn telephone_number(field: &str, number: &Number) -> Result<(), Refusal> {
     let text = number.as_str();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+*#._-".contains(&byte);
     if text.is_empty() {
-        return Err(Refusal::missing("destination"));
+        return Err(Refusal::missing(field));
     }
     if text.len() > LONGEST_NUMBER || !text.bytes().all(plain) {
-        return Err(Refusal::new(Reason::InvalidInput, "The destination is not a telephone number."));
+        return Err(Refusal::new(
+            Reason::InvalidInput,
+            format!("Parameter '{field}' is not a telephone number."),
+        ));
     }
     Ok(())
 }
@@ -372,6 +426,7 @@ pub(super) fn record(asked: &Asked, event: Event, at: Timestamp) -> Record {
         } => Record {
             device: Some(device.clone()),
             target: target.device.clone(),
+            number: target.number.clone(),
             activity: Some(*activity),
             mode: Some(*mode),
             scope: Some(*scope),

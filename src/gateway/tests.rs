@@ -80,18 +80,18 @@ struct Harness {
 
 impl Harness {
     #[expect(clippy::disallowed_methods, reason = "an arbitrary beginning of time")]
-    fn cold(config: Config, directory: Directory) -> Self {
+    fn cold(config: Config, directory: Directory, kept: Kept) -> Self {
         let now = Now {
             mono: Instant::now(),
             wall: Timestamp(1_000_000),
         };
-        let mut gateway = Gateway::new(config, Arc::new(directory), BTreeMap::new(), "test");
+        let mut gateway = Gateway::new(config, Arc::new(directory), kept, "test");
         gateway.handle_capabilities(able(), now);
         Self { gateway, now, tokens: 0 }
     }
 
     fn with(config: Config, directory: Directory) -> Self {
-        let mut harness = Self::cold(config, directory);
+        let mut harness = Self::cold(config, directory, Kept::default());
         harness.fact(Fact::SnapshotBegin);
         for (id, number) in [
             (MEG_PHONE, "5005"),
@@ -152,7 +152,7 @@ impl Harness {
                     records.push(record);
                     self.gateway.handle_audited(id, Ok(()), self.now);
                 }
-                Output::Reply { .. } | Output::Notice(_) | Output::Keep { .. } => {}
+                Output::Reply { .. } | Output::Notice(_) | Output::Keep { .. } | Output::KeepHearing { .. } => {}
             }
         }
         (answer.expect("every request is answered"), commands, records)
@@ -636,10 +636,11 @@ fn joins_changes_and_releases_are_written_down_with_how_long_he_heard() {
 fn who_hears_without_a_line_on_disk_is_released() {
     let mut harness = Harness::new();
     let outputs = harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
-    let Some(Output::Audit { id, .. }) = outputs.first() else {
-        panic!("{outputs:?}")
-    };
-    harness.gateway.handle_audited(*id, Err(AuditFailed), harness.now);
+    let id = outputs.iter().find_map(|output| match output {
+        Output::Audit { id, .. } => Some(*id),
+        _ => None,
+    });
+    harness.gateway.handle_audited(id.expect("a line"), Err(AuditFailed), harness.now);
     let outputs = harness.outputs();
     let [Output::Command { command, .. }] = &outputs[..] else {
         panic!("{outputs:?}")
@@ -664,6 +665,184 @@ fn a_monitor_whose_permission_is_gone_is_cancelled() {
     assert!(outputs.iter().any(
         |output| matches!(output, Output::Command { command, .. } if *command == Command::StopMonitoring { supervisor: supervisor.clone() })
     ));
+}
+
+/// Event, target, call and refusal of every audit line; the lines are on disk.
+fn written(harness: &mut Harness, outputs: Vec<Output>) -> Vec<Record> {
+    let mut records = Vec::new();
+    for output in outputs {
+        if let Output::Audit { id, record } = output {
+            harness.gateway.handle_audited(id, Ok(()), harness.now);
+            records.push(record);
+        }
+    }
+    records
+}
+
+fn admitted(harness: &mut Harness) {
+    harness.facts(Fact::Monitor(monitor(MonitorState::Admitting { call: "call".into() })));
+    let outputs = harness.facts(Fact::AdmissionAsked(asked()));
+    assert_eq!(written(harness, outputs)[0].event, Event::Admitted);
+    assert_eq!(admission(&harness.outputs()), Some(true));
+    harness.facts(Fact::Monitor(monitor(MonitorState::Inviting { call: "call".into() })));
+}
+
+#[test]
+fn who_was_admitted_and_did_not_come_leaves_a_line_that_says_why() {
+    let mut harness = Harness::new();
+    admitted(&mut harness);
+    let busy = Refusal::new(Reason::InvalidState, "Device '5005' is busy.");
+    let outputs = harness.facts(Fact::Failed(Failure {
+        device: MEG_PHONE.into(),
+        call: Some("call".into()),
+        request_id: None,
+        refusal: busy.clone(),
+    }));
+    let records = written(&mut harness, outputs);
+    let [record] = &records[..] else { panic!("{records:?}") };
+    assert_eq!((record.event, &record.refusal), (Event::NotJoined, &Some(busy)));
+    assert_eq!((&record.target, &record.call), (&Some(BOB_PHONE.into()), &Some("call".into())));
+    let outputs = harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
+    assert_eq!(written(&mut harness, outputs), [], "one line is enough");
+}
+
+#[test]
+fn who_was_admitted_to_a_call_that_ended_first_leaves_a_line() {
+    for fact in [
+        Fact::Monitor(monitor(MonitorState::Armed)),
+        Fact::MonitorGone {
+            supervisor: MEG_PHONE.into(),
+        },
+    ] {
+        let mut harness = Harness::new();
+        admitted(&mut harness);
+        let outputs = harness.facts(fact);
+        let events: Vec<_> = written(&mut harness, outputs).iter().map(|record| record.event).collect();
+        assert_eq!(events, [Event::NotJoined]);
+    }
+}
+
+#[test]
+fn who_was_admitted_and_comes_is_joined_and_nothing_else() {
+    let mut harness = Harness::new();
+    admitted(&mut harness);
+    let outputs = harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
+    let events: Vec<_> = written(&mut harness, outputs).iter().map(|record| record.event).collect();
+    assert_eq!(events, [Event::Joined]);
+}
+
+#[test]
+fn a_join_of_which_nothing_is_left_after_a_restart_is_closed() {
+    for since in [None, Some(Timestamp(900_000))] {
+        for monitor_is_left in [false, true] {
+            let heard = Hearing {
+                supervisor: MEG_PHONE.into(),
+                target: BOB_PHONE.into(),
+                call: "old".into(),
+                activity: Activity::Coach,
+                since,
+            };
+            let kept = Kept {
+                hearing: vec![heard],
+                ..Kept::default()
+            };
+            let mut harness = Harness::cold(Config::default(), directory(), kept);
+            let mut outputs = harness.facts(Fact::SnapshotBegin);
+            if monitor_is_left {
+                outputs.extend(harness.facts(Fact::Monitor(monitor(MonitorState::Armed))));
+            }
+            outputs.extend(harness.facts(Fact::SnapshotComplete));
+            assert!(
+                outputs
+                    .iter()
+                    .any(|output| matches!(output, Output::KeepHearing { hearing: None, .. }))
+            );
+            let records = written(&mut harness, outputs);
+            let [record] = &records[..] else { panic!("{records:?}") };
+            let event = if since.is_some() { Event::Lost } else { Event::NotJoined };
+            assert_eq!((record.event, &record.call), (event, &Some("old".into())));
+            assert_eq!(record.user, Some(MEG.into()));
+        }
+    }
+}
+
+#[test]
+fn a_join_that_lives_on_over_a_restart_of_the_gateway_is_found_and_released_once() {
+    let heard = Hearing {
+        supervisor: MEG_PHONE.into(),
+        target: BOB_PHONE.into(),
+        call: "call".into(),
+        activity: Activity::Coach,
+        since: Some(Timestamp(1_000_000)),
+    };
+    let kept = Kept {
+        hearing: vec![heard],
+        ..Kept::default()
+    };
+    let mut harness = Harness::cold(Config::default(), directory(), kept);
+    let mut outputs = harness.facts(Fact::SnapshotBegin);
+    outputs.extend(harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach)))));
+    outputs.extend(harness.facts(Fact::SnapshotComplete));
+    outputs.extend(harness.facts(Fact::Monitor(monitor(MonitorState::Armed))));
+    let events: Vec<_> = written(&mut harness, outputs).iter().map(|record| record.event).collect();
+    assert_eq!(events, [Event::FoundJoined, Event::Released]);
+}
+
+#[test]
+fn another_scope_or_mode_while_joined_is_written_down() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
+    let outputs = harness.facts(Fact::Monitor(MonitorFact {
+        scope: Scope::Agent,
+        ..monitor(joined_as(Activity::Coach))
+    }));
+    let records = written(&mut harness, outputs);
+    assert_eq!((records[0].event, records[0].scope), (Event::Changed, Some(Scope::Agent)));
+}
+
+#[test]
+fn a_refused_attempt_by_number_says_which_number_and_whose() {
+    let mut harness = Harness::new();
+    let ask = |number| start(MEG_PHONE, None, Some(number), Activity::Coach, Scope::Call);
+    let (_, _, records) = harness.asks(MEG, ask("5002"));
+    assert_eq!(
+        (&records[0].number, &records[0].target),
+        (&Some("5002".into()), &Some(EVE_PHONE.into()))
+    );
+    let (_, _, records) = harness.asks(MEG, ask("9999"));
+    assert_eq!((&records[0].number, &records[0].target), (&Some("9999".into()), &None));
+}
+
+#[test]
+fn a_refused_operation_on_a_monitored_call_says_by_which_device_and_about_whom() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
+    let (_, _, records) = harness.asks(MEG, on_call(CallOperation::MuteMonitored(true)));
+    assert_eq!(
+        (records[0].event, &records[0].device, &records[0].target),
+        (Event::Refused, &Some(MEG_PHONE.into()), &Some(BOB_PHONE.into()))
+    );
+}
+
+#[test]
+fn a_refusal_by_number_reveals_no_device() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Device(device("customer-7001", "7001")));
+    let refusal = |harness: &mut Harness, user, number| {
+        let phone = if user == MEG { MEG_PHONE } else { ADA_PHONE };
+        let ask = start(phone, None, Some(number), Activity::Coach, Scope::Call);
+        harness.asks(user, ask).0.expect_err("refused")
+    };
+    for user in [MEG, "ada"] {
+        let unknown = refusal(&mut harness, user, "9999");
+        let customer = refusal(&mut harness, user, "7001");
+        assert_eq!(unknown.message.replace("9999", "7001"), customer.message);
+        assert_eq!((unknown.reason, customer.reason), (Reason::NotFound, Reason::NotFound));
+    }
+    let outside = refusal(&mut harness, MEG, "5002");
+    assert_eq!(outside.reason, Reason::NotPermitted);
+    assert_eq!(outside.message, "Phone number '5002' is in none of your groups.");
 }
 
 // Devices as their users see them.
@@ -917,6 +1096,20 @@ fn who_joined_is_told_as_participants_updated() {
 }
 
 #[test]
+fn a_supervisor_who_barges_in_is_told_to_the_agent_as_participants_updated() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    let outputs = harness.facts(Fact::Call(coached(Activity::BargeIn)));
+    assert_eq!(
+        told(&outputs),
+        [
+            ("bob", CallNotification::ParticipantsUpdated, LegState::Established),
+            (MEG, CallNotification::StatusChange, LegState::Established)
+        ]
+    );
+}
+
+#[test]
 fn a_muted_agent_is_told_as_monitored_user_muted() {
     let mut harness = Harness::new();
     harness.facts(Fact::Call(coached(Activity::Coach)));
@@ -993,15 +1186,28 @@ fn words_of_the_next_issue_are_forbidden_until_the_backend_offers_them() {
     let mute = || on_call(CallOperation::MuteMonitored(true));
     assert_eq!(harness.reason(MEG, mute()), Reason::Forbidden);
     assert_eq!(harness.leg("bob").expect("his leg").capabilities, ["Hangup", "Hold", "MuteCall"]);
+    let empty = [
+        CallOperation::Transfer(TransferStep::SingleStep { destination: "".into() }),
+        CallOperation::SendDtmf(String::new()),
+        CallOperation::RemoveParticipant("".into()),
+    ];
+    for operation in empty.clone() {
+        assert_eq!(harness.reason("bob", on_call(operation)), Reason::Forbidden, "whatever is missing");
+    }
     let more = Capabilities {
         transfers: true,
         dtmf: true,
         mute_monitored: true,
+        conferences: true,
         ..able()
     };
     let now = harness.now;
     harness.gateway.handle_capabilities(more, now);
     harness.outputs();
+    for (operation, field) in empty.into_iter().zip(["destination", "digits", "participant"]) {
+        let missing = harness.asks("bob", on_call(operation)).0.expect_err("something is missing");
+        assert_eq!(missing, Refusal::missing(field));
+    }
     assert_eq!(harness.asks("bob", transfer()).0, Ok(Answer::Accepted));
     assert_eq!(harness.asks("bob", digits()).0, Ok(Answer::Accepted));
     assert_eq!(harness.asks(MEG, mute()).0, Ok(Answer::Accepted));
@@ -1149,7 +1355,7 @@ fn a_new_snapshot_tells_nobody_what_he_knows_and_everybody_what_is_gone() {
     assert!(
         outputs
             .iter()
-            .any(|output| matches!(output, Output::Audit { record, .. } if record.event == Event::Released))
+            .any(|output| matches!(output, Output::Audit { record, .. } if record.event == Event::Lost))
     );
 }
 
@@ -1224,6 +1430,34 @@ fn a_late_failure_goes_to_the_channel_of_its_operation() {
     let request_id = Some(context.request_id.clone());
     let failed = harness.facts(Fact::Failed(Failure { request_id, ..busy() }));
     assert_eq!(topic(failed), (MEG.into(), Topic::Calls));
+}
+
+#[test]
+fn a_refusal_of_the_backend_names_devices_by_number_where_he_may_know_it() {
+    let mut harness = Harness::new();
+    let mut answer = |text: String| {
+        let device = MEG_PHONE.into();
+        harness.request(MEG, Request::SetDoNotDisturb { device, on: true });
+        let outputs = harness.outputs();
+        let [Output::Command { id, .. }] = &outputs[..] else {
+            panic!("{outputs:?}")
+        };
+        harness
+            .gateway
+            .handle_command_result(*id, Err(Refusal::new(Reason::Internal, text)), harness.now);
+        match harness.outputs().pop() {
+            Some(Output::Reply { result: Err(refusal), .. }) => refusal.message,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(
+        answer(format!("Device '{BOB_PHONE}' is not registered.")),
+        "Device '5001' is not registered."
+    );
+    assert_eq!(answer(format!("Device '{MEG_PHONE}' is busy.")), "Device '5005' is busy.");
+    let unknown = format!("Device '{EVE_PHONE}' is busy.");
+    assert_eq!(answer(unknown.clone()), unknown);
+    assert_eq!(answer("The device's phone is away.".into()), "The device's phone is away.");
 }
 
 #[test]
@@ -1396,7 +1630,7 @@ mod properties {
                             harness.gateway.handle_audited(id, Ok(()), harness.now);
                         }
                         Output::Command { id, .. } => harness.gateway.handle_command_result(id, Ok(()), harness.now),
-                        Output::Reply { .. } | Output::Keep { .. } => {}
+                        Output::Reply { .. } | Output::Keep { .. } | Output::KeepHearing { .. } => {}
                     }
                 }
                 for user in directory.users.values() {

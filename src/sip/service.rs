@@ -234,7 +234,7 @@ impl Shell {
             Happening::Media(None) => self.media = None,
             Happening::Timeout => self.board.handle_timeout(now),
             Happening::Stop => {
-                tracing::info!(calls = self.board.live_calls(), grace = ?self.grace, "stopping");
+                tracing::info!(calls = self.board.live_calls(), grace_s = self.grace.as_secs(), "stopping");
                 self.board.close(self.grace, now);
             }
         }
@@ -325,7 +325,13 @@ impl Shell {
         match &fact {
             Fact::Call(call) if call.is_over() => tracing::debug!(call = %call.id, "call over"),
             Fact::Monitor(monitor) => {
-                tracing::info!(supervisor = %monitor.supervisor, target = %monitor.target, state = ?monitor.state, "monitor")
+                tracing::info!(
+                    supervisor = %monitor.supervisor,
+                    monitored = %monitor.target,
+                    state = %monitor.state,
+                    call = monitor.state.call().map(|call| call.as_str()),
+                    "monitor"
+                )
             }
             Fact::MonitorGone { supervisor } => tracing::info!(%supervisor, "monitor gone"),
             Fact::Failed(failure) => tracing::info!(device = %failure.device, reason = %failure.refusal.reason, "failed"),

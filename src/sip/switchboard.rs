@@ -553,7 +553,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     fn known(&self, device: &DeviceId) -> Result<&Device, Refusal> {
-        self.devices.get(device).ok_or_else(|| Refusal::not_found(device))
+        self.devices.get(device).ok_or_else(|| Refusal::no_device(device))
     }
 }
 
@@ -604,7 +604,7 @@ fn identity(number: &Number, display: impl Into<String>) -> Identity {
 /// What a device that dialled is told about a number that could not be had.
 fn unreached(status: u16, number: &Number) -> Refusal {
     match status {
-        404 => Refusal::not_found(number),
+        404 => Refusal::no_number(number),
         403 => Refusal::new(Reason::NotPermitted, format!("Number '{number}' may not be called from here.")),
         408 | 480 => Refusal::new(Reason::InvalidState, format!("Number '{number}' does not answer.")),
         486 | 600 => Refusal::new(Reason::InvalidState, format!("Number '{number}' is busy.")),

@@ -322,10 +322,10 @@ impl Supervision {
             let message = format!("Device '{supervisor}' does not monitor call '{call}'.");
             return Err(Refusal::new(Reason::InvalidState, message));
         };
-        let before = std::mem::replace(activity, to);
-        if before == to {
-            return Ok(());
+        if *activity == to {
+            return Err(Refusal::new(Reason::InvalidState, format!("The supervisor is in {to} already.")));
         }
+        let before = std::mem::replace(activity, to);
         self.hear(supervisor, Some(before));
         if !lingering {
             self.changed(supervisor);
@@ -600,7 +600,7 @@ impl Supervision {
 
     fn known(&self, call: &CallId) -> Result<(), Refusal> {
         let known = self.calls.contains_key(call);
-        known.then_some(()).ok_or_else(|| Refusal::not_found(call))
+        known.then_some(()).ok_or_else(|| Refusal::no_call(call))
     }
 
     fn standing(&self, supervisor: &DeviceId) -> Result<&Monitor, Refusal> {

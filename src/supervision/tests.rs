@@ -90,7 +90,14 @@ fn any_activity_switches_to_any_other() {
         house.switch("boss", "c", activity).unwrap();
         assert_eq!(house.drain()[0], format!("hear boss c {activity} anna"));
     }
-    house.switch("boss", "c", Coach).unwrap();
+}
+
+#[test]
+fn switching_to_what_he_does_already_is_refused_and_changes_nothing() {
+    let mut house = House::default();
+    house.start("boss", "anna", Coach).unwrap();
+    house.join("boss", "c", "anna");
+    assert_eq!(house.switch("boss", "c", Coach).unwrap_err().reason, Reason::InvalidState);
     assert_eq!(house.drain(), [""; 0]);
 }
 
@@ -765,10 +772,11 @@ proptest! {
                     prop_assert_eq!(house.stop(BOSSES[boss]).is_ok(), had);
                 }
                 Step::Switch(boss, call, activity) => {
-                    let joined = observer.monitors.get(BOSSES[boss]).is_some_and(|monitor| {
-                        matches!(&monitor.state, MonitorState::Joined { call: his, .. } if his.as_str() == CALLS[call])
+                    let to = Activity::ALL[activity];
+                    let may = observer.monitors.get(BOSSES[boss]).is_some_and(|monitor| {
+                        matches!(&monitor.state, MonitorState::Joined { call: his, activity, .. } if his.as_str() == CALLS[call] && *activity != to)
                     });
-                    prop_assert_eq!(house.switch(BOSSES[boss], CALLS[call], Activity::ALL[activity]).is_ok(), joined);
+                    prop_assert_eq!(house.switch(BOSSES[boss], CALLS[call], to).is_ok(), may);
                 }
                 Step::Admit(boss, call, yes) => {
                     let asked = observer.monitors.get(BOSSES[boss]).is_some_and(|monitor| {

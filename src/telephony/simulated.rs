@@ -297,7 +297,11 @@ impl House {
             Command::Hold { device, call } => self.turn(device, call, LegState::Established, LegState::Held),
             Command::Retrieve { device, call } => self.turn(device, call, LegState::Held, LegState::Established),
             Command::Mute { device, call, on } => {
-                self.leg(Some(device), call)?.muted = *on;
+                let leg = self.leg(Some(device), call)?;
+                if leg.muted == *on {
+                    return Err(Refusal::muted_already(*on));
+                }
+                leg.muted = *on;
                 self.touch(call);
                 Ok(())
             }
@@ -411,7 +415,7 @@ impl House {
 
     fn customer_calls(&mut self, from: Number, to: &Number, now: Now) -> Result<CallId, Refusal> {
         let rung = self.route(to)?;
-        let rung = rung.ok_or_else(|| Refusal::not_found(format!("number {to}")))?;
+        let rung = rung.ok_or_else(|| Refusal::no_number(to))?;
         let number = self.devices[&rung].number.clone();
         let caller = Party {
             role: PartyRole::Customer,
@@ -622,18 +626,18 @@ impl House {
     }
 
     fn change_device(&mut self, device: &DeviceId, change: impl FnOnce(&mut DeviceFact)) -> Result<(), Refusal> {
-        let fact = self.devices.get_mut(device).ok_or_else(|| Refusal::not_found(device))?;
+        let fact = self.devices.get_mut(device).ok_or_else(|| Refusal::no_device(device))?;
         change(fact);
         self.facts.publish(Fact::Device(fact.clone()));
         Ok(())
     }
 
     fn device(&self, device: &DeviceId) -> Result<&DeviceFact, Refusal> {
-        self.devices.get(device).ok_or_else(|| Refusal::not_found(device))
+        self.devices.get(device).ok_or_else(|| Refusal::no_device(device))
     }
 
     fn call(&self, call: &CallId) -> Result<&CallFact, Refusal> {
-        self.calls.get(call).ok_or_else(|| Refusal::not_found(call))
+        self.calls.get(call).ok_or_else(|| Refusal::no_call(call))
     }
 
     /// The leg of a device, or of the first who is none of the house's, that has not been released.
@@ -645,7 +649,7 @@ impl House {
         parties
             .into_iter()
             .find(|party| party.device.as_ref() == device && party.state != LegState::Released)
-            .ok_or_else(|| Refusal::not_found(call))
+            .ok_or_else(|| Refusal::no_call(call))
     }
 
     fn touch(&mut self, call: &CallId) {

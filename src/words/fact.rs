@@ -198,6 +198,18 @@ impl MonitorState {
     }
 }
 
+/// One plain word, for people: the log says it.
+impl fmt::Display for MonitorState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MonitorState::Armed => "armed",
+            MonitorState::Admitting { .. } => "admitting",
+            MonitorState::Inviting { .. } => "inviting",
+            MonitorState::Joined { .. } => "joined",
+        })
+    }
+}
+
 /// A monitor as it is now. One per supervisor's device, so that device is its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MonitorFact {

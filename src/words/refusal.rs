@@ -59,8 +59,35 @@ impl Refusal {
         Self::new(Reason::MissingParameter, format!("Parameter '{field}' is required."))
     }
 
-    /// No such resource.
-    pub fn not_found(what: impl fmt::Display) -> Self {
-        Self::new(Reason::NotFound, format!("Resource '{what}' was not found."))
+    /// MuteCall while muted, UnmuteCall while not.
+    pub fn muted_already(muted: bool) -> Self {
+        Self::new(
+            Reason::InvalidState,
+            if muted {
+                "The call is already muted."
+            } else {
+                "The call is not muted."
+            },
+        )
+    }
+
+    /// No such resource, by its path: what the caller sent and nothing that he may not know.
+    pub fn not_found(path: impl fmt::Display) -> Self {
+        Self::new(Reason::NotFound, format!("Resource '{path}' was not found."))
+    }
+
+    /// No such device.
+    pub fn no_device(id: impl fmt::Display) -> Self {
+        Self::not_found(format_args!("/devices/{id}"))
+    }
+
+    /// No such call.
+    pub fn no_call(id: impl fmt::Display) -> Self {
+        Self::not_found(format_args!("/calls/{id}"))
+    }
+
+    /// No device has this number.
+    pub fn no_number(number: impl fmt::Display) -> Self {
+        Self::not_found(format_args!("/devices?phoneNumber={number}"))
     }
 }

@@ -80,7 +80,7 @@ impl<O: Outside> Switchboard<O> {
             }
             Command::StopMonitoring { .. } => self.supervision.handle_command(command, now),
             Command::SwitchMonitoring { call, .. } | Command::AdmitMonitoring { call, .. } => {
-                self.live(call).ok_or_else(|| Refusal::not_found(call))?;
+                self.live(call).ok_or_else(|| Refusal::no_call(call))?;
                 self.supervision.handle_command(command, now)
             }
             Command::SetDoNotDisturb { device, on } => self.with_do_not_disturb(device, *on).map(|wanted| self.set(wanted)),
@@ -155,7 +155,7 @@ impl<O: Outside> Switchboard<O> {
         if !device.registered {
             return Err(Refusal::new(Reason::Internal, format!("Device '{number}' is not registered.")));
         }
-        let caller = self.caller(&LegSource::Account(id.clone())).ok_or_else(|| Refusal::not_found(id))?;
+        let caller = self.caller(&LegSource::Account(id.clone())).ok_or_else(|| Refusal::no_device(id))?;
         let callee = self.route(&caller, destination).map_err(|status| unreached(status, destination))?;
         if self.calls.len() >= self.config.max_calls {
             return Err(unreached(503, destination));
@@ -249,6 +249,9 @@ impl<O: Outside> Switchboard<O> {
 
     fn mute(&mut self, device: &DeviceId, call: &CallId, on: bool) -> Result<(), Refusal> {
         self.change_talking(device, call, |seat| {
+            if seat.muted == on {
+                return Err(Refusal::muted_already(on));
+            }
             seat.muted = on;
             Ok(())
         })
@@ -271,11 +274,11 @@ impl<O: Outside> Switchboard<O> {
     }
 
     fn seat(&mut self, device: &DeviceId, call: &CallId) -> Result<&mut Seat, Refusal> {
-        let key = self.live(call).ok_or_else(|| Refusal::not_found(call))?;
+        let key = self.live(call).ok_or_else(|| Refusal::no_call(call))?;
         self.calls
             .get_mut(&key)
             .and_then(|found| found.seat_of(device))
-            .ok_or_else(|| Refusal::not_found(call))
+            .ok_or_else(|| Refusal::no_call(call))
     }
 }
 

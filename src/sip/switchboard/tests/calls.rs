@@ -412,8 +412,11 @@ fn a_muted_party_is_heard_by_nobody() {
         call,
         on,
     };
+    let reason = |house: &mut House, on| house.command(mute(on, house.call_id())).expect_err("it is so already").reason;
+    assert_eq!(reason(&mut house, false), Reason::InvalidState);
     house.command(mute(true, house.call_id())).expect("accepted");
     assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ac");
+    assert_eq!(reason(&mut house, true), Reason::InvalidState);
     house.command(mute(false, house.call_id())).expect("accepted");
     assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ca ac");
 }
