@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tempfile::TempDir;
 use undertone::clock;
+use undertone::phone::{Phone, PhoneConfig};
 
 /// How long a call may go on after SIGTERM.
 const GRACE: Duration = Duration::from_secs(1);
@@ -224,6 +225,31 @@ async fn a_call_and_an_armed_monitor_reach_their_phones_right_after_kill_9_of_th
     trio.agent.ended(PATIENCE).await.unwrap();
     second.terminate(GRACE + LAST_WORDS).await;
     gateway.terminate(LAST_WORDS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_with_a_wrong_password_leaves_a_line_in_the_log_without_password_or_number() {
+    let place = tempfile::tempdir().unwrap();
+    let backend = backend(&place, ANY, ANY).await;
+    let config = PhoneConfig::new(AGENT.number, "mistyped-secret", backend.door("sip"), 440.0);
+    let phone = Phone::start(config).await.unwrap();
+    assert!(phone.register().await.is_err());
+    let line = || backend.log().into_iter().find(|line| line.contains("password is wrong"));
+    let waiting = async {
+        loop {
+            match line() {
+                Some(line) => return line,
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let line = tokio::time::timeout(PATIENCE, waiting).await.unwrap();
+    let message = line.split_once("password is wrong").map_or("", |(_, fields)| fields);
+    assert!(
+        line.contains("WARN") && line.contains(AGENT.device) && line.contains("127.0.0.1"),
+        "{line}"
+    );
+    assert!(!line.contains("mistyped-secret") && !message.contains(AGENT.number), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
