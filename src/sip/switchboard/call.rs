@@ -407,8 +407,18 @@ impl Call {
             (true, false) => rules.monitor_party_on_hold || !self.is_on_hold(speaker),
             // One who takes over is an agent to the engine, but still a supervisor to the others.
             (true, true) => rules.supervisors_hear_each_other,
-            (false, true) => true,
+            (false, true) => self.may_hear_supervisor(listener, speaker),
         }
+    }
+
+    /// Whoever is on hold hears no supervisor. The coached agent does, whoever holds whom: the two keep talking.
+    fn may_hear_supervisor(&self, listener: &Seat, supervisor: &Seat) -> bool {
+        let coached = supervisor.watch.as_ref().and_then(|watch| self.coached(supervisor, watch));
+        if coached == Some(listener.media_leg()) {
+            return true;
+        }
+        let agent_holds = self.principals().any(|seat| Some(seat.media_leg()) == coached && seat.is_held());
+        !agent_holds && !listener.is_held() && !self.is_on_hold(listener)
     }
 
     fn is_on_hold(&self, party: &Seat) -> bool {

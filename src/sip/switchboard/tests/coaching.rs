@@ -165,6 +165,46 @@ fn on_hold_the_whisper_keeps_flowing_and_he_hears_the_held_customer() {
 }
 
 #[test]
+fn a_held_customer_does_not_hear_who_barges_in_and_hears_him_again_when_retrieved() {
+    let mut house = House::new();
+    let legs = house.coached(Activity::BargeIn);
+    let (device, call) = (AGENT, house.call_id());
+    let hold = |call: &CallId| Command::Hold {
+        device: device.into(),
+        call: call.clone(),
+    };
+    let retrieve = |call: &CallId| Command::Retrieve {
+        device: device.into(),
+        call: call.clone(),
+    };
+    house.command(hold(&call)).expect("accepted");
+    assert_eq!(table(&house, legs), "as sc sa");
+    house.command(retrieve(&call)).expect("accepted");
+    assert_eq!(table(&house, legs), BARGE);
+
+    house.command(switch(call.clone(), Activity::Coach)).expect("accepted");
+    house.command(hold(&call)).expect("accepted");
+    house.command(switch(call.clone(), Activity::BargeIn)).expect("accepted");
+    assert_eq!(table(&house, legs), "as sc sa", "nor does he when the hold came first");
+}
+
+#[test]
+fn an_agent_who_holds_with_his_phone_keeps_the_barging_supervisor_from_the_customer() {
+    for direction in ["sendonly", "inactive"] {
+        let mut house = House::new();
+        let legs = house.coached(Activity::BargeIn);
+        let offered = |direction| LegEvent::Offered {
+            leg: legs.1,
+            media: Some(sdp(5002, "0", direction)),
+        };
+        house.leg(offered(direction));
+        assert!(!house.hears(legs.0, legs.2), "{direction}");
+        house.leg(offered("sendrecv"));
+        assert_eq!(table(&house, legs), BARGE);
+    }
+}
+
+#[test]
 fn next_call_ends_with_that_call() {
     let mut house = House::new();
     house.monitor(Activity::Coach, Mode::NextCall, Scope::Call).expect("accepted");

@@ -568,6 +568,9 @@ impl House {
                     {
                         let supervised = listening.role == PartyRole::Supervisor || speaking.role == PartyRole::Supervisor;
                         assert!(supervised, "heard while on hold");
+                        let another = listening.device.as_ref() != Some(device) && listening.role != PartyRole::Supervisor;
+                        let whispered = speaking.role == PartyRole::Supervisor && speaking.monitors == listening.device;
+                        assert!(!another || whispered, "hears a supervisor while on hold");
                     }
                 }
             }
