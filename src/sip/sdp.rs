@@ -334,6 +334,8 @@ pub struct Local {
     taken: usize,
     direction: Direction,
     telephone_event: u8,
+    /// The codecs of our last offer: an answer may take none but these (RFC 3264 6.1).
+    offered: Vec<Codec>,
 }
 
 impl Local {
@@ -350,6 +352,7 @@ impl Local {
             taken: 0,
             direction: Direction::SendRecv,
             telephone_event: TELEPHONE_EVENT,
+            offered: Vec::new(),
         }
     }
 
@@ -371,6 +374,7 @@ impl Local {
     /// An offer of these codecs, the preferred one first, and telephone events.
     pub fn offer_codecs(&mut self, direction: Direction, codecs: &[Codec]) -> Vec<u8> {
         self.direction = direction;
+        self.offered = codecs.to_vec();
         let formats: Vec<(u8, Codec)> = codecs.iter().map(|codec| (codec.payload_type(), *codec)).collect();
         self.write("RTP/AVP", &formats, Some(self.telephone_event), direction)
     }
@@ -388,14 +392,19 @@ impl Local {
         (body, agreed)
     }
 
-    /// What the answer to our last offer comes to.
+    /// What the answer to our last offer comes to. Of its codecs the first counts that we offered.
     pub fn accept(&mut self, answer: &Session) -> Result<Agreed, SdpError> {
         if answer.lines.len() != self.lines.len().max(1) || answer.taken != self.taken {
             return Err(SdpError::Mismatch);
         }
+        let mut audio = answer.audio.clone();
+        audio.codecs.retain(|(_, codec)| self.offered.contains(codec));
+        if audio.codecs.is_empty() {
+            return Err(SdpError::Codec);
+        }
         self.lines = answer.lines.clone();
         self.telephone_event = answer.audio.telephone_event.unwrap_or(self.telephone_event);
-        Ok(Agreed::of(&answer.audio, self.direction))
+        Ok(Agreed::of(&audio, self.direction))
     }
 
     fn write(&mut self, proto: &str, formats: &[(u8, Codec)], events: Option<u8>, direction: Direction) -> Vec<u8> {
@@ -639,6 +648,17 @@ mod tests {
         assert_eq!((agreed.codec, agreed.telephone_event, agreed.send), (Codec::Pcma, Some(101), true));
         let two = parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 8\nm=audio 5002 RTP/AVP 8\n").unwrap();
         assert_eq!(local.accept(&two), Err(SdpError::Mismatch));
+    }
+
+    #[test]
+    fn an_answer_takes_only_codecs_that_were_offered() {
+        let mut local = ours();
+        local.offer_codecs(Direction::SendRecv, &[Codec::Pcma]);
+        let other = parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 0\n").unwrap();
+        assert_eq!(local.accept(&other), Err(SdpError::Codec));
+        let both = parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 0 8\n").unwrap();
+        let agreed = local.accept(&both).unwrap();
+        assert_eq!((agreed.codec, agreed.payload_type), (Codec::Pcma, 8));
     }
 
     #[test]

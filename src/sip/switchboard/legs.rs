@@ -115,7 +115,9 @@ impl<O: Outside> Switchboard<O> {
         let callee = self.route(&caller, &incoming.to)?;
 
         let (key, id, conn_id) = self.new_ids();
-        let codecs = offer.as_ref().map_or_else(|| self.config.codecs.clone(), codecs_of);
+        // What the caller lacks is offered too, last: a callee who speaks nothing else is transcoded.
+        let callers = offer.as_ref().map(codecs_of).unwrap_or_default();
+        let codecs = first_of(&callers, &self.config.codecs);
         let party = (caller.device.clone(), incoming.from.number.clone(), caller.role);
         let stage = Stage::Calling { offer, early: None };
         let seat = self
@@ -257,7 +259,7 @@ impl<O: Outside> Switchboard<O> {
 
     /// The phone of whoever dialled is there: now the number he dialled.
     fn dial_on(&mut self, leg: LegKey, destination: &Number, codec: Codec) {
-        let codecs = first_of(Some(codec), &self.config.codecs);
+        let codecs = first_of(&[codec], &self.config.codecs);
         let Some(call) = self.call_of(leg) else { return };
         call.dials = None;
         let key = call.key;
@@ -391,7 +393,7 @@ impl<O: Outside> Switchboard<O> {
             None => {
                 seat.exchange = Exchange::AnswerDue;
                 seat.told = ours;
-                let codecs = first_of(seat.codec(), &seat.terms.codecs);
+                let codecs = first_of(seat.codec().as_slice(), &seat.terms.codecs);
                 LegCommand::AnswerOffer {
                     leg,
                     media: seat.local.offer_codecs(ours, &codecs),
@@ -486,7 +488,7 @@ impl Seat {
     }
 
     fn reoffer(&mut self, direction: Direction, exchange: Exchange, outputs: &mut Vec<Output>) {
-        let codecs = first_of(self.codec(), &self.terms.codecs);
+        let codecs = first_of(self.codec().as_slice(), &self.terms.codecs);
         self.exchange = exchange;
         self.told = direction;
         outputs.push(Output::Leg(LegCommand::Offer {
@@ -506,7 +508,7 @@ impl Call {
                 Stage::Calling { early: None, .. } => {
                     seat.exchange = Exchange::AnswerDue;
                     seat.local
-                        .offer_codecs(Direction::SendRecv, &seat.may_use(&first_of(Some(wish), &seat.terms.codecs)))
+                        .offer_codecs(Direction::SendRecv, &seat.may_use(&first_of(&[wish], &seat.terms.codecs)))
                 }
                 Stage::Invited | Stage::Waiting | Stage::Talking | Stage::Over => continue,
             };

@@ -61,7 +61,7 @@ impl<O: Outside> Switchboard<O> {
         let device = self.devices.get(supervisor).filter(|device| device.registered)?;
         let (number, terms) = (device.extension.number.clone(), self.terms_of_extension(&device.extension));
         let first = self.calls.get(&key)?.codec();
-        let codecs = first_of(first, &self.config.codecs);
+        let codecs = first_of(first.as_slice(), &self.config.codecs);
         let leg = self.new_leg();
         let party = (Some(supervisor.clone()), number, PartyRole::Supervisor);
         let mut seat = self.new_seat(key, leg, party, terms, Stage::Invited)?;

@@ -24,10 +24,10 @@ pub(super) fn prefer(session: &mut Session, wish: Option<Codec>) {
     session.audio.codecs.sort_by_key(|(_, codec)| Some(*codec) != wish);
 }
 
-/// A codec first, then the rest.
-pub(super) fn first_of(first: Option<Codec>, codecs: &[Codec]) -> Vec<Codec> {
-    let rest = codecs.iter().copied().filter(|codec| Some(*codec) != first);
-    first.into_iter().chain(rest).collect()
+/// These codecs first, then the rest.
+pub(super) fn first_of(first: &[Codec], codecs: &[Codec]) -> Vec<Codec> {
+    let rest = codecs.iter().filter(|codec| !first.contains(codec));
+    first.iter().chain(rest).copied().collect()
 }
 
 /// What the engine has to know. Behind a NAT the peer is at `host`, where its signalling comes from; the port is learned from there.

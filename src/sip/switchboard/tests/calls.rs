@@ -73,6 +73,26 @@ fn the_callee_is_offered_the_callers_codecs_in_the_callers_order() {
 }
 
 #[test]
+fn a_caller_and_a_callee_without_a_common_codec_talk_transcoded() {
+    let mut house = House::new();
+    let customer = house.incoming(LegSource::Account(CUSTOMER.into()), "5001", Some(sdp(4000, "8 101", "sendrecv")));
+    let agent = house.ringing(AGENT);
+    assert_eq!(codecs_of(&house.lines[&agent].last_sdp), [Codec::Pcma, Codec::Pcmu]);
+    house.log.clear();
+    house.leg(LegEvent::Answered {
+        leg: agent,
+        media: sdp(5001, "0 101", "sendrecv"),
+    });
+    let codecs = house.log.iter().filter_map(|output| match output {
+        Output::Media(MediaCommand::Describe { leg, media }) => Some((LegKey(leg.0), media.codec)),
+        _ => None,
+    });
+    assert_eq!(codecs.collect::<Vec<_>>(), [(agent, Codec::Pcmu), (customer, Codec::Pcma)]);
+    assert_eq!(codecs_of(&house.lines[&customer].last_sdp), [Codec::Pcma]);
+    assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ca ac");
+}
+
+#[test]
 fn a_trunk_is_offered_and_taken_at_the_codecs_it_may_use() {
     let mut house = House::new();
     house.incoming(LegSource::Account(AGENT.into()), "0800", Some(sdp(4000, "0", "sendrecv")));
