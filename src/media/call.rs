@@ -484,9 +484,8 @@ impl Call {
 
     /// Sets what signalling agreed for a leg. What was learned behind a NAT stays when the signalled addresses stay.
     pub fn handle_describe(&mut self, leg: MediaLeg, media: LegMedia, now: Instant) {
-        let Some(here) = self.legs.iter_mut().flatten().find(|here| here.name == leg) else {
-            return;
-        };
+        let Some(slot) = self.slot(leg) else { return };
+        let Some(here) = self.legs[slot].as_mut() else { return };
         let before = here.media.replace(media);
         let addresses = |media: LegMedia| (media.remote, media.remote_rtcp, media.nat);
         if before.map(addresses) != Some(addresses(media)) {
@@ -498,6 +497,21 @@ impl Call {
         }
         if before.is_none() {
             here.rtcp_due = now + self.config.rtcp_interval / 2;
+        }
+        // What was never due is not lost: whoever was not sent to goes on with the next number.
+        let sends = |media: LegMedia| media.send && media.remote.is_some();
+        let receives = |media: LegMedia| media.receive && media.remote.is_some();
+        if before.is_some_and(|before| sends(before) != sends(media)) {
+            here.stream.cut();
+        }
+        if before.is_some_and(|before| receives(before) != receives(media)) {
+            here.reception.pause();
+            let listeners = here.passed_to;
+            for listener in slots(listeners) {
+                if let Some(listener) = self.legs[listener].as_mut() {
+                    listener.stream.cut();
+                }
+            }
         }
         self.arrange(now);
     }
@@ -1371,6 +1385,47 @@ mod tests {
                 assert_eq!(heard.rtp.ssrc, 100 + index as u32);
                 assert_eq!(heard.rtp.sequence, 65_500_u16.wrapping_add(n as u16));
                 assert_eq!(heard.rtp.timestamp, (u32::MAX - 1000).wrapping_add(160 * n as u32));
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_toward_everybody_are_unbroken_through_a_hold_and_time_goes_on() {
+        let inactive = |media: &mut LegMedia| (media.send, media.receive) = (false, false);
+        let sendonly = |media: &mut LegMedia| media.receive = false;
+        let nowhere = |media: &mut LegMedia| (media.send, media.remote, media.remote_rtcp) = (false, None, None);
+        let deaf = |media: &mut LegMedia| media.send = false;
+        let holds: [&dyn Fn(&mut LegMedia); 4] = [&inactive, &sendonly, &nowhere, &deaf];
+        for codecs in [[Codec::Pcmu; 3], [Codec::Pcmu, Codec::Pcma, Codec::Pcmu]] {
+            for activity in [None, Some(Activity::Coach)] {
+                for hold in holds {
+                    let mut house = House::new(codecs, activity);
+                    let talk = |house: &mut House, rounds: usize| {
+                        for _ in 0..rounds {
+                            for (index, level) in LEVELS.into_iter().enumerate() {
+                                house.say(index, level);
+                            }
+                            house.pass(20 * MS);
+                        }
+                    };
+                    talk(&mut house, 10);
+                    let mut held = media(0, codecs[0]);
+                    hold(&mut held);
+                    house.call.handle_describe(AGENT, held, house.time());
+                    talk(&mut house, 100);
+                    house.call.handle_describe(AGENT, media(0, codecs[0]), house.time());
+                    talk(&mut house, 10);
+                    for leg in LEGS {
+                        for two in house.to(leg).collect::<Vec<_>>().windows(2) {
+                            let [before, after] = [two[0], two[1]];
+                            assert_eq!(after.rtp.sequence, before.rtp.sequence.wrapping_add(1), "{leg:?} {held:?}");
+                            let moved = i64::from(after.rtp.timestamp.wrapping_sub(before.rtp.timestamp));
+                            let passed = (after.at - before.at).as_millis() as i64 * 8;
+                            assert!((moved - passed).abs() <= 400, "{leg:?} {held:?}: {moved} in {passed}");
+                        }
+                    }
+                    assert_eq!(house.stats(AGENT).lost, 0);
+                }
             }
         }
     }

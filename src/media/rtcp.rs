@@ -56,6 +56,15 @@ impl Reception {
         }
     }
 
+    /// Nothing is to be received for a while: what comes after it begins anew, and what was not received meanwhile is not lost.
+    pub fn pause(&mut self) {
+        *self = Self {
+            lost_before: self.lost(),
+            origin: self.origin,
+            ..Self::default()
+        };
+    }
+
     /// Notes a sender report: the middle 32 bits of its NTP timestamp.
     pub fn note_sender_report(&mut self, ssrc: u32, middle: u32, now: Instant) {
         if self.source == Some(ssrc) {
