@@ -219,6 +219,7 @@ pub(super) struct Sip {
     pub(super) ring_timeout: SomeSeconds,
     pub(super) call_waiting: bool,
     pub(super) max_calls: usize,
+    pub(super) max_calls_per_device: usize,
     pub(super) signal_hold: bool,
     pub(super) grace: Seconds,
     pub(super) session_expires: SomeSeconds,
@@ -267,6 +268,7 @@ pub(super) struct Trunk {
     pub(super) prefixes: Vec<String>,
     #[serde(default)]
     pub(super) codecs: Vec<Codec>,
+    pub(super) max_calls: Option<usize>,
     #[serde(default)]
     pub(super) nat: bool,
     pub(super) user: Option<String>,

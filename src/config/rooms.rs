@@ -200,6 +200,7 @@ fn switchboard(sip: &raw::Sip, monitoring: &raw::Monitoring) -> SwitchboardConfi
         ring_timeout: sip.ring_timeout.0,
         call_waiting: sip.call_waiting,
         max_calls: sip.max_calls,
+        max_calls_per_device: sip.max_calls_per_device,
         signal_hold: sip.signal_hold,
         monitor_party_on_hold: monitoring.monitor_party_on_hold,
         supervisors_hear_each_other: monitoring.supervisors_hear_each_other,
@@ -296,6 +297,7 @@ fn trunk(trunk: &raw::Trunk) -> Trunk {
         protocol: protocol(trunk.protocol),
         prefixes: trunk.prefixes.clone(),
         codecs: trunk.codecs.iter().map(|offered| codec(*offered).name().to_owned()).collect(),
+        max_calls: trunk.max_calls,
         nat: trunk.nat,
         login,
     }
@@ -319,6 +321,7 @@ fn numbering(shapes: &Shapes) -> Numbering {
         name: trunk.name.clone(),
         prefixes: trunk.prefixes.clone(),
         codecs: trunk.codecs.iter().map(|offered| codec(*offered)).collect(),
+        max_calls: trunk.max_calls,
         nat: trunk.nat,
     });
     Numbering::new(extensions, trunks.collect())
@@ -535,6 +538,11 @@ impl Checks {
         self.unless(!sip.codecs.is_empty(), &[&"sip", &"codecs"], "must name at least one codec");
         self.unless(!sip.digests.is_empty(), &[&"sip", &"digests"], "must name at least one digest");
         self.unless(sip.max_calls > 0, &[&"sip", &"max_calls"], "must be more than 0");
+        self.unless(
+            sip.max_calls_per_device > 0,
+            &[&"sip", &"max_calls_per_device"],
+            "must be more than 0",
+        );
         self.unless(
             sip.min_expires.0 <= sip.max_expires.0,
             &[&"sip", &"max_expires"],

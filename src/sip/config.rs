@@ -186,6 +186,8 @@ pub struct Trunk {
     pub codecs: Vec<String>,
     /// Who we are when it challenges us.
     pub login: Option<Login>,
+    /// More calls at once over it are refused; `None`: as many as there may be at all.
+    pub max_calls: Option<usize>,
     /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
 }
@@ -205,6 +207,7 @@ impl Trunk {
             prefixes: vec![String::new()],
             codecs: Vec::new(),
             login: None,
+            max_calls: None,
             nat: false,
         }
     }

@@ -99,12 +99,27 @@ impl Endpoint {
             if !self.events.is_empty() || !self.bindings.is_empty() {
                 return std::mem::take(&mut self.events);
             }
-            let timeout = self.agent.poll_timeout();
-            tokio::select! {
-                biased;
-                () = until(timeout) => self.agent.handle_timeout(clock::now()),
-                arrival = self.transport.next() => self.hand_in(arrival),
+            self.step().await;
+        }
+    }
+
+    /// Like [`Self::next`], and returns at once, with nothing, when no leg is left.
+    pub async fn next_while_legs(&mut self) -> Vec<LegEvent> {
+        loop {
+            self.drain();
+            if !self.events.is_empty() || self.agent.legs() == 0 {
+                return std::mem::take(&mut self.events);
             }
+            self.step().await;
+        }
+    }
+
+    async fn step(&mut self) {
+        let timeout = self.agent.poll_timeout();
+        tokio::select! {
+            biased;
+            () = until(timeout) => self.agent.handle_timeout(clock::now()),
+            arrival = self.transport.next() => self.hand_in(arrival),
         }
     }
 

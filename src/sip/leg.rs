@@ -98,7 +98,8 @@ pub enum LegEvent {
         /// The answer.
         media: Vec<u8>,
     },
-    /// A final refusal of our INVITE, or its time-out (408), or no way to reach it (480 unregistered, 503 transport).
+    /// A final refusal of our INVITE, or its time-out while it rang (408), or no way to reach it (480 unregistered, 503 nobody
+    /// said anything at all, or the transport failed).
     Refused {
         /// The leg, which is gone.
         leg: LegKey,
@@ -140,13 +141,6 @@ pub enum LegEvent {
         leg: LegKey,
         /// 300 to 699.
         status: u16,
-    },
-    /// Digits by INFO (`application/dtmf-relay` or `application/dtmf`).
-    Digits {
-        /// The leg.
-        leg: LegKey,
-        /// `0`–`9`, `*`, `#`, `A`–`D`.
-        digits: String,
     },
     /// The leg is gone: BYE, CANCEL, no ACK, session expiry.
     Ended {
@@ -192,6 +186,9 @@ pub enum LegCommand {
         offer: Vec<u8>,
         /// Ask the phone to answer by itself, as configured for the device (Answer-Mode, Call-Info, Alert-Info).
         auto_answer: bool,
+        /// Digits by INFO are taken with 200 and reach nobody. Else they are refused with 415, so that the phone does not believe they
+        /// were heard: between parties digits go as telephone-event (RFC 4733).
+        swallow_digits: bool,
         /// Refused as 408 and cancelled when nobody has answered by then.
         timeout: Duration,
         /// Max-Forwards.

@@ -148,6 +148,7 @@ fn numbering(sip: &SipConfig) -> Numbering {
         name: trunk.name.clone(),
         prefixes: trunk.prefixes.clone(),
         codecs: trunk.codecs.iter().filter_map(|name| codec_named(name)).collect(),
+        max_calls: trunk.max_calls,
         nat: trunk.nat,
     });
     Numbering::new(extensions, trunks.collect())
@@ -253,8 +254,7 @@ impl Shell {
             | LegEvent::Confirmed { .. }
             | LegEvent::Offered { .. }
             | LegEvent::OfferAnswered { .. }
-            | LegEvent::OfferRefused { .. }
-            | LegEvent::Digits { .. } => {}
+            | LegEvent::OfferRefused { .. } => {}
         }
         self.board.handle_leg(event, now);
         // Each event's consequences are done before the next is looked at: a leg that was opened for it must exist.
@@ -344,8 +344,7 @@ impl Shell {
     /// Waits until every BYE has its answer.
     async fn say_goodbye(&mut self) {
         while self.endpoint.agent().legs() > 0 {
-            let events = self.endpoint.next().await;
-            for event in events {
+            for event in self.endpoint.next_while_legs().await {
                 self.hand_in_leg(event, clock::now());
             }
         }

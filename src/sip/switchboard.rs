@@ -48,6 +48,9 @@ pub struct SwitchboardConfig {
     pub call_waiting: bool,
     /// More calls at once are refused with 503.
     pub max_calls: usize,
+    /// A device that is on so many is called no more (486) and makes no more (503): 10, more than anybody can have in hand, and too few for
+    /// one account to take the ports of a house.
+    pub max_calls_per_device: usize,
     /// Whom a hold is told to: false, only the holder's phone knows, and a supervisor goes on hearing the held party.
     pub signal_hold: bool,
     /// A supervisor hears the customer while the agent has put him on hold.
@@ -69,6 +72,7 @@ impl Default for SwitchboardConfig {
             ring_timeout: Duration::from_secs(60),
             call_waiting: true,
             max_calls: 2000,
+            max_calls_per_device: 10,
             signal_hold: false,
             monitor_party_on_hold: true,
             supervisors_hear_each_other: false,
@@ -182,7 +186,6 @@ struct Terms {
 
 /// Who is called, after forwarding.
 struct Callee {
-    device: Option<DeviceId>,
     number: Number,
     role: PartyRole,
     terms: Terms,
@@ -415,9 +418,9 @@ impl<O: Outside> Switchboard<O> {
             let extension = match self.numbering.find(number) {
                 None => return Err(404),
                 Some(Place::Trunk(_)) if !may_leave => return Err(403),
+                Some(Place::Trunk(trunk)) if self.is_full(&LegSource::Trunk(trunk.name.clone())) => return Err(503),
                 Some(Place::Trunk(trunk)) => {
                     return Ok(Callee {
-                        device: None,
                         number: number.clone(),
                         role: PartyRole::Customer,
                         terms: self.terms_of_trunk(trunk),
@@ -446,8 +449,10 @@ impl<O: Outside> Switchboard<O> {
             if caller.device.as_ref() == Some(&extension.device) || !self.config.call_waiting && self.is_busy(&extension.device) {
                 return Err(486);
             }
+            if self.is_full(&LegSource::Account(extension.device.clone())) {
+                return Err(486);
+            }
             return Ok(Callee {
-                device: Some(extension.device.clone()),
                 number: number.clone(),
                 role: role_of(extension.kind),
                 terms: self.terms_of_extension(extension),
@@ -483,6 +488,16 @@ impl<O: Outside> Switchboard<O> {
             .any(|seat| !seat.is_over() && seat.device.as_ref() == Some(device))
     }
 
+    /// A device or a trunk is on as many calls as it may be.
+    fn is_full(&self, peer: &LegSource) -> bool {
+        let most = match peer {
+            LegSource::Account(_) => Some(self.config.max_calls_per_device),
+            LegSource::Trunk(name) => self.numbering.trunk(name).and_then(|trunk| trunk.max_calls),
+        };
+        let seats = || self.calls.values().flat_map(|call| &call.seats);
+        most.is_some_and(|most| seats().filter(|seat| !seat.is_over() && seat.peer == *peer).count() >= most)
+    }
+
     fn caller(&self, source: &LegSource) -> Option<Caller> {
         match source {
             LegSource::Account(id) => self.devices.get(id).map(|device| Caller {
@@ -509,15 +524,21 @@ impl<O: Outside> Switchboard<O> {
         &mut self,
         call: CallKey,
         leg: LegKey,
-        party: (Option<DeviceId>, Number, PartyRole),
+        peer: LegSource,
+        party: (Number, PartyRole),
         terms: Terms,
         stage: Stage,
     ) -> Option<Seat> {
         let address = self.outside.open_port(call, media_leg(leg))?;
-        let (device, number, role) = party;
+        let (number, role) = party;
+        let device = match &peer {
+            LegSource::Account(device) => Some(device.clone()),
+            LegSource::Trunk(_) => None,
+        };
         self.by_leg.insert(leg, call);
         Some(Seat {
             leg,
+            peer,
             device,
             number,
             role,
@@ -609,7 +630,7 @@ fn unreached(status: u16, number: &Number) -> Refusal {
         408 | 480 => Refusal::new(Reason::InvalidState, format!("Number '{number}' does not answer.")),
         486 | 600 => Refusal::new(Reason::InvalidState, format!("Number '{number}' is busy.")),
         603 => Refusal::new(Reason::InvalidState, format!("Number '{number}' rejects the call.")),
-        503 => Refusal::new(Reason::Unavailable, "No more calls can be made now."),
+        503 => Refusal::new(Reason::Unavailable, format!("Number '{number}' can not be called now.")),
         _ => Refusal::new(Reason::Internal, format!("Number '{number}' could not be called ({status}).")),
     }
 }

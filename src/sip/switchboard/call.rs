@@ -3,7 +3,7 @@
 use super::session::media_of;
 use super::{Output, Terms};
 use crate::media::{CallKey, Codec, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, MediaLeg};
-use crate::sip::leg::{LegCommand, LegKey, PassedHeader};
+use crate::sip::leg::{LegCommand, LegKey, LegSource, PassedHeader};
 use crate::sip::sdp::{Agreed, Direction, Local, SdpError, Session};
 use crate::words::{Activity, CallFact, CallId, CallType, DeviceId, LegState, Now, Number, Party, PartyRole, Timestamp};
 use std::collections::BTreeSet;
@@ -37,6 +37,8 @@ pub(super) struct Call {
 /// One party and its leg.
 pub(super) struct Seat {
     pub(super) leg: LegKey,
+    /// Whose leg it is: what counts against how many calls he may have.
+    pub(super) peer: LegSource,
     pub(super) device: Option<DeviceId>,
     pub(super) number: Number,
     pub(super) role: PartyRole,

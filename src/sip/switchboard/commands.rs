@@ -155,7 +155,14 @@ impl<O: Outside> Switchboard<O> {
         if !device.registered {
             return Err(Refusal::new(Reason::Internal, format!("Device '{number}' is not registered.")));
         }
-        let caller = self.caller(&LegSource::Account(id.clone())).ok_or_else(|| Refusal::no_device(id))?;
+        let source = LegSource::Account(id.clone());
+        if self.is_full(&source) {
+            return Err(Refusal::new(
+                Reason::InvalidState,
+                format!("Device '{number}' is on as many calls as it may be."),
+            ));
+        }
+        let caller = self.caller(&source).ok_or_else(|| Refusal::no_device(id))?;
         let callee = self.route(&caller, destination).map_err(|status| unreached(status, destination))?;
         if self.calls.len() >= self.config.max_calls {
             return Err(unreached(503, destination));
@@ -163,9 +170,9 @@ impl<O: Outside> Switchboard<O> {
 
         let (key, call_id, conn_id) = self.new_ids();
         let leg = self.new_leg();
-        let party = (Some(id.clone()), number.clone(), caller.role);
+        let party = (number.clone(), caller.role);
         let mut seat = self
-            .new_seat(key, leg, party, caller.terms.clone(), Stage::Invited)
+            .new_seat(key, leg, source, party, caller.terms.clone(), Stage::Invited)
             .ok_or_else(|| unreached(503, destination))?;
         self.outputs.push_back(Output::Leg(LegCommand::Invite {
             leg,
@@ -173,6 +180,7 @@ impl<O: Outside> Switchboard<O> {
             from: identity(destination, ""),
             offer: seat.local.offer_codecs(Direction::SendRecv, &self.config.codecs),
             auto_answer: true,
+            swallow_digits: false,
             timeout: self.config.ring_timeout,
             max_forwards: MAX_FORWARDS,
             passed: Vec::new(),

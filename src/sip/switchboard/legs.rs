@@ -5,7 +5,7 @@ use super::monitors::outcome_of;
 use super::session::{codecs_of, first_of, prefer, read};
 use super::{Callee, Caller, Output, Outside, Switchboard, identity};
 use crate::media::{CallKey, Codec, Hearing};
-use crate::sip::leg::{EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
+use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
 use crate::sip::sdp::Direction;
 use crate::supervision::LegOutcome;
 use crate::words::{CallType, DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
@@ -59,8 +59,6 @@ impl<O: Outside> Switchboard<O> {
             LegEvent::OfferAnswered { leg, media } => self.offer_answered(leg, &media, now),
             LegEvent::OfferRefused { leg, status } => self.offer_refused(leg, status, now),
             LegEvent::AskToAnswerRefused { leg, status } => self.not_made_to_answer(leg, status),
-            // Nobody is sent digits by INFO: a supervisor's must reach nobody, and phones that talk agree on telephone-event.
-            LegEvent::Digits { .. } => {}
             LegEvent::Ended { leg, reason } => self.ended(leg, reason, now),
             LegEvent::Registered { device, registered } => self.registered(&device, registered),
         }
@@ -111,6 +109,9 @@ impl<O: Outside> Switchboard<O> {
             return Err(503);
         }
         let caller = self.caller(&incoming.source).ok_or(403_u16)?;
+        if self.is_full(&incoming.source) {
+            return Err(503);
+        }
         let offer = incoming.offer.map(|body| read(&body, &caller.terms.codecs)).transpose()?;
         let callee = self.route(&caller, &incoming.to)?;
 
@@ -118,10 +119,10 @@ impl<O: Outside> Switchboard<O> {
         // What the caller lacks is offered too, last: a callee who speaks nothing else is transcoded.
         let callers = offer.as_ref().map(codecs_of).unwrap_or_default();
         let codecs = first_of(&callers, &self.config.codecs);
-        let party = (caller.device.clone(), incoming.from.number.clone(), caller.role);
+        let party = (incoming.from.number.clone(), caller.role);
         let stage = Stage::Calling { offer, early: None };
         let seat = self
-            .new_seat(key, incoming.leg, party, caller.terms.clone(), stage)
+            .new_seat(key, incoming.leg, incoming.source, party, caller.terms.clone(), stage)
             .ok_or(503_u16)?;
         let call = Call {
             key,
@@ -157,8 +158,12 @@ impl<O: Outside> Switchboard<O> {
     /// Calls somebody into a call; false when there is no port for him.
     fn call_out(&mut self, key: CallKey, callee: Callee, from: Identity, codecs: &[Codec]) -> bool {
         let leg = self.new_leg();
-        let party = (callee.device, callee.number, callee.role);
-        let Some(mut seat) = self.new_seat(key, leg, party, callee.terms, Stage::Invited) else {
+        let party = (callee.number, callee.role);
+        let peer = match &callee.to {
+            Destination::Device(device) => LegSource::Account(device.clone()),
+            Destination::Trunk { name, .. } => LegSource::Trunk(name.clone()),
+        };
+        let Some(mut seat) = self.new_seat(key, leg, peer, party, callee.terms, Stage::Invited) else {
             return false;
         };
         let Some(call) = self.calls.get_mut(&key) else { return false };
@@ -173,6 +178,7 @@ impl<O: Outside> Switchboard<O> {
             from,
             offer: seat.local.offer_codecs(Direction::SendRecv, &seat.may_use(codecs)),
             auto_answer: false,
+            swallow_digits: false,
             timeout: self.config.ring_timeout,
             max_forwards: call.max_forwards,
             passed,

@@ -4,7 +4,7 @@ use super::call::{Farewell, Stage, Watch};
 use super::session::first_of;
 use super::{Keep, Output, Outside, Switchboard, identity};
 use crate::media::CallKey;
-use crate::sip::leg::{Destination, LegCommand};
+use crate::sip::leg::{Destination, LegCommand, LegSource};
 use crate::sip::sdp::Direction;
 use crate::supervision::{LegOutcome, Output as Wish};
 use crate::words::{Activity, CallId, DeviceId, Fact, MonitorFact, Now, PartyRole};
@@ -63,8 +63,8 @@ impl<O: Outside> Switchboard<O> {
         let first = self.calls.get(&key)?.codec();
         let codecs = first_of(first.as_slice(), &self.config.codecs);
         let leg = self.new_leg();
-        let party = (Some(supervisor.clone()), number, PartyRole::Supervisor);
-        let mut seat = self.new_seat(key, leg, party, terms, Stage::Invited)?;
+        let (peer, party) = (LegSource::Account(supervisor.clone()), (number, PartyRole::Supervisor));
+        let mut seat = self.new_seat(key, leg, peer, party, terms, Stage::Invited)?;
         let shown = self.shown(&target);
         self.outputs.push_back(Output::Leg(LegCommand::Invite {
             leg,
@@ -72,6 +72,7 @@ impl<O: Outside> Switchboard<O> {
             from: identity(&shown, format!("{activity} {shown}")),
             offer: seat.local.offer_codecs(Direction::SendRecv, &codecs),
             auto_answer: true,
+            swallow_digits: true,
             // Supervision gives up by itself; this is only a net below it.
             timeout: self.config.supervision.invite_timeout * 2,
             max_forwards: MAX_FORWARDS,

@@ -35,6 +35,8 @@ pub struct TrunkRoute {
     pub prefixes: Vec<String>,
     /// The codecs it may use, best first. Empty, or none that we have: all of ours.
     pub codecs: Vec<Codec>,
+    /// More calls at once over it are refused; `None`: as many as there may be at all.
+    pub max_calls: Option<usize>,
     /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
 }
@@ -111,6 +113,7 @@ mod tests {
             name: name.into(),
             prefixes: vec![prefix.into()],
             codecs: Vec::new(),
+            max_calls: None,
             nat: false,
         };
         Numbering::new(

@@ -27,6 +27,8 @@ pub(super) struct Leg {
     pub(super) remote_media: Vec<u8>,
     /// The host that `Located` told last.
     pub(super) located: Option<IpAddr>,
+    /// Digits by INFO are taken, and go nowhere.
+    pub(super) swallow_digits: bool,
 }
 
 #[derive(Debug)]

@@ -200,8 +200,12 @@ impl Stage {
 
     /// We call the carrier and are answered.
     fn outgoing_call(&mut self) -> Call {
+        self.outgoing(call_carrier(LegKey(1)))
+    }
+
+    fn outgoing(&mut self, command: LegCommand) -> Call {
         let leg = LegKey(1);
-        self.command(call_carrier(leg));
+        self.command(command);
         let invite = self.request("INVITE");
         let extra = "Contact: <sip:carrier@192.0.2.2>\nAllow: INVITE, BYE, ACK, CANCEL\nContent-Type: application/sdp\n";
         self.hear(CARRIER, &answer(&invite, 200, ";tag=theirs", extra, SDP));
@@ -298,6 +302,7 @@ fn call_carrier(leg: LegKey) -> LegCommand {
         from: caller(),
         offer: SDP.into(),
         auto_answer: false,
+        swallow_digits: false,
         timeout: Duration::from_secs(60),
         max_forwards: 69,
         passed: Vec::new(),

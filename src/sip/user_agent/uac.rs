@@ -48,6 +48,7 @@ impl UserAgent {
                 from,
                 offer,
                 auto_answer,
+                swallow_digits,
                 timeout,
                 max_forwards,
                 passed,
@@ -55,6 +56,9 @@ impl UserAgent {
                 Ok(route) if !self.legs.contains_key(&leg) && self.legs.len() < self.config.limits.legs => {
                     self.invite(leg, route, &from, offer, auto_answer, max_forwards, &passed, now);
                     self.timers.set((leg, LegTimer::NoAnswer), now.mono + timeout);
+                    if let Some(leg) = self.legs.get_mut(&leg) {
+                        leg.swallow_digits = swallow_digits;
+                    }
                 }
                 Ok(_) => self.event(LegEvent::Refused { leg, status: 503 }),
                 Err(status) => self.event(LegEvent::Refused { leg, status }),
@@ -193,6 +197,7 @@ impl UserAgent {
                 local_media: offer,
                 remote_media: Vec::new(),
                 located: None,
+                swallow_digits: false,
             },
         );
     }
@@ -382,8 +387,10 @@ impl UserAgent {
             }
             LegTimer::Remind => self.remind(leg_key, now),
             LegTimer::NoAnswer => {
+                let heard = |leg: &Leg| matches!(&leg.state, State::Calling(calling) if calling.provisional);
+                let status = if self.legs.get(&leg_key).is_some_and(heard) { 408 } else { 503 };
                 self.hangup(leg_key, None, now);
-                self.event(LegEvent::Refused { leg: leg_key, status: 408 });
+                self.event(LegEvent::Refused { leg: leg_key, status });
             }
             LegTimer::Cancelled => {
                 if let Some(Leg {
@@ -465,14 +472,14 @@ impl UserAgent {
         }
     }
 
-    /// No response came (408), or the transport failed (503).
+    /// No response came (408), or the transport failed (503). To an INVITE both are the same: nobody is there.
     pub(super) fn handle_failure(&mut self, client: ClientUse, status: u16, now: Now) {
         match client {
             ClientUse::Invite(leg_key, _) => {
                 let told = self.legs.get(&leg_key).is_some_and(|leg| matches!(leg.state, State::Calling(_)));
                 self.remove_leg(leg_key);
                 if told {
-                    self.event(LegEvent::Refused { leg: leg_key, status });
+                    self.event(LegEvent::Refused { leg: leg_key, status: 503 });
                 }
             }
             ClientUse::Reinvite(leg_key, _) | ClientUse::Update(leg_key, _) => {

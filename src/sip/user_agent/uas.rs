@@ -23,9 +23,6 @@ const REMIND: Duration = Duration::from_secs(60);
 /// Bytes of all header fields together. Nobody honest needs a tenth of it.
 const LONGEST_HEAD: usize = 32 * 1024;
 
-/// Digits of one INFO.
-const MOST_DIGITS: usize = 32;
-
 impl UserAgent {
     pub(super) fn handle_request(&mut self, flow: Flow, mut request: Request, now: Now) {
         request.headers.stamp_source(flow.peer);
@@ -141,6 +138,7 @@ impl UserAgent {
                 local_media: Vec::new(),
                 remote_media: invite.body.clone(),
                 located: None,
+                swallow_digits: false,
             },
         );
         self.timers.set((leg, LegTimer::Ringing), now.mono + self.config.limits.ringing);
@@ -426,24 +424,24 @@ impl UserAgent {
         if info.headers.has("Info-Package") {
             return Err(Refuse::new(469));
         }
-        let digits = match info.headers.content_type().as_deref() {
-            _ if info.body.is_empty() => None,
-            Some("application/dtmf-relay") => relay_digits(&info.body),
-            Some("application/dtmf") => plain_digits(&info.body),
-            _ => {
-                let mut refuse = Refuse::new(415);
-                refuse
-                    .headers
-                    .push(("Accept", b"application/dtmf-relay, application/dtmf".to_vec()));
-                return Err(refuse);
-            }
+        let swallows = self.legs.get(&leg_key).is_some_and(|leg| leg.swallow_digits);
+        let taken = match info.headers.content_type().as_deref() {
+            _ if info.body.is_empty() => true,
+            Some("application/dtmf-relay" | "application/dtmf") => swallows,
+            _ => false,
         };
-        self.answer(leg_key, flow, key, Response::to(info, 200), now)?;
-        let talks = self.legs.get(&leg_key).is_some_and(|leg| matches!(leg.state, State::Confirmed));
-        if let (Some(digits), true) = (digits, talks) {
-            self.event(LegEvent::Digits { leg: leg_key, digits });
+        if !taken {
+            // RFC 3261 21.4.13: the types we take. An empty list: none.
+            let accept: &[u8] = if swallows {
+                b"application/dtmf-relay, application/dtmf"
+            } else {
+                b""
+            };
+            let mut refuse = Refuse::new(415);
+            refuse.headers.push(("Accept", accept.to_vec()));
+            return Err(refuse);
         }
-        Ok(())
+        self.answer(leg_key, flow, key, Response::to(info, 200), now)
     }
 
     fn handle_ack(&mut self, flow: Flow, ack: &Request, now: Now) {
@@ -683,29 +681,4 @@ fn registration(headers: &Headers) -> Result<Change, Refuse> {
         bind.push((contact.uri, Duration::from_secs(seconds.into())));
     }
     Ok(Change::Bind(bind))
-}
-
-/// `Signal=5` of application/dtmf-relay.
-fn relay_digits(body: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(body).ok()?;
-    let signal = text.lines().find_map(|line| {
-        let (name, value) = line.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("signal").then(|| value.trim())
-    })?;
-    digits_of(signal)
-}
-
-fn plain_digits(body: &[u8]) -> Option<String> {
-    digits_of(std::str::from_utf8(body).ok()?.trim())
-}
-
-fn digits_of(text: &str) -> Option<String> {
-    let named = match text {
-        "10" => "*",
-        "11" => "#",
-        other => other,
-    };
-    let digits = named.to_ascii_uppercase();
-    let fits = digits.chars().all(|digit| matches!(digit, '0'..='9' | '*' | '#' | 'A'..='D'));
-    (fits && !digits.is_empty() && digits.len() <= MOST_DIGITS).then_some(digits)
 }

@@ -236,6 +236,51 @@ fn callers_are_told_404_480_482_486_488_and_503_where_each_is_right() {
 }
 
 #[test]
+fn one_device_gets_no_more_calls_than_its_share_and_the_others_go_on() {
+    let mut house = House::with(
+        SwitchboardConfig {
+            max_calls_per_device: 3,
+            ..SwitchboardConfig::default()
+        },
+        Kept::default(),
+    );
+    let free = house.board.outside.free;
+    let calls: Vec<LegKey> = (0..3).map(|_| house.customer_calls("5001")).collect();
+    let taken = free - house.board.outside.free;
+    house.log.clear();
+    house.customer_calls("5002");
+    assert_eq!(rejected(&mut house), [503], "the customer has his share");
+    house.incoming(LegSource::Trunk("city".into()), "5001", Some(sdp(4000, "0", "sendrecv")));
+    assert_eq!(rejected(&mut house), [486], "the agent has his share");
+    let refusal = house.command(dial(AGENT, "0123")).expect_err("his share");
+    assert_eq!(refusal.reason, Reason::InvalidState);
+    assert_eq!(free - house.board.outside.free, taken, "a refused call takes no port");
+
+    house.incoming(LegSource::Trunk("city".into()), "5002", Some(sdp(4000, "0", "sendrecv")));
+    house.ringing(OTHER);
+    house.hangs_up(calls[0]);
+    house.log.clear();
+    house.customer_calls("5001");
+    assert!(rejected(&mut house).is_empty(), "a call that is over counts no more");
+}
+
+#[test]
+fn a_trunk_gets_no_more_calls_than_it_may_have_both_ways() {
+    let mut house = House::new();
+    let offer = || Some(sdp(4000, "8", "sendrecv"));
+    let first = house.incoming(LegSource::Trunk("a-law".into()), "5001", offer());
+    house.incoming(LegSource::Account(AGENT.into()), "0800", offer());
+    house.log.clear();
+    house.incoming(LegSource::Trunk("a-law".into()), "5001", offer());
+    house.incoming(LegSource::Account(OTHER.into()), "0800", offer());
+    assert_eq!(rejected(&mut house), [503, 503]);
+    house.hangs_up(first);
+    house.log.clear();
+    house.incoming(LegSource::Account(OTHER.into()), "0800", offer());
+    assert!(rejected(&mut house).is_empty());
+}
+
+#[test]
 fn what_the_callee_says_reaches_the_caller_as_what_it_means_to_him() {
     let told = |status| {
         let mut house = House::new();
@@ -260,6 +305,19 @@ fn what_the_callee_says_reaches_the_caller_as_what_it_means_to_him() {
         (503, 480),
     ] {
         assert_eq!(told(status), [expected], "{status}");
+    }
+}
+
+#[test]
+fn a_trunk_where_nobody_answers_at_all_is_503_to_the_caller_and_one_that_rang_out_480() {
+    for (status, expected) in [(503, 503), (408, 480)] {
+        let mut house = House::new();
+        house.incoming(LegSource::Account(AGENT.into()), "0123", Some(sdp(4000, "0", "sendrecv")));
+        let leg = *house.lines.keys().min().expect("two legs");
+        house.log.clear();
+        house.leg(LegEvent::Refused { leg, status });
+        assert_eq!(rejected(&mut house), [expected]);
+        house.assert_empty();
     }
 }
 

@@ -103,6 +103,7 @@ impl House {
             name: name.into(),
             prefixes: vec![prefix.into()],
             codecs,
+            max_calls: (name == "a-law").then_some(2),
             nat: false,
         };
         let trunks = vec![trunk("city", "0", Vec::new()), trunk("a-law", "08", vec![Codec::Pcma])];

@@ -126,9 +126,7 @@ impl World {
             }
             LegEvent::Progress { leg, .. } | LegEvent::AskToAnswerRefused { leg, .. } => (*leg, Course::Begun),
             LegEvent::Answered { leg, .. } | LegEvent::Confirmed { leg, .. } | LegEvent::Offered { leg, .. } => (*leg, Course::Talking),
-            LegEvent::OfferAnswered { leg, .. } | LegEvent::OfferRefused { leg, .. } | LegEvent::Digits { leg, .. } => {
-                (*leg, Course::Talking)
-            }
+            LegEvent::OfferAnswered { leg, .. } | LegEvent::OfferRefused { leg, .. } => (*leg, Course::Talking),
             LegEvent::Refused { leg, .. } | LegEvent::Ended { leg, .. } => (*leg, Course::Over),
             LegEvent::Located { .. } | LegEvent::Registered { .. } => return,
         };
@@ -194,6 +192,7 @@ impl World {
                 from: caller(),
                 offer: SDP.into(),
                 auto_answer: false,
+                swallow_digits: false,
                 timeout: Duration::from_secs(25),
                 max_forwards: 70,
                 passed: Vec::new(),

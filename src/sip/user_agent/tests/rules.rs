@@ -20,6 +20,7 @@ fn call_phone() -> LegCommand {
         from,
         offer,
         auto_answer: true,
+        swallow_digits: true,
         timeout: Duration::from_secs(60),
         max_forwards: 12,
         passed: vec![
@@ -638,26 +639,40 @@ fn a_longer_interval_that_the_peer_asks_for_is_taken() {
     assert_eq!(second.headers.cseq().unwrap().0, 2);
 }
 
+fn info(call: &Call, cseq: u32, kind: &str, body: &str) -> String {
+    let text = call.request("INFO", cseq, &format!("Content-Type: {kind}\n"));
+    let text = text.replace("Content-Length: 0", &format!("Content-Length: {}", body.len()));
+    format!("{text}{body}")
+}
+
 #[test]
-fn digits_come_by_info() {
+fn digits_by_info_are_refused_so_that_the_phone_knows_that_nobody_heard_them() {
     let mut stage = Stage::new();
     let call = stage.incoming_call();
     stage.said();
-    let info = |cseq: u32, kind: &str, body: &str| {
-        let text = call.request("INFO", cseq, &format!("Content-Type: {kind}\n"));
-        let text = text.replace("Content-Length: 0", &format!("Content-Length: {}", body.len()));
-        format!("{text}{body}")
-    };
-    stage.hear(CARRIER, &info(2, "application/dtmf-relay", "Signal= 5\r\nDuration= 160\r\n"));
-    stage.hear(CARRIER, &info(3, "application/dtmf", "#"));
-    stage.hear(CARRIER, &info(4, "application/dtmf-relay", "Signal=\u{1b}[2J\r\n"));
-    stage.hear(CARRIER, &info(5, "application/x-other", "?"));
-    assert_eq!(stage.said(), ["200", "200", "200", "415"]);
-    let digits = |digits: &str| LegEvent::Digits {
-        leg: call.leg,
-        digits: digits.to_owned(),
-    };
-    assert_eq!(stage.events(), [digits("5"), digits("#")]);
+    stage.hear(CARRIER, &info(&call, 2, "application/dtmf-relay", "Signal= 5\r\nDuration= 160\r\n"));
+    stage.hear(CARRIER, &info(&call, 3, "application/dtmf", "#"));
+    stage.hear(CARRIER, &info(&call, 4, "application/x-other", "?"));
+    stage.hear(CARRIER, &call.request("INFO", 5, ""));
+    assert_eq!(stage.said(), ["415", "415", "415", "200"]);
+    assert!(stage.events().is_empty());
+}
+
+#[test]
+fn a_supervisors_digits_by_info_are_swallowed_and_reach_nobody() {
+    let mut stage = Stage::new();
+    let mut command = call_carrier(LegKey(1));
+    if let LegCommand::Invite { swallow_digits, .. } = &mut command {
+        *swallow_digits = true;
+    }
+    let call = stage.outgoing(command);
+    stage.said();
+    stage.events();
+    stage.hear(CARRIER, &info(&call, 2, "application/dtmf-relay", "Signal= 5\r\nDuration= 160\r\n"));
+    stage.hear(CARRIER, &info(&call, 3, "application/dtmf", "#"));
+    stage.hear(CARRIER, &info(&call, 4, "application/x-other", "?"));
+    assert_eq!(stage.said(), ["200", "200", "415"]);
+    assert!(stage.events().is_empty());
 }
 
 #[test]
