@@ -136,12 +136,14 @@ pub(super) enum LegTimer {
     Expire,
     /// When our re-INVITE without a final response is given up.
     Offer,
+    /// When an offer of theirs that nobody here has answered is refused.
+    Theirs,
     /// When our offer may be tried again after 491 (RFC 3261 14.1).
     Glare,
 }
 
 impl LegTimer {
-    pub(super) const ALL: [LegTimer; 9] = [
+    pub(super) const ALL: [LegTimer; 10] = [
         LegTimer::Ringing,
         LegTimer::Remind,
         LegTimer::NoAnswer,
@@ -150,6 +152,7 @@ impl LegTimer {
         LegTimer::Refresh,
         LegTimer::Expire,
         LegTimer::Offer,
+        LegTimer::Theirs,
         LegTimer::Glare,
     ];
 }

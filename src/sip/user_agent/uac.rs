@@ -406,6 +406,10 @@ impl UserAgent {
             LegTimer::Refresh => self.refresh(leg_key, now),
             LegTimer::Expire => self.expire(leg_key, now),
             LegTimer::Offer => self.expire(leg_key, now),
+            LegTimer::Theirs => {
+                self.drop_offer(leg_key, 500, now);
+                self.send_queued(leg_key, now);
+            }
             LegTimer::Glare => self.send_queued(leg_key, now),
         }
     }

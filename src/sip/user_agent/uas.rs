@@ -20,6 +20,9 @@ const PASSED_FROM_ACCOUNTS: &[&str] = &["User-to-User", "Session-ID"];
 /// RFC 3261 13.3.1.1: a provisional response is repeated every minute.
 const REMIND: Duration = Duration::from_secs(60);
 
+/// An offer of theirs is refused when it has not been answered here by then: before the peer gives up by itself (32 s, RFC 3261 17.1.2.2).
+const UNANSWERED: Duration = Duration::from_secs(20);
+
 /// Bytes of all header fields together. Nobody honest needs a tenth of it.
 const LONGEST_HEAD: usize = 32 * 1024;
 
@@ -349,7 +352,7 @@ impl UserAgent {
         let transaction = opened.map_err(|_| Refuse::new(503))?;
         self.transactions
             .respond(transaction, 100, Response::to(invite, 100).to_bytes(), now.mono);
-        self.take_offer(leg_key, transaction, invite);
+        self.take_offer(leg_key, transaction, invite, now);
         Ok(())
     }
 
@@ -359,7 +362,7 @@ impl UserAgent {
             self.may_offer(leg_key)?;
             let opened = self.transactions.open(key, Kind::Other, flow, ServerUse(Some(leg_key)));
             let transaction = opened.map_err(|_| Refuse::new(503))?;
-            self.take_offer(leg_key, transaction, update);
+            self.take_offer(leg_key, transaction, update, now);
             return Ok(());
         }
         let leg = self.legs.get(&leg_key).ok_or(Refuse::new(481))?;
@@ -389,12 +392,13 @@ impl UserAgent {
         }
     }
 
-    fn take_offer(&mut self, leg_key: LegKey, transaction: ServerId, request: &Request) {
+    fn take_offer(&mut self, leg_key: LegKey, transaction: ServerId, request: &Request, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         leg.exchange = Exchange::Theirs {
             transaction,
             request: request.clone(),
         };
+        self.timers.set((leg_key, LegTimer::Theirs), now.mono + UNANSWERED);
         self.event(LegEvent::Offered {
             leg: leg_key,
             media: body(&request.body),
@@ -525,10 +529,10 @@ impl UserAgent {
     }
 
     pub(super) fn answer_offer(&mut self, leg_key: LegKey, media: Vec<u8>, now: Now) {
-        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        let Exchange::Theirs { transaction, request } = std::mem::replace(&mut leg.exchange, Exchange::Idle) else {
+        let Some((transaction, request)) = self.end_theirs(leg_key) else {
             return;
         };
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         leg.local_media = media.clone();
         if !request.body.is_empty() {
             leg.remote_media = request.body.clone();
@@ -596,15 +600,28 @@ impl UserAgent {
 
     /// Refuses the re-INVITE or UPDATE that waits for us.
     pub(super) fn drop_offer(&mut self, leg_key: LegKey, status: u16, now: Now) {
-        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        if !matches!(leg.exchange, Exchange::Theirs { .. }) {
-            return;
-        }
-        let Exchange::Theirs { transaction, request } = std::mem::replace(&mut leg.exchange, Exchange::Idle) else {
+        let Some((transaction, request)) = self.end_theirs(leg_key) else {
             return;
         };
         let response = Response::to(&request, status);
         self.transactions.respond(transaction, status, response.to_bytes(), now.mono);
+    }
+}
+
+impl UserAgent {
+    /// Their offer no longer waits; an exchange of ours is left alone.
+    fn end_theirs(&mut self, leg_key: LegKey) -> Option<(ServerId, Request)> {
+        let leg = self.legs.get_mut(&leg_key)?;
+        match std::mem::replace(&mut leg.exchange, Exchange::Idle) {
+            Exchange::Theirs { transaction, request } => {
+                self.timers.clear(&(leg_key, LegTimer::Theirs));
+                Some((transaction, request))
+            }
+            other => {
+                leg.exchange = other;
+                None
+            }
+        }
     }
 }
 

@@ -354,6 +354,25 @@ fn an_offer_waits_for_theirs_to_be_answered() {
 }
 
 #[test]
+fn an_offer_of_theirs_that_nobody_answers_is_refused_and_a_late_answer_ignored() {
+    let mut stage = Stage::new();
+    let call = stage.incoming_call();
+    stage.said();
+    stage.hear(CARRIER, &call.request("INVITE", 2, WITH_SDP));
+    stage.pass(Duration::from_secs(25));
+    assert_eq!(stage.said().first().map(String::as_str), Some("100"));
+    stage.hear(CARRIER, &call.request("ACK", 2, ""));
+    stage.said();
+    stage.command(LegCommand::AnswerOffer {
+        leg: call.leg,
+        media: SDP.into(),
+    });
+    assert!(stage.said().is_empty());
+    stage.hear(CARRIER, &call.request("INVITE", 3, WITH_SDP));
+    assert_eq!(stage.said(), ["100"]);
+}
+
+#[test]
 fn a_reinvite_without_an_offer_is_answered_with_ours_and_the_ack_has_theirs() {
     let mut stage = Stage::new();
     let call = stage.incoming_call();
