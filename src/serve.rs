@@ -160,6 +160,9 @@ impl Running {
         if let Some(bayeux) = &self.bayeux {
             bayeux.drain();
         }
+        if let Some(desk) = &self.desk {
+            desk.leave();
+        }
         self.stop.send_replace(true);
         if let Some(backend) = self.backend.take() {
             backend.shutdown().await;

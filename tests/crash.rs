@@ -302,3 +302,27 @@ async fn without_its_backend_the_gateway_reads_and_refuses_and_works_again_when_
     second.terminate(GRACE + LAST_WORDS).await;
     gateway.terminate(LAST_WORDS).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_was_asked_for_warns_of_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let process = Process::start("serve", place.path(), &on(ANY, ANY, ANY, "")).await;
+    process.ready().await;
+    let log = process.log.clone();
+    process.terminate(GRACE + LAST_WORDS).await;
+    let said = |word: &str| log.lock().unwrap().iter().any(|line| line.contains(word));
+    let waiting = async {
+        while !said(": stopped") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "{:?}", log.lock().unwrap());
+    let alarms = log
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|line| line.contains("WARN") || line.contains("ERROR"))
+        .cloned()
+        .collect::<Vec<_>>();
+    assert!(alarms.is_empty(), "{alarms:?}");
+}

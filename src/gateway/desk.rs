@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -33,6 +34,7 @@ pub struct Desk {
     notices: broadcast::Sender<Arc<Notice>>,
     directory: Arc<Directory>,
     ready: watch::Receiver<bool>,
+    leaving: Arc<AtomicBool>,
     facts: FactLog,
     capabilities: watch::Receiver<Capabilities>,
     audit: Audit,
@@ -72,6 +74,7 @@ impl Desk {
             notices: notices.clone(),
             directory: directory.clone(),
             ready,
+            leaving: Arc::default(),
             facts: FactLog::new(),
             capabilities: line.capabilities.clone(),
             audit: audit.clone(),
@@ -86,6 +89,7 @@ impl Desk {
             keeper: Keeper::start(store),
             notices,
             tell_ready,
+            leaving: desk.leaving.clone(),
             facts: desk.facts.clone(),
             replies: BTreeMap::new(),
             next_token: 0,
@@ -147,6 +151,11 @@ impl Desk {
     /// True while the audit can be written; while it can not, nobody may listen.
     pub fn is_audited(&self) -> bool {
         self.audit.is_writable()
+    }
+
+    /// The process is about to stop: that its backend goes away is no alarm from now on.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
     }
 
     /// As [`Desk::is_ready`], for waiting.
@@ -224,6 +233,7 @@ struct Loop {
     keeper: Keeper,
     notices: broadcast::Sender<Arc<Notice>>,
     tell_ready: watch::Sender<bool>,
+    leaving: Arc<AtomicBool>,
     facts: FactLog,
     replies: BTreeMap<Token, Reply>,
     next_token: u64,
@@ -283,6 +293,7 @@ impl Loop {
             metrics::gauge!("undertone_backend_ready").set(if ready { 1.0 } else { 0.0 });
             match ready {
                 true => tracing::info!("the telephony backend is here"),
+                false if self.leaving.load(Ordering::Relaxed) => tracing::info!("the telephony backend has stopped"),
                 false => tracing::warn!("the telephony backend is away"),
             }
         }

@@ -114,10 +114,10 @@ impl Watching {
         loop {
             match self.watch().await {
                 Err(HungUp) => return,
+                // Whoever reads the line knows whether that was to be expected, and warns if not.
                 Ok(refusal) => tracing::debug!(%refusal, "the watch of the backend has ended"),
             }
             if std::mem::take(&mut self.is_up) {
-                tracing::warn!("the backend is lost");
                 backoff = first;
                 if self.tell(Fact::Lost).await.is_err() {
                     return;

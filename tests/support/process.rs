@@ -18,7 +18,8 @@ pub struct Process {
     child: Child,
     /// Names and addresses, as it says them.
     doors: Vec<(String, SocketAddr)>,
-    log: Arc<Mutex<Vec<String>>>,
+    /// What it says while it works; outlives it.
+    pub log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Process {
