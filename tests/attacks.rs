@@ -651,7 +651,10 @@ async fn d18_no_display_name_user_agent_or_field_writes_a_log_line_of_its_own() 
     let invite = site.invite("d18\u{1b}\",\"level\":\"ERROR", &uri, &from, &agent);
     site.send(&invite).await;
     let plain = site.invite("d18", &uri, &format!("\"{shown}\" <sip:0711@{}>", site.address), &agent);
-    site.send(&plain).await;
+    // Quotes and braces are right in a Call-ID, and Call-IDs are logged.
+    let quoted = plain.replace("Call-ID: d18\r\n", "Call-ID: d18\"}{\"level\":\"ERROR\"\r\n");
+    assert_ne!(plain, quoted);
+    site.send(&quoted).await;
     // Whatever came of them: it has been looked at.
     site.fence("d18fence").await;
 
@@ -688,10 +691,10 @@ async fn d18_no_display_name_user_agent_or_field_writes_a_log_line_of_its_own() 
     let audit = std::fs::read_to_string(place.path().join("undertone-data/audit.jsonl")).unwrap();
     assert!(audit.lines().count() > 0);
     let log = process.log();
-    assert!(
-        log.iter().any(|line| line.contains("a call comes in")),
-        "the log says nothing of calls"
-    );
+    let written = log
+        .iter()
+        .any(|line| line.contains("a call comes in") && line.contains(r#"d18\"}{\"level"#));
+    assert!(written, "the log does not show the Call-ID: {log:?}");
     for line in log.iter().map(String::as_str).chain(audit.lines()) {
         let object: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
         let object = object.as_object().unwrap_or_else(|| panic!("no object: {line:?}"));
