@@ -1,5 +1,6 @@
 use super::*;
 use crate::words::{DeviceId, Role};
+use std::collections::BTreeSet;
 
 fn read(text: &str) -> Result<Config, Problems> {
     parse(Some((Path::new("undertone.toml"), text)), [])
@@ -19,6 +20,22 @@ fn assert_problem(text: &str, expected: &str) {
 }
 
 #[test]
+fn gateway_and_sip_backend_without_configuration_find_each_other_and_share_no_door() {
+    let config = read("").expect("the defaults are fine");
+    let doors = [
+        config.rest_bind,
+        config.grpc_bind,
+        config.admin_bind,
+        config.backend_grpc_bind,
+        config.backend_admin_bind,
+    ];
+    let distinct: BTreeSet<_> = doors.into_iter().collect();
+    assert_eq!(distinct.len(), doors.len(), "{doors:?}");
+    assert_eq!(config.backend_url, format!("http://{}", config.backend_grpc_bind));
+    assert_ne!(config.state_file("gateway"), config.state_file("sip-backend"));
+}
+
+#[test]
 fn without_a_file_it_is_the_world_of_the_sample() {
     let config = parse(None, []).expect("the defaults are fine");
     assert_eq!(config.rest_bind.to_string(), "127.0.0.1:8080");
@@ -34,7 +51,7 @@ fn without_a_file_it_is_the_world_of_the_sample() {
     };
     assert_eq!(device("efelab32-53f9-43ce-b65e-5768c61f7d4a"), Some("5005"));
     assert_eq!(device("9c14cad7-17c4-48d0-8492-7cf0ff92c224"), Some("5001"));
-    assert_eq!(device("customer-7001"), None, "a customer's account is nobody's device");
+    assert_eq!(device("b6f0c1de-3c0b-4f6e-9a57-0d2f8f1e64c3"), None, "a customer's account is nobody's device");
     assert!(
         config
             .directory
@@ -215,6 +232,14 @@ fn each_bad_value_names_its_key_and_line() {
         (
             "admin.bind = \"[::]:9090\"",
             "undertone.toml:1: admin.bind: [::]:9090 is not a loopback address",
+        ),
+        (
+            "[sip_backend]\nadmin_bind = \"192.0.2.1:1\"",
+            "undertone.toml:2: sip_backend.admin_bind: 192.0.2.1:1 is not a loopback address",
+        ),
+        (
+            "[sip_backend]\nadmin_bind = \"127.0.0.1:50052\"",
+            "undertone.toml:2: sip_backend.admin_bind: 127.0.0.1:50052 is already taken by sip_backend.grpc_bind",
         ),
         (
             "[grpc]\nbind = \"127.0.0.1:8080\"",

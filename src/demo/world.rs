@@ -187,7 +187,7 @@ id = "{AGENT_DEVICE}"
 number = "{AGENT_NUMBER}"
 password = "{agent}"
 [[device]]
-id = "customer-7001"
+id = "b6f0c1de-3c0b-4f6e-9a57-0d2f8f1e64c3"
 number = "{CUSTOMER_NUMBER}"
 kind = "customer"
 password = "{customer}"

@@ -32,7 +32,7 @@ pub const AGENT: Account = Account {
     password: "agent-secret",
 };
 pub const CUSTOMER: Account = Account {
-    device: "customer-7001",
+    device: "b6f0c1de-3c0b-4f6e-9a57-0d2f8f1e64c3",
     number: "7001",
     user: "",
     password: "customer-secret",
