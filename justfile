@@ -40,7 +40,7 @@ bench *ARGS:
     cargo bench --locked --bench sip_messages -- {{ARGS}}
     cargo bench --locked --bench call_setup -- --seconds 3 {{ARGS}}
 
-# Fuzzes one target for a minute: `just fuzz message`.
+# Fuzzes one target for a minute: `just fuzz sip_message`.
 fuzz TARGET SECONDS="60":
     cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}
 

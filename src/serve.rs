@@ -17,7 +17,7 @@ use crate::gateway::desk::Desk;
 use crate::sip::flow::Protocol;
 use crate::sip::service::{self, Backend};
 use crate::store::{self, Store, StoreError};
-use crate::telemetry::{self, Metrics, Ready};
+use crate::telemetry::{self, Measure, Metrics, Ready};
 use crate::telephony::connect;
 use axum::extract::ConnectInfo;
 use axum::{Extension, Router};
@@ -239,7 +239,9 @@ pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> 
         .doors
         .push(open_grpc(grpc_door, server, config.grpc_reflection, stopped.clone()).await);
     let ready = readiness(&running);
-    running.doors.push(open(admin_door, telemetry::admin(metrics, ready), stopped));
+    running
+        .doors
+        .push(open(admin_door, telemetry::admin(metrics, ready, measures(&running)), stopped));
     running.introduction = config.introduction(&rest_made, &sip_made);
     Ok(running)
 }
@@ -372,6 +374,15 @@ async fn open_grpc(
 async fn until(mut stopped: watch::Receiver<bool>) {
     // A dropped handle stops too.
     let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+fn measures(running: &Running) -> Measure {
+    let backend = running.backend.as_ref().map(Backend::measure);
+    Arc::new(move || {
+        if let Some(measure) = &backend {
+            measure();
+        }
+    })
 }
 
 fn readiness(running: &Running) -> Ready {

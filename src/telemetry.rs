@@ -81,7 +81,8 @@ pub fn start_log(config: &Config) {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Tame(io::stderr));
     let _ = match config.format {
         Format::Pretty => log.with_ansi(false).compact().try_init(),
-        Format::Json => log.json().flatten_event(true).with_current_span(true).try_init(),
+        // Fields stay in an object of their own: one called "target" or "level" would name its key twice.
+        Format::Json => log.json().flatten_event(false).with_current_span(true).try_init(),
     };
 }
 
@@ -161,6 +162,7 @@ impl Metrics {
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &seconds)?
             .install_recorder()?;
+        describe();
         Ok(Self { handle })
     }
 
@@ -171,12 +173,107 @@ impl Metrics {
     }
 }
 
+/// Every figure that a process may have, with what it is.
+fn describe() {
+    use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
+    for (name, help) in [
+        ("undertone_calls_total", "Calls begun."),
+        ("undertone_sip_messages_received_total", "SIP messages read."),
+        ("undertone_sip_messages_sent_total", "SIP messages sent, retransmissions included."),
+        ("undertone_sip_messages_malformed_total", "SIP messages that could not be read."),
+        (
+            "undertone_sip_requests_refused_total",
+            "SIP requests refused at the door, challenges included.",
+        ),
+        (
+            "undertone_sip_requests_silenced_total",
+            "SIP requests left without an answer because their source asks too often.",
+        ),
+        ("undertone_sip_auth_failures_total", "SIP requests with a wrong password."),
+        ("undertone_joins_total", "Supervisors who have joined a call."),
+        (
+            "undertone_customer_packets_total",
+            "RTP packets sent to customers, counted at the end of each leg.",
+        ),
+        (
+            "undertone_customer_packets_identical_total",
+            "Of undertone_customer_packets_total: the other party's payload, byte for byte.",
+        ),
+        ("undertone_media_packets_received_total", "Valid RTP packets received."),
+        ("undertone_media_packets_sent_total", "RTP packets sent."),
+        (
+            "undertone_media_packets_unchanged_total",
+            "Of the sent: another leg's payload, byte for byte.",
+        ),
+        (
+            "undertone_media_packets_foreign_total",
+            "Packets dropped because another address than the signalled one sent them.",
+        ),
+        (
+            "undertone_media_packets_malformed_total",
+            "Packets dropped as not RTP, of an unknown payload type, empty or too long.",
+        ),
+        (
+            "undertone_media_packets_discarded_total",
+            "Packets dropped as too late or not to be received.",
+        ),
+        (
+            "undertone_media_packets_lost_total",
+            "Packets lost on their way to us, counted at the end of each leg.",
+        ),
+        ("undertone_media_send_errors_total", "Packets that the system did not take."),
+        (
+            "undertone_media_events_lost_total",
+            "Events of the media engine that nobody fetched in time.",
+        ),
+        (
+            "undertone_leak_guards_total",
+            "Times that sound was kept from a listener it was not for.",
+        ),
+        ("undertone_requests_total", "Requests that reached the gateway."),
+        ("undertone_notices_total", "Events for users, over CometD."),
+        ("undertone_login_failures_total", "Refused logins by password."),
+        (
+            "undertone_audit_failures_total",
+            "Audit lines that could not be written: nobody may listen then.",
+        ),
+        ("undertone_cometd_events_delivered_total", "Events handed to CometD answers."),
+    ] {
+        describe_counter!(name, help);
+        counter!(name).increment(0);
+    }
+    for (name, help) in [
+        ("undertone_sip_calls", "Calls now."),
+        ("undertone_sip_registrations", "Devices whose phones are registered now."),
+        ("undertone_media_legs", "Open media legs now."),
+        ("undertone_backend_ready", "1 while the gateway has its telephony backend."),
+        ("undertone_cometd_sessions", "CometD sessions now."),
+        ("undertone_cometd_held", "CometD connects held now."),
+        ("undertone_cometd_queued", "Events that wait for CometD sessions now."),
+    ] {
+        describe_gauge!(name, help);
+        gauge!(name).set(0.0);
+    }
+    // These come with labels, and so with their first event.
+    describe_counter!("undertone_calls_refused_total", "Calls refused, by SIP status.");
+    describe_counter!("undertone_rest_requests_total", "REST requests, by operation and HTTP status.");
+    describe_gauge!("undertone_monitors", "Monitors now, by state.");
+    describe_histogram!(
+        "undertone_join_seconds",
+        "From the moment a supervisor is on his way into a call until he has joined."
+    );
+}
+
+/// Brings figures up to date that are not kept as metrics: called before they are read.
+pub type Measure = Arc<dyn Fn() + Send + Sync>;
+
 /// What must be true for the process to take work; `Err` says what is missing.
 pub type Ready = Arc<dyn Fn() -> Result<(), &'static str> + Send + Sync>;
 
 /// `/livez`, `/readyz` and `/metrics`. Without metrics the last one is empty.
-pub fn admin(metrics: Option<Metrics>, ready: Ready) -> Router {
+pub fn admin(metrics: Option<Metrics>, ready: Ready, measure: Measure) -> Router {
     let render = move || {
+        measure();
         let text = metrics.as_ref().map(Metrics::render).unwrap_or_default();
         async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text) }
     };
@@ -256,7 +353,7 @@ mod tests {
             true => Ok(()),
             false => Err("the telephony backend is away"),
         });
-        let door = admin(Some(Metrics { handle }), ready);
+        let door = admin(Some(Metrics { handle }), ready, Arc::new(|| {}));
         let get = async |path: &str| {
             let request = Request::get(path).body(Body::empty()).expect("a request");
             let answer = door.clone().oneshot(request).await.expect("it answers");

@@ -17,7 +17,7 @@ const GRACE: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(12);
 
 /// One user's desktop.
-struct Desk {
+pub(crate) struct Desk {
     http: reqwest::Client,
     rest: SocketAddr,
     user: String,
@@ -25,7 +25,7 @@ struct Desk {
 }
 
 impl Desk {
-    fn of(account: Account, rest: SocketAddr) -> Desk {
+    pub(crate) fn of(account: Account, rest: SocketAddr) -> Desk {
         Desk::with(rest, account.user, account.password)
     }
 
@@ -55,7 +55,7 @@ impl Desk {
         self.send(request).await
     }
 
-    async fn post(&self, path: &str, body: Value) {
+    pub(crate) async fn post(&self, path: &str, body: Value) {
         let (_, _, reply) = self.ask(path, &body).await;
         assert_eq!(reply, json!({"statusCode": 0}), "{path} {body}");
     }
@@ -66,11 +66,11 @@ impl Desk {
     }
 }
 
-fn my_device(account: Account) -> String {
+pub(crate) fn my_device(account: Account) -> String {
     format!("/me/devices/{}", account.device)
 }
 
-fn coach() -> Value {
+pub(crate) fn coach() -> Value {
     json!({
         "operationName": "Coach",
         "targetDeviceUri": format!("http://localhost:8080/api/v2/devices/{}", AGENT.device),
@@ -78,7 +78,7 @@ fn coach() -> Value {
 }
 
 /// Doors on these addresses; the sample's directory is built in.
-fn on(rest: &str, grpc: &str, sip: &str, more: &str) -> String {
+pub(crate) fn on(rest: &str, grpc: &str, sip: &str, more: &str) -> String {
     format!(
         "{more}\n[rest]\nbind = '{rest}'\n[grpc]\nbind = '{ANY}'\n[admin]\nbind = '{ANY}'\n\
          [sip_backend]\ngrpc_bind = '{grpc}'\nadmin_bind = '{ANY}'\n\

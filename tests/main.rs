@@ -18,4 +18,5 @@ mod sip_backend;
 mod sip_messages;
 mod store;
 mod support;
+mod telemetry;
 mod torture;

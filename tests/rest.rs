@@ -249,6 +249,32 @@ async fn the_openapi_document_names_every_route() {
 }
 
 #[tokio::test]
+async fn the_openapi_document_says_where_who_and_how_it_is_refused() {
+    let house = House::open(Wishes::default()).await;
+    let (_, document) = read(house.getting("/api/v2/openapi.json")).await;
+    assert!(
+        document["servers"][0]["url"].as_str().is_some_and(|url| url.starts_with("http://")),
+        "{document}"
+    );
+    let schemes = &document["components"]["securitySchemes"];
+    assert_eq!(schemes["basic"]["scheme"], "basic");
+    assert_eq!(
+        (&schemes["cookie"]["in"], &schemes["cookie"]["name"]),
+        (&json!("cookie"), &json!("JSESSIONID"))
+    );
+    assert_eq!(document["security"], json!([{"basic": []}, {"cookie": []}]));
+    assert_eq!(document["paths"]["/api/v2/diagnostics/version"]["get"]["security"], json!([]));
+    let responses = &document["paths"]["/api/v2/me/devices/{id}"]["post"]["responses"];
+    for status in ["400", "403", "404", "409", "413", "415", "429", "500", "503"] {
+        let schema = &responses[status]["content"]["application/json"]["schema"]["$ref"];
+        assert_eq!(schema, "#/components/schemas/ErrorBody", "{status}");
+        let may_ask_again = responses[status]["headers"].get("Retry-After").is_some();
+        assert_eq!(may_ask_again, ["429", "503"].contains(&status), "{status}");
+    }
+    assert!(document["components"]["schemas"].get("ErrorBody").is_some());
+}
+
+#[tokio::test]
 async fn bad_bodies_get_their_row_and_change_nothing() {
     let house = House::open(Wishes::default()).await;
     let meg = device(MEG_PHONE);

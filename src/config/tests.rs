@@ -51,7 +51,11 @@ fn without_a_file_it_is_the_world_of_the_sample() {
     };
     assert_eq!(device("efelab32-53f9-43ce-b65e-5768c61f7d4a"), Some("5005"));
     assert_eq!(device("9c14cad7-17c4-48d0-8492-7cf0ff92c224"), Some("5001"));
-    assert_eq!(device("b6f0c1de-3c0b-4f6e-9a57-0d2f8f1e64c3"), None, "a customer's account is nobody's device");
+    assert_eq!(
+        device("b6f0c1de-3c0b-4f6e-9a57-0d2f8f1e64c3"),
+        None,
+        "a customer's account is nobody's device"
+    );
     assert!(
         config
             .directory

@@ -152,7 +152,7 @@ const VERIFIED: usize = 4096;
 /// No login name or password is longer.
 const LONGEST_CREDENTIAL: usize = 1024;
 /// The session cookie of GWS.
-const SESSION_COOKIE: &str = "JSESSIONID";
+pub(super) const SESSION_COOKIE: &str = "JSESSIONID";
 
 impl Auth {
     /// A register with these accounts. Refuses what is no hash.
@@ -197,6 +197,7 @@ impl Auth {
         .unwrap_or(false);
         if !(matches && known.is_some()) {
             register.failures.record(&user, address);
+            metrics::counter!("undertone_login_failures_total").increment(1);
             tracing::info!(%user, %address, "login refused");
             return Err(Refused::access_denied());
         }

@@ -101,7 +101,7 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_default();
-    tracing::error!(message, "a request panicked");
+    tracing::error!(panic = message, "a request panicked");
     Refused::new(Reason::Internal, "Internal error.").into_response()
 }
 

@@ -7,24 +7,25 @@ use super::auth::{self, Caller, random_text};
 use super::http::RequestName;
 use super::json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
 use super::refusal::{ErrorBody, Refused};
-use crate::gateway::desk::Desk;
+use crate::gateway::desk::{self, Desk};
+use crate::telemetry::Pii;
 use crate::words::{
     Activity, AgentState, Answer, Asked, CallId, CallOperation, DeviceId, Mode, Query as Wanted, Reason, Refusal, Request as Words,
     RequestId, Scope, TargetRef, TransferStep,
 };
 use axum::extract::rejection::{ExtensionRejection, PathRejection, QueryRejection};
-use axum::extract::{Extension, Path, Query, Request, State};
-use axum::http::StatusCode;
+use axum::extract::{Extension, MatchedPath, Path, Query, Request, State};
+use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use body::{Operation, Parameters};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use utoipa::{OpenApi, ToSchema};
+use utoipa::{OpenApi, PartialSchema, ToSchema, openapi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -63,8 +64,7 @@ pub(super) fn router(config: &Config, desk: Desk) -> Router {
         .routes(routes!(read_voice_environment))
         .split_for_parts();
     let (open, open_document) = OpenApiRouter::<Rest>::new().routes(routes!(read_version)).split_for_parts();
-    let document: Arc<str> = document
-        .merge_from(open_document)
+    let document: Arc<str> = described(document.merge_from(open_document), &config.public_url)
         .to_json()
         .unwrap_or_else(|_| unreachable!("the document is made of our own literals"))
         .into();
@@ -75,6 +75,8 @@ pub(super) fn router(config: &Config, desk: Desk) -> Router {
         .layer(from_fn_with_state(config.timeout, in_time))
         // A flood is answered 503 at the door instead of queueing in memory.
         .layer(from_fn_with_state(Arc::new(Semaphore::new(config.concurrency)), bounded))
+        // Whatever becomes of it, it is counted.
+        .layer(from_fn(counted))
         // Nothing below here is for those whom nobody knows, not even which paths exist.
         .layer(from_fn(auth::require));
     let open = open.route(
@@ -82,6 +84,61 @@ pub(super) fn router(config: &Config, desk: Desk) -> Router {
         axum::routing::get(async move || ([(axum::http::header::CONTENT_TYPE, "application/json")], document.to_string())),
     );
     open.method_not_allowed_fallback(wrong_method).merge(closed).with_state(rest)
+}
+
+/// What holds for every operation: where it is, who may ask, and how it is refused.
+fn described(mut document: openapi::OpenApi, public_url: &str) -> openapi::OpenApi {
+    use openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+    let components = document.components.get_or_insert_default();
+    for (name, scheme) in [
+        ("basic", SecurityScheme::Http(Http::new(HttpAuthScheme::Basic))),
+        (
+            "cookie",
+            SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(auth::SESSION_COOKIE))),
+        ),
+    ] {
+        components.security_schemes.insert(name.to_owned(), scheme.into());
+    }
+    let either = ["basic", "cookie"].map(|name| SecurityRequirement::new(name, [] as [&str; 0]));
+    document.security = Some(either.to_vec());
+    document.servers = Some(vec![openapi::Server::new(public_url)]);
+    for item in document.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.post].into_iter().flatten();
+        for operation in operations {
+            let responses = &mut operation.responses.responses;
+            if responses.remove("default").is_none() {
+                // Open to everybody, and never refused: no security.
+                operation.security = Some(Vec::new());
+                continue;
+            }
+            for (status, text) in REFUSALS {
+                responses.insert(status.to_string(), refused_with(status, text).into());
+            }
+        }
+    }
+    document
+}
+
+const REFUSALS: [(u16, &str); 9] = [
+    (400, "A parameter is missing (statusCode 1) or wrong (10)."),
+    (403, "Forbidden (3), not permitted (5), or not logged in (20)."),
+    (404, "There is no such device, call or voice environment (6)."),
+    (409, "Not in this state (2), or in use (19)."),
+    (413, "The body is too large (10)."),
+    (415, "The body is not application/json (10)."),
+    (429, "Too many failed logins (20)."),
+    (500, "Internal error (4)."),
+    (503, "The telephony backend can not be reached, or too much is going on (4)."),
+];
+
+fn refused_with(status: u16, text: &str) -> openapi::Response {
+    let body = openapi::Content::new(Some(openapi::Ref::from_schema_name("ErrorBody")));
+    let response = openapi::ResponseBuilder::new().description(text).content("application/json", body);
+    let response = match status {
+        429 | 503 => response.header("Retry-After", openapi::Header::new(u32::schema())),
+        _ => response,
+    };
+    response.build()
 }
 
 async fn nothing_here(request: Request) -> Refused {
@@ -114,6 +171,7 @@ fn shortened(text: &str) -> String {
 
 impl Rest {
     async fn ask(&self, from: &From, request: Words) -> Result<Json<Accepted>, Refused> {
+        from.counted.name(desk::operation(&request));
         let asked = Asked {
             user: from.caller.user.clone(),
             from: from.caller.address,
@@ -165,7 +223,7 @@ impl Rest {
 
 /// The desk answered another question than the one asked: our own defect.
 fn unexpected(answer: &Answer) -> Refused {
-    tracing::error!(?answer, "the desk answered another question");
+    tracing::error!(answer = %Pii(format_args!("{answer:?}")), "the desk answered another question");
     Refused::new(Reason::Internal, "Internal error.")
 }
 
@@ -173,6 +231,34 @@ fn unexpected(answer: &Answer) -> Refused {
 struct From {
     caller: Caller,
     name: RequestName,
+    counted: Counted,
+}
+
+/// The operation of a request, once it is known: what its metric is called.
+#[derive(Clone, Default)]
+struct Counted(Arc<OnceLock<&'static str>>);
+
+impl Counted {
+    fn name(&self, operation: &'static str) {
+        // A request has one operation.
+        let _ = self.0.set(operation);
+    }
+}
+
+/// Counts a request under its operation or, as long as none is known, its method and route.
+async fn counted(mut request: Request, next: Next) -> Response {
+    let counted = Counted::default();
+    request.extensions_mut().insert(counted.clone());
+    let route = match request.extensions().get::<MatchedPath>() {
+        Some(path) if [Method::GET, Method::POST].contains(request.method()) => format!("{} {}", request.method(), path.as_str()),
+        // No label is a client's to choose.
+        _ => "none".to_owned(),
+    };
+    let response = next.run(request).await;
+    let operation = counted.0.get().map_or(route, |operation| (*operation).to_owned());
+    let status = response.status().as_u16().to_string();
+    metrics::counter!("undertone_rest_requests_total", "operation" => operation, "status" => status).increment(1);
+    response
 }
 
 impl From {
@@ -193,6 +279,7 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for From {
         let name = parts.extensions.get::<RequestName>().cloned();
         Ok(Self {
             caller,
+            counted: parts.extensions.get::<Counted>().cloned().unwrap_or_default(),
             name: name.unwrap_or_else(|| RequestName(random_text::<12>().into())),
         })
     }

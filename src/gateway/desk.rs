@@ -302,11 +302,15 @@ impl Loop {
     fn errand(&mut self, errand: Errand) {
         match errand {
             Errand::Ask(asked, reply) => {
+                let span = tracing::info_span!("request", request_id = %asked.request_id, user = %asked.user);
+                let _inside = span.enter();
                 let token = Token(self.next_token);
                 self.next_token += 1;
                 self.replies.insert(token, reply);
                 metrics::counter!("undertone_requests_total").increment(1);
                 self.gateway.handle_request(token, &asked, clock::now());
+                // What comes of it is said under its id.
+                self.drain();
             }
             Errand::Read(user, query, reply) => {
                 let _ = reply.send(self.gateway.read(&user, &query, clock::wall()));
@@ -402,6 +406,8 @@ fn audit_line(record: &Record) -> audit::Line<'_> {
         heard_ms: record.heard.map(|heard| heard.as_millis() as u64),
     }
 }
+
+pub(crate) use super::request::operation;
 
 fn name(command: &Command) -> &'static str {
     match command {

@@ -452,7 +452,7 @@ pub(super) fn record(asked: &Asked, event: Event, at: Timestamp) -> Record {
 }
 
 /// The operation's name, in the field's words.
-pub(super) fn operation(request: &Request) -> &'static str {
+pub(crate) fn operation(request: &Request) -> &'static str {
     match request {
         Request::StartMonitoring { activity, .. } => activity.as_str(),
         Request::CancelMonitoring { .. } => "CancelSupervisorMonitoring",

@@ -16,7 +16,7 @@ use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent};
 use super::registrar::KeptBinding;
 use super::transport::{Arrival, Transport};
-use super::user_agent::{Output, UserAgent, WrongPassword};
+use super::user_agent::{Counters, Output, UserAgent, WrongPassword};
 use crate::clock;
 use crate::words::DeviceId;
 use std::io;
@@ -31,6 +31,9 @@ pub struct Endpoint {
     transport: Transport,
     events: Vec<LegEvent>,
     bindings: Vec<(DeviceId, Vec<KeptBinding>)>,
+    sent: u64,
+    /// What the metrics know.
+    told: (Counters, u64),
 }
 
 impl Endpoint {
@@ -53,6 +56,8 @@ impl Endpoint {
             transport,
             events: Vec::new(),
             bindings: Vec::new(),
+            sent: 0,
+            told: (Counters::default(), 0),
         })
     }
 
@@ -152,10 +157,33 @@ impl Endpoint {
         }
     }
 
+    /// Tells the metrics what is new.
+    fn measure(&mut self) {
+        let now = (self.agent.counters(), self.sent);
+        if now == self.told {
+            return;
+        }
+        let (counters, sent) = now;
+        self.told = now;
+        for (name, value) in [
+            ("undertone_sip_messages_received_total", counters.messages),
+            ("undertone_sip_messages_sent_total", sent),
+            ("undertone_sip_messages_malformed_total", counters.malformed),
+            ("undertone_sip_requests_refused_total", counters.refused),
+            ("undertone_sip_requests_silenced_total", counters.silenced),
+            ("undertone_sip_auth_failures_total", counters.wrong_passwords),
+        ] {
+            metrics::counter!(name).absolute(value);
+        }
+    }
+
     fn drain(&mut self) {
         while let Some(output) = self.agent.poll_output() {
             match output {
-                Output::Transmit { flow, bytes } => self.transport.send(flow, bytes),
+                Output::Transmit { flow, bytes } => {
+                    self.sent += 1;
+                    self.transport.send(flow, bytes);
+                }
                 Output::Event(event) => self.events.push(event),
                 Output::Bindings { device, bindings } => self.bindings.push((device, bindings)),
                 Output::WrongPassword(WrongPassword {
@@ -166,6 +194,7 @@ impl Endpoint {
                 }) => tracing::warn!(%device, %source, times, throttled, "a phone's password is wrong"),
             }
         }
+        self.measure();
     }
 }
 

@@ -3,19 +3,21 @@
 //! The loop names its steps: drain the switchboard, wait for one thing, hand it in, drain again. It never waits for the disk: what must
 //! survive goes to a thread of its own. A command that changes it is obeyed when the change is safe, and refused when it can not be stored.
 
+mod journal;
 mod keeper;
 
 use super::config::Config as SipConfig;
 use super::endpoint::Endpoint;
 use super::flow::Protocol;
-use super::leg::{LegCommand, LegEvent};
+use super::leg::{LegCommand, LegEvent, LegKey};
 use super::switchboard::{Extension, Keep, Numbering, Output, Outside, Switchboard, SwitchboardConfig, TrunkRoute};
 use crate::clock;
 use crate::contract::{self, FactLog, Placed, Port, proto};
 use crate::media::engine::{Engine, EngineStats, MediaEvents};
-use crate::media::{CallKey, Codec, MediaConfig, MediaEvent, MediaLeg};
+use crate::media::{CallKey, Codec, MediaCommand, MediaConfig, MediaEvent, MediaLeg};
 use crate::store::{Store, StoreError};
 use crate::words::{Fact, Now, Reason, Refusal};
+use journal::Journal;
 use keeper::{Ahead, Keeping};
 use proto::telephony_server::TelephonyServer;
 use std::io;
@@ -80,6 +82,12 @@ impl Backend {
         self.engine.stats()
     }
 
+    /// Brings the media's figures into the metrics: to be called before somebody reads them.
+    pub fn measure(&self) -> impl Fn() + Send + Sync + 'static {
+        let engine = self.engine.clone();
+        move || journal::measure_media(&engine.stats())
+    }
+
     /// What it has published.
     pub fn facts(&self) -> &FactLog {
         &self.facts
@@ -126,6 +134,7 @@ pub async fn start(config: Config, store: Store) -> Result<(TelephonyServer<cont
         facts: facts.clone(),
         keeping,
         grace,
+        journal: Journal::default(),
     };
     let backend = Backend {
         sip,
@@ -187,6 +196,7 @@ struct Shell {
     facts: FactLog,
     keeping: Keeping,
     grace: Duration,
+    journal: Journal,
 }
 
 /// One thing that happened.
@@ -242,12 +252,31 @@ impl Shell {
     }
 
     fn hand_in_leg(&mut self, event: LegEvent, now: Now) {
+        let span = self.journal.span(&event);
+        let _inside = span.enter();
+        let mut gone = None;
         match &event {
-            LegEvent::Incoming { leg, call_id, .. } => tracing::debug!(leg = leg.0, call_id, "a call comes in"),
-            LegEvent::Refused { leg, status } => tracing::debug!(leg = leg.0, status, "refused"),
-            LegEvent::Ended { leg, reason } => tracing::debug!(leg = leg.0, ?reason, "ended"),
-            LegEvent::AskToAnswerRefused { leg, status } => tracing::info!(leg = leg.0, status, "a phone can not be made to answer"),
-            LegEvent::Registered { device, registered } => tracing::info!(%device, registered, "phone"),
+            LegEvent::AskToAnswerRefused { status, .. } => tracing::info!(status, "a phone can not be made to answer"),
+            LegEvent::Incoming { leg, call_id, .. } => {
+                tracing::debug!("a call comes in");
+                self.journal.name(*leg, call_id.clone());
+            }
+            LegEvent::Refused { leg, status } => {
+                tracing::debug!(status, "refused");
+                gone = Some(*leg);
+            }
+            LegEvent::Ended { leg, reason } => {
+                tracing::debug!(?reason, "ended");
+                gone = Some(*leg);
+            }
+            LegEvent::Registered { device, registered } => {
+                let count = self.endpoint.agent().registered_devices().count();
+                metrics::gauge!("undertone_sip_registrations").set(count as f64);
+                match registered {
+                    true => tracing::info!(%device, "phone registered"),
+                    false => tracing::info!(%device, "phone no longer registered"),
+                }
+            }
             LegEvent::Located { .. }
             | LegEvent::Progress { .. }
             | LegEvent::Answered { .. }
@@ -259,15 +288,20 @@ impl Shell {
         self.board.handle_leg(event, now);
         // Each event's consequences are done before the next is looked at: a leg that was opened for it must exist.
         self.drain();
+        if let Some(leg) = gone {
+            self.journal.forget(leg);
+        }
     }
 
     fn hand_in_media(&mut self, event: MediaEvent, now: Now) {
         match &event {
             MediaEvent::LeakGuard { call, leg } => {
-                metrics::counter!("undertone_leak_guards_total").increment(1);
                 tracing::warn!(call = call.0, leg = leg.0, "sound was kept from a listener it was not for");
             }
-            MediaEvent::Closed { leg, stats } => tracing::debug!(leg = leg.0, ?stats, "media closed"),
+            MediaEvent::Closed { leg, stats } => {
+                tracing::debug!(leg = leg.0, ?stats, "media closed");
+                self.journal.silent(*leg, stats);
+            }
             MediaEvent::Inactive { leg } => tracing::debug!(leg = leg.0, "silent"),
             MediaEvent::Active { .. } | MediaEvent::Digits { .. } => {}
         }
@@ -292,11 +326,13 @@ impl Shell {
 
     fn obey(&mut self, placed: Placed, foreseen: Option<&Keep>, now: Now) {
         let Placed { context, command, reply } = placed;
+        let span = tracing::info_span!("command", request_id = %context.request_id, user = %context.user);
+        let _inside = span.enter();
         let done = self.board.handle_command(&command, now);
         if let (Err(_), Some(foreseen)) = (&done, foreseen) {
             self.board.keep_instead(foreseen);
         }
-        tracing::debug!(request = %context.request_id, user = %context.user, accepted = done.is_ok(), "command");
+        tracing::debug!(accepted = done.is_ok(), "command");
         self.drain();
         self.keeping.answer(done, reply);
     }
@@ -305,12 +341,26 @@ impl Shell {
         while let Some(output) = self.board.poll_output() {
             match output {
                 Output::Leg(command) => {
-                    if let LegCommand::Reject { leg, status } = &command {
-                        tracing::debug!(leg = leg.0, status, "rejected");
-                    }
+                    self.note_leg(&command);
+                    let invited = match &command {
+                        LegCommand::Invite { leg, .. } => Some(*leg),
+                        _ => None,
+                    };
                     self.endpoint.send(command);
+                    if let Some(leg) = invited
+                        && let Some(call_id) = self.endpoint.agent().call_id(leg)
+                    {
+                        self.journal.name(leg, String::from_utf8_lossy(call_id).into_owned());
+                    }
                 }
-                Output::Media(command) => self.engine.command(command),
+                Output::Media(command) => {
+                    if let MediaCommand::Describe { leg, .. } = &command
+                        && let Some((call, role)) = self.board.seat_of(LegKey(leg.0))
+                    {
+                        self.journal.seat(*leg, call, role);
+                    }
+                    self.engine.command(command);
+                }
                 Output::Fact(fact) => self.publish(fact),
                 Output::Keep(keep) => self.keeping.keep(keep),
             }
@@ -321,22 +371,17 @@ impl Shell {
         self.keeping.submit();
     }
 
-    fn publish(&mut self, fact: Fact) {
-        match &fact {
-            Fact::Call(call) if call.is_over() => tracing::debug!(call = %call.id, "call over"),
-            Fact::Monitor(monitor) => {
-                tracing::info!(
-                    supervisor = %monitor.supervisor,
-                    monitored = %monitor.target,
-                    state = %monitor.state,
-                    call = monitor.state.call().map(|call| call.as_str()),
-                    "monitor"
-                )
-            }
-            Fact::MonitorGone { supervisor } => tracing::info!(%supervisor, "monitor gone"),
-            Fact::Failed(failure) => tracing::info!(device = %failure.device, reason = %failure.refusal.reason, "failed"),
+    /// A leg is refused or released by us.
+    fn note_leg(&mut self, command: &LegCommand) {
+        match command {
+            LegCommand::Reject { leg, status } => self.journal.refused(*leg, *status),
+            LegCommand::Hangup { leg, .. } => self.journal.forget(*leg),
             _ => {}
         }
+    }
+
+    fn publish(&mut self, fact: Fact) {
+        self.journal.fact(&fact, clock::now());
         self.facts.publish(fact);
         metrics::gauge!("undertone_sip_calls").set(self.board.live_calls() as f64);
     }
@@ -352,7 +397,7 @@ impl Shell {
 }
 
 fn refuse(placed: Placed, refusal: Refusal) {
-    tracing::debug!(request = %placed.context.request_id, user = %placed.context.user, %refusal, "command refused");
+    tracing::debug!(request_id = %placed.context.request_id, user = %placed.context.user, %refusal, "command refused");
     // Who asked may have gone.
     let _ = placed.reply.send(Err(refusal));
 }

@@ -296,6 +296,13 @@ impl<O: Outside> Switchboard<O> {
         self.calls.len()
     }
 
+    /// Whose a leg is, for the log.
+    pub fn seat_of(&self, leg: LegKey) -> Option<(&CallId, PartyRole)> {
+        let call = self.calls.get(self.by_leg.get(&leg)?)?;
+        let seat = call.seats.iter().find(|seat| seat.leg == leg)?;
+        Some((&call.id, seat.role))
+    }
+
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
         let closing = self.closing.filter(|_| !self.is_idle());

@@ -236,6 +236,11 @@ impl UserAgent {
         self.counters
     }
 
+    /// The Call-ID of a leg.
+    pub fn call_id(&self, leg: LegKey) -> Option<&[u8]> {
+        self.legs.get(&leg).map(|leg| leg.dialog.call_id.as_slice())
+    }
+
     /// The configuration, with trunk addresses filled in.
     pub fn config(&self) -> &Config {
         &self.config

@@ -82,6 +82,7 @@ impl Bayeux {
             states: JoinSet::new(),
             uris: Uris::new(&front.public_url),
             tell_load,
+            weighed: None,
             desk,
         };
         tokio::spawn(shell.run(happenings));
@@ -108,6 +109,8 @@ struct Shell {
     states: JoinSet<(ClientId, Vec<String>)>,
     uris: Uris,
     tell_load: watch::Sender<Load>,
+    /// When the queues were counted last.
+    weighed: Option<std::time::Instant>,
     desk: Desk,
 }
 
@@ -167,7 +170,7 @@ impl Shell {
             .handle_notice(&notice.user, json::channel(notice.topic), &data, clock::instant());
     }
 
-    fn tell_load(&self) {
+    fn tell_load(&mut self) {
         let load = Load {
             sessions: self.hub.len(),
             held: self.hub.held(),
@@ -179,6 +182,13 @@ impl Shell {
         });
         metrics::gauge!("undertone_cometd_sessions").set(load.sessions as f64);
         metrics::gauge!("undertone_cometd_held").set(load.held as f64);
+        // This looks at every session, and so not at every step.
+        let now = clock::instant();
+        if self.weighed.is_none_or(|at| now.saturating_duration_since(at) >= WEIGHING) {
+            self.weighed = Some(now);
+            metrics::gauge!("undertone_cometd_queued").set(self.hub.queued() as f64);
+        }
+        metrics::counter!("undertone_cometd_events_delivered_total").absolute(self.hub.handed_out());
     }
 
     fn drain_outputs(&mut self) {
@@ -225,6 +235,9 @@ async fn only_post() -> Response {
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     response
 }
+
+/// Between two counts of the events that wait.
+const WEIGHING: std::time::Duration = std::time::Duration::from_secs(1);
 
 const BROWSER_COOKIE: &str = "BAYEUX_BROWSER";
 

@@ -168,6 +168,7 @@ pub struct Hub {
     posts: BTreeMap<PostNo, Vec<ClientId>>,
     outputs: VecDeque<Output>,
     held: usize,
+    handed_out: u64,
     draining: bool,
 }
 
@@ -208,6 +209,7 @@ impl Hub {
             posts: BTreeMap::new(),
             outputs: VecDeque::new(),
             held: 0,
+            handed_out: 0,
             draining: false,
         }
     }
@@ -220,6 +222,16 @@ impl Hub {
     /// No session.
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
+    }
+
+    /// Events that wait for their sessions.
+    pub fn queued(&self) -> usize {
+        self.sessions.values().map(|session| session.queue.events.len()).sum()
+    }
+
+    /// Events that were put into answers so far.
+    pub fn handed_out(&self) -> u64 {
+        self.handed_out
     }
 
     /// Connects that are held now.
@@ -485,6 +497,7 @@ impl Hub {
         session.connected = true;
         let events = session.queue.take();
         let leaving = events.clone();
+        self.handed_out += leaving.len() as u64;
         let travellers = self.posts.entry(post).or_default();
         if !travellers.contains(client) {
             travellers.push(client.clone());

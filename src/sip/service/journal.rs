@@ -1,0 +1,261 @@
+//! What the operator is told of calls: lines in the log and figures in the metrics. Decides nothing.
+
+use crate::media::engine::EngineStats;
+use crate::media::{LegStats, MediaLeg};
+use crate::sip::leg::{LegEvent, LegKey};
+use crate::telemetry::Pii;
+use crate::words::{CallFact, CallId, DeviceId, Fact, LegState, MonitorFact, MonitorState, Now, PartyRole};
+use metrics::{counter, gauge, histogram};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+/// Calls that are remembered at most; the oldest of them is forgotten for one more.
+const MOST_CALLS: usize = 100_000;
+
+/// What has been said so far.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    /// The SIP Call-IDs of legs.
+    call_ids: BTreeMap<LegKey, String>,
+    /// Whose sound a leg carries.
+    media: BTreeMap<MediaLeg, (CallId, PartyRole)>,
+    /// The legs of a call whose sound has not ended.
+    sounding: BTreeMap<CallId, BTreeSet<MediaLeg>>,
+    calls: BTreeMap<CallId, Known>,
+    monitors: BTreeMap<DeviceId, Watched>,
+}
+
+/// A call that was spoken of.
+#[derive(Debug)]
+struct Known {
+    begun: Instant,
+    answered: Option<Instant>,
+    over: bool,
+    customer_packets: u64,
+    customer_identical: u64,
+}
+
+/// A monitor as it was when it was spoken of last.
+#[derive(Debug)]
+struct Watched {
+    state: &'static str,
+    joined: Option<CallId>,
+    /// Since when it is on its way into a call.
+    coming: Option<Instant>,
+}
+
+impl Journal {
+    /// A leg's SIP Call-ID is known.
+    pub(super) fn name(&mut self, leg: LegKey, call_id: String) {
+        self.call_ids.insert(leg, call_id);
+    }
+
+    /// The span in which an event is dealt with.
+    pub(super) fn span(&self, event: &LegEvent) -> tracing::Span {
+        let leg = match event {
+            LegEvent::Incoming { leg, .. }
+            | LegEvent::Located { leg, .. }
+            | LegEvent::Progress { leg, .. }
+            | LegEvent::Answered { leg, .. }
+            | LegEvent::Refused { leg, .. }
+            | LegEvent::Confirmed { leg, .. }
+            | LegEvent::Offered { leg, .. }
+            | LegEvent::OfferAnswered { leg, .. }
+            | LegEvent::OfferRefused { leg, .. }
+            | LegEvent::Digits { leg, .. }
+            | LegEvent::AskToAnswerRefused { leg, .. }
+            | LegEvent::Ended { leg, .. } => leg,
+            LegEvent::Registered { .. } => return tracing::Span::none(),
+        };
+        let known = self.call_ids.get(leg).map_or("", String::as_str);
+        let call_id = match event {
+            LegEvent::Incoming { call_id, .. } => call_id,
+            _ => known,
+        };
+        tracing::info_span!("sip", call_id, leg = leg.0)
+    }
+
+    /// A leg is gone.
+    pub(super) fn forget(&mut self, leg: LegKey) {
+        self.call_ids.remove(&leg);
+    }
+
+    /// A caller was refused.
+    pub(super) fn refused(&mut self, leg: LegKey, status: u16) {
+        let call_id = self.call_ids.remove(&leg).unwrap_or_default();
+        counter!("undertone_calls_refused_total", "status" => status.to_string()).increment(1);
+        tracing::info!(call_id, status, "call refused");
+    }
+
+    /// A leg's sound belongs to this party of this call.
+    pub(super) fn seat(&mut self, leg: MediaLeg, call: &CallId, role: PartyRole) {
+        self.sounding.entry(call.clone()).or_default().insert(leg);
+        self.media.insert(leg, (call.clone(), role));
+    }
+
+    /// A leg's sound has ended.
+    pub(super) fn silent(&mut self, leg: MediaLeg, stats: &LegStats) {
+        counter!("undertone_media_packets_lost_total").increment(stats.lost);
+        let Some((call, role)) = self.media.remove(&leg) else { return };
+        let is_customer = role == PartyRole::Customer;
+        if is_customer {
+            counter!("undertone_customer_packets_total").increment(stats.sent);
+            counter!("undertone_customer_packets_identical_total").increment(stats.unchanged);
+        }
+        if let Some(legs) = self.sounding.get_mut(&call) {
+            legs.remove(&leg);
+            if legs.is_empty() {
+                self.sounding.remove(&call);
+            }
+        }
+        let Some(known) = self.calls.get_mut(&call) else { return };
+        if is_customer {
+            known.customer_packets += stats.sent;
+            known.customer_identical += stats.unchanged;
+        }
+        self.sum_up(&call);
+    }
+
+    /// Says at the end of a call, when all its sound has ended, what went to the customer.
+    fn sum_up(&mut self, call: &CallId) {
+        if self.sounding.contains_key(call) || !self.calls.get(call).is_some_and(|known| known.over) {
+            return;
+        }
+        let Some(known) = self.calls.remove(call) else { return };
+        if known.answered.is_some() {
+            tracing::info!(
+                call = %call,
+                customer_packets = known.customer_packets,
+                customer_packets_identical = known.customer_identical,
+                "sound of the call: packets to the customer, and those that were the agent's unchanged"
+            );
+        }
+    }
+
+    /// A fact is published.
+    pub(super) fn fact(&mut self, fact: &Fact, now: Now) {
+        match fact {
+            Fact::Call(call) => self.call(call, now.mono),
+            Fact::Monitor(monitor) => self.monitor(monitor, now.mono),
+            Fact::MonitorGone { supervisor } => {
+                if let Some(watched) = self.monitors.remove(supervisor) {
+                    left(supervisor, watched.joined.as_ref());
+                }
+                tracing::info!(%supervisor, "monitor gone");
+                self.count_monitors();
+            }
+            Fact::Failed(failure) => tracing::info!(
+                device = %failure.device,
+                call = failure.call.as_ref().map(CallId::as_str),
+                request_id = failure.request_id.as_ref().map(|id| id.as_str()),
+                reason = %failure.refusal.reason,
+                "failed"
+            ),
+            _ => {}
+        }
+    }
+
+    fn call(&mut self, call: &CallFact, now: Instant) {
+        let is_over = call.is_over();
+        if !self.calls.contains_key(&call.id) {
+            if is_over {
+                return;
+            }
+            counter!("undertone_calls_total").increment(1);
+            tracing::info!(call = %call.id, from = %Pii(&call.ani), to = %Pii(&call.dnis), "call begun");
+            if self.calls.len() >= MOST_CALLS {
+                self.calls.pop_first();
+            }
+            let known = Known {
+                begun: now,
+                answered: None,
+                over: false,
+                customer_packets: 0,
+                customer_identical: 0,
+            };
+            self.calls.insert(call.id.clone(), known);
+        }
+        let Some(known) = self.calls.get_mut(&call.id) else { return };
+        let talking = call
+            .parties
+            .iter()
+            .filter(|party| matches!(party.state, LegState::Established | LegState::Held))
+            .count();
+        if known.answered.is_none() && talking >= 2 {
+            known.answered = Some(now);
+            tracing::info!(call = %call.id, after_ms = millis(known.begun, now), "call answered");
+        }
+        if is_over && !known.over {
+            known.over = true;
+            let talked_ms = known.answered.map(|answered| millis(answered, now));
+            tracing::info!(call = %call.id, duration_ms = millis(known.begun, now), talked_ms, "call ended");
+            self.sum_up(&call.id);
+        }
+    }
+
+    fn monitor(&mut self, monitor: &MonitorFact, now: Instant) {
+        let (state, joined) = match &monitor.state {
+            MonitorState::Armed => ("armed", None),
+            MonitorState::Admitting { .. } => ("admitting", None),
+            MonitorState::Inviting { .. } => ("inviting", None),
+            MonitorState::Joined { call, .. } => ("joined", Some(call.clone())),
+        };
+        let before = self.monitors.remove(&monitor.supervisor);
+        let (was, came) = before.map_or((None, None), |before| (before.joined, before.coming));
+        let (supervisor, target) = (&monitor.supervisor, &monitor.target);
+        let coming = match state {
+            "admitting" | "inviting" => came.or(Some(now)),
+            _ => None,
+        };
+        if was != joined {
+            left(supervisor, was.as_ref());
+        }
+        match &joined {
+            Some(call) if was.as_ref() != Some(call) => {
+                counter!("undertone_joins_total").increment(1);
+                if let Some(came) = came {
+                    histogram!("undertone_join_seconds").record(now.saturating_duration_since(came).as_secs_f64());
+                }
+                tracing::info!(%supervisor, monitored = %target, call = %call, activity = monitor.activity.as_str(), "supervisor joined");
+            }
+            _ => tracing::info!(%supervisor, monitored = %target, state, activity = monitor.activity.as_str(), "monitor"),
+        }
+        self.monitors.insert(supervisor.clone(), Watched { state, joined, coming });
+        self.count_monitors();
+    }
+
+    fn count_monitors(&self) {
+        for state in ["armed", "admitting", "inviting", "joined"] {
+            let count = self.monitors.values().filter(|monitor| monitor.state == state).count();
+            gauge!("undertone_monitors", "state" => state).set(count as f64);
+        }
+    }
+}
+
+fn left(supervisor: &DeviceId, call: Option<&CallId>) {
+    if let Some(call) = call {
+        tracing::info!(%supervisor, call = %call, "supervisor left");
+    }
+}
+
+fn millis(from: Instant, to: Instant) -> u64 {
+    to.saturating_duration_since(from).as_millis() as u64
+}
+
+/// What the media engine has counted: read when somebody asks, so that no packet costs more for it.
+pub(super) fn measure_media(stats: &EngineStats) {
+    gauge!("undertone_media_legs").set(stats.legs as f64);
+    for (name, value) in [
+        ("undertone_media_packets_received_total", stats.received),
+        ("undertone_media_packets_sent_total", stats.sent),
+        ("undertone_media_packets_unchanged_total", stats.unchanged),
+        ("undertone_media_packets_foreign_total", stats.foreign),
+        ("undertone_media_packets_malformed_total", stats.malformed),
+        ("undertone_media_packets_discarded_total", stats.discarded),
+        ("undertone_media_send_errors_total", stats.send_errors),
+        ("undertone_media_events_lost_total", stats.events_lost),
+        ("undertone_leak_guards_total", stats.leak_guards),
+    ] {
+        counter!(name).absolute(value);
+    }
+}

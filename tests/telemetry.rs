@@ -1,0 +1,245 @@
+//! What the operator is told of a call: the log and the metrics of a real process.
+
+use crate::crash::{coach, my_device, on};
+use crate::support::house::{AGENT, CUSTOMER, SUPERVISOR, directory};
+use crate::support::process::{ANY, Process};
+use crate::support::talk::{COACH, PATIENCE, Trio};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use std::fmt;
+use std::time::Duration;
+use tokio::net::UdpSocket;
+use tokio::time::timeout;
+use undertone::clock;
+use undertone::phone::{Phone, PhoneConfig, PhoneEvent};
+
+/// A JSON value no object of which names a key twice.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Strict;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Strict, M::Error> {
+        let mut object = Map::new();
+        while let Some((key, Strict(value))) = map.next_entry::<String, Strict>()? {
+            if object.insert(key.clone(), value).is_some() {
+                return Err(M::Error::custom(format!("the key {key} comes twice")));
+            }
+        }
+        Ok(Strict(Value::Object(object)))
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Strict, S::Error> {
+        let mut list = Vec::new();
+        while let Some(Strict(value)) = seq.next_element()? {
+            list.push(value);
+        }
+        Ok(Strict(Value::Array(list)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Strict, E> {
+        Ok(Strict(text.into()))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Strict, E> {
+        Ok(Strict(number.into()))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Strict, E> {
+        Ok(Strict(number.into()))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Strict, E> {
+        Ok(Strict(number.into()))
+    }
+
+    fn visit_bool<E>(self, truth: bool) -> Result<Strict, E> {
+        Ok(Strict(truth.into()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Strict, E> {
+        Ok(Strict(Value::Null))
+    }
+}
+
+/// Every string of a value, keys aside.
+fn strings<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => found.push(text),
+        Value::Array(list) => list.iter().for_each(|value| strings(value, found)),
+        Value::Object(object) => object.values().for_each(|value| strings(value, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// A process, as its operator sees it.
+struct Operator {
+    process: Process,
+    http: reqwest::Client,
+}
+
+impl Operator {
+    async fn scrape(&self) -> String {
+        let url = format!("http://{}/metrics", self.process.door("admin"));
+        self.http.get(url).send().await.unwrap().text().await.unwrap()
+    }
+
+    /// Waits until a figure is at least so much.
+    async fn figure(&self, name: &str, least: f64) -> f64 {
+        let waiting = async {
+            loop {
+                let text = self.scrape().await;
+                let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+                match value {
+                    Some(value) if value >= least => return value,
+                    _ => tokio::time::sleep(Duration::from_millis(25)).await,
+                }
+            }
+        };
+        match timeout(PATIENCE, waiting).await {
+            Ok(value) => value,
+            Err(_) => panic!("{name} does not come to {least}: {}", self.scrape().await),
+        }
+    }
+
+    /// The log, each line one object.
+    fn log(&self) -> Vec<Value> {
+        let lines = self.process.log();
+        let parse = |line: &String| match serde_json::from_str::<Strict>(line) {
+            Ok(Strict(value)) => value,
+            Err(error) => panic!("{error}: {line}"),
+        };
+        lines.iter().map(parse).collect()
+    }
+
+    /// Waits for a line with this message.
+    async fn line(&self, message: &str) -> Value {
+        let waiting = async {
+            loop {
+                if let Some(found) = self.log().into_iter().find(|line| line["fields"]["message"] == message) {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+        };
+        match timeout(PATIENCE, waiting).await {
+            Ok(line) => line,
+            Err(_) => panic!("no line '{message}' in {:#?}", self.log()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number() {
+    let place = tempfile::tempdir().unwrap();
+    let config = on(ANY, ANY, ANY, "") + "[log]\nformat = 'json'\n" + &directory();
+    let process = Process::start("serve", place.path(), &config).await;
+    process.ready().await;
+    let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+    let operator = Operator { process, http };
+    let (rest, sip) = (operator.process.door("rest"), operator.process.door("sip"));
+    let url = format!("http://{rest}/api/v2{}", my_device(SUPERVISOR));
+    let posting = |password: &str| {
+        let request = operator.http.post(&url).basic_auth(SUPERVISOR.user, Some(password));
+        request.header("X-Request-Id", "seen-again").json(&coach()).send()
+    };
+    assert_eq!(posting("wrong").await.unwrap().status(), 403);
+    assert_eq!(posting(SUPERVISOR.password).await.unwrap().status(), 200);
+    let trio = Trio::register(sip).await;
+    let stranger = Phone::start(PhoneConfig::new(AGENT.number, "wrong", sip, 437.0)).await.unwrap();
+    assert!(stranger.register().await.is_err());
+    trio.customer.call("9999").await.unwrap();
+    operator.figure("undertone_calls_refused_total{status=\"404\"}", 1.0).await;
+    let refused = |event: &PhoneEvent| matches!(event, PhoneEvent::Refused(404));
+    trio.customer.until(refused, PATIENCE).await.unwrap();
+    let since = clock::instant();
+    trio.call().await;
+    trio.hear(COACH).await;
+    operator.figure("undertone_sip_calls", 1.0).await;
+    operator.figure("undertone_monitors{state=\"joined\"}", 1.0).await;
+
+    let door = trio.agent.received(since)[0].peer;
+    let foreign = operator.figure("undertone_media_packets_foreign_total", 0.0).await;
+    let sprayer = UdpSocket::bind(ANY).await.unwrap();
+    let mut packet = vec![0; 172];
+    packet[0] = 0x80;
+    for _ in 0..20 {
+        sprayer.send_to(&packet, door).await.unwrap();
+    }
+    operator.figure("undertone_media_packets_foreign_total", foreign + 20.0).await;
+    trio.customer.hang_up().await.unwrap();
+
+    let sent = operator.figure("undertone_customer_packets_total", 1.0).await;
+    let identical = operator.figure("undertone_customer_packets_identical_total", 1.0).await;
+    assert!(identical <= sent, "{identical} of {sent}");
+    for (name, least) in [
+        ("undertone_calls_total", 1.0),
+        ("undertone_sip_registrations", 3.0),
+        ("undertone_sip_auth_failures_total", 1.0),
+        ("undertone_sip_messages_received_total", 10.0),
+        ("undertone_sip_messages_sent_total", 10.0),
+        ("undertone_sip_messages_malformed_total", 0.0),
+        ("undertone_login_failures_total", 1.0),
+        ("undertone_joins_total", 1.0),
+        ("undertone_join_seconds_count", 1.0),
+        ("undertone_audit_failures_total", 0.0),
+        ("undertone_cometd_sessions", 0.0),
+        ("undertone_cometd_held", 0.0),
+        ("undertone_cometd_queued", 0.0),
+        ("undertone_cometd_events_delivered_total", 0.0),
+        ("undertone_media_packets_received_total", 10.0),
+        ("undertone_media_packets_sent_total", 10.0),
+        ("undertone_media_packets_lost_total", 0.0),
+        ("undertone_media_packets_discarded_total", 0.0),
+        ("undertone_leak_guards_total", 0.0),
+        ("undertone_rest_requests_total{operation=\"Coach\",status=\"200\"}", 1.0),
+    ] {
+        operator.figure(name, least).await;
+        let bare = name.split('{').next().unwrap().trim_end_matches("_count");
+        assert!(operator.scrape().await.contains(&format!("# HELP {bare} ")), "{bare} has no help");
+    }
+
+    let begun = operator.line("call begun").await;
+    assert!(begun["span"]["call_id"].as_str().is_some_and(|id| !id.is_empty()), "{begun}");
+    assert_eq!(begun["fields"]["from"], "<redacted>");
+    let call = begun["fields"]["call"].clone();
+    for message in ["call answered", "call ended", "supervisor joined", "supervisor left"] {
+        assert_eq!(operator.line(message).await["fields"]["call"], call, "{message}");
+    }
+    assert!(operator.line("call ended").await["fields"]["duration_ms"].is_u64());
+    assert_eq!(operator.line("call refused").await["fields"]["status"], 404);
+    operator.line("a phone's password is wrong").await;
+    operator.line("phone registered").await;
+    let sound = operator
+        .line("sound of the call: packets to the customer, and those that were the agent's unchanged")
+        .await;
+    assert!(
+        sound["fields"]["customer_packets"].as_u64().is_some_and(|packets| packets > 0),
+        "{sound}"
+    );
+    let armed = operator.line("monitor").await;
+    assert!(
+        armed["span"]["request_id"].as_str().is_some_and(|id| id.starts_with("seen-again")),
+        "the request's id crosses the contract: {armed}"
+    );
+    for line in operator.log() {
+        let mut said = Vec::new();
+        strings(&line, &mut said);
+        for number in [CUSTOMER.number, AGENT.number, SUPERVISOR.number, "9999"] {
+            let names = |text: &&str| text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == number);
+            assert!(!said.iter().any(|text| names(&text)), "a number is in the log: {line}");
+        }
+    }
+}
