@@ -62,7 +62,6 @@ impl Journal {
             | LegEvent::Offered { leg, .. }
             | LegEvent::OfferAnswered { leg, .. }
             | LegEvent::OfferRefused { leg, .. }
-            | LegEvent::Digits { leg, .. }
             | LegEvent::AskToAnswerRefused { leg, .. }
             | LegEvent::Ended { leg, .. } => leg,
             LegEvent::Registered { .. } => return tracing::Span::none(),
