@@ -41,6 +41,13 @@ pub struct KeptBinding {
     pub cseq: u32,
 }
 
+impl Binding {
+    /// It was made or refreshed under this Call-ID.
+    pub fn is_of(&self, call_id: &[u8]) -> bool {
+        self.call_id == call_id
+    }
+}
+
 /// What a REGISTER asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -213,6 +220,11 @@ impl Registrar {
     /// Whether the device has registered over this flow.
     pub fn is_at(&self, device: &DeviceId, flow: &Flow, now: Instant) -> bool {
         self.of(device, now).any(|binding| binding.flow == *flow)
+    }
+
+    /// The ways by which anybody has registered.
+    pub fn flows(&self) -> impl Iterator<Item = &Flow> {
+        self.bindings.values().flatten().map(|binding| &binding.flow)
     }
 
     /// The devices that have any binding.

@@ -381,11 +381,6 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         self.servers.get(&id).map(|server| (id, server.owner.clone()))
     }
 
-    /// The way a server transaction's responses go.
-    pub fn server_flow(&self, id: ServerId) -> Option<Flow> {
-        self.servers.get(&id).map(|server| server.flow)
-    }
-
     /// Sends a request and waits for its response.
     pub fn request(&mut self, key: ClientKey, kind: Kind, flow: Flow, bytes: Vec<u8>, owner: C, now: Instant) -> ClientId {
         let id = ClientId(self.fresh());

@@ -41,7 +41,7 @@ use crate::words::{DeviceId, Now};
 use admission::{Chance, Sources};
 use guesses::Guesses;
 pub use guesses::WrongPassword;
-use leg::{ClientUse, Leg, LegTimer, ServerUse};
+use leg::{ClientUse, Leg, LegTimer, ServerUse, State, Way};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -199,8 +199,9 @@ impl UserAgent {
     /// A connection is gone, or could not be made.
     pub fn handle_unreachable(&mut self, flow: &Flow, now: Now) {
         self.transactions.handle_unreachable(flow);
-        self.leave_flow(flow);
-        for device in self.registrar.handle_flow_gone(flow) {
+        let gone = self.registrar.handle_flow_gone(flow);
+        self.leave_flow(flow, now);
+        for device in gone {
             self.registered(device, false);
         }
         self.settle(now);
@@ -261,21 +262,86 @@ impl UserAgent {
         self.legs.is_empty() && self.by_call.is_empty() && self.timers.is_empty() && self.transactions.is_empty()
     }
 
-    /// Trunks can be reached by another connection; phones must come back by themselves.
-    fn leave_flow(&mut self, gone: &Flow) {
-        for leg in self.legs.values_mut().filter(|leg| leg.dialog.flow == *gone) {
-            let LegSource::Trunk(name) = &leg.peer else { continue };
-            let trunk = self.config.trunks.iter().find(|trunk| trunk.name == *name);
-            if let Some(peer) = trunk
-                .filter(|trunk| trunk.protocol == gone.protocol)
-                .and_then(|trunk| trunk.address)
-            {
-                leg.dialog.flow = Flow {
-                    peer,
-                    connection: ConnectionId::NONE,
-                    ..*gone
-                };
+    /// A connection carries a registration or a call, or is a trunk's: it is not closed for being idle.
+    pub fn needs(&self, flow: &Flow) -> bool {
+        let named = Flow {
+            connection: ConnectionId::NONE,
+            ..*flow
+        };
+        let carries = |used: &Flow| *used == *flow || *used == named;
+        self.config.trunks.iter().any(|trunk| trunk.owns(flow.protocol, flow.peer))
+            || self.registrar.flows().any(carries)
+            || self.legs.values().any(|leg| carries(&leg.dialog.flow))
+    }
+
+    /// Trunks can be reached by another connection; phones by another registration, or when they come back.
+    fn leave_flow(&mut self, gone: &Flow, now: Now) {
+        let leaving = self.legs.iter().filter(|(_, leg)| leg.dialog.flow == *gone);
+        for key in leaving.map(|(key, _)| *key).collect::<Vec<_>>() {
+            let Some(leg) = self.legs.get_mut(&key) else { continue };
+            match &leg.peer {
+                LegSource::Trunk(name) => {
+                    let trunk = self.config.trunks.iter().find(|trunk| trunk.name == *name);
+                    let trunk = trunk.filter(|trunk| trunk.protocol == gone.protocol);
+                    if let Some(peer) = trunk.and_then(|trunk| trunk.address) {
+                        leg.dialog.flow = Flow {
+                            peer,
+                            connection: ConnectionId::NONE,
+                            ..*gone
+                        };
+                    }
+                }
+                LegSource::Account(device) => match self.registrar.lookup(device, now.mono).map(|binding| binding.flow) {
+                    Some(flow) => self.follow(key, flow, now),
+                    None => leg.way = Way::Lost,
+                },
             }
+        }
+    }
+
+    /// A phone has registered by `flow`: its legs leave the ways that it has left.
+    fn follow_phone(&mut self, device: &DeviceId, flow: Flow, call_id: &[u8], now: Now) {
+        let has_left = |leg: &Leg| match leg.way {
+            Way::Lost => true,
+            Way::Own => false,
+            // A phone registers under one Call-ID as long as it runs (RFC 3261 10.2): its other ways are older ones.
+            Way::Registered => {
+                let mut others = self.registrar.of(device, now.mono).filter(|binding| !binding.is_of(call_id));
+                leg.dialog.flow != flow && !others.any(|binding| binding.flow == leg.dialog.flow)
+            }
+        };
+        let of_phone = |leg: &Leg| matches!(&leg.peer, LegSource::Account(peer) if peer == device);
+        let moving = self.legs.iter().filter(|(_, leg)| of_phone(leg) && has_left(leg));
+        for key in moving.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.follow(key, flow, now);
+        }
+    }
+
+    /// A leg's phone is reached by another way from now on: what has waited for it is said.
+    fn follow(&mut self, key: LegKey, flow: Flow, now: Now) {
+        let Some(leg) = self.legs.get_mut(&key) else { return };
+        leg.dialog.flow = flow;
+        leg.way = Way::Registered;
+        let waits_for_ack = leg.unacknowledged.as_mut().map(|waiting| waiting.flow = flow).is_some();
+        let parting = match leg.state {
+            State::Parting(reason) if !waits_for_ack => Some(reason),
+            _ => None,
+        };
+        let located = leg.located.is_some();
+        self.timers.clear(&(key, LegTimer::Lost));
+        if located {
+            self.locate(key);
+        }
+        match parting {
+            Some(reason) => self.send_bye(key, reason, now),
+            None => self.send_queued(key, now),
+        }
+    }
+
+    /// Something is to be said to a phone that can not be reached: for so long as any request waits for its answer, it may come back.
+    fn wait_for_phone(&mut self, key: LegKey, now: Now) {
+        if !self.timers.is_set(&(key, LegTimer::Lost)) {
+            self.timers.set((key, LegTimer::Lost), now.mono + self.config.timing.give_up());
         }
     }
 

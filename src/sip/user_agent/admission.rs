@@ -10,7 +10,7 @@ use crate::sip::transaction::{Mark, ServerKey};
 use crate::words::Now;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 /// What we do, for Allow, Supported and Accept. `replaces` is understood only to be refused (481, 603), and so is not offered.
@@ -36,17 +36,21 @@ pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO,
 const LONGEST_USER: usize = 128;
 
 impl UserAgent {
-    /// The Request-URI names us or a domain of ours.
+    /// The Request-URI names us or a domain of ours. What stands at another port of our host is another's; a domain's port is not ours to
+    /// know: something before us may have another.
     pub(super) fn is_ours(&self, uri: &Uri) -> bool {
         let host = uri.host_text();
         let named = |name: &String| name.eq_ignore_ascii_case(host);
-        if self.config.domains.iter().any(named) || self.config.advertised.as_ref().is_some_and(named) {
+        if self.config.domains.iter().any(named) {
             return true;
         }
-        match uri.host() {
-            Host::Address(address) => self.locals.iter().any(|(_, local)| local.ip() == address.to_canonical()),
-            Host::Name(_) => false,
-        }
+        let advertised = self.config.advertised.as_ref().is_some_and(named);
+        let at_host = |local: &SocketAddr| match uri.host() {
+            Host::Address(address) => advertised || local.ip() == address.to_canonical(),
+            Host::Name(_) => advertised,
+        };
+        let at_port = |local: &SocketAddr| uri.port().is_none_or(|port| port == local.port());
+        self.locals.iter().any(|(_, local)| at_host(local) && at_port(local))
     }
 
     /// The user part, if it can be a number of ours or of a trunk.

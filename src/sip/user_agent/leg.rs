@@ -14,6 +14,7 @@ pub(super) type HangupReason = Option<(u16, &'static str)>;
 pub(super) struct Leg {
     pub(super) peer: LegSource,
     pub(super) dialog: Dialog,
+    pub(super) way: Way,
     pub(super) state: State,
     pub(super) exchange: Exchange,
     /// Our 2xx that waits for its ACK.
@@ -31,6 +32,17 @@ pub(super) struct Leg {
     pub(super) swallow_digits: bool,
 }
 
+/// How the way to a leg's peer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Its phone has registered by it: where the phone goes, the leg follows.
+    Registered,
+    /// The leg's own: it stays until it is gone.
+    Own,
+    /// Gone: what is to be said waits until the phone registers again.
+    Lost,
+}
+
 #[derive(Debug)]
 pub(super) enum State {
     /// Their INVITE waits for us.
@@ -41,7 +53,7 @@ pub(super) enum State {
     Cancelling(Calling, HangupReason),
     /// Both have said yes.
     Confirmed,
-    /// Hung up, but BYE may be sent only after their ACK (RFC 3261 15).
+    /// Hung up, but BYE may be sent only after their ACK (RFC 3261 15), or when there is a way again.
     Parting(HangupReason),
     /// BYE is under way.
     Leaving,
@@ -140,10 +152,12 @@ pub(super) enum LegTimer {
     Theirs,
     /// When our offer may be tried again after 491 (RFC 3261 14.1).
     Glare,
+    /// When a phone that has not come back is given up.
+    Lost,
 }
 
 impl LegTimer {
-    pub(super) const ALL: [LegTimer; 10] = [
+    pub(super) const ALL: [LegTimer; 11] = [
         LegTimer::Ringing,
         LegTimer::Remind,
         LegTimer::NoAnswer,
@@ -154,6 +168,7 @@ impl LegTimer {
         LegTimer::Offer,
         LegTimer::Theirs,
         LegTimer::Glare,
+        LegTimer::Lost,
     ];
 }
 

@@ -1,5 +1,6 @@
 //! One harness: user agents on a virtual network under a virtual clock, and a peer that speaks raw text.
 
+mod flows;
 mod network;
 mod races;
 mod rules;
@@ -37,7 +38,15 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
+/// `192.0.2.3:5062`, or `7/192.0.2.3:5062` for the seventh TCP connection.
 fn flow_from(peer: &str) -> Flow {
+    if let Some((connection, peer)) = peer.split_once('/') {
+        return Flow {
+            protocol: Protocol::Tcp,
+            connection: ConnectionId(connection.parse().unwrap()),
+            ..flow_from(peer)
+        };
+    }
     Flow {
         protocol: Protocol::Udp,
         local: address(US),

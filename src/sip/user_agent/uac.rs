@@ -2,7 +2,7 @@
 
 use super::UserAgent;
 use super::admission::ALLOW;
-use super::leg::{Calling, ClientUse, Exchange, HangupReason, Leg, LegTimer, Queued, Sent, State};
+use super::leg::{Calling, ClientUse, Exchange, HangupReason, Leg, LegTimer, Queued, Sent, State, Way};
 use super::session::min_se;
 use crate::sip::config::AutoAnswer;
 use crate::sip::dialog::Dialog;
@@ -184,9 +184,14 @@ impl UserAgent {
             cancelled: false,
             early_media: false,
         };
+        let way = match &peer {
+            LegSource::Account(_) => Way::Registered,
+            LegSource::Trunk(_) => Way::Own,
+        };
         self.add_leg(
             leg,
             Leg {
+                way,
                 peer,
                 dialog,
                 state: State::Calling(calling),
@@ -304,10 +309,14 @@ impl UserAgent {
     pub(super) fn send_bye(&mut self, leg_key: LegKey, reason: HangupReason, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         leg.queued = None;
-        if leg.unacknowledged.is_some() {
+        let lost = leg.way == Way::Lost;
+        if leg.unacknowledged.is_some() || lost {
             leg.state = State::Parting(reason);
             for timer in [LegTimer::Refresh, LegTimer::Expire, LegTimer::Glare] {
                 self.timers.clear(&(leg_key, timer));
+            }
+            if lost {
+                self.wait_for_phone(leg_key, now);
             }
             return;
         }
@@ -329,6 +338,9 @@ impl UserAgent {
         let free = matches!((&leg.state, &leg.exchange), (State::Confirmed, Exchange::Idle)) && leg.unacknowledged.is_none();
         if !free || self.timers.is_set(&(leg_key, LegTimer::Glare)) {
             return;
+        }
+        if leg.way == Way::Lost && leg.queued.is_some() {
+            return self.wait_for_phone(leg_key, now);
         }
         let Some(Queued { media, glares }) = leg.queued.take() else {
             return;
@@ -361,6 +373,10 @@ impl UserAgent {
         if !free {
             self.timers.set((leg_key, LegTimer::Refresh), now.mono + BUSY);
             return;
+        }
+        if leg.way == Way::Lost {
+            self.timers.set((leg_key, LegTimer::Refresh), now.mono + BUSY);
+            return self.wait_for_phone(leg_key, now);
         }
         if !leg.dialog.allows_update {
             let media = leg.local_media.clone();
@@ -411,6 +427,10 @@ impl UserAgent {
                 self.send_queued(leg_key, now);
             }
             LegTimer::Glare => self.send_queued(leg_key, now),
+            LegTimer::Lost => match self.legs.get(&leg_key).map(|leg| &leg.state) {
+                Some(State::Parting(_)) => self.remove_leg(leg_key),
+                _ => self.expire(leg_key, now),
+            },
         }
     }
 
@@ -486,6 +506,9 @@ impl UserAgent {
                     self.event(LegEvent::Refused { leg: leg_key, status: 503 });
                 }
             }
+            ClientUse::Reinvite(leg_key, sent) | ClientUse::Update(leg_key, sent) if self.has_moved(leg_key, &sent) => {
+                self.say_again(leg_key, sent.request.method == Method::Update, now);
+            }
             ClientUse::Reinvite(leg_key, _) | ClientUse::Update(leg_key, _) => {
                 if let Some(leg) = self.legs.get_mut(&leg_key)
                     && matches!(leg.exchange, Exchange::Ours { .. })
@@ -494,10 +517,42 @@ impl UserAgent {
                 }
                 self.expire(leg_key, now);
             }
+            ClientUse::Bye(leg_key, sent) if self.has_moved(leg_key, &sent) => self.send_bye(leg_key, None, now),
             ClientUse::Bye(leg_key, _) => self.remove_leg(leg_key),
             ClientUse::Talk(leg_key) => self.talk_refused(leg_key, status),
             ClientUse::Other => {}
         }
+    }
+
+    /// A request went a way that its leg has left since: its failure says nothing about the peer.
+    fn has_moved(&self, leg_key: LegKey, sent: &Sent) -> bool {
+        let leg = self.legs.get(&leg_key);
+        leg.is_some_and(|leg| leg.way == Way::Lost || leg.dialog.flow != sent.flow)
+    }
+
+    /// Our UPDATE or re-INVITE was lost with its way: once more by the new one, or when there is one.
+    fn say_again(&mut self, leg_key: LegKey, update: bool, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        if !matches!(leg.state, State::Confirmed) {
+            return;
+        }
+        if update {
+            return self.refresh(leg_key, now);
+        }
+        let exchange = std::mem::replace(&mut leg.exchange, Exchange::Idle);
+        let Exchange::Ours {
+            media, refresh, glares, ..
+        } = exchange
+        else {
+            leg.exchange = exchange;
+            return;
+        };
+        self.timers.clear(&(leg_key, LegTimer::Offer));
+        if refresh {
+            return self.refresh(leg_key, now);
+        }
+        leg.queued.get_or_insert(Queued { media, glares });
+        self.send_queued(leg_key, now);
     }
 
     fn handle_progress(&mut self, leg_key: LegKey, response: &Response, now: Now) {

@@ -2,7 +2,7 @@
 
 use super::UserAgent;
 use super::admission::{ABILITIES, ALLOW, capabilities, check_scheme, server_key};
-use super::leg::{Exchange, Incoming, Leg, LegTimer, ServerUse, State, Unacknowledged};
+use super::leg::{Exchange, Incoming, Leg, LegTimer, ServerUse, State, Unacknowledged, Way};
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{EndReason, Identity, LegEvent, LegKey, LegSource, PassedHeader};
@@ -128,9 +128,14 @@ impl UserAgent {
             invite: invite.clone(),
             last: None,
         };
+        let way = match &source {
+            LegSource::Account(device) if self.registrar.is_at(device, &flow, now.mono) => Way::Registered,
+            LegSource::Account(_) | LegSource::Trunk(_) => Way::Own,
+        };
         self.add_leg(
             leg,
             Leg {
+                way,
                 peer: source,
                 dialog,
                 state: State::Incoming(incoming),
@@ -219,7 +224,10 @@ impl UserAgent {
         }
         let is = self.registrar.lookup(&device, now.mono).is_some();
         if is != was {
-            self.registered(device, is);
+            self.registered(device.clone(), is);
+        }
+        if self.registrar.is_at(&device, &flow, now.mono) {
+            self.follow_phone(&device, flow, call_id, now);
         }
         Ok(())
     }
@@ -273,6 +281,9 @@ impl UserAgent {
         let (cseq, _) = request.headers.cseq().map_err(|_| Refuse::new(400))?;
         let leg = self.legs.get_mut(&leg_key).ok_or(Refuse::new(481))?;
         leg.dialog.accept_cseq(cseq).map_err(|_| Refuse::new(500))?;
+        if let (true, LegSource::Account(_)) = (leg.dialog.flow != flow, &leg.peer) {
+            leg.way = Way::Registered;
+        }
         leg.dialog.flow = flow;
         let again = key.clone();
         let done = match request.method {
@@ -554,7 +565,8 @@ impl UserAgent {
         let timing = self.config.timing;
         leg.unacknowledged = Some(Unacknowledged {
             cseq: invite.headers.cseq().map(|(cseq, _)| cseq).unwrap_or_default(),
-            flow: self.transactions.server_flow(transaction).unwrap_or(leg.dialog.flow),
+            // That of the INVITE, or a later one of its phone.
+            flow: leg.dialog.flow,
             response: bytes.clone(),
             interval: timing.t1,
             give_up_at: now.mono + timing.give_up(),

@@ -302,6 +302,29 @@ fn a_phone_that_restarts_again_and_again_registers_and_is_called_at_its_newest_c
 }
 
 #[test]
+fn another_port_of_our_host_is_another() {
+    let mut stage = Stage::new();
+    let options = |uri: &str, branch: &str| {
+        format!(
+            "OPTIONS {uri} SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK{branch}\nMax-Forwards: 70\nFrom: <sip:a@b.example>;tag=a\n\
+             To: <{uri}>\nCall-ID: {branch}\nCSeq: 1 OPTIONS\nContent-Length: 0\n\n"
+        )
+    };
+    let asked = [
+        ("sip:1001@192.0.2.1", "200"),
+        ("sip:1001@192.0.2.1:5060", "200"),
+        ("sip:1001@192.0.2.1:9999", "404"),
+        ("sip:1001@coach.example", "200"),
+        ("sip:1001@coach.example:9999", "200"),
+        ("sip:1001@192.0.2.9:5060", "404"),
+    ];
+    for (number, (uri, status)) in asked.into_iter().enumerate() {
+        stage.hear(CARRIER, &options(uri, &format!("o{number}")));
+        assert_eq!(stage.said(), [status], "{uri}");
+    }
+}
+
+#[test]
 fn more_contacts_in_one_request_than_a_device_may_have_change_nothing() {
     let mut stage = Stage::new();
     stage.register_phone();
