@@ -276,9 +276,9 @@ pub struct Limits {
     pub connections: usize,
     /// TCP connections of one source address.
     pub connections_per_source: usize,
-    /// How long a message may take to arrive once begun.
+    /// How long a message may take to arrive once begun, and the first of a connection from the beginning.
     pub message_deadline: Duration,
-    /// A connection on which nothing has happened for so long is closed.
+    /// A connection on which no message has come for so long is closed, unless a registration or a call goes by it or it is a trunk's.
     pub idle: Duration,
 }
 
@@ -296,7 +296,7 @@ impl Default for Limits {
             connections: 2000,
             connections_per_source: 600,
             message_deadline: Duration::from_secs(10),
-            idle: Duration::from_secs(900),
+            idle: Duration::from_secs(60),
         }
     }
 }

@@ -153,6 +153,8 @@ impl Endpoint {
             Arrival::Datagram { flow, bytes } => self.agent.handle_datagram(flow, &bytes, now),
             Arrival::Message { flow, message } => self.agent.handle_message(flow, *message, now),
             Arrival::Malformed { flow, error } => self.agent.handle_malformed(flow, &error, now),
+            Arrival::Idle { flow } if self.agent.needs(&flow) => {}
+            Arrival::Idle { flow } => self.transport.close(&flow),
             Arrival::Gone { flow } => self.agent.handle_unreachable(&flow, now),
         }
     }

@@ -38,6 +38,7 @@ const DATAGRAM: usize = 65_535;
 
 const CONNECT: Duration = Duration::from_secs(5);
 const WRITE: Duration = Duration::from_secs(10);
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Something has come from the network.
 #[derive(Debug)]
@@ -62,6 +63,11 @@ pub enum Arrival {
         flow: Flow,
         /// What is wrong.
         error: ParseError,
+    },
+    /// Nothing has come on a connection for [`Limits::idle`]; whoever does not need it calls [`Transport::close`].
+    Idle {
+        /// Its way.
+        flow: Flow,
     },
     /// A flow can no longer be used: its connection is closed, or could not be made.
     Gone {
@@ -165,6 +171,13 @@ impl Transport {
         }
     }
 
+    /// Closes a connection after what is written already.
+    pub fn close(&mut self, flow: &Flow) {
+        if self.connections.remove(&flow.connection).is_some() {
+            self.unreachable.push(*flow);
+        }
+    }
+
     /// Waits for the next arrival. May be dropped at any time without losing one.
     pub async fn next(&mut self) -> Arrival {
         loop {
@@ -236,7 +249,8 @@ impl Transport {
         let (flow, writes) = self.add(local, peer, false);
         let sender = self.sender.clone();
         let limits = self.limits;
-        self.tasks.spawn(async move { serve(stream, flow, sender, writes, limits).await });
+        self.tasks
+            .spawn(async move { serve(stream, flow, sender, writes, limits, Spoken::Never).await });
     }
 
     fn connect(&mut self, wanted: Flow) -> Option<ConnectionId> {
@@ -248,7 +262,7 @@ impl Transport {
         let limits = self.limits;
         self.tasks.spawn(async move {
             match timeout(CONNECT, TcpStream::connect(flow.peer)).await {
-                Ok(Ok(stream)) => serve(stream, flow, sender, writes, limits).await,
+                Ok(Ok(stream)) => serve(stream, flow, sender, writes, limits, Spoken::At(Instant::now())).await,
                 Ok(Err(_)) | Err(_) => {
                     let _ = sender.send(Happening::Ended(flow.connection)).await;
                 }
@@ -324,12 +338,21 @@ async fn listen(listener: TcpListener, local: SocketAddr, sender: mpsc::Sender<H
 }
 
 /// One connection until either side ends it. Dropping the sender of `writes` ends it after what is written already.
-async fn serve(stream: TcpStream, flow: Flow, sender: mpsc::Sender<Happening>, writes: mpsc::Receiver<Vec<u8>>, limits: Limits) {
+async fn serve(
+    stream: TcpStream,
+    flow: Flow,
+    sender: mpsc::Sender<Happening>,
+    writes: mpsc::Receiver<Vec<u8>>,
+    limits: Limits,
+    spoken: Spoken,
+) {
     mark(&socket2::SockRef::from(&stream), flow.peer);
     let _ = stream.set_nodelay(true);
+    // A phone that has lost its power says no good-bye; its registration must not keep the connection for ever.
+    let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE));
     let (reader, writer) = stream.into_split();
     let reading = async {
-        read(reader, flow, &sender, &limits).await;
+        read(reader, flow, &sender, &limits, spoken).await;
         let _ = sender.send(Happening::Ended(flow.connection)).await;
         std::future::pending::<()>().await;
     };
@@ -341,28 +364,48 @@ async fn serve(stream: TcpStream, flow: Flow, sender: mpsc::Sender<Happening>, w
     }
 }
 
-async fn read(mut reader: OwnedReadHalf, flow: Flow, sender: &mpsc::Sender<Happening>, limits: &Limits) {
+/// When a connection's peer has said something last; a ping is nothing, and for one that we called, the call counts.
+#[derive(Clone, Copy)]
+enum Spoken {
+    Never,
+    At(Instant),
+}
+
+async fn read(mut reader: OwnedReadHalf, flow: Flow, sender: &mpsc::Sender<Happening>, limits: &Limits, mut spoken: Spoken) {
+    let opened = Instant::now();
     let mut framer = StreamFramer::new();
     let mut buffer = vec![0; 8192];
     let mut begun: Option<Instant> = None;
     loop {
-        // The deadline counts from a message's first byte, however slowly the others come.
-        let deadline = match begun {
-            Some(begun) => begun + limits.message_deadline,
-            None => Instant::now() + limits.idle,
+        // The deadline counts from a message's first byte, however slowly the others come; that of the first from the beginning.
+        let deadline = match (begun, spoken) {
+            (_, Spoken::Never) => opened + limits.message_deadline,
+            (Some(begun), Spoken::At(_)) => begun + limits.message_deadline,
+            (None, Spoken::At(at)) => at + limits.idle,
         };
-        let Ok(Ok(length @ 1..)) = timeout_at(deadline, reader.read(&mut buffer)).await else {
-            return;
+        let length = match timeout_at(deadline, reader.read(&mut buffer)).await {
+            Ok(Ok(length @ 1..)) => length,
+            Err(_) if begun.is_none() && matches!(spoken, Spoken::At(_)) => {
+                spoken = Spoken::At(Instant::now());
+                if sender.send(Happening::Arrival(Arrival::Idle { flow })).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Ok(_) | Err(_) => return,
         };
         begun = begun.or_else(|| Some(Instant::now()));
         framer.push(&buffer[..length]);
         while let Some(framed) = framer.next() {
             begun = Some(Instant::now());
             let happening = match framed {
-                Ok(Framed::Message(message)) => Happening::Arrival(Arrival::Message {
-                    flow,
-                    message: Box::new(message),
-                }),
+                Ok(Framed::Message(message)) => {
+                    spoken = Spoken::At(Instant::now());
+                    Happening::Arrival(Arrival::Message {
+                        flow,
+                        message: Box::new(message),
+                    })
+                }
                 Ok(Framed::Ping) => Happening::Ping(flow.connection),
                 Err(error) => Happening::Arrival(Arrival::Malformed { flow, error }),
             };
@@ -386,4 +429,56 @@ async fn write(mut writer: OwnedWriteHalf, mut writes: mpsc::Receiver<Vec<u8>>) 
         }
     }
     let _ = writer.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    const OPTIONS: &[u8] = b"OPTIONS sip:a@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1;branch=z9hG4bK1\r\nMax-Forwards: 70\r\n\
+        From: <sip:b@127.0.0.1>;tag=b\r\nTo: <sip:a@127.0.0.1>\r\nCall-ID: 1\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n";
+
+    async fn connected(limits: Limits) -> (Transport, TcpStream) {
+        let listen = Listen::new(Protocol::Tcp, (Ipv4Addr::LOCALHOST, 0).into());
+        let transport = Transport::bind(&[listen], limits).await.unwrap();
+        let peer = TcpStream::connect(transport.locals()[0].1).await.unwrap();
+        (transport, peer)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_only_pings_is_closed_at_the_deadline_of_its_first_message() {
+        let limits = Limits {
+            message_deadline: Duration::from_millis(300),
+            ..Limits::default()
+        };
+        let (mut transport, mut peer) = connected(limits).await;
+        peer.write_all(b"\r\n\r\n").await.unwrap();
+        let arrival = timeout(Duration::from_secs(30), transport.next()).await.unwrap();
+        assert!(matches!(arrival, Arrival::Gone { .. }), "{arrival:?}");
+        assert_eq!(transport.connections(), 0);
+        let mut said = Vec::new();
+        peer.read_to_end(&mut said).await.unwrap();
+        assert_eq!(said, b"\r\n");
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_asked_about_again_and_again_and_closed_when_nobody_needs_it() {
+        let limits = Limits {
+            idle: Duration::from_millis(50),
+            ..Limits::default()
+        };
+        let (mut transport, mut peer) = connected(limits).await;
+        peer.write_all(OPTIONS).await.unwrap();
+        assert!(matches!(transport.next().await, Arrival::Message { .. }));
+        for _ in 0..3 {
+            assert!(matches!(transport.next().await, Arrival::Idle { .. }));
+            assert_eq!(transport.connections(), 1);
+        }
+        let Arrival::Idle { flow } = transport.next().await else { panic!() };
+        transport.close(&flow);
+        assert!(matches!(transport.next().await, Arrival::Gone { flow: gone } if gone == flow));
+        assert_eq!(transport.connections(), 0);
+        assert_eq!(peer.read(&mut [0; 16]).await.unwrap(), 0);
+    }
 }
