@@ -25,6 +25,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,6 +40,10 @@ use tokio_stream::wrappers::TcpListenerStream;
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// How long a client may take to send the headers of a request, and a kept connection may idle.
 const HEADER_DEADLINE: Duration = Duration::from_secs(30);
+/// File descriptors of a coached call: RTP and RTCP of three legs.
+const DESCRIPTORS_PER_CALL: u64 = 6;
+/// File descriptors of everything else: doors, phones and desktops over TCP, files.
+const OTHER_DESCRIPTORS: u64 = 512;
 /// After a failed accept, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -253,6 +258,7 @@ pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> 
 pub async fn run(config: Config, part: Part, metrics: Option<Metrics>, started: impl FnOnce(&Running)) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    raise_file_limit(&config, part);
     let running = start(config, part, metrics).await?;
     for door in running.doors() {
         tracing::info!("{door}");
@@ -270,6 +276,30 @@ pub async fn run(config: Config, part: Part, metrics: Option<Metrics>, started: 
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+/// Takes as many file descriptors as it may have, and says so when they are too few for the calls it may have.
+fn raise_file_limit(config: &Config, part: Part) {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    };
+    let max_calls = match part {
+        Part::Serve | Part::SipBackend => config.switchboard.max_calls,
+        Part::Gateway => 0,
+    };
+    let wanted = max_calls as u64 * DESCRIPTORS_PER_CALL + OTHER_DESCRIPTORS;
+    if limit < wanted {
+        tracing::warn!(
+            limit,
+            wanted,
+            max_calls,
+            "the limit of open files is too low for sip.max_calls: calls beyond it will be refused; raise `ulimit -n` or LimitNOFILE"
+        );
+    }
 }
 
 async fn start_backend(

@@ -7,12 +7,15 @@ use super::call::{Call, CallConfig, Leg, MAX_LEGS, Sent, StreamStart, Transmit, 
 use super::{CallKey, Hearing, LegMedia, MediaCommand, MediaConfig, MediaEvent, MediaLeg};
 use crate::clock;
 use crate::words::Now;
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::resource::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as queue};
 use std::thread::JoinHandle;
@@ -34,6 +37,8 @@ const MAX_WAITING: usize = 32;
 const PORT_TRIES: usize = 64;
 /// What is due may be so late: packets mostly wake a worker before its timer does. No more often is looked at what is due.
 const SLACK: Duration = Duration::from_millis(1);
+/// File descriptors that media leaves to signalling, HTTP and the disk.
+const RESERVE: u64 = 64;
 /// The wake-up's place among the sockets.
 const WAKE: u64 = u64::MAX;
 
@@ -49,9 +54,12 @@ pub enum MediaError {
     /// The leg is open already.
     #[error("the leg is open already")]
     LegExists,
-    /// The system refused the socket.
-    #[error("the system refused the socket: {0}")]
-    Socket(io::ErrorKind),
+    /// The process has no file descriptors left for media.
+    #[error("too many open files (EMFILE): raise the limit of open files, `ulimit -n` or LimitNOFILE; a call takes six")]
+    NoDescriptors,
+    /// The system refused the socket, with this errno.
+    #[error("the system refused the socket: {}", io::Error::from_raw_os_error(*.0))]
+    Socket(i32),
     /// The engine is stopping.
     #[error("the media engine is stopping")]
     Stopping,
@@ -103,6 +111,13 @@ pub struct Engine {
 impl Engine {
     /// Starts the workers.
     pub fn start(config: MediaConfig) -> io::Result<(Engine, MediaEvents)> {
+        let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let below = RawFd::try_from(limit.saturating_sub(RESERVE)).unwrap_or(RawFd::MAX);
+        Self::start_with_descriptors(config, below)
+    }
+
+    /// `below`: sockets with this descriptor or a higher one are given back. The system gives the lowest that is free.
+    fn start_with_descriptors(config: MediaConfig, below: RawFd) -> io::Result<(Engine, MediaEvents)> {
         if config.bind.is_unspecified() && config.advertised.is_none() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -127,6 +142,7 @@ impl Engine {
             counters: Vec::new(),
             threads: Vec::new(),
             directory: Mutex::default(),
+            descriptors_below: below,
             config,
         };
         for (index, inbox) in inboxes.into_iter().enumerate() {
@@ -154,7 +170,7 @@ impl Engine {
             return Err(MediaError::TooManyLegs);
         }
         let sockets = shared.bind(&mut directory)?;
-        let mut address = sockets.rtp.local_addr().map_err(|error| MediaError::Socket(error.kind()))?;
+        let mut address = sockets.rtp.local_addr().map_err(|error| refused(&error))?;
         let start = StreamStart {
             ssrc: rand::random(),
             sequence: rand::random::<u16>() >> 1,
@@ -224,6 +240,7 @@ struct Shared {
     counters: Vec<Arc<Counters>>,
     threads: Vec<JoinHandle<()>>,
     directory: Mutex<Directory>,
+    descriptors_below: RawFd,
     config: MediaConfig,
 }
 
@@ -245,7 +262,7 @@ impl Shared {
             directory.next_pair = (directory.next_pair + 1) % pairs;
             match self.bind_pair(port) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-                Err(error) => return Err(MediaError::Socket(error.kind())),
+                Err(error) => return Err(refused(&error)),
                 Ok(sockets) => return Ok(sockets),
             }
         }
@@ -254,12 +271,13 @@ impl Shared {
 
     fn bind_any(&self) -> Result<Sockets, MediaError> {
         for _ in 0..PORT_TRIES {
-            let refused = |error: io::Error| MediaError::Socket(error.kind());
-            let any = self.socket(0).map_err(refused)?;
-            let port = any.local_addr().map_err(refused)?.port();
+            let any = self.socket(0).map_err(|error| refused(&error))?;
+            let port = any.local_addr().map_err(|error| refused(&error))?.port();
             drop(any);
-            if let Ok(sockets) = self.bind_pair(port & !1) {
-                return Ok(sockets);
+            match self.bind_pair(port & !1) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                Err(error) => return Err(refused(&error)),
+                Ok(sockets) => return Ok(sockets),
             }
         }
         Err(MediaError::NoPorts)
@@ -279,6 +297,9 @@ impl Shared {
             IpAddr::V6(_) => Domain::IPV6,
         };
         let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+        if socket.as_raw_fd() >= self.descriptors_below {
+            return Err(Errno::EMFILE.into());
+        }
         socket.set_nonblocking(true)?;
         match self.config.bind {
             IpAddr::V4(_) => socket.set_tos_v4(tos)?,
@@ -286,6 +307,14 @@ impl Shared {
         }
         socket.bind(&SocketAddr::new(self.config.bind, port).into())?;
         Ok(socket.into())
+    }
+}
+
+fn refused(error: &io::Error) -> MediaError {
+    let errno = error.raw_os_error().unwrap_or_default();
+    match Errno::from_raw(errno) {
+        Errno::EMFILE | Errno::ENFILE => MediaError::NoDescriptors,
+        _ => MediaError::Socket(errno),
     }
 }
 
@@ -760,3 +789,30 @@ counters!(
     send_errors,
     events_lost,
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn media_leaves_the_last_descriptors_to_others_and_says_what_is_wrong() {
+        let config = MediaConfig {
+            bind: Ipv4Addr::LOCALHOST.into(),
+            workers: 1,
+            ..MediaConfig::default()
+        };
+        let (engine, _events) = Engine::start_with_descriptors(config, 0).unwrap();
+        let error = engine.open(CallKey(1), MediaLeg(1)).unwrap_err();
+        assert_eq!(error, MediaError::NoDescriptors);
+        assert!(error.to_string().contains("EMFILE"), "{error}");
+        assert!(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_ok());
+        assert_eq!(engine.stats().legs, 0);
+    }
+
+    #[test]
+    fn what_the_system_says_of_a_socket_is_said_in_its_words() {
+        let said = refused(&Errno::EACCES.into()).to_string();
+        assert!(said.contains("Permission denied"), "{said}");
+    }
+}
