@@ -224,7 +224,7 @@ pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> 
         Part::Serve | Part::SipBackend => Some(start_backend(&config, &mut running, &mut sip_made).await?),
         Part::Gateway => None,
     };
-    let server = match (rest, backend_server) {
+    let (server, serving) = match (rest, backend_server) {
         (Some((door, _)), backend) => {
             let channel = match backend {
                 Some(server) => connect::in_process(server),
@@ -235,14 +235,15 @@ pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> 
             };
             let (desk, router) = start_gateway(&config, channel, &mut running, &mut rest_made).await?;
             running.doors.push(open(door, router, stopped.clone()));
-            grpc::serve(desk)
+            let serving = desk.readiness();
+            (grpc::serve(desk), serving)
         }
-        (None, Some(server)) => server,
+        (None, Some(server)) => (server, running.backend.as_ref().map_or_else(never, Backend::running)),
         (None, None) => unreachable!("a process without REST has a backend"),
     };
     running
         .doors
-        .push(open_grpc(grpc_door, server, config.grpc_reflection, stopped.clone()).await);
+        .push(open_grpc(grpc_door, server, serving, config.grpc_reflection, stopped.clone()).await);
     let ready = readiness(&running);
     running
         .doors
@@ -389,16 +390,22 @@ async fn serve_http(door: TcpListener, router: Router, stopped: watch::Receiver<
 async fn open_grpc(
     door: TcpListener,
     server: TelephonyServer<contract::Service>,
+    ready: watch::Receiver<bool>,
     reflection: bool,
     stopped: watch::Receiver<bool>,
 ) -> JoinHandle<()> {
-    let router = contract::router(server, reflection).await;
+    let router = contract::router(server, ready, reflection).await;
     let serving = router.serve_with_incoming_shutdown(TcpListenerStream::new(door), until(stopped));
     tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "the gRPC door has closed");
         }
     })
+}
+
+/// What is not there does not serve.
+fn never() -> watch::Receiver<bool> {
+    watch::Sender::new(false).subscribe()
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {

@@ -12,9 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tonic::metadata::MetadataMap;
+use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 /// Commands that wait for a backend's loop; more are refused. A loop takes microseconds for one.
 const WAITING: usize = 256;
@@ -55,12 +58,19 @@ pub fn serve_facts(capabilities: watch::Receiver<Capabilities>, facts: FactLog) 
     (TelephonyServer::new(service), placed)
 }
 
-/// The whole gRPC router of a backend: the contract, `grpc.health.v1`, and server reflection if asked for.
+/// The whole gRPC router of a backend: the contract, `grpc.health.v1` (serving while `ready` says so), and server reflection if asked for.
 ///
 /// To be started with `serve_with_incoming_shutdown`.
-pub async fn router(server: TelephonyServer<Service>, reflection: bool) -> Router {
+pub async fn router(server: TelephonyServer<Service>, mut ready: watch::Receiver<bool>, reflection: bool) -> Router {
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<TelephonyServer<Service>>().await;
+    let serving = *ready.borrow_and_update();
+    tell_health(&health, serving).await;
+    tokio::spawn(async move {
+        while ready.changed().await.is_ok() {
+            let serving = *ready.borrow_and_update();
+            tell_health(&health, serving).await;
+        }
+    });
     let reflection_service = reflection.then(|| {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -73,6 +83,17 @@ pub async fn router(server: TelephonyServer<Service>, reflection: bool) -> Route
         .add_service(server)
         .add_service(health_service)
         .add_optional_service(reflection_service)
+}
+
+async fn tell_health(health: &HealthReporter, serving: bool) {
+    let status = if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    };
+    for service in ["", <TelephonyServer<Service> as NamedService>::NAME] {
+        health.set_service_status(service, status).await;
+    }
 }
 
 impl Service {

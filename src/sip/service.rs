@@ -23,7 +23,7 @@ use proto::telephony_server::TelephonyServer;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout};
 
@@ -62,7 +62,17 @@ pub struct Backend {
     engine: Engine,
     facts: FactLog,
     stop: Option<oneshot::Sender<()>>,
+    running: watch::Receiver<bool>,
     task: JoinHandle<()>,
+}
+
+/// Says that the loop has ended, however it did.
+struct Alive(watch::Sender<bool>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
 }
 
 impl Backend {
@@ -96,6 +106,11 @@ impl Backend {
     /// It still works.
     pub fn is_running(&self) -> bool {
         !self.task.is_finished()
+    }
+
+    /// The same, to be waited for.
+    pub fn running(&self) -> watch::Receiver<bool> {
+        self.running.clone()
     }
 
     /// Takes no more calls, lets live ones go on for the configured grace, ends the rest, and returns when everything is closed and kept.
@@ -136,12 +151,18 @@ pub async fn start(config: Config, store: Store) -> Result<(TelephonyServer<cont
         grace,
         journal: Journal::default(),
     };
+    let (alive, running) = watch::channel(true);
+    let alive = Alive(alive);
     let backend = Backend {
         sip,
         engine,
         facts,
         stop: Some(stop),
-        task: tokio::spawn(shell.run(stopped)),
+        running,
+        task: tokio::spawn(async move {
+            let _alive = alive;
+            shell.run(stopped).await;
+        }),
     };
     Ok((server, backend))
 }

@@ -50,7 +50,7 @@ async fn a_line_that_breaks_resumes_without_a_snapshot() {
     let (server, simulated) = simulated::start(house());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = router(server, true).await;
+    let router = router(server, watch::Sender::new(true).subscribe(), true).await;
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
     let wire = Wire::to(address).await;
     let mut line = line(remote(&format!("http://{}", wire.address)).unwrap());
@@ -77,7 +77,7 @@ async fn a_backend_that_restarts_is_read_anew() {
     let (server, _simulated) = simulated::start(house());
     let (end, ended) = oneshot::channel::<()>();
     let first = tokio::spawn(
-        router(server, false)
+        router(server, watch::Sender::new(true).subscribe(), false)
             .await
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async { drop(ended.await) }),
     );
@@ -90,25 +90,35 @@ async fn a_backend_that_restarts_is_read_anew() {
     assert_eq!(next(&mut line).await, Fact::Lost);
     let listener = TcpListener::bind(address).await.unwrap();
     let (server, _simulated) = simulated::start(house());
-    tokio::spawn(router(server, false).await.serve_with_incoming(TcpListenerStream::new(listener)));
+    tokio::spawn(
+        router(server, watch::Sender::new(true).subscribe(), false)
+            .await
+            .serve_with_incoming(TcpListenerStream::new(listener)),
+    );
     wire.mend();
     assert_eq!(next(&mut line).await, Fact::SnapshotBegin);
     until_complete(&mut line).await;
 }
 
 #[tokio::test]
-async fn the_router_answers_health_checks() {
+async fn the_router_answers_health_checks_as_long_as_it_is_ready() {
     use tonic_health::pb::health_client::HealthClient;
     use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
     let (server, _simulated) = simulated::start(house());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(router(server, true).await.serve_with_incoming(TcpListenerStream::new(listener)));
+    let ready = watch::Sender::new(true);
+    let router = router(server, ready.subscribe(), true).await;
+    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
     let mut health = HealthClient::new(remote(&format!("http://{address}")).unwrap());
     for service in ["", "undertone.telephony.v1.Telephony"] {
         let request = HealthCheckRequest { service: service.into() };
-        let answer = health.check(request).await.unwrap().into_inner();
-        assert_eq!(answer.status(), ServingStatus::Serving);
+        let mut watched = health.watch(request).await.unwrap().into_inner();
+        for (is_ready, expected) in [(true, ServingStatus::Serving), (false, ServingStatus::NotServing)] {
+            ready.send_replace(is_ready);
+            let answer = async { while watched.message().await.unwrap().unwrap().status() != expected {} };
+            timeout(PATIENCE, answer).await.expect("health follows what is ready");
+        }
     }
 }
 
