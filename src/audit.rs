@@ -3,6 +3,8 @@
 //! A writer thread of its own gathers what waits, appends it in one write and asks the disk to keep it (fsync) before it says so.
 
 use crate::words::Timestamp;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -46,6 +48,9 @@ pub enum AuditError {
     Closed,
 }
 
+/// Room on disk that a check asks for: some hundred lines.
+const ROOM: i64 = 64 * 1024;
+
 type Done = Box<dyn FnOnce(Result<(), AuditError>) + Send>;
 
 struct Job {
@@ -85,12 +90,24 @@ impl Audit {
         self.writable.load(Ordering::Relaxed)
     }
 
+    /// Finds out whether lines can still be written, and leaves nothing in the file: room for some is set aside behind its end, and the disk
+    /// is asked to keep what it has. `done` as for [`Self::write`].
+    pub fn check(&self, done: impl FnOnce(Result<(), AuditError>) + Send + 'static) {
+        self.put(Job {
+            line: Vec::new(),
+            done: Box::new(done),
+        });
+    }
+
     /// Appends a line; `done` is called on the writer's thread once it is on disk or has failed. Never blocks.
     pub fn write(&self, line: &Line<'_>, done: impl FnOnce(Result<(), AuditError>) + Send + 'static) {
-        let job = Job {
+        self.put(Job {
             line: line.to_bytes(),
             done: Box::new(done),
-        };
+        });
+    }
+
+    fn put(&self, job: Job) {
         match self.jobs.try_send(job) {
             Ok(()) => {}
             Err(TrySendError::Full(job)) => (job.done)(Err(AuditError::Overloaded)),
@@ -258,6 +275,9 @@ impl Writer {
 
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let mut file = self.ready()?;
+        if lines.is_empty() {
+            return set_room_aside(file);
+        }
         let before = file.seek(SeekFrom::End(0))?;
         let kept = file.write_all(lines).and_then(|()| file.sync_data());
         if kept.is_err() {
@@ -292,6 +312,16 @@ fn open(path: &Path) -> io::Result<File> {
         File::open(directory)?.sync_all()?;
     }
     Ok(file)
+}
+
+/// A full disk is found before the line that has no room.
+fn set_room_aside(file: &File) -> io::Result<()> {
+    let end = i64::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, end, ROOM) {
+        // A file system that promises no room.
+        Ok(()) | Err(Errno::EOPNOTSUPP) => file.sync_data(),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A power cut may have left half a line: it must not swallow the next one.
@@ -407,6 +437,23 @@ mod tests {
         assert_eq!(lines(&path).len(), 0, "finding out has left nothing");
         written(&audit, &line).expect("it is written");
         assert_eq!(lines(&path).len(), 1);
+    }
+
+    #[test]
+    fn a_check_finds_a_full_disk_and_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("audit.jsonl");
+        let audit = Audit::open(&path).expect("it opens");
+        let checked = || {
+            let (tell, told) = channel();
+            audit.check(move |outcome| tell.send(outcome).expect("the test waits"));
+            told.recv().expect("the writer answers")
+        };
+        assert_eq!(checked(), Ok(()));
+        assert_eq!(std::fs::read(&path).expect("the file is there"), b"");
+        std::fs::remove_file(&path).expect("it goes");
+        std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
+        assert!(matches!(checked(), Err(AuditError::Disk { .. })));
     }
 
     #[test]

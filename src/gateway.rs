@@ -73,6 +73,9 @@ pub struct Token(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WorkId(pub u64);
 
+/// What whoever may not listen is told.
+const UNAUDITED: &str = "The audit cannot be written, so nobody may listen.";
+
 /// What the gateway wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
@@ -286,10 +289,13 @@ impl Gateway {
     /// Takes the outcome of an audit line.
     pub fn handle_audited(&mut self, id: WorkId, written: Result<(), AuditFailed>, now: Now) {
         let Some((_, work)) = self.works.remove(&id) else { return };
+        if written.is_err() {
+            self.handle_audit_lost(now);
+        }
         match (work, written) {
             (Work::Attempt { token, errand }, Ok(())) => self.send(token, errand, now),
             (Work::Attempt { token, .. }, Err(AuditFailed)) => {
-                let refusal = Refusal::new(Reason::Internal, "The audit cannot be written, so nobody may listen.");
+                let refusal = Refusal::new(Reason::Internal, UNAUDITED);
                 self.reply(token, Err(refusal));
             }
             (Work::Refused { token, refusal }, Ok(()) | Err(AuditFailed)) => self.reply(token, Err(refusal)),
@@ -299,11 +305,41 @@ impl Gateway {
             }
             (Work::Admission { user, asked }, Err(AuditFailed)) => self.admit(user, &asked, false, now),
             (Work::Hearing { .. }, Ok(())) => {}
-            (Work::Hearing { supervisor }, Err(AuditFailed)) => self.end_monitor(&supervisor, now),
+            (Work::Hearing { supervisor }, Err(AuditFailed)) => {
+                if !self.ending.contains(&supervisor) {
+                    self.end_monitor(&supervisor, now);
+                }
+            }
             (Work::Line, Ok(()) | Err(AuditFailed)) => {}
             (work @ (Work::Asked { .. } | Work::Own), _) => {
                 self.works.insert(id, (now.mono + self.config.command_deadline, work));
             }
+        }
+    }
+
+    /// Somebody hears a call: the audit must be able to say so.
+    pub fn is_anybody_heard(&self) -> bool {
+        self.monitors.values().any(|monitor| joined(monitor).is_some())
+    }
+
+    /// The audit cannot be written: who hears a call, or is about to, hears it no more and is told why. Asked for at every failure until
+    /// he is gone.
+    pub fn handle_audit_lost(&mut self, now: Now) {
+        let hears = |monitor: &&MonitorFact| match monitor.state {
+            MonitorState::Joined { .. } | MonitorState::Inviting { .. } => true,
+            MonitorState::Armed | MonitorState::Admitting { .. } => false,
+        };
+        let hearing = self.monitors.values().filter(hears).map(|monitor| monitor.supervisor.clone());
+        for supervisor in hearing.collect::<Vec<_>>() {
+            let is_news = !self.ending.contains(&supervisor);
+            self.end_monitor(&supervisor, now);
+            let owner = self.house.owner(&supervisor).filter(|_| is_news);
+            let Some(user) = owner.map(|user| user.id.clone()) else { continue };
+            let body = NoticeBody::Error {
+                device: supervisor,
+                refusal: Refusal::new(Reason::Internal, UNAUDITED),
+            };
+            self.outputs.push_back(Output::Notice(notice(&user, Topic::Devices, body)));
         }
     }
 

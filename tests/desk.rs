@@ -295,6 +295,44 @@ async fn a_join_that_a_crash_cut_short_is_closed_in_the_audit_of_the_next_start(
 }
 
 #[tokio::test]
+async fn when_the_disk_fills_up_while_somebody_listens_he_is_stopped_and_told() {
+    let place = tempfile::tempdir().expect("a directory");
+    let audit = place.path().join("audit.jsonl");
+    let (desk, mut backend) = start(&audit, store::in_memory()).await;
+    let mut notices = desk.notices();
+    let monitor = MonitorFact {
+        supervisor: "meg-phone".into(),
+        target: "bob-phone".into(),
+        activity: Activity::Coach,
+        mode: Mode::AllCalls,
+        scope: Scope::Call,
+        confirm_joins: true,
+        state: MonitorState::Joined {
+            call: "call".into(),
+            activity: Activity::Coach,
+            since: Timestamp(1),
+        },
+    };
+    backend.reports(Fact::Monitor(monitor)).await;
+    while !audit.exists() || events(&audit).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    std::fs::remove_file(&audit).expect("it goes");
+    std::os::unix::fs::symlink("/dev/full", &audit).expect("a full disk");
+    let command = tokio::time::timeout(PATIENCE, backend.accepts()).await.expect("in seconds");
+    let supervisor = "meg-phone".into();
+    assert_eq!(command, Command::StopMonitoring { supervisor });
+    let told = async {
+        loop {
+            if let NoticeBody::Error { refusal, .. } = &notices.recv().await.expect("a notice").body {
+                return refusal.reason;
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, told).await.expect("in time"), Reason::Internal);
+}
+
+#[tokio::test]
 async fn presence_is_durable_when_it_is_answered() {
     let place = tempfile::tempdir().expect("a directory");
     let audit = place.path().join("audit.jsonl");

@@ -1,7 +1,7 @@
 //! The noisy shell of the gateway: one loop owns the machine; everybody else holds a [`Desk`].
 
 use super::{AuditFailed, Config, Directory, Gateway, Hearing, Kept, Output, Record, Token, User, VoiceEnvironment, WorkId};
-use crate::audit::{self, Audit};
+use crate::audit::{self, Audit, AuditError};
 use crate::clock;
 use crate::contract::{FactLog, Line, Placed};
 use crate::store::{Change, Store, StoreError};
@@ -15,13 +15,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
 /// Errands that may wait for the loop.
 const WAITING_ERRANDS: usize = 1024;
 /// Notices that a slow reader may lag behind before it has to read the states again.
 const WAITING_NOTICES: usize = 16_384;
+/// While somebody hears a call, the audit is checked so often: a full disk is noticed though nothing is written. A check that has not come
+/// back by the next one has failed.
+const AUDIT_CHECK: Duration = Duration::from_secs(2);
 /// Where presence is kept: login name → voice state.
 const PRESENCE: &str = "presence";
 /// Where it is kept who was admitted to a call or is on it: supervisor's device → JSON.
@@ -69,6 +73,7 @@ impl Desk {
         let (notices, _) = broadcast::channel(WAITING_NOTICES);
         let (tell_ready, ready) = watch::channel(false);
         let (audited, audit_outcomes) = mpsc::unbounded_channel();
+        let (checked, checks) = mpsc::unbounded_channel();
         let desk = Self {
             inbox,
             notices: notices.clone(),
@@ -86,6 +91,8 @@ impl Desk {
             line,
             audit,
             audited,
+            checked,
+            checking: false,
             keeper: Keeper::start(store),
             notices,
             tell_ready,
@@ -95,7 +102,7 @@ impl Desk {
             next_token: 0,
             results: FuturesUnordered::new(),
         };
-        tokio::spawn(shell.run(errands, audit_outcomes));
+        tokio::spawn(shell.run(errands, audit_outcomes, checks));
         Ok(desk)
     }
 
@@ -230,6 +237,9 @@ struct Loop {
     line: Line,
     audit: Audit,
     audited: mpsc::UnboundedSender<(WorkId, Result<(), AuditFailed>)>,
+    checked: mpsc::UnboundedSender<Result<(), AuditFailed>>,
+    /// A check of the audit is under way.
+    checking: bool,
     keeper: Keeper,
     notices: broadcast::Sender<Arc<Notice>>,
     tell_ready: watch::Sender<bool>,
@@ -241,7 +251,14 @@ struct Loop {
 }
 
 impl Loop {
-    async fn run(mut self, mut errands: mpsc::Receiver<Errand>, mut audited: mpsc::UnboundedReceiver<(WorkId, Result<(), AuditFailed>)>) {
+    async fn run(
+        mut self,
+        mut errands: mpsc::Receiver<Errand>,
+        mut audited: mpsc::UnboundedReceiver<(WorkId, Result<(), AuditFailed>)>,
+        mut checks: mpsc::UnboundedReceiver<Result<(), AuditFailed>>,
+    ) {
+        let mut check = tokio::time::interval(AUDIT_CHECK);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut line_open, mut capabilities_open) = (true, true);
         loop {
             self.drain();
@@ -249,6 +266,13 @@ impl Loop {
             tokio::select! {
                 biased;
                 Some((id, written)) = audited.recv() => self.gateway.handle_audited(id, written, clock::now()),
+                Some(outcome) = checks.recv() => {
+                    self.checking = false;
+                    if outcome.is_err() {
+                        self.gateway.handle_audit_lost(clock::now());
+                    }
+                }
+                _ = check.tick() => self.check_audit(),
                 Some((id, result)) = self.results.next() => self.gateway.handle_command_result(id, result, clock::now()),
                 changed = self.line.capabilities.changed(), if capabilities_open => {
                     capabilities_open = changed.is_ok();
@@ -369,14 +393,29 @@ impl Loop {
         );
         let outcomes = self.audited.clone();
         self.audit.write(&line, move |written| {
-            let outcome = written.map_err(|error| {
-                metrics::counter!("undertone_audit_failures_total").increment(1);
-                tracing::error!(%error, "the audit cannot be written: nobody may listen");
-                AuditFailed
-            });
-            let _ = outcomes.send((id, outcome));
+            let _ = outcomes.send((id, written.map_err(|error| audit_failed(&error))));
         });
     }
+
+    fn check_audit(&mut self) {
+        if !self.gateway.is_anybody_heard() {
+            return;
+        }
+        if std::mem::replace(&mut self.checking, true) {
+            tracing::error!("the audit does not answer: nobody may listen");
+            return self.gateway.handle_audit_lost(clock::now());
+        }
+        let outcomes = self.checked.clone();
+        self.audit.check(move |written| {
+            let _ = outcomes.send(written.map_err(|error| audit_failed(&error)));
+        });
+    }
+}
+
+fn audit_failed(error: &AuditError) -> AuditFailed {
+    metrics::counter!("undertone_audit_failures_total").increment(1);
+    tracing::error!(%error, "the audit cannot be written: nobody may listen");
+    AuditFailed
 }
 
 async fn wait_until(deadline: Option<Instant>) {

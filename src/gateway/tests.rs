@@ -642,11 +642,40 @@ fn who_hears_without_a_line_on_disk_is_released() {
     });
     harness.gateway.handle_audited(id.expect("a line"), Err(AuditFailed), harness.now);
     let outputs = harness.outputs();
-    let [Output::Command { command, .. }] = &outputs[..] else {
+    let [Output::Command { command, .. }, Output::Notice(told)] = &outputs[..] else {
         panic!("{outputs:?}")
     };
     let supervisor = MEG_PHONE.into();
     assert_eq!(command, &Command::StopMonitoring { supervisor });
+    assert_eq!(told.user.as_str(), "meg");
+    assert!(matches!(&told.body, NoticeBody::Error { refusal, .. } if refusal.reason == Reason::Internal));
+}
+
+#[test]
+fn when_the_audit_is_lost_whoever_hears_a_call_hears_it_no_more_and_is_told_once() {
+    let mut harness = Harness::new();
+    harness.gateway.handle_audit_lost(harness.now);
+    assert_eq!(harness.outputs(), [], "nobody hears");
+    assert!(!harness.gateway.is_anybody_heard());
+    harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
+    assert!(harness.gateway.is_anybody_heard());
+    harness.gateway.handle_audit_lost(harness.now);
+    let outputs = harness.outputs();
+    assert!(
+        matches!(&outputs[..], [Output::Command { command: Command::StopMonitoring { .. }, .. }, Output::Notice(told)] if told.user.as_str() == "meg"),
+        "{outputs:?}"
+    );
+    harness.gateway.handle_audit_lost(harness.now);
+    let outputs = harness.outputs();
+    assert!(
+        matches!(&outputs[..], [Output::Command { .. }]),
+        "asked again, told once: {outputs:?}"
+    );
+    harness.facts(Fact::MonitorGone {
+        supervisor: MEG_PHONE.into(),
+    });
+    harness.gateway.handle_audit_lost(harness.now);
+    assert_eq!(harness.outputs(), []);
 }
 
 #[test]
