@@ -298,13 +298,24 @@ async fn does_a_request_id_once(backend: &mut Backend) {
     let context = backend.context(&backend.house.agent.1.clone());
     place(backend.client.clone(), &context, &on).await.unwrap();
     backend.do_not_disturb(false).await.unwrap();
+    place(backend.client.clone(), &context, &on).await.unwrap();
+    // Facts come in order: once a later change shows, so would the request done again.
+    let forward = |to: Option<&str>| Command::SetForwarding {
+        device: device.clone(),
+        to: to.map(Number::from),
+    };
+    backend.by_agent(forward(Some("7001"))).await.unwrap();
     backend
-        .until("do-not-disturb is off", |known, house| {
-            !known.devices[&house.agent.0].do_not_disturb
+        .until("it is forwarded", |known, house| known.devices[&house.agent.0].forward_to.is_some())
+        .await;
+    let known = &backend.watch.known.devices[&device];
+    assert!(!known.do_not_disturb, "the same request was done twice");
+    backend.by_agent(forward(None)).await.unwrap();
+    backend
+        .until("it is not forwarded", |known, house| {
+            known.devices[&house.agent.0].forward_to.is_none()
         })
         .await;
-    place(backend.client.clone(), &context, &on).await.unwrap();
-    assert!(!backend.device().await.do_not_disturb, "the same request was done twice");
 
     let off = Command::SetDoNotDisturb { device, on: false };
     let refused = place(backend.client.clone(), &context, &off).await.unwrap_err();

@@ -25,7 +25,7 @@ const WAITING_ERRANDS: usize = 1024;
 const WAITING_NOTICES: usize = 16_384;
 /// While somebody hears a call, the audit is checked so often: a full disk is noticed though nothing is written. A check that has not come
 /// back by the next one has failed.
-const AUDIT_CHECK: Duration = Duration::from_secs(2);
+const AUDIT_CHECK: Duration = Duration::from_secs(5);
 /// Where presence is kept: login name → voice state.
 const PRESENCE: &str = "presence";
 /// Where it is kept who was admitted to a call or is on it: supervisor's device → JSON.
