@@ -648,17 +648,6 @@ async fn a_backend_that_stops_ends_its_calls_with_bye() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_that_stops_is_done_as_soon_as_its_byes_are_answered() {
-    let mut stopping = config();
-    stopping.switchboard.grace = Duration::ZERO;
-    let mut floor = Floor::open(stopping).await;
-    let _phones = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
-    let asked = Instant::now();
-    floor.backend.shutdown().await;
-    assert!(asked.elapsed() < Duration::from_millis(1500), "{:?}", asked.elapsed());
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_done_is_refused_over_the_contract() {
     let mut floor = Floor::open(config()).await;
     let dial = |device: &str, to: &str| Command::Dial {
