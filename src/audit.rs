@@ -315,11 +315,16 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// A full disk is found before the line that has no room.
-fn set_room_aside(file: &File) -> io::Result<()> {
-    let end = i64::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+fn set_room_aside(mut file: &File) -> io::Result<()> {
+    let about = file.metadata()?;
+    if !about.is_file() {
+        // No room to set aside in a device or a pipe: an empty line tells.
+        return file.write_all(b"\n");
+    }
+    let end = i64::try_from(about.len()).map_err(io::Error::other)?;
     match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, end, ROOM) {
         // A file system that promises no room.
-        Ok(()) | Err(Errno::EOPNOTSUPP) => file.sync_data(),
+        Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.sync_data(),
         Err(error) => Err(error.into()),
     }
 }

@@ -4,7 +4,7 @@
 mod programs;
 mod tap;
 
-use crate::interop::programs::{Baresip, Sipp, workplace};
+use crate::interop::programs::{Baresip, Sipp, folder};
 use crate::interop::tap::Tap;
 use crate::support::house::{AGENT, CUSTOMER, House, SUPERVISOR};
 use serde_json::json;
@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(20);
 #[tokio::test(flavor = "multi_thread")]
 async fn sipp_as_agent_hears_the_whisper_of_baresip_and_sipp_as_customer_does_not() {
     let house = House::start().await;
-    let place = workplace();
+    let place = folder();
     let tap = Tap::start();
     Sipp::register(&house, AGENT, &place).await;
     let agent = Sipp::agent(&house, AGENT, AGENT_HZ, &place);
@@ -68,7 +68,7 @@ async fn sipp_as_agent_hears_the_whisper_of_baresip_and_sipp_as_customer_does_no
 #[tokio::test(flavor = "multi_thread")]
 async fn baresip_as_agent_records_the_whisper_and_sipp_as_customer_never_gets_it() {
     let house = House::start().await;
-    let place = workplace();
+    let place = folder();
     let tap = Tap::start();
     let agent = Baresip::start(&house, AGENT, AGENT_HZ, &place);
     let supervisor = Baresip::start(&house, SUPERVISOR, SUPERVISOR_HZ, &place);
@@ -108,7 +108,7 @@ async fn baresip_as_agent_records_the_whisper_and_sipp_as_customer_never_gets_it
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_who_barges_in_is_found_in_what_sipp_gets_as_customer() {
     let house = House::start().await;
-    let place = workplace();
+    let place = folder();
     let tap = Tap::start();
     let _agent = Baresip::start(&house, AGENT, AGENT_HZ, &place);
     let _supervisor = Baresip::start(&house, SUPERVISOR, SUPERVISOR_HZ, &place);

@@ -32,6 +32,8 @@ impl House {
         let any = "127.0.0.1:0".parse().unwrap();
         let mut config = Config {
             listen: vec![Listen::new(Protocol::Udp, any), Listen::new(Protocol::Tcp, any)],
+            // The messages call port 5060 of this host, whatever port we have.
+            domains: vec!["127.0.0.1".into()],
             limits: Limits {
                 refusals_per_second: 100_000,
                 message_deadline: Duration::from_secs(2),

@@ -48,7 +48,7 @@ pub(super) enum Part {
 }
 
 impl Part {
-    /// The table of mission/supervision.md.
+    /// Who hears whom in each activity.
     fn expects(self, listener: Person, speaker: Person) -> bool {
         match (listener, speaker) {
             (Person::Customer, Person::Agent) | (Person::Agent, Person::Customer) => true,

@@ -440,7 +440,7 @@ pub async fn same_origin(State(allowed): State<Arc<[String]>>, request: Request,
     next.run(request).await
 }
 
-/// The token a browser page of ours must send back (mission: "Sessions, CometD, CSRF, CORS").
+/// The token a browser page of ours must send back.
 pub async fn csrf(request: Request, next: Next) -> Response {
     let caller = request.extensions().get::<Caller>().cloned();
     let sent = request.headers().get("x-csrf-token").map(HeaderValue::as_bytes);

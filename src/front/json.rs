@@ -292,7 +292,7 @@ fn on(flag: bool) -> &'static str {
     if flag { "On" } else { "Off" }
 }
 
-/// An agent's state with its fixed id (mission: "userState").
+/// An agent's state with its fixed id.
 pub fn user_state(state: AgentState) -> UserStateJson {
     let (id, display_name, state, work_mode) = match state {
         AgentState::Ready => ("9430250E-0A1B-421F-B372-F29E69366DED", "Ready", "Ready", None),

@@ -18,7 +18,7 @@ pub struct Row {
     pub retry_after_s: Option<u16>,
 }
 
-/// The table (mission: "Errors").
+/// The table.
 pub fn row(reason: Reason) -> Row {
     let (status_code, http, bayeux) = match reason {
         Reason::MissingParameter => (1, StatusCode::BAD_REQUEST, "403::parameter_missing"),

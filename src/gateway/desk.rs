@@ -492,6 +492,8 @@ impl Keeper {
                 }
                 if let Err(error) = store.write(&batch.changes) {
                     tracing::error!(%error, "presence, or who hears a call, cannot be kept: a restart will forget it");
+                    let accepted = batch.answers.iter_mut().filter(|(_, answer)| answer.is_ok());
+                    accepted.for_each(|(_, answer)| *answer = Err(Refusal::new(Reason::Internal, "The state can not be kept.")));
                 }
                 send(batch.answers);
             }

@@ -1199,7 +1199,7 @@ fn switching_is_for_whoever_monitors_the_call() {
 }
 
 #[test]
-fn words_of_the_next_issue_are_forbidden_until_the_backend_offers_them() {
+fn words_that_no_backend_offers_are_forbidden_until_the_backend_offers_them() {
     let mut harness = Harness::new();
     harness.facts(Fact::Call(coached(Activity::Coach)));
     let transfer = || {

@@ -89,7 +89,7 @@ pub struct UserView {
     pub calls: Vec<CallId>,
 }
 
-/// A device as its user sees it (mission: "The device").
+/// A device as its user sees it (GWS v2 device).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceView {
     /// Its id.
@@ -119,7 +119,7 @@ pub struct ParticipantView {
     pub number: Number,
 }
 
-/// One user's leg of a call as he sees it (mission: "The call").
+/// One user's leg of a call as he sees it (GWS v2 call).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallView {
     /// The call.

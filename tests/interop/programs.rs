@@ -14,7 +14,7 @@ const SPEECH_DBFS: f32 = -16.0;
 const SPEECH_SECONDS: usize = 40;
 
 /// A directory for what the programs read and write.
-pub fn workplace() -> TempDir {
+pub fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
