@@ -303,7 +303,9 @@ impl Cast<'_> {
 
     fn count_identical(&self, windows: &[(Instant, Instant)], findings: &mut Findings) {
         let Some((first, _)) = windows.first() else { return };
-        let sent: BTreeSet<_> = self.agent.sent(*first).into_iter().map(|packet| packet.payload).collect();
+        // He may have spoken before the customer's phone knew that he had answered.
+        let spoken = first.checked_sub(SOON).unwrap_or(*first);
+        let sent: BTreeSet<_> = self.agent.sent(spoken).into_iter().map(|packet| packet.payload).collect();
         for (since, until) in windows {
             let received = self.customer.received_between(*since, *until);
             findings.customer_packets += received.len();
