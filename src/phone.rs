@@ -247,11 +247,6 @@ impl Phone {
         self.address
     }
 
-    /// Its RTP address.
-    pub fn audio_address(&self) -> SocketAddr {
-        self.shared.sound.address()
-    }
-
     /// Registers, answering the digest challenge; renews by itself later.
     pub async fn register(&self) -> Result<(), PhoneError> {
         self.ask(|reply| Ask::Register { on: true, reply }).await
@@ -465,11 +460,6 @@ impl Phone {
     /// Packets sent and received in all.
     pub fn totals(&self) -> (u64, u64) {
         self.shared.sound.totals()
-    }
-
-    /// Packets that came from elsewhere than where it sends to.
-    pub fn foreign_packets(&self) -> u64 {
-        self.shared.sound.foreign()
     }
 
     async fn ask(&self, make: impl FnOnce(oneshot::Sender<Result<(), PhoneError>>) -> Ask) -> Result<(), PhoneError> {

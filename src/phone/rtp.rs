@@ -99,7 +99,6 @@ struct Line {
     received: VecDeque<Packet>,
     total_sent: u64,
     total_received: u64,
-    foreign: u64,
 }
 
 /// The phone's ear and mouth. Its threads end when it is dropped.
@@ -182,11 +181,6 @@ impl Sound {
         let line = lock(&self.line);
         (line.total_sent, line.total_received)
     }
-
-    /// Packets from elsewhere than where this phone sends to.
-    pub(super) fn foreign(&self) -> u64 {
-        lock(&self.line).foreign
-    }
 }
 
 impl Drop for Sound {
@@ -236,7 +230,6 @@ fn listen(socket: &UdpSocket, line: &Mutex<Line>, over: &AtomicBool) {
         };
         let mut line = lock(line);
         line.total_received += 1;
-        line.foreign += u64::from(line.target.is_some_and(|(target, _)| target != peer));
         remember(&mut line.received, packet);
     }
 }

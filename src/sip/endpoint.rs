@@ -134,19 +134,6 @@ impl Endpoint {
         self.drain();
     }
 
-    /// Serves without a switchboard: registrations and OPTIONS work, every call is refused with 480.
-    pub async fn refuse_calls(mut self) {
-        loop {
-            let events = self.next().await;
-            self.bindings.clear();
-            for event in events {
-                if let LegEvent::Incoming { leg, .. } = event {
-                    self.send(LegCommand::Reject { leg, status: 480 });
-                }
-            }
-        }
-    }
-
     fn hand_in(&mut self, arrival: Arrival) {
         let now = clock::now();
         match arrival {

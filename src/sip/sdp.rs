@@ -361,11 +361,6 @@ impl Local {
         self.address
     }
 
-    /// Moves our end.
-    pub fn set_address(&mut self, address: SocketAddr) {
-        self.address = address;
-    }
-
     /// An offer of both laws and telephone events. Media lines that the session has had before stay, refused (RFC 3264 8).
     pub fn offer(&mut self, direction: Direction) -> Vec<u8> {
         self.offer_codecs(direction, &[Codec::Pcmu, Codec::Pcma])

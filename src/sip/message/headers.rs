@@ -138,11 +138,6 @@ impl Headers {
         self.fields_of(name).next()
     }
 
-    /// The raw value of the first field of this name, when it is UTF-8.
-    pub fn get_str(&self, name: &str) -> Option<&str> {
-        std::str::from_utf8(self.get(name)?).ok()
-    }
-
     /// The raw values of the fields of this name, a value a field, in order.
     pub fn fields_of<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let name = full_name(name.as_bytes()).map_or_else(|| name.as_bytes().to_vec(), |full| full.as_bytes().to_vec());

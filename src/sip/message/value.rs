@@ -32,11 +32,6 @@ impl Params {
             .map(|(_, value)| value.as_deref().unwrap_or_default())
     }
 
-    /// The value of a parameter, without quotes.
-    pub fn unquoted(&self, name: &str) -> Option<Vec<u8>> {
-        self.get(name).map(unquote)
-    }
-
     /// Whether the parameter is there.
     pub fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
