@@ -10,6 +10,8 @@
 pub mod auth;
 pub mod bayeux;
 #[cfg(feature = "io")]
+pub mod door;
+#[cfg(feature = "io")]
 pub mod grpc;
 #[cfg(feature = "io")]
 pub mod http;

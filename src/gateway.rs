@@ -434,13 +434,20 @@ impl Gateway {
         }
     }
 
-    /// The current state of each of the user's own devices, for a new subscription.
-    pub fn states(&self, user: &UserId) -> Vec<Notice> {
+    /// What the user would be told if everything happened again: himself, each of his devices and each of his calls as they are,
+    /// for a new subscription.
+    pub fn states(&self, user: &UserId, now: Timestamp) -> Vec<Notice> {
         let Ok(user) = self.house.user(user) else { return Vec::new() };
-        let views = self.own_views(user).into_iter();
-        views
-            .map(|view| notice(&user.id, Topic::Devices, NoticeBody::DeviceStateChange(vec![view])))
-            .collect()
+        let himself = self.user_view(user);
+        let himself = [Topic::Me, Topic::Channels].map(|topic| (topic, NoticeBody::UserStateChange(himself.clone())));
+        let devices = self.own_views(user).into_iter();
+        let devices = devices.map(|view| (Topic::Devices, NoticeBody::DeviceStateChange(vec![view])));
+        let calls = self.own_calls(user, now).into_iter().map(|call| {
+            let notification = CallNotification::StatusChange;
+            (Topic::Calls, NoticeBody::CallStateChange { notification, call })
+        });
+        let all = himself.into_iter().chain(devices).chain(calls);
+        all.map(|(topic, body)| notice(&user.id, topic, body)).collect()
     }
 
     /// The backend can be reached and all it knows is known.

@@ -12,19 +12,14 @@ use crate::config::{Config, CredentialsError, Made};
 use crate::contract::{self, proto::telephony_server::TelephonyServer};
 use crate::front::auth::{Auth, PasswordError};
 use crate::front::bayeux::http::Bayeux;
-use crate::front::{grpc, http};
+use crate::front::{door, grpc, http};
 use crate::gateway::desk::Desk;
 use crate::sip::flow::Protocol;
 use crate::sip::service::{self, Backend};
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Measure, Metrics, Ready};
 use crate::telephony::connect;
-use axum::extract::ConnectInfo;
-use axum::{Extension, Router};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use axum::Router;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
 use std::net::SocketAddr;
@@ -38,15 +33,10 @@ use tokio_stream::wrappers::TcpListenerStream;
 
 /// How long answers under way may take once the doors close.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
-/// How long a client may take to send the headers of a request, and a kept connection may idle.
-const HEADER_DEADLINE: Duration = Duration::from_secs(30);
 /// File descriptors of a coached call: RTP and RTCP of three legs.
 const DESCRIPTORS_PER_CALL: u64 = 6;
 /// File descriptors of everything else: doors, phones and desktops over TCP, files.
 const OTHER_DESCRIPTORS: u64 = 512;
-/// After a failed accept, most likely for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -163,7 +153,7 @@ impl Running {
     /// Stops in order: no new requests, answers under way, live calls and their grace, the doors.
     pub async fn stop(mut self) {
         if let Some(bayeux) = &self.bayeux {
-            bayeux.drain();
+            bayeux.drain().await;
         }
         if let Some(desk) = &self.desk {
             desk.leave();
@@ -333,8 +323,8 @@ async fn start_gateway(
     made.extend(new);
     let auth = Auth::new(config.login.clone(), accounts)?;
     let line = connect::line(channel);
-    let desk = Desk::start(config.gateway.clone(), config.directory.clone(), line, audit, store)?;
-    let bayeux = Bayeux::start(&config.front, config.bayeux.clone(), desk.clone());
+    let desk = Desk::start(config.gateway.clone(), config.directory.clone(), line, audit, store.clone())?;
+    let bayeux = Bayeux::start(&config.front, config.bayeux.clone(), desk.clone(), store)?;
     running.desk = Some(desk.clone());
     running.bayeux = Some(bayeux.clone());
     let router = http::router(&config.front, auth, desk.clone(), bayeux);
@@ -347,44 +337,8 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<(TcpListener, S
     bound.map_err(|error| StartError::Bind { what, address, error })
 }
 
-fn open(door: TcpListener, router: Router, stopped: watch::Receiver<bool>) -> JoinHandle<()> {
-    tokio::spawn(serve_http(door, router, stopped))
-}
-
-/// HTTP/1.1 and HTTP/2 on one door, each connection with a deadline for its headers.
-async fn serve_http(door: TcpListener, router: Router, stopped: watch::Receiver<bool>) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_DEADLINE);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEADER_DEADLINE);
-    let connections = GracefulShutdown::new();
-    let stopping = until(stopped);
-    tokio::pin!(stopping);
-    loop {
-        let accepted = tokio::select! {
-            accepted = door.accept() => accepted,
-            () = &mut stopping => break,
-        };
-        let (stream, peer) = match accepted {
-            Ok(connection) => connection,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        // Answers are small and waited for; a socket that refuses this serves all the same.
-        let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo(peer))));
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-        let connection = connections.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection has ended");
-            }
-        });
-    }
-    drop(door);
-    connections.shutdown().await;
+fn open(listener: TcpListener, router: Router, stopped: watch::Receiver<bool>) -> JoinHandle<()> {
+    tokio::spawn(door::serve(listener, router, until(stopped)))
 }
 
 async fn open_grpc(

@@ -1,7 +1,7 @@
 //! What must survive: named maps from text to bytes, changed durably.
 
 use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use redb::{Database, DatabaseError, ReadableDatabase, TableDefinition, TableError};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -15,8 +15,17 @@ pub type Store = Arc<dyn Keeper>;
 
 /// A place that keeps named maps.
 pub trait Keeper: Send + Sync {
+    /// Shows the entries of a map from `from` on, and before `to`, in the order of their keys.
+    fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError>;
+
     /// The whole map; empty when nothing was ever put there.
-    fn load(&self, table: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError>;
+    fn load(&self, table: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
+        let mut entries = BTreeMap::new();
+        self.scan(table, "", None, &mut |key, value| {
+            entries.insert(key.to_owned(), value.to_vec());
+        })?;
+        Ok(entries)
+    }
 
     /// Applies all changes or none. When it returns they survive kill −9 and loss of power.
     fn write(&self, changes: &[Change]) -> Result<(), StoreError>;
@@ -72,6 +81,9 @@ pub enum StoreError {
         /// What redb says.
         error: Box<redb::Error>,
     },
+    /// No thread can be had to write with.
+    #[error("the state can not be written: {0}")]
+    Thread(std::io::Error),
     /// It was opened, and what is in it is not what was written.
     #[error("state file {}: {DAMAGED}", path.display())]
     Damaged {
@@ -184,20 +196,23 @@ fn definition(table: &str) -> TableDefinition<'_, &'static str, &'static [u8]> {
 }
 
 impl Keeper for Redb {
-    fn load(&self, table: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
+    fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError> {
         self.guarded(|database| {
             let read = database.begin_read()?;
             let table = match read.open_table(definition(table)) {
                 Ok(table) => table,
-                Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
+                Err(TableError::TableDoesNotExist(_)) => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
-            let mut entries = BTreeMap::new();
-            for entry in table.iter()? {
+            let entries = match to {
+                Some(to) => table.range(from..to)?,
+                None => table.range(from..)?,
+            };
+            for entry in entries {
                 let (key, value) = entry?;
-                entries.insert(key.value().to_owned(), value.value().to_vec());
+                visit(key.value(), value.value());
             }
-            Ok(entries)
+            Ok(())
         })
     }
 
@@ -223,9 +238,13 @@ struct Memory {
 }
 
 impl Keeper for Memory {
-    fn load(&self, table: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
+    fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError> {
         let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(tables.get(table).cloned().unwrap_or_default())
+        let entries = tables.get(table).into_iter().flatten();
+        entries
+            .filter(|(key, _)| key.as_str() >= from && to.is_none_or(|to| key.as_str() < to))
+            .for_each(|(key, value)| visit(key, value));
+        Ok(())
     }
 
     fn write(&self, changes: &[Change]) -> Result<(), StoreError> {

@@ -95,6 +95,8 @@ pub struct Caller {
     pub address: IpAddr,
     /// How he proved it.
     pub by: Means,
+    /// Until when his login is good, unless he proves it anew.
+    pub until: Instant,
     /// What a POST by cookie sends back when CSRF protection is on.
     pub(super) csrf: Arc<str>,
 }
@@ -384,6 +386,7 @@ pub async fn identify(State(auth): State<Auth>, mut request: Request, next: Next
                 user: session.user,
                 address,
                 by: Means::Cookie,
+                until: session.until,
                 csrf: session.csrf,
             });
             (caller, None)
@@ -398,12 +401,14 @@ pub async fn identify(State(auth): State<Auth>, mut request: Request, next: Next
                 .and_then(session_of)
                 .filter(|session| session.user == verified.user);
             let new_cookie = kept.is_none().then(|| verified.session.clone());
-            let csrf = kept.or_else(|| session_of(&verified.session)).map(|session| session.csrf);
+            let session = kept.or_else(|| session_of(&verified.session));
+            let (until, csrf) = session.map_or((now, Arc::default()), |session| (session.until, session.csrf));
             let caller = Caller {
                 user: verified.user,
                 address,
                 by: Means::Password,
-                csrf: csrf.unwrap_or_default(),
+                until,
+                csrf,
             };
             (Some(caller), new_cookie)
         }
@@ -468,7 +473,8 @@ fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-fn is_foreign(request: &Request, allowed: &[String]) -> bool {
+/// Whether a browser says that the request comes from a page that is neither ours nor allowed.
+pub(super) fn is_foreign(request: &Request, allowed: &[String]) -> bool {
     let Some(origin) = request.headers().get(header::ORIGIN) else {
         let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
         return matches!(site, Some(b"cross-site" | b"same-site"));
@@ -483,7 +489,7 @@ fn is_foreign(request: &Request, allowed: &[String]) -> bool {
     named.is_none() || named != own
 }
 
-fn address_of(request: &Request) -> IpAddr {
+pub(super) fn address_of(request: &Request) -> IpAddr {
     let info = request.extensions().get::<ConnectInfo<SocketAddr>>();
     info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(address)| {
         address.ip().to_canonical()

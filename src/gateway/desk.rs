@@ -35,7 +35,7 @@ const HEARING: &str = "hearing";
 #[derive(Clone)]
 pub struct Desk {
     inbox: mpsc::Sender<Errand>,
-    notices: broadcast::Sender<Arc<Notice>>,
+    notices: broadcast::Sender<Arc<Told>>,
     directory: Arc<Directory>,
     ready: watch::Receiver<bool>,
     leaving: Arc<AtomicBool>,
@@ -48,7 +48,21 @@ pub struct Desk {
 enum Errand {
     Ask(Asked, Reply),
     Read(UserId, Query, Reply),
-    States(UserId, oneshot::Sender<Vec<Notice>>),
+    States(UserId, u64),
+}
+
+/// What is told to whoever listens at the desk, in the order things happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Something has happened to somebody.
+    Notice(Notice),
+    /// How everything of a user is now: all notices before it are older, all after it newer.
+    State {
+        /// As in [`Desk::tell_state`].
+        asked: u64,
+        /// In the words of notices.
+        notices: Vec<Notice>,
+    },
 }
 
 type Reply = oneshot::Sender<Result<Answer, Refusal>>;
@@ -122,17 +136,14 @@ impl Desk {
     }
 
     /// Every notice to every user, in the order things happened. A receiver that lags reads the states again.
-    pub fn notices(&self) -> broadcast::Receiver<Arc<Notice>> {
+    pub fn notices(&self) -> broadcast::Receiver<Arc<Told>> {
         self.notices.subscribe()
     }
 
-    /// The current state of each of the user's own devices, for a new subscription.
-    pub async fn states(&self, user: &UserId) -> Vec<Notice> {
-        let (reply, answer) = oneshot::channel();
-        if self.inbox.send(Errand::States(user.clone(), reply)).await.is_err() {
-            return Vec::new();
-        }
-        answer.await.unwrap_or_default()
+    /// Puts the present state of the user, his devices and his calls among the notices, under the number of whoever asked.
+    pub async fn tell_state(&self, user: UserId, asked: u64) {
+        // A desk that is closing tells nobody anything.
+        let _ = self.inbox.send(Errand::States(user, asked)).await;
     }
 
     /// The user with this login name: his roles and features.
@@ -241,7 +252,7 @@ struct Loop {
     /// A check of the audit is under way.
     checking: bool,
     keeper: Keeper,
-    notices: broadcast::Sender<Arc<Notice>>,
+    notices: broadcast::Sender<Arc<Told>>,
     tell_ready: watch::Sender<bool>,
     leaving: Arc<AtomicBool>,
     facts: FactLog,
@@ -339,8 +350,9 @@ impl Loop {
             Errand::Read(user, query, reply) => {
                 let _ = reply.send(self.gateway.read(&user, &query, clock::wall()));
             }
-            Errand::States(user, reply) => {
-                let _ = reply.send(self.gateway.states(&user));
+            Errand::States(user, asked) => {
+                let notices = self.gateway.states(&user, clock::wall());
+                let _ = self.notices.send(Arc::new(Told::State { asked, notices }));
             }
         }
     }
@@ -355,7 +367,7 @@ impl Loop {
                 Output::Notice(notice) => {
                     metrics::counter!("undertone_notices_total").increment(1);
                     // Nobody listens: nobody is told.
-                    let _ = self.notices.send(Arc::new(notice));
+                    let _ = self.notices.send(Arc::new(Told::Notice(notice)));
                 }
                 Output::Audit { id, record } => self.audit(id, &record),
                 Output::Keep { user, presence } => kept.push(match presence {

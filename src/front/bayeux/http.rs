@@ -1,92 +1,80 @@
-//! The noisy side: long-polling over HTTP, and the loop that owns the [`Hub`].
+//! The event channel over HTTP: long-polling, callback-polling, and the door to websockets.
 
 use super::Config;
-use super::message::{self, ClientId, Kind};
-use super::session::{Hub, Output, Peer, Post, PostNo};
+use super::hub::{Peer, Post, PostNo, SocketNo, Via};
+use super::message::{self, BatchError, ClientId, Incoming, Kind};
+use super::shell::{Answered, Happening, Inbox, Load, Shell};
+use super::socket;
+use super::wire::{Parcel, Wire};
 use crate::clock;
-use crate::front::auth::{Caller, cookie};
-use crate::front::json::{self, Uris};
+use crate::front::auth::{self, Caller, Means, cookie};
 use crate::front::refusal::Refused;
 use crate::front::rest::body::whole;
 use crate::gateway::desk::Desk;
-use crate::words::{Notice, Reason};
+use crate::store::{Store, StoreError};
+use crate::words::Reason;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{Extension, FromRequestParts, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::any;
 use http_body::{Frame, SizeHint};
-use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// The way in to the event channel. Cheap to clone.
 #[derive(Clone)]
 pub struct Bayeux(Arc<Door>);
 
 struct Door {
-    inbox: mpsc::UnboundedSender<Happening>,
-    posts: AtomicU64,
+    inbox: Inbox,
+    numbers: AtomicU64,
     body_limit: usize,
     max_messages: usize,
-    secure_cookies: bool,
+    websocket: bool,
+    callback_polling: bool,
+    /// What follows the value of our cookie.
+    cookie_attributes: String,
+    origins: Vec<String>,
     load: watch::Receiver<Load>,
 }
 
-/// How much there is to do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Sessions now.
-    pub sessions: usize,
-    /// Connects that are held now.
-    pub held: usize,
-}
-
-/// What the loop is told. Unbounded, yet no more than a few per open connection: each waits for its answer before the next.
-enum Happening {
-    Posted(Post, oneshot::Sender<Answered>),
-    Written(PostNo),
-    Cut(PostNo),
-    Drain,
-}
-
-enum Answered {
-    Body(String),
-    Overtaken,
-}
+/// How long a graceful end waits for held connects to be answered and websockets to be closed.
+const DRAIN: Duration = Duration::from_secs(3);
 
 impl Bayeux {
-    /// Starts the loop that owns all sessions; it ends when the last handle and request are gone.
-    pub fn start(front: &crate::front::Config, config: Config, desk: Desk) -> Self {
+    /// Starts the loop that owns all sessions; it ends when the last handle and request are gone. `store` keeps events and
+    /// sessions for the next life of the process.
+    ///
+    /// # Errors
+    /// What was kept cannot be read.
+    pub fn start(front: &crate::front::Config, config: Config, desk: Desk, store: Store) -> Result<Self, StoreError> {
         let (inbox, happenings) = mpsc::unbounded_channel();
         let (tell_load, load) = watch::channel(Load::default());
+        let secure = if front.public_url.starts_with("https:") { "; Secure" } else { "" };
+        let partitioned = if config.partitioned { "; Partitioned" } else { "" };
+        let same_site = config.same_site.as_str();
         let door = Door {
-            inbox,
-            posts: AtomicU64::new(0),
+            inbox: inbox.clone(),
+            numbers: AtomicU64::new(0),
             body_limit: front.body_limit,
             max_messages: config.max_messages,
-            secure_cookies: front.public_url.starts_with("https:"),
+            websocket: config.websocket,
+            callback_polling: config.callback_polling,
+            cookie_attributes: format!("; Path=/; HttpOnly; SameSite={same_site}{secure}{partitioned}"),
+            origins: front.cors_origins.clone(),
             load,
         };
-        let shell = Shell {
-            hub: Hub::new(config),
-            waiting: BTreeMap::new(),
-            notices: desk.notices(),
-            states: JoinSet::new(),
-            uris: Uris::new(&front.public_url),
-            tell_load,
-            weighed: None,
-            desk,
-        };
+        let shell = Shell::new(front, config, desk, store, inbox.downgrade(), tell_load)?;
         tokio::spawn(shell.run(happenings));
-        Self(Arc::new(door))
+        Ok(Self(Arc::new(door)))
     }
 
     /// How much there is to do, as it changes.
@@ -94,200 +82,282 @@ impl Bayeux {
         self.0.load.clone()
     }
 
-    /// Answers every held connect, so that a graceful shutdown does not wait for them.
-    pub fn drain(&self) {
-        let _ = self.0.inbox.send(Happening::Drain);
-    }
-}
-
-/// Owns the hub. One rhythm: hand in, drain, wait.
-struct Shell {
-    hub: Hub,
-    waiting: BTreeMap<PostNo, oneshot::Sender<Answered>>,
-    notices: broadcast::Receiver<Arc<Notice>>,
-    /// Snapshots under way.
-    states: JoinSet<(ClientId, Vec<String>)>,
-    uris: Uris,
-    tell_load: watch::Sender<Load>,
-    /// When the queues were counted last.
-    weighed: Option<std::time::Instant>,
-    desk: Desk,
-}
-
-impl Shell {
-    async fn run(mut self, mut happenings: mpsc::UnboundedReceiver<Happening>) {
-        let mut notices_end = false;
-        loop {
-            self.tell_load();
-            self.drain_outputs();
-            let deadline = self.hub.poll_timeout();
-            let wake = async move {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                happening = happenings.recv() => match happening {
-                    Some(happening) => self.take(happening),
-                    None => return,
-                },
-                notice = self.notices.recv(), if !notices_end => match notice {
-                    Ok(notice) => self.tell(&notice),
-                    Err(RecvError::Lagged(lost)) => {
-                        tracing::warn!(lost, "notices were lost; every CometD session starts again");
-                        self.hub.handle_gap();
-                    }
-                    Err(RecvError::Closed) => notices_end = true,
-                },
-                Some(Ok((client, state))) = self.states.join_next() => {
-                    self.hub.handle_snapshot(&client, &state, clock::instant());
-                }
-                () = wake => self.hub.handle_timeout(clock::instant()),
-            }
-        }
-    }
-
-    fn take(&mut self, happening: Happening) {
-        let now = clock::instant();
-        match happening {
-            Happening::Posted(post, reply) => {
-                self.waiting.insert(post.no, reply);
-                self.hub.handle_post(post, now);
-            }
-            Happening::Written(post) => self.hub.handle_written(post, now),
-            Happening::Cut(post) => {
-                self.waiting.remove(&post);
-                self.hub.handle_cut(post, now);
-            }
-            Happening::Drain => self.hub.handle_drain(now),
-        }
-    }
-
-    fn tell(&mut self, notice: &Notice) {
-        let data = text(&self.uris, notice);
-        self.hub
-            .handle_notice(&notice.user, json::channel(notice.topic), &data, clock::instant());
-    }
-
-    fn tell_load(&mut self) {
-        let load = Load {
-            sessions: self.hub.len(),
-            held: self.hub.held(),
+    /// Answers every held connect, closes every websocket and writes down what is to be kept: a graceful end.
+    pub async fn drain(&self) {
+        let (done, written) = oneshot::channel();
+        let _ = self.0.inbox.send(Happening::Drain(done));
+        let mut load = self.load();
+        let quiet = async {
+            let _ = written.await;
+            let _ = load.wait_for(|load| load.held == 0 && load.sockets == 0).await;
         };
-        self.tell_load.send_if_modified(|told| {
-            let changed = *told != load;
-            *told = load;
-            changed
-        });
-        metrics::gauge!("undertone_cometd_sessions").set(load.sessions as f64);
-        metrics::gauge!("undertone_cometd_held").set(load.held as f64);
-        // This looks at every session, and so not at every step.
-        let now = clock::instant();
-        if self.weighed.is_none_or(|at| now.saturating_duration_since(at) >= WEIGHING) {
-            self.weighed = Some(now);
-            metrics::gauge!("undertone_cometd_queued").set(self.hub.queued() as f64);
-        }
-        metrics::counter!("undertone_cometd_events_delivered_total").absolute(self.hub.handed_out());
-    }
-
-    fn drain_outputs(&mut self) {
-        while let Some(output) = self.hub.poll_output() {
-            match output {
-                Output::Answer { post, body } => self.answer(post, Answered::Body(body)),
-                Output::Overtaken { post } => self.answer(post, Answered::Overtaken),
-                Output::Snapshot { client, user } => {
-                    let (desk, uris) = (self.desk.clone(), self.uris.clone());
-                    self.states.spawn(async move {
-                        let notices = desk.states(&user).await;
-                        (client, notices.iter().map(|notice| text(&uris, notice)).collect())
-                    });
-                }
-            }
+        if tokio::time::timeout(DRAIN, quiet).await.is_err() {
+            tracing::warn!("not every CometD client has taken its last answer");
         }
     }
 
-    /// A request that is gone says so itself, by its [`Report`].
-    fn answer(&mut self, post: PostNo, answered: Answered) {
-        if let Some(reply) = self.waiting.remove(&post) {
-            let _ = reply.send(answered);
-        }
+    pub(super) fn inbox(&self) -> &Inbox {
+        &self.0.inbox
     }
-}
 
-fn text(uris: &Uris, notice: &Notice) -> String {
-    serde_json::to_string(&json::notice(uris, notice)).unwrap_or_else(|_| unreachable!("a notice is text, numbers and lists of them"))
+    pub(super) fn number(&self) -> PostNo {
+        PostNo(self.0.numbers.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn max_messages(&self) -> usize {
+        self.0.max_messages
+    }
 }
 
 /// The endpoint and its subtree, without the layers it shares with REST. Clients append `/handshake`, `/connect`, a slash.
 pub(in crate::front) fn router(bayeux: Bayeux) -> Router {
-    let endpoint = post(receive).fallback(only_post);
     Router::new()
-        .route("/api/v2/notifications", endpoint.clone())
-        .route("/api/v2/notifications/", endpoint.clone())
-        .route("/api/v2/notifications/{*rest}", endpoint)
+        .route("/api/v2/notifications", any(receive))
+        .route("/api/v2/notifications/", any(receive))
+        .route("/api/v2/notifications/{*rest}", any(receive))
         .with_state(bayeux)
 }
 
-async fn only_post() -> Response {
-    let refused = Refused::new(Reason::Forbidden, "The event channel takes POST only.");
+const BROWSER_COOKIE: &str = "BAYEUX_BROWSER";
+
+/// Who asks, and how, as far as the event channel wants to know.
+struct Visit {
+    peer: Peer,
+    /// He has no cookie of ours yet, and this would be his.
+    new_browser: Arc<str>,
+    wire: Wire,
+    multiplexed: bool,
+    by_cookie: bool,
+}
+
+async fn receive(State(bayeux): State<Bayeux>, caller: Option<Extension<Caller>>, request: Request) -> Response {
+    let outcome = match *request.method() {
+        Method::POST => post(bayeux, visit(caller, &request), request).await,
+        Method::GET if asks_for_websocket(&request) => websocket(bayeux, visit(caller, &request), request).await,
+        // RFC 8441.
+        Method::CONNECT => websocket(bayeux, visit(caller, &request), request).await,
+        Method::GET if bayeux.0.callback_polling => {
+            callback(bayeux, visit(caller, &request), request.uri().query().unwrap_or_default()).await
+        }
+        _ => return only_post(),
+    };
+    outcome.unwrap_or_else(IntoResponse::into_response)
+}
+
+fn only_post() -> Response {
+    let refused = Refused::new(Reason::Forbidden, "The event channel takes POST only, or a websocket.");
     let mut response = refused.with_http(StatusCode::METHOD_NOT_ALLOWED).into_response();
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     response
 }
 
-/// Between two counts of the events that wait.
-const WEIGHING: std::time::Duration = std::time::Duration::from_secs(1);
-
-const BROWSER_COOKIE: &str = "BAYEUX_BROWSER";
-
-async fn receive(State(bayeux): State<Bayeux>, caller: Option<Extension<Caller>>, request: Request) -> Result<Response, Refused> {
-    let door = &*bayeux.0;
-    if !may_be_json(request.headers()) {
-        return Err(Refused::new(Reason::UnsupportedMediaType, "Content-Type must be application/json."));
-    }
+fn visit(caller: Option<Extension<Caller>>, request: &Request) -> Visit {
     let browser = browser_of(request.headers());
-    let bytes = whole(request, door.body_limit).await?;
-    let messages = message::parse(&bytes, door.max_messages)
-        .map_err(|error| Refused::new(Reason::InvalidInput, format!("Malformed request: {error}.")))?;
+    let caller = caller.map(|Extension(caller)| caller);
+    let proven = caller.as_ref().is_some_and(|caller| caller.by == Means::Password);
+    Visit {
+        by_cookie: caller.as_ref().is_some_and(|caller| caller.by == Means::Cookie),
+        peer: Peer {
+            proven,
+            login_until: caller.as_ref().map(|caller| caller.until),
+            address: auth::address_of(request),
+            user: caller.map(|caller| caller.user),
+            browser,
+        },
+        new_browser: random_hex().into(),
+        wire: request.extensions().get::<Wire>().cloned().unwrap_or_else(Wire::blind),
+        multiplexed: request.version() >= Version::HTTP_2,
+    }
+}
 
-    let opens = messages.iter().any(|message| matches!(message.kind, Kind::Handshake { .. }));
-    let new_browser: Option<Arc<str>> = (opens && browser.is_none()).then(|| random_hex().into());
-    let no = PostNo(door.posts.fetch_add(1, Ordering::Relaxed));
-    let from = Peer {
-        user: caller.map(|Extension(caller)| caller.user),
-        browser: browser.or_else(|| new_browser.clone()),
+async fn post(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Response, Refused> {
+    let kind = content_type(request.headers())?;
+    let bytes = whole(request, bayeux.0.body_limit).await?;
+    let messages = match kind {
+        Content::Json => message::parse(&bytes, bayeux.max_messages()).map_err(malformed)?,
+        Content::Form => from_form(&bytes, bayeux.max_messages())?,
     };
+    // Everything the request was made of is let go of while it is held.
+    drop(bytes);
+    let via = Via::Http {
+        multiplexed: visit.multiplexed,
+    };
+    let (body, report, cookie) = exchange(&bayeux, visit, via, messages).await?;
+    Ok(answered("application/json", body.into(), report, cookie))
+}
+
+/// JSONP. A page of any site can ask this way with our cookies, and no browser says for whom: only those are answered who prove
+/// in the request itself who they are.
+async fn callback(bayeux: Bayeux, visit: Visit, query: &str) -> Result<Response, Refused> {
+    let mut fields = form_urlencoded::parse(query.as_bytes());
+    let callback = fields.find(|(key, _)| key == "jsonp").map_or("jsonp".into(), |(_, value)| value);
+    if !is_callback(&callback) {
+        return Err(Refused::new(
+            Reason::InvalidInput,
+            "'jsonp' must be 1 to 64 letters, digits, dots, underscores or hyphens.",
+        ));
+    }
+    if visit.by_cookie {
+        return Err(Refused::new(
+            Reason::NotPermitted,
+            "Callback-polling is not allowed by cookie: authenticate each request.",
+        ));
+    }
+    let messages = from_form(query.as_bytes(), bayeux.max_messages())?;
+    let (body, report, cookie) = exchange(&bayeux, visit, Via::Callback, messages).await?;
+    // Both are line ends in the JavaScript of older browsers, and text in JSON.
+    let body = body.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
+    // The comment keeps a callback's name from being the first bytes of something else than a script.
+    let script = format!("/**/{callback}({body});");
+    let mut response = answered("text/javascript; charset=utf-8", script.into(), report, cookie);
+    let disposition = HeaderValue::from_static("attachment; filename=f.txt");
+    response.headers_mut().insert(header::CONTENT_DISPOSITION, disposition);
+    Ok(response)
+}
+
+fn is_callback(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Hands the messages in and waits for the answer: as long as the connect is held.
+async fn exchange(
+    bayeux: &Bayeux,
+    visit: Visit,
+    via: Via,
+    messages: Vec<Incoming>,
+) -> Result<(String, Report, Option<HeaderValue>), Refused> {
+    let Visit {
+        mut peer,
+        new_browser,
+        wire,
+        ..
+    } = visit;
+    let opens = messages.iter().any(|message| matches!(message.kind, Kind::Handshake { .. }));
+    let mut new_cookie = None;
+    if opens && peer.browser.is_none() {
+        new_cookie = bayeux.browser_cookie(&new_browser);
+        peer.browser = Some(new_browser);
+    }
+    // Each request proves it anew.
+    peer.login_until = peer.login_until.filter(|_| !peer.proven);
+    let no = bayeux.number();
+    let report = Report {
+        parcel: Parcel::Post(no),
+        wire: wire.clone(),
+    };
+    wire.begin(
+        report.parcel,
+        matches!(via, Via::Http { multiplexed: true }),
+        bayeux.inbox().clone(),
+    );
     let post = Post {
         no,
-        from,
+        from: peer,
+        via,
         fresh: ClientId(random_hex().into()),
         messages,
     };
-
     let (reply, answer) = oneshot::channel();
-    let report = Report {
-        post: no,
-        written: false,
-        bayeux: bayeux.clone(),
-    };
     let closing = || Refused::new(Reason::Unavailable, "The event channel is closing.");
-    door.inbox.send(Happening::Posted(post, reply)).map_err(|_| closing())?;
+    let happening = Happening::Posted(post, wire, reply, clock::instant());
+    bayeux.inbox().send(happening).map_err(|_| closing())?;
     match answer.await.map_err(|_| closing())? {
-        Answered::Body(body) => Ok(answered(body, report, new_browser, door.secure_cookies)),
+        Answered::Body(body) => Ok((body, report, new_cookie)),
         Answered::Overtaken => Err(Refused::new(Reason::InvalidState, "A newer connect of this session has come.")),
     }
 }
 
-/// A cross-site form can send `text/plain` and two form types without asking; they are not JSON. No type at all is.
-fn may_be_json(headers: &HeaderMap) -> bool {
+async fn websocket(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Response, Refused> {
+    if !bayeux.0.websocket {
+        return Err(Refused::new(Reason::Forbidden, "Websockets are not offered here."));
+    }
+    // A page of any site can open a websocket with our cookies; the browser says which page it is.
+    if auth::is_foreign(&request, &bayeux.0.origins) {
+        return Err(Refused::new(Reason::NotPermitted, "This origin is not allowed."));
+    }
+    let Visit {
+        mut peer,
+        new_browser,
+        wire,
+        ..
+    } = visit;
+    let mut new_cookie = None;
+    if peer.browser.is_none() {
+        new_cookie = bayeux.browser_cookie(&new_browser);
+        peer.browser = Some(new_browser);
+    }
+    let (mut parts, _) = request.into_parts();
+    let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return Ok(rejection.into_response()),
+    };
+    let no = SocketNo(bayeux.number().0);
+    let limit = bayeux.0.body_limit;
+    let upgrade = upgrade
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(0)
+        .max_write_buffer_size(usize::MAX)
+        .max_message_size(limit)
+        .max_frame_size(limit);
+    let mut response = upgrade.on_upgrade(move |socket| socket::serve(socket, no, peer, bayeux, wire));
+    if let Some(cookie) = new_cookie {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    Ok(response)
+}
+
+/// Bytes of a websocket's reading buffer: messages of clients are short, and there are many sockets.
+const BUFFER: usize = 2 * 1024;
+
+impl Bayeux {
+    fn browser_cookie(&self, browser: &str) -> Option<HeaderValue> {
+        HeaderValue::from_str(&format!("{BROWSER_COOKIE}={browser}{}", self.0.cookie_attributes)).ok()
+    }
+}
+
+fn asks_for_websocket(request: &Request) -> bool {
+    let upgrade = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
+    upgrade.is_some_and(|value| value.eq_ignore_ascii_case("websocket"))
+}
+
+enum Content {
+    Json,
+    Form,
+}
+
+/// A cross-site form can send `text/plain` without asking anybody; it is not JSON. No type at all is.
+fn content_type(headers: &HeaderMap) -> Result<Content, Refused> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
-        return true;
+        return Ok(Content::Json);
     };
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    ["application/json", "text/json"]
-        .iter()
-        .any(|one| essence.eq_ignore_ascii_case(one))
+    match essence.to_ascii_lowercase().as_str() {
+        "application/json" | "text/json" => Ok(Content::Json),
+        "application/x-www-form-urlencoded" => Ok(Content::Form),
+        _ => Err(Refused::new(
+            Reason::UnsupportedMediaType,
+            "Content-Type must be application/json or application/x-www-form-urlencoded.",
+        )),
+    }
+}
+
+/// `message=`, once or several times, each with an array or a single message.
+fn from_form(form: &[u8], most: usize) -> Result<Vec<Incoming>, Refused> {
+    let mut messages = Vec::new();
+    for (_, value) in form_urlencoded::parse(form).filter(|(key, _)| key == "message") {
+        messages.extend(message::parse(value.as_bytes(), most).map_err(malformed)?);
+        if messages.len() > most {
+            return Err(malformed(BatchError::TooMany(most)));
+        }
+    }
+    if messages.is_empty() {
+        return Err(Refused::new(Reason::MissingParameter, "'message' is missing."));
+    }
+    Ok(messages)
+}
+
+fn malformed(error: BatchError) -> Refused {
+    Refused::new(Reason::InvalidInput, format!("Malformed request: {error}."))
 }
 
 fn browser_of(headers: &HeaderMap) -> Option<Arc<str>> {
@@ -297,44 +367,34 @@ fn browser_of(headers: &HeaderMap) -> Option<Arc<str>> {
 }
 
 /// 160 random bits, alphanumeric.
-fn random_hex() -> String {
-    rand::random::<[u8; 20]>().iter().map(|byte| format!("{byte:02x}")).collect()
+pub(super) fn random_hex() -> String {
+    let bytes: [u8; 20] = rand::random();
+    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble & 0xf)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
-fn answered(body: String, report: Report, new_browser: Option<Arc<str>>, secure: bool) -> Response {
-    let body = Body::new(Reported {
-        data: Some(body.into()),
-        report,
-    });
-    let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
+fn answered(content_type: &'static str, body: Bytes, report: Report, new_cookie: Option<HeaderValue>) -> Response {
+    let body = Body::new(Reported { data: Some(body), report });
+    let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
     let headers = response.headers_mut();
     // Tells nginx not to keep an answer back.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    if let Some(browser) = new_browser {
-        let secure = if secure { "; Secure" } else { "" };
-        let line = format!("{BROWSER_COOKIE}={browser}; Path=/; HttpOnly; SameSite=Lax{secure}");
-        if let Ok(line) = HeaderValue::from_str(&line) {
-            headers.append(header::SET_COOKIE, line);
-        }
+    if let Some(cookie) = new_cookie {
+        headers.append(header::SET_COOKIE, cookie);
     }
     response
 }
 
-/// Says how a request ended, by being dropped: with its handler or its answer unsent when the socket is gone, or written.
+/// Says how a request ended, by being dropped: with its handler or its answer unsent when the socket is gone. What the connection
+/// has taken is the wire's to tell.
 struct Report {
-    post: PostNo,
-    written: bool,
-    bayeux: Bayeux,
+    parcel: Parcel,
+    wire: Wire,
 }
 
 impl Drop for Report {
     fn drop(&mut self) {
-        let happening = if self.written {
-            Happening::Written(self.post)
-        } else {
-            Happening::Cut(self.post)
-        };
-        let _ = self.bayeux.0.inbox.send(happening);
+        self.wire.dropped(self.parcel);
     }
 }
 
@@ -346,12 +406,17 @@ struct Reported {
 
 impl HttpBody for Reported {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let data = self.data.take();
-        self.report.written |= data.is_some();
-        Poll::Ready(data.map(|data| Ok(Frame::data(data))))
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let Some(data) = self.data.take() else {
+            return Poll::Ready(None);
+        };
+        if self.report.wire.taken(self.report.parcel) {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        // A newer connect was told that this answer never leaves.
+        Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into())))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -6,9 +6,10 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Names a session: random, alphanumeric, at least 128 bits. Whoever else knows it gets nothing by it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,8 +28,57 @@ pub struct Incoming {
     pub id: Option<String>,
     /// The session it claims.
     pub client: Option<ClientId>,
+    /// Its extensions.
+    pub ext: Ext,
     /// What it is.
     pub kind: Kind,
+}
+
+/// The extensions of a message that we know; others are ignored, as the text wants it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ext {
+    /// `ext.ack` of a handshake: the client can acknowledge.
+    pub acks: bool,
+    /// `ext.ack` of a connect: the last batch that came.
+    pub ack: Option<i64>,
+    /// `ext.timesync`
+    pub timesync: Option<Timesync>,
+    /// `ext.replay` of a subscription.
+    pub replay: Option<Replay>,
+}
+
+/// What a client says of its clock: milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timesync {
+    /// Its own time when it sent.
+    pub tc: i64,
+    /// The network's delay, as it believes.
+    pub lag: i64,
+    /// Its clock's offset, as it believes.
+    pub offset: i64,
+}
+
+/// From where on a subscription wants to hear what has been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// After this number, on every channel of the subscription; −1: nothing, −2: all that is kept.
+    After(i64),
+    /// The same, for each channel its own.
+    Each(BTreeMap<String, i64>),
+}
+
+impl Replay {
+    /// After which number this channel is to be replayed.
+    pub fn after(&self, channel: &str) -> Option<u64> {
+        let after = match self {
+            Replay::After(number) => *number,
+            Replay::Each(numbers) => *numbers.get(channel)?,
+        };
+        match after {
+            -2 => Some(0),
+            _ => u64::try_from(after).ok(),
+        }
+    }
 }
 
 /// What a message is.
@@ -110,6 +160,18 @@ pub enum BatchError {
     TooMany(usize),
 }
 
+/// The reply to what cannot be answered message by message, where there is no HTTP status to say so.
+pub fn malformed(error: &BatchError) -> Reply {
+    Reply {
+        error: Some(match error {
+            BatchError::NotMessages { .. } => "400::messages_malformed",
+            BatchError::Empty => "400::messages_missing",
+            BatchError::TooMany(_) => "413::too_many_messages",
+        }),
+        ..Reply::default()
+    }
+}
+
 #[derive(Deserialize)]
 struct Wire<'a> {
     channel: Option<Value>,
@@ -122,6 +184,7 @@ struct Wire<'a> {
     connection_type: Option<Value>,
     advice: Option<Value>,
     subscription: Option<Value>,
+    ext: Option<Value>,
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
 }
@@ -166,10 +229,12 @@ fn sort(wire: Wire<'_>) -> Incoming {
         Some(Value::Number(number)) if is_id(&number.to_string()) => (Some(number.to_string()), false),
         Some(_) => (None, true),
     };
+    let ext = wire.ext.as_ref().map(ext).unwrap_or_default();
     let Some(Value::String(channel)) = wire.channel else {
         return Incoming {
             id,
             client,
+            ext,
             kind: Kind::NoChannel,
         };
     };
@@ -193,7 +258,46 @@ fn sort(wire: Wire<'_>) -> Incoming {
             data: wire.data.map(|raw| raw.get().into()),
         },
     };
-    Incoming { id, client, kind }
+    Incoming { id, client, ext, kind }
+}
+
+fn ext(value: &Value) -> Ext {
+    let ack = value.get("ack");
+    let timesync = value.get("timesync").and_then(|sync| {
+        let number = |field: &str| sync.get(field).and_then(whole_number);
+        Some(Timesync {
+            tc: number("tc")?,
+            lag: number("l").unwrap_or(0),
+            offset: number("o").unwrap_or(0),
+        })
+    });
+    let replay = value.get("replay").and_then(|replay| match replay {
+        Value::Object(each) => Some(Replay::Each(
+            each.iter()
+                .filter_map(|(channel, number)| Some((channel.clone(), whole_number(number)?)))
+                .collect(),
+        )),
+        // Only to learn the present number.
+        Value::Bool(true) => Some(Replay::After(-1)),
+        number => whole_number(number).map(Replay::After),
+    });
+    Ext {
+        acks: match ack {
+            Some(Value::Object(fields)) => fields.get("enabled") == Some(&Value::Bool(true)),
+            other => other == Some(&Value::Bool(true)),
+        },
+        ack: ack.and_then(whole_number),
+        timesync,
+        replay,
+    }
+}
+
+/// JavaScript knows no integers: 5.0 is one, within what both sides can say exactly.
+fn whole_number(value: &Value) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    value
+        .as_i64()
+        .or_else(|| value.as_f64().filter(|number| number.abs() < EXACT).map(|number| number as i64))
 }
 
 fn is_id(text: &str) -> bool {
@@ -320,7 +424,7 @@ pub struct Reply {
     pub version: Option<&'static str>,
     /// Of a handshake.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub supported_connection_types: Option<&'static [&'static str]>,
+    pub supported_connection_types: Option<Vec<&'static str>>,
     /// Of a handshake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<ClientId>,
@@ -330,6 +434,62 @@ pub struct Reply {
     /// What to do next.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<Advice>,
+    /// Extensions.
+    #[serde(skip_serializing_if = "ReplyExt::is_empty")]
+    pub ext: ReplyExt,
+}
+
+/// The extensions of a reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ReplyExt {
+    /// Of a handshake `true`, of a connect the number of its batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack: Option<AckExt>,
+    /// The answer to a client's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timesync: Option<TimesyncReply>,
+    /// Of a subscription with `ext.replay`, and of a handshake with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplayReply>,
+}
+
+impl ReplyExt {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// `ext.ack` of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum AckExt {
+    /// Of a handshake.
+    Enabled(bool),
+    /// Of a connect.
+    Batch(u64),
+}
+
+/// `ext.timesync` of a reply, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TimesyncReply {
+    /// The client's own, back.
+    pub tc: i64,
+    /// When the message came, by our clock.
+    pub ts: i64,
+    /// How long we held it.
+    pub p: i64,
+    /// How far the client's estimate was off: tc + o + l − ts.
+    pub a: i64,
+}
+
+/// `ext.replay` of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ReplayReply {
+    /// The number of the user's last event so far.
+    pub last: u64,
+    /// Nothing is missing between the asked number and the first replayed event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub complete: Option<bool>,
 }
 
 /// What a client is to do next.
@@ -342,6 +502,9 @@ pub struct Advice {
     /// Milliseconds a connect is held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u64>,
+    /// True: other sessions of the same browser hold all connects it may have.
+    #[serde(rename = "multiple-clients", skip_serializing_if = "Option::is_none")]
+    pub multiple_clients: Option<bool>,
 }
 
 /// How a client goes on.
@@ -356,28 +519,77 @@ pub enum Reconnect {
     None,
 }
 
-/// An event as it goes to every session that takes it: made once, shared.
-pub fn event(channel: &str, data: &str) -> Arc<str> {
-    let name = Value::from(channel);
-    format!(r#"{{"data":{data},"channel":{name}}}"#).into()
+/// An event as it goes to every session that takes it: written once, shared.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The whole message, JSON.
+    pub text: Box<str>,
+    /// Its number among its user's events; 0: it has none.
+    pub number: u64,
+    /// When it came to be.
+    pub born: Instant,
+}
+
+impl Event {
+    /// Without a number: a state as it is now, or what a client has published. `data` is JSON.
+    pub fn plain(channel: &str, data: &str, born: Instant) -> Arc<Self> {
+        let name = Value::from(channel);
+        Arc::new(Self {
+            text: format!(r#"{{"data":{data},"channel":{name}}}"#).into(),
+            number: 0,
+            born,
+        })
+    }
+
+    /// With its user's number. `data` is JSON.
+    pub fn numbered(channel: &str, data: &str, number: u64, born: Instant) -> Arc<Self> {
+        let name = Value::from(channel);
+        Arc::new(Self {
+            text: format!(r#"{{"data":{data},"channel":{name},"ext":{{"replay":{number}}}}}"#).into(),
+            number,
+            born,
+        })
+    }
 }
 
 /// The body of an answer: events first, then replies, always an array.
-pub fn body(events: &[Arc<str>], replies: &[Reply]) -> String {
-    let length: usize = events.iter().map(|event| event.len() + 1).sum();
-    let mut text = String::with_capacity(length + 160 * replies.len() + 2);
-    text.push('[');
-    for event in events {
-        separate(&mut text);
-        text.push_str(event);
+pub fn body(events: &[Arc<Event>], replies: &[Reply]) -> String {
+    let mut body = Body::with_capacity(events.iter().map(|event| event.text.len() + 1).sum::<usize>() + 160 * replies.len());
+    events.iter().for_each(|event| body.event(event));
+    replies.iter().for_each(|reply| body.reply(reply));
+    body.end()
+}
+
+/// An array of messages as it grows.
+#[derive(Debug)]
+pub struct Body(String);
+
+impl Body {
+    /// Without messages, with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        let mut text = String::with_capacity(bytes + 2);
+        text.push('[');
+        Self(text)
     }
-    for reply in replies {
-        separate(&mut text);
+
+    /// One event more.
+    pub fn event(&mut self, event: &Event) {
+        separate(&mut self.0);
+        self.0.push_str(&event.text);
+    }
+
+    /// One reply more.
+    pub fn reply(&mut self, reply: &Reply) {
+        separate(&mut self.0);
         let reply = serde_json::to_string(reply).unwrap_or_else(|_| unreachable!("a reply is text, numbers and lists of text"));
-        text.push_str(&reply);
+        self.0.push_str(&reply);
     }
-    let _ = text.write_char(']');
-    text
+
+    /// The whole text.
+    pub fn end(mut self) -> String {
+        let _ = self.0.write_char(']');
+        self.0
+    }
 }
 
 fn separate(text: &mut String) {
@@ -444,6 +656,33 @@ mod tests {
     }
 
     #[test]
+    fn extensions_are_read_where_they_make_sense_and_ignored_where_not() {
+        let ext = |text: &str| one(&format!(r#"{{"channel":"/meta/connect","ext":{text}}}"#)).ext;
+        assert!(ext(r#"{"ack":true}"#).acks);
+        assert!(ext(r#"{"ack":{"enabled":true,"batch":3}}"#).acks);
+        assert!(!ext(r#"{"ack":"true"}"#).acks);
+        assert_eq!(ext(r#"{"ack":-1}"#).ack, Some(-1));
+        assert_eq!(ext(r#"{"ack":5.0}"#).ack, Some(5));
+        assert_eq!(ext(r#"{"ack":1e300}"#).ack, None);
+        let sync = Timesync { tc: 5, lag: 0, offset: -3 };
+        assert_eq!(ext(r#"{"timesync":{"tc":5,"l":0,"o":-3}}"#).timesync, Some(sync));
+        assert_eq!(ext(r#"{"timesync":{}}"#).timesync, None);
+        let after = |text: &str, channel: &str| {
+            ext(&format!(r#"{{"replay":{text}}}"#))
+                .replay
+                .and_then(|replay| replay.after(channel))
+        };
+        assert_eq!(after("7", "/a"), Some(7));
+        assert_eq!(after("-1", "/a"), None);
+        assert_eq!(after("-2", "/a"), Some(0));
+        assert_eq!(after(r#"{"/a":7}"#, "/a"), Some(7));
+        assert_eq!(after(r#"{"/a":7}"#, "/b"), None);
+        for text in ["null", "[]", "7", "\"x\"", "{}"] {
+            assert_eq!(ext(text), Ext::default(), "{text}");
+        }
+    }
+
+    #[test]
     fn data_keeps_its_bytes_and_null_is_data() {
         let data = |text: &str| match one(&format!(r#"{{"channel":"/x/a"{text}}}"#)).kind {
             Kind::Publish { data, .. } => data,
@@ -492,10 +731,12 @@ mod tests {
             successful: true,
             ..Reply::default()
         };
-        let events = [event("/x/a", "1"), event("/x/\"b", "{}")];
+        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+        let now = Instant::now();
+        let events = [Event::plain("/x/a", "1", now), Event::numbered("/x/\"b", "{}", 7, now)];
         assert_eq!(
             body(&events, &[reply]),
-            r#"[{"data":1,"channel":"/x/a"},{"data":{},"channel":"/x/\"b"},{"channel":"/meta/connect","successful":true}]"#
+            r#"[{"data":1,"channel":"/x/a"},{"data":{},"channel":"/x/\"b","ext":{"replay":7}},{"channel":"/meta/connect","successful":true}]"#
         );
     }
 

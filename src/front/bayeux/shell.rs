@@ -1,0 +1,433 @@
+//! The loop that owns the [`Hub`]. One rhythm: hand in, drain, wait.
+
+use super::Config;
+use super::hub::{Counts, Hub, Output, Post, PostNo, SessionNo, SocketNo, Transport};
+use super::hub::{Kept, STATES};
+use super::journal::{Journal, Legacy, Order};
+use super::wire::{Parcel, Wire};
+use crate::clock;
+use crate::front::json::{self, Uris};
+use crate::gateway::desk::{Desk, Told};
+use crate::store::{Store, StoreError};
+use crate::words::{Notice, UserId};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+/// How much there is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Sessions now.
+    pub sessions: usize,
+    /// Connects that are held now.
+    pub held: usize,
+    /// Websockets that are open now.
+    pub sockets: usize,
+}
+
+/// What the loop is told. Unbounded, yet no more than a few per open connection: each waits for its answer before the next.
+pub(super) enum Happening {
+    Posted(Post, Wire, oneshot::Sender<Answered>, Instant),
+    Opened(SocketNo, Wire, mpsc::UnboundedSender<ToSocket>),
+    Frame(Post, Instant),
+    Gone(SocketNo),
+    Outcome(Parcel, Outcome),
+    Replayed(SessionNo, Vec<Kept>),
+    Unkept(UserId, u64),
+    Drain(oneshot::Sender<()>),
+}
+
+pub(super) type Inbox = mpsc::UnboundedSender<Happening>;
+/// The loop itself must not keep the last way in open.
+pub(super) type WeakInbox = mpsc::WeakUnboundedSender<Happening>;
+
+/// What has become of an answer or a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Our kernel has it.
+    Left,
+    /// It never will.
+    Cut,
+}
+
+pub(super) enum Answered {
+    Body(String),
+    Overtaken,
+}
+
+pub(super) enum ToSocket {
+    Send(String),
+    Next,
+    Close(u16, &'static str),
+}
+
+pub(super) struct Shell {
+    hub: Hub,
+    inbox: WeakInbox,
+    waiting: HashMap<PostNo, (Wire, Option<oneshot::Sender<Answered>>)>,
+    sockets: HashMap<SocketNo, (Wire, mpsc::UnboundedSender<ToSocket>)>,
+    notices: broadcast::Receiver<Arc<Told>>,
+    journal: Journal,
+    uris: Uris,
+    tell_load: watch::Sender<Load>,
+    gauges: Gauges,
+    lag: Lag,
+    desk: Desk,
+}
+
+/// Happenings taken in one go.
+const TOGETHER: usize = 256;
+
+impl Shell {
+    /// With the events and sessions that an earlier life has left.
+    pub(super) fn new(
+        front: &crate::front::Config,
+        config: Config,
+        desk: Desk,
+        store: Store,
+        inbox: WeakInbox,
+        tell_load: watch::Sender<Load>,
+    ) -> Result<Self, StoreError> {
+        let (journal, legacy) = Journal::open(store, inbox.clone())?;
+        let Legacy { epoch, events, sessions } = legacy;
+        let mut hub = Hub::new(config, epoch);
+        let now = clock::now();
+        for (user, number, bytes) in events {
+            hub.restore_event(&user, number, bytes);
+        }
+        for session in sessions {
+            hub.restore_session(session, now);
+        }
+        Ok(Self {
+            hub,
+            inbox,
+            waiting: HashMap::new(),
+            sockets: HashMap::new(),
+            notices: desk.notices(),
+            journal,
+            uris: Uris::new(&front.public_url),
+            tell_load,
+            gauges: Gauges::new(),
+            lag: Lag::default(),
+            desk,
+        })
+    }
+
+    pub(super) async fn run(mut self, mut happenings: mpsc::UnboundedReceiver<Happening>) {
+        let mut notices_end = false;
+        let mut together = Vec::with_capacity(TOGETHER);
+        loop {
+            self.drain_outputs();
+            self.tell_load();
+            let deadline = self.hub.poll_timeout();
+            let wake = async move {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                count = happenings.recv_many(&mut together, TOGETHER) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for happening in together.drain(..) {
+                        self.take(happening);
+                        self.drain_outputs();
+                    }
+                }
+                told = self.notices.recv(), if !notices_end => match told {
+                    Ok(told) => self.tell(&told),
+                    Err(RecvError::Lagged(lost)) => {
+                        tracing::warn!(lost, "notices were lost; every CometD session starts again");
+                        self.hub.handle_gap(clock::now());
+                    }
+                    Err(RecvError::Closed) => notices_end = true,
+                },
+                () = wake => self.hub.handle_timeout(clock::now()),
+            }
+        }
+    }
+
+    fn take(&mut self, happening: Happening) {
+        let now = clock::now();
+        match happening {
+            Happening::Posted(post, wire, reply, at) => {
+                self.lag.note(at, now.mono);
+                self.waiting.insert(post.no, (wire, Some(reply)));
+                self.hub.handle_post(post, now);
+            }
+            Happening::Frame(post, at) => {
+                self.lag.note(at, now.mono);
+                self.hub.handle_post(post, now);
+            }
+            Happening::Opened(socket, wire, tell) => {
+                self.sockets.insert(socket, (wire, tell));
+                self.hub.handle_open(socket, now);
+            }
+            Happening::Gone(socket) => {
+                self.sockets.remove(&socket);
+                self.hub.handle_gone(socket, now);
+            }
+            Happening::Outcome(parcel, outcome) => self.outcome(parcel, outcome),
+            Happening::Replayed(session, kept) => self.hub.handle_replay(session, kept, now),
+            Happening::Unkept(user, number) => self.hub.handle_unkept(&user, number),
+            Happening::Drain(done) => {
+                self.hub.handle_drain(now);
+                self.drain_outputs();
+                self.journal.order(Order::Flush(done));
+            }
+        }
+    }
+
+    fn outcome(&mut self, parcel: Parcel, outcome: Outcome) {
+        let now = clock::now();
+        match (parcel, outcome) {
+            (Parcel::Post(post), Outcome::Left) => {
+                self.waiting.remove(&post);
+                self.hub.handle_written(post, now);
+            }
+            (Parcel::Post(post), Outcome::Cut) => {
+                self.waiting.remove(&post);
+                self.hub.handle_cut(post, now);
+            }
+            (Parcel::Socket(socket), Outcome::Left) => self.hub.handle_sent(socket, now),
+            (Parcel::Socket(socket), Outcome::Cut) => {
+                self.sockets.remove(&socket);
+                self.hub.handle_gone(socket, now);
+            }
+        }
+    }
+
+    fn tell(&mut self, told: &Told) {
+        let now = clock::now();
+        match told {
+            Told::Notice(notice) => {
+                let data = text(&self.uris, notice);
+                self.hub.handle_notice(&notice.user, json::channel(notice.topic), &data, now);
+            }
+            Told::State { asked, notices } => {
+                let (session, channels) = asked_by(*asked);
+                let states: Vec<(&'static str, String)> = notices
+                    .iter()
+                    .map(|notice| (json::channel(notice.topic), notice))
+                    .filter(|(channel, _)| channels.contains(channel))
+                    .map(|(channel, notice)| (channel, text(&self.uris, notice)))
+                    .collect();
+                self.hub.handle_state(session, &states, now);
+            }
+        }
+    }
+
+    fn drain_outputs(&mut self) {
+        while let Some(output) = self.hub.poll_output() {
+            match output {
+                Output::Answer { post, body } => self.answer(post, Answered::Body(body)),
+                Output::Overtaken { post } => self.answer(post, Answered::Overtaken),
+                Output::Abandon { post } => {
+                    let outcome = self.waiting.get(&post).and_then(|(wire, _)| wire.abandon(Parcel::Post(post)));
+                    if let Some(outcome) = outcome {
+                        self.outcome(Parcel::Post(post), outcome);
+                    }
+                }
+                Output::AbandonSocket { socket } => {
+                    let outcome = self.sockets.get(&socket).and_then(|(wire, _)| wire.abandon(Parcel::Socket(socket)));
+                    if let Some(outcome) = outcome {
+                        self.outcome(Parcel::Socket(socket), outcome);
+                    }
+                }
+                Output::Send { socket, body } => self.to_socket(socket, ToSocket::Send(body)),
+                Output::Next { socket } => self.to_socket(socket, ToSocket::Next),
+                Output::Close { socket, code, reason } => self.to_socket(socket, ToSocket::Close(code, reason)),
+                Output::State { session, user, channels } => {
+                    let (desk, asked) = (self.desk.clone(), asked(session, &channels));
+                    tokio::spawn(async move { desk.tell_state(user, asked).await });
+                }
+                Output::Replay { session, user, after } => {
+                    self.gauges.replays.increment(1);
+                    self.journal.order(Order::Read { session, user, after });
+                }
+                Output::Keep {
+                    user,
+                    channel,
+                    event,
+                    gone,
+                } => self.keep(user, channel, event, gone),
+                Output::Drop { user, gone } => {
+                    self.journal.order(Order::Drop { user, gone });
+                }
+                Output::Save(session) => {
+                    self.journal.order(Order::Save(session));
+                }
+                Output::Unsave(id) => {
+                    self.journal.order(Order::Unsave(id));
+                }
+                Output::Stranger { why, gone_for, user } => {
+                    metrics::counter!("undertone_cometd_unknown_sessions_total", "reason" => why.as_str()).increment(1);
+                    let gone_for = gone_for.map(|time| time.as_secs());
+                    let user = user.as_ref().map(UserId::as_str);
+                    tracing::info!(
+                        reason = why.as_str(),
+                        gone_for,
+                        user,
+                        "a CometD client is told to shake hands again"
+                    );
+                }
+                Output::Throttled { user, address } => {
+                    metrics::counter!("undertone_cometd_handshakes_refused_total").increment(1);
+                    let user = user.as_ref().map(UserId::as_str);
+                    tracing::info!(user, %address, "too many CometD handshakes");
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, user: UserId, channel: &'static str, event: Arc<super::message::Event>, gone: Vec<u64>) {
+        let number = event.number;
+        let order = Order::Keep {
+            user: user.clone(),
+            channel,
+            event,
+            gone,
+        };
+        if !self.journal.order(order) {
+            metrics::counter!("undertone_cometd_unkept_total").increment(1);
+            self.hub.handle_unkept(&user, number);
+        }
+    }
+
+    /// A request that is gone says so itself, through its wire.
+    fn answer(&mut self, post: PostNo, answered: Answered) {
+        if let Some((_, reply)) = self.waiting.get_mut(&post)
+            && let Some(reply) = reply.take()
+        {
+            let _ = reply.send(answered);
+        }
+    }
+
+    fn to_socket(&self, socket: SocketNo, order: ToSocket) {
+        if let Some((_, tell)) = self.sockets.get(&socket) {
+            // It is closing; it says so itself.
+            let _ = tell.send(order);
+        } else if matches!(order, ToSocket::Send(_) | ToSocket::Close(..)) {
+            if let Some(inbox) = self.inbox.upgrade() {
+                let _ = inbox.send(Happening::Gone(socket));
+            }
+        }
+    }
+
+    fn tell_load(&mut self) {
+        let counts = self.hub.counts();
+        let load = Load {
+            sessions: self.hub.len(),
+            held: counts.held,
+            sockets: self.hub.sockets(),
+        };
+        self.tell_load.send_if_modified(|told| std::mem::replace(told, load) != load);
+        for age in self.hub.delivered() {
+            self.gauges.delivery.record(age.as_secs_f64());
+        }
+        self.gauges.tell(load, counts);
+        if let Some(waiting) = self.lag.measured(clock::instant()) {
+            self.gauges.lag.set(waiting.as_secs_f64());
+            self.hub.handle_pressure(waiting);
+        }
+    }
+}
+
+fn text(uris: &Uris, notice: &Notice) -> String {
+    serde_json::to_string(&json::notice(uris, notice)).unwrap_or_else(|_| unreachable!("a notice is text, numbers and lists of them"))
+}
+
+/// The session and the channels in one number, which the desk gives back: the channels are few.
+fn asked(session: SessionNo, channels: &[&'static str]) -> u64 {
+    let bits = STATES.iter().rev();
+    let mask = bits.fold(0, |mask, state| mask << 1 | u64::from(channels.contains(state)));
+    session.0 << STATES.len() | mask
+}
+
+fn asked_by(asked: u64) -> (SessionNo, Vec<&'static str>) {
+    let channels = STATES.iter().enumerate().filter(|(bit, _)| asked >> bit & 1 == 1);
+    (SessionNo(asked >> STATES.len()), channels.map(|(_, channel)| *channel).collect())
+}
+
+/// How long what comes in has to wait, on the whole.
+#[derive(Default)]
+struct Lag {
+    longest: Duration,
+    since: Option<Instant>,
+}
+
+const MEASURED_EVERY: Duration = Duration::from_secs(1);
+
+impl Lag {
+    fn note(&mut self, came: Instant, now: Instant) {
+        self.longest = self.longest.max(now.saturating_duration_since(came));
+    }
+
+    fn measured(&mut self, now: Instant) -> Option<Duration> {
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) < MEASURED_EVERY {
+            return None;
+        }
+        self.since = Some(now);
+        Some(std::mem::take(&mut self.longest))
+    }
+}
+
+/// Handles, so that nothing is looked up by name while there is work to do.
+struct Gauges {
+    by_transport: Vec<metrics::Gauge>,
+    held: metrics::Gauge,
+    sockets: metrics::Gauge,
+    queued: metrics::Gauge,
+    lag: metrics::Gauge,
+    delivered: metrics::Counter,
+    replayed: metrics::Counter,
+    replays: metrics::Counter,
+    delivery: metrics::Histogram,
+}
+
+impl Gauges {
+    fn new() -> Self {
+        Self {
+            by_transport: Transport::ALL
+                .iter()
+                .map(|transport| metrics::gauge!("undertone_cometd_sessions", "transport" => transport.as_str()))
+                .collect(),
+            held: metrics::gauge!("undertone_cometd_held"),
+            sockets: metrics::gauge!("undertone_cometd_websockets"),
+            queued: metrics::gauge!("undertone_cometd_queued"),
+            lag: metrics::gauge!("undertone_cometd_lag_seconds"),
+            delivered: metrics::counter!("undertone_cometd_events_delivered_total"),
+            replayed: metrics::counter!("undertone_cometd_events_replayed_total"),
+            replays: metrics::counter!("undertone_cometd_replays_total"),
+            delivery: metrics::histogram!("undertone_cometd_delivery_seconds"),
+        }
+    }
+
+    fn tell(&self, load: Load, counts: Counts) {
+        for (gauge, count) in self.by_transport.iter().zip(counts.by_transport) {
+            gauge.set(count as f64);
+        }
+        self.held.set(load.held as f64);
+        self.sockets.set(load.sockets as f64);
+        self.queued.set(counts.queued as f64);
+        self.delivered.absolute(counts.handed_out);
+        self.replayed.absolute(counts.replayed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_comes_back() {
+        for channels in [vec![], vec!["/v2/me/devices"], vec!["/v2/me", "/v2/me/calls"], STATES.to_vec()] {
+            assert_eq!(asked_by(asked(SessionNo(77), &channels)), (SessionNo(77), channels));
+        }
+    }
+}

@@ -1,0 +1,138 @@
+// The npm `cometd` client, as desktops run it. Prints one JSON object per line: what happened to the connection, and each event as received.
+//
+// Usage: node cometd.js --url URL --user U --password P [--version 9|3] [--transport long-polling|websocket|any] --channels /a,/b
+//                       [--ack] [--replay [--from N]] [--reload-file FILE]
+// It disconnects and ends when its standard input ends; the line `reload` is a page reload: it ends at once, and the next start with the same file goes on.
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { adapt } from "cometd-nodejs-client";
+import { leave, listen, options, say } from "./common.js";
+
+const asked = options({
+  version: { type: "string", default: "9" },
+  replay: { type: "boolean", default: false },
+  from: { type: "string" },
+  "reload-file": { type: "string" },
+});
+
+adapt();
+// Browsers upgrade with their cookies; a program has to send its credentials itself.
+const headers = { Authorization: asked.authorization };
+const Socket = window.WebSocket;
+window.WebSocket = class extends Socket {
+  constructor(url, protocols) {
+    super(url, protocols, { headers });
+  }
+};
+
+async function library() {
+  if (asked.version !== "3") return import("cometd");
+  const require = createRequire(import.meta.url);
+  return {
+    CometD: require("cometd3").CometD,
+    AckExtension: require("cometd3/AckExtension"),
+    ReloadExtension: require("cometd3/ReloadExtension"),
+  };
+}
+
+/** A session storage that outlives the process. */
+function storage(file) {
+  const read = () => {
+    try {
+      return JSON.parse(readFileSync(file, "utf8"));
+    } catch {
+      return {};
+    }
+  };
+  const write = (items) => writeFileSync(file, JSON.stringify(items));
+  return {
+    getItem: (name) => read()[name] ?? null,
+    setItem: (name, value) => write({ ...read(), [name]: value }),
+    removeItem: (name) => write({ ...read(), [name]: undefined }),
+  };
+}
+
+/** Asks, at each subscription of a later session, for what came after the last event of the one before. */
+function replay(from) {
+  let sessions = 0;
+  let last = from;
+  return {
+    incoming(message) {
+      if (message.channel === "/meta/handshake" && message.successful) sessions += 1;
+      const number = message.ext?.replay;
+      if (!message.channel.startsWith("/meta/") && typeof number === "number" && !(number <= last)) last = number;
+    },
+    outgoing(message) {
+      const isWanted = sessions > 1 || from !== undefined;
+      if (message.channel === "/meta/subscribe" && isWanted && last !== undefined) {
+        message.ext = { ...message.ext, replay: last };
+      }
+    },
+  };
+}
+
+const { CometD, AckExtension, ReloadExtension } = await library();
+const client = new CometD();
+for (const name of client.getTransportTypes()) {
+  const isWanted = asked.transport === "any" ? name !== "callback-polling" : name === asked.transport;
+  if (!isWanted) client.unregisterTransport(name);
+}
+client.configure({
+  url: asked.url,
+  logLevel: process.env.COMETD_LOG ?? "warn",
+  requestHeaders: headers,
+  backoffIncrement: 100,
+  maxBackoff: 1000,
+  maxNetworkDelay: 5000,
+});
+if (asked.ack) client.registerExtension("ack", new AckExtension());
+if (asked.replay) client.registerExtension("replay", replay(asked.from && Number(asked.from)));
+if (asked["reload-file"]) {
+  window.sessionStorage = storage(asked["reload-file"]);
+  client.registerExtension("reload", new ReloadExtension());
+}
+
+/** Why a message failed: what the server said, or what became of the connection. */
+function reason({ error, failure }) {
+  return error || failure?.reason || (failure?.websocketCode && `WebSocket closed: ${failure.websocketCode}`) || undefined;
+}
+
+/** The transport in use; version 3 has a method for its name. */
+const transport = () => client.getTransport().type ?? client.getTransport().getType();
+
+// Each handshake makes a new session without subscriptions, whoever asked for it: hence not with the first one only.
+client.addListener("/meta/handshake", (reply) => {
+  say("handshake", { successful: reply.successful, error: reason(reply) });
+  if (!reply.successful) return;
+  client.batch(() => {
+    for (const channel of asked.channels) {
+      client.subscribe(
+        channel,
+        (message) => say("event", { message }),
+        ({ successful, error }) => say("subscribed", { successful, channel, error }),
+      );
+    }
+  });
+});
+let isConnected = false;
+client.addListener("/meta/connect", (reply) => {
+  if (client.isDisconnected()) return;
+  if (reply.successful && !isConnected) say("connected", { transport: transport() });
+  if (!reply.successful && isConnected) say("broken", { error: reason(reply) });
+  isConnected = reply.successful;
+});
+
+listen(
+  (line) => {
+    if (line !== "reload") return;
+    client.reload();
+    process.exit(0);
+  },
+  () => {
+    if (client.isDisconnected()) leave(false);
+    else client.disconnect((reply) => leave(reply.successful));
+  },
+);
+
+client.handshake();
