@@ -79,12 +79,39 @@ pub(super) struct Bayeux {
     pub(super) max_interval: SomeSeconds,
     pub(super) interval: Seconds,
     pub(super) longest_hold: SomeSeconds,
+    pub(super) max_held_per_browser: usize,
+    pub(super) multi_interval: SomeSeconds,
+    pub(super) websocket: bool,
+    pub(super) callback_polling: bool,
+    pub(super) same_site: SameSite,
+    pub(super) partitioned: bool,
     pub(super) max_sessions: usize,
     pub(super) max_sessions_per_user: usize,
+    pub(super) max_sessions_per_address: usize,
+    pub(super) handshakes_per_user: NonZeroU32,
+    pub(super) handshakes_per_address: NonZeroU32,
     pub(super) max_subscriptions: usize,
+    pub(super) max_subscriptions_per_user: usize,
+    pub(super) max_subscriptions_per_address: usize,
     pub(super) max_messages: usize,
     pub(super) max_queue: usize,
     pub(super) max_queue_bytes: usize,
+    pub(super) max_queue_bytes_per_user: usize,
+    pub(super) max_queue_bytes_per_address: usize,
+    pub(super) replay_events: usize,
+    pub(super) replay_bytes: usize,
+    pub(super) drain_window: Seconds,
+    pub(super) overload: SomeSeconds,
+    pub(super) open_channels: Vec<String>,
+    pub(super) anonymous: bool,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum SameSite {
+    Strict,
+    Lax,
+    None,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,6 +1,8 @@
 //! From what is written to what each room is told.
 
 use super::{Config, Found, Reader, raw};
+use crate::front::bayeux::hub::STATES;
+use crate::front::bayeux::message::Pattern;
 use crate::front::{self, auth, bayeux};
 use crate::gateway::{self, DeviceEntry, Directory, Group, NotifyAgent, User, VoiceEnvironment};
 use crate::media::{Codec, MediaConfig};
@@ -151,13 +153,35 @@ fn bayeux(bayeux: &raw::Bayeux) -> bayeux::Config {
         max_interval: bayeux.max_interval.0,
         interval: bayeux.interval.0,
         longest_hold: bayeux.longest_hold.0,
+        max_held_per_browser: bayeux.max_held_per_browser,
+        multi_interval: bayeux.multi_interval.0,
+        websocket: bayeux.websocket,
+        callback_polling: bayeux.callback_polling,
+        same_site: match bayeux.same_site {
+            raw::SameSite::Strict => bayeux::SameSite::Strict,
+            raw::SameSite::Lax => bayeux::SameSite::Lax,
+            raw::SameSite::None => bayeux::SameSite::None,
+        },
+        partitioned: bayeux.partitioned,
         max_sessions: bayeux.max_sessions,
         max_sessions_per_user: bayeux.max_sessions_per_user,
+        max_sessions_per_address: bayeux.max_sessions_per_address,
+        handshakes_per_user: bayeux.handshakes_per_user.get(),
+        handshakes_per_address: bayeux.handshakes_per_address.get(),
         max_subscriptions: bayeux.max_subscriptions,
+        max_subscriptions_per_user: bayeux.max_subscriptions_per_user,
+        max_subscriptions_per_address: bayeux.max_subscriptions_per_address,
         max_messages: bayeux.max_messages,
         max_queue: bayeux.max_queue,
         max_queue_bytes: bayeux.max_queue_bytes,
-        ..bayeux::Config::default()
+        max_queue_bytes_per_user: bayeux.max_queue_bytes_per_user,
+        max_queue_bytes_per_address: bayeux.max_queue_bytes_per_address,
+        replay_events: bayeux.replay_events,
+        replay_bytes: bayeux.replay_bytes,
+        drain_window: bayeux.drain_window.0,
+        overload: bayeux.overload.0,
+        open_channels: bayeux.open_channels.clone(),
+        anonymous: bayeux.anonymous,
     }
 }
 
@@ -499,13 +523,39 @@ impl Checks {
         for (name, number) in [
             ("max_sessions", bayeux.max_sessions),
             ("max_sessions_per_user", bayeux.max_sessions_per_user),
+            ("max_sessions_per_address", bayeux.max_sessions_per_address),
+            ("max_held_per_browser", bayeux.max_held_per_browser),
             ("max_subscriptions", bayeux.max_subscriptions),
+            ("max_subscriptions_per_user", bayeux.max_subscriptions_per_user),
+            ("max_subscriptions_per_address", bayeux.max_subscriptions_per_address),
+            ("max_queue_bytes_per_user", bayeux.max_queue_bytes_per_user),
+            ("max_queue_bytes_per_address", bayeux.max_queue_bytes_per_address),
             ("max_messages", bayeux.max_messages),
             ("max_queue", bayeux.max_queue),
             ("max_queue_bytes", bayeux.max_queue_bytes),
         ] {
             self.unless(number > 0, &[&"bayeux", &name], "must be more than 0");
         }
+        for (number, name) in bayeux.open_channels.iter().enumerate() {
+            let is_theirs = Pattern::parse(name)
+                .is_some_and(|pattern| !STATES.iter().any(|state| pattern.matches(state)) && !name.starts_with("/meta/"));
+            self.unless(
+                is_theirs,
+                &[&"bayeux", &"open_channels", &number],
+                format!("'{name}' is not a channel pattern, or takes in a channel on which only the gateway speaks"),
+            );
+        }
+        let secure = rest.public_url.as_ref().is_some_and(|url| url.starts_with("https:"));
+        self.unless(
+            secure || !matches!(bayeux.same_site, raw::SameSite::None),
+            &[&"bayeux", &"same_site"],
+            "browsers take \"none\" over TLS only: rest.public_url must begin with https:",
+        );
+        self.unless(
+            secure || !bayeux.partitioned,
+            &[&"bayeux", &"partitioned"],
+            "browsers take it over TLS only: rest.public_url must begin with https:",
+        );
     }
 
     fn sip(&mut self, shapes: &Shapes) {

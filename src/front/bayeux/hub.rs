@@ -205,7 +205,7 @@ pub enum Output {
         /// Numbers of his that need not be kept any more.
         gone: Vec<u64>,
     },
-    /// Forget events of an earlier life that are too many.
+    /// Forget events, and remember up to which number.
     Drop {
         /// Whose.
         user: UserId,
@@ -441,7 +441,13 @@ impl Hub {
 
     /// Events that could not be kept after all: whoever asks for what was before hears that something is missing.
     pub fn handle_unkept(&mut self, user: &UserId, number: u64) {
-        self.ledger.lost(user, number);
+        let gone = self.ledger.lost(user, number);
+        self.outputs.push_back(Output::Drop { user: user.clone(), gone });
+    }
+
+    /// An earlier life has not kept the user's events up to this number.
+    pub fn restore_dropped(&mut self, user: &UserId, number: u64) {
+        self.ledger.restore_dropped(user, number);
     }
 
     /// A session that an earlier life has kept. Its client has as long as any other to come back.
@@ -787,8 +793,8 @@ impl Hub {
         self.let_go_of_older(no, reach, now);
         self.attach(no, reach, now);
         self.acknowledge(no, message.ext.ack);
+        self.change(no, |session| session.login_until = from.login_until);
         let session = self.sessions.get_mut(&no)?;
-        session.login_until = from.login_until;
         let was_connected = std::mem::replace(&mut session.connected, true);
         let old = std::mem::replace(&mut session.transport, via.transport());
         self.counts.by_transport[old as usize] -= 1;

@@ -17,6 +17,8 @@ use tokio::sync::oneshot;
 
 /// `user NUL number` → channel, line feed, message.
 const EVENTS: &str = "cometd_events";
+/// User → the highest number of his that is not kept any more.
+const DROPPED: &str = "cometd_dropped";
 /// Client id → JSON.
 const SESSIONS: &str = "cometd_sessions";
 /// Odds and ends.
@@ -63,6 +65,8 @@ pub(super) struct Legacy {
     pub(super) epoch: u64,
     /// User, number and size; each user's from the oldest to the newest.
     pub(super) events: Vec<(UserId, u64, usize)>,
+    /// User, and up to which number his events are not kept.
+    pub(super) dropped: Vec<(UserId, u64)>,
     pub(super) sessions: Vec<Saved>,
 }
 
@@ -75,13 +79,15 @@ impl Journal {
                 events.push((user, number, value.len()));
             }
         })?;
+        let dropped = store.load(DROPPED)?;
+        let dropped = dropped.iter().filter_map(|(user, number)| Some((user.as_str().into(), number_of(number)?)));
+        let dropped: Vec<(UserId, u64)> = dropped.collect();
         let sessions = store.load(SESSIONS)?;
         let sessions = sessions.iter().filter_map(|(id, value)| saved(id, value)).collect();
         let before = store.load(CHANNEL)?;
-        let before = before
-            .get(EPOCH)
-            .and_then(|text| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
-        let highest = events.iter().map(|(_, number, _)| number / super::ledger::EPOCH).max();
+        let before = before.get(EPOCH).and_then(|text| number_of(text));
+        let numbers = events.iter().map(|(_, number, _)| number).chain(dropped.iter().map(|(_, number)| number));
+        let highest = numbers.map(|number| number / super::ledger::EPOCH).max();
         let epoch = before.max(highest).map_or(1, |before| before + 1);
         store.write(&[Change::put(CHANNEL, EPOCH, epoch.to_string())])?;
 
@@ -96,7 +102,13 @@ impl Journal {
             .name("journal".to_owned())
             .spawn(move || writer.run(&inbound))
             .map_err(StoreError::Thread)?;
-        Ok((Self { orders, backlog }, Legacy { epoch, events, sessions }))
+        let legacy = Legacy {
+            epoch,
+            events,
+            dropped,
+            sessions,
+        };
+        Ok((Self { orders, backlog }, legacy))
     }
 
     /// False: the disk is too far behind for one event more.
@@ -133,12 +145,10 @@ impl Writer {
                         self.backlog.fetch_sub(event.text.len(), Ordering::Relaxed);
                         let value = format!("{channel}\n{}", event.text);
                         changes.push(Change::put(EVENTS, key(&user, event.number), value));
-                        changes.extend(gone.iter().map(|number| Change::remove(EVENTS, key(&user, *number))));
+                        changes.extend(forget(&user, &gone));
                         unsure.push((user, event.number));
                     }
-                    Order::Drop { user, gone } => {
-                        changes.extend(gone.iter().map(|number| Change::remove(EVENTS, key(&user, *number))));
-                    }
+                    Order::Drop { user, gone } => changes.extend(forget(&user, &gone)),
                     Order::Save(session) => changes.push(Change::put(SESSIONS, &*session.id.0, save(&session))),
                     Order::Unsave(id) => changes.push(Change::remove(SESSIONS, &*id.0)),
                     Order::Read { session, user, after } => {
@@ -197,6 +207,17 @@ impl Writer {
         }
         kept
     }
+}
+
+fn forget(user: &UserId, gone: &[u64]) -> Vec<Change> {
+    let events = gone.iter().map(|number| Change::remove(EVENTS, key(user, *number)));
+    let highest = gone.iter().max();
+    let highest = highest.map(|highest| Change::put(DROPPED, user.as_str(), highest.to_string()));
+    events.chain(highest).collect()
+}
+
+fn number_of(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// Numbers are as wide as the widest, so that their order is the text's.

@@ -44,11 +44,15 @@ impl Ledger {
     /// An event that an earlier life of the process has kept; oldest first. What must go to stay within bounds.
     pub(super) fn restore(&mut self, user: &UserId, number: u64, bytes: usize) -> Vec<u64> {
         let account = self.accounts.entry(user.clone()).or_default();
-        if account.kept.is_empty() {
-            account.dropped = number.saturating_sub(1);
-        }
         account.last = account.last.max(number);
         Self::keep(account, number, bytes, self.events, self.bytes)
+    }
+
+    /// An earlier life has not kept the user's events up to this number.
+    pub(super) fn restore_dropped(&mut self, user: &UserId, number: u64) {
+        let account = self.accounts.entry(user.clone()).or_default();
+        account.dropped = account.dropped.max(number);
+        account.last = account.last.max(number);
     }
 
     /// The number of the user's last event; before the first, one that none will have.
@@ -88,12 +92,22 @@ impl Ledger {
         gone
     }
 
-    /// This event could not be kept, and so nothing before it is worth keeping.
-    pub(super) fn lost(&mut self, user: &UserId, number: u64) {
+    /// This event could not be kept, and so nothing before it is worth keeping. What must go.
+    pub(super) fn lost(&mut self, user: &UserId, number: u64) -> Vec<u64> {
         let account = self.accounts.entry(user.clone()).or_default();
         account.dropped = account.dropped.max(number);
-        account.kept.retain(|(kept, _)| *kept > number);
-        account.bytes = account.kept.iter().map(|(_, bytes)| bytes).sum();
+        let mut gone = Vec::new();
+        while let Some((kept, bytes)) = account.kept.front().copied()
+            && kept <= number
+        {
+            account.kept.pop_front();
+            account.bytes -= bytes;
+            gone.push(kept);
+        }
+        if gone.last() != Some(&number) {
+            gone.push(number);
+        }
+        gone
     }
 
     /// Every event of the user after this number is still there.
@@ -114,8 +128,11 @@ mod tests {
         assert_eq!(ledger.last(&anna), 3 * EPOCH);
         assert_eq!([ledger.next(&anna), ledger.next(&anna)], [3 * EPOCH + 1, 3 * EPOCH + 2]);
         let mut after = Ledger::new(4, 2, 1_000);
-        assert_eq!(after.restore(&anna, 3 * EPOCH + 2, 10), []);
+        assert_eq!(after.restore(&anna, 3 * EPOCH + 2, 10), [] as [u64; 0]);
         assert_eq!(after.next(&anna), 4 * EPOCH + 1);
+        assert!(after.reaches_back_to(&anna, 3 * EPOCH + 1));
+        assert!(after.reaches_back_to(&anna, 0), "nothing was ever dropped");
+        after.restore_dropped(&anna, 3 * EPOCH + 1);
         assert!(after.reaches_back_to(&anna, 3 * EPOCH + 1));
         assert!(!after.reaches_back_to(&anna, 3 * EPOCH));
     }
@@ -128,8 +145,8 @@ mod tests {
             let number = ledger.next(&anna);
             ledger.kept(&anna, number, bytes)
         };
-        assert_eq!(keep(10), []);
-        assert_eq!(keep(10), []);
+        assert_eq!(keep(10), [] as [u64; 0]);
+        assert_eq!(keep(10), [] as [u64; 0]);
         assert_eq!(keep(10), [1]);
         assert_eq!(keep(95), [2, 3]);
         assert_eq!(keep(101), [4, 5], "too large to be kept at all");
@@ -137,6 +154,19 @@ mod tests {
         assert!(!ledger.reaches_back_to(&anna, 4));
         assert!(!ledger.reaches_back_to(&anna, 6), "that has not happened yet");
         assert!(ledger.reaches_back_to(&UserId::from("bert"), 0));
+    }
+
+    #[test]
+    fn what_could_not_be_kept_takes_what_was_before_with_it() {
+        let anna = UserId::from("anna");
+        let mut ledger = Ledger::new(0, 10, 100);
+        for bytes in [10, 10, 10] {
+            let number = ledger.next(&anna);
+            ledger.kept(&anna, number, bytes);
+        }
+        assert_eq!(ledger.lost(&anna, 2), [1, 2]);
+        assert!(ledger.reaches_back_to(&anna, 2));
+        assert!(!ledger.reaches_back_to(&anna, 1));
     }
 
     #[test]

@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn what_comes_back_is_first_again() {
         let mut queue = Queue::default();
-        [1, 2, 3].map(|number| queue.push(event(number)));
+        [1, 2, 3].into_iter().for_each(|number| queue.push(event(number)));
         let some = queue.take_some(1);
         assert_eq!(numbers(&some), [1]);
         queue.give_back(some);

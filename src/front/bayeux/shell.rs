@@ -91,9 +91,17 @@ impl Shell {
         tell_load: watch::Sender<Load>,
     ) -> Result<Self, StoreError> {
         let (journal, legacy) = Journal::open(store, inbox.clone())?;
-        let Legacy { epoch, events, sessions } = legacy;
+        let Legacy {
+            epoch,
+            events,
+            dropped,
+            sessions,
+        } = legacy;
         let mut hub = Hub::new(config, epoch);
         let now = clock::now();
+        for (user, number) in dropped {
+            hub.restore_dropped(&user, number);
+        }
         for (user, number, bytes) in events {
             hub.restore_event(&user, number, bytes);
         }

@@ -46,7 +46,8 @@ impl Hub {
     pub fn handle_sent(&mut self, socket: SocketNo, now: Now) {
         let Some(state) = self.sockets.get_mut(&socket) else { return };
         state.busy = false;
-        self.arrive_all(socket, false, now);
+        let here = state.session;
+        self.arrive_all(socket, here, false, now);
         self.pump(socket);
     }
 
@@ -59,13 +60,12 @@ impl Hub {
         if let Some(no) = state.session {
             self.change(no, |session| session.socket = None);
         }
-        self.arrive_all(socket, true, now);
+        self.arrive_all(socket, state.session, true, now);
     }
 
     /// The session that is on the socket, and one that has moved on while a frame of its was under way here.
-    fn arrive_all(&mut self, socket: SocketNo, cut: bool, now: Now) {
+    fn arrive_all(&mut self, socket: SocketNo, here: Option<SessionNo>, cut: bool, now: Now) {
         let by = Reach::Socket(socket);
-        let here = self.sockets.get(&socket).and_then(|socket| socket.session);
         let waiting = self.in_flight.remove(&socket);
         let sessions: BTreeSet<SessionNo> = here.into_iter().chain(waiting).collect();
         for no in sessions {
