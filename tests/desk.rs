@@ -6,16 +6,24 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use undertone::audit::Audit;
 use undertone::contract::{Line, Placed};
-use undertone::gateway::desk::Desk;
+use undertone::gateway::desk::{Desk, Told};
 use undertone::gateway::{Config, DeviceEntry, Directory, Group, User};
 use undertone::store::{self, Store};
 use undertone::words::{
     Activity, AdmissionAsked, AgentState, Answer, Asked, Capabilities, Command, DeviceFact, DeviceKind, Fact, Feature, Mode, MonitorFact,
-    MonitorState, NoticeBody, Query, Reason, Refusal, Request, Role, Scope, TargetRef, Timestamp, UserId,
+    MonitorState, Notice, NoticeBody, Query, Reason, Refusal, Request, Role, Scope, TargetRef, Timestamp,
 };
+
+async fn next_notice(notices: &mut broadcast::Receiver<Arc<Told>>) -> Notice {
+    let told = tokio::time::timeout(PATIENCE, notices.recv()).await;
+    match &*told.expect("in time").expect("a notice") {
+        Told::Notice(notice) => notice.clone(),
+        other => panic!("{other:?}"),
+    }
+}
 
 fn directory() -> Directory {
     let user = |id: &str, role| User {
@@ -182,16 +190,16 @@ async fn a_coach_request_becomes_an_audit_line_a_command_and_a_notice() {
     assert_eq!(events(&audit), ["allowed"], "on disk before it was answered");
 
     backend.reports(Fact::Monitor(monitor(MonitorState::Armed))).await;
-    let notice = tokio::time::timeout(PATIENCE, notices.recv())
-        .await
-        .expect("in time")
-        .expect("a notice");
+    let notice = next_notice(&mut notices).await;
     assert_eq!(notice.user.as_str(), "meg");
     let NoticeBody::DeviceStateChange(devices) = &notice.body else {
         panic!("{notice:?}")
     };
     assert!(devices[0].monitoring.is_some());
-    assert_eq!(desk.states(&UserId::from("meg")).await, [(*notice).clone()]);
+    desk.tell_state("meg".into(), 7).await;
+    let told = notices.recv().await.expect("what was asked for");
+    let Told::State { asked: 7, notices: states } = &*told else { panic!("{told:?}") };
+    assert!(states.contains(&notice), "{states:?}");
 
     backend.reports(admission()).await;
     let command = backend.accepts().await;
@@ -271,10 +279,7 @@ async fn a_join_that_a_crash_cut_short_is_closed_in_the_audit_of_the_next_start(
         since: Timestamp(1_000),
     };
     backend.reports(Fact::Monitor(monitor(state))).await;
-    tokio::time::timeout(PATIENCE, notices.recv())
-        .await
-        .expect("in time")
-        .expect("it is known");
+    next_notice(&mut notices).await;
     let kept = async {
         while !store.load("hearing").expect("readable").contains_key("meg-phone") {
             tokio::task::yield_now().await;
@@ -324,7 +329,7 @@ async fn when_the_disk_fills_up_while_somebody_listens_he_is_stopped_and_told() 
     assert_eq!(command, Command::StopMonitoring { supervisor });
     let told = async {
         loop {
-            if let NoticeBody::Error { refusal, .. } = &notices.recv().await.expect("a notice").body {
+            if let NoticeBody::Error { refusal, .. } = next_notice(&mut notices).await.body {
                 return refusal.reason;
             }
         }

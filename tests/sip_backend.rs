@@ -1,6 +1,6 @@
 //! The SIP backend with software phones on real sockets: who hears whom, what callers are told, what survives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -589,8 +589,8 @@ struct Full {
 }
 
 impl store::Keeper for Full {
-    fn load(&self, table: &str) -> Result<BTreeMap<String, Vec<u8>>, store::StoreError> {
-        self.inner.load(table)
+    fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), store::StoreError> {
+        self.inner.scan(table, from, to, visit)
     }
 
     fn write(&self, changes: &[store::Change]) -> Result<(), store::StoreError> {

@@ -1,6 +1,8 @@
 //! What several tests share.
 
+pub(crate) mod cable;
 pub(crate) mod front;
 pub(crate) mod house;
+pub(crate) mod line;
 pub(crate) mod process;
 pub(crate) mod talk;

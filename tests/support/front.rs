@@ -7,13 +7,15 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use undertone::audit::Audit;
 use undertone::front::auth::{self, Auth};
 use undertone::front::bayeux::http::Bayeux;
-use undertone::front::{self, bayeux, http};
+use undertone::front::{self, bayeux, door, http};
 use undertone::gateway::desk::Desk;
 use undertone::gateway::{self, DeviceEntry, Directory, Group, User, VoiceEnvironment};
-use undertone::store;
+use undertone::store::{self, Store};
 use undertone::telephony::connect;
 use undertone::telephony::simulated::{self, Simulated, Telephone};
 use undertone::words::{Feature, GroupId, Role, UserId};
@@ -45,6 +47,10 @@ pub(crate) struct Wishes {
     pub(crate) bayeux: bayeux::Config,
     /// The login.
     pub(crate) auth: auth::Config,
+    /// Where the house keeps what must survive it; left out: nowhere.
+    pub(crate) store: Option<Store>,
+    /// Agents `crowd0`, `crowd1`, … with devices of the same names.
+    pub(crate) crowd: usize,
 }
 
 /// A house that can be spoken to.
@@ -59,6 +65,8 @@ pub(crate) struct House {
     pub(crate) bayeux: Bayeux,
     client: Client,
     folder: TempDir,
+    stop: watch::Sender<bool>,
+    door: JoinHandle<()>,
 }
 
 impl House {
@@ -71,29 +79,37 @@ impl House {
             (OTTO_PHONE, "5006"),
             (KIM_PHONE, "5007"),
         ];
+        let crowd = (0..wishes.crowd).map(|number| Telephone::new(&format!("crowd{number}"), &format!("9{number:05}")));
+        let telephones = telephones.map(|(id, number)| Telephone::new(id, number));
         let (server, phones) = simulated::start(simulated::Config {
-            devices: telephones.map(|(id, number)| Telephone::new(id, number)).to_vec(),
+            devices: telephones.into_iter().chain(crowd).collect(),
             ..simulated::Config::default()
         });
         let folder = tempfile::tempdir().expect("a folder");
         let audit = Audit::open(&folder.path().join("audit.jsonl")).expect("an audit file");
         let line = connect::line(connect::in_process(server));
-        let desk = Desk::start(gateway::Config::default(), directory(), line, audit, store::in_memory()).expect("a desk");
+        let desk = Desk::start(gateway::Config::default(), directory(wishes.crowd), line, audit, store::in_memory()).expect("a desk");
         let mut ready = desk.readiness();
         tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready))
             .await
             .expect("in time")
             .expect("a gateway");
 
-        let accounts = ["meg", "bob", "eve", "otto", "kim"].map(|user| (UserId::from(user), password_hash().to_owned()));
-        let auth = Auth::new(wishes.auth, BTreeMap::from(accounts)).expect("password hashes");
+        let accounts = desk.directory().users.keys().map(|user| (user.clone(), password_hash().to_owned()));
+        let auth = Auth::new(wishes.auth, accounts.collect()).expect("password hashes");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let bayeux = Bayeux::start(&wishes.front, wishes.bayeux, desk.clone());
+        let kept = wishes.store.unwrap_or_else(store::in_memory);
+        let bayeux = Bayeux::start(&wishes.front, wishes.bayeux, desk.clone(), kept).expect("an event channel");
         let router = http::router(&wishes.front, auth, desk.clone(), bayeux.clone());
         let address = listener.local_addr().expect("an address");
-        let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        tokio::spawn(async move { axum::serve(listener, service).await });
+        let (stop, mut stopped) = watch::channel(false);
+        let stopping = async move {
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        };
+        let door = tokio::spawn(door::serve(listener, router, stopping));
         Self {
+            stop,
+            door,
             address,
             phones,
             desk,
@@ -101,6 +117,14 @@ impl House {
             client: Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client"),
             folder,
         }
+    }
+
+    /// Goes down as the product does: says so to every client, writes everything, closes the door.
+    pub(crate) async fn close(self) {
+        self.bayeux.drain().await;
+        self.stop.send_replace(true);
+        drop(self.bayeux);
+        tokio::time::timeout(PATIENCE, self.door).await.expect("in time").expect("a door");
     }
 
     /// The lines of the audit.
@@ -159,7 +183,7 @@ fn password_hash() -> &'static str {
     HASH.get_or_init(|| auth::hash_password_cheaply(PASSWORD).expect("a hash"))
 }
 
-fn directory() -> Directory {
+fn directory(crowd: usize) -> Directory {
     let user = |id: &str, role, device: &str| User {
         id: id.into(),
         display_name: id.to_uppercase(),
@@ -167,6 +191,7 @@ fn directory() -> Directory {
         features: BTreeSet::from([Feature::Voice, Feature::SupervisorMonitoring]),
         devices: vec![device.into()],
     };
+    let crowd: Vec<String> = (0..crowd).map(|number| format!("crowd{number}")).collect();
     let users = [
         user("meg", Role::Supervisor, MEG_PHONE),
         user("kim", Role::Supervisor, KIM_PHONE),
@@ -174,6 +199,7 @@ fn directory() -> Directory {
         user("eve", Role::Agent, EVE_PHONE),
         user("otto", Role::Supervisor, OTTO_PHONE),
     ];
+    let users = users.into_iter().chain(crowd.iter().map(|name| user(name, Role::Agent, name)));
     let device = |id: &str, number: &str| DeviceEntry {
         id: id.into(),
         number: number.into(),
@@ -186,6 +212,8 @@ fn directory() -> Directory {
         device(EVE_PHONE, "5002"),
         device(OTTO_PHONE, "5006"),
     ];
+    let crowd = crowd.iter().enumerate();
+    let devices = devices.into_iter().chain(crowd.map(|(number, name)| device(name, &format!("9{number:05}"))));
     let group = |id: &str, agents: &[&str], supervisors: &[&str]| Group {
         id: GroupId::from(id),
         agents: agents.iter().map(|user| UserId::from(*user)).collect(),
@@ -198,8 +226,8 @@ fn directory() -> Directory {
         name: "House".to_owned(),
     };
     Directory {
-        users: users.into_iter().map(|user| (user.id.clone(), user)).collect(),
-        devices: devices.into_iter().map(|device| (device.id.clone(), device)).collect(),
+        users: users.map(|user| (user.id.clone(), user)).collect(),
+        devices: devices.map(|device| (device.id.clone(), device)).collect(),
         groups: groups.into_iter().map(|group| (group.id.clone(), group)).collect(),
         voice_environments: BTreeMap::from([(environment.id.clone(), environment)]),
     }

@@ -1,0 +1,365 @@
+//! The other ways in: forms, callback-polling, HTTP/2; several tabs, acknowledgements, clocks, limits, and the end.
+
+use super::{Desktop, ENDPOINT, data, handshake, is_event, open, open_with, reply, say, send};
+use crate::support::front::{House, PASSWORD, PATIENCE, Wishes};
+use crate::support::line::{By, Line};
+use reqwest::{StatusCode, header};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use undertone::front;
+use undertone::front::bayeux::Config;
+
+fn encoded(text: &str) -> String {
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+#[tokio::test]
+async fn forms_carry_messages_once_or_several_times() {
+    let house = open().await;
+    let form = async |body: String| {
+        let request = house
+            .posting(ENDPOINT)
+            .basic_auth("meg", Some(PASSWORD))
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded; charset=UTF-8")
+            .body(body);
+        request.send().await.expect("an answer")
+    };
+    let shaken: Value = form(format!("message={}", encoded(&json!([handshake()]).to_string())))
+        .await
+        .json()
+        .await
+        .expect("JSON");
+    let id = shaken[0]["clientId"].as_str().expect("an id");
+    let one = encoded(&json!({"channel": "/meta/subscribe", "clientId": id, "subscription": "/x/a", "id": "1"}).to_string());
+    let two = encoded(&json!([{"channel": "/x/a", "clientId": id, "data": "ü+ &=%", "id": "2"}]).to_string());
+    let both: Value = form(format!("message={one}&other=x&message={two}")).await.json().await.expect("JSON");
+    assert_eq!((&both[0]["id"], &both[1]["id"]), (&json!("1"), &json!("2")));
+    let desktop = Desktop {
+        house: &house,
+        user: "meg",
+        id: id.to_owned(),
+    };
+    assert_eq!(data(&desktop.connect().await), [json!("ü+ &=%")]);
+    for body in ["", "message=", "message=%7B", "message=[]", "jsonp=x"] {
+        assert_eq!(form(body.to_owned()).await.status(), StatusCode::BAD_REQUEST, "{body}");
+    }
+}
+
+async fn with_callbacks() -> House {
+    open_with(Config {
+        callback_polling: true,
+        ..Config::default()
+    })
+    .await
+}
+
+fn callback_url(name: &str, messages: &Value) -> String {
+    format!("{ENDPOINT}?jsonp={}&message={}", encoded(name), encoded(&messages.to_string()))
+}
+
+#[tokio::test]
+async fn c36_a_callback_is_called_with_the_answer() {
+    let house = with_callbacks().await;
+    let call = async |messages: Value| {
+        let request = house.getting(&callback_url("cb", &messages)).basic_auth("meg", Some(PASSWORD));
+        let response = request.send().await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::OK);
+        let headers = response.headers().clone();
+        assert!(headers[header::CONTENT_TYPE].to_str().expect("text").starts_with("text/javascript"));
+        assert_eq!(headers[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+        assert_eq!(headers[header::CONTENT_DISPOSITION], "attachment; filename=f.txt");
+        let script = response.text().await.expect("a script");
+        let json = script.strip_prefix("/**/cb(").and_then(|rest| rest.strip_suffix(");")).expect("a call");
+        serde_json::from_str::<Vec<Value>>(json).expect("an array")
+    };
+    let shaken = call(json!([{"channel": "/meta/handshake", "supportedConnectionTypes": ["callback-polling"]}])).await;
+    assert_eq!(shaken[0]["supportedConnectionTypes"], json!(["websocket", "long-polling", "callback-polling"]));
+    let id = shaken[0]["clientId"].clone();
+    let connect = json!([{"channel": "/meta/connect", "clientId": id, "connectionType": "callback-polling"}]);
+    call(connect.clone()).await;
+    call(json!([{"channel": "/meta/subscribe", "clientId": id, "subscription": "/x/a"}])).await;
+    Desktop::new(&house, "bob").await.publish("/x/a", json!("a\u{2028}b")).await;
+    assert_eq!(data(&call(connect).await), [json!("a\u{2028}b")]);
+}
+
+#[tokio::test]
+async fn d13_a_callback_is_a_plain_name_and_never_answers_a_cookie_and_is_off_unless_wanted() {
+    let house = with_callbacks().await;
+    let status = async |url: String| {
+        let request = house.getting(&url).basic_auth("meg", Some(PASSWORD));
+        request.send().await.expect("an answer").status()
+    };
+    let shake = json!([handshake()]);
+    for name in ["alert(1)//", "a\r\nb", "", "a b", "ä", &"a".repeat(65)] {
+        assert_eq!(status(callback_url(name, &shake)).await, StatusCode::BAD_REQUEST, "{name:?}");
+    }
+    let long = callback_url(&"a".repeat(10_240), &shake);
+    assert!(status(long).await.is_client_error());
+    assert_eq!(status(callback_url(&"a".repeat(64), &shake)).await, StatusCode::OK);
+    assert_eq!(status(callback_url("a.b_c-D1", &shake)).await, StatusCode::OK);
+
+    let browser = house.browser();
+    let login = browser.get(house.url("/api/v2/me")).basic_auth("meg", Some(PASSWORD));
+    assert_eq!(login.send().await.expect("an answer").status(), StatusCode::OK);
+    let by_cookie = browser.get(house.url(&callback_url("cb", &shake))).send().await.expect("an answer");
+    assert_eq!(by_cookie.status(), StatusCode::FORBIDDEN);
+
+    let house = open().await;
+    let off = house.getting(&callback_url("cb", &shake)).basic_auth("meg", Some(PASSWORD));
+    assert_eq!(off.send().await.expect("an answer").status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn http_2_carries_as_many_held_connects_as_there_are_tabs() {
+    let house = open().await;
+    let browser = reqwest::Client::builder()
+        .no_proxy()
+        .http2_prior_knowledge()
+        .cookie_store(true)
+        .timeout(PATIENCE)
+        .build()
+        .expect("a client");
+    let say = async |messages: Value| {
+        let request = browser.post(house.url(ENDPOINT)).basic_auth("meg", Some(PASSWORD)).json(&messages);
+        let response = request.send().await.expect("an answer");
+        assert_eq!(response.version(), reqwest::Version::HTTP_2);
+        response.json::<Vec<Value>>().await.expect("an array")
+    };
+    let mut load = house.bayeux.load();
+    let mut tabs = JoinSet::new();
+    for count in 1..=3 {
+        let id = say(json!([handshake()])).await[0]["clientId"].clone();
+        let connect = json!([{"channel": "/meta/connect", "clientId": id, "connectionType": "long-polling"}]);
+        say(connect.clone()).await;
+        say(json!([{"channel": "/meta/subscribe", "clientId": id, "subscription": "/x/a"}])).await;
+        let request = browser.post(house.url(ENDPOINT)).basic_auth("meg", Some(PASSWORD)).json(&connect);
+        tabs.spawn(async move { request.send().await.expect("an answer").json::<Vec<Value>>().await.expect("an array") });
+        let held = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.held == count)).await;
+        drop(held.expect("held in time").expect("a hub"));
+    }
+    Desktop::new(&house, "bob").await.publish("/x/a", json!(1)).await;
+    while let Some(answer) = tabs.join_next().await {
+        assert_eq!(data(&answer.expect("an answer")), [json!(1)]);
+    }
+}
+
+#[tokio::test]
+async fn c37_a_second_tab_polls_until_the_first_makes_room() {
+    let house = open().await;
+    let browser = house.browser();
+    let sending = |messages: Value| browser.post(house.url(ENDPOINT)).basic_auth("meg", Some(PASSWORD)).json(&messages);
+    let connect = |id: &Value| json!([{"channel": "/meta/connect", "clientId": id, "connectionType": "long-polling"}]);
+    let mut tabs = Vec::new();
+    for _ in 0..2 {
+        let id = send(sending(json!([handshake()]))).await[0]["clientId"].clone();
+        send(sending(connect(&id))).await;
+        tabs.push(id);
+    }
+    let mut load = house.bayeux.load();
+    let first = tokio::spawn(send(sending(connect(&tabs[0]))));
+    let held = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.held == 1)).await;
+    drop(held.expect("in time").expect("a hub"));
+    let second = send(sending(connect(&tabs[1]))).await;
+    assert_eq!(second[0]["successful"], true);
+    let advice = &second[0]["advice"];
+    assert_eq!((&advice["multiple-clients"], &advice["reconnect"]), (&json!(true), &json!("retry")));
+    assert!(advice["interval"].as_u64() > Some(0));
+    send(sending(json!([{"channel": "/meta/disconnect", "clientId": tabs[0]}]))).await;
+    first.await.expect("an answer");
+    let second = tokio::spawn(send(sending(connect(&tabs[1]))));
+    let held = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.held == 1)).await;
+    drop(held.expect("the place is free").expect("a hub"));
+    second.abort();
+}
+
+#[tokio::test]
+async fn c40_to_c42_events_come_with_numbered_connect_replies_until_they_are_acknowledged() {
+    let house = open().await;
+    for ack in [json!(true), json!({"enabled": true})] {
+        let mut shake = handshake();
+        shake["ext"] = json!({"ack": ack});
+        let shaken = say(&house, "meg", &json!([shake])).await;
+        assert_eq!(shaken[0]["ext"]["ack"], true);
+        let desktop = Desktop {
+            house: &house,
+            user: "meg",
+            id: shaken[0]["clientId"].as_str().expect("an id").to_owned(),
+        };
+        let connect = async |ack: i64| {
+            desktop
+                .say(
+                    "/meta/connect",
+                    json!({"connectionType": "long-polling", "ext": {"ack": ack}, "advice": {"timeout": 0}}),
+                )
+                .await
+        };
+        let batch = |answer: &[Value]| reply(answer)["ext"]["ack"].as_i64().expect("a number");
+        let first = batch(&connect(-1).await);
+        let second = batch(&connect(first).await);
+        assert!(second > first);
+        assert_eq!(desktop.subscribe(&json!("/x/a")).await["successful"], true);
+        let published = desktop.say("/x/a", json!({"data": 1})).await;
+        assert_eq!(published.iter().filter(|message| is_event(message)).count(), 0, "C41");
+        let came = connect(second).await;
+        assert_eq!(data(&came), [json!(1)]);
+        let again = connect(second).await;
+        assert_eq!(data(&again), [json!(1)], "the answer was lost");
+        assert!(batch(&again) > batch(&came));
+        assert_eq!(data(&connect(batch(&again)).await), Vec::<Value>::new());
+        desktop.say("/meta/disconnect", json!({})).await;
+    }
+}
+
+#[tokio::test]
+async fn g10_the_clock_is_answered() {
+    let house = open().await;
+    let mut shake = handshake();
+    shake["ext"] = json!({"timesync": {"tc": 1_700_000_000_000_u64, "l": 0, "o": 0}});
+    let sync = say(&house, "meg", &json!([shake])).await[0]["ext"]["timesync"].clone();
+    assert_eq!(sync["tc"], 1_700_000_000_000_u64);
+    let (ts, a) = (sync["ts"].as_i64().expect("a number"), sync["a"].as_i64().expect("a number"));
+    assert_eq!(a, 1_700_000_000_000 - ts);
+    assert!(ts > 1_700_000_000_000 && sync["p"].as_i64() >= Some(0), "{sync}");
+}
+
+#[tokio::test]
+async fn g06_a_preflight_is_answered_on_the_whole_subtree_for_allowed_origins_only() {
+    let house = House::open(Wishes {
+        front: front::Config {
+            cors_origins: vec!["https://desk.example".to_owned()],
+            ..front::Config::default()
+        },
+        ..Wishes::default()
+    })
+    .await;
+    for path in ["", "/", "/handshake", "/connect"] {
+        let ask = async |origin: &str| {
+            reqwest::Client::builder()
+                .no_proxy()
+                .build()
+                .expect("a client")
+                .request(reqwest::Method::OPTIONS, house.url(&format!("{ENDPOINT}{path}")))
+                .header(header::ORIGIN, origin)
+                .header(header::ACCESS_CONTROL_REQUEST_METHOD, "POST")
+                .header(header::ACCESS_CONTROL_REQUEST_HEADERS, "content-type")
+                .send()
+                .await
+                .expect("an answer")
+        };
+        let allowed = ask("https://desk.example").await;
+        assert!(allowed.status().is_success(), "{path}");
+        let value = |name: header::HeaderName| allowed.headers()[name].to_str().expect("text").to_ascii_lowercase();
+        assert_eq!(value(header::ACCESS_CONTROL_ALLOW_ORIGIN), "https://desk.example");
+        assert_eq!(value(header::ACCESS_CONTROL_ALLOW_CREDENTIALS), "true");
+        assert!(value(header::ACCESS_CONTROL_ALLOW_METHODS).contains("post"));
+        assert!(value(header::ACCESS_CONTROL_ALLOW_HEADERS).contains("content-type"));
+        assert!(value(header::VARY).contains("origin"));
+        let foreign = ask("https://evil").await;
+        assert!(!foreign.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN), "{path}");
+        assert!(!foreign.headers().contains_key(header::ACCESS_CONTROL_ALLOW_CREDENTIALS), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g09_going_down_answers_a_thousand_held_polls_and_spreads_their_return() {
+    const POLLS: usize = 1_000;
+    let house = open_with(Config {
+        max_sessions_per_user: POLLS,
+        handshakes_per_user: 1_000,
+        ..Config::default()
+    })
+    .await;
+    let mut polls = JoinSet::new();
+    let mut load = house.bayeux.load();
+    for _ in 0..POLLS {
+        let mut line = Line::open(house.address, By::Poll, "meg").await;
+        line.send(&json!([handshake()])).await;
+        let id = line.receive().await.expect("open")[0]["clientId"].clone();
+        let connect = json!([{"channel": "/meta/connect", "clientId": id, "connectionType": "long-polling"}]);
+        line.send(&connect).await;
+        line.receive().await.expect("open");
+        line.send(&connect).await;
+        polls.spawn(async move { line.receive().await });
+    }
+    let held = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.held == POLLS)).await;
+    drop(held.expect("in time").expect("a hub"));
+    house.close().await;
+    let mut intervals = Vec::new();
+    while let Some(answer) = polls.join_next().await {
+        let answer = answer.expect("a task").expect("200, and no connection was reset");
+        let advice = &answer[0]["advice"];
+        assert_eq!((&answer[0]["successful"], &advice["reconnect"]), (&json!(true), &json!("retry")));
+        intervals.push(advice["interval"].as_u64().expect("milliseconds"));
+    }
+    intervals.sort_unstable();
+    let window = 5_000;
+    assert!(intervals.iter().all(|interval| (1_000..1_000 + window).contains(interval)));
+    for tenth in 0..10 {
+        let from = 1_000 + tenth * window / 10;
+        let count = intervals.iter().filter(|interval| (from..from + window / 10).contains(interval)).count();
+        assert!((POLLS / 20..POLLS / 5).contains(&count), "{count} of {POLLS} come back {from} ms later");
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_said_and_ends_nobody_elses_session() {
+    let house = open_with(Config {
+        max_subscriptions: 2,
+        handshakes_per_user: 1,
+        max_sessions_per_address: 12,
+        ..Config::default()
+    })
+    .await;
+    let bystander = Desktop::on(&house, "kim", "/x/a").await;
+    let desktop = Desktop::on(&house, "meg", "/x/a").await;
+    assert_eq!(desktop.subscribe(&json!("/x/b")).await["successful"], true);
+    assert_eq!(desktop.subscribe(&json!("/x/c")).await["error"], "403::too_many_subscriptions");
+    assert_eq!(desktop.subscribe(&json!("/x/a")).await["successful"], true, "it has that one");
+    let mut answers = Vec::new();
+    for _ in 0..10 {
+        answers.push(say(&house, "meg", &json!([handshake()])).await.remove(0));
+    }
+    let refused: Vec<&Value> = answers.iter().filter(|answer| answer["successful"] == false).collect();
+    assert!(!refused.is_empty());
+    for answer in refused {
+        assert_eq!((&answer["error"], &answer["advice"]["reconnect"]), (&json!("429::too_many_handshakes"), &json!("handshake")));
+        assert!(answer["advice"]["interval"].as_u64() >= Some(1000), "{answer}");
+    }
+    let mut full = json!(null);
+    for user in ["bob", "eve", "otto"] {
+        for _ in 0..3 {
+            full = say(&house, user, &json!([handshake()])).await.remove(0);
+        }
+    }
+    assert_eq!(full["error"], "403::too_many_sessions");
+    assert_eq!(bystander.publish("/x/a", json!(1)).await["successful"], true);
+    assert_eq!(data(&bystander.connect().await), [json!(1)]);
+    assert_eq!(data(&desktop.connect().await), [json!(1)]);
+}
+
+#[tokio::test]
+async fn the_cookie_says_what_the_configuration_says() {
+    let house = House::open(Wishes {
+        front: front::Config {
+            public_url: "https://desk.example".to_owned(),
+            ..front::Config::default()
+        },
+        bayeux: Config {
+            same_site: front::bayeux::SameSite::None,
+            partitioned: true,
+            ..Config::default()
+        },
+        ..Wishes::default()
+    })
+    .await;
+    let request = house.posting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).json(&json!([handshake()]));
+    let response = request.send().await.expect("an answer");
+    let cookies = response.headers().get_all(header::SET_COOKIE).iter();
+    let cookie = cookies.filter_map(|line| line.to_str().ok()).find(|line| line.starts_with("BAYEUX_BROWSER="));
+    let cookie = cookie.expect("a cookie");
+    for attribute in ["; Path=/", "; HttpOnly", "; SameSite=None", "; Secure", "; Partitioned"] {
+        assert!(cookie.contains(attribute), "{cookie}");
+    }
+    assert_eq!(response.headers()["x-accel-buffering"], "no");
+    assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+}
