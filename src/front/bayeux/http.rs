@@ -236,7 +236,6 @@ async fn exchange(
     let mut new_cookie = None;
     if opens && peer.browser.is_none() {
         new_cookie = bayeux.browser_cookie(&new_browser);
-        peer.browser = Some(new_browser);
     }
     // Each request proves it anew.
     peer.login_until = peer.login_until.filter(|_| !peer.proven);
@@ -253,6 +252,7 @@ async fn exchange(
     let post = Post {
         no,
         from: peer,
+        new_browser: Some(new_browser),
         via,
         fresh: ClientId(random_hex().into()),
         messages,
@@ -276,16 +276,12 @@ async fn websocket(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Res
         return Err(Refused::new(Reason::NotPermitted, "This origin is not allowed."));
     }
     let Visit {
-        mut peer,
+        peer,
         new_browser,
         wire,
         ..
     } = visit;
-    let mut new_cookie = None;
-    if peer.browser.is_none() {
-        new_cookie = bayeux.browser_cookie(&new_browser);
-        peer.browser = Some(new_browser);
-    }
+    let new_cookie = peer.browser.is_none().then(|| bayeux.browser_cookie(&new_browser)).flatten();
     let (mut parts, _) = request.into_parts();
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
         Ok(upgrade) => upgrade,
@@ -299,7 +295,7 @@ async fn websocket(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Res
         .max_write_buffer_size(usize::MAX)
         .max_message_size(limit)
         .max_frame_size(limit);
-    let mut response = upgrade.on_upgrade(move |socket| socket::serve(socket, no, peer, bayeux, wire));
+    let mut response = upgrade.on_upgrade(move |socket| socket::serve(socket, no, (peer, new_browser), bayeux, wire));
     if let Some(cookie) = new_cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }

@@ -94,6 +94,8 @@ pub struct Post {
     pub no: PostNo,
     /// From whom.
     pub from: Peer,
+    /// The browser's name from now on, where it brought none: sent to it as its cookie.
+    pub new_browser: Option<Arc<str>>,
     /// By which way.
     pub via: Via,
     /// The id of the session it may open; never used before. Chance is the shell's.
@@ -474,7 +476,8 @@ impl Hub {
     pub fn handle_post(&mut self, post: Post, now: Now) {
         let Post {
             no,
-            from,
+            mut from,
+            new_browser,
             via,
             fresh,
             messages,
@@ -487,6 +490,7 @@ impl Hub {
             Via::Http { .. } | Via::Callback => Reach::Post(no),
         };
         if let Some(handshake) = messages.iter().position(|message| matches!(message.kind, Kind::Handshake { .. })) {
+            from.browser = from.browser.or(new_browser);
             // The text: other messages in the same request MUST be ignored.
             let reply = messages
                 .into_iter()
@@ -1059,20 +1063,20 @@ impl Hub {
         if from.user != owner.user {
             return Err(Why::OtherUser);
         }
+        let on_socket = match reach {
+            Reach::Socket(socket) => self.sockets.get(&socket).and_then(|socket| socket.session),
+            Reach::Post(_) => None,
+        };
+        match on_socket {
+            Some(one) if one == no => return Ok(no),
+            Some(_) => return Err(Why::OtherSocket),
+            None => {}
+        }
         match (&from.browser, &owner.browser) {
             (Some(mine), Some(owners)) if mine != owners => return Err(Why::OtherBrowser),
             // A client without cookies proves each time who it is.
             (None, _) if !(from.proven && owner.user.is_some()) => return Err(Why::NoBrowser),
             (Some(_) | None, _) => {}
-        }
-        if let Reach::Socket(socket) = reach
-            && self
-                .sockets
-                .get(&socket)
-                .and_then(|socket| socket.session)
-                .is_some_and(|other| other != no)
-        {
-            return Err(Why::OtherSocket);
         }
         Ok(no)
     }

@@ -165,6 +165,7 @@ impl House {
         let post = Post {
             no,
             from,
+            new_browser: None,
             via,
             fresh: ClientId(format!("client{}", no.0).into()),
             messages: message::parse(messages.to_string().as_bytes(), 64).expect("messages"),
@@ -672,6 +673,7 @@ fn an_answer_nobody_knows_of_is_waited_for_and_its_events_are_neither_lost_nor_d
     let post = Post {
         no: PostNo(1_000),
         from: peer("anna"),
+        new_browser: None,
         via: Via::Http { multiplexed: false },
         fresh: ClientId("x".into()),
         messages: message::parse(connect(&client).to_string().as_bytes(), 1).expect("a connect"),
