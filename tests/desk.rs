@@ -198,7 +198,9 @@ async fn a_coach_request_becomes_an_audit_line_a_command_and_a_notice() {
     assert!(devices[0].monitoring.is_some());
     desk.tell_state("meg".into(), 7).await;
     let told = notices.recv().await.expect("what was asked for");
-    let Told::State { asked: 7, notices: states } = &*told else { panic!("{told:?}") };
+    let Told::State { asked: 7, notices: states } = &*told else {
+        panic!("{told:?}")
+    };
     assert!(states.contains(&notice), "{states:?}");
 
     backend.reports(admission()).await;

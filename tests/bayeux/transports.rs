@@ -32,7 +32,11 @@ async fn forms_carry_messages_once_or_several_times() {
     let id = shaken[0]["clientId"].as_str().expect("an id");
     let one = encoded(&json!({"channel": "/meta/subscribe", "clientId": id, "subscription": "/x/a", "id": "1"}).to_string());
     let two = encoded(&json!([{"channel": "/x/a", "clientId": id, "data": "ü+ &=%", "id": "2"}]).to_string());
-    let both: Value = form(format!("message={one}&other=x&message={two}")).await.json().await.expect("JSON");
+    let both: Value = form(format!("message={one}&other=x&message={two}"))
+        .await
+        .json()
+        .await
+        .expect("JSON");
     assert_eq!((&both[0]["id"], &both[1]["id"]), (&json!("1"), &json!("2")));
     let desktop = Desktop {
         house: &house,
@@ -69,11 +73,17 @@ async fn c36_a_callback_is_called_with_the_answer() {
         assert_eq!(headers[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
         assert_eq!(headers[header::CONTENT_DISPOSITION], "attachment; filename=f.txt");
         let script = response.text().await.expect("a script");
-        let json = script.strip_prefix("/**/cb(").and_then(|rest| rest.strip_suffix(");")).expect("a call");
+        let json = script
+            .strip_prefix("/**/cb(")
+            .and_then(|rest| rest.strip_suffix(");"))
+            .expect("a call");
         serde_json::from_str::<Vec<Value>>(json).expect("an array")
     };
     let shaken = call(json!([{"channel": "/meta/handshake", "supportedConnectionTypes": ["callback-polling"]}])).await;
-    assert_eq!(shaken[0]["supportedConnectionTypes"], json!(["websocket", "long-polling", "callback-polling"]));
+    assert_eq!(
+        shaken[0]["supportedConnectionTypes"],
+        json!(["websocket", "long-polling", "callback-polling"])
+    );
     let id = shaken[0]["clientId"].clone();
     let connect = json!([{"channel": "/meta/connect", "clientId": id, "connectionType": "callback-polling"}]);
     call(connect.clone()).await;
@@ -133,7 +143,15 @@ async fn http_2_carries_as_many_held_connects_as_there_are_tabs() {
         say(connect.clone()).await;
         say(json!([{"channel": "/meta/subscribe", "clientId": id, "subscription": "/x/a"}])).await;
         let request = browser.post(house.url(ENDPOINT)).basic_auth("meg", Some(PASSWORD)).json(&connect);
-        tabs.spawn(async move { request.send().await.expect("an answer").json::<Vec<Value>>().await.expect("an array") });
+        tabs.spawn(async move {
+            request
+                .send()
+                .await
+                .expect("an answer")
+                .json::<Vec<Value>>()
+                .await
+                .expect("an array")
+        });
         let held = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.held == count)).await;
         drop(held.expect("held in time").expect("a hub"));
     }
@@ -296,8 +314,14 @@ async fn g09_going_down_answers_a_thousand_held_polls_and_spreads_their_return()
     assert!(intervals.iter().all(|interval| (1_000..1_000 + window).contains(interval)));
     for tenth in 0..10 {
         let from = 1_000 + tenth * window / 10;
-        let count = intervals.iter().filter(|interval| (from..from + window / 10).contains(interval)).count();
-        assert!((POLLS / 20..POLLS / 5).contains(&count), "{count} of {POLLS} come back {from} ms later");
+        let count = intervals
+            .iter()
+            .filter(|interval| (from..from + window / 10).contains(interval))
+            .count();
+        assert!(
+            (POLLS / 20..POLLS / 5).contains(&count),
+            "{count} of {POLLS} come back {from} ms later"
+        );
     }
 }
 
@@ -322,7 +346,10 @@ async fn what_is_too_much_is_said_and_ends_nobody_elses_session() {
     let refused: Vec<&Value> = answers.iter().filter(|answer| answer["successful"] == false).collect();
     assert!(!refused.is_empty());
     for answer in refused {
-        assert_eq!((&answer["error"], &answer["advice"]["reconnect"]), (&json!("429::too_many_handshakes"), &json!("handshake")));
+        assert_eq!(
+            (&answer["error"], &answer["advice"]["reconnect"]),
+            (&json!("429::too_many_handshakes"), &json!("handshake"))
+        );
         assert!(answer["advice"]["interval"].as_u64() >= Some(1000), "{answer}");
     }
     let mut full = json!(null);
@@ -352,10 +379,15 @@ async fn the_cookie_says_what_the_configuration_says() {
         ..Wishes::default()
     })
     .await;
-    let request = house.posting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).json(&json!([handshake()]));
+    let request = house
+        .posting(ENDPOINT)
+        .basic_auth("meg", Some(PASSWORD))
+        .json(&json!([handshake()]));
     let response = request.send().await.expect("an answer");
     let cookies = response.headers().get_all(header::SET_COOKIE).iter();
-    let cookie = cookies.filter_map(|line| line.to_str().ok()).find(|line| line.starts_with("BAYEUX_BROWSER="));
+    let cookie = cookies
+        .filter_map(|line| line.to_str().ok())
+        .find(|line| line.starts_with("BAYEUX_BROWSER="));
     let cookie = cookie.expect("a cookie");
     for attribute in ["; Path=/", "; HttpOnly", "; SameSite=None", "; Secure", "; Partitioned"] {
         assert!(cookie.contains(attribute), "{cookie}");

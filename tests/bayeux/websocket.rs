@@ -13,7 +13,8 @@ use undertone::front::bayeux::Config;
 pub(crate) async fn session(house: &House, user: &str, channel: &str, ext: Value) -> (Line, String) {
     let mut line = Line::open(house.address, By::Socket, user).await;
     let id = shake(&mut line, ext).await;
-    line.send(&json!([{"channel": "/meta/subscribe", "clientId": id, "subscription": channel}])).await;
+    line.send(&json!([{"channel": "/meta/subscribe", "clientId": id, "subscription": channel}]))
+        .await;
     assert_eq!(reply(&line.until_reply("/meta/subscribe").await.expect("open"))["successful"], true);
     line.send(&connect(&id, json!({}))).await;
     line.until_reply("/meta/connect").await.expect("open");
@@ -48,7 +49,11 @@ async fn c38_handshake_connect_and_subscribe_on_one_socket() {
     assert_eq!(shaken["advice"], json!({"reconnect": "retry", "interval": 0, "timeout": 25000}));
     let id = shaken["clientId"].as_str().expect("an id");
     line.send(&connect(id, json!({}))).await;
-    assert_eq!(line.receive().await.expect("a reply")[0]["successful"], true, "the first is not held");
+    assert_eq!(
+        line.receive().await.expect("a reply")[0]["successful"],
+        true,
+        "the first is not held"
+    );
     line.send(&json!([
         {"channel": "/meta/subscribe", "id": "2", "clientId": id, "subscription": "/x/a"},
         {"channel": "/x/a", "id": "3", "clientId": id, "data": 7},
@@ -59,7 +64,12 @@ async fn c38_handshake_connect_and_subscribe_on_one_socket() {
         all.extend(line.receive().await.expect("more"));
     }
     assert_eq!(data(&all), [json!(7)]);
-    assert!(all.iter().filter(|message| message.get("id").is_some()).all(|reply| reply["successful"] == true), "{all:?}");
+    assert!(
+        all.iter()
+            .filter(|message| message.get("id").is_some())
+            .all(|reply| reply["successful"] == true),
+        "{all:?}"
+    );
 }
 
 #[tokio::test]
@@ -99,7 +109,7 @@ async fn with_acknowledgements_a_websocket_brings_events_with_connect_replies_on
 #[tokio::test]
 async fn a_session_moves_from_http_to_a_socket_and_back() {
     let house = open().await;
-    let mut desktop = Desktop::on(&house, "meg", "/x/a").await;
+    let desktop = Desktop::on(&house, "meg", "/x/a").await;
     let writer = Desktop::new(&house, "bob").await;
     let mut line = Line::open(house.address, By::Socket, "meg").await;
     line.send(&json!([
@@ -110,10 +120,9 @@ async fn a_session_moves_from_http_to_a_socket_and_back() {
     line.until_reply("/meta/subscribe").await.expect("open");
     writer.publish("/x/b", json!("pushed")).await;
     assert_eq!(data(&line.receive().await.expect("an event")), [json!("pushed")]);
-    desktop.user = "meg";
-    let poll = desktop.hold().await;
+    assert_eq!(desktop.waiting().await, Vec::<Value>::new());
     writer.publish("/x/a", json!("polled")).await;
-    assert_eq!(data(&poll.await.expect("an answer")), [json!("polled")]);
+    assert_eq!(data(&desktop.connect().await), [json!("polled")]);
 }
 
 #[tokio::test]
@@ -154,7 +163,13 @@ async fn g06_and_d11_a_foreign_page_opens_no_socket_even_with_a_valid_cookie() {
 
     let login = house.getting("/api/v2/me").basic_auth("meg", Some(crate::support::front::PASSWORD));
     let login = login.send().await.expect("an answer");
-    let cookie = login.headers()["set-cookie"].to_str().expect("text").split(';').next().expect("a cookie").to_owned();
+    let cookie = login.headers()["set-cookie"]
+        .to_str()
+        .expect("text")
+        .split(';')
+        .next()
+        .expect("a cookie")
+        .to_owned();
     let mut request = upgrade(house.address, None);
     request.headers_mut().insert("cookie", cookie.parse().expect("a header"));
     request.headers_mut().insert("origin", "https://evil".parse().expect("a header"));
@@ -171,7 +186,10 @@ async fn a_handshake_of_nobody_is_denied_on_a_socket_too() {
     socket.send(Message::text(json!([handshake()]).to_string())).await.expect("sent");
     let answer = socket.next().await.expect("a frame").expect("text");
     let answer: Value = serde_json::from_str(answer.to_text().expect("text")).expect("JSON");
-    assert_eq!((&answer[0]["error"], &answer[0]["advice"]["reconnect"]), (&json!("403::handshake_denied"), &json!("none")));
+    assert_eq!(
+        (&answer[0]["error"], &answer[0]["advice"]["reconnect"]),
+        (&json!("403::handshake_denied"), &json!("none"))
+    );
 }
 
 #[tokio::test]
@@ -185,7 +203,9 @@ async fn bad_frames_get_a_reply_or_a_close_code_and_end_nobody_elses_session() {
         (Message::binary(vec![1, 2]), 1003),
         (Message::text(format!("[{}]", " ".repeat(70_000))), 1009),
     ] {
-        let (mut socket, _) = open_socket(house.address, upgrade(house.address, Some("meg"))).await.expect("a websocket");
+        let (mut socket, _) = open_socket(house.address, upgrade(house.address, Some("meg")))
+            .await
+            .expect("a websocket");
         // It may have been closed on us while we were still writing.
         let _ = socket.send(frame.clone()).await;
         let close = loop {
@@ -203,9 +223,13 @@ async fn bad_frames_get_a_reply_or_a_close_code_and_end_nobody_elses_session() {
     let many: Vec<Value> = (0..65).map(|_| json!({"channel": "/x/a"})).collect();
     line.send(&json!(many)).await;
     assert_eq!(line.receive().await.expect("a reply")[0]["error"], "413::too_many_messages");
-    line.send(&json!([{"channel": "/meta/connect", "id": "9", "clientId": "unknown"}])).await;
+    line.send(&json!([{"channel": "/meta/connect", "id": "9", "clientId": "unknown"}]))
+        .await;
     let reply = line.receive().await.expect("a reply").remove(0);
-    assert_eq!((&reply["error"], &reply["advice"]["reconnect"]), (&json!("402::session_unknown"), &json!("handshake")));
+    assert_eq!(
+        (&reply["error"], &reply["advice"]["reconnect"]),
+        (&json!("402::session_unknown"), &json!("handshake"))
+    );
     let mut garbage = Line::open(house.address, By::Socket, "meg").await;
     if let Line::Socket(socket) = &mut garbage {
         use tokio::io::AsyncWriteExt;
@@ -261,7 +285,9 @@ async fn where_websockets_are_not_offered_the_upgrade_fails_at_once() {
         ..Config::default()
     })
     .await;
-    let refused = open_socket(house.address, upgrade(house.address, Some("meg"))).await.expect_err("refused");
+    let refused = open_socket(house.address, upgrade(house.address, Some("meg")))
+        .await
+        .expect_err("refused");
     assert!(matches!(refused, Error::Http(response) if response.status() == 403));
     let shaken = super::say(&house, "meg", &json!([handshake()])).await;
     assert_eq!(shaken[0]["supportedConnectionTypes"], json!(["long-polling"]));

@@ -213,7 +213,9 @@ fn directory(crowd: usize) -> Directory {
         device(OTTO_PHONE, "5006"),
     ];
     let crowd = crowd.iter().enumerate();
-    let devices = devices.into_iter().chain(crowd.map(|(number, name)| device(name, &format!("9{number:05}"))));
+    let devices = devices
+        .into_iter()
+        .chain(crowd.map(|(number, name)| device(name, &format!("9{number:05}"))));
     let group = |id: &str, agents: &[&str], supervisors: &[&str]| Group {
         id: GroupId::from(id),
         agents: agents.iter().map(|user| UserId::from(*user)).collect(),

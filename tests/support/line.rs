@@ -57,7 +57,9 @@ pub(crate) fn basic(user: &str) -> String {
 
 /// A websocket's upgrade request, to be completed.
 pub(crate) fn upgrade(address: SocketAddr, user: Option<&str>) -> Request {
-    let mut request = format!("ws://{address}/api/v2/notifications").into_client_request().expect("a request");
+    let mut request = format!("ws://{address}/api/v2/notifications")
+        .into_client_request()
+        .expect("a request");
     if let Some(user) = user {
         request
             .headers_mut()
@@ -124,7 +126,10 @@ impl Line {
         let mut all = Vec::new();
         loop {
             all.extend(self.receive().await?);
-            if all.iter().any(|message| message["channel"] == channel && message.get("successful").is_some()) {
+            if all
+                .iter()
+                .any(|message| message["channel"] == channel && message.get("successful").is_some())
+            {
                 return Some(all);
             }
         }
@@ -156,9 +161,13 @@ async fn answer(stream: &mut TcpStream, read: &mut Vec<u8>) -> Option<String> {
     loop {
         if let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n") {
             let head = String::from_utf8(read[..end].to_vec()).expect("a head");
-            let length = head
-                .lines()
-                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+            let length = head.lines().find_map(|line| {
+                line.to_ascii_lowercase()
+                    .strip_prefix("content-length:")?
+                    .trim()
+                    .parse::<usize>()
+                    .ok()
+            });
             let whole = end + 4 + length.expect("a length");
             if read.len() >= whole {
                 let body = String::from_utf8(read[end + 4..whole].to_vec()).expect("text");

@@ -276,10 +276,7 @@ async fn websocket(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Res
         return Err(Refused::new(Reason::NotPermitted, "This origin is not allowed."));
     }
     let Visit {
-        peer,
-        new_browser,
-        wire,
-        ..
+        peer, new_browser, wire, ..
     } = visit;
     let new_cookie = peer.browser.is_none().then(|| bayeux.browser_cookie(&new_browser)).flatten();
     let (mut parts, _) = request.into_parts();

@@ -689,7 +689,7 @@ impl Hub {
         let no = self.insert(session, now);
         if let Via::Socket(socket) = via {
             self.leave_socket(socket, now);
-            self.attach(no, Reach::Socket(socket), now);
+            self.attach(no, Reach::Socket(socket));
         }
         self.save(no);
         Reply {
@@ -795,7 +795,7 @@ impl Hub {
             return Some((Vec::new(), self.stranger(message, Why::Restarted, from, now)));
         }
         self.let_go_of_older(no, reach, now);
-        self.attach(no, reach, now);
+        self.attach(no, reach);
         self.acknowledge(no, message.ext.ack);
         self.change(no, |session| session.login_until = from.login_until);
         let session = self.sessions.get_mut(&no)?;
@@ -1099,7 +1099,7 @@ impl Hub {
         };
         self.postpone(no, now);
         if let Reach::Socket(_) = reach {
-            self.attach(no, reach, now);
+            self.attach(no, reach);
             self.ask_for_outcome(no, reach);
         }
         match message.kind {

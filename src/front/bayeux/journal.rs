@@ -80,13 +80,18 @@ impl Journal {
             }
         })?;
         let dropped = store.load(DROPPED)?;
-        let dropped = dropped.iter().filter_map(|(user, number)| Some((user.as_str().into(), number_of(number)?)));
+        let dropped = dropped
+            .iter()
+            .filter_map(|(user, number)| Some((user.as_str().into(), number_of(number)?)));
         let dropped: Vec<(UserId, u64)> = dropped.collect();
         let sessions = store.load(SESSIONS)?;
         let sessions = sessions.iter().filter_map(|(id, value)| saved(id, value)).collect();
         let before = store.load(CHANNEL)?;
         let before = before.get(EPOCH).and_then(|text| number_of(text));
-        let numbers = events.iter().map(|(_, number, _)| number).chain(dropped.iter().map(|(_, number)| number));
+        let numbers = events
+            .iter()
+            .map(|(_, number, _)| number)
+            .chain(dropped.iter().map(|(_, number)| number));
         let highest = numbers.map(|number| number / super::ledger::EPOCH).max();
         let epoch = before.max(highest).map_or(1, |before| before + 1);
         store.write(&[Change::put(CHANNEL, EPOCH, epoch.to_string())])?;

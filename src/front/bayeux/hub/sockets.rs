@@ -84,7 +84,7 @@ impl Hub {
     }
 
     /// The session is reached this way from now on.
-    pub(super) fn attach(&mut self, no: SessionNo, reach: Reach, now: Now) {
+    pub(super) fn attach(&mut self, no: SessionNo, reach: Reach) {
         let Some(session) = self.sessions.get_mut(&no) else { return };
         let wanted = match reach {
             Reach::Post(_) => None,
@@ -95,7 +95,8 @@ impl Hub {
         }
         let older = std::mem::replace(&mut session.socket, wanted);
         if let Some(older) = older {
-            self.unbind(older, now);
+            // Its client, if it is still there, is not to wait for an answer that goes elsewhere.
+            self.close(older, 1000, "The session is on another connection now.");
         }
         if let Some(socket) = wanted
             && let Some(state) = self.sockets.get_mut(&socket)

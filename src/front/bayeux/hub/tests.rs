@@ -722,10 +722,12 @@ fn a_cut_websocket_gives_its_frame_back_and_the_next_one_brings_it() {
     house.frame(next, "anna", &connect(&client));
     assert_eq!(data(&house.arrived(next)), [1, 2]);
     let polled = house.send("anna", &connect(&client));
+    assert_eq!(house.closed, [(next, 1000)], "it has gone back to long-polling");
     house.notice("anna", 3);
-    assert_eq!(data(&house.read(polled)), [3], "it has gone back to long-polling");
-    house.pass(Duration::from_secs(31));
-    assert_eq!(house.closed, [(next, 1000)], "nobody has come to the socket since");
+    assert_eq!(data(&house.read(polled)), [3]);
+    let nobodys = house.open_socket();
+    house.pass(Duration::from_secs(30));
+    assert_eq!(house.closed, [(next, 1000), (nobodys, 1000)], "nobody has come to it");
 }
 
 #[test]
@@ -802,8 +804,7 @@ fn a_client_that_comes_back_hears_what_it_has_missed_once_and_in_order() {
     (1..=5).for_each(|number| house.notice("anna", number));
     let client = house.shake("anna");
     house.ask("anna", &connect(&client));
-    let subscribe =
-        json!([{"channel":"/meta/subscribe","clientId":client,"subscription":["/v2/me/devices"],"ext":{"replay":3}}]);
+    let subscribe = json!([{"channel":"/meta/subscribe","clientId":client,"subscription":["/v2/me/devices"],"ext":{"replay":3}}]);
     let reply = house.ask("anna", &subscribe)[0].clone();
     assert_eq!(reply["ext"]["replay"], json!({"last":5,"complete":true}));
     house.notice("anna", 6);
