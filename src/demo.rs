@@ -41,7 +41,7 @@ pub enum DemoError {
     },
     /// CometD did not do as it should.
     #[error("CometD: {0}")]
-    CometD(String),
+    CometD(#[from] crate::listener::ListenError),
     /// Something that should have come did not.
     #[error("did not come: {0}")]
     Missing(String),

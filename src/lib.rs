@@ -24,8 +24,12 @@ pub mod audit;
 pub mod contract;
 #[cfg(feature = "io")]
 pub mod demo;
+#[cfg(feature = "io")]
+pub mod events;
 pub mod front;
 pub mod gateway;
+#[cfg(feature = "io")]
+pub mod listener;
 pub mod media;
 #[cfg(feature = "io")]
 pub mod phone;

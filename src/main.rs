@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use undertone::config::{self, Config};
 use undertone::demo;
+use undertone::events;
 use undertone::serve::{self, Part};
 use undertone::telemetry::{self, Metrics};
 
@@ -35,6 +36,27 @@ enum Command {
         #[arg(long)]
         split: bool,
     },
+    /// Shows a user's events as they happen, until interrupted
+    Events {
+        /// Login name
+        #[arg(long, short)]
+        user: String,
+        /// A file with the password in its first line, or - for standard input. Without it: UNDERTONE_PASSWORD in the environment
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        /// Where the gateway is
+        #[arg(long, default_value = "http://127.0.0.1:8080")]
+        url: String,
+        /// A channel or pattern; may be repeated
+        #[arg(long = "channel", value_name = "CHANNEL", default_value = "/v2/**")]
+        channels: Vec<String>,
+        /// Begin behind the event with this number; -2: with the oldest that is kept
+        #[arg(long, value_name = "NUMBER", default_value_t = -1, allow_negative_numbers = true)]
+        after: i64,
+        /// Messages as they came
+        #[arg(long)]
+        json: bool,
+    },
     /// Says what is wrong with a configuration file, and where
     Check {
         /// The file
@@ -57,6 +79,24 @@ fn main() -> ExitCode {
         Command::Gateway(configured) => run(configured, Part::Gateway),
         Command::SipBackend(configured) => run(configured, Part::SipBackend),
         Command::Demo { json, split } => show(demo::Options { json, split }),
+        Command::Events {
+            user,
+            password_file,
+            url,
+            channels,
+            after,
+            json,
+        } => match password(password_file) {
+            Ok(password) => tail(events::Options {
+                url,
+                user,
+                password,
+                channels,
+                after,
+                json,
+            }),
+            Err(error) => fail(error),
+        },
         Command::Check { file } => check(file),
         Command::Config => print(config::commented_defaults()),
     }
@@ -86,6 +126,26 @@ fn show(options: demo::Options) -> ExitCode {
     match block_on(demo::run(options)) {
         Ok(Ok(true)) => ExitCode::SUCCESS,
         Ok(Ok(false)) => ExitCode::FAILURE,
+        Ok(Err(error)) => fail(error),
+        Err(error) => fail(error),
+    }
+}
+
+fn password(file: Option<PathBuf>) -> Result<String, String> {
+    let Some(file) = file else {
+        return std::env::var("UNDERTONE_PASSWORD").map_err(|_| "no password: set UNDERTONE_PASSWORD, or give --password-file".to_owned());
+    };
+    let text = match file.as_os_str() == "-" {
+        true => std::io::read_to_string(std::io::stdin()),
+        false => std::fs::read_to_string(&file),
+    };
+    let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+fn tail(options: events::Options) -> ExitCode {
+    match block_on(events::run(options)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => fail(error),
         Err(error) => fail(error),
     }

@@ -1,6 +1,7 @@
 //! The event channel on the wire: the conformance cases of long-polling by their numbers, and our own.
 
 mod cuts;
+mod fuzz;
 mod restart;
 mod transports;
 mod websocket;

@@ -2,7 +2,7 @@
 
 mod attacks;
 mod bayeux;
-mod cometd_client;
+mod clients;
 mod contract;
 mod corpus;
 mod crash;

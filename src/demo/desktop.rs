@@ -1,9 +1,10 @@
-//! The supervisor's desktop: an HTTP client, and a CometD client by long-polling.
+//! The supervisor's desktop: an HTTP client, and a listener on the event channel.
 
 use super::timeline::{Entry, Timeline};
 use super::{DemoError, held};
 use crate::clock;
-use serde_json::{Value, json};
+use crate::listener::Listener;
+use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -48,44 +49,20 @@ impl Desktop {
         }
     }
 
-    /// Opens a CometD session, subscribes and keeps polling.
+    /// Opens a CometD session, subscribes and keeps listening.
     pub(super) async fn listen(&self, channels: &[&str]) -> Result<Notifications, DemoError> {
-        let handshake = json!([{"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"], "id": "1"}]);
-        let reply = self.exchange("/handshake", handshake).await?;
-        let client = reply.iter().find_map(|message| message["clientId"].as_str());
-        let client = client
-            .ok_or_else(|| DemoError::CometD(format!("handshake: {}", Value::Array(reply.clone()))))?
-            .to_owned();
+        let mut listener = Listener::new(&self.base, &self.user, &self.password, channels, -1)?;
         let notifications = Notifications {
             events: Arc::default(),
             count: Arc::new(watch::Sender::new(0)),
             seen: Arc::default(),
         };
-        let subscribe = json!([{"channel": "/meta/subscribe", "clientId": client, "subscription": channels, "id": "2"}]);
-        let reply = self.exchange("/", subscribe).await?;
-        if !reply
-            .iter()
-            .any(|message| message["channel"] == "/meta/subscribe" && message["successful"] == true)
-        {
-            return Err(DemoError::CometD(format!("subscribe: {}", Value::Array(reply))));
-        }
-        self.deliver(&notifications, reply);
-        let (desktop, polled) = (self.clone(), notifications.clone());
+        let opened = listener.next().await?;
+        self.deliver(&notifications, opened.events);
+        let (desktop, heard) = (self.clone(), notifications.clone());
         tokio::spawn(async move {
-            while let Ok(messages) = desktop
-                .exchange(
-                    "/connect",
-                    json!([{"channel": "/meta/connect", "clientId": client, "connectionType": "long-polling"}]),
-                )
-                .await
-            {
-                let goes_on = messages
-                    .iter()
-                    .all(|message| message["channel"] != "/meta/connect" || message["successful"] == true);
-                desktop.deliver(&polled, messages);
-                if !goes_on {
-                    return;
-                }
+            while let Ok(round) = listener.next().await {
+                desktop.deliver(&heard, round.events);
             }
         });
         Ok(notifications)
@@ -94,23 +71,10 @@ impl Desktop {
     fn deliver(&self, notifications: &Notifications, messages: Vec<Value>) {
         let at = clock::instant();
         for message in messages {
-            if message["channel"].as_str().is_some_and(|channel| !channel.starts_with("/meta/")) {
-                self.timeline.add(Entry::cometd(at, &self.user, &message));
-                let mut events = held(&notifications.events);
-                events.push(message);
-                notifications.count.send_replace(events.len());
-            }
-        }
-    }
-
-    async fn exchange(&self, path: &str, messages: Value) -> Result<Vec<Value>, DemoError> {
-        let url = format!("{}/api/v2/notifications{path}", self.base);
-        let request = self.http.post(url).json(&messages).basic_auth(&self.user, Some(&self.password));
-        let response = request.send().await?;
-        let status = response.status();
-        match response.json().await {
-            Ok(Value::Array(messages)) => Ok(messages),
-            other => Err(DemoError::CometD(format!("{path}: HTTP {status}, {other:?}"))),
+            self.timeline.add(Entry::cometd(at, &self.user, &message));
+            let mut events = held(&notifications.events);
+            events.push(message);
+            notifications.count.send_replace(events.len());
         }
     }
 }

@@ -158,6 +158,10 @@ async def main():
     except (AiocometdException, asyncio.TimeoutError) as error:
         say("broken", error=str(error))
         await ended.wait()
+    except TypeError as error:
+        # What an HTTP error with a JSON object for a body is to the library, which expects an array whatever the status.
+        say("handshake", successful=False, error=str(error))
+        await ended.wait()
     say("disconnected", successful=successful)
 
 

@@ -4,7 +4,7 @@
 //                       [--ack] [--replay [--from N]] [--reload-file FILE]
 // It disconnects and ends when its standard input ends; the line `reload` is a page reload: it ends at once, and the next start with the same file goes on.
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { adapt } from "cometd-nodejs-client";
 import { leave, listen, options, say } from "./common.js";
@@ -16,13 +16,32 @@ const asked = options({
   "reload-file": { type: "string" },
 });
 
-adapt();
-// Browsers upgrade with their cookies; a program has to send its credentials itself.
-const headers = { Authorization: asked.authorization };
+const stored = storage(asked["reload-file"]);
+const authorization = { Authorization: asked.authorization };
+
+// One cookie jar for requests and sockets, which outlives a reload: as in a browser.
+const cookies = () => Object.values(JSON.parse(stored.getItem("cookies") ?? "{}"));
+function storeCookie(header) {
+  const [pair] = header.split(";");
+  const jar = JSON.parse(stored.getItem("cookies") ?? "{}");
+  stored.setItem("cookies", JSON.stringify({ ...jar, [pair.split("=")[0]]: pair }));
+}
+adapt({
+  cookies: {
+    storeCookie(_url, header, done) {
+      storeCookie(header);
+      done();
+    },
+    retrieveCookies: (_context, _url, done) => done(null, cookies()),
+  },
+});
 const Socket = window.WebSocket;
 window.WebSocket = class extends Socket {
   constructor(url, protocols) {
-    super(url, protocols, { headers });
+    const cookie = cookies().join("; ");
+    // A page's socket is let in by its cookie; a program's first one needs its credentials.
+    super(url, protocols, { headers: { ...authorization, ...(cookie && { Cookie: cookie }) } });
+    this.on("upgrade", (response) => response.headers["set-cookie"]?.forEach(storeCookie));
   }
 };
 
@@ -36,20 +55,20 @@ async function library() {
   };
 }
 
-/** A session storage that outlives the process. */
+/** A session storage, which outlives the process where there is a file for it. */
 function storage(file) {
-  const read = () => {
-    try {
-      return JSON.parse(readFileSync(file, "utf8"));
-    } catch {
-      return {};
-    }
-  };
-  const write = (items) => writeFileSync(file, JSON.stringify(items));
+  const items = new Map(file && existsSync(file) ? Object.entries(JSON.parse(readFileSync(file, "utf8"))) : []);
+  const save = () => file && writeFileSync(file, JSON.stringify(Object.fromEntries(items)));
   return {
-    getItem: (name) => read()[name] ?? null,
-    setItem: (name, value) => write({ ...read(), [name]: value }),
-    removeItem: (name) => write({ ...read(), [name]: undefined }),
+    getItem: (name) => items.get(name) ?? null,
+    setItem(name, value) {
+      items.set(name, value);
+      save();
+    },
+    removeItem(name) {
+      items.delete(name);
+      save();
+    },
   };
 }
 
@@ -81,7 +100,7 @@ for (const name of client.getTransportTypes()) {
 client.configure({
   url: asked.url,
   logLevel: process.env.COMETD_LOG ?? "warn",
-  requestHeaders: headers,
+  requestHeaders: authorization,
   backoffIncrement: 100,
   maxBackoff: 1000,
   maxNetworkDelay: 5000,
@@ -89,7 +108,7 @@ client.configure({
 if (asked.ack) client.registerExtension("ack", new AckExtension());
 if (asked.replay) client.registerExtension("replay", replay(asked.from && Number(asked.from)));
 if (asked["reload-file"]) {
-  window.sessionStorage = storage(asked["reload-file"]);
+  window.sessionStorage = stored;
   client.registerExtension("reload", new ReloadExtension());
 }
 
@@ -116,8 +135,9 @@ client.addListener("/meta/handshake", (reply) => {
   });
 });
 let isConnected = false;
+let isReloading = false;
 client.addListener("/meta/connect", (reply) => {
-  if (client.isDisconnected()) return;
+  if (client.isDisconnected() || isReloading) return;
   if (reply.successful && !isConnected) say("connected", { transport: transport() });
   if (!reply.successful && isConnected) say("broken", { error: reason(reply) });
   isConnected = reply.successful;
@@ -126,6 +146,7 @@ client.addListener("/meta/connect", (reply) => {
 listen(
   (line) => {
     if (line !== "reload") return;
+    isReloading = true;
     client.reload();
     process.exit(0);
   },

@@ -59,8 +59,6 @@ pub(crate) struct House {
     pub(crate) address: SocketAddr,
     /// What happens at the telephones.
     pub(crate) phones: Simulated,
-    /// The gateway.
-    pub(crate) desk: Desk,
     /// The event channel.
     pub(crate) bayeux: Bayeux,
     client: Client,
@@ -112,7 +110,6 @@ impl House {
             door,
             address,
             phones,
-            desk,
             bayeux,
             client: Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client"),
             folder,

@@ -1,0 +1,388 @@
+//! The real clients of the event channel, unpatched: npm `cometd` 9 and 3.1, npm `faye`, PyPI `aiocometd-ng`. Each over a cable that
+//! can be cut and plugged into the next life of the gateway.
+
+use crate::support::cable::Cable;
+use crate::support::front::{BOB_PHONE, House, MEG_PHONE, PASSWORD, PATIENCE, Wishes};
+use crate::support::line::Cut;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use undertone::store::{self, Store};
+
+/// Which program speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Library {
+    CometD9,
+    CometD3,
+    Faye,
+    Aiocometd,
+}
+
+/// The scripts with their packages beside them, installed once from the committed lock files.
+struct Installed {
+    node: PathBuf,
+    python: PathBuf,
+}
+
+fn installed() -> Installed {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
+    fs::create_dir_all(&cache).expect("a cache");
+    // Each test is a process of its own: one installs, the others wait.
+    let lock = fs::File::create(cache.join("lock")).expect("a lock file");
+    lock.lock().expect("a lock");
+    let (node, python) = (cache.join("node"), cache.join("python"));
+    let install = |folder: &Path, list: &str, command: &mut std::process::Command| {
+        fs::create_dir_all(folder).expect("a folder");
+        for entry in fs::read_dir(&source).expect("tests/clients") {
+            let from = entry.expect("an entry").path();
+            if from.is_file() {
+                fs::copy(&from, folder.join(from.file_name().expect("a name"))).expect("a copy");
+            }
+        }
+        let wanted = fs::read(source.join(list)).expect("a list of packages");
+        let note = folder.join("installed");
+        if fs::read(&note).is_ok_and(|had| had == wanted) {
+            return;
+        }
+        let done = command.current_dir(folder).output().expect("it is installed");
+        assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+        fs::write(note, wanted).expect("a note");
+    };
+    let mut npm = std::process::Command::new("npm");
+    install(
+        &node,
+        "package-lock.json",
+        npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]),
+    );
+    let mut pip = std::process::Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", "packages"]);
+    install(&python, "requirements.txt", pip.args(["-r", "requirements.txt"]));
+    Installed { node, python }
+}
+
+/// A client program and what it says.
+struct Desktop {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+    /// Said before what was waited for: events come ahead of the reply that they ride with.
+    unheard: VecDeque<Value>,
+}
+
+impl Desktop {
+    fn start(library: Library, port: u16, user: &str, transport: &str, channels: &str, more: &[&str]) -> Self {
+        let Installed { node, python } = tokio::task::block_in_place(installed);
+        let mut command = match library {
+            Library::CometD9 | Library::CometD3 | Library::Faye => Command::new("node"),
+            Library::Aiocometd => Command::new("python3"),
+        };
+        match library {
+            Library::CometD9 => command.arg(node.join("cometd.js")).args(["--version", "9"]),
+            Library::CometD3 => command.arg(node.join("cometd.js")).args(["--version", "3"]),
+            Library::Faye => command.arg(node.join("faye.js")),
+            Library::Aiocometd => command
+                .arg(python.join("aiocometd_client.py"))
+                .env("PYTHONPATH", python.join("packages")),
+        };
+        let mut child = command
+            .args(["--url", &format!("http://localhost:{port}/api/v2/notifications")])
+            .args(["--user", user, "--password", PASSWORD, "--transport", transport, "--channels", channels])
+            .args(more)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("node and python3 are installed");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let input = child.stdin.take();
+        Self {
+            child,
+            input,
+            lines,
+            unheard: VecDeque::new(),
+        }
+    }
+
+    /// The next thing of this kind.
+    async fn next(&mut self, what: &str) -> Value {
+        if let Some(at) = self.unheard.iter().position(|said| said["what"] == what) {
+            return self.unheard.remove(at).expect("just found");
+        }
+        loop {
+            let line = tokio::time::timeout(PATIENCE * 2, self.lines.next_line()).await;
+            let line = line.unwrap_or_else(|_| panic!("no '{what}'; besides: {:?}", self.unheard)).expect("a pipe");
+            let text = line.unwrap_or_else(|| panic!("it has ended before '{what}'; besides: {:?}", self.unheard));
+            match serde_json::from_str::<Value>(&text) {
+                Ok(said) if said["what"] == what => return said,
+                Ok(said) => self.unheard.push_back(said),
+                Err(_) => println!("client: {text}"),
+            }
+        }
+    }
+
+    /// Forgets what it has said of this kind so far.
+    fn forget(&mut self, what: &str) {
+        self.unheard.retain(|said| said["what"] != what);
+    }
+
+    /// What has happened since the last time, up to this number: only numbered events, not the present state.
+    async fn forwards_until(&mut self, last: &str) -> Vec<String> {
+        let mut seen = Vec::new();
+        while seen.last().map(String::as_str) != Some(last) {
+            let event = self.next("event").await["message"].clone();
+            assert_eq!(
+                (&event["channel"], &event["data"]["messageType"]),
+                (&json!("/v2/me/devices"), &json!("DeviceStateChangeMessage"))
+            );
+            if event["ext"]["replay"].is_u64() {
+                seen.push(event["data"]["devices"][0]["forwardTo"].as_str().unwrap_or("-").to_owned());
+            }
+        }
+        seen
+    }
+
+    async fn say(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("open");
+        input.write_all(format!("{line}\n").as_bytes()).await.expect("it listens");
+    }
+
+    async fn end(mut self) {
+        drop(self.input.take());
+        self.next("disconnected").await;
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("in time").expect("a process");
+        assert!(status.success());
+    }
+}
+
+async fn house(store: &Store) -> House {
+    House::open(Wishes {
+        store: Some(store.clone()),
+        ..Wishes::default()
+    })
+    .await
+}
+
+async fn forward_to(house: &House, number: u32) {
+    let body = json!({"operationName": "ForwardCallsOn", "destination": number.to_string()});
+    let answer = house.post("meg", &format!("/api/v2/me/devices/{MEG_PHONE}"), &body).await;
+    assert_eq!(answer.1, json!({"statusCode": 0}));
+}
+
+fn numbers(range: std::ops::RangeInclusive<u32>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+/// Connect, subscribe, receive in order; a cut connection; a restart of the gateway.
+async fn lives_through_everything(library: Library, transport: &str, more: &[&str]) {
+    let store = store::in_memory();
+    let first = house(&store).await;
+    let cable = Cable::to(first.address).await;
+    let mut desktop = Desktop::start(library, cable.address.port(), "meg", transport, "/v2/me/devices,/v2/me/calls", more);
+    assert_eq!(desktop.next("connected").await["transport"], transport);
+    for _ in 0..2 {
+        assert_eq!(desktop.next("subscribed").await["successful"], true);
+    }
+    for number in 1..=5 {
+        forward_to(&first, number).await;
+    }
+    assert_eq!(desktop.forwards_until("5").await, numbers(1..=5));
+
+    for (how, number) in [(Cut::Fin, 6), (Cut::Rst, 8)] {
+        cable.cut(how);
+        forward_to(&first, number).await;
+        forward_to(&first, number + 1).await;
+        let last = (number + 1).to_string();
+        assert_eq!(desktop.forwards_until(&last).await, numbers(number..=number + 1), "{how:?}");
+    }
+
+    desktop.forget("subscribed");
+    desktop.forget("connected");
+    let keeps = more.contains(&"--ack") || more.contains(&"--replay");
+    if keeps {
+        // It has no connection when this happens, and there is no gateway when it comes back.
+        cable.plug_into(([127, 0, 0, 1], 1).into());
+        cable.cut(Cut::Rst);
+        desktop.next("broken").await;
+        forward_to(&first, 10).await;
+    }
+    first.close().await;
+    let second = house(&store).await;
+    cable.plug_into(second.address);
+    if !keeps {
+        desktop.next("subscribed").await;
+    }
+    forward_to(&second, 11).await;
+    forward_to(&second, 12).await;
+    assert_eq!(desktop.forwards_until("12").await, numbers(if keeps { 10..=12 } else { 11..=12 }));
+    desktop.end().await;
+}
+
+macro_rules! everything {
+    ($($name:ident: $library:expr, $transport:expr, $more:expr;)*) => {$(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            lives_through_everything($library, $transport, &$more).await;
+        }
+    )*};
+}
+
+everything! {
+    cometd_9_by_long_polling: Library::CometD9, "long-polling", [];
+    cometd_9_by_long_polling_with_ack: Library::CometD9, "long-polling", ["--ack"];
+    cometd_9_by_long_polling_with_replay: Library::CometD9, "long-polling", ["--replay"];
+    cometd_9_by_websocket: Library::CometD9, "websocket", [];
+    cometd_9_by_websocket_with_ack: Library::CometD9, "websocket", ["--ack"];
+    cometd_9_by_websocket_with_replay: Library::CometD9, "websocket", ["--replay"];
+    cometd_3_by_long_polling: Library::CometD3, "long-polling", [];
+    cometd_3_by_long_polling_with_ack: Library::CometD3, "long-polling", ["--ack"];
+    cometd_3_by_websocket: Library::CometD3, "websocket", [];
+    cometd_3_by_websocket_with_ack: Library::CometD3, "websocket", ["--ack"];
+    faye_by_long_polling: Library::Faye, "long-polling", [];
+    faye_by_websocket: Library::Faye, "websocket", [];
+    aiocometd_by_long_polling: Library::Aiocometd, "long-polling", [];
+    aiocometd_by_long_polling_with_ack: Library::Aiocometd, "long-polling", ["--ack"];
+    aiocometd_by_websocket: Library::Aiocometd, "websocket", [];
+    aiocometd_by_websocket_with_ack: Library::Aiocometd, "websocket", ["--ack"];
+}
+
+async fn operate(house: &House, body: Value) {
+    let answer = house.post("meg", &format!("/api/v2/me/devices/{MEG_PHONE}"), &body).await;
+    assert_eq!(answer.1, json!({"statusCode": 0}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_desktop_that_may_choose_takes_the_websocket_and_sees_every_change_of_its_device() {
+    let house = house(&store::in_memory()).await;
+    let port = house.address.port();
+    let mut desktop = Desktop::start(Library::CometD9, port, "meg", "any", "/v2/me/devices,/v2/me/calls", &[]);
+    let mut idle = Desktop::start(Library::CometD9, port, "bob", "any", "/v2/me/devices", &[]);
+    assert_eq!(desktop.next("connected").await["transport"], "websocket");
+    let device = |said: Value| said["message"]["data"]["devices"][0].clone();
+    assert_eq!(device(desktop.next("event").await)["id"], MEG_PHONE);
+    assert_eq!(device(idle.next("event").await)["id"], BOB_PHONE);
+    operate(&house, json!({"operationName": "DoNotDisturbOn"})).await;
+    let coach = json!({"operationName": "Coach", "targetDeviceUri": format!("http://localhost:8080/api/v2/devices/{BOB_PHONE}")});
+    operate(&house, coach).await;
+    operate(&house, json!({"operationName": "CancelSupervisorMonitoring"})).await;
+    operate(&house, json!({"operationName": "DoNotDisturbOff"})).await;
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        let device = device(desktop.next("event").await);
+        seen.push((device["doNotDisturb"].clone(), device["supervisorMonitoringState"]["state"].clone()));
+    }
+    let expected = [
+        ("On", json!(null)),
+        ("On", json!("Coach")),
+        ("On", json!(null)),
+        ("Off", json!(null)),
+    ];
+    assert_eq!(seen, expected.map(|(on, state)| (json!(on), state)));
+    desktop.end().await;
+    idle.end().await;
+}
+
+async fn a_reload_goes_on_with_the_session(library: Library, transport: &str) {
+    let house = house(&store::in_memory()).await;
+    let place = tempfile::tempdir().expect("a folder");
+    let file = place.path().join("storage.json");
+    let more = ["--ack", "--reload-file", file.to_str().expect("text")];
+    let start = || Desktop::start(library, house.address.port(), "meg", transport, "/v2/me/devices", &more);
+    let mut page = start();
+    page.next("connected").await;
+    page.next("subscribed").await;
+    forward_to(&house, 1).await;
+    assert_eq!(page.forwards_until("1").await, ["1"]);
+    let sessions = house.bayeux.load().borrow().sessions;
+    page.say("reload").await;
+    let ended = tokio::time::timeout(PATIENCE, page.child.wait()).await.expect("in time").expect("a process");
+    assert!(ended.success());
+    forward_to(&house, 2).await;
+    let mut page = start();
+    assert_eq!(page.forwards_until("2").await, ["2"]);
+    forward_to(&house, 3).await;
+    assert_eq!(page.forwards_until("3").await, ["3"]);
+    assert_eq!(house.bayeux.load().borrow().sessions, sessions, "it is the same session");
+    page.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reloaded_page_of_cometd_9_goes_on_with_its_session() {
+    a_reload_goes_on_with_the_session(Library::CometD9, "long-polling").await;
+    a_reload_goes_on_with_the_session(Library::CometD9, "websocket").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reloaded_page_of_cometd_3_goes_on_with_its_session() {
+    a_reload_goes_on_with_the_session(Library::CometD3, "long-polling").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_with_a_wrong_password_is_denied() {
+    let house = house(&store::in_memory()).await;
+    let mut desktop = Desktop::start(Library::CometD9, house.address.port(), "nobody", "long-polling", "/v2/me/devices", &[]);
+    assert_eq!(desktop.next("handshake").await["successful"], false);
+}
+
+/// `undertone events` is a client, too.
+#[tokio::test]
+async fn the_terminal_shows_a_users_events_through_a_restart_and_ends_when_asked() {
+    let store = store::in_memory();
+    let first = house(&store).await;
+    let cable = Cable::to(first.address).await;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_undertone"))
+        .args(["events", "--user", "meg", "--url", &format!("http://{}", cable.address)])
+        .args(["--channel", "/v2/me/devices"])
+        .env("UNDERTONE_PASSWORD", PASSWORD)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("our own program");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut next = async || tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("a pipe").expect("a line");
+    assert!(next().await.starts_with("- /v2/me/devices DeviceStateChangeMessage {"));
+    forward_to(&first, 1).await;
+    let line = next().await;
+    assert!(line.starts_with("1000000001 /v2/me/devices DeviceStateChangeMessage {") && line.contains(r#""forwardTo":"1""#), "{line}");
+    first.close().await;
+    let second = house(&store).await;
+    forward_to(&second, 2).await;
+    cable.plug_into(second.address);
+    loop {
+        let line = next().await;
+        if line.starts_with("2000000001 /v2/me/devices") && line.contains(r#""forwardTo":"2""#) {
+            break;
+        }
+        assert!(line.starts_with("- "), "only the present state may come besides: {line}");
+    }
+    let id = i32::try_from(child.id().expect("running")).expect("a number");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGINT).expect("a signal");
+    let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("in time").expect("a process");
+    assert!(status.success());
+    let mut load = second.bayeux.load();
+    let gone = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.sessions == 0)).await;
+    gone.expect("it said good-bye").expect("a hub");
+}
+
+#[tokio::test]
+async fn the_terminal_says_what_is_wrong_and_gives_up_where_waiting_is_no_use() {
+    let house = house(&store::in_memory()).await;
+    let run = async |password: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+        command.args(["events", "--user", "meg", "--url", &house.url("")]).env_remove("UNDERTONE_PASSWORD");
+        if let Some(password) = password {
+            command.env("UNDERTONE_PASSWORD", password);
+        }
+        let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("in time").expect("our own program");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = run(Some("wrong")).await;
+    assert!(code == Some(1) && said.contains("Access denied"), "{code:?} {said}");
+    let (code, said) = run(None).await;
+    assert!(code == Some(1) && said.contains("UNDERTONE_PASSWORD"), "{code:?} {said}");
+}
