@@ -146,7 +146,11 @@ impl World {
 
 impl Client {
     fn connect(&self) -> String {
-        let ext = if self.acks { format!(r#","ext":{{"ack":{}}}"#, self.ack) } else { String::new() };
+        let ext = if self.acks {
+            format!(r#","ext":{{"ack":{}}}"#, self.ack)
+        } else {
+            String::new()
+        };
         format!(r#"[{{"channel":"/meta/connect","clientId":"{}"{ext}}}]"#, self.id)
     }
 

@@ -60,7 +60,15 @@ fn installed() -> Installed {
         npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]),
     );
     let mut pip = std::process::Command::new("python3");
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", "packages"]);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--target",
+        "packages",
+    ]);
     install(&python, "requirements.txt", pip.args(["-r", "requirements.txt"]));
     Installed { node, python }
 }
@@ -91,7 +99,16 @@ impl Desktop {
         };
         let mut child = command
             .args(["--url", &format!("http://localhost:{port}/api/v2/notifications")])
-            .args(["--user", user, "--password", PASSWORD, "--transport", transport, "--channels", channels])
+            .args([
+                "--user",
+                user,
+                "--password",
+                PASSWORD,
+                "--transport",
+                transport,
+                "--channels",
+                channels,
+            ])
             .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -115,7 +132,9 @@ impl Desktop {
         }
         loop {
             let line = tokio::time::timeout(PATIENCE * 2, self.lines.next_line()).await;
-            let line = line.unwrap_or_else(|_| panic!("no '{what}'; besides: {:?}", self.unheard)).expect("a pipe");
+            let line = line
+                .unwrap_or_else(|_| panic!("no '{what}'; besides: {:?}", self.unheard))
+                .expect("a pipe");
             let text = line.unwrap_or_else(|| panic!("it has ended before '{what}'; besides: {:?}", self.unheard));
             match serde_json::from_str::<Value>(&text) {
                 Ok(said) if said["what"] == what => return said,
@@ -154,7 +173,10 @@ impl Desktop {
     async fn end(mut self) {
         drop(self.input.take());
         self.next("disconnected").await;
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("in time").expect("a process");
+        let status = tokio::time::timeout(PATIENCE, self.child.wait())
+            .await
+            .expect("in time")
+            .expect("a process");
         assert!(status.success());
     }
 }
@@ -299,7 +321,10 @@ async fn a_reload_goes_on_with_the_session(library: Library, transport: &str) {
     assert_eq!(page.forwards_until("1").await, ["1"]);
     let sessions = house.bayeux.load().borrow().sessions;
     page.say("reload").await;
-    let ended = tokio::time::timeout(PATIENCE, page.child.wait()).await.expect("in time").expect("a process");
+    let ended = tokio::time::timeout(PATIENCE, page.child.wait())
+        .await
+        .expect("in time")
+        .expect("a process");
     assert!(ended.success());
     forward_to(&house, 2).await;
     let mut page = start();
@@ -324,7 +349,14 @@ async fn a_reloaded_page_of_cometd_3_goes_on_with_its_session() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_with_a_wrong_password_is_denied() {
     let house = house(&store::in_memory()).await;
-    let mut desktop = Desktop::start(Library::CometD9, house.address.port(), "nobody", "long-polling", "/v2/me/devices", &[]);
+    let mut desktop = Desktop::start(
+        Library::CometD9,
+        house.address.port(),
+        "nobody",
+        "long-polling",
+        "/v2/me/devices",
+        &[],
+    );
     assert_eq!(desktop.next("handshake").await["successful"], false);
 }
 
@@ -344,11 +376,20 @@ async fn the_terminal_shows_a_users_events_through_a_restart_and_ends_when_asked
         .spawn()
         .expect("our own program");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let mut next = async || tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("a pipe").expect("a line");
+    let mut next = async || {
+        tokio::time::timeout(PATIENCE, lines.next_line())
+            .await
+            .expect("in time")
+            .expect("a pipe")
+            .expect("a line")
+    };
     assert!(next().await.starts_with("- /v2/me/devices DeviceStateChangeMessage {"));
     forward_to(&first, 1).await;
     let line = next().await;
-    assert!(line.starts_with("1000000001 /v2/me/devices DeviceStateChangeMessage {") && line.contains(r#""forwardTo":"1""#), "{line}");
+    assert!(
+        line.starts_with("1000000001 /v2/me/devices DeviceStateChangeMessage {") && line.contains(r#""forwardTo":"1""#),
+        "{line}"
+    );
     first.close().await;
     let second = house(&store).await;
     forward_to(&second, 2).await;
@@ -362,7 +403,10 @@ async fn the_terminal_shows_a_users_events_through_a_restart_and_ends_when_asked
     }
     let id = i32::try_from(child.id().expect("running")).expect("a number");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGINT).expect("a signal");
-    let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("in time").expect("a process");
+    let status = tokio::time::timeout(PATIENCE, child.wait())
+        .await
+        .expect("in time")
+        .expect("a process");
     assert!(status.success());
     let mut load = second.bayeux.load();
     let gone = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.sessions == 0)).await;
@@ -374,11 +418,16 @@ async fn the_terminal_says_what_is_wrong_and_gives_up_where_waiting_is_no_use() 
     let house = house(&store::in_memory()).await;
     let run = async |password: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
-        command.args(["events", "--user", "meg", "--url", &house.url("")]).env_remove("UNDERTONE_PASSWORD");
+        command
+            .args(["events", "--user", "meg", "--url", &house.url("")])
+            .env_remove("UNDERTONE_PASSWORD");
         if let Some(password) = password {
             command.env("UNDERTONE_PASSWORD", password);
         }
-        let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("in time").expect("our own program");
+        let output = tokio::time::timeout(PATIENCE, command.output())
+            .await
+            .expect("in time")
+            .expect("our own program");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (code, said) = run(Some("wrong")).await;

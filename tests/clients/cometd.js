@@ -72,21 +72,20 @@ function storage(file) {
   };
 }
 
-/** Asks, at each subscription of a later session, for what came after the last event of the one before. */
+/**
+ * Asks at each subscription for what came after the last event that was heard. The first one asks for nothing that was (-1), and learns from
+ * the answer after which number it begins: there may be no event at all before the session is lost.
+ */
 function replay(from) {
-  let sessions = 0;
-  let last = from;
+  const last = () => stored.getItem("replay") ?? from;
   return {
     incoming(message) {
-      if (message.channel === "/meta/handshake" && message.successful) sessions += 1;
-      const number = message.ext?.replay;
-      if (!message.channel.startsWith("/meta/") && typeof number === "number" && !(number <= last)) last = number;
+      const said = message.ext?.replay;
+      const number = message.channel === "/meta/subscribe" && last() === undefined ? said?.last : said;
+      if (typeof number === "number" && !(number <= last())) stored.setItem("replay", number);
     },
     outgoing(message) {
-      const isWanted = sessions > 1 || from !== undefined;
-      if (message.channel === "/meta/subscribe" && isWanted && last !== undefined) {
-        message.ext = { ...message.ext, replay: last };
-      }
+      if (message.channel === "/meta/subscribe") message.ext = { ...message.ext, replay: last() ?? -1 };
     },
   };
 }

@@ -319,10 +319,10 @@ impl Shell {
         if let Some((_, tell)) = self.sockets.get(&socket) {
             // It is closing; it says so itself.
             let _ = tell.send(order);
-        } else if matches!(order, ToSocket::Send(_) | ToSocket::Close(..)) {
-            if let Some(inbox) = self.inbox.upgrade() {
-                let _ = inbox.send(Happening::Gone(socket));
-            }
+        } else if matches!(order, ToSocket::Send(_) | ToSocket::Close(..))
+            && let Some(inbox) = self.inbox.upgrade()
+        {
+            let _ = inbox.send(Happening::Gone(socket));
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) struct Socket {
 #[derive(Debug)]
 enum Outgoing {
     Event(Arc<Event>),
-    Reply(Reply),
+    Reply(Box<Reply>),
 }
 
 /// A socket without a session is closed after this long.
@@ -159,7 +159,7 @@ impl Hub {
 
     pub(super) fn reply_on(&mut self, socket: SocketNo, events: Vec<Arc<Event>>, replies: Vec<Reply>) {
         let Some(state) = self.sockets.get_mut(&socket) else { return };
-        let replies = replies.into_iter().map(Outgoing::Reply);
+        let replies = replies.into_iter().map(|reply| Outgoing::Reply(Box::new(reply)));
         state.outbox.extend(events.into_iter().map(Outgoing::Event).chain(replies));
         self.pump(socket);
     }
