@@ -24,6 +24,7 @@ fn peer(user: &str) -> Peer {
         proven: true,
         login_until: None,
         browser: None,
+        login: None,
         address: Ipv4Addr::LOCALHOST.into(),
     }
 }

@@ -238,6 +238,16 @@ fn describe() {
             "Audit lines that could not be written: nobody may listen then.",
         ),
         ("undertone_cometd_events_delivered_total", "Events handed to CometD answers."),
+        ("undertone_cometd_replays_total", "Times that kept events were asked for again."),
+        ("undertone_cometd_events_replayed_total", "Events that were told again from what is kept."),
+        (
+            "undertone_cometd_handshakes_refused_total",
+            "CometD handshakes refused because there were too many.",
+        ),
+        (
+            "undertone_cometd_unkept_total",
+            "Events that could not be kept for clients that come back.",
+        ),
     ] {
         describe_counter!(name, help);
         counter!(name).increment(0);
@@ -247,9 +257,13 @@ fn describe() {
         ("undertone_sip_registrations", "Devices whose phones are registered now."),
         ("undertone_media_legs", "Open media legs now."),
         ("undertone_backend_ready", "1 while the gateway has its telephony backend."),
-        ("undertone_cometd_sessions", "CometD sessions now."),
         ("undertone_cometd_held", "CometD connects held now."),
+        ("undertone_cometd_websockets", "Websockets of the event channel that are open now."),
         ("undertone_cometd_queued", "Events that wait for CometD sessions now."),
+        (
+            "undertone_cometd_lag_seconds",
+            "How long CometD requests waited for their turn, at most, in the last second.",
+        ),
     ] {
         describe_gauge!(name, help);
         gauge!(name).set(0.0);
@@ -257,6 +271,15 @@ fn describe() {
     // These come with labels, and so with their first event.
     describe_counter!("undertone_calls_refused_total", "Calls refused, by SIP status.");
     describe_counter!("undertone_rest_requests_total", "REST requests, by operation and HTTP status.");
+    describe_gauge!("undertone_cometd_sessions", "CometD sessions now, by transport.");
+    describe_counter!(
+        "undertone_cometd_unknown_sessions_total",
+        "CometD messages answered 402, by reason."
+    );
+    describe_histogram!(
+        "undertone_cometd_delivery_seconds",
+        "From an event until the answer or frame with it has left; of each answer the oldest event."
+    );
     describe_gauge!("undertone_monitors", "Monitors now, by state.");
     describe_histogram!(
         "undertone_join_seconds",

@@ -5,7 +5,7 @@ use crate::support::house::{AGENT, CUSTOMER, SUPERVISOR, directory};
 use crate::support::process::{ANY, Process};
 use crate::support::talk::{COACH, PATIENCE, Trio};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::fmt;
 use std::time::Duration;
 use tokio::net::UdpSocket;
@@ -157,6 +157,22 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
     };
     assert_eq!(posting("wrong").await.unwrap().status(), 403);
     assert_eq!(posting(SUPERVISOR.password).await.unwrap().status(), 200);
+    let notifications = format!("http://{rest}/api/v2/notifications");
+    let cometd = async |messages: serde_json::Value| -> serde_json::Value {
+        let request = operator.http.post(&notifications).basic_auth(SUPERVISOR.user, Some(SUPERVISOR.password));
+        request.json(&messages).send().await.unwrap().json().await.unwrap()
+    };
+    cometd(json!([{"channel": "/meta/connect", "clientId": "unknown"}])).await;
+    let id = cometd(json!([{"channel": "/meta/handshake"}])).await[0]["clientId"].clone();
+    cometd(json!([
+        {"channel": "/meta/connect", "clientId": id},
+        {"channel": "/meta/subscribe", "clientId": id, "subscription": "/v2/me/devices", "ext": {"replay": -2}},
+    ]))
+    .await;
+    cometd(json!([{"channel": "/meta/connect", "clientId": id}])).await;
+    let why = operator.line("a CometD client is told to shake hands again").await;
+    assert_eq!(why["fields"]["reason"], "never_known");
+
     let trio = Trio::register(sip).await;
     let stranger = Phone::start(PhoneConfig::new(AGENT.number, "wrong", sip, 437.0)).await.unwrap();
     assert!(stranger.register().await.is_err());
@@ -195,7 +211,16 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         ("undertone_joins_total", 1.0),
         ("undertone_join_seconds_count", 1.0),
         ("undertone_audit_failures_total", 0.0),
-        ("undertone_cometd_sessions", 0.0),
+        ("undertone_cometd_sessions{transport=\"long-polling\"}", 1.0),
+        ("undertone_cometd_sessions{transport=\"websocket\"}", 0.0),
+        ("undertone_cometd_websockets", 0.0),
+        ("undertone_cometd_delivery_seconds_count", 1.0),
+        ("undertone_cometd_unknown_sessions_total{reason=\"never_known\"}", 1.0),
+        ("undertone_cometd_replays_total", 1.0),
+        ("undertone_cometd_events_replayed_total", 0.0),
+        ("undertone_cometd_handshakes_refused_total", 0.0),
+        ("undertone_cometd_unkept_total", 0.0),
+        ("undertone_cometd_lag_seconds", 0.0),
         ("undertone_cometd_held", 0.0),
         ("undertone_cometd_queued", 0.0),
         ("undertone_cometd_events_delivered_total", 0.0),

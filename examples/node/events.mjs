@@ -27,28 +27,23 @@ const { AckExtension, CometD } = await import("cometd");
 
 /**
  * Each event has a number. When the session was lost (the gateway was restarted, or we were away for too long),
- * the subscriptions of the next session ask for what came after the last number.
+ * the subscriptions of the next session ask for what came after the last number. The first ones ask for nothing
+ * that was before (-1), and their answer says after which number they begin.
  */
 class ReplayExtension {
-  #sessions = 0;
-  #last;
+  #last = -1;
 
   incoming(message) {
-    if (message.channel === "/meta/handshake" && message.successful) this.#sessions += 1;
-    else if (typeof message.ext?.replay === "number") this.#last = message.ext.replay;
+    const said = message.ext?.replay;
+    if (typeof said === "number") this.#last = Math.max(this.#last, said);
+    else if (message.channel === "/meta/subscribe" && this.#last === -1) this.#last = said?.last ?? -1;
     return message;
   }
 
   outgoing(message) {
-    if (message.channel === "/meta/subscribe" && this.#sessions > 1 && this.#last !== undefined) {
-      message.ext = { ...message.ext, replay: this.#last };
-    }
+    if (message.channel === "/meta/subscribe") message.ext = { ...message.ext, replay: this.#last };
     return message;
   }
-}
-
-function print(line) {
-  console.log(`${new Date().toISOString()} ${line}`);
 }
 
 function describeDevice(device) {
@@ -65,20 +60,21 @@ function describeCall({ notificationType, call }) {
   return `call ${call.id} ${notificationType}: ${call.state} with ${others || "nobody"}`;
 }
 
-function printEvent({ data }) {
+function describe(data) {
   switch (data.messageType) {
     case "DeviceStateChangeMessage":
-      data.devices.forEach((device) => print(describeDevice(device)));
-      break;
+      return data.devices.map(describeDevice).join("; ");
     case "CallStateChangeMessage":
-      print(describeCall(data));
-      break;
+      return describeCall(data);
     case "ErrorMessage":
-      print(`failed: ${data.errorMessage} (${data.devicePath})`);
-      break;
+      return `failed: ${data.errorMessage} (${data.devicePath})`;
     default:
-      print(JSON.stringify(data));
+      return JSON.stringify(data);
   }
+}
+
+function printEvent({ data }) {
+  console.log(`event ${new Date().toISOString()} ${describe(data)}`);
 }
 
 const cometd = new CometD();
@@ -104,14 +100,14 @@ cometd.addListener("/meta/handshake", (reply) => {
   }
 });
 cometd.addListener("/meta/subscribe", (reply) => {
-  if (!reply.successful) print(`cannot listen to ${reply.subscription}: ${reply.error ?? reply.failure?.reason}`);
+  if (!reply.successful) console.error(`cannot listen to ${reply.subscription}: ${reply.error ?? reply.failure?.reason}`);
 });
 
 let isConnected = false;
 cometd.addListener("/meta/connect", (reply) => {
   if (cometd.isDisconnected() || reply.successful === isConnected) return;
   isConnected = reply.successful;
-  print(isConnected ? `connected by ${cometd.getTransport().type}` : "connection lost, trying again");
+  console.log(isConnected ? `connected by ${cometd.getTransport().type}` : "connection lost, trying again");
 });
 
 for (const signal of ["SIGINT", "SIGTERM"]) {

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import base64
 import json
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -39,28 +40,41 @@ class BasicAuth(AuthExtension):
 
 class Replay(Extension):
     """Each event has a number. When the session was lost (the gateway was restarted, or we were away for too long),
-    the subscriptions of the next session ask for what came after the last number."""
+    the subscriptions of the next session ask for what came after the last number. The first ones ask for nothing
+    that was before (-1), and their answer says after which number they begin."""
 
     def __init__(self):
-        self.sessions = 0
-        self.last = None
+        self.last = -1
 
     async def incoming(self, payload, headers=None):
         for message in payload:
-            number = message.get("ext", {}).get("replay")
-            if message["channel"] == "/meta/handshake" and message.get("successful"):
-                self.sessions += 1
-            elif isinstance(number, int):
-                self.last = number
+            said = message.get("ext", {}).get("replay")
+            if isinstance(said, int):
+                self.last = max(self.last, said)
+            elif message["channel"] == "/meta/subscribe" and isinstance(said, dict) and self.last == -1:
+                self.last = said.get("last", -1)
 
     async def outgoing(self, payload, headers):
         for message in payload:
-            if message["channel"] == "/meta/subscribe" and self.sessions > 1 and self.last is not None:
+            if message["channel"] == "/meta/subscribe":
                 message["ext"] = message.get("ext", {}) | {"replay": self.last}
 
 
+class Seconds(Extension):
+    """The client waits as many seconds as the gateway advises milliseconds."""
+
+    async def incoming(self, payload, headers=None):
+        for message in payload:
+            advice = message.get("advice", {})
+            if "interval" in advice:
+                advice["interval"] /= 1000
+
+    async def outgoing(self, payload, headers):
+        pass
+
+
 def say(line):
-    print(f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ} {line}", flush=True)
+    print(line, flush=True)
 
 
 def describe_device(device):
@@ -81,18 +95,20 @@ def describe_call(data):
     return f"call {call.get('id')} {data.get('notificationType')}: {call.get('state')} with {others or 'nobody'}"
 
 
-def print_event(message):
-    data = message["data"]
+def describe(data):
     match data.get("messageType"):
         case "DeviceStateChangeMessage":
-            for device in data["devices"]:
-                say(describe_device(device))
+            return "; ".join(describe_device(device) for device in data["devices"])
         case "CallStateChangeMessage":
-            say(describe_call(data))
+            return describe_call(data)
         case "ErrorMessage":
-            say(f"failed: {data.get('errorMessage')} ({data.get('devicePath')})")
+            return f"failed: {data.get('errorMessage')} ({data.get('devicePath')})"
         case _:
-            say(json.dumps(data))
+            return json.dumps(data)
+
+
+def print_event(message):
+    say(f"event {datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ} {describe(message['data'])}")
 
 
 async def listen(url, user, password, transport, replay):
@@ -100,7 +116,7 @@ async def listen(url, user, password, transport, replay):
         url,
         transport,
         auth=BasicAuth(user, password),
-        extensions=[replay],
+        extensions=[Seconds(), replay],
         # Wait for the gateway as long as it takes. Other values do not work on Python 3.10 and later.
         connection_timeout=0,
     )
@@ -138,5 +154,7 @@ async def main():
         await asyncio.sleep(PAUSE)
 
 
+# The client leaves its cancelled poll to asyncio, which would print it at the end.
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 with suppress(KeyboardInterrupt):
     asyncio.run(main())

@@ -281,6 +281,9 @@ async fn two_thousand_sessions_cut_at_random_for_half_a_minute_lose_and_double_n
         bayeux: Config {
             handshakes_per_address: 10_000,
             handshakes_per_user: 1_000,
+            // Each new session of a client that replays leaves the old one behind, until it expires.
+            max_sessions: 100_000,
+            max_sessions_per_address: 100_000,
             ..Config::default()
         },
         ..Wishes::default()

@@ -63,6 +63,19 @@ class Ack(Extension):
                 self.batch = said
 
 
+class Seconds(Extension):
+    """The library waits as many seconds as the server advises milliseconds."""
+
+    async def outgoing(self, payload, headers):
+        pass
+
+    async def incoming(self, payload, headers=None):
+        for message in payload:
+            advice = message.get("advice", {})
+            if "interval" in advice:
+                advice["interval"] /= 1000
+
+
 class Watch(Extension):
     """Says what becomes of the connection. The library keeps that to itself, but an extension sees every message."""
 
@@ -137,7 +150,7 @@ async def main():
         # Any other value makes the first lost connection an error: 0.5 still gives `loop` to asyncio.wait_for.
         connection_timeout=0,
         auth=Basic(asked.user, asked.password),
-        extensions=[Watch(), *([Ack()] if asked.ack else [])],
+        extensions=[Seconds(), Watch(), *([Ack()] if asked.ack else [])],
     )
     successful = False
     try:

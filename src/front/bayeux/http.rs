@@ -161,6 +161,7 @@ fn visit(caller: Option<Extension<Caller>>, request: &Request) -> Visit {
             proven,
             login_until: caller.as_ref().map(|caller| caller.until),
             address: auth::address_of(request),
+            login: caller.as_ref().filter(|caller| caller.by == Means::Cookie).map(|caller| caller.csrf.clone()),
             user: caller.map(|caller| caller.user),
             browser,
         },
@@ -275,10 +276,8 @@ async fn websocket(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Res
     if auth::is_foreign(&request, &bayeux.0.origins) {
         return Err(Refused::new(Reason::NotPermitted, "This origin is not allowed."));
     }
-    let Visit {
-        peer, new_browser, wire, ..
-    } = visit;
-    let new_cookie = peer.browser.is_none().then(|| bayeux.browser_cookie(&new_browser)).flatten();
+    // No cookie is set here: npm `faye` opens its socket beside its handshake over HTTP, and would mix up the two browsers.
+    let Visit { peer, wire, .. } = visit;
     let (mut parts, _) = request.into_parts();
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
         Ok(upgrade) => upgrade,
@@ -292,11 +291,7 @@ async fn websocket(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Res
         .max_write_buffer_size(usize::MAX)
         .max_message_size(limit)
         .max_frame_size(limit);
-    let mut response = upgrade.on_upgrade(move |socket| socket::serve(socket, no, (peer, new_browser), bayeux, wire));
-    if let Some(cookie) = new_cookie {
-        response.headers_mut().append(header::SET_COOKIE, cookie);
-    }
-    Ok(response)
+    Ok(upgrade.on_upgrade(move |socket| socket::serve(socket, no, peer, bayeux, wire)))
 }
 
 /// Bytes of a websocket's reading buffer: messages of clients are short, and there are many sockets.

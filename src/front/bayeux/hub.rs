@@ -199,6 +199,7 @@ impl Hub {
         let owner = Owner {
             user: Some(saved.user),
             browser: saved.browser,
+            login: None,
             address: saved.address,
         };
         let subscriptions = saved.subscriptions.into_iter();
@@ -393,12 +394,13 @@ impl Hub {
             None => {}
         }
         match (&from.browser, &owner.browser) {
-            (Some(mine), Some(owners)) if mine != owners => return Err(Why::OtherBrowser),
+            (Some(mine), Some(owners)) if mine == owners => Ok(no),
+            (Some(_), Some(_)) => Err(Why::OtherBrowser),
             // A client without cookies proves each time who it is.
-            (None, _) if !(from.proven && owner.user.is_some()) => return Err(Why::NoBrowser),
-            (Some(_) | None, _) => {}
+            (None, _) | (_, None) if from.proven => Ok(no),
+            (None, _) | (_, None) if from.login.is_some() && from.login == owner.login => Ok(no),
+            (None, _) | (_, None) => Err(Why::NoBrowser),
         }
-        Ok(no)
     }
 
     fn message(&mut self, message: Incoming, from: &Peer, reach: Reach, woken: &mut BTreeSet<SessionNo>, now: Now) -> Reply {

@@ -34,6 +34,7 @@ pub(super) enum Reach {
 pub(super) struct Owner {
     pub(super) user: Option<UserId>,
     pub(super) browser: Option<Arc<str>>,
+    pub(super) login: Option<Arc<str>>,
     pub(super) address: IpAddr,
 }
 

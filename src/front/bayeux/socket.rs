@@ -7,7 +7,6 @@ use super::shell::{Happening, ToSocket};
 use super::wire::{Parcel, Wire};
 use crate::clock;
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite;
@@ -24,7 +23,7 @@ const TOO_LARGE: u16 = 1009;
 /// What CometD says to a frame that is no JSON.
 const NOT_MESSAGES: u16 = 1011;
 
-pub(super) async fn serve(mut socket: WebSocket, no: SocketNo, peer: (Peer, Arc<str>), bayeux: Bayeux, wire: Wire) {
+pub(super) async fn serve(mut socket: WebSocket, no: SocketNo, peer: Peer, bayeux: Bayeux, wire: Wire) {
     let (tell, orders) = mpsc::unbounded_channel();
     let _ = bayeux.inbox().send(Happening::Opened(no, wire.clone(), tell));
     if let Some((code, reason)) = talk(&mut socket, no, &peer, &bayeux, &wire, orders).await {
@@ -48,7 +47,7 @@ pub(super) async fn serve(mut socket: WebSocket, no: SocketNo, peer: (Peer, Arc<
 async fn talk(
     socket: &mut WebSocket,
     no: SocketNo,
-    (peer, new_browser): &(Peer, Arc<str>),
+    peer: &Peer,
     bayeux: &Bayeux,
     wire: &Wire,
     mut orders: mpsc::UnboundedReceiver<ToSocket>,
@@ -76,7 +75,7 @@ async fn talk(
                         let post = Post {
                             no: bayeux.number(),
                             from: peer.clone(),
-                            new_browser: Some(new_browser.clone()),
+                            new_browser: None,
                             via: Via::Socket(no),
                             fresh: ClientId(random_hex().into()),
                             messages,

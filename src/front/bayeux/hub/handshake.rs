@@ -45,6 +45,7 @@ impl Hub {
         let owner = Owner {
             user: from.user,
             browser: from.browser,
+            login: from.login,
             address: from.address,
         };
         let session = Session {

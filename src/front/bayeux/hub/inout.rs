@@ -26,6 +26,8 @@ pub struct Peer {
     pub login_until: Option<Instant>,
     /// The cookie `BAYEUX_BROWSER`.
     pub browser: Option<Arc<str>>,
+    /// Names the login whose cookie it brought: whoever has that is the same browser, too.
+    pub login: Option<Arc<str>>,
     /// From where.
     pub address: IpAddr,
 }

@@ -296,6 +296,7 @@ fn peer(user: &str) -> Peer {
         proven: browser.is_none(),
         login_until: None,
         browser: browser.map(Into::into),
+        login: None,
         address: Ipv4Addr::LOCALHOST.into(),
     }
 }
@@ -601,6 +602,32 @@ fn another_browser_of_the_same_user_is_refused_and_a_client_without_cookies_is_n
     assert!(!connects(Some("b2")));
     assert!(connects(None));
     assert_eq!(house.strangers, [Why::OtherBrowser]);
+}
+
+#[test]
+fn a_session_that_began_without_the_browsers_cookie_belongs_to_its_login() {
+    let mut house = House::open();
+    let http = Via::Http { multiplexed: false };
+    let by_cookie = |login: Option<&str>, browser: Option<&str>| Peer {
+        proven: false,
+        browser: browser.map(Into::into),
+        login: login.map(Into::into),
+        ..peer("anna")
+    };
+    let socket = house.open_socket();
+    house.post(by_cookie(Some("l1"), None), Via::Socket(socket), &json!([{"channel":"/meta/handshake"}]));
+    let client = house.arrived(socket)[0]["clientId"].as_str().expect("an id").to_owned();
+    house.hub.handle_gone(socket, house.now);
+    for (login, browser, fine) in [
+        (Some("l1"), None, true),
+        (Some("l1"), Some("b1"), true),
+        (Some("l2"), None, false),
+        (None, Some("b1"), false),
+        (None, None, false),
+    ] {
+        let post = house.post(by_cookie(login, browser), http, &glance(&client));
+        assert_eq!(house.read(post)[0]["successful"], fine, "{login:?} {browser:?}");
+    }
 }
 
 #[test]
