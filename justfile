@@ -30,15 +30,16 @@ deny:
 test *NAME:
     cargo nextest run --locked --all-features --profile ${NEXTEST_PROFILE:-ci} {{NAME}}
 
-# Only interop with SIPp, baresip and node.
+# Only interop with SIPp, baresip, the real CometD clients, browser and proxies.
 interop:
-    cargo nextest run --locked --all-features --profile ci -E 'test(/^interop::|^cometd_client::/)'
+    cargo nextest run --locked --all-features --profile ci -E 'test(/^interop::|^clients::|^examples::/)'
 
 # All benches in short form; `just bench --json` for a machine, one document a line.
 bench *ARGS:
     cargo bench --locked --bench coached_calls -- --calls 50,200 --seconds 3 {{ARGS}}
     cargo bench --locked --bench sip_messages -- {{ARGS}}
     cargo bench --locked --bench call_setup -- --seconds 3 {{ARGS}}
+    cargo bench --locked --bench events -- --short {{ARGS}}
 
 # Fuzzes one target for a minute: `just fuzz sip_message`.
 fuzz TARGET SECONDS="60":

@@ -239,7 +239,10 @@ fn describe() {
         ),
         ("undertone_cometd_events_delivered_total", "Events handed to CometD answers."),
         ("undertone_cometd_replays_total", "Times that kept events were asked for again."),
-        ("undertone_cometd_events_replayed_total", "Events that were told again from what is kept."),
+        (
+            "undertone_cometd_events_replayed_total",
+            "Events that were told again from what is kept.",
+        ),
         (
             "undertone_cometd_handshakes_refused_total",
             "CometD handshakes refused because there were too many.",

@@ -15,7 +15,7 @@ use undertone::store::{self, Store};
 
 /// Which program speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Library {
+pub(crate) enum Library {
     CometD9,
     CometD3,
     Faye,
@@ -23,12 +23,12 @@ enum Library {
 }
 
 /// The scripts with their packages beside them, installed once from the committed lock files.
-struct Installed {
-    node: PathBuf,
-    python: PathBuf,
+pub(crate) struct Installed {
+    pub(crate) node: PathBuf,
+    pub(crate) python: PathBuf,
 }
 
-fn installed() -> Installed {
+pub(crate) fn installed() -> Installed {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
     fs::create_dir_all(&cache).expect("a cache");
@@ -74,7 +74,7 @@ fn installed() -> Installed {
 }
 
 /// A client program and what it says.
-struct Desktop {
+pub(crate) struct Desktop {
     child: Child,
     input: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
@@ -83,7 +83,7 @@ struct Desktop {
 }
 
 impl Desktop {
-    fn start(library: Library, port: u16, user: &str, transport: &str, channels: &str, more: &[&str]) -> Self {
+    pub(crate) fn start(library: Library, port: u16, user: &str, transport: &str, channels: &str, more: &[&str]) -> Self {
         let Installed { node, python } = tokio::task::block_in_place(installed);
         let mut command = match library {
             Library::CometD9 | Library::CometD3 | Library::Faye => Command::new("node"),
@@ -97,7 +97,7 @@ impl Desktop {
                 .arg(python.join("aiocometd_client.py"))
                 .env("PYTHONPATH", python.join("packages")),
         };
-        let mut child = command
+        command
             .args(["--url", &format!("http://localhost:{port}/api/v2/notifications")])
             .args([
                 "--user",
@@ -109,7 +109,13 @@ impl Desktop {
                 "--channels",
                 channels,
             ])
-            .args(more)
+            .args(more);
+        Self::run(&mut command)
+    }
+
+    /// Any program that speaks in lines of JSON.
+    pub(crate) fn run(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -126,7 +132,7 @@ impl Desktop {
     }
 
     /// The next thing of this kind.
-    async fn next(&mut self, what: &str) -> Value {
+    pub(crate) async fn next(&mut self, what: &str) -> Value {
         if let Some(at) = self.unheard.iter().position(|said| said["what"] == what) {
             return self.unheard.remove(at).expect("just found");
         }
@@ -150,7 +156,7 @@ impl Desktop {
     }
 
     /// What has happened since the last time, up to this number: only numbered events, not the present state.
-    async fn forwards_until(&mut self, last: &str) -> Vec<String> {
+    pub(crate) async fn forwards_until(&mut self, last: &str) -> Vec<String> {
         let mut seen = Vec::new();
         while seen.last().map(String::as_str) != Some(last) {
             let event = self.next("event").await["message"].clone();
@@ -165,12 +171,12 @@ impl Desktop {
         seen
     }
 
-    async fn say(&mut self, line: &str) {
+    pub(crate) async fn say(&mut self, line: &str) {
         let input = self.input.as_mut().expect("open");
         input.write_all(format!("{line}\n").as_bytes()).await.expect("it listens");
     }
 
-    async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         drop(self.input.take());
         self.next("disconnected").await;
         let status = tokio::time::timeout(PATIENCE, self.child.wait())
@@ -189,7 +195,7 @@ async fn house(store: &Store) -> House {
     .await
 }
 
-async fn forward_to(house: &House, number: u32) {
+pub(crate) async fn forward_to(house: &House, number: u32) {
     let body = json!({"operationName": "ForwardCallsOn", "destination": number.to_string()});
     let answer = house.post("meg", &format!("/api/v2/me/devices/{MEG_PHONE}"), &body).await;
     assert_eq!(answer.1, json!({"statusCode": 0}));

@@ -9,6 +9,7 @@ mod crash;
 mod demo;
 mod desk;
 mod differential;
+mod examples;
 mod floor_plan;
 mod interop;
 mod media;

@@ -159,7 +159,10 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
     assert_eq!(posting(SUPERVISOR.password).await.unwrap().status(), 200);
     let notifications = format!("http://{rest}/api/v2/notifications");
     let cometd = async |messages: serde_json::Value| -> serde_json::Value {
-        let request = operator.http.post(&notifications).basic_auth(SUPERVISOR.user, Some(SUPERVISOR.password));
+        let request = operator
+            .http
+            .post(&notifications)
+            .basic_auth(SUPERVISOR.user, Some(SUPERVISOR.password));
         request.json(&messages).send().await.unwrap().json().await.unwrap()
     };
     cometd(json!([{"channel": "/meta/connect", "clientId": "unknown"}])).await;

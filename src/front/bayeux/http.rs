@@ -161,7 +161,10 @@ fn visit(caller: Option<Extension<Caller>>, request: &Request) -> Visit {
             proven,
             login_until: caller.as_ref().map(|caller| caller.until),
             address: auth::address_of(request),
-            login: caller.as_ref().filter(|caller| caller.by == Means::Cookie).map(|caller| caller.csrf.clone()),
+            login: caller
+                .as_ref()
+                .filter(|caller| caller.by == Means::Cookie)
+                .map(|caller| caller.csrf.clone()),
             user: caller.map(|caller| caller.user),
             browser,
         },

@@ -615,7 +615,11 @@ fn a_session_that_began_without_the_browsers_cookie_belongs_to_its_login() {
         ..peer("anna")
     };
     let socket = house.open_socket();
-    house.post(by_cookie(Some("l1"), None), Via::Socket(socket), &json!([{"channel":"/meta/handshake"}]));
+    house.post(
+        by_cookie(Some("l1"), None),
+        Via::Socket(socket),
+        &json!([{"channel":"/meta/handshake"}]),
+    );
     let client = house.arrived(socket)[0]["clientId"].as_str().expect("an id").to_owned();
     house.hub.handle_gone(socket, house.now);
     for (login, browser, fine) in [

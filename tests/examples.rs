@@ -1,0 +1,213 @@
+//! What stands in examples/, as a reader would run it.
+
+use crate::clients::{Desktop, Installed, Library, forward_to, installed};
+use crate::support::front::{House, MEG_PHONE, PASSWORD, PATIENCE, Wishes};
+use serde_json::{Value, json};
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use undertone::front;
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
+}
+
+fn set_up() -> Installed {
+    tokio::task::block_in_place(installed)
+}
+
+/// Runs a program that prints events until it has shown one that forwards to this number; then asks it to end.
+async fn shows_an_event(mut command: Command) {
+    let house = House::open(Wishes::default()).await;
+    let mut child = command
+        .env("UNDERTONE_URL", format!("http://localhost:{}", house.address.port()))
+        .env("UNDERTONE_USER", "meg")
+        .env("UNDERTONE_PASSWORD", PASSWORD)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("node and python3 are installed");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut until = async |wanted: &str| {
+        let reading = async {
+            let mut all = Vec::new();
+            loop {
+                let line = lines
+                    .next_line()
+                    .await
+                    .expect("a pipe")
+                    .unwrap_or_else(|| panic!("it ended after {all:?}"));
+                if line.starts_with("event ") && line.contains(wanted) {
+                    return;
+                }
+                all.push(line);
+            }
+        };
+        tokio::time::timeout(PATIENCE, reading)
+            .await
+            .unwrap_or_else(|_| panic!("no event with {wanted}"));
+    };
+    until("5005").await;
+    forward_to(&house, 4711).await;
+    until("4711").await;
+    let id = i32::try_from(child.id().expect("running")).expect("a number");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM).expect("a signal");
+    let status = tokio::time::timeout(PATIENCE, child.wait())
+        .await
+        .expect("in time")
+        .expect("a process");
+    assert!(status.success(), "{status}");
+    let mut load = house.bayeux.load();
+    let gone = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.sessions == 0)).await;
+    gone.expect("it said good-bye").expect("a hub");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_example_shows_events() {
+    let node = set_up().node;
+    let wanted = |path: &Path| -> Value {
+        let text = fs::read_to_string(path).expect("package.json");
+        serde_json::from_str::<Value>(&text).expect("JSON")["dependencies"].clone()
+    };
+    let (example_wants, has) = (wanted(&example("node/package.json")), wanted(&node.join("package.json")));
+    for (name, version) in example_wants.as_object().expect("dependencies") {
+        assert_eq!(has[name], *version, "{name}: the tests and the example want the same");
+    }
+    fs::copy(example("node/events.mjs"), node.join("events.mjs")).expect("a copy");
+    let mut command = Command::new("node");
+    command.arg(node.join("events.mjs"));
+    shows_an_event(command).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_example_shows_events() {
+    let python = set_up().python;
+    let wanted = |path: PathBuf| fs::read_to_string(path).expect("requirements.txt");
+    assert_eq!(
+        wanted(example("python/requirements.txt")),
+        wanted(python.join("requirements.txt")),
+        "the tests and the example want the same"
+    );
+    let mut command = Command::new("python3");
+    command.arg(example("python/events.py")).env("PYTHONPATH", python.join("packages"));
+    shows_an_event(command).await;
+}
+
+async fn the_page_shows_the_device(transport: &str) {
+    let node = set_up().node;
+    let mut command = Command::new("node");
+    command
+        .arg(node.join("page.js"))
+        .args(["--user", "meg", "--password", PASSWORD, "--transport", transport, "--page"])
+        .arg(example("browser"));
+    let mut page = Desktop::run(&mut command);
+    let origin = page.next("serving").await["origin"].as_str().expect("an origin").to_owned();
+    let house = House::open(Wishes {
+        front: front::Config {
+            cors_origins: vec![origin],
+            ..front::Config::default()
+        },
+        ..Wishes::default()
+    })
+    .await;
+    page.say(&house.url("")).await;
+    let by = page.next("connected").await["transport"].clone();
+    assert_eq!(by, if transport == "any" { "websocket" } else { transport });
+    let coach = json!({"operationName": "Coach", "targetDeviceUri": format!("/api/v2/devices/{}", crate::support::front::BOB_PHONE)});
+    let answer = house.post("meg", &format!("/api/v2/me/devices/{MEG_PHONE}"), &coach).await;
+    assert_eq!(answer.1, json!({"statusCode": 0}));
+    loop {
+        let rows = page.next("devices").await["rows"].to_string();
+        if rows.contains("5005") && rows.contains("Coach") {
+            break;
+        }
+    }
+    page.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_browser_example_shows_whom_a_device_coaches_by_websocket() {
+    the_page_shows_the_device("any").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_browser_example_shows_whom_a_device_coaches_by_long_polling() {
+    the_page_shows_the_device("long-polling").await;
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// The example's configuration with its ports replaced: where clients come, and the two gateways, of which one is down.
+fn configured(file: &str, folder: &Path, gateway: SocketAddr) -> (PathBuf, u16) {
+    let port = free_port();
+    let text = fs::read_to_string(example("proxy").join(file)).expect("a configuration");
+    let text = text
+        .replace(":8080", &format!(":{}", gateway.port()))
+        .replace(":8081", &format!(":{}", free_port()))
+        .replace(":8088", &format!(":{port}"));
+    let path = folder.join(file);
+    fs::write(&path, text).expect("a file");
+    (path, port)
+}
+
+async fn works_behind(house: &House, mut proxy: Child, port: u16) {
+    let answers = async {
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, answers).await.expect("the proxy has started");
+    let mut number = 0;
+    for transport in ["websocket", "long-polling"] {
+        for more in [&["--ack"][..], &[]] {
+            let mut desktop = Desktop::start(Library::CometD9, port, "meg", transport, "/v2/me/devices", more);
+            assert_eq!(desktop.next("connected").await["transport"], transport);
+            desktop.next("subscribed").await;
+            for _ in 0..3 {
+                number += 1;
+                forward_to(house, number).await;
+            }
+            let expected: Vec<String> = (number - 2..=number).map(|number| number.to_string()).collect();
+            assert_eq!(desktop.forwards_until(&number.to_string()).await, expected, "{transport}");
+            desktop.end().await;
+        }
+    }
+    proxy.kill().await.expect("it runs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_desktop_works_behind_nginx_as_the_example_configures_it() {
+    let house = House::open(Wishes::default()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, port) = configured("nginx.conf", folder.path(), house.address);
+    let mut command = Command::new("nginx");
+    command
+        .env("PATH", "/usr/sbin:/usr/bin:/bin")
+        .arg("-p")
+        .arg(folder.path())
+        .arg("-c")
+        .arg(file);
+    command.args(["-e", "stderr", "-g", "daemon off;"]).kill_on_drop(true);
+    works_behind(&house, command.spawn().expect("nginx is installed"), port).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_desktop_works_behind_haproxy_as_the_example_configures_it() {
+    let house = House::open(Wishes::default()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, port) = configured("haproxy.cfg", folder.path(), house.address);
+    let mut command = Command::new("haproxy");
+    command
+        .env("PATH", "/usr/sbin:/usr/bin:/bin")
+        .arg("-db")
+        .arg("-f")
+        .arg(file)
+        .kill_on_drop(true);
+    works_behind(&house, command.spawn().expect("haproxy is installed"), port).await;
+}
