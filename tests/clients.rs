@@ -325,7 +325,10 @@ async fn a_reload_goes_on_with_the_session(library: Library, transport: &str) {
     page.next("subscribed").await;
     forward_to(&house, 1).await;
     assert_eq!(page.forwards_until("1").await, ["1"]);
-    let sessions = house.bayeux.load().borrow().sessions;
+    // With the connect that is held now it has acknowledged that.
+    let mut load = house.bayeux.load();
+    let held = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.held == 1)).await;
+    let sessions = held.expect("in time").expect("a hub").sessions;
     page.say("reload").await;
     let ended = tokio::time::timeout(PATIENCE, page.child.wait())
         .await

@@ -12,6 +12,7 @@ import base64
 import json
 import logging
 import os
+import signal
 import sys
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -139,6 +140,10 @@ async def main():
     if not asked.user or not asked.password:
         parser.error("a user and a password are needed")
 
+    # Cancelled, it still says good-bye to the gateway.
+    for number in [signal.SIGINT, signal.SIGTERM]:
+        asyncio.get_running_loop().add_signal_handler(number, asyncio.current_task().cancel)
+
     # The client keeps no cookies of hosts that are addresses.
     base = asked.url.rstrip("/").replace("//127.0.0.1", "//localhost")
     replay = Replay()
@@ -156,5 +161,5 @@ async def main():
 
 # The client leaves its cancelled poll to asyncio, which would print it at the end.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-with suppress(KeyboardInterrupt):
+with suppress(asyncio.CancelledError):
     asyncio.run(main())
