@@ -44,7 +44,7 @@ pub fn bayeux_message(data: &[u8]) {
             no: PostNo(no),
             from: peer(user),
             new_browser: Some("b".into()),
-            via: Via::Http { multiplexed: false },
+            via: Via::HTTP,
             fresh: ClientId(format!("client{no}").into()),
             messages,
         };
@@ -137,7 +137,7 @@ impl World {
     }
 
     fn ask(&mut self, user: &str, text: &str) -> Vec<Value> {
-        let no = self.post(user, Via::Http { multiplexed: false }, text);
+        let no = self.post(user, Via::HTTP, text);
         let answer = self.answers.remove(&no).expect("an answer");
         self.hub.handle_written(no, self.now);
         self.drain();
@@ -234,7 +234,7 @@ pub fn bayeux_session(data: &[u8]) {
         match pair[0] % 8 {
             0 => {
                 client.cut(&mut world);
-                client.post = Some(world.post(user, Via::Http { multiplexed: false }, &client.connect()));
+                client.post = Some(world.post(user, Via::HTTP, &client.connect()));
             }
             1 => {
                 client.cut(&mut world);
@@ -264,7 +264,7 @@ pub fn bayeux_session(data: &[u8]) {
     for (who, client) in clients.iter_mut().enumerate() {
         client.cut(&mut world);
         for _ in 0..2 {
-            client.post = Some(world.post(USERS[who], Via::Http { multiplexed: false }, &client.connect()));
+            client.post = Some(world.post(USERS[who], Via::HTTP, &client.connect()));
             while client.arrives(&mut world) {}
         }
         assert_eq!(&client.heard, told.entry(USERS[who]).or_default(), "client {who}");

@@ -444,3 +444,23 @@ async fn the_terminal_says_what_is_wrong_and_gives_up_where_waiting_is_no_use() 
     let (code, said) = run(None).await;
     assert!(code == Some(1) && said.contains("UNDERTONE_PASSWORD"), "{code:?} {said}");
 }
+
+/// A proxy on the way that knows no websockets, and a session that ends: the client must not try websockets for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_websocket_is_blocked_goes_on_by_long_polling_even_when_its_session_ends() {
+    let store = store::in_memory();
+    let first = house(&store).await;
+    let cable = Cable::to(first.address).await;
+    cable.block_websockets();
+    let port = cable.address.port();
+    let mut desktop = Desktop::start(Library::CometD9, port, "meg", "any", "/v2/me/devices", &[]);
+    assert_eq!(desktop.next("connected").await["transport"], "long-polling");
+    desktop.next("subscribed").await;
+    first.close().await;
+    let second = house(&store).await;
+    cable.plug_into(second.address);
+    desktop.next("subscribed").await;
+    forward_to(&second, 1).await;
+    assert_eq!(desktop.forwards_until("1").await, ["1"]);
+    desktop.end().await;
+}

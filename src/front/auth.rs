@@ -1,6 +1,6 @@
-//! Credentials → user: two tower layers. [`identify`] says who it is, [`require`] refuses those nobody knows.
+//! Credentials → user. [`Auth::identify`] says who it is, [`require`] refuses those nobody knows.
 //!
-//! A new kind of credential (a bearer token, a client certificate) is a variant of `Presented` and an arm in [`identify`].
+//! A new kind of credential (a bearer token, a client certificate) is a variant of `Presented` and an arm in [`Auth::identify`].
 
 use super::refusal::Refused;
 use crate::clock;
@@ -8,7 +8,7 @@ use crate::words::{Reason, UserId};
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -86,7 +86,7 @@ fn hash_with(argon2: &Argon2<'_>, password: &str) -> Result<String, PasswordErro
     Ok(hash.to_string())
 }
 
-/// Who made a request. An extension of every request that [`identify`] let through with credentials.
+/// Who made a request. An extension of every request that [`Auth::identify`] let through with credentials.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The user.
@@ -372,59 +372,61 @@ impl Failures {
     }
 }
 
-/// Says who it is: puts a [`Caller`] into the request, or nothing when it brings no credentials or a dead cookie. Wrong
-/// credentials are refused here. A login by password sets the session cookie.
-pub async fn identify(State(auth): State<Auth>, mut request: Request, next: Next) -> Response {
-    let address = address_of(&request);
-    let now = clock::instant();
-    let session_of = |cookie: &str| locked(&auth.0.sessions).find(cookie, now).cloned();
-    let (caller, new_cookie) = match presented(request.headers()) {
-        Presented::Nothing => (None, None),
-        Presented::Unreadable => return Refused::access_denied().into_response(),
-        Presented::Cookie(cookie) => {
-            let caller = session_of(&cookie).map(|session| Caller {
-                user: session.user,
-                address,
-                by: Means::Cookie,
-                until: session.until,
-                csrf: session.csrf,
-            });
-            (caller, None)
-        }
-        Presented::Password { user, password, cookie } => {
-            let verified = match auth.by_password(user, password, address).await {
-                Ok(verified) => verified,
-                Err(refused) => return refused.into_response(),
-            };
-            let kept = cookie
-                .as_deref()
-                .and_then(session_of)
-                .filter(|session| session.user == verified.user);
-            let new_cookie = kept.is_none().then(|| verified.session.clone());
-            let session = kept.or_else(|| session_of(&verified.session));
-            let (until, csrf) = session.map_or((now, Arc::default()), |session| (session.until, session.csrf));
-            let caller = Caller {
-                user: verified.user,
-                address,
-                by: Means::Password,
-                until,
-                csrf,
-            };
-            (Some(caller), new_cookie)
-        }
-    };
-    if let Some(caller) = caller {
+impl Auth {
+    /// Says who it is: puts a [`Caller`] into the request, or nothing when it brings no credentials or a dead cookie. Wrong
+    /// credentials are refused. A login by password has a session cookie to be set, see [`Auth::with_cookie`].
+    pub(super) async fn identify(&self, request: &mut Request) -> Result<Option<String>, Refused> {
+        let address = address_of(request);
+        let now = clock::instant();
+        let session_of = |cookie: &str| locked(&self.0.sessions).find(cookie, now).cloned();
+        let (caller, new_cookie) = match presented(request.headers()) {
+            Presented::Nothing => return Ok(None),
+            Presented::Unreadable => return Err(Refused::access_denied()),
+            Presented::Cookie(cookie) => {
+                let Some(session) = session_of(&cookie) else { return Ok(None) };
+                let caller = Caller {
+                    user: session.user,
+                    address,
+                    by: Means::Cookie,
+                    until: session.until,
+                    csrf: session.csrf,
+                };
+                (caller, None)
+            }
+            Presented::Password { user, password, cookie } => {
+                let verified = self.by_password(user, password, address).await?;
+                let kept = cookie
+                    .as_deref()
+                    .and_then(session_of)
+                    .filter(|session| session.user == verified.user);
+                let new_cookie = kept.is_none().then(|| verified.session.clone());
+                let session = kept.or_else(|| session_of(&verified.session));
+                let (until, csrf) = session.map_or((now, Arc::default()), |session| (session.until, session.csrf));
+                let caller = Caller {
+                    user: verified.user,
+                    address,
+                    by: Means::Password,
+                    until,
+                    csrf,
+                };
+                (caller, new_cookie)
+            }
+        };
         tracing::Span::current().record("user", tracing::field::display(&caller.user));
         request.extensions_mut().insert(caller);
+        Ok(new_cookie)
     }
-    let mut response = next.run(request).await;
-    if let Some(cookie) = new_cookie {
-        set_cookie(&mut response, &auth.0.config, &cookie);
+
+    /// Sets the session cookie, if there is one to set.
+    pub(super) fn with_cookie(&self, cookie: Option<String>, mut response: Response) -> Response {
+        if let Some(cookie) = cookie {
+            set_cookie(&mut response, &self.0.config, &cookie);
+        }
+        response
     }
-    response
 }
 
-/// Refuses those whom [`identify`] does not know.
+/// Refuses those whom [`Auth::identify`] does not know.
 pub async fn require(request: Request, next: Next) -> Response {
     match request.extensions().get::<Caller>() {
         Some(_) => next.run(request).await,
@@ -434,39 +436,38 @@ pub async fn require(request: Request, next: Next) -> Response {
 
 /// A foreign page can make a browser send our cookie: a request that changes something must come from our own origin or an
 /// allowed one. Browsers say which; programs that keep cookies send no Origin.
-pub async fn same_origin(State(allowed): State<Arc<[String]>>, request: Request, next: Next) -> Response {
-    let by_cookie = request
-        .extensions()
-        .get::<Caller>()
-        .is_some_and(|caller| caller.by == Means::Cookie);
-    if by_cookie && !is_safe(request.method()) && is_foreign(&request, &allowed) {
-        return Refused::new(Reason::NotPermitted, "Cross-site requests are not allowed.").into_response();
+pub(super) fn same_origin(allowed: &[String], request: &Request) -> Result<(), Refused> {
+    if by_cookie(request).is_some() && !is_safe(request.method()) && is_foreign(request, allowed) {
+        return Err(Refused::new(Reason::NotPermitted, "Cross-site requests are not allowed."));
     }
-    next.run(request).await
+    Ok(())
 }
 
-/// The token a browser page of ours must send back.
-pub async fn csrf(request: Request, next: Next) -> Response {
-    let caller = request.extensions().get::<Caller>().cloned();
+/// The token a browser page of ours must send back. A GET is answered with it, see [`offer_csrf`].
+pub(super) fn csrf(request: &Request) -> Result<Option<Arc<str>>, Refused> {
     let sent = request.headers().get("x-csrf-token").map(HeaderValue::as_bytes);
-    if let Some(caller) = &caller
-        && caller.by == Means::Cookie
+    if let Some(caller) = by_cookie(request)
         && !is_safe(request.method())
         && sent != Some(caller.csrf.as_bytes())
     {
-        return Refused::new(Reason::NotPermitted, "Missing or invalid Csrf token").into_response();
+        return Err(Refused::new(Reason::NotPermitted, "Missing or invalid Csrf token"));
     }
-    let is_get = request.method() == Method::GET;
-    let mut response = next.run(request).await;
-    if let Some(caller) = caller.filter(|_| is_get)
-        && let Ok(token) = HeaderValue::from_str(&caller.csrf)
-    {
-        response
-            .headers_mut()
-            .insert("x-csrf-header", HeaderValue::from_static("X-CSRF-TOKEN"));
-        response.headers_mut().insert("x-csrf-token", token);
+    let caller = request.extensions().get::<Caller>().filter(|_| request.method() == Method::GET);
+    Ok(caller.map(|caller| caller.csrf.clone()))
+}
+
+/// Tells a page its token.
+pub(super) fn offer_csrf(response: &mut Response, token: &str) {
+    if let Ok(token) = HeaderValue::from_str(token) {
+        let headers = response.headers_mut();
+        headers.insert("x-csrf-header", HeaderValue::from_static("X-CSRF-TOKEN"));
+        headers.insert("x-csrf-token", token);
     }
-    response
+}
+
+fn by_cookie(request: &Request) -> Option<&Caller> {
+    let caller = request.extensions().get::<Caller>();
+    caller.filter(|caller| caller.by == Means::Cookie)
 }
 
 fn is_safe(method: &Method) -> bool {

@@ -2,14 +2,16 @@
 //! what really leaves on it.
 
 use super::bayeux::wire::Watched;
-use axum::extract::ConnectInfo;
-use axum::{Extension, Router};
+use axum::Router;
+use axum::extract::{ConnectInfo, Request};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tower::Service;
 
 /// How long a client may take to send the headers of a request, and a kept connection may idle.
 const HEADER_DEADLINE: Duration = Duration::from_secs(30);
@@ -43,8 +45,13 @@ pub async fn serve(door: TcpListener, router: Router, stopped: impl Future<Outpu
         // Answers are small and waited for; a socket that refuses this serves all the same.
         let _ = stream.set_nodelay(true);
         let (stream, wire) = Watched::new(stream);
-        let router = router.clone().layer(Extension(ConnectInfo(peer))).layer(Extension(wire));
-        let service = TowerToHyperService::new(router);
+        // Not a layer: that would copy every route for every connection.
+        let router = router.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer));
+            request.extensions_mut().insert(wire.clone());
+            router.clone().call(request)
+        });
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let connection = connections.watch(connection);
         tokio::spawn(async move {

@@ -9,7 +9,7 @@ use crate::words::Reason;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use std::any::Any;
 use std::sync::Arc;
@@ -23,25 +23,83 @@ use tracing::Instrument;
 /// `into_make_service_with_connect_info::<SocketAddr>()`: the login throttle wants to know from where.
 pub fn router(config: &Config, auth: Auth, desk: Desk, bayeux: Bayeux) -> Router {
     let origins: Arc<[String]> = config.cors_origins.clone().into();
+    let entry = Arc::new(Entry {
+        auth,
+        origins: origins.clone(),
+        csrf: config.csrf,
+    });
+    // Few layers, each a function in order: a function of its own for each step would copy all steps behind it, for every request.
     let request_path = ServiceBuilder::new()
-        // Outermost: whatever happens below carries the request's id, in the log and in the answer.
-        .layer(from_fn(name_request))
-        // Cookies, errors and events of one user never stay in a cache, and no answer is ever a page.
-        .layer(from_fn(harden))
+        // Whatever happens below carries the request's id, in the log and in the answer; and a foreign preflight ends here.
+        .layer(from_fn_with_state(origins.clone(), outside))
         // A defect answers statusCode 4 and costs one request, not the process.
         .layer(CatchPanicLayer::custom(panicked as fn(Box<dyn Any + Send>) -> Response))
         // A preflight carries no credentials, so it is answered before anybody asks for them.
-        .layer(from_fn_with_state(origins.clone(), refuse_foreign_preflight))
-        .layer(cors(origins.clone()))
-        // Who is it?
-        .layer(from_fn_with_state(auth, auth::identify))
-        // A cookie proves the browser, not the page: the page must be ours or allowed.
-        .layer(from_fn_with_state(origins, auth::same_origin))
-        // Where configured, the page also sends back the token that only our answers carry.
-        .layer(tower::util::option_layer(config.csrf.then(|| from_fn(auth::csrf))));
+        .layer(cors(origins))
+        // Who is it, and does the request come from a page that may use his cookie?
+        .layer(from_fn_with_state(entry, inside));
     rest::router(config, desk)
         .merge(super::bayeux::http::router(bayeux))
         .layer(request_path)
+}
+
+/// What the way in needs to know.
+struct Entry {
+    auth: Auth,
+    origins: Arc<[String]>,
+    csrf: bool,
+}
+
+/// Names the request, and hardens its answer.
+async fn outside(State(origins): State<Arc<[String]>>, mut request: Request, next: Next) -> Response {
+    let name = name_of(&request);
+    request.extensions_mut().insert(RequestName(name.clone()));
+    let span = tracing::info_span!(
+        "http",
+        request_id = %name,
+        method = %request.method(),
+        path = %request.uri().path(),
+        user = tracing::field::Empty,
+    );
+    let answering = async move {
+        let mut response = match foreign_preflight(&origins, &request) {
+            Some(refused) => refused,
+            None => next.run(request).await,
+        };
+        tracing::debug!(status = response.status().as_u16(), "answered");
+        harden(&mut response);
+        response
+    };
+    let mut response = answering.instrument(span).await;
+    if let Ok(value) = HeaderValue::from_str(&name) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// Says who it is, and lets only those requests on whose cookie is used by a page of ours or an allowed one.
+async fn inside(State(entry): State<Arc<Entry>>, mut request: Request, next: Next) -> Response {
+    let new_cookie = match entry.auth.identify(&mut request).await {
+        Ok(new_cookie) => new_cookie,
+        // CometD clients know no refusal but their own: a handshake of nobody is denied in their words.
+        Err(refused) if refused.is_access_denied() && super::bayeux::http::is_endpoint(request.uri().path()) => None,
+        Err(refused) => return refused.into_response(),
+    };
+    // A cookie proves the browser, not the page.
+    if let Err(refused) = auth::same_origin(&entry.origins, &request) {
+        return entry.auth.with_cookie(new_cookie, refused.into_response());
+    }
+    // Where configured, the page also sends back the token that only our answers carry.
+    let token = match entry.csrf.then(|| auth::csrf(&request)) {
+        None => None,
+        Some(Ok(token)) => token,
+        Some(Err(refused)) => return entry.auth.with_cookie(new_cookie, refused.into_response()),
+    };
+    let mut response = entry.auth.with_cookie(new_cookie, next.run(request).await);
+    if let Some(token) = token {
+        auth::offer_csrf(&mut response, &token);
+    }
+    response
 }
 
 /// The id of a request as it stands in the log and goes back as `X-Request-Id`.
@@ -51,37 +109,19 @@ pub struct RequestName(pub Arc<str>);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Takes the client's `X-Request-Id` when it is a plain word, else makes one.
-async fn name_request(mut request: Request, next: Next) -> Response {
+fn name_of(request: &Request) -> Arc<str> {
     let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
-    let name: Arc<str> = given
+    given
         .filter(|text| is_plain(text))
-        .map_or_else(|| random_text::<12>().into(), Into::into);
-    request.extensions_mut().insert(RequestName(name.clone()));
-    let span = tracing::info_span!(
-        "http",
-        request_id = %name,
-        method = %request.method(),
-        path = %request.uri().path(),
-        user = tracing::field::Empty,
-    );
-    async move {
-        let mut response = next.run(request).await;
-        tracing::debug!(status = response.status().as_u16(), "answered");
-        if let Ok(value) = HeaderValue::from_str(&name) {
-            response.headers_mut().insert(REQUEST_ID, value);
-        }
-        response
-    }
-    .instrument(span)
-    .await
+        .map_or_else(|| random_text::<12>().into(), Into::into)
 }
 
 fn is_plain(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-async fn harden(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+/// Cookies, errors and events of one user never stay in a cache, and no answer is ever a page.
+fn harden(response: &mut Response) {
     let fixed = [
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -92,7 +132,6 @@ async fn harden(request: Request, next: Next) -> Response {
     for (name, value) in fixed {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
-    response
 }
 
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
@@ -105,14 +144,14 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
     Refused::new(Reason::Internal, "Internal error.").into_response()
 }
 
-async fn refuse_foreign_preflight(State(allowed): State<Arc<[String]>>, request: Request, next: Next) -> Response {
+fn foreign_preflight(allowed: &[String], request: &Request) -> Option<Response> {
     let is_preflight = request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    if is_preflight && !is_allowed(&allowed, request.headers().get(header::ORIGIN)) {
-        let mut response = Refused::new(Reason::NotPermitted, "This origin is not allowed.").into_response();
-        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
-        return response;
+    if !is_preflight || is_allowed(allowed, request.headers().get(header::ORIGIN)) {
+        return None;
     }
-    next.run(request).await
+    let mut response = Refused::new(Reason::NotPermitted, "This origin is not allowed.").into_response();
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
+    Some(response)
 }
 
 fn is_allowed(allowed: &[String], origin: Option<&HeaderValue>) -> bool {

@@ -86,6 +86,11 @@ impl Refused {
         Self { http, ..self }
     }
 
+    /// Nobody knows who it is.
+    pub(super) fn is_access_denied(&self) -> bool {
+        self.refusal.reason == Reason::NotAuthenticated
+    }
+
     /// `{"statusCode":20,"statusMessage":"Access denied"}`, 403, and no `WWW-Authenticate`: a browser would ask for a password.
     pub fn access_denied() -> Self {
         Self::new(Reason::NotAuthenticated, "Access denied")

@@ -3,7 +3,8 @@
 use super::line::Cut;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::io::copy_bidirectional;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -13,6 +14,7 @@ pub(crate) struct Cable {
     pub(crate) address: SocketAddr,
     target: Arc<watch::Sender<SocketAddr>>,
     cuts: watch::Sender<(u64, Cut)>,
+    passes_websockets: Arc<AtomicBool>,
 }
 
 impl Cable {
@@ -22,19 +24,30 @@ impl Cable {
         let address = listener.local_addr().expect("an address");
         let target = Arc::new(watch::Sender::new(target));
         let cuts = watch::Sender::new((0, Cut::Fin));
-        let (to, cut) = (target.clone(), cuts.subscribe());
+        let passes_websockets = Arc::new(AtomicBool::new(true));
+        let (to, cut, passes) = (target.clone(), cuts.subscribe(), passes_websockets.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = *to.borrow();
-                tokio::spawn(join(client, server, cut.clone()));
+                tokio::spawn(join(client, server, cut.clone(), passes.load(Ordering::SeqCst)));
             }
         });
-        Self { address, target, cuts }
+        Self {
+            address,
+            target,
+            cuts,
+            passes_websockets,
+        }
     }
 
     /// From now on, new connections go there.
     pub(crate) fn plug_into(&self, target: SocketAddr) {
         self.target.send_replace(target);
+    }
+
+    /// From now on, it is like a proxy that does not know websockets.
+    pub(crate) fn block_websockets(&self) {
+        self.passes_websockets.store(false, Ordering::SeqCst);
     }
 
     /// Ends every connection, on both sides.
@@ -46,8 +59,14 @@ impl Cable {
     }
 }
 
-async fn join(mut client: TcpStream, server: SocketAddr, mut cuts: watch::Receiver<(u64, Cut)>) {
+async fn join(mut client: TcpStream, server: SocketAddr, mut cuts: watch::Receiver<(u64, Cut)>, passes_websockets: bool) {
     cuts.mark_unchanged();
+    if !passes_websockets && asks_for_websocket(&client).await {
+        let _ = client
+            .write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .await;
+        return;
+    }
     let Ok(mut server) = TcpStream::connect(server).await else { return };
     let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
     tokio::select! {
@@ -58,4 +77,12 @@ async fn join(mut client: TcpStream, server: SocketAddr, mut cuts: watch::Receiv
             }
         }
     }
+}
+
+async fn asks_for_websocket(client: &TcpStream) -> bool {
+    let mut head = [0; 4096];
+    let length = client.peek(&mut head).await.unwrap_or(0);
+    String::from_utf8_lossy(&head[..length])
+        .to_ascii_lowercase()
+        .contains("upgrade: websocket")
 }

@@ -118,6 +118,12 @@ pub(in crate::front) fn router(bayeux: Bayeux) -> Router {
         .with_state(bayeux)
 }
 
+/// Whether a path is the event channel's.
+pub(in crate::front) fn is_endpoint(path: &str) -> bool {
+    path.strip_prefix("/api/v2/notifications")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 const BROWSER_COOKIE: &str = "BAYEUX_BROWSER";
 
 /// Who asks, and how, as far as the event channel wants to know.
@@ -127,6 +133,7 @@ struct Visit {
     new_browser: Arc<str>,
     wire: Wire,
     multiplexed: bool,
+    blocked: bool,
     by_cookie: bool,
 }
 
@@ -171,6 +178,8 @@ fn visit(caller: Option<Extension<Caller>>, request: &Request) -> Visit {
         new_browser: random_hex().into(),
         wire: request.extensions().get::<Wire>().cloned().unwrap_or_else(Wire::blind),
         multiplexed: request.version() >= Version::HTTP_2,
+        // npm `cometd` shakes hands on a websocket, and appends this to the URL only where it got none.
+        blocked: request.uri().path().ends_with("/handshake"),
     }
 }
 
@@ -185,6 +194,7 @@ async fn post(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Response
     drop(bytes);
     let via = Via::Http {
         multiplexed: visit.multiplexed,
+        blocked: visit.blocked,
     };
     let (body, report, cookie) = exchange(&bayeux, visit, via, messages).await?;
     Ok(answered("application/json", body.into(), report, cookie))
@@ -250,7 +260,7 @@ async fn exchange(
     };
     wire.begin(
         report.parcel,
-        matches!(via, Via::Http { multiplexed: true }),
+        matches!(via, Via::Http { multiplexed: true, .. }),
         bayeux.inbox().clone(),
     );
     let post = Post {

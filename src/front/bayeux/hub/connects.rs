@@ -36,8 +36,8 @@ impl Hub {
 
         let hold = self.hold_for(advice);
         let slot = match via {
-            Via::Http { multiplexed: false } | Via::Callback => from.browser.clone(),
-            Via::Http { multiplexed: true } | Via::Socket(_) => None,
+            Via::Http { multiplexed: false, .. } | Via::Callback => from.browser.clone(),
+            Via::Http { multiplexed: true, .. } | Via::Socket(_) => None,
         };
         let has_slot = slot
             .as_ref()

@@ -4,7 +4,11 @@ use super::*;
 
 impl Hub {
     pub(super) fn handshake(&mut self, message: Incoming, from: Peer, via: Via, fresh: ClientId, now: Now) -> Reply {
-        let types = self.types.clone();
+        let mut types = self.types.clone();
+        if let Via::Http { blocked: true, .. } = via {
+            // Offered again, npm `cometd` would choose it again, for ever.
+            types.retain(|name| *name != Transport::Websocket.as_str());
+        }
         let refused = |error, reconnect, interval: Duration| Reply {
             supported_connection_types: Some(types.clone()),
             advice: Some(Advice {
@@ -65,7 +69,7 @@ impl Hub {
         self.save(no);
         Reply {
             version: Some("1.0"),
-            supported_connection_types: Some(self.types.clone()),
+            supported_connection_types: Some(types),
             client_id: Some(fresh.clone()),
             advice: Some(self.retry(&fresh)),
             ext,

@@ -39,6 +39,8 @@ pub enum Via {
     Http {
         /// Over HTTP/2, where held connects cost a browser none of its few connections.
         multiplexed: bool,
+        /// Websockets do not get through to this client.
+        blocked: bool,
     },
     /// GET with `jsonp`.
     Callback,
@@ -47,6 +49,12 @@ pub enum Via {
 }
 
 impl Via {
+    /// POST over HTTP/1.1.
+    pub const HTTP: Via = Via::Http {
+        multiplexed: false,
+        blocked: false,
+    };
+
     pub(super) fn transport(self) -> Transport {
         match self {
             Via::Http { .. } => Transport::LongPolling,

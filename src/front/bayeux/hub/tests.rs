@@ -5,6 +5,10 @@ use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 
 const DEVICES: &str = "/v2/me/devices";
+const MULTIPLEXED: Via = Via::Http {
+    multiplexed: true,
+    blocked: false,
+};
 
 /// A hub with its own clock, and with connections that keep what they are given until a test reads it.
 struct House {
@@ -177,7 +181,7 @@ impl House {
 
     /// Sends a request; its answer stays unwritten.
     fn send(&mut self, user: &str, messages: &Value) -> PostNo {
-        self.post(peer(user), Via::Http { multiplexed: false }, messages)
+        self.post(peer(user), Via::HTTP, messages)
     }
 
     /// Sends a request and reads its answer.
@@ -565,10 +569,10 @@ fn a_login_that_ends_ends_the_session_and_says_why() {
         login_until: Some(house.now.mono + Duration::from_secs(10)),
         ..peer("anna")
     };
-    let by_cookie = house.post(from.clone(), Via::Http { multiplexed: false }, &connect(&client));
+    let by_cookie = house.post(from.clone(), Via::HTTP, &connect(&client));
     assert_eq!(house.read(by_cookie)[0]["error"], UNKNOWN, "by cookie, and without the browser's");
     let proven = Peer { proven: true, ..from };
-    let held = house.post(proven, Via::Http { multiplexed: false }, &connect(&client));
+    let held = house.post(proven, Via::HTTP, &connect(&client));
     house.pass(Duration::from_secs(9));
     assert!(house.is_held(held));
     house.pass(Duration::from_secs(1));
@@ -587,7 +591,7 @@ fn another_browser_of_the_same_user_is_refused_and_a_client_without_cookies_is_n
         browser: Some("b1".into()),
         ..peer("anna")
     };
-    let http = Via::Http { multiplexed: false };
+    let http = Via::HTTP;
     let shaken = house.post(mine.clone(), http, &json!([{"channel":"/meta/handshake"}]));
     let client = house.read(shaken)[0]["clientId"].as_str().expect("an id").to_owned();
     let mut connects = |browser: Option<&str>| {
@@ -607,7 +611,7 @@ fn another_browser_of_the_same_user_is_refused_and_a_client_without_cookies_is_n
 #[test]
 fn a_session_that_began_without_the_browsers_cookie_belongs_to_its_login() {
     let mut house = House::open();
-    let http = Via::Http { multiplexed: false };
+    let http = Via::HTTP;
     let by_cookie = |login: Option<&str>, browser: Option<&str>| Peer {
         proven: false,
         browser: browser.map(Into::into),
@@ -641,7 +645,7 @@ fn a_browser_holds_one_connect_and_the_next_session_takes_the_place_when_it_is_f
         browser: Some("b1".into()),
         ..peer("anna")
     };
-    let http = Via::Http { multiplexed: false };
+    let http = Via::HTTP;
     let mut tabs = Vec::new();
     for _ in 0..2 {
         let shaken = house.post(from.clone(), http, &json!([{"channel":"/meta/handshake"}]));
@@ -655,7 +659,7 @@ fn a_browser_holds_one_connect_and_the_next_session_takes_the_place_when_it_is_f
     let advice = house.read(crowded)[0]["advice"].clone();
     assert_eq!(advice["multiple-clients"], true);
     assert_eq!((&advice["interval"], &advice["reconnect"]), (&json!(2000), &json!("retry")));
-    let multiplexed = house.post(from.clone(), Via::Http { multiplexed: true }, &connect(&tabs[1]));
+    let multiplexed = house.post(from.clone(), MULTIPLEXED, &connect(&tabs[1]));
     assert!(house.is_held(multiplexed), "HTTP/2 has room");
     house.hub.handle_cut(multiplexed, house.now);
     house.hub.handle_cut(held, house.now);
@@ -705,7 +709,7 @@ fn an_answer_nobody_knows_of_is_waited_for_and_its_events_are_neither_lost_nor_d
         no: PostNo(1_000),
         from: peer("anna"),
         new_browser: None,
-        via: Via::Http { multiplexed: false },
+        via: Via::HTTP,
         fresh: ClientId("x".into()),
         messages: message::parse(connect(&client).to_string().as_bytes(), 1).expect("a connect"),
     };
