@@ -50,9 +50,10 @@ function showDevices() {
   element("devices").replaceChildren(...rows);
 }
 
-function describeDevice({ phoneNumber, deviceState, userState, doNotDisturb, supervisorMonitoringState: monitoring }) {
+function describeDevice({ phoneNumber, deviceState, userState, doNotDisturb, forwardTo, supervisorMonitoringState: monitoring }) {
   const parts = [deviceState, userState?.displayName];
   if (doNotDisturb === "On") parts.push("do not disturb");
+  if (forwardTo) parts.push(`forwards to ${forwardTo}`);
   if (monitoring) parts.push(describeMonitoring(monitoring));
   return `Device ${phoneNumber}: ${parts.filter(Boolean).join(", ")}`;
 }

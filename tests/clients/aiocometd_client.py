@@ -150,7 +150,7 @@ async def main():
         # Any other value makes the first lost connection an error: 0.5 still gives `loop` to asyncio.wait_for.
         connection_timeout=0,
         auth=Basic(asked.user, asked.password),
-        extensions=[Seconds(), Watch(), *([Ack()] if asked.ack else [])],
+        extensions=[Watch(), Seconds(), *([Ack()] if asked.ack else [])],
     )
     successful = False
     try:
