@@ -18,6 +18,8 @@ pub mod http;
 #[cfg(feature = "io")]
 pub mod json;
 #[cfg(feature = "io")]
+pub mod lane;
+#[cfg(feature = "io")]
 pub mod refusal;
 #[cfg(feature = "io")]
 pub mod rest;

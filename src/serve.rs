@@ -12,6 +12,7 @@ use crate::config::{Config, CredentialsError, Made};
 use crate::contract::{self, proto::telephony_server::TelephonyServer};
 use crate::front::auth::{Auth, PasswordError};
 use crate::front::bayeux::http::Bayeux;
+use crate::front::lane::Lane;
 use crate::front::{door, grpc, http};
 use crate::gateway::desk::Desk;
 use crate::sip::flow::Protocol;
@@ -223,8 +224,8 @@ pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> 
                     error,
                 })?,
             };
-            let (desk, router) = start_gateway(&config, channel, &mut running, &mut rest_made).await?;
-            running.doors.push(open(door, router, stopped.clone()));
+            let (desk, router, lane) = start_gateway(&config, channel, &mut running, &mut rest_made).await?;
+            running.doors.push(open(door, router, lane, stopped.clone()));
             let serving = desk.readiness();
             (grpc::serve(desk), serving)
         }
@@ -235,9 +236,12 @@ pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> 
         .doors
         .push(open_grpc(grpc_door, server, serving, config.grpc_reflection, stopped.clone()).await);
     let ready = readiness(&running);
-    running
-        .doors
-        .push(open(admin_door, telemetry::admin(metrics, ready, measures(&running)), stopped));
+    running.doors.push(open(
+        admin_door,
+        telemetry::admin(metrics, ready, measures(&running)),
+        None,
+        stopped,
+    ));
     running.introduction = config.introduction(&rest_made, &sip_made);
     Ok(running)
 }
@@ -316,7 +320,7 @@ async fn start_gateway(
     channel: tonic::transport::Channel,
     running: &mut Running,
     made: &mut Vec<Made>,
-) -> Result<(Desk, Router), StartError> {
+) -> Result<(Desk, Router, Option<Lane>), StartError> {
     let store: Store = store::open(&config.state_file("gateway"))?;
     let audit = Audit::open(&config.audit_file)?;
     let (accounts, new) = config.rest_credentials(&store)?;
@@ -327,8 +331,8 @@ async fn start_gateway(
     let bayeux = Bayeux::start(&config.front, config.bayeux.clone(), desk.clone(), store)?;
     running.desk = Some(desk.clone());
     running.bayeux = Some(bayeux.clone());
-    let router = http::router(&config.front, auth, desk.clone(), bayeux);
-    Ok((desk, router))
+    let (router, lane) = http::router(&config.front, auth, desk.clone(), bayeux);
+    Ok((desk, router, lane))
 }
 
 async fn bind(what: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -337,8 +341,8 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<(TcpListener, S
     bound.map_err(|error| StartError::Bind { what, address, error })
 }
 
-fn open(listener: TcpListener, router: Router, stopped: watch::Receiver<bool>) -> JoinHandle<()> {
-    tokio::spawn(door::serve(listener, router, until(stopped)))
+fn open(listener: TcpListener, router: Router, lane: Option<Lane>, stopped: watch::Receiver<bool>) -> JoinHandle<()> {
+    tokio::spawn(door::serve(listener, router, lane, until(stopped)))
 }
 
 async fn open_grpc(

@@ -373,17 +373,18 @@ impl Failures {
 }
 
 impl Auth {
-    /// Says who it is: puts a [`Caller`] into the request, or nothing when it brings no credentials or a dead cookie. Wrong
-    /// credentials are refused. A login by password has a session cookie to be set, see [`Auth::with_cookie`].
-    pub(super) async fn identify(&self, request: &mut Request) -> Result<Option<String>, Refused> {
-        let address = address_of(request);
+    /// Says who it is; nobody when there are no credentials, or a dead cookie. Wrong credentials are refused. A login by password
+    /// has a session cookie to be set, see [`Auth::with_cookie`].
+    pub(super) async fn identify(&self, headers: &HeaderMap, address: IpAddr) -> Result<(Option<Caller>, Option<String>), Refused> {
         let now = clock::instant();
         let session_of = |cookie: &str| locked(&self.0.sessions).find(cookie, now).cloned();
-        let (caller, new_cookie) = match presented(request.headers()) {
-            Presented::Nothing => return Ok(None),
+        let (caller, new_cookie) = match presented(headers) {
+            Presented::Nothing => return Ok((None, None)),
             Presented::Unreadable => return Err(Refused::access_denied()),
             Presented::Cookie(cookie) => {
-                let Some(session) = session_of(&cookie) else { return Ok(None) };
+                let Some(session) = session_of(&cookie) else {
+                    return Ok((None, None));
+                };
                 let caller = Caller {
                     user: session.user,
                     address,
@@ -412,15 +413,24 @@ impl Auth {
                 (caller, new_cookie)
             }
         };
-        tracing::Span::current().record("user", tracing::field::display(&caller.user));
-        request.extensions_mut().insert(caller);
-        Ok(new_cookie)
+        Ok((Some(caller), new_cookie))
+    }
+
+    /// The header that sets the session cookie.
+    pub(super) fn cookie_line(&self, cookie: &str) -> Option<HeaderValue> {
+        let config = &self.0.config;
+        let secure = if config.secure_cookies { "; Secure" } else { "" };
+        let life = config.session_life.as_secs();
+        HeaderValue::from_str(&format!(
+            "{SESSION_COOKIE}={cookie}; Path=/; HttpOnly; SameSite=Lax; Max-Age={life}{secure}"
+        ))
+        .ok()
     }
 
     /// Sets the session cookie, if there is one to set.
     pub(super) fn with_cookie(&self, cookie: Option<String>, mut response: Response) -> Response {
-        if let Some(cookie) = cookie {
-            set_cookie(&mut response, &self.0.config, &cookie);
+        if let Some(line) = cookie.and_then(|cookie| self.cookie_line(&cookie)) {
+            response.headers_mut().append(header::SET_COOKIE, line);
         }
         response
     }
@@ -530,15 +540,6 @@ pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
         .filter_map(|pair| pair.trim().split_once('='))
         .find(|(key, _)| *key == name)
         .map(|(_, value)| value.trim_matches('"'))
-}
-
-fn set_cookie(response: &mut Response, config: &Config, value: &str) {
-    let secure = if config.secure_cookies { "; Secure" } else { "" };
-    let life = config.session_life.as_secs();
-    let line = format!("{SESSION_COOKIE}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={life}{secure}");
-    if let Ok(line) = HeaderValue::from_str(&line) {
-        response.headers_mut().append(header::SET_COOKIE, line);
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::auth::{self, Auth, random_text};
 use super::bayeux::http::Bayeux;
+use super::lane::Lane;
 use super::refusal::Refused;
 use super::{Config, rest};
 use crate::gateway::desk::Desk;
@@ -19,9 +20,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
 use tracing::Instrument;
 
-/// REST and CometD behind their layers. Serve it with
-/// `into_make_service_with_connect_info::<SocketAddr>()`: the login throttle wants to know from where.
-pub fn router(config: &Config, auth: Auth, desk: Desk, bayeux: Bayeux) -> Router {
+/// REST and CometD behind their layers, and the short way in for polls, if every request may take it. Serve both with
+/// [`super::door::serve`]: the login throttle wants to know from where.
+pub fn router(config: &Config, auth: Auth, desk: Desk, bayeux: Bayeux) -> (Router, Option<Lane>) {
+    let lane = (!config.csrf).then(|| Lane::new(auth.clone(), bayeux.clone()));
     let origins: Arc<[String]> = config.cors_origins.clone().into();
     let entry = Arc::new(Entry {
         auth,
@@ -38,9 +40,10 @@ pub fn router(config: &Config, auth: Auth, desk: Desk, bayeux: Bayeux) -> Router
         .layer(cors(origins))
         // Who is it, and does the request come from a page that may use his cookie?
         .layer(from_fn_with_state(entry, inside));
-    rest::router(config, desk)
+    let router = rest::router(config, desk)
         .merge(super::bayeux::http::router(bayeux))
-        .layer(request_path)
+        .layer(request_path);
+    (router, lane)
 }
 
 /// What the way in needs to know.
@@ -79,8 +82,14 @@ async fn outside(State(origins): State<Arc<[String]>>, mut request: Request, nex
 
 /// Says who it is, and lets only those requests on whose cookie is used by a page of ours or an allowed one.
 async fn inside(State(entry): State<Arc<Entry>>, mut request: Request, next: Next) -> Response {
-    let new_cookie = match entry.auth.identify(&mut request).await {
-        Ok(new_cookie) => new_cookie,
+    let new_cookie = match entry.auth.identify(request.headers(), auth::address_of(&request)).await {
+        Ok((caller, new_cookie)) => {
+            if let Some(caller) = caller {
+                tracing::Span::current().record("user", tracing::field::display(&caller.user));
+                request.extensions_mut().insert(caller);
+            }
+            new_cookie
+        }
         // CometD clients know no refusal but their own: a handshake of nobody is denied in their words.
         Err(refused) if refused.is_access_denied() && super::bayeux::http::is_endpoint(request.uri().path()) => None,
         Err(refused) => return refused.into_response(),
@@ -120,16 +129,17 @@ fn is_plain(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-/// Cookies, errors and events of one user never stay in a cache, and no answer is ever a page.
+/// On every answer: cookies, errors and events of one user never stay in a cache, and no answer is ever a page.
+pub(super) const HARDENED: [(HeaderName, &str); 5] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (header::REFERRER_POLICY, "no-referrer"),
+];
+
 fn harden(response: &mut Response) {
-    let fixed = [
-        (header::CACHE_CONTROL, "no-store"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ];
-    for (name, value) in fixed {
+    for (name, value) in HARDENED {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
 }

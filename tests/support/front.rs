@@ -98,13 +98,13 @@ impl House {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let kept = wishes.store.unwrap_or_else(store::in_memory);
         let bayeux = Bayeux::start(&wishes.front, wishes.bayeux, desk.clone(), kept).expect("an event channel");
-        let router = http::router(&wishes.front, auth, desk.clone(), bayeux.clone());
+        let (router, lane) = http::router(&wishes.front, auth, desk.clone(), bayeux.clone());
         let address = listener.local_addr().expect("an address");
         let (stop, mut stopped) = watch::channel(false);
         let stopping = async move {
             let _ = stopped.wait_for(|stopped| *stopped).await;
         };
-        let door = tokio::spawn(door::serve(listener, router, stopping));
+        let door = tokio::spawn(door::serve(listener, router, lane, stopping));
         Self {
             stop,
             door,

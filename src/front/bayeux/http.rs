@@ -22,6 +22,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use http_body::{Frame, SizeHint};
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -104,33 +105,38 @@ impl Bayeux {
         PostNo(self.0.numbers.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(super) fn max_messages(&self) -> usize {
+    pub(in crate::front) fn max_messages(&self) -> usize {
         self.0.max_messages
+    }
+
+    pub(in crate::front) fn body_limit(&self) -> usize {
+        self.0.body_limit
     }
 }
 
 /// The endpoint and its subtree, without the layers it shares with REST. Clients append `/handshake`, `/connect`, a slash.
 pub(in crate::front) fn router(bayeux: Bayeux) -> Router {
     Router::new()
-        .route("/api/v2/notifications", any(receive))
+        .route(ENDPOINT, any(receive))
         .route("/api/v2/notifications/", any(receive))
         .route("/api/v2/notifications/{*rest}", any(receive))
         .with_state(bayeux)
 }
 
+/// Where the event channel is.
+pub(in crate::front) const ENDPOINT: &str = "/api/v2/notifications";
+
 /// Whether a path is the event channel's.
 pub(in crate::front) fn is_endpoint(path: &str) -> bool {
-    path.strip_prefix("/api/v2/notifications")
+    path.strip_prefix(ENDPOINT)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 const BROWSER_COOKIE: &str = "BAYEUX_BROWSER";
 
 /// Who asks, and how, as far as the event channel wants to know.
-struct Visit {
+pub(in crate::front) struct Visit {
     peer: Peer,
-    /// He has no cookie of ours yet, and this would be his.
-    new_browser: Arc<str>,
     wire: Wire,
     multiplexed: bool,
     blocked: bool,
@@ -159,27 +165,42 @@ fn only_post() -> Response {
 }
 
 fn visit(caller: Option<Extension<Caller>>, request: &Request) -> Visit {
-    let browser = browser_of(request.headers());
+    let wire = request.extensions().get::<Wire>().cloned().unwrap_or_else(Wire::blind);
+    // npm `cometd` shakes hands on a websocket, and appends this to the URL only where it got none.
+    let blocked = request.uri().path().ends_with("/handshake");
     let caller = caller.map(|Extension(caller)| caller);
-    let proven = caller.as_ref().is_some_and(|caller| caller.by == Means::Password);
+    let visit = Visit::new(caller, request.headers(), auth::address_of(request), wire, blocked);
     Visit {
-        by_cookie: caller.as_ref().is_some_and(|caller| caller.by == Means::Cookie),
-        peer: Peer {
-            proven,
-            login_until: caller.as_ref().map(|caller| caller.until),
-            address: auth::address_of(request),
-            login: caller
-                .as_ref()
-                .filter(|caller| caller.by == Means::Cookie)
-                .map(|caller| caller.csrf.clone()),
-            user: caller.map(|caller| caller.user),
-            browser,
-        },
-        new_browser: random_hex().into(),
-        wire: request.extensions().get::<Wire>().cloned().unwrap_or_else(Wire::blind),
         multiplexed: request.version() >= Version::HTTP_2,
-        // npm `cometd` shakes hands on a websocket, and appends this to the URL only where it got none.
-        blocked: request.uri().path().ends_with("/handshake"),
+        ..visit
+    }
+}
+
+impl Visit {
+    /// Over HTTP/1.1. `blocked`: websockets do not get through to this client.
+    pub(in crate::front) fn new(caller: Option<Caller>, headers: &HeaderMap, address: IpAddr, wire: Wire, blocked: bool) -> Self {
+        let by_cookie = caller.as_ref().filter(|caller| caller.by == Means::Cookie);
+        Self {
+            by_cookie: by_cookie.is_some(),
+            peer: Peer {
+                proven: caller.as_ref().is_some_and(|caller| caller.by == Means::Password),
+                login_until: caller.as_ref().map(|caller| caller.until),
+                login: by_cookie.map(|caller| caller.csrf.clone()),
+                browser: browser_of(headers),
+                address,
+                user: caller.map(|caller| caller.user),
+            },
+            wire,
+            multiplexed: false,
+            blocked,
+        }
+    }
+
+    fn via(&self) -> Via {
+        Via::Http {
+            multiplexed: self.multiplexed,
+            blocked: self.blocked,
+        }
     }
 }
 
@@ -192,11 +213,7 @@ async fn post(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Response
     };
     // Everything the request was made of is let go of while it is held.
     drop(bytes);
-    let via = Via::Http {
-        multiplexed: visit.multiplexed,
-        blocked: visit.blocked,
-    };
-    let (body, report, cookie) = exchange(&bayeux, visit, via, messages).await?;
+    let (body, report, cookie) = exchange(&bayeux, visit, messages).await?;
     Ok(answered("application/json", body.into(), report, cookie))
 }
 
@@ -218,7 +235,7 @@ async fn callback(bayeux: Bayeux, visit: Visit, query: &str) -> Result<Response,
         ));
     }
     let messages = from_form(query.as_bytes(), bayeux.max_messages())?;
-    let (body, report, cookie) = exchange(&bayeux, visit, Via::Callback, messages).await?;
+    let (body, report, cookie) = exchange_by(&bayeux, visit, Via::Callback, messages).await?;
     // Both are line ends in the JavaScript of older browsers, and text in JSON.
     let body = body.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
     // The comment keeps a callback's name from being the first bytes of something else than a script.
@@ -234,23 +251,25 @@ fn is_callback(name: &str) -> bool {
 }
 
 /// Hands the messages in and waits for the answer: as long as the connect is held.
-async fn exchange(
+pub(in crate::front) async fn exchange(
+    bayeux: &Bayeux,
+    visit: Visit,
+    messages: Vec<Incoming>,
+) -> Result<(String, Report, Option<HeaderValue>), Refused> {
+    let via = visit.via();
+    exchange_by(bayeux, visit, via, messages).await
+}
+
+async fn exchange_by(
     bayeux: &Bayeux,
     visit: Visit,
     via: Via,
     messages: Vec<Incoming>,
 ) -> Result<(String, Report, Option<HeaderValue>), Refused> {
-    let Visit {
-        mut peer,
-        new_browser,
-        wire,
-        ..
-    } = visit;
+    let Visit { mut peer, wire, .. } = visit;
     let opens = messages.iter().any(|message| matches!(message.kind, Kind::Handshake { .. }));
-    let mut new_cookie = None;
-    if opens && peer.browser.is_none() {
-        new_cookie = bayeux.browser_cookie(&new_browser);
-    }
+    let new_browser: Option<Arc<str>> = (opens && peer.browser.is_none()).then(|| random_hex().into());
+    let new_cookie = new_browser.as_ref().and_then(|browser| bayeux.browser_cookie(browser));
     // Each request proves it anew.
     peer.login_until = peer.login_until.filter(|_| !peer.proven);
     let no = bayeux.number();
@@ -266,7 +285,7 @@ async fn exchange(
     let post = Post {
         no,
         from: peer,
-        new_browser: Some(new_browser),
+        new_browser,
         via,
         fresh: ClientId(random_hex().into()),
         messages,
@@ -357,7 +376,7 @@ fn from_form(form: &[u8], most: usize) -> Result<Vec<Incoming>, Refused> {
     Ok(messages)
 }
 
-fn malformed(error: BatchError) -> Refused {
+pub(in crate::front) fn malformed(error: BatchError) -> Refused {
     Refused::new(Reason::InvalidInput, format!("Malformed request: {error}."))
 }
 
@@ -388,9 +407,16 @@ fn answered(content_type: &'static str, body: Bytes, report: Report, new_cookie:
 
 /// Says how a request ended, by being dropped: with its handler or its answer unsent when the socket is gone. What the connection
 /// has taken is the wire's to tell.
-struct Report {
+pub(in crate::front) struct Report {
     parcel: Parcel,
     wire: Wire,
+}
+
+impl Report {
+    /// The answer's bytes are about to be written. False: a newer connect was told that they never leave.
+    pub(in crate::front) fn taken(&self) -> bool {
+        self.wire.taken(self.parcel)
+    }
 }
 
 impl Drop for Report {
@@ -413,10 +439,9 @@ impl HttpBody for Reported {
         let Some(data) = self.data.take() else {
             return Poll::Ready(None);
         };
-        if self.report.wire.taken(self.report.parcel) {
+        if self.report.taken() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        // A newer connect was told that this answer never leaves.
         Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into())))
     }
 

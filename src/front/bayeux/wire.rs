@@ -158,6 +158,21 @@ impl Watched {
         (watched, wire)
     }
 
+    /// The connection itself, for reading and waiting.
+    pub(in crate::front) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// The other end has closed or reset the connection, as far as our kernel knows.
+    pub(in crate::front) fn has_gone(&self) -> bool {
+        has_gone(&self.stream)
+    }
+
+    /// Looks at what has come without taking it; for [`TcpStream::try_io`].
+    pub(in crate::front) fn peek(&self, byte: &mut [u8; 1]) -> io::Result<usize> {
+        recv(self.stream.as_raw_fd(), byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).map_err(io::Error::from)
+    }
+
     /// Under the lock, so that nobody can abandon what is being written.
     fn write(&mut self, length: usize, write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let mut state = self.wire.state();

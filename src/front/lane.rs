@@ -1,0 +1,345 @@
+//! The short way in for polls: a plain `POST` to the event channel over HTTP/1.1 goes from its connection to the hub and back
+//! without the HTTP library and its layers, and holds no buffer while it is held.
+//!
+//! ```text
+//! connection ─▶ is it plain? ──yes──▶ who is it ─▶ hub ─▶ answer, next request
+//!                    │ no
+//!                    └──▶ the HTTP library, with the bytes read so far, for the rest of the connection's life
+//! ```
+//!
+//! Only what is understood completely is plain: anything else about a request, and it is the HTTP library's, which knows better. The
+//! head is read by `httparse`, the library's own reader.
+
+use super::auth::Auth;
+use super::bayeux::http::{self as bayeux, Bayeux, Visit};
+use super::bayeux::message;
+use super::bayeux::wire::{Watched, Wire};
+use super::http::HARDENED;
+use super::refusal::Refused;
+use crate::clock;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::IntoResponse;
+use http_body_util::BodyExt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// What the short way needs. Cheap to clone.
+#[derive(Clone)]
+pub struct Lane {
+    auth: Auth,
+    bayeux: Bayeux,
+}
+
+/// What becomes of a connection.
+pub(super) enum Course {
+    /// It has ended.
+    Over,
+    /// The HTTP library takes it from here, beginning with these bytes.
+    Library(Watched, Vec<u8>),
+}
+
+/// How long a client may take to send the rest of a request, and a kept connection may idle.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// A longer head is no plain one.
+const HEAD: usize = 4 * 1024;
+const HEADERS: usize = 32;
+
+impl Lane {
+    pub(super) fn new(auth: Auth, bayeux: Bayeux) -> Self {
+        Self { auth, bayeux }
+    }
+
+    /// Serves plain requests, one after the other, until one is not or `stopped` comes.
+    pub(super) async fn serve(&self, mut connection: Watched, wire: &Wire, peer: SocketAddr, stopped: &CancellationToken) -> Course {
+        let mut bytes = Vec::new();
+        loop {
+            if bytes.is_empty() {
+                let readable = timeout(DEADLINE, connection.stream().readable());
+                tokio::select! {
+                    readable = readable => if !matches!(readable, Ok(Ok(()))) { return Course::Over },
+                    () = stopped.cancelled() => return Course::Over,
+                }
+                match connection.stream().try_read_buf(&mut bytes) {
+                    Ok(0) => return Course::Over,
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                    Err(_) => return Course::Over,
+                }
+            }
+            let Some(plain) = plain(&bytes, self.bayeux.body_limit()) else {
+                return Course::Library(connection, bytes);
+            };
+            if !fill(&connection, &mut bytes, plain.whole).await {
+                return Course::Over;
+            }
+            let rest = bytes.split_off(plain.whole);
+            let Some(answer) = self.answer(&connection, wire, peer, plain, bytes).await else {
+                return Course::Over;
+            };
+            let is_last = stopped.is_cancelled();
+            if connection.write_all(&answer.into_bytes(is_last)).await.is_err() || is_last {
+                return Course::Over;
+            }
+            bytes = rest;
+        }
+    }
+
+    /// `None`: the client has gone, and what it would have been told waits for it.
+    async fn answer(&self, connection: &Watched, wire: &Wire, peer: SocketAddr, plain: Plain, bytes: Vec<u8>) -> Option<Answer> {
+        let (caller, new_cookie) = match self.auth.identify(&plain.headers, peer.ip().to_canonical()).await {
+            Ok(known) => known,
+            // A handshake of nobody is denied in CometD's words.
+            Err(refused) if refused.is_access_denied() => (None, None),
+            Err(refused) => return Some(Answer::refused(refused).await),
+        };
+        let messages = match message::parse(bytes.get(plain.body..).unwrap_or_default(), self.bayeux.max_messages()) {
+            Ok(messages) => messages,
+            Err(error) => return Some(Answer::refused(bayeux::malformed(error)).await),
+        };
+        let visit = Visit::new(caller, &plain.headers, peer.ip().to_canonical(), wire.clone(), plain.blocked);
+        // Nothing of the request is kept while it is held.
+        drop(bytes);
+        drop(plain);
+        let exchange = bayeux::exchange(&self.bayeux, visit, messages);
+        let exchanged = tokio::select! {
+            exchanged = exchange => exchanged,
+            () = gone(connection) => return None,
+        };
+        let (body, report, browser_cookie) = match exchanged {
+            Ok(exchanged) => exchanged,
+            Err(refused) => return Some(Answer::refused(refused).await),
+        };
+        let mut cookies = Vec::new();
+        cookies.extend(new_cookie.and_then(|cookie| self.auth.cookie_line(&cookie)));
+        cookies.extend(browser_cookie);
+        report.taken().then_some(Answer {
+            status: 200,
+            headers: cookies.into_iter().map(|cookie| (header::SET_COOKIE, cookie)).collect(),
+            body: body.into_bytes(),
+        })
+    }
+}
+
+/// A request that is understood completely.
+struct Plain {
+    /// What the login wants to see.
+    headers: HeaderMap,
+    /// Where the body begins.
+    body: usize,
+    /// Where the request ends.
+    whole: usize,
+    /// `/handshake` is appended.
+    blocked: bool,
+}
+
+fn plain(bytes: &[u8], limit: usize) -> Option<Plain> {
+    let mut fields = [httparse::EMPTY_HEADER; HEADERS];
+    let mut request = httparse::Request::new(&mut fields);
+    let Ok(httparse::Status::Complete(body)) = request.parse(bytes.get(..bytes.len().min(HEAD))?) else {
+        return None;
+    };
+    if request.method != Some("POST") || request.version != Some(1) {
+        return None;
+    }
+    let appended = request.path?.strip_prefix(bayeux::ENDPOINT)?;
+    if !["", "/", "/connect", "/handshake", "/disconnect"].contains(&appended) {
+        return None;
+    }
+    let mut headers = HeaderMap::with_capacity(4);
+    let mut length = None;
+    let mut is_json = false;
+    for field in request.headers.iter() {
+        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+        if is("content-length") {
+            let digits = std::str::from_utf8(field.value)
+                .ok()
+                .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+            if length.replace(digits.parse::<usize>().ok()?).is_some() {
+                return None;
+            }
+        } else if is("content-type") {
+            let essence = field.value.split(|byte| *byte == b';').next().unwrap_or_default();
+            is_json = essence.trim_ascii().eq_ignore_ascii_case(b"application/json");
+        } else if is("authorization") || is("cookie") {
+            let name = if is("cookie") { header::COOKIE } else { header::AUTHORIZATION };
+            headers.append(name, HeaderValue::from_bytes(field.value).ok()?);
+        } else if is("connection") {
+            if !field.value.trim_ascii().eq_ignore_ascii_case(b"keep-alive") {
+                return None;
+            }
+        } else if !HARMLESS.iter().any(|name| is(name)) {
+            return None;
+        }
+    }
+    let length = length.filter(|length| *length <= limit && is_json)?;
+    Some(Plain {
+        headers,
+        body,
+        whole: body.checked_add(length)?,
+        blocked: appended == "/handshake",
+    })
+}
+
+/// Headers that change nothing here.
+const HARMLESS: [&str; 6] = [
+    "host",
+    "user-agent",
+    "accept",
+    "accept-language",
+    "accept-encoding",
+    "content-language",
+];
+
+/// Reads until there are so many bytes. The length was declared by the client: room is made as bytes come.
+async fn fill(connection: &Watched, bytes: &mut Vec<u8>, whole: usize) -> bool {
+    let reading = async {
+        while bytes.len() < whole {
+            connection.stream().readable().await?;
+            match connection.stream().try_read_buf(bytes) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok::<(), io::Error>(())
+    };
+    matches!(timeout(DEADLINE, reading).await, Ok(Ok(())))
+}
+
+/// Waits until the client has closed or reset the connection.
+async fn gone(connection: &Watched) {
+    loop {
+        if connection.stream().readable().await.is_err() || connection.has_gone() {
+            return;
+        }
+        let mut byte = [0];
+        match connection
+            .stream()
+            .try_io(tokio::io::Interest::READABLE, || connection.peek(&mut byte))
+        {
+            // The next request is there already; that it reads on is all that can be known now.
+            Ok(read) if read > 0 => std::future::pending().await,
+            Ok(_) => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}
+
+struct Answer {
+    status: u16,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    async fn refused(refused: Refused) -> Self {
+        let (parts, body) = refused.into_response().into_parts();
+        let headers = parts.headers.iter().filter(|(name, _)| **name == header::RETRY_AFTER);
+        Self {
+            status: parts.status.as_u16(),
+            headers: headers.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            // It is a few bytes in memory.
+            body: body.collect().await.map(|body| body.to_bytes().into()).unwrap_or_default(),
+        }
+    }
+
+    fn into_bytes(self, is_last: bool) -> Vec<u8> {
+        let reason = axum::http::StatusCode::from_u16(self.status)
+            .ok()
+            .and_then(|status| status.canonical_reason());
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock::wall().0);
+        let mut head = String::with_capacity(640);
+        let mut line = |name: &str, value: &str| {
+            head.push_str(name);
+            head.push_str(": ");
+            head.push_str(value);
+            head.push_str("\r\n");
+        };
+        line("content-type", "application/json");
+        line("content-length", &self.body.len().to_string());
+        HARDENED.iter().for_each(|(name, value)| line(name.as_str(), value));
+        line("x-accel-buffering", "no");
+        line("vary", "origin");
+        line("date", &httpdate::fmt_http_date(now));
+        if is_last {
+            line("connection", "close");
+        }
+        let mut bytes = Vec::with_capacity(head.len() + self.body.len() + 256);
+        bytes.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", self.status, reason.unwrap_or_default()).as_bytes());
+        bytes.extend_from_slice(head.as_bytes());
+        for (name, value) in &self.headers {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(&self.body);
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_plain(text: &str) -> bool {
+        plain(text.as_bytes(), 1_000).is_some()
+    }
+
+    #[test]
+    fn a_poll_as_clients_send_it_is_plain() {
+        let head = "POST /api/v2/notifications/connect HTTP/1.1\r\nHost: x\r\nAuthorization: Basic eA==\r\nCookie: a=b\r\nContent-Type: application/json;charset=UTF-8\r\nContent-Length: 2\r\nConnection: keep-alive\r\nAccept: */*\r\n\r\n";
+        let found = plain(format!("{head}[]GET /").as_bytes(), 1_000).expect("plain");
+        assert_eq!((found.body, found.whole), (head.len(), head.len() + 2));
+        assert_eq!(found.headers.len(), 2);
+        assert!(!found.blocked);
+        assert!(is_plain(&head.replace("/connect", "")) && is_plain(&head.replace("/connect", "/")));
+    }
+
+    #[test]
+    fn whatever_else_is_said_makes_it_the_librarys() {
+        let head = "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n";
+        assert!(is_plain(&format!("{head}\r\n[]")));
+        for more in [
+            "Content-Length: 2\r\n",
+            "Content-Length: 3\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "Expect: 100-continue\r\n",
+            "Upgrade: websocket\r\n",
+            "Connection: close\r\n",
+            "Connection: keep-alive, upgrade\r\n",
+            "Origin: https://evil\r\n",
+            "Sec-Fetch-Site: cross-site\r\n",
+            "X-Request-Id: 7\r\n",
+            "X-CSRF-TOKEN: 7\r\n",
+            "Unknown: 7\r\n",
+        ] {
+            assert!(!is_plain(&format!("{head}{more}\r\n[]")), "{more}");
+        }
+        for text in [
+            "",
+            "P",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "GET /api/v2/notifications HTTP/1.1\r\n\r\n",
+            "POST /api/v2/me HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
+            "POST /api/v2/notifications?x HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
+            "POST /api/v2/notifications HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
+            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n[]",
+            "POST /api/v2/notifications HTTP/1.1\r\nContent-Length: 2\r\n\r\n[]",
+            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\n\r\n[]",
+            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: +2\r\n\r\n[]",
+            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 1001\r\n\r\n",
+            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 99999999999999999999\r\n\r\n",
+            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length : 2\r\n\r\n[]",
+        ] {
+            assert!(!is_plain(text), "{text}");
+        }
+    }
+}
