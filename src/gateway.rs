@@ -153,6 +153,10 @@ pub struct Gateway {
     ending: BTreeSet<DeviceId>,
     told_devices: BTreeMap<DeviceId, DeviceView>,
     told_calls: BTreeMap<(CallId, DeviceId), CallView>,
+    /// All the backend knows has been known once. Before that nobody is told anything: it would not be news.
+    met: bool,
+    /// Somebody has asked before that, and was told what was not known yet.
+    presumed: bool,
     works: BTreeMap<WorkId, (Instant, Work)>,
     next_work: u64,
     /// Which channel late failures of recent requests go to, oldest first.
@@ -231,6 +235,8 @@ impl Gateway {
             ending: BTreeSet::new(),
             told_devices: BTreeMap::new(),
             told_calls: BTreeMap::new(),
+            met: false,
+            presumed: false,
             works: BTreeMap::new(),
             next_work: 0,
             topics: VecDeque::new(),
@@ -238,9 +244,8 @@ impl Gateway {
         };
         let devices: Vec<_> = gateway.house.devices().map(|entry| entry.id.clone()).collect();
         for device in devices {
-            gateway.tell_device(&device);
+            gateway.device_news(&device);
         }
-        gateway.outputs.clear();
         gateway
     }
 
@@ -259,6 +264,14 @@ impl Gateway {
             return;
         }
         self.capabilities = capabilities;
+        if !self.is_ready() {
+            // Until all is known, what is offered would be told of devices as they were.
+            return;
+        }
+        self.tell_everybody(now);
+    }
+
+    fn tell_everybody(&mut self, now: Now) {
         let devices: Vec<_> = self.house.devices().map(|entry| entry.id.clone()).collect();
         devices.iter().for_each(|device| self.tell_device(device));
         let calls: Vec<_> = self.calls.keys().cloned().collect();
@@ -436,7 +449,8 @@ impl Gateway {
 
     /// What the user would be told if everything happened again: himself, each of his devices and each of his calls as they are,
     /// for a new subscription.
-    pub fn states(&self, user: &UserId, now: Timestamp) -> Vec<Notice> {
+    pub fn states(&mut self, user: &UserId, now: Timestamp) -> Vec<Notice> {
+        self.presumed |= !self.met;
         let Ok(user) = self.house.user(user) else { return Vec::new() };
         let himself = self.user_view(user);
         let himself = [Topic::Me, Topic::Channels].map(|topic| (topic, NoticeBody::UserStateChange(himself.clone())));
@@ -448,6 +462,11 @@ impl Gateway {
         });
         let all = himself.into_iter().chain(devices).chain(calls);
         all.map(|(topic, body)| notice(&user.id, topic, body)).collect()
+    }
+
+    /// All the backend knows has been known once.
+    pub fn has_met(&self) -> bool {
+        self.met
     }
 
     /// The backend can be reached and all it knows is known.
@@ -861,6 +880,13 @@ impl Gateway {
                 self.tell_call(&call, now);
             }
         }
+        let told = self.outputs.len();
+        let is_first = !std::mem::replace(&mut self.met, true);
+        self.tell_everybody(now);
+        if is_first && !self.presumed {
+            // How things are is no news to those who were told by an earlier life, and the others ask.
+            self.outputs.truncate(told);
+        }
         self.ending.retain(|supervisor| self.monitors.contains_key(supervisor));
         for supervisor in self.ending.clone() {
             self.end_monitor(&supervisor, now);
@@ -869,6 +895,9 @@ impl Gateway {
 
     /// Tells a device's user how it is now, if that is news to him.
     fn tell_device(&mut self, device: &DeviceId) {
+        if !self.met {
+            return;
+        }
         let Some((user, view)) = self.device_news(device) else { return };
         let body = NoticeBody::DeviceStateChange(vec![view]);
         self.outputs.push_back(Output::Notice(notice(&user, Topic::Devices, body)));
@@ -886,6 +915,9 @@ impl Gateway {
 
     /// Tells each user with a leg of the call how his leg is now, if that is news to him.
     fn tell_call(&mut self, id: &CallId, now: Now) {
+        if !self.met {
+            return;
+        }
         let mut legs: BTreeMap<DeviceId, CallView> = self.calls.get(id).map(|call| self.legs(call)).unwrap_or_default();
         let first = (id.clone(), DeviceId::from(""));
         let told: Vec<_> = self

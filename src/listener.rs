@@ -104,6 +104,7 @@ impl Listener {
             self.heed(&reply["advice"]);
             return match reply["advice"]["reconnect"].as_str() {
                 Some("handshake" | "retry") => Err(ListenError::Http(200)),
+                _ if reply["error"] == "403::handshake_denied" => Err(ListenError::Denied("Access denied".to_owned())),
                 _ => Err(ListenError::Denied(reply["error"].as_str().unwrap_or("no reason given").to_owned())),
             };
         };

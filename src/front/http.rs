@@ -92,6 +92,10 @@ async fn inside(State(entry): State<Arc<Entry>>, mut request: Request, next: Nex
         }
         // CometD clients know no refusal but their own: a handshake of nobody is denied in their words.
         Err(refused) if refused.is_access_denied() && super::bayeux::http::is_endpoint(request.uri().path()) => None,
+        Err(refused) if refused.come_again().is_some() && super::bayeux::http::is_endpoint(request.uri().path()) => {
+            request.extensions_mut().insert(NotNow(refused));
+            None
+        }
         Err(refused) => return refused.into_response(),
     };
     // A cookie proves the browser, not the page.
@@ -110,6 +114,10 @@ async fn inside(State(entry): State<Arc<Entry>>, mut request: Request, next: Nex
     }
     response
 }
+
+/// The login could not be checked now. CometD clients are told so in their own words.
+#[derive(Clone, Debug)]
+pub(super) struct NotNow(pub(super) Refused);
 
 /// The id of a request as it stands in the log and goes back as `X-Request-Id`.
 #[derive(Clone, Debug)]

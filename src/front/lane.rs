@@ -90,15 +90,23 @@ impl Lane {
 
     /// `None`: the client has gone, and what it would have been told waits for it.
     async fn answer(&self, connection: &Watched, wire: &Wire, peer: SocketAddr, plain: Plain, bytes: Vec<u8>) -> Option<Answer> {
-        let (caller, new_cookie) = match self.auth.identify(&plain.headers, peer.ip().to_canonical()).await {
-            Ok(known) => known,
-            // A handshake of nobody is denied in CometD's words.
-            Err(refused) if refused.is_access_denied() => (None, None),
-            Err(refused) => return Some(Answer::refused(refused).await),
-        };
+        let known = self.auth.identify(&plain.headers, peer.ip().to_canonical()).await;
         let messages = match message::parse(bytes.get(plain.body..).unwrap_or_default(), self.bayeux.max_messages()) {
             Ok(messages) => messages,
             Err(error) => return Some(Answer::refused(bayeux::malformed(error)).await),
+        };
+        let (caller, new_cookie) = match known {
+            Ok(known) => known,
+            // A handshake of nobody is denied in CometD's words, as is one whose login cannot be checked now.
+            Err(refused) if refused.is_access_denied() => (None, None),
+            Err(refused) if refused.come_again().is_some() => {
+                return Some(Answer {
+                    status: 200,
+                    headers: Vec::new(),
+                    body: bayeux::not_now_body(&refused, messages).into_bytes(),
+                });
+            }
+            Err(refused) => return Some(Answer::refused(refused).await),
         };
         let visit = Visit::new(caller, &plain.headers, peer.ip().to_canonical(), wire.clone(), plain.blocked);
         // Nothing of the request is kept while it is held.

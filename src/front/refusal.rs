@@ -4,6 +4,7 @@ use crate::words::{Reason, Refusal};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use std::time::Duration;
 
 /// What one reason looks like at the doors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +85,12 @@ impl Refused {
     /// With an HTTP status of its own: 405.
     pub(super) fn with_http(self, http: StatusCode) -> Self {
         Self { http, ..self }
+    }
+
+    /// Asking again may help: the error of a Bayeux reply, and after how long.
+    pub(super) fn come_again(&self) -> Option<(&'static str, Duration)> {
+        let row = row(self.refusal.reason);
+        Some((row.bayeux, Duration::from_secs(row.retry_after_s?.into())))
     }
 
     /// Nobody knows who it is.

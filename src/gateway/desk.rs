@@ -26,6 +26,8 @@ const WAITING_NOTICES: usize = 16_384;
 /// While somebody hears a call, the audit is checked so often: a full disk is noticed though nothing is written. A check that has not come
 /// back by the next one has failed.
 const AUDIT_CHECK: Duration = Duration::from_secs(5);
+/// How long whoever asks how things are waits for a backend that has not been met yet.
+const MEETING: Duration = Duration::from_secs(3);
 /// Where presence is kept: login name → voice state.
 const PRESENCE: &str = "presence";
 /// Where it is kept who was admitted to a call or is on it: supervisor's device → JSON.
@@ -115,6 +117,8 @@ impl Desk {
             replies: BTreeMap::new(),
             next_token: 0,
             results: FuturesUnordered::new(),
+            asking: Vec::new(),
+            meeting_until: clock::instant() + MEETING,
         };
         tokio::spawn(shell.run(errands, audit_outcomes, checks));
         Ok(desk)
@@ -259,6 +263,9 @@ struct Loop {
     replies: BTreeMap<Token, Reply>,
     next_token: u64,
     results: FuturesUnordered<CommandResult>,
+    /// Who wants to know how things are, and has not been told yet.
+    asking: Vec<(UserId, u64)>,
+    meeting_until: Instant,
 }
 
 impl Loop {
@@ -273,7 +280,9 @@ impl Loop {
         let (mut line_open, mut capabilities_open) = (true, true);
         loop {
             self.drain();
+            self.tell_states();
             let timeout = self.gateway.poll_timeout();
+            let asked = (!self.asking.is_empty()).then_some(self.meeting_until);
             tokio::select! {
                 biased;
                 Some((id, written)) = audited.recv() => self.gateway.handle_audited(id, written, clock::now()),
@@ -295,6 +304,7 @@ impl Loop {
                     self.fact(fact.unwrap_or(Fact::Lost));
                 }
                 () = wait_until(timeout) => self.gateway.handle_timeout(clock::now()),
+                () = wait_until(asked) => {}
                 errand = errands.recv() => match errand {
                     Some(errand) => self.errand(errand),
                     None => return,
@@ -351,9 +361,20 @@ impl Loop {
                 let _ = reply.send(self.gateway.read(&user, &query, clock::wall()));
             }
             Errand::States(user, asked) => {
-                let notices = self.gateway.states(&user, clock::wall());
-                let _ = self.notices.send(Arc::new(Told::State { asked, notices }));
+                self.asking.push((user, asked));
+                self.tell_states();
             }
+        }
+    }
+
+    /// Whoever asks before the backend has been met waits a little, rather than hear that every phone is away.
+    fn tell_states(&mut self) {
+        if !self.gateway.has_met() && clock::instant() < self.meeting_until {
+            return;
+        }
+        for (user, asked) in std::mem::take(&mut self.asking) {
+            let notices = self.gateway.states(&user, clock::wall());
+            let _ = self.notices.send(Arc::new(Told::State { asked, notices }));
         }
     }
 

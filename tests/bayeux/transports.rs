@@ -395,3 +395,31 @@ async fn the_cookie_says_what_the_configuration_says() {
     assert_eq!(response.headers()["x-accel-buffering"], "no");
     assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
 }
+
+#[tokio::test]
+async fn whoever_fails_to_log_in_too_often_is_told_in_cometds_words_when_to_come_again() {
+    let house = House::open(Wishes {
+        auth: front::auth::Config {
+            failures_per_user: std::num::NonZeroU32::MIN,
+            ..front::auth::Config::default()
+        },
+        ..Wishes::default()
+    })
+    .await;
+    let shake = async |content_type: &str| {
+        let request = house.posting(ENDPOINT).basic_auth("meg", Some("wrong")).header(header::CONTENT_TYPE, content_type);
+        let answer = send(request.body(json!([handshake()]).to_string())).await;
+        (answer[0]["error"].clone(), answer[0]["advice"].clone())
+    };
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        answers.push(shake("application/json").await);
+    }
+    // The other way in.
+    answers.push(shake("text/json").await);
+    assert_eq!(answers[0].0, "403::handshake_denied");
+    for (error, advice) in &answers[2..] {
+        assert_eq!(*error, "429::too_many_requests");
+        assert_eq!((&advice["reconnect"], &advice["interval"]), (&json!("handshake"), &json!(10_000)));
+    }
+}

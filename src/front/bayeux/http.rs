@@ -8,6 +8,7 @@ use super::socket;
 use super::wire::{Parcel, Wire};
 use crate::clock;
 use crate::front::auth::{self, Caller, Means, cookie};
+use crate::front::http::NotNow;
 use crate::front::refusal::Refused;
 use crate::front::rest::body::whole;
 use crate::gateway::desk::Desk;
@@ -206,6 +207,7 @@ impl Visit {
 
 async fn post(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Response, Refused> {
     let kind = content_type(request.headers())?;
+    let not_now = request.extensions().get::<NotNow>().cloned();
     let bytes = whole(request, bayeux.0.body_limit).await?;
     let messages = match kind {
         Content::Json => message::parse(&bytes, bayeux.max_messages()).map_err(malformed)?,
@@ -213,8 +215,18 @@ async fn post(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Response
     };
     // Everything the request was made of is let go of while it is held.
     drop(bytes);
+    if let Some(NotNow(refused)) = not_now {
+        let body = not_now_body(&refused, messages);
+        return Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response());
+    }
     let (body, report, cookie) = exchange(&bayeux, visit, messages).await?;
     Ok(answered("application/json", body.into(), report, cookie))
+}
+
+/// What is said while a login cannot be checked.
+pub(in crate::front) fn not_now_body(refused: &Refused, messages: Vec<Incoming>) -> String {
+    let (error, after) = refused.come_again().unwrap_or(("503::unavailable", Duration::from_secs(2)));
+    message::body(&[], &message::come_again(messages, error, after))
 }
 
 /// JSONP. A page of any site can ask this way with our cookies, and no browser says for whom: only those are answered who prove

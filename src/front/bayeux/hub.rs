@@ -210,6 +210,8 @@ impl Hub {
             restored: true,
             saved: true,
             connected: true,
+            // Its client may still do as it was told when the process went down.
+            told_interval: u64::MAX,
             ..self.session(saved.id, owner, None, Transport::LongPolling, now)
         };
         self.insert(session, now);
@@ -590,7 +592,7 @@ impl Hub {
         Reply {
             subscription: unknown_echo(&message.kind),
             advice: Some(bare_advice(Reconnect::Handshake)),
-            ..failed(channel_of(&message.kind), message.id, UNKNOWN)
+            ..failed(message.kind.channel(), message.id, UNKNOWN)
         }
     }
 
@@ -663,17 +665,5 @@ fn failed<'a>(channel: impl Into<Option<&'a str>>, id: Option<String>, error: &'
         id,
         error: Some(error),
         ..Reply::default()
-    }
-}
-
-fn channel_of(kind: &Kind) -> Option<&str> {
-    match kind {
-        Kind::Handshake { .. } => Some("/meta/handshake"),
-        Kind::Connect { .. } => Some("/meta/connect"),
-        Kind::Subscribe(_) => Some("/meta/subscribe"),
-        Kind::Unsubscribe(_) => Some("/meta/unsubscribe"),
-        Kind::Disconnect => Some("/meta/disconnect"),
-        Kind::Publish { channel, .. } | Kind::BadId { channel } => Some(channel),
-        Kind::NoChannel => None,
     }
 }

@@ -118,6 +118,21 @@ pub enum Kind {
     },
 }
 
+impl Kind {
+    /// The channel it came on.
+    pub fn channel(&self) -> Option<&str> {
+        match self {
+            Kind::Handshake { .. } => Some("/meta/handshake"),
+            Kind::Connect { .. } => Some("/meta/connect"),
+            Kind::Subscribe(_) => Some("/meta/subscribe"),
+            Kind::Unsubscribe(_) => Some("/meta/unsubscribe"),
+            Kind::Disconnect => Some("/meta/disconnect"),
+            Kind::Publish { channel, .. } | Kind::BadId { channel } => Some(channel),
+            Kind::NoChannel => None,
+        }
+    }
+}
+
 /// What a client asks of one connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientAdvice {
@@ -170,6 +185,26 @@ pub fn malformed(error: &BatchError) -> Reply {
         }),
         ..Reply::default()
     }
+}
+
+/// The replies to messages that cannot be taken for now: come again after so long.
+pub fn come_again(messages: Vec<Incoming>, error: &'static str, after: Duration) -> Vec<Reply> {
+    let reply = |message: Incoming| {
+        let is_handshake = matches!(message.kind, Kind::Handshake { .. });
+        Reply {
+            channel: message.kind.channel().map(str::to_owned),
+            id: message.id,
+            error: Some(error),
+            advice: Some(Advice {
+                reconnect: if is_handshake { Reconnect::Handshake } else { Reconnect::Retry },
+                interval: after.as_millis() as u64,
+                timeout: None,
+                multiple_clients: None,
+            }),
+            ..Reply::default()
+        }
+    };
+    messages.into_iter().map(reply).collect()
 }
 
 #[derive(Deserialize)]

@@ -897,6 +897,15 @@ fn a_client_that_acknowledges_goes_on_after_a_restart_and_misses_nothing() {
     house.tell_states(Some(100));
     let answer = house.read(waiting);
     assert_eq!(data(&answer), [2, 3, 4]);
+    let advice = answer
+        .as_array()
+        .and_then(|messages| messages.last())
+        .map(|reply| reply["advice"].clone());
+    assert_eq!(
+        advice,
+        Some(json!({"reconnect":"retry","interval":0,"timeout":25000})),
+        "it forgets what it was told at the end"
+    );
     house.notice("anna", 5);
     let next = house.ask("anna", &connect_with(&client, json!({"ack":batch(&answer)})));
     assert_eq!(data(&next), [100, 5]);
