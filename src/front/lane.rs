@@ -44,6 +44,8 @@ pub(super) enum Course {
 
 /// How long a client may take to send the rest of a request, and a kept connection may idle.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Room for one read: a poll with its head.
+const READ: usize = 2 * 1024;
 /// A longer head is no plain one.
 const HEAD: usize = 4 * 1024;
 const HEADERS: usize = 32;
@@ -63,6 +65,7 @@ impl Lane {
                     readable = readable => if !matches!(readable, Ok(Ok(()))) { return Course::Over },
                     () = stopped.cancelled() => return Course::Over,
                 }
+                bytes.reserve(READ);
                 match connection.stream().try_read_buf(&mut bytes) {
                     Ok(0) => return Course::Over,
                     Ok(_) => {}
@@ -207,6 +210,7 @@ async fn fill(connection: &Watched, bytes: &mut Vec<u8>, whole: usize) -> bool {
     let reading = async {
         while bytes.len() < whole {
             connection.stream().readable().await?;
+            bytes.reserve((whole - bytes.len()).min(READ));
             match connection.stream().try_read_buf(bytes) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => {}

@@ -407,7 +407,10 @@ async fn whoever_fails_to_log_in_too_often_is_told_in_cometds_words_when_to_come
     })
     .await;
     let shake = async |content_type: &str| {
-        let request = house.posting(ENDPOINT).basic_auth("meg", Some("wrong")).header(header::CONTENT_TYPE, content_type);
+        let request = house
+            .posting(ENDPOINT)
+            .basic_auth("meg", Some("wrong"))
+            .header(header::CONTENT_TYPE, content_type);
         let answer = send(request.body(json!([handshake()]).to_string())).await;
         (answer[0]["error"].clone(), answer[0]["advice"].clone())
     };
@@ -422,4 +425,68 @@ async fn whoever_fails_to_log_in_too_often_is_told_in_cometds_words_when_to_come
         assert_eq!(*error, "429::too_many_requests");
         assert_eq!((&advice["reconnect"], &advice["interval"]), (&json!("handshake"), &json!(10_000)));
     }
+}
+
+/// The short way in and the HTTP library answer the same; only the library, which serves browsers' pages, names its answers.
+#[tokio::test]
+async fn a_plain_poll_takes_the_short_way_and_anything_else_the_librarys_and_both_are_answered_alike() {
+    let house = open().await;
+    let head = format!(
+        "POST {ENDPOINT} HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\nContent-Type: application/json\r\n",
+        crate::support::line::basic("meg")
+    );
+    let body = r#"[{"channel":"/meta/connect","clientId":"unknown"}]"#;
+    let ask_on = async |socket: &mut tokio::net::TcpStream, read: &mut Vec<u8>, request: String, pieces: usize| -> (Vec<String>, String) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        for piece in request.as_bytes().chunks(request.len() / pieces + 1) {
+            socket.write_all(piece).await.expect("sent");
+            tokio::task::yield_now().await;
+        }
+        loop {
+            let text = String::from_utf8_lossy(read).into_owned();
+            if let Some((head, rest)) = text.split_once("\r\n\r\n") {
+                let lines: Vec<String> = head.split("\r\n").map(str::to_ascii_lowercase).collect();
+                let length = lines.iter().find_map(|line| line.strip_prefix("content-length: "));
+                let length: usize = length.expect("a length").parse().expect("a number");
+                if rest.len() >= length {
+                    read.drain(..head.len() + 4 + length);
+                    return (lines, rest[..length].to_owned());
+                }
+            }
+            assert_ne!(socket.read_buf(read).await.expect("read"), 0, "{text}");
+        }
+    };
+    let ask = async |socket: &mut tokio::net::TcpStream, request: String, pieces: usize| ask_on(socket, &mut Vec::new(), request, pieces).await;
+    let mut socket = tokio::net::TcpStream::connect(house.address).await.expect("a connection");
+    let short = |more: &str| format!("{head}{more}Content-Length: {}\r\n\r\n{body}", body.len());
+    let is_named = |lines: &[String]| lines.iter().any(|line| line.starts_with("x-request-id:"));
+    let (plain, plain_body) = ask(&mut socket, short(""), 1).await;
+    assert!(!is_named(&plain), "{plain:?}");
+    let (again, _) = ask(&mut socket, short(""), 1).await;
+    assert!(!is_named(&again), "a second one on the same connection");
+    let (other, other_body) = ask(&mut socket, short("X-Request-Id: seen\r\n"), 1).await;
+    assert!(is_named(&other), "{other:?}");
+    assert_eq!(plain_body, other_body);
+    let names = |lines: &[String]| -> std::collections::BTreeSet<String> {
+        let names = lines[1..].iter().map(|line| line.split(':').next().unwrap_or_default().to_owned());
+        names
+            .filter(|name| name != "x-request-id" && name != "access-control-expose-headers")
+            .collect()
+    };
+    assert_eq!(names(&plain), names(&other));
+    let (after, _) = ask(&mut socket, short(""), 1).await;
+    assert!(is_named(&after), "the rest of a connection's life is the library's");
+
+    for pieces in [2, 7, 40] {
+        let mut socket = tokio::net::TcpStream::connect(house.address).await.expect("a connection");
+        assert_eq!(ask(&mut socket, short(""), pieces).await.1, plain_body, "in {pieces} pieces");
+    }
+    // Two requests at once are answered one after the other.
+    let mut socket = tokio::net::TcpStream::connect(house.address).await.expect("a connection");
+    let two = format!("{}{}", short(""), short("X-Request-Id: second\r\n"));
+    let mut read = Vec::new();
+    let (first, _) = ask_on(&mut socket, &mut read, two, 1).await;
+    assert!(!is_named(&first));
+    let (second, second_body) = ask_on(&mut socket, &mut read, String::new(), 1).await;
+    assert!(is_named(&second) && second_body == plain_body, "{second:?}");
 }
