@@ -51,7 +51,7 @@ pub fn bayeux_message(data: &[u8]) {
         hub.handle_post(post, now);
         let mut answer = None;
         while let Some(output) = hub.poll_output() {
-            if let Output::Answer { post, body } = output
+            if let Output::Answer { post, body, .. } = output
                 && post == PostNo(no)
             {
                 assert!(answer.is_none(), "answered twice");
@@ -99,7 +99,7 @@ impl World {
     fn drain(&mut self) {
         while let Some(output) = self.hub.poll_output() {
             match output {
-                Output::Answer { post, body } => {
+                Output::Answer { post, body, .. } => {
                     let before = self.answers.insert(post, serde_json::from_str(&body).expect("JSON"));
                     assert!(before.is_none(), "answered twice");
                 }

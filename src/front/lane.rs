@@ -10,20 +10,22 @@
 //! Only what is understood completely is plain: anything else about a request, and it is the HTTP library's, which knows better. The
 //! head is read by `httparse`, the library's own reader.
 
-use super::auth::Auth;
+use super::auth::{Auth, Caller};
 use super::bayeux::http::{self as bayeux, Bayeux, Visit};
 use super::bayeux::message;
 use super::bayeux::wire::{Watched, Wire};
 use super::http::HARDENED;
 use super::refusal::Refused;
 use crate::clock;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use http_body_util::BodyExt;
+use httpdate::HttpDate;
+use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
-use tokio::io::AsyncWriteExt;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +60,7 @@ impl Lane {
     /// Serves plain requests, one after the other, until one is not or `stopped` comes.
     pub(super) async fn serve(&self, mut connection: Watched, wire: &Wire, peer: SocketAddr, stopped: &CancellationToken) -> Course {
         let mut bytes = Vec::new();
+        let mut familiar = None;
         loop {
             if bytes.is_empty() {
                 let readable = timeout(DEADLINE, connection.stream().readable());
@@ -80,7 +83,7 @@ impl Lane {
                 return Course::Over;
             }
             let rest = bytes.split_off(plain.whole);
-            let Some(answer) = self.answer(&connection, wire, peer, plain, bytes).await else {
+            let Some(answer) = self.answer(&connection, (wire, peer), &mut familiar, plain, bytes).await else {
                 return Course::Over;
             };
             let is_last = stopped.is_cancelled();
@@ -91,9 +94,36 @@ impl Lane {
         }
     }
 
+    async fn who(
+        &self,
+        familiar: &mut Option<Box<Familiar>>,
+        headers: &HeaderMap,
+        peer: SocketAddr,
+    ) -> Result<(Option<Caller>, Option<String>), Refused> {
+        let now = clock::instant();
+        if let Some(known) = familiar.as_ref().filter(|known| now < known.until && known.headers == *headers) {
+            return Ok((known.caller.clone(), None));
+        }
+        let (caller, new_cookie) = self.auth.identify(headers, peer.ip().to_canonical()).await?;
+        let until = caller.as_ref().map_or(now, |caller| caller.until.min(now + FAMILIAR));
+        *familiar = Some(Box::new(Familiar {
+            headers: headers.clone(),
+            caller: caller.clone(),
+            until,
+        }));
+        Ok((caller, new_cookie))
+    }
+
     /// `None`: the client has gone, and what it would have been told waits for it.
-    async fn answer(&self, connection: &Watched, wire: &Wire, peer: SocketAddr, plain: Plain, bytes: Vec<u8>) -> Option<Answer> {
-        let known = self.auth.identify(&plain.headers, peer.ip().to_canonical()).await;
+    async fn answer(
+        &self,
+        connection: &Watched,
+        (wire, peer): (&Wire, SocketAddr),
+        familiar: &mut Option<Box<Familiar>>,
+        plain: Plain,
+        bytes: Vec<u8>,
+    ) -> Option<Answer> {
+        let known = self.who(familiar, &plain.headers, peer).await;
         let messages = match message::parse(bytes.get(plain.body..).unwrap_or_default(), self.bayeux.max_messages()) {
             Ok(messages) => messages,
             Err(error) => return Some(Answer::refused(bayeux::malformed(error)).await),
@@ -117,6 +147,7 @@ impl Lane {
         drop(plain);
         let exchange = bayeux::exchange(&self.bayeux, visit, messages);
         let exchanged = tokio::select! {
+            biased;
             exchanged = exchange => exchanged,
             () = gone(connection) => return None,
         };
@@ -225,15 +256,15 @@ async fn fill(connection: &Watched, bytes: &mut Vec<u8>, whole: usize) -> bool {
 
 /// Waits until the client has closed or reset the connection.
 async fn gone(connection: &Watched) {
+    // All that had come was read: wait for what comes next. (A close that has come already is not forgotten by this.)
+    let _ = connection
+        .stream()
+        .try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
     loop {
-        if connection.stream().readable().await.is_err() || connection.has_gone() {
+        if connection.stream().readable().await.is_err() {
             return;
         }
-        let mut byte = [0];
-        match connection
-            .stream()
-            .try_io(tokio::io::Interest::READABLE, || connection.peek(&mut byte))
-        {
+        match connection.stream().try_io(Interest::READABLE, || connection.peek(&mut [0])) {
             // The next request is there already; that it reads on is all that can be known now.
             Ok(read) if read > 0 => std::future::pending().await,
             Ok(_) => return,
@@ -242,6 +273,16 @@ async fn gone(connection: &Watched) {
         }
     }
 }
+
+/// Who the last request on a connection came from: believed for a moment when the next one brings the very same credentials.
+struct Familiar {
+    headers: HeaderMap,
+    caller: Option<Caller>,
+    until: Instant,
+}
+
+/// Checking a password again, though it was verified before, takes several hashes.
+const FAMILIAR: Duration = Duration::from_secs(5);
 
 struct Answer {
     status: u16,
@@ -262,40 +303,33 @@ impl Answer {
     }
 
     fn into_bytes(self, is_last: bool) -> Vec<u8> {
-        let reason = axum::http::StatusCode::from_u16(self.status)
-            .ok()
-            .and_then(|status| status.canonical_reason());
+        let reason = StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock::wall().0);
-        let mut head = String::with_capacity(640);
-        let mut line = |name: &str, value: &str| {
-            head.push_str(name);
-            head.push_str(": ");
-            head.push_str(value);
-            head.push_str("\r\n");
-        };
-        line("content-type", "application/json");
-        line("content-length", &self.body.len().to_string());
-        HARDENED.iter().for_each(|(name, value)| line(name.as_str(), value));
-        line("x-accel-buffering", "no");
-        line("vary", "origin");
-        line("date", &httpdate::fmt_http_date(now));
-        if is_last {
-            line("connection", "close");
+        let mut head = String::with_capacity(FIXED_HEAD + self.body.len());
+        // Writing to a string never fails.
+        let _ = write!(head, "HTTP/1.1 {} {}\r\n", self.status, reason.unwrap_or_default());
+        let _ = write!(head, "content-type: application/json\r\ncontent-length: {}\r\n", self.body.len());
+        for (name, value) in &HARDENED {
+            let _ = write!(head, "{name}: {value}\r\n");
         }
-        let mut bytes = Vec::with_capacity(head.len() + self.body.len() + 256);
-        bytes.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", self.status, reason.unwrap_or_default()).as_bytes());
-        bytes.extend_from_slice(head.as_bytes());
+        let _ = write!(head, "x-accel-buffering: no\r\nvary: origin\r\ndate: {}\r\n", HttpDate::from(now));
+        if is_last {
+            head.push_str("connection: close\r\n");
+        }
+        let mut bytes = head.into_bytes();
         for (name, value) in &self.headers {
-            bytes.extend_from_slice(name.as_str().as_bytes());
-            bytes.extend_from_slice(b": ");
-            bytes.extend_from_slice(value.as_bytes());
-            bytes.extend_from_slice(b"\r\n");
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                bytes.extend_from_slice(part);
+            }
         }
         bytes.extend_from_slice(b"\r\n");
         bytes.extend_from_slice(&self.body);
         bytes
     }
 }
+
+/// Somewhat more than the head of an answer without cookies.
+const FIXED_HEAD: usize = 512;
 
 #[cfg(test)]
 mod tests {

@@ -456,7 +456,8 @@ async fn a_plain_poll_takes_the_short_way_and_anything_else_the_librarys_and_bot
             assert_ne!(socket.read_buf(read).await.expect("read"), 0, "{text}");
         }
     };
-    let ask = async |socket: &mut tokio::net::TcpStream, request: String, pieces: usize| ask_on(socket, &mut Vec::new(), request, pieces).await;
+    let ask =
+        async |socket: &mut tokio::net::TcpStream, request: String, pieces: usize| ask_on(socket, &mut Vec::new(), request, pieces).await;
     let mut socket = tokio::net::TcpStream::connect(house.address).await.expect("a connection");
     let short = |more: &str| format!("{head}{more}Content-Length: {}\r\n\r\n{body}", body.len());
     let is_named = |lines: &[String]| lines.iter().any(|line| line.starts_with("x-request-id:"));

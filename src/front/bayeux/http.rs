@@ -285,9 +285,10 @@ async fn exchange_by(
     // Each request proves it anew.
     peer.login_until = peer.login_until.filter(|_| !peer.proven);
     let no = bayeux.number();
-    let report = Report {
+    let mut report = Report {
         parcel: Parcel::Post(no),
         wire: wire.clone(),
+        has_events: false,
     };
     wire.begin(
         report.parcel,
@@ -307,7 +308,10 @@ async fn exchange_by(
     let happening = Happening::Posted(post, wire, reply, clock::instant());
     bayeux.inbox().send(happening).map_err(|_| closing())?;
     match answer.await.map_err(|_| closing())? {
-        Answered::Body(body) => Ok((body, report, new_cookie)),
+        Answered::Body(body, has_events) => {
+            report.has_events = has_events;
+            Ok((body, report, new_cookie))
+        }
         Answered::Overtaken => Err(Refused::new(Reason::InvalidState, "A newer connect of this session has come.")),
     }
 }
@@ -422,12 +426,13 @@ fn answered(content_type: &'static str, body: Bytes, report: Report, new_cookie:
 pub(in crate::front) struct Report {
     parcel: Parcel,
     wire: Wire,
+    has_events: bool,
 }
 
 impl Report {
     /// The answer's bytes are about to be written. False: a newer connect was told that they never leave.
     pub(in crate::front) fn taken(&self) -> bool {
-        self.wire.taken(self.parcel)
+        self.wire.taken(self.parcel, self.has_events)
     }
 }
 

@@ -72,6 +72,9 @@ pub struct Hub {
     held_by_browser: BTreeMap<Arc<str>, usize>,
     graves: Graves,
     outputs: VecDeque<Output>,
+    /// For whom there may be something, and when that came to be.
+    woken: BTreeSet<SessionNo>,
+    woken_at: Option<Now>,
     counts: Counts,
     /// Ages of the oldest events of answers that have left since they were last asked for.
     delivered: Vec<Duration>,
@@ -132,6 +135,8 @@ impl Hub {
             held_by_browser: BTreeMap::new(),
             graves: Graves::default(),
             outputs: VecDeque::new(),
+            woken: BTreeSet::new(),
+            woken_at: None,
             counts: Counts::default(),
             delivered: Vec::new(),
             pressure: Duration::ZERO,
@@ -167,6 +172,12 @@ impl Hub {
 
     /// What to do next.
     pub fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty()
+            && let Some(now) = self.woken_at.take()
+        {
+            let woken = std::mem::take(&mut self.woken);
+            self.hand_out(woken, now);
+        }
         self.outputs.pop_front()
     }
 
@@ -521,8 +532,18 @@ impl Hub {
         }
     }
 
-    /// Hands out what can be handed out, and ends sessions that have more than they may keep.
+    /// There may be something to hand out to these, once everything that has come together is handed in: a poll's answer carries
+    /// all of it.
     fn wake(&mut self, sessions: BTreeSet<SessionNo>, now: Now) {
+        self.woken_at = Some(now);
+        match self.woken.is_empty() {
+            true => self.woken = sessions,
+            false => self.woken.extend(sessions),
+        }
+    }
+
+    /// Hands out what can be handed out, and ends sessions that have more than they may keep.
+    fn hand_out(&mut self, sessions: BTreeSet<SessionNo>, now: Now) {
         for no in sessions {
             let Some(session) = self.sessions.get(&no) else { continue };
             if session.is_pushed()
@@ -573,7 +594,11 @@ impl Hub {
         match reach {
             Reach::Post(post) => {
                 let body = message::body(&events, &replies);
-                self.outputs.push_back(Output::Answer { post, body });
+                self.outputs.push_back(Output::Answer {
+                    post,
+                    body,
+                    has_events: !events.is_empty(),
+                });
             }
             Reach::Socket(socket) => self.reply_on(socket, events, replies),
         }

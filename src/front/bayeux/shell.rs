@@ -53,7 +53,8 @@ pub(super) enum Outcome {
 }
 
 pub(super) enum Answered {
-    Body(String),
+    /// With events or without.
+    Body(String, bool),
     Overtaken,
 }
 
@@ -141,10 +142,7 @@ impl Shell {
                     if count == 0 {
                         return;
                     }
-                    for happening in together.drain(..) {
-                        self.take(happening);
-                        self.drain_outputs();
-                    }
+                    together.drain(..).for_each(|happening| self.take(happening));
                 }
                 told = self.notices.recv(), if !notices_end => match told {
                     Ok(told) => self.tell(&told),
@@ -232,7 +230,7 @@ impl Shell {
     fn drain_outputs(&mut self) {
         while let Some(output) = self.hub.poll_output() {
             match output {
-                Output::Answer { post, body } => self.answer(post, Answered::Body(body)),
+                Output::Answer { post, body, has_events } => self.answer(post, Answered::Body(body, has_events)),
                 Output::Overtaken { post } => self.answer(post, Answered::Overtaken),
                 Output::Abandon { post } => {
                     let outcome = self.waiting.get(&post).and_then(|(wire, _)| wire.abandon(Parcel::Post(post)));

@@ -60,7 +60,7 @@ async fn talk(
                 ToSocket::Send(body) => {
                     let parcel = Parcel::Socket(no);
                     wire.begin(parcel, false, bayeux.inbox().clone());
-                    wire.taken(parcel);
+                    wire.taken(parcel, true);
                     let sent = tokio::time::timeout(WRITE_DEADLINE, socket.send(Message::Text(body.into()))).await;
                     if !matches!(sent, Ok(Ok(()))) {
                         return None;

@@ -47,6 +47,8 @@ struct State {
 struct Entry {
     parcel: Parcel,
     is_taken: bool,
+    /// It is handed over only to a connection that is known to be open.
+    is_precious: bool,
     /// One of several on the connection: it cannot be stopped without the others.
     is_multiplexed: bool,
     inbox: Inbox,
@@ -82,6 +84,7 @@ impl Wire {
         let entry = Entry {
             parcel,
             is_taken: false,
+            is_precious: false,
             is_multiplexed,
             inbox,
         };
@@ -94,7 +97,7 @@ impl Wire {
     }
 
     /// Its bytes are with the connection now. False: it is not wanted any more.
-    pub(super) fn taken(&self, parcel: Parcel) -> bool {
+    pub(super) fn taken(&self, parcel: Parcel, is_precious: bool) -> bool {
         let mut state = self.state();
         let Some(at) = state.parcels.iter().position(|entry| entry.parcel == parcel) else {
             return false;
@@ -103,6 +106,7 @@ impl Wire {
             state.parcels.swap_remove(at).tell(Outcome::Left);
         } else if let Some(entry) = state.parcels.get_mut(at) {
             entry.is_taken = true;
+            entry.is_precious = is_precious;
         }
         true
     }
@@ -163,11 +167,6 @@ impl Watched {
         &self.stream
     }
 
-    /// The other end has closed or reset the connection, as far as our kernel knows.
-    pub(in crate::front) fn has_gone(&self) -> bool {
-        has_gone(&self.stream)
-    }
-
     /// Looks at what has come without taking it; for [`TcpStream::try_io`].
     pub(in crate::front) fn peek(&self, byte: &mut [u8; 1]) -> io::Result<usize> {
         recv(self.stream.as_raw_fd(), byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).map_err(io::Error::from)
@@ -176,7 +175,7 @@ impl Watched {
     /// Under the lock, so that nobody can abandon what is being written.
     fn write(&mut self, length: usize, write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let mut state = self.wire.state();
-        if state.is_dead || (state.parcels.iter().any(|entry| entry.is_taken) && has_gone(&self.stream)) {
+        if state.is_dead || (state.parcels.iter().any(|entry| entry.is_taken && entry.is_precious) && has_gone(&self.stream)) {
             state.die();
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }

@@ -118,6 +118,8 @@ pub enum Output {
         post: PostNo,
         /// A JSON array.
         body: String,
+        /// There are events in it, which must not be lost.
+        has_events: bool,
     },
     /// A newer connect has taken this one's place: answer an HTTP error at once, but not 408, which browsers repeat.
     Overtaken {

@@ -84,7 +84,7 @@ impl House {
     fn drain(&mut self) {
         while let Some(output) = self.hub.poll_output() {
             match output {
-                Output::Answer { post, body } => {
+                Output::Answer { post, body, .. } => {
                     let body = serde_json::from_str(&body).expect("an answer is JSON");
                     assert!(self.answers.insert(post, body).is_none(), "{post:?} is answered twice");
                 }
