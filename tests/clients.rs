@@ -221,7 +221,7 @@ async fn lives_through_everything(library: Library, transport: &str, more: &[&st
     assert_eq!(desktop.forwards_until("5").await, numbers(1..=5));
 
     for (how, number) in [(Cut::Fin, 6), (Cut::Rst, 8)] {
-        cable.cut(how);
+        cable.cut(how).await;
         forward_to(&first, number).await;
         forward_to(&first, number + 1).await;
         let last = (number + 1).to_string();
@@ -234,7 +234,7 @@ async fn lives_through_everything(library: Library, transport: &str, more: &[&st
     if keeps {
         // It has no connection when this happens, and there is no gateway when it comes back.
         cable.plug_into(([127, 0, 0, 1], 1).into());
-        cable.cut(Cut::Rst);
+        cable.cut(Cut::Rst).await;
         desktop.next("broken").await;
         forward_to(&first, 10).await;
     }

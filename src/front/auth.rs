@@ -1,6 +1,6 @@
-//! Credentials → user. [`Auth::identify`] says who it is, [`require`] refuses those nobody knows.
+//! Credentials → user. `Auth::identify` says who it is, [`require`] refuses those nobody knows.
 //!
-//! A new kind of credential (a bearer token, a client certificate) is a variant of `Presented` and an arm in [`Auth::identify`].
+//! A new kind of credential (a bearer token, a client certificate) is a variant of `Presented` and an arm in `Auth::identify`.
 
 use super::refusal::Refused;
 use crate::clock;
@@ -86,7 +86,7 @@ fn hash_with(argon2: &Argon2<'_>, password: &str) -> Result<String, PasswordErro
     Ok(hash.to_string())
 }
 
-/// Who made a request. An extension of every request that [`Auth::identify`] let through with credentials.
+/// Who made a request. An extension of every request that `Auth::identify` let through with credentials.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The user.
@@ -189,6 +189,10 @@ impl Auth {
         register.failures.allowed(&user, address)?;
         let _turn = register.waiting.try_acquire().map_err(|_| too_busy())?;
         let _core = register.hashing.acquire().await.map_err(|_| too_busy())?;
+        if let Some(verified) = register.remembered(&digest) {
+            // Another request of his was first: a desktop's tabs come back together.
+            return Ok(verified);
+        }
         register.failures.allowed(&user, address)?;
         let known = register.accounts.get(&user);
         let hash = known.unwrap_or(&register.nobody).clone();
@@ -374,7 +378,7 @@ impl Failures {
 
 impl Auth {
     /// Says who it is; nobody when there are no credentials, or a dead cookie. Wrong credentials are refused. A login by password
-    /// has a session cookie to be set, see [`Auth::with_cookie`].
+    /// has a session cookie to be set, see `Auth::with_cookie`.
     pub(super) async fn identify(&self, headers: &HeaderMap, address: IpAddr) -> Result<(Option<Caller>, Option<String>), Refused> {
         let now = clock::instant();
         let session_of = |cookie: &str| locked(&self.0.sessions).find(cookie, now).cloned();
@@ -436,7 +440,7 @@ impl Auth {
     }
 }
 
-/// Refuses those whom [`Auth::identify`] does not know.
+/// Refuses those whom `Auth::identify` does not know.
 pub async fn require(request: Request, next: Next) -> Response {
     match request.extensions().get::<Caller>() {
         Some(_) => next.run(request).await,

@@ -65,13 +65,21 @@ impl Client {
 
     /// A session with its subscription, connected once. `None`: the connection has ended meanwhile.
     async fn begin(&mut self, line: &mut Line) -> Option<()> {
-        line.send(&json!([{
-            "channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": [self.by.name()],
-            "ext": {"ack": self.care == Care::Ack},
-        }]))
-        .await;
-        let shaken = line.until_reply("/meta/handshake").await?;
-        self.id = reply(&shaken)["clientId"].as_str().expect("an id").to_owned();
+        self.id = loop {
+            line.send(&json!([{
+                "channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": [self.by.name()],
+                "ext": {"ack": self.care == Care::Ack},
+            }]))
+            .await;
+            let shaken = line.until_reply("/meta/handshake").await?;
+            let reply = reply(&shaken);
+            if let Some(id) = reply["clientId"].as_str() {
+                break id.to_owned();
+            }
+            // Too many log in at once: it is told when to come again.
+            let interval = reply["advice"]["interval"].as_u64().unwrap_or_else(|| panic!("{reply}"));
+            pause(Duration::from_millis(interval)).await;
+        };
         self.ack = 0;
         let mut subscribe = json!({"channel": "/meta/subscribe", "clientId": self.id, "subscription": "/v2/me/devices"});
         if self.care == Care::Replay {

@@ -2,11 +2,12 @@
 
 use super::line::Cut;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// A TCP forwarder on a port of its own.
 pub(crate) struct Cable {
@@ -15,7 +16,10 @@ pub(crate) struct Cable {
     target: Arc<watch::Sender<SocketAddr>>,
     cuts: watch::Sender<(u64, Cut)>,
     passes_websockets: Arc<AtomicBool>,
+    connections: Connections,
 }
+
+type Connections = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
 impl Cable {
     /// From a free port to there.
@@ -25,11 +29,14 @@ impl Cable {
         let target = Arc::new(watch::Sender::new(target));
         let cuts = watch::Sender::new((0, Cut::Fin));
         let passes_websockets = Arc::new(AtomicBool::new(true));
+        let connections = Connections::default();
+        let spliced = connections.clone();
         let (to, cut, passes) = (target.clone(), cuts.subscribe(), passes_websockets.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = *to.borrow();
-                tokio::spawn(join(client, server, cut.clone(), passes.load(Ordering::SeqCst)));
+                let joined = tokio::spawn(join(client, server, cut.clone(), passes.load(Ordering::SeqCst)));
+                spliced.lock().expect("nobody died").push(joined);
             }
         });
         Self {
@@ -37,6 +44,7 @@ impl Cable {
             target,
             cuts,
             passes_websockets,
+            connections,
         }
     }
 
@@ -50,12 +58,16 @@ impl Cable {
         self.passes_websockets.store(false, Ordering::SeqCst);
     }
 
-    /// Ends every connection, on both sides.
-    pub(crate) fn cut(&self, how: Cut) {
+    /// Ends every connection, on both sides. When it returns, both kernels know.
+    pub(crate) async fn cut(&self, how: Cut) {
         self.cuts.send_modify(|(count, last)| {
             *count += 1;
             *last = how;
         });
+        let connections = std::mem::take(&mut *self.connections.lock().expect("nobody died"));
+        for connection in connections {
+            connection.await.expect("a connection");
+        }
     }
 }
 

@@ -85,7 +85,14 @@ impl Line {
                 Line::Poll(stream, Vec::new(), basic(user))
             }
             By::Socket => {
-                let (socket, _) = open_socket(address, upgrade(address, Some(user))).await.expect("a websocket");
+                let socket = loop {
+                    match open_socket(address, upgrade(address, Some(user))).await {
+                        Ok((socket, _)) => break socket,
+                        // Too many log in at once.
+                        Err(Error::Http(response)) if response.status() == 503 => tokio::task::yield_now().await,
+                        Err(other) => panic!("{other}"),
+                    }
+                };
                 Line::Socket(Box::new(socket))
             }
         }

@@ -320,6 +320,10 @@ async fn websocket(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Res
     if !bayeux.0.websocket {
         return Err(Refused::new(Reason::Forbidden, "Websockets are not offered here."));
     }
+    // Opened as nobody's it would be denied for good.
+    if let Some(NotNow(refused)) = request.extensions().get::<NotNow>() {
+        return Err(refused.clone());
+    }
     // A page of any site can open a websocket with our cookies; the browser says which page it is.
     if auth::is_foreign(&request, &bayeux.0.origins) {
         return Err(Refused::new(Reason::NotPermitted, "This origin is not allowed."));

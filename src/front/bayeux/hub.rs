@@ -107,7 +107,7 @@ const OUTCOME: Duration = Duration::from_secs(5);
 type Leaving = (Vec<Arc<Event>>, Reply);
 
 impl Hub {
-    /// Without sessions. `epoch` is one more at each start of the process; see [`super::ledger`].
+    /// Without sessions. `epoch` is one more at each start of the process; see `ledger`.
     pub fn new(config: Config, epoch: u64) -> Self {
         let open = config.open_channels.iter().filter_map(|text| Pattern::parse(text)).collect();
         let types = [

@@ -112,7 +112,7 @@ pub struct Kept {
 /// What the shell is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Answer the request with 200 and this body; then say [`Hub::handle_written`] or [`Hub::handle_cut`].
+    /// Answer the request with 200 and this body; then say [`super::Hub::handle_written`] or [`super::Hub::handle_cut`].
     Answer {
         /// Which.
         post: PostNo,
@@ -136,7 +136,7 @@ pub enum Output {
         /// Which.
         socket: SocketNo,
     },
-    /// Send a frame; then say [`Hub::handle_sent`]. There is never a second one under way.
+    /// Send a frame; then say [`super::Hub::handle_sent`]. There is never a second one under way.
     Send {
         /// Where.
         socket: SocketNo,
@@ -148,7 +148,7 @@ pub enum Output {
         /// Where.
         socket: SocketNo,
     },
-    /// Close a websocket once everything is sent; then say [`Hub::handle_gone`].
+    /// Close a websocket once everything is sent; then say [`super::Hub::handle_gone`].
     Close {
         /// Which.
         socket: SocketNo,
@@ -157,7 +157,7 @@ pub enum Output {
         /// For people.
         reason: &'static str,
     },
-    /// Ask for the present state on these channels and hand it in with [`Hub::handle_state`], in order with the notices.
+    /// Ask for the present state on these channels and hand it in with [`super::Hub::handle_state`], in order with the notices.
     State {
         /// The session that has subscribed.
         session: SessionNo,
@@ -166,7 +166,7 @@ pub enum Output {
         /// Which channels.
         channels: Vec<&'static str>,
     },
-    /// Read this user's kept events behind this number and hand them in with [`Hub::handle_replay`], in order.
+    /// Read this user's kept events behind this number and hand them in with [`super::Hub::handle_replay`], in order.
     Replay {
         /// The session that wants them.
         session: SessionNo,
