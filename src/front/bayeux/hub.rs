@@ -34,7 +34,7 @@ use super::message::{
     self, AckExt, Advice, ClientAdvice, ClientId, Event, Incoming, Kind, Pattern, Reconnect, ReplayReply, Reply, ReplyExt, Timesync,
     TimesyncReply,
 };
-use super::session::{Acks, Connect, Flight, Owner, Place, Queue, Reach, Session, Want};
+use super::session::{Acks, Connect, Flight, Owner, Place, Queue, Reach, Session, UNTOLD, Want};
 pub use super::session::{SessionNo, Transport};
 use crate::words::{Now, UserId};
 use ends::Graves;
@@ -216,13 +216,17 @@ impl Hub {
         let subscriptions = saved.subscriptions.into_iter();
         let subscriptions = subscriptions.filter_map(|name| Pattern::parse(&name).map(|pattern| (name, pattern)));
         let session = Session {
-            acks: Some(Acks::new(saved.base)),
+            acks: Some(Acks::new(saved.base, saved.offset)),
             subscriptions: subscriptions.collect(),
             restored: true,
             saved: true,
             connected: true,
             // Its client may still do as it was told when the process went down.
-            told_interval: u64::MAX,
+            told_interval: UNTOLD,
+            place: Place::New {
+                // As long as it may have been told to stay away, and then as any other.
+                expires: now.mono + Duration::from_secs(1) + self.config.drain_window + self.config.max_interval,
+            },
             ..self.session(saved.id, owner, None, Transport::LongPolling, now)
         };
         self.insert(session, now);
@@ -320,20 +324,30 @@ impl Hub {
 
     /// The state asked for with [`Output::State`]: channel and `data`.
     pub fn handle_state(&mut self, session: SessionNo, states: &[(&'static str, String)], now: Now) {
+        if let Some(asked) = self.sessions.get_mut(&session) {
+            asked.state_asked = false;
+        }
         for (channel, data) in states {
             // It may have unsubscribed meanwhile.
             if self.sessions.get(&session).is_some_and(|session| session.takes(channel)) {
                 self.enqueue(session, Event::plain(channel, data, now.mono));
             }
         }
+        self.ask_state(session);
         self.wake(BTreeSet::from([session]), now);
     }
 
-    /// Notices have been lost on the way here. Nobody may miss one silently: all sessions end, their clients shake hands again and
-    /// get the current state.
+    /// Notices have been lost on the way here. Nobody may miss one silently: sessions that hear them end, and their clients shake
+    /// hands again, not all at once, and get the present state.
     pub fn handle_gap(&mut self, now: Now) {
-        let sessions: Vec<SessionNo> = self.sessions.keys().copied().collect();
-        for no in sessions {
+        let mut hearers = Vec::new();
+        for (no, session) in &mut self.sessions {
+            session.state_asked = false;
+            if STATES.iter().any(|channel| session.takes(channel)) {
+                hearers.push(*no);
+            }
+        }
+        for no in hearers {
             self.end(no, Why::Gap, now);
         }
     }
@@ -614,9 +628,14 @@ impl Hub {
             gone_for: grave.map(|(_, at)| now.mono.saturating_duration_since(at)),
             user: from.user.clone(),
         });
+        let interval = message.client.as_ref().filter(|_| why == Why::Gap);
+        let interval = interval.map_or(Duration::ZERO, |id| self.spread(id, self.config.drain_window));
         Reply {
             subscription: unknown_echo(&message.kind),
-            advice: Some(bare_advice(Reconnect::Handshake)),
+            advice: Some(Advice {
+                interval: interval.as_millis() as u64,
+                ..bare_advice(Reconnect::Handshake)
+            }),
             ..failed(message.kind.channel(), message.id, UNKNOWN)
         }
     }

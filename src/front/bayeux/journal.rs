@@ -193,7 +193,7 @@ impl Writer {
         unsure.clear();
     }
 
-    fn read(&self, user: &UserId, after: u64) -> Vec<Kept> {
+    fn read(&self, user: &UserId, after: u64) -> Option<Vec<Kept>> {
         let mut kept = Vec::new();
         let (from, to) = (key(user, after.saturating_add(1)), key(user, u64::MAX));
         let outcome = self.store.scan(EVENTS, &from, Some(&to), &mut |key, value| {
@@ -209,8 +209,9 @@ impl Writer {
         });
         if let Err(error) = outcome {
             tracing::warn!(%error, %user, "kept events can not be read");
+            return None;
         }
-        kept
+        Some(kept)
     }
 }
 
@@ -241,6 +242,7 @@ fn save(session: &Saved) -> String {
         "browser": session.browser.as_deref(),
         "address": session.address.to_string(),
         "base": session.base,
+        "offset": session.offset,
         "subscriptions": session.subscriptions,
     })
     .to_string()
@@ -255,6 +257,7 @@ fn saved(id: &str, value: &[u8]) -> Option<Saved> {
         browser: value.get("browser")?.as_str().map(Into::into),
         address: value.get("address")?.as_str()?.parse().ok()?,
         base: value.get("base")?.as_u64()?,
+        offset: value.get("offset")?.as_u64()?,
         subscriptions: subscriptions.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
     })
 }
@@ -279,6 +282,7 @@ mod tests {
             browser: Some("b1".into()),
             address: "192.0.2.1".parse().expect("an address"),
             base: 3_000_000_007,
+            offset: 1 << 20,
             subscriptions: vec!["/v2/me/*".to_owned()],
         };
         assert_eq!(saved("c1", save(&session).as_bytes()), Some(session));

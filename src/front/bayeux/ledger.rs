@@ -68,6 +68,11 @@ impl Ledger {
         number
     }
 
+    /// All numbers of this life are above this one.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch * EPOCH
+    }
+
     /// Whether events are kept at all.
     pub(super) fn keeps(&self) -> bool {
         self.events > 0

@@ -12,7 +12,7 @@ use super::hub::{PostNo, SocketNo};
 use super::limits::Who;
 use super::message::{ClientId, Event, Pattern, Timesync};
 use crate::words::{Now, UserId};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -91,6 +91,10 @@ pub(super) struct Session {
     pub(super) flight: Option<Flight>,
     /// Events that come behind a replay under way.
     pub(super) behind: Option<Behind>,
+    /// The desk has been asked for the present state on its behalf.
+    pub(super) state_asked: bool,
+    /// Channels whose state it wants besides; asked for when that has come.
+    pub(super) state_wanted: BTreeSet<&'static str>,
     /// It is from an earlier life of this process, and its client has not connected since.
     pub(super) restored: bool,
     /// The journal has it, so that it outlives this process.
@@ -142,10 +146,21 @@ impl Session {
         self.flight.as_ref().is_some_and(|flight| !flight.events.is_empty())
     }
 
+    /// How long its client may stay away of its own accord: as it says, or as it was told.
+    pub(super) fn pause(&self, interval: Duration) -> Duration {
+        match self.told_interval {
+            UNTOLD => interval,
+            told => interval.max(Duration::from_millis(told)),
+        }
+    }
+
     pub(super) fn takes(&self, channel: &str) -> bool {
         self.subscriptions.iter().any(|(_, pattern)| pattern.matches(channel))
     }
 }
+
+/// What an earlier life may have told the client to wait is not known.
+pub(super) const UNTOLD: u64 = u64::MAX;
 
 #[derive(Clone, Debug)]
 pub(super) struct Connect {
@@ -177,8 +192,9 @@ pub(super) struct Flight {
 /// A replay under way, and what has happened since it began.
 #[derive(Debug, Default)]
 pub(super) struct Behind {
-    /// Each asked of the journal, answered in this order.
-    pub(super) wants: VecDeque<Want>,
+    /// The first `asked` of them are being read.
+    pub(super) wants: Vec<Want>,
+    pub(super) asked: usize,
     pub(super) replayed: BTreeMap<u64, Arc<Event>>,
     pub(super) events: Vec<Arc<Event>>,
 }
@@ -272,12 +288,22 @@ impl Queue {
         }
     }
 
-    /// Everything leaves with this batch and stays, until it is acknowledged.
-    pub(super) fn leave_with(&mut self, batch: u64) -> Vec<Arc<Event>> {
-        for queued in self.events.iter_mut().rev().take_while(|queued| queued.batch.is_none()) {
-            queued.batch = Some(batch);
-        }
-        self.events.iter().map(|queued| queued.event.clone()).collect()
+    /// The first so many leave with this batch and stay, until it is acknowledged.
+    pub(super) fn leave_with(&mut self, batch: u64, count: usize) -> Vec<Arc<Event>> {
+        let leaving = self.events.iter_mut().take(count);
+        leaving
+            .map(|queued| {
+                queued.batch.get_or_insert(batch);
+                queued.event.clone()
+            })
+            .collect()
+    }
+
+    /// How many there are before the first of this epoch, if there is an older one among them.
+    pub(super) fn before(&self, epoch: u64) -> Option<usize> {
+        let is_older = |queued: &Queued| (1..epoch).contains(&queued.event.number);
+        let last = self.events.iter().rposition(is_older)?;
+        Some(last + 1)
     }
 
     /// Everything that left with this batch or before has arrived.
@@ -295,11 +321,13 @@ impl Queue {
 ///
 /// A batch's number grows with each connect reply, as CometD's does. Besides, it says up to which of the user's events it
 /// reaches, so that a client's acknowledgement is understood by the next life of this process too, without anything written per
-/// batch: it is at least (that number − `base`) × 2²⁰.
+/// batch: it is at least `offset` + (that number − `base`) × 2²⁰.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Acks {
-    /// The user's last number at the handshake.
+    /// A number of the user's that the client has everything up to.
     pub(super) base: u64,
+    /// The batch from which on numbers are counted.
+    pub(super) offset: u64,
     last: u64,
     /// The highest number that has left.
     reached: u64,
@@ -308,10 +336,11 @@ pub(super) struct Acks {
 const BATCHES: u32 = 20;
 
 impl Acks {
-    pub(super) fn new(base: u64) -> Self {
+    pub(super) fn new(base: u64, offset: u64) -> Self {
         Self {
             base,
-            last: 0,
+            offset,
+            last: offset,
             reached: base,
         }
     }
@@ -320,16 +349,26 @@ impl Acks {
     pub(super) fn next<'a>(&mut self, events: impl Iterator<Item = &'a Arc<Event>>) -> u64 {
         let highest = events.map(|event| event.number).max().unwrap_or(0);
         self.reached = self.reached.max(highest);
-        let at_least = (self.reached - self.base) << BATCHES;
-        self.last = (self.last + 1).max(at_least);
+        let at_least = (self.reached - self.base).saturating_mul(1 << BATCHES).saturating_add(self.offset);
+        self.last = self.last.saturating_add(1).max(at_least);
         self.last
     }
 
     /// What a client acknowledges that was here in an earlier life: up to which of its user's events it has everything.
     pub(super) fn resume(&mut self, acknowledged: u64) -> u64 {
         self.last = self.last.max(acknowledged);
-        self.reached = self.base + (acknowledged >> BATCHES);
+        self.reached = self.base.saturating_add(acknowledged.saturating_sub(self.offset) >> BATCHES);
         self.reached
+    }
+
+    /// The client has everything from before this epoch: what follows is counted from its start, or each start of the process
+    /// would take numbers away from those that JavaScript can say exactly. True when something has changed.
+    pub(super) fn rebase(&mut self, epoch: u64) -> bool {
+        if self.base >= epoch {
+            return false;
+        }
+        *self = Self::new(epoch, self.last);
+        true
     }
 }
 
@@ -351,16 +390,16 @@ mod tests {
     fn what_left_stays_until_it_is_acknowledged() {
         let mut queue = Queue::default();
         queue.push(event(1));
-        assert_eq!(numbers(&queue.leave_with(5)), [1]);
+        assert_eq!(numbers(&queue.leave_with(5, 9)), [1]);
         queue.push(event(2));
-        assert_eq!(numbers(&queue.leave_with(6)), [1, 2]);
+        assert_eq!(numbers(&queue.leave_with(6, 9)), [1, 2]);
         queue.push(event(3));
         queue.acknowledge(4);
         assert_eq!(queue.len(), 3);
         queue.acknowledge(5);
-        assert_eq!(numbers(&queue.leave_with(7)), [2, 3]);
+        assert_eq!(numbers(&queue.leave_with(7, 9)), [2, 3]);
         queue.acknowledge(6);
-        assert_eq!(numbers(&queue.leave_with(8)), [3], "it left with 7 first");
+        assert_eq!(numbers(&queue.leave_with(8, 9)), [3], "it left with 7 first");
         queue.acknowledge(7);
         assert!(queue.is_empty());
         assert_eq!(queue.bytes(), 0);
@@ -380,18 +419,34 @@ mod tests {
     #[test]
     fn batches_grow_and_the_next_life_reads_from_them_how_far_they_reached() {
         let base = 3_000_000_007;
-        let mut acks = Acks::new(base);
+        let mut acks = Acks::new(base, 0);
         let none: [Arc<Event>; 0] = [];
         let first = acks.next(none.iter());
         let second = acks.next([event(base + 2), event(0)].iter());
         let third = acks.next(none.iter());
         assert!(first < second && second < third, "{first} {second} {third}");
         for (acknowledged, reached) in [(0, base), (first, base), (second, base + 2), (third, base + 2)] {
-            let mut next_life = Acks::new(base);
+            let mut next_life = Acks::new(base, 0);
             assert_eq!(next_life.resume(acknowledged), reached);
             assert!(next_life.next(none.iter()) > acknowledged);
         }
         let next_epoch = acks.next([event(4_000_000_001)].iter());
         assert!(next_epoch < 1 << 53, "JavaScript says it exactly");
+    }
+
+    #[test]
+    fn numbers_stay_exact_over_a_thousand_starts() {
+        let mut acks = Acks::new(1_000_000_000, 0);
+        for epoch in 2..1_000 {
+            let mut next_life = Acks::new(acks.base, acks.offset);
+            next_life.resume(acks.next([].iter()));
+            let epoch = epoch * 1_000_000_000;
+            assert!(next_life.rebase(epoch));
+            assert!(!next_life.rebase(epoch));
+            let batch = next_life.next([event(epoch + 7)].iter());
+            assert!(batch < 1 << 53);
+            assert_eq!(Acks::new(next_life.base, next_life.offset).resume(batch), epoch + 7);
+            acks = next_life;
+        }
     }
 }

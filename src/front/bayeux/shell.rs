@@ -10,10 +10,10 @@ use crate::front::json::{self, Uris};
 use crate::gateway::desk::{Desk, Told};
 use crate::store::{Store, StoreError};
 use crate::words::{Notice, UserId};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// How much there is to do.
@@ -34,7 +34,7 @@ pub(super) enum Happening {
     Frame(Post, Instant),
     Gone(SocketNo),
     Outcome(Parcel, Outcome),
-    Replayed(SessionNo, Vec<Kept>),
+    Replayed(SessionNo, Option<Vec<Kept>>),
     Unkept(UserId, u64),
     Drain(oneshot::Sender<()>),
 }
@@ -75,8 +75,17 @@ pub(super) struct Shell {
     tell_load: watch::Sender<Load>,
     gauges: Gauges,
     lag: Lag,
+    log: Sparing,
     desk: Desk,
+    /// States that the desk has been asked for, and those it will be.
+    asking: usize,
+    to_ask: VecDeque<(UserId, u64)>,
 }
+
+/// Notices taken in one go.
+const NOTICES: usize = 1_024;
+/// States asked for at once.
+const ASKING: usize = 256;
 
 /// Happenings taken in one go.
 const TOGETHER: usize = 256;
@@ -120,14 +129,17 @@ impl Shell {
             tell_load,
             gauges: Gauges::new(),
             lag: Lag::default(),
+            log: Sparing::default(),
             desk,
+            asking: 0,
+            to_ask: VecDeque::new(),
         })
     }
 
     pub(super) async fn run(mut self, mut happenings: mpsc::UnboundedReceiver<Happening>) {
-        let mut notices_end = false;
         let mut together = Vec::with_capacity(TOGETHER);
         loop {
+            self.hear();
             self.drain_outputs();
             self.tell_load();
             let deadline = self.hub.poll_timeout();
@@ -144,17 +156,32 @@ impl Shell {
                     }
                     together.drain(..).for_each(|happening| self.take(happening));
                 }
-                told = self.notices.recv(), if !notices_end => match told {
+                told = self.notices.recv(), if !self.notices.is_closed() => match told {
                     Ok(told) => self.tell(&told),
-                    Err(RecvError::Lagged(lost)) => {
-                        tracing::warn!(lost, "notices were lost; every CometD session starts again");
-                        self.hub.handle_gap(clock::now());
-                    }
-                    Err(RecvError::Closed) => notices_end = true,
+                    Err(RecvError::Lagged(lost)) => self.lagged(lost),
+                    Err(RecvError::Closed) => {}
                 },
                 () = wake => self.hub.handle_timeout(clock::now()),
             }
         }
+    }
+
+    /// What has been told meanwhile: before anything else, for nobody waits for us there.
+    fn hear(&mut self) {
+        for _ in 0..NOTICES {
+            match self.notices.try_recv() {
+                Ok(told) => self.tell(&told),
+                Err(TryRecvError::Lagged(lost)) => self.lagged(lost),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn lagged(&mut self, lost: u64) {
+        tracing::warn!(lost, "notices were lost; every CometD session that hears them starts again");
+        self.asking = 0;
+        self.hub.handle_gap(clock::now());
+        self.ask_desk();
     }
 
     fn take(&mut self, happening: Happening) {
@@ -215,6 +242,8 @@ impl Shell {
                 self.hub.handle_notice(&notice.user, json::channel(notice.topic), &data, now);
             }
             Told::State { asked, notices } => {
+                self.asking = self.asking.saturating_sub(1);
+                self.ask_desk();
                 let (session, channels) = asked_by(*asked);
                 let states: Vec<(&'static str, String)> = notices
                     .iter()
@@ -248,12 +277,14 @@ impl Shell {
                 Output::Next { socket } => self.to_socket(socket, ToSocket::Next),
                 Output::Close { socket, code, reason } => self.to_socket(socket, ToSocket::Close(code, reason)),
                 Output::State { session, user, channels } => {
-                    let (desk, asked) = (self.desk.clone(), asked(session, &channels));
-                    tokio::spawn(async move { desk.tell_state(user, asked).await });
+                    self.to_ask.push_back((user, asked(session, &channels)));
+                    self.ask_desk();
                 }
                 Output::Replay { session, user, after } => {
                     self.gauges.replays.increment(1);
-                    self.journal.order(Order::Read { session, user, after });
+                    if !self.journal.order(Order::Read { session, user, after }) {
+                        self.hub.handle_replay(session, None, clock::now());
+                    }
                 }
                 Output::Keep {
                     user,
@@ -273,20 +304,42 @@ impl Shell {
                 Output::Stranger { why, gone_for, user } => {
                     metrics::counter!("undertone_cometd_unknown_sessions_total", "reason" => why.as_str()).increment(1);
                     let gone_for = gone_for.map(|time| time.as_secs());
-                    let user = user.as_ref().map(UserId::as_str);
-                    tracing::info!(
-                        reason = why.as_str(),
-                        gone_for,
-                        user,
-                        "a CometD client is told to shake hands again"
-                    );
+                    let named = user.as_ref().map(UserId::as_str);
+                    match self.log.may_say(user.as_ref()) {
+                        true => tracing::info!(
+                            reason = why.as_str(),
+                            gone_for,
+                            user = named,
+                            "a CometD client is told to shake hands again"
+                        ),
+                        false => tracing::debug!(
+                            reason = why.as_str(),
+                            gone_for,
+                            user = named,
+                            "a CometD client is told to shake hands again"
+                        ),
+                    }
                 }
                 Output::Throttled { user, address } => {
                     metrics::counter!("undertone_cometd_handshakes_refused_total").increment(1);
-                    let user = user.as_ref().map(UserId::as_str);
-                    tracing::info!(user, %address, "too many CometD handshakes");
+                    let named = user.as_ref().map(UserId::as_str);
+                    match self.log.may_say(user.as_ref()) {
+                        true => tracing::info!(user = named, %address, "too many CometD handshakes"),
+                        false => tracing::debug!(user = named, %address, "too many CometD handshakes"),
+                    }
                 }
             }
+        }
+    }
+
+    /// Few at once: the answers come among the notices, and must not push any out.
+    fn ask_desk(&mut self) {
+        while self.asking < ASKING
+            && let Some((user, asked)) = self.to_ask.pop_front()
+        {
+            self.asking += 1;
+            let desk = self.desk.clone();
+            tokio::spawn(async move { desk.tell_state(user, asked).await });
         }
     }
 
@@ -337,6 +390,7 @@ impl Shell {
         }
         self.gauges.tell(load, counts);
         if let Some(waiting) = self.lag.measured(clock::instant()) {
+            self.log.next_second();
             self.gauges.lag.set(waiting.as_secs_f64());
             self.hub.handle_pressure(waiting);
         }
@@ -380,6 +434,38 @@ impl Lag {
         }
         self.since = Some(now);
         Some(std::mem::take(&mut self.longest))
+    }
+}
+
+/// Clients can make us say things as fast as they ask: in the log stand a few lines of each user in a second, of nobody's and of
+/// all together a few more, and how many were left out. The metrics count all of them.
+#[derive(Default)]
+struct Sparing {
+    said: BTreeMap<Option<UserId>, u32>,
+    all: u32,
+    left_out: u64,
+}
+
+const LINES_OF_ONE: u32 = 5;
+const LINES_OF_ALL: u32 = 50;
+
+impl Sparing {
+    fn may_say(&mut self, user: Option<&UserId>) -> bool {
+        let said = self.said.get(&user.cloned()).copied().unwrap_or(0);
+        if said >= LINES_OF_ONE || self.all >= LINES_OF_ALL {
+            self.left_out += 1;
+            return false;
+        }
+        self.said.insert(user.cloned(), said + 1);
+        self.all += 1;
+        true
+    }
+
+    fn next_second(&mut self) {
+        if self.left_out > 0 {
+            tracing::info!(lines = self.left_out, "lines about CometD clients were left out in the last second");
+        }
+        *self = Self::default();
     }
 }
 

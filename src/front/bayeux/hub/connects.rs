@@ -130,7 +130,6 @@ impl Hub {
             return;
         }
         let after = acks.resume(acknowledged.unwrap_or(0));
-        let Some(user) = session.owner.user.clone() else { return };
         let patterns = session.subscriptions.iter().map(|(_, pattern)| (pattern.clone(), after));
         let want = Want {
             after: patterns.collect(),
@@ -139,12 +138,8 @@ impl Hub {
         let channels: Vec<&'static str> = STATES.into_iter().filter(|channel| session.takes(channel)).collect();
         if !channels.is_empty() {
             // Nobody knows what has changed while there was no gateway: the replay is what was told, the state what is.
-            self.want(no, &user, want);
-            self.outputs.push_back(Output::State {
-                session: no,
-                user,
-                channels,
-            });
+            self.want(no, want);
+            self.want_state(no, channels);
         }
     }
 
@@ -191,12 +186,17 @@ impl Hub {
             timesync: timesync(connect.timesync, connect.received, now),
             ..ReplyExt::default()
         };
+        let (epoch, mut is_rebased) = (self.ledger.epoch(), false);
         let (pushed, deliverable) = (session.is_pushed(), session.may_deliver());
         let (events, in_doubt) = match &mut session.acks {
             Some(acks) if deliverable => {
-                let batch = acks.next(session.queue.iter());
+                // What is older than this life of the process goes alone: then its numbers can be left behind.
+                let older = if acks.base < epoch { session.queue.before(epoch) } else { None };
+                is_rebased = older.is_none() && acks.rebase(epoch);
+                let count = older.unwrap_or(session.queue.len());
+                let batch = acks.next(session.queue.iter().take(count));
                 ext.ack = Some(AckExt::Batch(batch));
-                (session.queue.leave_with(batch), Vec::new())
+                (session.queue.leave_with(batch, count), Vec::new())
             }
             Some(acks) => {
                 ext.ack = Some(AckExt::Batch(acks.next([].iter())));
@@ -208,14 +208,6 @@ impl Hub {
             }
             None => (Vec::new(), Vec::new()),
         };
-        if !session.is_in_doubt() {
-            session.flight = Some(Flight {
-                by: connect.reach,
-                oldest: events.first().map(|event| event.born),
-                events: in_doubt,
-                interval: connect.interval,
-            });
-        }
         let advice = if connect.crowded {
             session.told_interval = self.config.multi_interval.as_millis() as u64;
             Some(Advice {
@@ -231,14 +223,23 @@ impl Hub {
         } else {
             None
         };
+        let session = self.sessions.get_mut(&no)?;
+        let interval = session.pause(connect.interval);
+        if !session.is_in_doubt() {
+            session.flight = Some(Flight {
+                by: connect.reach,
+                oldest: events.first().map(|event| event.born),
+                events: in_doubt,
+                interval,
+            });
+        }
         self.counts.handed_out += events.len() as u64;
         self.recount(no, before);
-        self.put(
-            no,
-            Place::Away {
-                expires: now.mono + connect.interval + self.config.max_interval,
-            },
-        );
+        if is_rebased {
+            self.save(no);
+        }
+        let expires = now.mono + interval + self.config.max_interval;
+        self.put(no, Place::Away { expires });
         if let Reach::Post(post) = connect.reach {
             self.riders.entry(post).or_default().push(no);
         }
@@ -254,7 +255,7 @@ impl Hub {
     pub(super) fn arrive(&mut self, no: SessionNo, by: Reach, cut: bool, now: Now) {
         let Some(session) = self.sessions.get_mut(&no) else { return };
         let before = (session.queue.len(), session.queue.bytes());
-        let mut interval = self.config.interval;
+        let mut interval = session.pause(self.config.interval);
         if let Some(flight) = session.flight.take_if(|flight| flight.by == by) {
             interval = flight.interval;
             if cut {

@@ -6,7 +6,8 @@ impl Hub {
     /// The session is over. A held connect says how the client is to go on.
     pub(super) fn end(&mut self, no: SessionNo, why: Why, now: Now) {
         let Some(session) = self.forget(no) else { return };
-        self.graves.bury(session.id.clone(), why, now.mono);
+        let id = session.id.clone();
+        self.graves.bury(id.clone(), why, now.mono);
         if session.saved {
             self.outputs.push_back(Output::Unsave(session.id));
         }
@@ -15,6 +16,13 @@ impl Hub {
                 Why::Disconnected => Reply {
                     advice: Some(bare_advice(Reconnect::None)),
                     ..done("/meta/connect", connect.id)
+                },
+                Why::Gap => Reply {
+                    advice: Some(Advice {
+                        interval: self.spread(&id, self.config.drain_window).as_millis() as u64,
+                        ..bare_advice(Reconnect::Handshake)
+                    }),
+                    ..failed("/meta/connect", connect.id, UNKNOWN)
                 },
                 why => Reply {
                     advice: Some(bare_advice(Reconnect::Handshake)),

@@ -53,7 +53,7 @@ impl Hub {
             address: from.address,
         };
         let session = Session {
-            acks: message.ext.acks.then(|| Acks::new(last)),
+            acks: message.ext.acks.then(|| Acks::new(last, 0)),
             ..self.session(fresh.clone(), owner, from.login_until, via.transport(), now)
         };
         let ext = ReplyExt {
@@ -109,6 +109,9 @@ impl Hub {
     pub(super) fn session(&self, id: ClientId, owner: Owner, login_until: Option<Instant>, transport: Transport, now: Now) -> Session {
         Session {
             told_interval: self.interval_of(&id).as_millis() as u64,
+            place: Place::New {
+                expires: now.mono + self.interval_of(&id) + self.config.max_interval,
+            },
             id,
             owner,
             login_until,
@@ -117,12 +120,11 @@ impl Hub {
             acks: None,
             connected: false,
             transport,
-            place: Place::New {
-                expires: now.mono + self.config.interval + self.config.max_interval,
-            },
             socket: None,
             flight: None,
             behind: None,
+            state_asked: false,
+            state_wanted: BTreeSet::new(),
             restored: false,
             saved: false,
         }

@@ -92,8 +92,10 @@ pub struct Saved {
     pub browser: Option<Arc<str>>,
     /// From where its handshake came.
     pub address: IpAddr,
-    /// What its batches count from.
+    /// What its batches count from: a number of the user's,
     pub base: u64,
+    /// and a batch.
+    pub offset: u64,
     /// Its subscriptions.
     pub subscriptions: Vec<String>,
 }

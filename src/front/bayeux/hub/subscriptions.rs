@@ -1,9 +1,9 @@
 //! Subscriptions: what a session hears from now on, what it is told at once, and what is replayed to it.
 
-use super::{Hub, Output, STATES, SessionNo, UNKNOWN, Who, done, failed};
+use super::{Hub, Output, STATES, SessionNo, UNKNOWN, Who, Why, done, failed};
 use crate::front::bayeux::message::{Event, Kind, Pattern, Replay, ReplayReply, Reply, Subscription};
 use crate::front::bayeux::session::{Behind, Want};
-use crate::words::{Now, UserId};
+use crate::words::Now;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use super::{Kept, Saved};
 const SUBSCRIPTION_MISSING: &str = "403::subscription_missing";
 const SUBSCRIPTION_INVALID: &str = "403::subscription_invalid";
 const SUBSCRIBE_DENIED: &str = "403:denied_by_security_policy:subscribe_denied";
+const TOO_MANY_REPLAYS: &str = "429::too_many_replays";
 const TOO_MANY_SUBSCRIPTIONS: &str = "403::too_many_subscriptions";
 
 impl Hub {
@@ -41,21 +42,19 @@ impl Hub {
             .filter(|(_, pattern)| !heard.contains(pattern))
             .filter_map(|(name, pattern)| Some((pattern.clone(), replay?.after(name)?)))
             .collect();
+        let waiting = session.behind.as_ref().map_or(0, |behind| behind.wants.len());
+        if !after.is_empty() && waiting >= self.config.max_subscriptions {
+            return Err(TOO_MANY_REPLAYS);
+        }
         let last = self.ledger.last(&user);
         let want = Want { after, heard };
         let lowest = want.lowest();
         if !want.after.is_empty() {
-            self.want(no, &user, want);
+            self.want(no, want);
             // Until the replayed events are acknowledged, only the replay itself can bring them again.
             self.unsave(no);
         }
-        if !new.is_empty() {
-            self.outputs.push_back(Output::State {
-                session: no,
-                user: user.clone(),
-                channels: new,
-            });
-        }
+        self.want_state(no, new);
         outcome.map(|()| {
             replay.map(|_| ReplayReply {
                 last,
@@ -116,24 +115,63 @@ impl Hub {
         Ok(())
     }
 
-    /// Asks the journal; what happens meanwhile comes behind it.
-    pub(super) fn want(&mut self, no: SessionNo, user: &UserId, want: Want) {
-        let Some(session) = self.sessions.get_mut(&no) else { return };
-        self.outputs.push_back(Output::Replay {
-            session: no,
-            user: user.clone(),
-            after: want.lowest(),
-        });
-        session.behind.get_or_insert_default().wants.push_back(want);
+    /// Asks the desk, once at a time for each session.
+    pub(super) fn want_state(&mut self, no: SessionNo, channels: Vec<&'static str>) {
+        if let Some(session) = self.sessions.get_mut(&no) {
+            session.state_wanted.extend(channels);
+        }
+        self.ask_state(no);
     }
 
-    /// What was asked for with [`Output::Replay`], oldest first.
-    pub fn handle_replay(&mut self, no: SessionNo, kept: Vec<Kept>, now: Now) {
+    pub(super) fn ask_state(&mut self, no: SessionNo) {
+        let Some(session) = self.sessions.get_mut(&no) else { return };
+        let Some(user) = session.owner.user.clone() else { return };
+        if session.state_asked || session.state_wanted.is_empty() {
+            return;
+        }
+        session.state_asked = true;
+        let channels = std::mem::take(&mut session.state_wanted);
+        let channels = STATES.into_iter().filter(|channel| channels.contains(channel)).collect();
+        self.outputs.push_back(Output::State {
+            session: no,
+            user,
+            channels,
+        });
+    }
+
+    /// Asks the journal; what happens meanwhile comes behind it.
+    pub(super) fn want(&mut self, no: SessionNo, want: Want) {
+        let Some(session) = self.sessions.get_mut(&no) else { return };
+        session.behind.get_or_insert_default().wants.push(want);
+        self.ask_journal(no);
+    }
+
+    /// One reading at a time for each session serves all that is wanted by then.
+    fn ask_journal(&mut self, no: SessionNo) {
+        let Some(session) = self.sessions.get_mut(&no) else { return };
+        let (Some(behind), Some(user)) = (&mut session.behind, session.owner.user.clone()) else {
+            return;
+        };
+        if behind.asked > 0 {
+            return;
+        }
+        behind.asked = behind.wants.len();
+        let after = behind.wants.iter().map(Want::lowest).min().unwrap_or(u64::MAX);
+        self.outputs.push_back(Output::Replay { session: no, user, after });
+    }
+
+    /// What was asked for with [`Output::Replay`], oldest first; `None`: it cannot be read.
+    pub fn handle_replay(&mut self, no: SessionNo, kept: Option<Vec<Kept>>, now: Now) {
+        let Some(kept) = kept else {
+            // Something may be missing, and its client believes that nothing is.
+            return self.end(no, Why::Gap, now);
+        };
         let Some(session) = self.sessions.get_mut(&no) else { return };
         let Some(behind) = &mut session.behind else { return };
-        let Some(want) = behind.wants.pop_front() else { return };
+        let asked = std::mem::take(&mut behind.asked).min(behind.wants.len());
+        let served: Vec<Want> = behind.wants.drain(..asked).collect();
         for Kept { number, channel, text } in kept {
-            if want.takes(&channel, number) {
+            if served.iter().any(|want| want.takes(&channel, number)) {
                 let event = Event {
                     text: text.into(),
                     number,
@@ -143,7 +181,7 @@ impl Hub {
             }
         }
         if !behind.wants.is_empty() {
-            return;
+            return self.ask_journal(no);
         }
         let Behind { replayed, events, .. } = session.behind.take().unwrap_or_default();
         let live: BTreeSet<u64> = events.iter().map(|event| event.number).collect();
@@ -183,6 +221,7 @@ impl Hub {
             browser: session.owner.browser.clone(),
             address: session.owner.address,
             base: acks.base,
+            offset: acks.offset,
             subscriptions: session.subscriptions.iter().map(|(name, _)| name.clone()).collect(),
         };
         self.outputs.push_back(Output::Save(saved));

@@ -148,7 +148,7 @@ impl House {
             let (session, user, after) = self.replays.remove(0);
             let kept = self.journal.iter().filter(|((whose, number), _)| *whose == user && *number > after);
             let kept = kept.map(|(_, kept)| kept.clone()).collect();
-            self.hub.handle_replay(session, kept, self.now);
+            self.hub.handle_replay(session, Some(kept), self.now);
             self.drain();
         }
     }
@@ -495,12 +495,14 @@ fn the_present_state_comes_once_for_each_channel_in_order_with_what_happens() {
     let subscribe = |channels: Value| json!([{"channel":"/meta/subscribe","clientId":client,"subscription":channels}]);
     house.ask("anna", &subscribe(json!(["/v2/me/devices"])));
     house.ask("anna", &subscribe(json!(["/v2/me/*", "/**"])));
-    let asked: Vec<Vec<&str>> = house.states.iter().map(|(_, channels)| channels.clone()).collect();
-    assert_eq!(asked, [vec!["/v2/me/devices"], vec!["/v2/me", "/v2/me/channels", "/v2/me/calls"]]);
+    let asked = |house: &House| house.states.iter().map(|(_, channels)| channels.clone()).collect::<Vec<_>>();
+    assert_eq!(asked(&house), [vec!["/v2/me/devices"]], "one question at a time");
     house.notice("anna", 1);
     house.tell_states(Some(2));
+    assert_eq!(asked(&house), [vec!["/v2/me", "/v2/me/channels", "/v2/me/calls"]]);
     house.notice("anna", 3);
-    assert_eq!(data(&house.ask("anna", &connect(&client))), [1, 2, 2, 2, 2, 3]);
+    house.tell_states(Some(4));
+    assert_eq!(data(&house.ask("anna", &connect(&client))), [1, 2, 3, 4, 4, 4]);
     house.ask("anna", &subscribe(json!(["/v2/me/devices"])));
     assert!(house.states.is_empty());
 }
@@ -896,7 +898,7 @@ fn a_client_that_acknowledges_goes_on_after_a_restart_and_misses_nothing() {
     house.replay();
     house.tell_states(Some(100));
     let answer = house.read(waiting);
-    assert_eq!(data(&answer), [2, 3, 4]);
+    assert_eq!(data(&answer), [2, 3], "what is older than this life goes alone");
     let advice = answer
         .as_array()
         .and_then(|messages| messages.last())
@@ -908,7 +910,7 @@ fn a_client_that_acknowledges_goes_on_after_a_restart_and_misses_nothing() {
     );
     house.notice("anna", 5);
     let next = house.ask("anna", &connect_with(&client, json!({"ack":batch(&answer)})));
-    assert_eq!(data(&next), [100, 5]);
+    assert_eq!(data(&next), [4, 100, 5]);
 
     let mut house = house.restarted(config.clone(), 3);
     let waiting = house.send("anna", &connect_with(&client, json!({"ack":batch(&next)})));
@@ -944,6 +946,94 @@ fn the_clock_is_compared_where_a_client_asks() {
     let held = house.send("anna", &connect_with(&client, far));
     house.pass(Duration::from_secs(25));
     assert_eq!(house.read(held)[0]["ext"]["timesync"]["p"], 25_000);
+}
+
+#[test]
+fn who_subscribes_again_and_again_asks_the_desk_and_the_journal_no_more_than_once_at_a_time() {
+    let mut house = House::open();
+    let client = house.session("anna", "/x/a");
+    house.notice("anna", 1);
+    for _ in 0..200 {
+        let again = json!([
+            {"channel":"/meta/subscribe","clientId":client,"subscription":DEVICES,"ext":{"replay":-2}},
+            {"channel":"/meta/unsubscribe","clientId":client,"subscription":DEVICES},
+        ]);
+        house.ask("anna", &again);
+    }
+    assert_eq!((house.states.len(), house.replays.len()), (1, 1));
+    let once_more = json!([{"channel":"/meta/subscribe","clientId":client,"subscription":DEVICES,"ext":{"replay":-2}}]);
+    assert_eq!(house.ask("anna", &once_more)[0]["error"], "429::too_many_replays");
+    house.replay();
+    house.tell_states(None);
+    assert_eq!(house.states.len(), 1, "what was wanted meanwhile");
+    assert_eq!(
+        data(&house.ask("anna", &glance(&client))),
+        [1],
+        "once, however often it was asked for"
+    );
+}
+
+#[test]
+fn what_cannot_be_read_again_ends_the_session_rather_than_pass_as_complete() {
+    let mut house = House::open();
+    house.notice("anna", 1);
+    let client = house.session("anna", "/x/a");
+    house.ask(
+        "anna",
+        &json!([{"channel":"/meta/subscribe","clientId":client,"subscription":DEVICES,"ext":{"replay":-2}}]),
+    );
+    let (session, ..) = house.replays.remove(0);
+    house.hub.handle_replay(session, None, house.now);
+    house.drain();
+    let reply = &house.ask("anna", &connect(&client))[0];
+    assert_eq!(
+        (&reply["error"], &reply["advice"]["reconnect"]),
+        (&json!(UNKNOWN), &json!("handshake"))
+    );
+    assert_eq!(house.strangers, [Why::Gap]);
+}
+
+#[test]
+fn a_session_lives_as_long_as_its_client_was_told_to_wait_and_then_as_any_other() {
+    let config = Config {
+        max_interval: Duration::from_secs(10),
+        drain_window: Duration::from_secs(120),
+        ..Config::default()
+    };
+    let mut house = House::in_epoch(config.clone(), 1);
+    let client = house.acknowledging("anna", DEVICES);
+    house.hub.handle_pressure(Duration::from_secs(10));
+    let told = house.ask("anna", &glance(&client))[0]["advice"]["interval"]
+        .as_u64()
+        .expect("a number");
+    assert!(told > 10_000, "{told}");
+    house.pass(Duration::from_millis(told + 9_999));
+    let answer = house.ask("anna", &glance(&client));
+    assert_eq!(answer[0]["successful"], true);
+    let mut house = house.restarted(config, 2);
+    house.pass(Duration::from_secs(125));
+    let resumed = house.send("anna", &connect_with(&client, json!({"ack":batch(&answer)})));
+    house.replay();
+    assert!(house.is_held(resumed));
+}
+
+#[test]
+fn after_a_gap_clients_come_back_spread_out_and_those_who_hear_no_notices_stay() {
+    let mut house = House::open();
+    let bystander = house.session("bert", "/x/a");
+    let clients: Vec<String> = (0..20).map(|_| house.session("anna", DEVICES)).collect();
+    house.hub.handle_gap(house.now);
+    house.drain();
+    let intervals: BTreeSet<u64> = clients
+        .iter()
+        .map(|client| {
+            house.ask("anna", &connect(client))[0]["advice"]["interval"]
+                .as_u64()
+                .expect("a number")
+        })
+        .collect();
+    assert!(intervals.len() > 10, "{intervals:?}");
+    assert_eq!(house.ask("bert", &glance(&bystander))[0]["successful"], true);
 }
 
 #[test]
