@@ -240,7 +240,7 @@ pub fn bayeux_session(data: &[u8]) {
                 client.cut(&mut world);
                 world.next += 1;
                 let socket = SocketNo(world.next);
-                world.hub.handle_open(socket, world.now);
+                world.hub.handle_open(socket, Ipv4Addr::LOCALHOST.into(), world.now);
                 client.socket = Some(socket);
                 world.post(user, Via::Socket(socket), &client.connect());
             }

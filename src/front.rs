@@ -20,10 +20,13 @@ pub mod json;
 #[cfg(feature = "io")]
 pub mod lane;
 #[cfg(feature = "io")]
+mod proxy;
+#[cfg(feature = "io")]
 pub mod refusal;
 #[cfg(feature = "io")]
 pub mod rest;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// What the HTTP doors may be told.
@@ -33,6 +36,8 @@ pub struct Config {
     pub public_url: String,
     /// Origins (`https://desk.example.com`) whose pages may call us from a browser, besides our own.
     pub cors_origins: Vec<String>,
+    /// Proxies in front of us, whose `X-Forwarded-For` is believed: limits count the client behind them, and the audit names it.
+    pub trusted_proxies: Vec<IpAddr>,
     /// GET answers with a token that POST, PUT and DELETE by cookie must send back.
     pub csrf: bool,
     /// Largest request body in bytes, for REST and CometD alike.
@@ -48,6 +53,7 @@ impl Default for Config {
         Self {
             public_url: "http://127.0.0.1:8080".to_owned(),
             cors_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
             csrf: false,
             body_limit: 64 * 1024,
             timeout: Duration::from_secs(10),

@@ -24,6 +24,9 @@ pub enum ListenError {
     /// It answers, but not as a CometD server does; trying again may help.
     #[error("HTTP {0}")]
     Http(u16),
+    /// It says to come again.
+    #[error("not now: {0}")]
+    NotNow(String),
     /// Wrong login name or password, or no permission; trying again does not help.
     #[error("refused: {0}")]
     Denied(String),
@@ -101,12 +104,7 @@ impl Listener {
         let shaken = self.exchange("/handshake", &handshake).await?;
         let reply = shaken.first().cloned().unwrap_or_default();
         let Some(client) = reply["clientId"].as_str() else {
-            self.heed(&reply["advice"]);
-            return match reply["advice"]["reconnect"].as_str() {
-                Some("handshake" | "retry") => Err(ListenError::Http(200)),
-                _ if reply["error"] == "403::handshake_denied" => Err(ListenError::Denied("Access denied".to_owned())),
-                _ => Err(ListenError::Denied(reply["error"].as_str().unwrap_or("no reason given").to_owned())),
-            };
+            return Err(self.refused(&reply));
         };
         self.ack = 0;
         let subscribe = json!([{
@@ -116,7 +114,7 @@ impl Listener {
         let reply = subscribed.iter().find(|message| message["channel"] == "/meta/subscribe");
         let reply = reply.cloned().unwrap_or_default();
         if reply["successful"] != true {
-            return Err(ListenError::Denied(reply["error"].as_str().unwrap_or("no reason given").to_owned()));
+            return Err(self.refused(&reply));
         }
         self.client = Some(client.to_owned());
         let replay = &reply["ext"]["replay"];
@@ -128,6 +126,20 @@ impl Listener {
             events: self.take(subscribed),
             reopened: Some(replay["complete"] == false),
         })
+    }
+
+    /// The advice says whether it is any use to try again.
+    fn refused(&mut self, reply: &Value) -> ListenError {
+        self.heed(&reply["advice"]);
+        let error = match reply["error"].as_str() {
+            Some("403::handshake_denied") => "Access denied",
+            Some(error) => error,
+            None => "no reason given",
+        };
+        match reply["advice"]["reconnect"].as_str() {
+            Some("handshake" | "retry") => ListenError::NotNow(error.to_owned()),
+            _ => ListenError::Denied(error.to_owned()),
+        }
     }
 
     fn take(&mut self, messages: Vec<Value>) -> Vec<Value> {

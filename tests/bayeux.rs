@@ -1,5 +1,6 @@
 //! The event channel on the wire: the conformance cases of long-polling by their numbers, and our own.
 
+mod abuse;
 mod cuts;
 mod fuzz;
 mod restart;

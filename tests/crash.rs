@@ -82,7 +82,7 @@ pub(crate) fn on(rest: &str, grpc: &str, sip: &str, more: &str) -> String {
     format!(
         "{more}\n[rest]\nbind = '{rest}'\n[grpc]\nbind = '{ANY}'\n[admin]\nbind = '{ANY}'\n\
          [sip_backend]\ngrpc_bind = '{grpc}'\nadmin_bind = '{ANY}'\n\
-         [sip]\nlisten = ['udp:{sip}', 'tcp:{sip}']\ngrace = {}\n",
+         [sip]\nlisten = ['udp:{sip}', 'tcp:{ANY}']\ngrace = {}\n",
         GRACE.as_secs()
     )
 }

@@ -54,6 +54,7 @@ pub(super) struct Rest {
     pub(super) bind: SocketAddr,
     pub(super) public_url: Option<String>,
     pub(super) allowed_origins: Vec<String>,
+    pub(super) trusted_proxies: Vec<IpAddr>,
     pub(super) csrf: bool,
     pub(super) body_limit: usize,
     pub(super) timeout: SomeSeconds,

@@ -128,6 +128,7 @@ fn front(rest: &raw::Rest) -> front::Config {
             None => format!("http://{}", rest.bind),
         },
         cors_origins: rest.allowed_origins.clone(),
+        trusted_proxies: rest.trusted_proxies.clone(),
         csrf: rest.csrf,
         body_limit: rest.body_limit,
         timeout: rest.timeout.0,

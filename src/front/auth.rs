@@ -186,14 +186,20 @@ impl Auth {
         if let Some(verified) = register.remembered(&digest) {
             return Ok(verified);
         }
-        register.failures.allowed(&user, address)?;
+        // Whoever shows what was right before is not guessing, however many others guess from his address.
+        let is_guess = !locked(&register.verified).contains_key(&digest);
+        if is_guess {
+            register.failures.allowed(&user, address)?;
+        }
         let _turn = register.waiting.try_acquire().map_err(|_| too_busy())?;
         let _core = register.hashing.acquire().await.map_err(|_| too_busy())?;
         if let Some(verified) = register.remembered(&digest) {
             // Another request of his was first: a desktop's tabs come back together.
             return Ok(verified);
         }
-        register.failures.allowed(&user, address)?;
+        if is_guess {
+            register.failures.allowed(&user, address)?;
+        }
         let known = register.accounts.get(&user);
         let hash = known.unwrap_or(&register.nobody).clone();
         let matches = tokio::task::spawn_blocking(move || {
@@ -504,7 +510,14 @@ pub(super) fn is_foreign(request: &Request, allowed: &[String]) -> bool {
     named.is_none() || named != own
 }
 
+/// From where a request really comes, once that is known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClientAddress(pub(super) IpAddr);
+
 pub(super) fn address_of(request: &Request) -> IpAddr {
+    if let Some(ClientAddress(address)) = request.extensions().get() {
+        return *address;
+    }
     let info = request.extensions().get::<ConnectInfo<SocketAddr>>();
     info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(address)| {
         address.ip().to_canonical()

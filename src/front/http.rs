@@ -1,8 +1,9 @@
 //! What every HTTP request passes, REST and CometD alike.
 
-use super::auth::{self, Auth, random_text};
+use super::auth::{self, Auth, ClientAddress, random_text};
 use super::bayeux::http::Bayeux;
 use super::lane::Lane;
+use super::proxy::Proxies;
 use super::refusal::Refused;
 use super::{Config, rest};
 use crate::gateway::desk::Desk;
@@ -23,11 +24,13 @@ use tracing::Instrument;
 /// REST and CometD behind their layers, and the short way in for polls, if every request may take it. Serve both with
 /// [`super::door::serve`]: the login throttle wants to know from where.
 pub fn router(config: &Config, auth: Auth, desk: Desk, bayeux: Bayeux) -> (Router, Option<Lane>) {
-    let lane = (!config.csrf).then(|| Lane::new(auth.clone(), bayeux.clone()));
+    let proxies = Proxies::new(&config.trusted_proxies);
+    let lane = (!config.csrf).then(|| Lane::new(auth.clone(), bayeux.clone(), proxies.clone()));
     let origins: Arc<[String]> = config.cors_origins.clone().into();
     let entry = Arc::new(Entry {
         auth,
         origins: origins.clone(),
+        proxies: proxies.clone(),
         csrf: config.csrf,
     });
     // Few layers, each a function in order: a function of its own for each step would copy all steps behind it, for every request.
@@ -50,6 +53,7 @@ pub fn router(config: &Config, auth: Auth, desk: Desk, bayeux: Bayeux) -> (Route
 struct Entry {
     auth: Auth,
     origins: Arc<[String]>,
+    proxies: Proxies,
     csrf: bool,
 }
 
@@ -82,7 +86,9 @@ async fn outside(State(origins): State<Arc<[String]>>, mut request: Request, nex
 
 /// Says who it is, and lets only those requests on whose cookie is used by a page of ours or an allowed one.
 async fn inside(State(entry): State<Arc<Entry>>, mut request: Request, next: Next) -> Response {
-    let new_cookie = match entry.auth.identify(request.headers(), auth::address_of(&request)).await {
+    let address = entry.proxies.client_of(auth::address_of(&request), request.headers());
+    request.extensions_mut().insert(ClientAddress(address));
+    let new_cookie = match entry.auth.identify(request.headers(), address).await {
         Ok((caller, new_cookie)) => {
             if let Some(caller) = caller {
                 tracing::Span::current().record("user", tracing::field::display(&caller.user));

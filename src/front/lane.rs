@@ -15,6 +15,7 @@ use super::bayeux::http::{self as bayeux, Bayeux, Visit};
 use super::bayeux::message;
 use super::bayeux::wire::{Watched, Wire};
 use super::http::HARDENED;
+use super::proxy::{FORWARDED_FOR, Proxies};
 use super::refusal::Refused;
 use crate::clock;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Lane {
     auth: Auth,
     bayeux: Bayeux,
+    proxies: Proxies,
 }
 
 /// What becomes of a connection.
@@ -46,6 +48,8 @@ pub(super) enum Course {
 
 /// How long a client may take to send the rest of a request, and a kept connection may idle.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long an answer may take once the house closes.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Room for one read: a poll with its head.
 const READ: usize = 2 * 1024;
 /// A longer head is no plain one.
@@ -53,8 +57,8 @@ const HEAD: usize = 4 * 1024;
 const HEADERS: usize = 32;
 
 impl Lane {
-    pub(super) fn new(auth: Auth, bayeux: Bayeux) -> Self {
-        Self { auth, bayeux }
+    pub(super) fn new(auth: Auth, bayeux: Bayeux, proxies: Proxies) -> Self {
+        Self { auth, bayeux, proxies }
     }
 
     /// Serves plain requests, one after the other, until one is not or `stopped` comes.
@@ -79,7 +83,11 @@ impl Lane {
             let Some(plain) = plain(&bytes, self.bayeux.body_limit()) else {
                 return Course::Library(connection, bytes);
             };
-            if !fill(&connection, &mut bytes, plain.whole).await {
+            let is_whole = tokio::select! {
+                is_whole = fill(&connection, &mut bytes, plain.whole) => is_whole,
+                () = stopped.cancelled() => false,
+            };
+            if !is_whole {
                 return Course::Over;
             }
             let rest = bytes.split_off(plain.whole);
@@ -87,7 +95,12 @@ impl Lane {
                 return Course::Over;
             };
             let is_last = stopped.is_cancelled();
-            if connection.write_all(&answer.into_bytes(is_last)).await.is_err() || is_last {
+            let answer = answer.into_bytes(is_last);
+            let written = tokio::select! {
+                written = connection.write_all(&answer) => written.is_ok(),
+                () = too_late(stopped) => false,
+            };
+            if !written || is_last {
                 return Course::Over;
             }
             bytes = rest;
@@ -104,7 +117,7 @@ impl Lane {
         if let Some(known) = familiar.as_ref().filter(|known| now < known.until && known.headers == *headers) {
             return Ok((known.caller.clone(), None));
         }
-        let (caller, new_cookie) = self.auth.identify(headers, peer.ip().to_canonical()).await?;
+        let (caller, new_cookie) = self.auth.identify(headers, self.proxies.client_of(peer.ip(), headers)).await?;
         let until = caller.as_ref().map_or(now, |caller| caller.until.min(now + FAMILIAR));
         *familiar = Some(Box::new(Familiar {
             headers: headers.clone(),
@@ -141,7 +154,8 @@ impl Lane {
             }
             Err(refused) => return Some(Answer::refused(refused).await),
         };
-        let visit = Visit::new(caller, &plain.headers, peer.ip().to_canonical(), wire.clone(), plain.blocked);
+        let address = self.proxies.client_of(peer.ip(), &plain.headers);
+        let visit = Visit::new(caller, &plain.headers, address, wire.clone(), plain.blocked);
         // Nothing of the request is kept while it is held.
         drop(bytes);
         drop(plain);
@@ -193,7 +207,7 @@ fn plain(bytes: &[u8], limit: usize) -> Option<Plain> {
     }
     let mut headers = HeaderMap::with_capacity(4);
     let mut length = None;
-    let mut is_json = false;
+    let (mut has_type, mut is_json) = (false, false);
     for field in request.headers.iter() {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         if is("content-length") {
@@ -204,11 +218,16 @@ fn plain(bytes: &[u8], limit: usize) -> Option<Plain> {
                 return None;
             }
         } else if is("content-type") {
+            if std::mem::replace(&mut has_type, true) {
+                return None;
+            }
             let essence = field.value.split(|byte| *byte == b';').next().unwrap_or_default();
             is_json = essence.trim_ascii().eq_ignore_ascii_case(b"application/json");
-        } else if is("authorization") || is("cookie") {
-            let name = if is("cookie") { header::COOKIE } else { header::AUTHORIZATION };
-            headers.append(name, HeaderValue::from_bytes(field.value).ok()?);
+        } else if let Some(name) = WANTED.into_iter().find(|name| is(name.as_str())) {
+            let value = HeaderValue::from_bytes(field.value).ok()?;
+            if headers.append(&name, value) && name == header::AUTHORIZATION {
+                return None;
+            }
         } else if is("connection") {
             if !field.value.trim_ascii().eq_ignore_ascii_case(b"keep-alive") {
                 return None;
@@ -226,14 +245,19 @@ fn plain(bytes: &[u8], limit: usize) -> Option<Plain> {
     })
 }
 
+/// Headers that say who it is.
+const WANTED: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, FORWARDED_FOR];
 /// Headers that change nothing here.
-const HARMLESS: [&str; 6] = [
+const HARMLESS: [&str; 9] = [
     "host",
     "user-agent",
     "accept",
     "accept-language",
     "accept-encoding",
     "content-language",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
 ];
 
 /// Reads until there are so many bytes. The length was declared by the client: room is made as bytes come.
@@ -252,6 +276,12 @@ async fn fill(connection: &Watched, bytes: &mut Vec<u8>, whole: usize) -> bool {
         Ok::<(), io::Error>(())
     };
     matches!(timeout(DEADLINE, reading).await, Ok(Ok(())))
+}
+
+/// A client that does not read holds nobody up for long when the house closes.
+async fn too_late(stopped: &CancellationToken) {
+    stopped.cancelled().await;
+    tokio::time::sleep(LAST_WORD).await;
 }
 
 /// Waits until the client has closed or reset the connection.
@@ -365,6 +395,8 @@ mod tests {
             "Sec-Fetch-Site: cross-site\r\n",
             "X-Request-Id: 7\r\n",
             "X-CSRF-TOKEN: 7\r\n",
+            "Content-Type: text/plain\r\n",
+            "Authorization: Basic eA==\r\nAuthorization: Basic eB==\r\n",
             "Unknown: 7\r\n",
         ] {
             assert!(!is_plain(&format!("{head}{more}\r\n[]")), "{more}");

@@ -150,6 +150,7 @@ async fn receive(State(bayeux): State<Bayeux>, caller: Option<Extension<Caller>>
         Method::GET if asks_for_websocket(&request) => websocket(bayeux, visit(caller, &request), request).await,
         // RFC 8441.
         Method::CONNECT => websocket(bayeux, visit(caller, &request), request).await,
+        Method::GET if bayeux.0.callback_polling && auth::is_foreign(&request, &bayeux.0.origins) => Err(foreign()),
         Method::GET if bayeux.0.callback_polling => {
             callback(bayeux, visit(caller, &request), request.uri().query().unwrap_or_default()).await
         }
@@ -208,6 +209,10 @@ impl Visit {
 async fn post(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Response, Refused> {
     let kind = content_type(request.headers())?;
     let not_now = request.extensions().get::<NotNow>().cloned();
+    // A page of any site can send a form without asking, and a browser may add what its user once typed in.
+    if matches!(kind, Content::Form) && auth::is_foreign(&request, &bayeux.0.origins) {
+        return Err(foreign());
+    }
     let bytes = whole(request, bayeux.0.body_limit).await?;
     let messages = match kind {
         Content::Json => message::parse(&bytes, bayeux.max_messages()).map_err(malformed)?,
@@ -290,11 +295,11 @@ async fn exchange_by(
         wire: wire.clone(),
         has_events: false,
     };
-    wire.begin(
-        report.parcel,
-        matches!(via, Via::Http { multiplexed: true, .. }),
-        bayeux.inbox().clone(),
-    );
+    let closing = || Refused::new(Reason::Unavailable, "The event channel is closing.");
+    let is_multiplexed = matches!(via, Via::Http { multiplexed: true, .. });
+    if !wire.begin(report.parcel, is_multiplexed, bayeux.inbox().clone()) {
+        return Err(closing());
+    }
     let post = Post {
         no,
         from: peer,
@@ -304,7 +309,6 @@ async fn exchange_by(
         messages,
     };
     let (reply, answer) = oneshot::channel();
-    let closing = || Refused::new(Reason::Unavailable, "The event channel is closing.");
     let happening = Happening::Posted(post, wire, reply, clock::instant());
     bayeux.inbox().send(happening).map_err(|_| closing())?;
     match answer.await.map_err(|_| closing())? {
@@ -326,10 +330,12 @@ async fn websocket(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Res
     }
     // A page of any site can open a websocket with our cookies; the browser says which page it is.
     if auth::is_foreign(&request, &bayeux.0.origins) {
-        return Err(Refused::new(Reason::NotPermitted, "This origin is not allowed."));
+        return Err(foreign());
     }
     // No cookie is set here: npm `faye` opens its socket beside its handshake over HTTP, and would mix up the two browsers.
-    let Visit { peer, wire, .. } = visit;
+    let Visit {
+        peer, wire, multiplexed, ..
+    } = visit;
     let (mut parts, _) = request.into_parts();
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
         Ok(upgrade) => upgrade,
@@ -343,7 +349,7 @@ async fn websocket(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Res
         .max_write_buffer_size(usize::MAX)
         .max_message_size(limit)
         .max_frame_size(limit);
-    Ok(upgrade.on_upgrade(move |socket| socket::serve(socket, no, peer, bayeux, wire)))
+    Ok(upgrade.on_upgrade(move |socket| socket::serve(socket, (no, peer), bayeux, (wire, multiplexed))))
 }
 
 /// Bytes of a websocket's reading buffer: messages of clients are short, and there are many sockets.
@@ -353,6 +359,10 @@ impl Bayeux {
     fn browser_cookie(&self, browser: &str) -> Option<HeaderValue> {
         HeaderValue::from_str(&format!("{BROWSER_COOKIE}={browser}{}", self.0.cookie_attributes)).ok()
     }
+}
+
+fn foreign() -> Refused {
+    Refused::new(Reason::NotPermitted, "This origin is not allowed.")
 }
 
 fn asks_for_websocket(request: &Request) -> bool {

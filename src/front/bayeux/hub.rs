@@ -41,6 +41,7 @@ use ends::Graves;
 pub use inout::{Counts, Kept, Output, Peer, Post, PostNo, Saved, SocketNo, Via, Why};
 use sockets::Socket;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use subscriptions::{subscribed, unknown_echo};
@@ -66,6 +67,8 @@ pub struct Hub {
     sockets: BTreeMap<SocketNo, Socket>,
     /// Whose events are in the frame under way.
     in_flight: BTreeMap<SocketNo, SessionNo>,
+    /// How many there are from each address.
+    sockets_from: BTreeMap<IpAddr, usize>,
     deadlines: BTreeSet<(Instant, Timer)>,
     /// Whose connects are in a request that is held, or answered and not yet written.
     riders: BTreeMap<PostNo, Vec<SessionNo>>,
@@ -96,6 +99,7 @@ const PUBLISH_DENIED: &str = "403:denied_by_security_policy:publish_denied";
 const CHANNEL_MISSING: &str = "400::channel_missing";
 const CHANNEL_INVALID: &str = "405::channel_invalid";
 const DATA_MISSING: &str = "403::data_missing";
+const DATA_TOO_DEEP: &str = "400::data_too_deep";
 const ID_INVALID: &str = "405::message_id_invalid";
 
 /// A client may not ask for a longer pause between connects than this; its session would live as long.
@@ -130,6 +134,7 @@ impl Hub {
             ledger: Ledger::new(epoch, config.replay_events, config.replay_bytes),
             sockets: BTreeMap::new(),
             in_flight: BTreeMap::new(),
+            sockets_from: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             riders: BTreeMap::new(),
             held_by_browser: BTreeMap::new(),
@@ -435,6 +440,7 @@ impl Hub {
         match &message.kind {
             Kind::NoChannel => return failed(None, id, CHANNEL_MISSING),
             Kind::BadId { channel } => return failed(channel.as_str(), id, ID_INVALID),
+            Kind::TooDeep { channel } => return failed(channel.as_str(), id, DATA_TOO_DEEP),
             Kind::Handshake { .. }
             | Kind::Connect { .. }
             | Kind::Subscribe(_)
@@ -481,7 +487,7 @@ impl Hub {
                 Ok(()) => done(channel, id),
                 Err(error) => failed(channel.as_str(), id, error),
             },
-            Kind::Handshake { .. } | Kind::Connect { .. } | Kind::NoChannel | Kind::BadId { .. } => {
+            Kind::Handshake { .. } | Kind::Connect { .. } | Kind::NoChannel | Kind::BadId { .. } | Kind::TooDeep { .. } => {
                 unreachable!("sorted out before")
             }
         }

@@ -109,6 +109,11 @@ pub enum Kind {
         /// Raw JSON, if it came.
         data: Option<Arc<str>>,
     },
+    /// Data nested deeper than other clients can be expected to read.
+    TooDeep {
+        /// Its channel.
+        channel: String,
+    },
     /// No channel, or one that is no string.
     NoChannel,
     /// An id with other characters than letters and digits.
@@ -127,7 +132,7 @@ impl Kind {
             Kind::Subscribe(_) => Some("/meta/subscribe"),
             Kind::Unsubscribe(_) => Some("/meta/unsubscribe"),
             Kind::Disconnect => Some("/meta/disconnect"),
-            Kind::Publish { channel, .. } | Kind::BadId { channel } => Some(channel),
+            Kind::Publish { channel, .. } | Kind::BadId { channel } | Kind::TooDeep { channel } => Some(channel),
             Kind::NoChannel => None,
         }
     }
@@ -288,6 +293,7 @@ fn sort(wire: Wire<'_>) -> Incoming {
         "/meta/subscribe" => Kind::Subscribe(subscription(wire.subscription)),
         "/meta/unsubscribe" => Kind::Unsubscribe(subscription(wire.subscription)),
         "/meta/disconnect" => Kind::Disconnect,
+        _ if wire.data.is_some_and(|raw| is_too_deep(raw.get())) => Kind::TooDeep { channel },
         _ => Kind::Publish {
             channel,
             data: wire.data.map(|raw| raw.get().into()),
@@ -314,7 +320,9 @@ fn ext(value: &Value) -> Ext {
         )),
         // Only to learn the present number.
         Value::Bool(true) => Some(Replay::After(-1)),
-        number => whole_number(number).map(Replay::After),
+        // A number that is none of ours, however large: nothing is kept behind it, and the reply says so.
+        Value::Number(number) => Some(Replay::After(whole_number(&Value::Number(number.clone())).unwrap_or(i64::MAX))),
+        _ => None,
     });
     Ext {
         acks: match ack {
@@ -333,6 +341,27 @@ fn whole_number(value: &Value) -> Option<i64> {
     value
         .as_i64()
         .or_else(|| value.as_f64().filter(|number| number.abs() < EXACT).map(|number| number as i64))
+}
+
+/// As deep as serde_json reads.
+const DEEPEST: usize = 128;
+
+fn is_too_deep(json: &str) -> bool {
+    let (mut depth, mut is_text, mut is_escaped) = (0usize, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_text => is_escaped = true,
+            b'"' => is_text = !is_text,
+            b'[' | b'{' if !is_text => depth += 1,
+            b']' | b'}' if !is_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST {
+            return true;
+        }
+    }
+    false
 }
 
 fn is_id(text: &str) -> bool {
@@ -729,6 +758,21 @@ mod tests {
             data(r#","data":{"n":1.0e400,"s":"\u00e9 🎧"}"#).as_deref(),
             Some(r#"{"n":1.0e400,"s":"\u00e9 🎧"}"#)
         );
+    }
+
+    #[test]
+    fn data_may_be_deep_but_not_bottomless() {
+        let kind = |depth: usize| {
+            one(&format!(
+                r#"{{"channel":"/x/a","data":{}{}}}"#,
+                "[".repeat(depth),
+                "]".repeat(depth)
+            ))
+            .kind
+        };
+        assert!(matches!(kind(128), Kind::Publish { .. }));
+        assert!(matches!(kind(129), Kind::TooDeep { .. }));
+        assert!(!is_too_deep(&format!(r#"["{}\"[{}"]"#, "[".repeat(500), "{".repeat(500))));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::gateway::desk::{Desk, Told};
 use crate::store::{Store, StoreError};
 use crate::words::{Notice, UserId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -30,7 +31,7 @@ pub struct Load {
 /// What the loop is told. Unbounded, yet no more than a few per open connection: each waits for its answer before the next.
 pub(super) enum Happening {
     Posted(Post, Wire, oneshot::Sender<Answered>, Instant),
-    Opened(SocketNo, Wire, mpsc::UnboundedSender<ToSocket>),
+    Opened(SocketNo, IpAddr, Wire, mpsc::UnboundedSender<ToSocket>),
     Frame(Post, Instant),
     Gone(SocketNo),
     Outcome(Parcel, Outcome),
@@ -196,9 +197,9 @@ impl Shell {
                 self.lag.note(at, now.mono);
                 self.hub.handle_post(post, now);
             }
-            Happening::Opened(socket, wire, tell) => {
+            Happening::Opened(socket, address, wire, tell) => {
                 self.sockets.insert(socket, (wire, tell));
-                self.hub.handle_open(socket, now);
+                self.hub.handle_open(socket, address, now);
             }
             Happening::Gone(socket) => {
                 self.sockets.remove(&socket);
@@ -515,6 +516,24 @@ impl Gauges {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_says_a_few_lines_of_each_and_counts_the_rest() {
+        let mut log = Sparing::default();
+        let (anna, bert) = (UserId::from("anna"), UserId::from("bert"));
+        let said = |log: &mut Sparing, who: Option<&UserId>| (0..1_000).filter(|_| log.may_say(who)).count();
+        assert_eq!(said(&mut log, None), 5);
+        assert_eq!(said(&mut log, Some(&anna)), 5);
+        assert_eq!(log.left_out, 1_990);
+        log.next_second();
+        assert_eq!(said(&mut log, Some(&bert)), 5);
+        assert_eq!(
+            (0..1_000)
+                .filter(|number| log.may_say(Some(&UserId::from(format!("user{number}")))))
+                .count(),
+            45
+        );
+    }
 
     #[test]
     fn what_was_asked_for_comes_back() {

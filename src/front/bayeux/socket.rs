@@ -17,24 +17,33 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// RFC 6455 7.4.1.
+const PROTOCOL_ERROR: u16 = 1002;
 const UNSUPPORTED_DATA: u16 = 1003;
 const INVALID_TEXT: u16 = 1007;
 const TOO_LARGE: u16 = 1009;
 /// What CometD says to a frame that is no JSON.
 const NOT_MESSAGES: u16 = 1011;
 
-pub(super) async fn serve(mut socket: WebSocket, no: SocketNo, peer: Peer, bayeux: Bayeux, wire: Wire) {
+pub(super) async fn serve(mut socket: WebSocket, (no, peer): (SocketNo, Peer), bayeux: Bayeux, wire: (Wire, bool)) {
     let (tell, orders) = mpsc::unbounded_channel();
-    let _ = bayeux.inbox().send(Happening::Opened(no, wire.clone(), tell));
-    if let Some((code, reason)) = talk(&mut socket, no, &peer, &bayeux, &wire, orders).await {
-        let frame = CloseFrame {
+    let _ = bayeux.inbox().send(Happening::Opened(no, peer.address, wire.0.clone(), tell));
+    let farewell = match talk(&mut socket, no, &peer, &bayeux, &wire, orders).await {
+        End::Ours(code, reason) => Some(Some(CloseFrame {
             code,
             reason: reason.into(),
-        };
+        })),
+        End::Theirs => Some(None),
+        End::Lost => None,
+    };
+    if let Some(frame) = farewell {
         let farewell = async {
-            if socket.send(Message::Close(Some(frame))).await.is_ok() {
-                while let Some(Ok(_)) = socket.recv().await {}
+            if let Some(frame) = frame
+                && socket.send(Message::Close(Some(frame))).await.is_err()
+            {
+                return;
             }
+            // The library answers a close while it reads on (RFC 6455 5.5.1).
+            while let Some(Ok(_)) = socket.recv().await {}
         };
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
@@ -43,34 +52,47 @@ pub(super) async fn serve(mut socket: WebSocket, no: SocketNo, peer: Peer, bayeu
     let _ = bayeux.inbox().send(Happening::Gone(no));
 }
 
-/// Until one side has had enough: how we are to close, if it is us.
+/// Who has had enough.
+enum End {
+    /// We, and why.
+    Ours(u16, &'static str),
+    /// The client, who waits for our good-bye.
+    Theirs,
+    /// Nobody: the connection broke.
+    Lost,
+}
+
+/// Until one side has had enough.
 async fn talk(
     socket: &mut WebSocket,
     no: SocketNo,
     peer: &Peer,
     bayeux: &Bayeux,
-    wire: &Wire,
+    (wire, is_multiplexed): &(Wire, bool),
     mut orders: mpsc::UnboundedReceiver<ToSocket>,
-) -> Option<(u16, &'static str)> {
+) -> End {
     let mut may_read = true;
     loop {
         tokio::select! {
             biased;
-            order = orders.recv() => match order? {
-                ToSocket::Send(body) => {
+            order = orders.recv() => match order {
+                Some(ToSocket::Send(body)) => {
                     let parcel = Parcel::Socket(no);
-                    wire.begin(parcel, false, bayeux.inbox().clone());
+                    if !wire.begin(parcel, *is_multiplexed, bayeux.inbox().clone()) {
+                        return End::Lost;
+                    }
                     wire.taken(parcel, true);
                     let sent = tokio::time::timeout(WRITE_DEADLINE, socket.send(Message::Text(body.into()))).await;
                     if !matches!(sent, Ok(Ok(()))) {
-                        return None;
+                        return End::Lost;
                     }
                 }
-                ToSocket::Next => may_read = true,
-                ToSocket::Close(code, reason) => return Some((code, reason)),
+                Some(ToSocket::Next) => may_read = true,
+                Some(ToSocket::Close(code, reason)) => return End::Ours(code, reason),
+                None => return End::Lost,
             },
-            frame = socket.recv(), if may_read => match frame? {
-                Ok(Message::Text(text)) => match message::parse(text.as_bytes(), bayeux.max_messages()) {
+            frame = socket.recv(), if may_read => match frame {
+                Some(Ok(Message::Text(text))) => match message::parse(text.as_bytes(), bayeux.max_messages()) {
                     Ok(messages) => {
                         let post = Post {
                             no: bayeux.number(),
@@ -83,29 +105,30 @@ async fn talk(
                         may_read = false;
                         let _ = bayeux.inbox().send(Happening::Frame(post, clock::instant()));
                     }
-                    Err(BatchError::NotMessages { .. }) => return Some((NOT_MESSAGES, "This is not an array of Bayeux messages.")),
+                    Err(BatchError::NotMessages { .. }) => return End::Ours(NOT_MESSAGES, "This is not an array of Bayeux messages."),
                     Err(error @ (BatchError::Empty | BatchError::TooMany(_))) => {
                         let reply = message::body(&[], &[message::malformed(&error)]);
                         if socket.send(Message::Text(reply.into())).await.is_err() {
-                            return None;
+                            return End::Lost;
                         }
                     }
                 },
-                Ok(Message::Binary(_)) => return Some((UNSUPPORTED_DATA, "Messages are text.")),
+                Some(Ok(Message::Binary(_))) => return End::Ours(UNSUPPORTED_DATA, "Messages are text."),
                 // Pings are answered by the library.
-                Ok(Message::Ping(_) | Message::Pong(_)) => {}
-                Ok(Message::Close(_)) => return None,
-                Err(error) => return error_close(&*error.into_inner()),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(_))) => return End::Theirs,
+                Some(Err(error)) => return error_end(&*error.into_inner()),
+                None => return End::Lost,
             },
         }
     }
 }
 
-fn error_close(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<(u16, &'static str)> {
-    match error.downcast_ref::<tungstenite::Error>()? {
-        tungstenite::Error::Capacity(_) => Some((TOO_LARGE, "The message is too large.")),
-        tungstenite::Error::Utf8(_) => Some((INVALID_TEXT, "Text is UTF-8.")),
-        tungstenite::Error::Protocol(_) => Some((1002, "RFC 6455 is not kept.")),
-        _ => None,
+fn error_end(error: &(dyn std::error::Error + Send + Sync + 'static)) -> End {
+    match error.downcast_ref::<tungstenite::Error>() {
+        Some(tungstenite::Error::Capacity(_)) => End::Ours(TOO_LARGE, "The message is too large."),
+        Some(tungstenite::Error::Utf8(_)) => End::Ours(INVALID_TEXT, "Text is UTF-8."),
+        Some(tungstenite::Error::Protocol(_)) => End::Ours(PROTOCOL_ERROR, "RFC 6455 is not kept."),
+        Some(_) | None => End::Lost,
     }
 }

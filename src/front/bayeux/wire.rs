@@ -19,9 +19,11 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
 
 /// What is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,8 @@ struct State {
     parcels: Vec<Entry>,
     /// Nothing is written any more.
     is_dead: bool,
+    /// Who waits for the other end to make room, and is to hear when there is nothing to write any more.
+    writer: Option<Waker>,
     /// Nobody watches this connection: what the HTTP library has taken counts as gone.
     is_blind: bool,
 }
@@ -66,6 +70,7 @@ impl Wire {
         Self(Arc::new(Mutex::new(State {
             parcels: Vec::new(),
             is_dead: false,
+            writer: None,
             is_blind,
         })))
     }
@@ -80,7 +85,8 @@ impl Wire {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn begin(&self, parcel: Parcel, is_multiplexed: bool, inbox: Inbox) {
+    /// False: the connection is dead, and nobody will be told anything of this.
+    pub(super) fn begin(&self, parcel: Parcel, is_multiplexed: bool, inbox: Inbox) -> bool {
         let entry = Entry {
             parcel,
             is_taken: false,
@@ -89,11 +95,10 @@ impl Wire {
             inbox,
         };
         let mut state = self.state();
-        if state.is_dead {
-            entry.tell(Outcome::Cut);
-        } else {
+        if !state.is_dead {
             state.parcels.push(entry);
         }
+        !state.is_dead
     }
 
     /// Its bytes are with the connection now. False: it is not wanted any more.
@@ -128,6 +133,9 @@ impl Wire {
             return Some(Outcome::Left);
         }
         state.is_dead |= entry.is_taken;
+        if let Some(writer) = state.writer.take().filter(|_| entry.is_taken) {
+            writer.wake();
+        }
         Some(Outcome::Cut)
     }
 }
@@ -149,7 +157,12 @@ impl State {
 pub struct Watched {
     stream: TcpStream,
     wire: Wire,
+    /// When a client that does not read is given up; there while one is waited for.
+    patience: Option<Pin<Box<Sleep>>>,
 }
+
+/// A client that takes nothing for so long is gone.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Watched {
     /// The connection, and the handle to put into its requests.
@@ -158,6 +171,7 @@ impl Watched {
         let watched = Self {
             stream,
             wire: wire.clone(),
+            patience: None,
         };
         (watched, wire)
     }
@@ -173,13 +187,30 @@ impl Watched {
     }
 
     /// Under the lock, so that nobody can abandon what is being written.
-    fn write(&mut self, length: usize, write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn write(
+        &mut self,
+        length: usize,
+        context: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         let mut state = self.wire.state();
         if state.is_dead || (state.parcels.iter().any(|entry| entry.is_taken && entry.is_precious) && has_gone(&self.stream)) {
             state.die();
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let written = ready!(write(Pin::new(&mut self.stream)));
+        let written = match write(Pin::new(&mut self.stream), context) {
+            Poll::Ready(written) => written,
+            Poll::Pending => {
+                let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+                if patience.as_mut().poll(context).is_pending() {
+                    state.writer = Some(context.waker().clone());
+                    return Poll::Pending;
+                }
+                state.die();
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        };
+        self.patience = None;
         match &written {
             // The library writes all it has; what is less is a full socket.
             Ok(written) if *written == length => state.all_written(),
@@ -212,12 +243,12 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.write(bytes.len(), |stream| stream.poll_write(context, bytes))
+        self.write(bytes.len(), context, |stream, context| stream.poll_write(context, bytes))
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let length = bytes.iter().map(|slice| slice.len()).sum();
-        self.write(length, |stream| stream.poll_write_vectored(context, bytes))
+        self.write(length, context, |stream, context| stream.poll_write_vectored(context, bytes))
     }
 
     fn is_write_vectored(&self) -> bool {

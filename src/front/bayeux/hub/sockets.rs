@@ -5,12 +5,14 @@ use crate::front::bayeux::message::{Body, Event, Reply};
 use crate::front::bayeux::session::{Flight, Place, Reach};
 use crate::words::Now;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Default)]
 pub(super) struct Socket {
     pub(super) session: Option<SessionNo>,
+    address: Option<IpAddr>,
     /// A frame is under way.
     busy: bool,
     /// A frame has come whose successor may not be read yet.
@@ -34,11 +36,20 @@ const FRAME: usize = 32 * 1024;
 
 impl Hub {
     /// A websocket has been opened.
-    pub fn handle_open(&mut self, socket: SocketNo, now: Now) {
-        self.sockets.insert(socket, Socket::default());
+    pub fn handle_open(&mut self, socket: SocketNo, address: IpAddr, now: Now) {
+        let state = Socket {
+            address: Some(address),
+            ..Socket::default()
+        };
+        self.sockets.insert(socket, state);
+        let from_there = self.sockets_from.entry(address).or_default();
+        *from_there += 1;
+        let too_many = *from_there > self.config.max_sessions_per_address;
         self.unbind(socket, now);
         if self.draining {
             self.close(socket, 1001, GOING_DOWN);
+        } else if too_many {
+            self.close(socket, 1013, "Too many websockets from this address.");
         }
     }
 
@@ -54,6 +65,14 @@ impl Hub {
     /// The socket is closed or cut, and the frame under way has not left. Its session waits for its client to come back.
     pub fn handle_gone(&mut self, socket: SocketNo, now: Now) {
         let Some(state) = self.sockets.remove(&socket) else { return };
+        if let Some(address) = state.address
+            && let Some(from_there) = self.sockets_from.get_mut(&address)
+        {
+            *from_there -= 1;
+            if *from_there == 0 {
+                self.sockets_from.remove(&address);
+            }
+        }
         if let Some(deadline) = state.deadline {
             self.deadlines.remove(&(deadline, Timer::Socket(socket)));
         }

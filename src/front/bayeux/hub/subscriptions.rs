@@ -251,9 +251,13 @@ pub(super) fn subscribed(channel: &str, id: Option<String>, subscription: Subscr
 pub(super) fn unknown_echo(kind: &Kind) -> Option<Subscription> {
     match kind {
         Kind::Subscribe(subscription) | Kind::Unsubscribe(subscription) => echo(subscription.clone()),
-        Kind::Handshake { .. } | Kind::Connect { .. } | Kind::Disconnect | Kind::Publish { .. } | Kind::NoChannel | Kind::BadId { .. } => {
-            None
-        }
+        Kind::Handshake { .. }
+        | Kind::Connect { .. }
+        | Kind::Disconnect
+        | Kind::Publish { .. }
+        | Kind::NoChannel
+        | Kind::BadId { .. }
+        | Kind::TooDeep { .. } => None,
     }
 }
 

@@ -200,7 +200,7 @@ impl House {
     fn open_socket(&mut self) -> SocketNo {
         self.posts += 1;
         let socket = SocketNo(self.posts);
-        self.hub.handle_open(socket, self.now);
+        self.hub.handle_open(socket, Ipv4Addr::LOCALHOST.into(), self.now);
         self.drain();
         socket
     }
