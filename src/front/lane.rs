@@ -10,9 +10,9 @@
 //! Only what is understood completely is plain: anything else about a request, and it is the HTTP library's, which knows better. The
 //! head is read by `httparse`, the library's own reader.
 
-use super::auth::{Auth, Caller};
+use super::auth::Auth;
 use super::bayeux::http::{self as bayeux, Bayeux, Visit};
-use super::bayeux::message;
+use super::bayeux::message::{self, Incoming};
 use super::bayeux::wire::{Watched, Wire};
 use super::http::HARDENED;
 use super::proxy::{FORWARDED_FOR, Proxies};
@@ -25,6 +25,7 @@ use httpdate::HttpDate;
 use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::time::timeout;
@@ -64,11 +65,12 @@ impl Lane {
     /// Serves plain requests, one after the other, until one is not or `stopped` comes.
     pub(super) async fn serve(&self, mut connection: Watched, wire: &Wire, peer: SocketAddr, stopped: &CancellationToken) -> Course {
         let mut bytes = Vec::new();
-        let mut familiar = None;
+        let mut familiar: Option<Box<Familiar>> = None;
         loop {
             if bytes.is_empty() {
                 let readable = timeout(DEADLINE, connection.stream().readable());
                 tokio::select! {
+                    biased;
                     readable = readable => if !matches!(readable, Ok(Ok(()))) { return Course::Over },
                     () = stopped.cancelled() => return Course::Over,
                 }
@@ -80,23 +82,39 @@ impl Lane {
                     Err(_) => return Course::Over,
                 }
             }
-            let Some(plain) = plain(&bytes, self.bayeux.body_limit()) else {
-                return Course::Library(connection, bytes);
+            let now = clock::instant();
+            familiar = familiar.filter(|familiar| now < familiar.until && bytes.starts_with(&familiar.head));
+            let head = match &familiar {
+                Some(familiar) => Head::Familiar(familiar.visit.clone()),
+                None => match plain(&bytes, self.bayeux.body_limit()) {
+                    Some(plain) => Head::New(plain),
+                    None => return Course::Library(connection, bytes),
+                },
             };
-            let is_whole = tokio::select! {
-                is_whole = fill(&connection, &mut bytes, plain.whole) => is_whole,
-                () = stopped.cancelled() => false,
+            let (body, whole) = match (&head, &familiar) {
+                (Head::New(plain), _) => (plain.body, plain.whole),
+                (Head::Familiar(_), Some(familiar)) => (familiar.head.len(), familiar.whole),
+                (Head::Familiar(_), None) => unreachable!("made from one above"),
             };
-            if !is_whole {
-                return Course::Over;
+            if bytes.len() < whole {
+                let is_whole = tokio::select! {
+                    is_whole = fill(&connection, &mut bytes, whole) => is_whole,
+                    () = stopped.cancelled() => false,
+                };
+                if !is_whole {
+                    return Course::Over;
+                }
             }
-            let rest = bytes.split_off(plain.whole);
-            let Some(answer) = self.answer(&connection, (wire, peer), &mut familiar, plain, bytes).await else {
-                return Course::Over;
+            let rest = bytes.split_off(whole);
+            let answer = match self.ask(head, (body, bytes), (wire, peer), &mut familiar).await {
+                Ok((visit, messages, cookie)) => self.answer(&connection, visit, messages, cookie).await,
+                Err(answer) => Some(answer),
             };
+            let Some(answer) = answer else { return Course::Over };
             let is_last = stopped.is_cancelled();
             let answer = answer.into_bytes(is_last);
             let written = tokio::select! {
+                biased;
                 written = connection.write_all(&answer) => written.is_ok(),
                 () = too_late(stopped) => false,
             };
@@ -107,58 +125,64 @@ impl Lane {
         }
     }
 
-    async fn who(
+    /// Who asks what; or what he is told at once. Nothing of the request's bytes is kept.
+    async fn ask(
         &self,
+        head: Head,
+        (body, bytes): (usize, Vec<u8>),
+        (wire, peer): (&Wire, SocketAddr),
         familiar: &mut Option<Box<Familiar>>,
-        headers: &HeaderMap,
-        peer: SocketAddr,
-    ) -> Result<(Option<Caller>, Option<String>), Refused> {
-        let now = clock::instant();
-        if let Some(known) = familiar.as_ref().filter(|known| now < known.until && known.headers == *headers) {
-            return Ok((known.caller.clone(), None));
+    ) -> Result<(Visit, Vec<Incoming>, Option<HeaderValue>), Answer> {
+        let identified = match head {
+            Head::Familiar(visit) => Ok((visit, None)),
+            Head::New(plain) => {
+                let address = self.proxies.client_of(peer.ip(), &plain.headers);
+                match self.auth.identify(&plain.headers, address).await {
+                    Ok((caller, cookie)) => {
+                        let known_until = caller.as_ref().map(|caller| caller.until.min(clock::instant() + FAMILIAR));
+                        let visit = Visit::new(caller, &plain.headers, address, wire.clone(), plain.blocked);
+                        *familiar = known_until.map(|until| {
+                            Box::new(Familiar {
+                                head: bytes.get(..body).unwrap_or_default().into(),
+                                whole: plain.whole,
+                                visit: visit.clone(),
+                                until,
+                            })
+                        });
+                        Ok((visit, cookie.and_then(|cookie| self.auth.cookie_line(&cookie))))
+                    }
+                    // A handshake of nobody is denied in CometD's words.
+                    Err(refused) if refused.is_access_denied() => {
+                        Ok((Visit::new(None, &plain.headers, address, wire.clone(), plain.blocked), None))
+                    }
+                    Err(refused) => Err(refused),
+                }
+            }
+        };
+        let messages = match message::parse(bytes.get(body..).unwrap_or_default(), self.bayeux.max_messages()) {
+            Ok(messages) => messages,
+            Err(error) => return Err(Answer::refused(bayeux::malformed(error)).await),
+        };
+        match identified {
+            Ok((visit, cookie)) => Ok((visit, messages, cookie)),
+            // So is one whose login cannot be checked now.
+            Err(refused) if refused.come_again().is_some() => Err(Answer {
+                status: 200,
+                headers: Vec::new(),
+                body: bayeux::not_now_body(&refused, messages).into_bytes(),
+            }),
+            Err(refused) => Err(Answer::refused(refused).await),
         }
-        let (caller, new_cookie) = self.auth.identify(headers, self.proxies.client_of(peer.ip(), headers)).await?;
-        let until = caller.as_ref().map_or(now, |caller| caller.until.min(now + FAMILIAR));
-        *familiar = Some(Box::new(Familiar {
-            headers: headers.clone(),
-            caller: caller.clone(),
-            until,
-        }));
-        Ok((caller, new_cookie))
     }
 
     /// `None`: the client has gone, and what it would have been told waits for it.
     async fn answer(
         &self,
         connection: &Watched,
-        (wire, peer): (&Wire, SocketAddr),
-        familiar: &mut Option<Box<Familiar>>,
-        plain: Plain,
-        bytes: Vec<u8>,
+        visit: Visit,
+        messages: Vec<Incoming>,
+        login_cookie: Option<HeaderValue>,
     ) -> Option<Answer> {
-        let known = self.who(familiar, &plain.headers, peer).await;
-        let messages = match message::parse(bytes.get(plain.body..).unwrap_or_default(), self.bayeux.max_messages()) {
-            Ok(messages) => messages,
-            Err(error) => return Some(Answer::refused(bayeux::malformed(error)).await),
-        };
-        let (caller, new_cookie) = match known {
-            Ok(known) => known,
-            // A handshake of nobody is denied in CometD's words, as is one whose login cannot be checked now.
-            Err(refused) if refused.is_access_denied() => (None, None),
-            Err(refused) if refused.come_again().is_some() => {
-                return Some(Answer {
-                    status: 200,
-                    headers: Vec::new(),
-                    body: bayeux::not_now_body(&refused, messages).into_bytes(),
-                });
-            }
-            Err(refused) => return Some(Answer::refused(refused).await),
-        };
-        let address = self.proxies.client_of(peer.ip(), &plain.headers);
-        let visit = Visit::new(caller, &plain.headers, address, wire.clone(), plain.blocked);
-        // Nothing of the request is kept while it is held.
-        drop(bytes);
-        drop(plain);
         let exchange = bayeux::exchange(&self.bayeux, visit, messages);
         let exchanged = tokio::select! {
             biased;
@@ -169,16 +193,33 @@ impl Lane {
             Ok(exchanged) => exchanged,
             Err(refused) => return Some(Answer::refused(refused).await),
         };
-        let mut cookies = Vec::new();
-        cookies.extend(new_cookie.and_then(|cookie| self.auth.cookie_line(&cookie)));
-        cookies.extend(browser_cookie);
-        report.taken().then_some(Answer {
+        let cookies = login_cookie.into_iter().chain(browser_cookie);
+        report.taken().then(|| Answer {
             status: 200,
-            headers: cookies.into_iter().map(|cookie| (header::SET_COOKIE, cookie)).collect(),
+            headers: cookies.map(|cookie| (header::SET_COOKIE, cookie)).collect(),
             body: body.into_bytes(),
         })
     }
 }
+
+/// What a request's first lines say.
+enum Head {
+    /// To be looked at.
+    New(Plain),
+    /// The same, to the letter, as those of the last request on this connection.
+    Familiar(Visit),
+}
+
+/// The last request on a connection: believed for a moment to be of the same client when the next one begins with the very same bytes.
+struct Familiar {
+    head: Box<[u8]>,
+    whole: usize,
+    visit: Visit,
+    until: Instant,
+}
+
+/// Reading a head and checking its password again, though it was verified before, takes several hashes and many allocations.
+const FAMILIAR: Duration = Duration::from_secs(5);
 
 /// A request that is understood completely.
 struct Plain {
@@ -304,16 +345,6 @@ async fn gone(connection: &Watched) {
     }
 }
 
-/// Who the last request on a connection came from: believed for a moment when the next one brings the very same credentials.
-struct Familiar {
-    headers: HeaderMap,
-    caller: Option<Caller>,
-    until: Instant,
-}
-
-/// Checking a password again, though it was verified before, takes several hashes.
-const FAMILIAR: Duration = Duration::from_secs(5);
-
 struct Answer {
     status: u16,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -333,16 +364,18 @@ impl Answer {
     }
 
     fn into_bytes(self, is_last: bool) -> Vec<u8> {
-        let reason = StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock::wall().0);
-        let mut head = String::with_capacity(FIXED_HEAD + self.body.len());
+        let mut head = String::with_capacity(HEAD_ROOM + self.body.len());
         // Writing to a string never fails.
-        let _ = write!(head, "HTTP/1.1 {} {}\r\n", self.status, reason.unwrap_or_default());
-        let _ = write!(head, "content-type: application/json\r\ncontent-length: {}\r\n", self.body.len());
-        for (name, value) in &HARDENED {
-            let _ = write!(head, "{name}: {value}\r\n");
-        }
-        let _ = write!(head, "x-accel-buffering: no\r\nvary: origin\r\ndate: {}\r\n", HttpDate::from(now));
+        let _ = match self.status {
+            200 => head.write_str("HTTP/1.1 200 OK\r\n"),
+            status => {
+                let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+                write!(head, "HTTP/1.1 {status} {}\r\n", reason.unwrap_or_default())
+            }
+        };
+        head.push_str(fixed_lines());
+        let _ = write!(head, "date: {}\r\ncontent-length: {}\r\n", HttpDate::from(now), self.body.len());
         if is_last {
             head.push_str("connection: close\r\n");
         }
@@ -359,7 +392,19 @@ impl Answer {
 }
 
 /// Somewhat more than the head of an answer without cookies.
-const FIXED_HEAD: usize = 512;
+const HEAD_ROOM: usize = 512;
+
+/// The lines that every answer has.
+fn fixed_lines() -> &'static str {
+    static LINES: OnceLock<String> = OnceLock::new();
+    LINES.get_or_init(|| {
+        let mut lines = "content-type: application/json\r\n".to_owned();
+        for (name, value) in &HARDENED {
+            let _ = write!(lines, "{name}: {value}\r\n");
+        }
+        lines + "x-accel-buffering: no\r\nvary: origin\r\n"
+    })
+}
 
 #[cfg(test)]
 mod tests {

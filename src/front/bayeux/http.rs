@@ -37,6 +37,8 @@ pub struct Bayeux(Arc<Door>);
 
 struct Door {
     inbox: Inbox,
+    /// The id that a request has which opens no session.
+    nobody: ClientId,
     numbers: AtomicU64,
     body_limit: usize,
     max_messages: usize,
@@ -65,6 +67,7 @@ impl Bayeux {
         let same_site = config.same_site.as_str();
         let door = Door {
             inbox: inbox.clone(),
+            nobody: ClientId("".into()),
             numbers: AtomicU64::new(0),
             body_limit: front.body_limit,
             max_messages: config.max_messages,
@@ -136,6 +139,7 @@ pub(in crate::front) fn is_endpoint(path: &str) -> bool {
 const BROWSER_COOKIE: &str = "BAYEUX_BROWSER";
 
 /// Who asks, and how, as far as the event channel wants to know.
+#[derive(Clone)]
 pub(in crate::front) struct Visit {
     peer: Peer,
     wire: Wire,
@@ -305,7 +309,11 @@ async fn exchange_by(
         from: peer,
         new_browser,
         via,
-        fresh: ClientId(random_hex().into()),
+        fresh: if opens {
+            ClientId(random_hex().into())
+        } else {
+            bayeux.0.nobody.clone()
+        },
         messages,
     };
     let (reply, answer) = oneshot::channel();

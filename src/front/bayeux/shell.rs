@@ -110,14 +110,22 @@ impl Shell {
         } = legacy;
         let mut hub = Hub::new(config, epoch);
         let now = clock::now();
-        for (user, number) in dropped {
+        let is_known = |user: &UserId| desk.user(user).is_some();
+        for (user, number) in dropped.into_iter().filter(|(user, _)| is_known(user)) {
             hub.restore_dropped(&user, number);
         }
         for (user, number, bytes) in events {
-            hub.restore_event(&user, number, bytes);
+            match is_known(&user) {
+                true => hub.restore_event(&user, number, bytes),
+                // He is not in the directory any more.
+                false => drop(journal.order(Order::Drop { user, gone: vec![number] })),
+            }
         }
         for session in sessions {
-            hub.restore_session(session, now);
+            match is_known(&session.user) {
+                true => hub.restore_session(session, now),
+                false => drop(journal.order(Order::Unsave(session.id))),
+            }
         }
         Ok(Self {
             hub,
