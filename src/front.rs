@@ -7,6 +7,7 @@
 //! ```
 
 #[cfg(feature = "io")]
+mod answer;
 pub mod auth;
 pub mod bayeux;
 #[cfg(feature = "io")]

@@ -156,11 +156,15 @@ pub struct Load {
     input: Vec<u8>,
     joined: Vec<u8>,
     ticked: bool,
+    /// Looks again at once instead of sleeping, while it is measured.
+    eager: bool,
+    /// Time with something to do.
+    busy: Duration,
 }
 
 impl Load {
-    /// Opens the publishing session. `most`: sessions that will follow.
-    pub fn new(target: &Target, transport: Transport, pattern: Pattern, most: usize) -> Outcome<Self> {
+    /// Opens the publishing session. `most`: sessions that will follow. `own_core`: nobody else needs this thread's core.
+    pub fn new(target: &Target, transport: Transport, pattern: Pattern, most: usize, own_core: bool) -> Outcome<Self> {
         let mut load = Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             start: instant(),
@@ -177,6 +181,8 @@ impl Load {
             input: vec![0; 1 << 20],
             joined: Vec::with_capacity(1 << 20),
             ticked: false,
+            eager: own_core,
+            busy: Duration::ZERO,
         };
         load.open(0)?;
         load.transport = transport;
@@ -257,12 +263,25 @@ impl Load {
 
     /// Waits once, and handles all there is.
     fn turn(&mut self, longest: Duration) -> Outcome<()> {
+        self.handle(EpollTimeout::try_from(longest)?)
+    }
+
+    /// The same for one that is measured.
+    fn measured_turn(&mut self, longest: Duration) -> Outcome<()> {
+        let longest = if self.eager { Duration::ZERO } else { longest };
+        self.handle(EpollTimeout::try_from(longest)?)
+    }
+
+    fn handle(&mut self, timeout: EpollTimeout) -> Outcome<()> {
         let mut events = [EpollEvent::empty(); 256];
-        let timeout = EpollTimeout::try_from(longest)?;
         let count = match self.epoll.wait(&mut events, timeout) {
             Err(Errno::EINTR) => 0,
             other => other?,
         };
+        if count == 0 {
+            return Ok(());
+        }
+        let begun = instant();
         for event in &events[..count] {
             if event.data() == TICK {
                 self.ticked = true;
@@ -279,7 +298,13 @@ impl Load {
                 self.receive(line);
             }
         }
+        self.busy += begun.elapsed();
         Ok(())
+    }
+
+    /// Time with something to do so far: without the waiting, and without looking in vain.
+    pub fn busy(&self) -> Duration {
+        self.busy
     }
 
     pub fn run(&mut self, time: Duration) -> Outcome<()> {
@@ -609,6 +634,7 @@ impl Load {
     /// Posts events; `due` says of each when it should have left.
     fn publish(&mut self, count: usize, due: impl Fn(u64) -> u64) {
         let Some(line) = self.publisher.free.pop() else { return };
+        let begun = instant();
         let source = line - self.sessions.len();
         let mut request = mem::take(&mut self.publisher.request);
         let publisher = &mut self.publisher;
@@ -646,6 +672,7 @@ impl Load {
         }
         self.send(line, &request);
         self.publisher.request = request;
+        self.busy += begun.elapsed();
     }
 
     /// Publishes as fast as events arrive, for so long. How many have arrived.
@@ -661,7 +688,7 @@ impl Load {
                 let now = self.now();
                 self.publish(batch, |_| now);
             }
-            self.turn(Duration::from_millis(10))?;
+            self.measured_turn(Duration::from_millis(10))?;
         }
         Ok(self.tally.delivered - before)
     }
@@ -681,7 +708,7 @@ impl Load {
         while sent < total {
             let due = ((self.now() - begun) / period).min(total) - sent;
             if due == 0 || self.publisher.free.is_empty() {
-                self.turn(Duration::from_millis(100))?;
+                self.measured_turn(Duration::from_millis(100))?;
                 if mem::take(&mut self.ticked) {
                     let _ = timer.wait();
                 }

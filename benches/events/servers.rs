@@ -154,7 +154,11 @@ impl Server {
 
     /// CPU time so far, in seconds.
     pub fn cpu(&self) -> Result<f64, Box<dyn Error>> {
-        cpu(&self.child.id().to_string())
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let (_, fields) = stat.rsplit_once(')').ok_or("no name of a process")?;
+        let fields = fields.split_whitespace().skip(11).take(2);
+        let ticks: Vec<f64> = fields.map(str::parse).collect::<Result<_, _>>()?;
+        Ok(ticks.iter().sum::<f64>() / USER_HZ)
     }
 
     /// Resident memory in KiB, without garbage where there is such a thing.
@@ -195,19 +199,6 @@ fn door(kind: Kind, said: &str) -> Option<Target> {
         target.authorization = format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("agent:{}", password.trim())));
     }
     Some(target)
-}
-
-/// CPU time of a process, in seconds.
-pub fn cpu(process: &str) -> Result<f64, Box<dyn Error>> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let (_, fields) = stat.rsplit_once(')').ok_or("no name of a process")?;
-    let ticks: Vec<f64> = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(str::parse)
-        .collect::<Result<_, _>>()?;
-    Ok(ticks.iter().sum::<f64>() / USER_HZ)
 }
 
 /// Where the peers can be started, or why not.

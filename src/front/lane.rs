@@ -10,25 +10,22 @@
 //! Only what is understood completely is plain: anything else about a request, and it is the HTTP library's, which knows better. The
 //! head is read by `httparse`, the library's own reader.
 
+use super::answer::Answer;
 use super::auth::Auth;
-use super::bayeux::http::{self as bayeux, Bayeux, Visit};
+use super::bayeux::http::{self as bayeux, Bayeux, Report, Visit};
 use super::bayeux::message::{self, Incoming};
-use super::bayeux::wire::{Watched, Wire};
-use super::http::HARDENED;
+use super::bayeux::wire::{Fate, Watched, Wire};
 use super::proxy::{FORWARDED_FOR, Proxies};
-use super::refusal::Refused;
 use crate::clock;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::IntoResponse;
-use http_body_util::BodyExt;
-use httpdate::HttpDate;
-use std::fmt::Write;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime};
-use tokio::io::{AsyncWriteExt, Interest};
-use tokio::time::timeout;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// What the short way needs. Cheap to clone.
@@ -66,16 +63,16 @@ impl Lane {
     pub(super) async fn serve(&self, mut connection: Watched, wire: &Wire, peer: SocketAddr, stopped: &CancellationToken) -> Course {
         let mut bytes = Vec::new();
         let mut familiar: Option<Box<Familiar>> = None;
+        let idle = tokio::time::sleep(DEADLINE);
+        let ended = stopped.cancelled();
+        tokio::pin!(idle, ended);
+        let mut pause = Pause { idle, ended };
         loop {
             if bytes.is_empty() {
-                let readable = timeout(DEADLINE, connection.stream().readable());
-                tokio::select! {
-                    biased;
-                    readable = readable => if !matches!(readable, Ok(Ok(()))) { return Course::Over },
-                    () = stopped.cancelled() => return Course::Over,
+                if !pause.until_readable(&connection).await {
+                    return Course::Over;
                 }
-                bytes.reserve(READ);
-                match connection.stream().try_read_buf(&mut bytes) {
+                match connection.read(&mut bytes, &mut [0; READ]) {
                     Ok(0) => return Course::Over,
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
@@ -106,16 +103,27 @@ impl Lane {
                 }
             }
             let rest = bytes.split_off(whole);
-            let answer = match self.ask(head, (body, bytes), (wire, peer), &mut familiar).await {
-                Ok((visit, messages, cookie)) => self.answer(&connection, visit, messages, cookie).await,
-                Err(answer) => Some(answer),
+            let sent = match self.ask(head, (body, bytes), (wire, peer), &mut familiar).await {
+                Ok((visit, messages, cookie)) => match bayeux::send(&self.bayeux, visit, messages, cookie) {
+                    Ok(report) => Ok(pause.until_answered(&connection, &report).await),
+                    Err(refused) => Err(Answer::refused(refused).await),
+                },
+                Err(answer) => Err(answer),
             };
-            let Some(answer) = answer else { return Course::Over };
             let is_last = stopped.is_cancelled();
-            let answer = answer.into_bytes(is_last);
+            let writing = async {
+                let answer = match sent {
+                    Ok(Fate::Answered) => return Ok(()),
+                    Ok(Fate::Written) => return connection.flush().await,
+                    Ok(Fate::Lost) => return Err(io::ErrorKind::BrokenPipe.into()),
+                    Ok(Fate::Overtaken) => Answer::refused(bayeux::overtaken()).await,
+                    Err(answer) => answer,
+                };
+                connection.write_all(&answer.into_bytes(is_last)).await
+            };
             let written = tokio::select! {
                 biased;
-                written = connection.write_all(&answer) => written.is_ok(),
+                written = writing => written.is_ok(),
                 () = too_late(stopped) => false,
             };
             if !written || is_last {
@@ -174,31 +182,55 @@ impl Lane {
             Err(refused) => Err(Answer::refused(refused).await),
         }
     }
+}
 
-    /// `None`: the client has gone, and what it would have been told waits for it.
-    async fn answer(
-        &self,
-        connection: &Watched,
-        visit: Visit,
-        messages: Vec<Incoming>,
-        login_cookie: Option<HeaderValue>,
-    ) -> Option<Answer> {
-        let exchange = bayeux::exchange(&self.bayeux, visit, messages);
-        let exchanged = tokio::select! {
-            biased;
-            exchanged = exchange => exchanged,
-            () = gone(connection) => return None,
-        };
-        let (body, report, browser_cookie) = match exchanged {
-            Ok(exchanged) => exchanged,
-            Err(refused) => return Some(Answer::refused(refused).await),
-        };
-        let cookies = login_cookie.into_iter().chain(browser_cookie);
-        report.taken().then(|| Answer {
-            status: 200,
-            headers: cookies.map(|cookie| (header::SET_COOKIE, cookie)).collect(),
-            body: body.into_bytes(),
+/// What a connection waits with: how long it may idle, and whether the house closes.
+struct Pause<'a, Ended> {
+    /// Moved on only when it comes, not with each request.
+    idle: Pin<&'a mut Sleep>,
+    ended: Pin<&'a mut Ended>,
+}
+
+impl<Ended: Future<Output = ()>> Pause<'_, Ended> {
+    /// False: nothing has come for too long, or nothing more is wanted.
+    async fn until_readable(&mut self, connection: &Watched) -> bool {
+        let mut deadline = None;
+        poll_fn(|context| {
+            if connection.poll_readable(context).is_ready() {
+                return Poll::Ready(true);
+            }
+            let deadline = *deadline.get_or_insert_with(|| tokio::time::Instant::from(clock::instant()) + DEADLINE);
+            while self.idle.as_mut().poll(context).is_ready() {
+                if self.idle.deadline() >= deadline {
+                    return Poll::Ready(false);
+                }
+                self.idle.as_mut().reset(deadline);
+            }
+            self.ended.as_mut().poll(context).map(|()| false)
         })
+        .await
+    }
+
+    /// What becomes of the request. An answer that leaves wakes nobody here: it shows when the next request comes, or when there has
+    /// been nothing for a while.
+    async fn until_answered(&mut self, connection: &Watched, report: &Report) -> Fate {
+        let mut sees_more = false;
+        poll_fn(|context| {
+            let fate = report.poll_fate(connection, &mut sees_more, context);
+            if fate.is_ready() {
+                return fate;
+            }
+            while self.idle.as_mut().poll(context).is_ready() {
+                self.idle.as_mut().reset(tokio::time::Instant::from(clock::instant()) + DEADLINE);
+            }
+            // The connection is closed as soon as it is answered.
+            if !sees_more && self.ended.as_mut().poll(context).is_ready() {
+                sees_more = true;
+                return report.poll_fate(connection, &mut sees_more, context);
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 
@@ -305,9 +337,8 @@ const HARMLESS: [&str; 9] = [
 async fn fill(connection: &Watched, bytes: &mut Vec<u8>, whole: usize) -> bool {
     let reading = async {
         while bytes.len() < whole {
-            connection.stream().readable().await?;
-            bytes.reserve((whole - bytes.len()).min(READ));
-            match connection.stream().try_read_buf(bytes) {
+            poll_fn(|context| connection.poll_readable(context)).await;
+            match connection.read(bytes, &mut [0; READ]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -323,87 +354,6 @@ async fn fill(connection: &Watched, bytes: &mut Vec<u8>, whole: usize) -> bool {
 async fn too_late(stopped: &CancellationToken) {
     stopped.cancelled().await;
     tokio::time::sleep(LAST_WORD).await;
-}
-
-/// Waits until the client has closed or reset the connection.
-async fn gone(connection: &Watched) {
-    // All that had come was read: wait for what comes next. (A close that has come already is not forgotten by this.)
-    let _ = connection
-        .stream()
-        .try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-    loop {
-        if connection.stream().readable().await.is_err() {
-            return;
-        }
-        match connection.stream().try_io(Interest::READABLE, || connection.peek(&mut [0])) {
-            // The next request is there already; that it reads on is all that can be known now.
-            Ok(read) if read > 0 => std::future::pending().await,
-            Ok(_) => return,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return,
-        }
-    }
-}
-
-struct Answer {
-    status: u16,
-    headers: Vec<(HeaderName, HeaderValue)>,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    async fn refused(refused: Refused) -> Self {
-        let (parts, body) = refused.into_response().into_parts();
-        let headers = parts.headers.iter().filter(|(name, _)| **name == header::RETRY_AFTER);
-        Self {
-            status: parts.status.as_u16(),
-            headers: headers.map(|(name, value)| (name.clone(), value.clone())).collect(),
-            // It is a few bytes in memory.
-            body: body.collect().await.map(|body| body.to_bytes().into()).unwrap_or_default(),
-        }
-    }
-
-    fn into_bytes(self, is_last: bool) -> Vec<u8> {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock::wall().0);
-        let mut head = String::with_capacity(HEAD_ROOM + self.body.len());
-        // Writing to a string never fails.
-        let _ = match self.status {
-            200 => head.write_str("HTTP/1.1 200 OK\r\n"),
-            status => {
-                let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-                write!(head, "HTTP/1.1 {status} {}\r\n", reason.unwrap_or_default())
-            }
-        };
-        head.push_str(fixed_lines());
-        let _ = write!(head, "date: {}\r\ncontent-length: {}\r\n", HttpDate::from(now), self.body.len());
-        if is_last {
-            head.push_str("connection: close\r\n");
-        }
-        let mut bytes = head.into_bytes();
-        for (name, value) in &self.headers {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                bytes.extend_from_slice(part);
-            }
-        }
-        bytes.extend_from_slice(b"\r\n");
-        bytes.extend_from_slice(&self.body);
-        bytes
-    }
-}
-
-/// Somewhat more than the head of an answer without cookies.
-const HEAD_ROOM: usize = 512;
-
-/// The lines that every answer has.
-fn fixed_lines() -> &'static str {
-    static LINES: OnceLock<String> = OnceLock::new();
-    LINES.get_or_init(|| {
-        let mut lines = "content-type: application/json\r\n".to_owned();
-        for (name, value) in &HARDENED {
-            let _ = write!(lines, "{name}: {value}\r\n");
-        }
-        lines + "x-accel-buffering: no\r\nvary: origin\r\n"
-    })
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 use super::Config;
 use super::hub::{Peer, Post, PostNo, SocketNo, Via};
 use super::message::{self, BatchError, ClientId, Incoming, Kind};
-use super::shell::{Answered, Happening, Inbox, Load, Shell};
+use super::shell::{Answered, Happening, Inbox, Load, Reply, Shell};
 use super::socket;
-use super::wire::{Parcel, Wire};
+use super::wire::{Fate, Parcel, Watched, Wire};
 use crate::clock;
 use crate::front::auth::{self, Caller, Means, cookie};
 use crate::front::http::NotNow;
@@ -272,11 +272,7 @@ fn is_callback(name: &str) -> bool {
 }
 
 /// Hands the messages in and waits for the answer: as long as the connect is held.
-pub(in crate::front) async fn exchange(
-    bayeux: &Bayeux,
-    visit: Visit,
-    messages: Vec<Incoming>,
-) -> Result<(String, Report, Option<HeaderValue>), Refused> {
+async fn exchange(bayeux: &Bayeux, visit: Visit, messages: Vec<Incoming>) -> Result<(String, Report, Option<HeaderValue>), Refused> {
     let via = visit.via();
     exchange_by(bayeux, visit, via, messages).await
 }
@@ -287,6 +283,46 @@ async fn exchange_by(
     via: Via,
     messages: Vec<Incoming>,
 ) -> Result<(String, Report, Option<HeaderValue>), Refused> {
+    let (reply, answer) = oneshot::channel();
+    let (mut report, new_cookie) = hand_in(bayeux, visit, via, messages, |_| Reply::Here(reply))?;
+    match answer.await.map_err(|_| closing())? {
+        Answered::Body(body, has_events) => {
+            report.has_events = has_events;
+            Ok((body, report, new_cookie))
+        }
+        Answered::Overtaken => Err(overtaken()),
+    }
+}
+
+/// Hands the messages in; the answer, with this cookie, goes to the connection without passing here. Only for a connection that is
+/// watched and has one request at a time.
+pub(in crate::front) fn send(
+    bayeux: &Bayeux,
+    visit: Visit,
+    messages: Vec<Incoming>,
+    cookie: Option<HeaderValue>,
+) -> Result<Report, Refused> {
+    let via = visit.via();
+    let reply = |browser: Option<&HeaderValue>| Reply::Wire(cookie.iter().chain(browser).cloned().collect());
+    hand_in(bayeux, visit, via, messages, reply).map(|(report, _)| report)
+}
+
+/// Of a request whose session has sent a newer connect.
+pub(in crate::front) fn overtaken() -> Refused {
+    Refused::new(Reason::InvalidState, "A newer connect of this session has come.")
+}
+
+fn closing() -> Refused {
+    Refused::new(Reason::Unavailable, "The event channel is closing.")
+}
+
+fn hand_in(
+    bayeux: &Bayeux,
+    visit: Visit,
+    via: Via,
+    messages: Vec<Incoming>,
+    reply: impl FnOnce(Option<&HeaderValue>) -> Reply,
+) -> Result<(Report, Option<HeaderValue>), Refused> {
     let Visit { mut peer, wire, .. } = visit;
     let opens = messages.iter().any(|message| matches!(message.kind, Kind::Handshake { .. }));
     let new_browser: Option<Arc<str>> = (opens && peer.browser.is_none()).then(|| random_hex().into());
@@ -294,12 +330,11 @@ async fn exchange_by(
     // Each request proves it anew.
     peer.login_until = peer.login_until.filter(|_| !peer.proven);
     let no = bayeux.number();
-    let mut report = Report {
+    let report = Report {
         parcel: Parcel::Post(no),
         wire: wire.clone(),
         has_events: false,
     };
-    let closing = || Refused::new(Reason::Unavailable, "The event channel is closing.");
     let is_multiplexed = matches!(via, Via::Http { multiplexed: true, .. });
     if !wire.begin(report.parcel, is_multiplexed, bayeux.inbox().clone()) {
         return Err(closing());
@@ -316,16 +351,9 @@ async fn exchange_by(
         },
         messages,
     };
-    let (reply, answer) = oneshot::channel();
-    let happening = Happening::Posted(post, wire, reply, clock::instant());
+    let happening = Happening::Posted(post, wire, reply(new_cookie.as_ref()), clock::instant());
     bayeux.inbox().send(happening).map_err(|_| closing())?;
-    match answer.await.map_err(|_| closing())? {
-        Answered::Body(body, has_events) => {
-            report.has_events = has_events;
-            Ok((body, report, new_cookie))
-        }
-        Answered::Overtaken => Err(Refused::new(Reason::InvalidState, "A newer connect of this session has come.")),
-    }
+    Ok((report, new_cookie))
 }
 
 async fn websocket(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Response, Refused> {
@@ -455,6 +483,11 @@ impl Report {
     /// The answer's bytes are about to be written. False: a newer connect was told that they never leave.
     pub(in crate::front) fn taken(&self) -> bool {
         self.wire.taken(self.parcel, self.has_events)
+    }
+
+    /// What has become of it, see [`Watched::poll_fate`].
+    pub(in crate::front) fn poll_fate(&self, connection: &Watched, sees_more: &mut bool, context: &mut Context<'_>) -> Poll<Fate> {
+        connection.poll_fate(self.parcel, sees_more, context)
     }
 }
 

@@ -562,6 +562,11 @@ impl Hub {
         }
     }
 
+    /// The house closes: every answer is the last on its connection.
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
     /// Hands out what can be handed out, and ends sessions that have more than they may keep.
     fn hand_out(&mut self, sessions: BTreeSet<SessionNo>, now: Now) {
         for no in sessions {

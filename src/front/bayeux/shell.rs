@@ -4,16 +4,19 @@ use super::Config;
 use super::hub::{Counts, Hub, Output, Post, PostNo, SessionNo, SocketNo, Transport};
 use super::hub::{Kept, STATES};
 use super::journal::{Journal, Legacy, Order};
-use super::wire::{Parcel, Wire};
+use super::wire::{Parcel, Wire, Written};
 use crate::clock;
+use crate::front::answer::Head;
 use crate::front::json::{self, Uris};
 use crate::gateway::desk::{Desk, Told};
 use crate::store::{Store, StoreError};
-use crate::words::{Notice, UserId};
+use crate::words::{Notice, Now, UserId};
+use axum::http::HeaderValue;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -30,7 +33,7 @@ pub struct Load {
 
 /// What the loop is told. Unbounded, yet no more than a few per open connection: each waits for its answer before the next.
 pub(super) enum Happening {
-    Posted(Post, Wire, oneshot::Sender<Answered>, Instant),
+    Posted(Post, Wire, Reply, Instant),
     Opened(SocketNo, IpAddr, Wire, mpsc::UnboundedSender<ToSocket>),
     Frame(Post, Instant),
     Gone(SocketNo),
@@ -53,6 +56,14 @@ pub(super) enum Outcome {
     Cut,
 }
 
+/// Where a request waits for its answer.
+pub(super) enum Reply {
+    /// In its handler.
+    Here(oneshot::Sender<Answered>),
+    /// At its connection, which has no other, with these cookies.
+    Wire(Vec<HeaderValue>),
+}
+
 pub(super) enum Answered {
     /// With events or without.
     Body(String, bool),
@@ -61,6 +72,8 @@ pub(super) enum Answered {
 
 pub(super) enum ToSocket {
     Send(String),
+    /// What is left of a frame.
+    Flush,
     Next,
     Close(u16, &'static str),
 }
@@ -68,7 +81,7 @@ pub(super) enum ToSocket {
 pub(super) struct Shell {
     hub: Hub,
     inbox: WeakInbox,
-    waiting: HashMap<PostNo, (Wire, Option<oneshot::Sender<Answered>>)>,
+    waiting: HashMap<PostNo, (Wire, Option<Reply>)>,
     sockets: HashMap<SocketNo, (Wire, mpsc::UnboundedSender<ToSocket>)>,
     notices: broadcast::Receiver<Arc<Told>>,
     journal: Journal,
@@ -81,7 +94,17 @@ pub(super) struct Shell {
     /// States that the desk has been asked for, and those it will be.
     asking: usize,
     to_ask: VecDeque<(UserId, u64)>,
+    /// Nobody else works: what is to be written is written here.
+    is_alone: bool,
+    /// Answers and frames that are written here in this turn yet. The others are left to their connections, which share the cores.
+    here: usize,
+    head: Head,
+    now: Now,
+    told: Counts,
 }
+
+/// Answers and frames written in one turn where others can help.
+const HERE: usize = 64;
 
 /// Notices taken in one go.
 const NOTICES: usize = 1_024;
@@ -142,27 +165,38 @@ impl Shell {
             desk,
             asking: 0,
             to_ask: VecDeque::new(),
+            is_alone: Handle::current().metrics().num_workers() == 1,
+            here: HERE,
+            head: Head::default(),
+            now,
+            told: Counts::default(),
         })
     }
 
     pub(super) async fn run(mut self, mut happenings: mpsc::UnboundedReceiver<Happening>) {
         let mut together = Vec::with_capacity(TOGETHER);
+        let wake = tokio::time::sleep_until(self.now.mono.into());
+        tokio::pin!(wake);
         loop {
+            self.now = clock::now();
+            self.here = if self.is_alone { usize::MAX } else { HERE };
             self.hear();
             self.drain_outputs();
             self.tell_load();
             let deadline = self.hub.poll_timeout();
-            let wake = async move {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            // It may come too early, but never too late: most deadlines are moved on before they come.
+            if let Some(at) = deadline
+                && (wake.is_elapsed() || tokio::time::Instant::from(at) < wake.deadline())
+            {
+                wake.as_mut().reset(at.into());
+            }
             tokio::select! {
+                biased;
                 count = happenings.recv_many(&mut together, TOGETHER) => {
                     if count == 0 {
                         return;
                     }
+                    self.now = clock::now();
                     together.drain(..).for_each(|happening| self.take(happening));
                 }
                 told = self.notices.recv(), if !self.notices.is_closed() => match told {
@@ -170,7 +204,10 @@ impl Shell {
                     Err(RecvError::Lagged(lost)) => self.lagged(lost),
                     Err(RecvError::Closed) => {}
                 },
-                () = wake => self.hub.handle_timeout(clock::now()),
+                () = &mut wake, if deadline.is_some() => {
+                    self.now = clock::now();
+                    self.hub.handle_timeout(self.now);
+                }
             }
         }
     }
@@ -194,7 +231,7 @@ impl Shell {
     }
 
     fn take(&mut self, happening: Happening) {
-        let now = clock::now();
+        let now = self.now;
         match happening {
             Happening::Posted(post, wire, reply, at) => {
                 self.lag.note(at, now.mono);
@@ -368,15 +405,37 @@ impl Shell {
 
     /// A request that is gone says so itself, through its wire.
     fn answer(&mut self, post: PostNo, answered: Answered) {
-        if let Some((_, reply)) = self.waiting.get_mut(&post)
-            && let Some(reply) = reply.take()
-        {
-            let _ = reply.send(answered);
+        let Some((wire, reply)) = self.waiting.get_mut(&post) else { return };
+        match (reply.take(), answered) {
+            (Some(Reply::Here(reply)), answered) => drop(reply.send(answered)),
+            (Some(Reply::Wire(_)), Answered::Overtaken) => wire.overtake(Parcel::Post(post)),
+            (Some(Reply::Wire(cookies)), Answered::Body(body, has_events)) => {
+                let bytes = self.head.with(self.now.wall, &cookies, &body, self.hub.is_draining());
+                let at_once = self.here > 0;
+                self.here = self.here.saturating_sub(1);
+                if wire.answer(Parcel::Post(post), has_events, bytes, at_once) == Written::Left {
+                    self.outcome(Parcel::Post(post), Outcome::Left);
+                }
+            }
+            (None, _) => {}
         }
     }
 
-    fn to_socket(&self, socket: SocketNo, order: ToSocket) {
-        if let Some((_, tell)) = self.sockets.get(&socket) {
+    fn to_socket(&mut self, socket: SocketNo, order: ToSocket) {
+        if let Some((wire, tell)) = self.sockets.get(&socket) {
+            let order = match order {
+                ToSocket::Send(body) if self.here > 0 => {
+                    self.here -= 1;
+                    let Some(inbox) = self.inbox.upgrade() else { return };
+                    match wire.frame(Parcel::Socket(socket), super::socket::frame(&body), inbox) {
+                        Written::Left => return self.outcome(Parcel::Socket(socket), Outcome::Left),
+                        Written::Waits => ToSocket::Flush,
+                        Written::NotNow => ToSocket::Send(body),
+                        Written::Never => return,
+                    }
+                }
+                order => order,
+            };
             // It is closing; it says so itself.
             let _ = tell.send(order);
         } else if matches!(order, ToSocket::Send(_) | ToSocket::Close(..))
@@ -397,7 +456,9 @@ impl Shell {
         for age in self.hub.delivered() {
             self.gauges.delivery.record(age.as_secs_f64());
         }
-        self.gauges.tell(load, counts);
+        if std::mem::replace(&mut self.told, counts) != counts {
+            self.gauges.tell(load, counts);
+        }
         if let Some(waiting) = self.lag.measured(clock::instant()) {
             self.log.next_second();
             self.gauges.lag.set(waiting.as_secs_f64());

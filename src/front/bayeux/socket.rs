@@ -7,6 +7,7 @@ use super::shell::{Happening, ToSocket};
 use super::wire::{Parcel, Wire};
 use crate::clock;
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use futures_util::SinkExt;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite;
@@ -26,6 +27,7 @@ const NOT_MESSAGES: u16 = 1011;
 
 pub(super) async fn serve(mut socket: WebSocket, (no, peer): (SocketNo, Peer), bayeux: Bayeux, wire: (Wire, bool)) {
     let (tell, orders) = mpsc::unbounded_channel();
+    wire.0.take_frames(!wire.1);
     let _ = bayeux.inbox().send(Happening::Opened(no, peer.address, wire.0.clone(), tell));
     let farewell = match talk(&mut socket, no, &peer, &bayeux, &wire, orders).await {
         End::Ours(code, reason) => Some(Some(CloseFrame {
@@ -35,6 +37,8 @@ pub(super) async fn serve(mut socket: WebSocket, (no, peer): (SocketNo, Peer), b
         End::Theirs => Some(None),
         End::Lost => None,
     };
+    // Nothing may come after a close (RFC 6455 5.5.1).
+    wire.0.take_frames(false);
     if let Some(frame) = farewell {
         let farewell = async {
             if let Some(frame) = frame
@@ -87,6 +91,12 @@ async fn talk(
                         return End::Lost;
                     }
                 }
+                Some(ToSocket::Flush) => {
+                    let flushed = tokio::time::timeout(WRITE_DEADLINE, socket.flush()).await;
+                    if !matches!(flushed, Ok(Ok(()))) {
+                        return End::Lost;
+                    }
+                }
                 Some(ToSocket::Next) => may_read = true,
                 Some(ToSocket::Close(code, reason)) => return End::Ours(code, reason),
                 None => return End::Lost,
@@ -122,6 +132,26 @@ async fn talk(
             },
         }
     }
+}
+
+/// A whole text frame as a server sends it (RFC 6455 5.2).
+pub(super) fn frame(text: &str) -> Vec<u8> {
+    const FINAL_TEXT: u8 = 0x81;
+    let mut frame = Vec::with_capacity(text.len() + 10);
+    frame.push(FINAL_TEXT);
+    match text.len() {
+        short @ ..126 => frame.push(short as u8),
+        middle @ 126..=0xffff => {
+            frame.push(126);
+            frame.extend_from_slice(&(middle as u16).to_be_bytes());
+        }
+        long => {
+            frame.push(127);
+            frame.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(text.as_bytes());
+    frame
 }
 
 fn error_end(error: &(dyn std::error::Error + Send + Sync + 'static)) -> End {

@@ -9,19 +9,22 @@
 //!              │ dropped              │ closed, failed, abandoned
 //!              └──────────▶ cut ◀─────┘
 //! ```
+//!
+//! Who has an answer or a frame may write it here at once ([`Wire::answer`], [`Wire::frame`]), without waking the connection's own
+//! task, as long as nothing else is being written. What the kernel does not take is the task's to write before all else.
 
 use super::hub::{PostNo, SocketNo};
 use super::shell::{Happening, Inbox};
 use crate::front::bayeux::shell::Outcome;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{MsgFlags, recv, send};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
@@ -44,13 +47,38 @@ struct State {
     is_dead: bool,
     /// Who waits for the other end to make room, and is to hear when there is nothing to write any more.
     writer: Option<Waker>,
-    /// Nobody watches this connection: what the HTTP library has taken counts as gone.
-    is_blind: bool,
+    /// Who waits for a request to be answered.
+    waiter: Option<Waker>,
+    /// The connection, until it is closed. `None`: nobody watches it, and what the HTTP library has taken counts as gone.
+    socket: Option<RawFd>,
+    /// Is to be written before all else.
+    rest: Vec<u8>,
+    /// The last that the connection's task wrote went out in part.
+    is_torn: bool,
+    /// Whole frames may be written by others than the connection's task.
+    takes_frames: bool,
+}
+
+/// What became of something that was to be written at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// Our kernel has it; nobody is told again.
+    Left,
+    /// The connection's task has to flush it, or its rest.
+    Waits,
+    /// Nothing of it was taken: something else is being written.
+    NotNow,
+    /// It never leaves, as has been told where somebody has to know.
+    Never,
 }
 
 struct Entry {
     parcel: Parcel,
     is_taken: bool,
+    /// Its request is to be answered by the connection's task, with an error.
+    is_overtaken: bool,
+    /// The connection's task waits for the answer to have left, with something else to do afterwards.
+    is_awaited: bool,
     /// It is handed over only to a connection that is known to be open.
     is_precious: bool,
     /// One of several on the connection: it cannot be stopped without the others.
@@ -59,6 +87,18 @@ struct Entry {
 }
 
 impl Entry {
+    fn new(parcel: Parcel, is_multiplexed: bool, inbox: Inbox) -> Self {
+        Self {
+            parcel,
+            is_taken: false,
+            is_overtaken: false,
+            is_awaited: false,
+            is_precious: false,
+            is_multiplexed,
+            inbox,
+        }
+    }
+
     fn tell(self, outcome: Outcome) {
         // The loop has ended: nobody asks any more.
         let _ = self.inbox.send(Happening::Outcome(self.parcel, outcome));
@@ -66,18 +106,22 @@ impl Entry {
 }
 
 impl Wire {
-    fn new(is_blind: bool) -> Self {
+    fn new(socket: Option<RawFd>) -> Self {
         Self(Arc::new(Mutex::new(State {
             parcels: Vec::new(),
             is_dead: false,
             writer: None,
-            is_blind,
+            waiter: None,
+            socket,
+            rest: Vec::new(),
+            is_torn: false,
+            takes_frames: false,
         })))
     }
 
     /// For a connection that is not [`Watched`].
     pub(super) fn blind() -> Self {
-        Self::new(true)
+        Self::new(None)
     }
 
     /// A lock that another thread died with holds data that is still whole.
@@ -87,18 +131,54 @@ impl Wire {
 
     /// False: the connection is dead, and nobody will be told anything of this.
     pub(super) fn begin(&self, parcel: Parcel, is_multiplexed: bool, inbox: Inbox) -> bool {
-        let entry = Entry {
-            parcel,
-            is_taken: false,
-            is_precious: false,
-            is_multiplexed,
-            inbox,
-        };
         let mut state = self.state();
         if !state.is_dead {
-            state.parcels.push(entry);
+            state.parcels.push(Entry::new(parcel, is_multiplexed, inbox));
         }
         !state.is_dead
+    }
+
+    /// Writes the whole answer to a request that has begun, or leaves it to whoever waits in [`Watched::fate`]; with `at_once` unset
+    /// always.
+    pub(super) fn answer(&self, parcel: Parcel, is_precious: bool, bytes: Vec<u8>, at_once: bool) -> Written {
+        let mut state = self.state();
+        let Some(at) = state.parcels.iter().position(|entry| entry.parcel == parcel && !entry.is_taken) else {
+            return Written::Never;
+        };
+        if let Some(entry) = state.parcels.get_mut(at) {
+            entry.is_taken = true;
+            entry.is_precious = is_precious;
+        }
+        state.write_at_once(at, bytes, at_once)
+    }
+
+    /// Tells whoever waits in [`Watched::fate`] that a newer request has taken this one's place.
+    pub(super) fn overtake(&self, parcel: Parcel) {
+        let mut state = self.state();
+        if let Some(entry) = state.parcels.iter_mut().find(|entry| entry.parcel == parcel) {
+            entry.is_overtaken = true;
+            state.wake();
+        }
+    }
+
+    /// Whether whole frames may come through [`Self::frame`]: not while the connection's task says good-bye.
+    pub(super) fn take_frames(&self, may: bool) {
+        let mut state = self.state();
+        state.takes_frames = may && state.socket.is_some();
+    }
+
+    /// Writes a whole frame, if nothing else is being written.
+    pub(super) fn frame(&self, parcel: Parcel, bytes: Vec<u8>, inbox: Inbox) -> Written {
+        let mut state = self.state();
+        if state.is_dead || !state.takes_frames || state.is_torn || !state.rest.is_empty() || !state.parcels.is_empty() {
+            return Written::NotNow;
+        }
+        state.parcels.push(Entry {
+            is_taken: true,
+            is_precious: true,
+            ..Entry::new(parcel, false, inbox)
+        });
+        state.write_at_once(0, bytes, true)
     }
 
     /// Its bytes are with the connection now. False: it is not wanted any more.
@@ -107,7 +187,7 @@ impl Wire {
         let Some(at) = state.parcels.iter().position(|entry| entry.parcel == parcel) else {
             return false;
         };
-        if state.is_blind {
+        if state.socket.is_none() {
             state.parcels.swap_remove(at).tell(Outcome::Left);
         } else if let Some(entry) = state.parcels.get_mut(at) {
             entry.is_taken = true;
@@ -132,15 +212,71 @@ impl Wire {
         if entry.is_taken && entry.is_multiplexed {
             return Some(Outcome::Left);
         }
-        state.is_dead |= entry.is_taken;
-        if let Some(writer) = state.writer.take().filter(|_| entry.is_taken) {
-            writer.wake();
+        if !entry.is_multiplexed {
+            state.is_dead = true;
+            state.wake();
+            if let Some(writer) = state.writer.take() {
+                writer.wake();
+            }
         }
         Some(Outcome::Cut)
     }
 }
 
 impl State {
+    fn wake(&mut self) {
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+
+    /// The parcel at this place, which is taken. There is no other on the way.
+    fn write_at_once(&mut self, at: usize, mut bytes: Vec<u8>, may_now: bool) -> Written {
+        let Some(socket) = self.socket.filter(|_| !self.is_dead) else {
+            self.die();
+            return Written::Never;
+        };
+        if self.parcels.get(at).is_some_and(|entry| entry.is_precious) && has_gone(socket) {
+            self.die();
+            return Written::Never;
+        }
+        let sent = match may_now && self.rest.is_empty() {
+            true => send(socket, &bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL),
+            false => Ok(0),
+        };
+        match sent {
+            Ok(sent) if sent == bytes.len() => {
+                let entry = self.parcels.swap_remove(at);
+                if entry.is_awaited {
+                    self.wake();
+                }
+                return Written::Left;
+            }
+            Ok(sent) => drop(bytes.drain(..sent)),
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(_) => {
+                self.die();
+                return Written::Never;
+            }
+        }
+        self.rest.append(&mut bytes);
+        self.wake();
+        Written::Waits
+    }
+
+    /// What others have left.
+    fn poll_rest(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.rest.is_empty() {
+            let written = ready!(Pin::new(&mut *stream).poll_write(context, &self.rest))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.rest.drain(..written);
+        }
+        self.rest = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+
     fn all_written(&mut self) {
         while let Some(at) = self.parcels.iter().position(|entry| entry.is_taken) {
             self.parcels.swap_remove(at).tell(Outcome::Left);
@@ -150,6 +286,7 @@ impl State {
     fn die(&mut self) {
         self.is_dead = true;
         self.parcels.drain(..).for_each(|entry| entry.tell(Outcome::Cut));
+        self.wake();
     }
 }
 
@@ -161,13 +298,26 @@ pub struct Watched {
     patience: Option<Pin<Box<Sleep>>>,
 }
 
+/// What has become of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::front) enum Fate {
+    /// Its answer has left.
+    Answered,
+    /// Its answer is here, to be flushed.
+    Written,
+    /// A newer one has taken its place: it is to be answered so.
+    Overtaken,
+    /// Its connection is gone, or its answer is not to leave any more.
+    Lost,
+}
+
 /// A client that takes nothing for so long is gone.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Watched {
     /// The connection, and the handle to put into its requests.
     pub fn new(stream: TcpStream) -> (Self, Wire) {
-        let wire = Wire::new(false);
+        let wire = Wire::new(Some(stream.as_raw_fd()));
         let watched = Self {
             stream,
             wire: wire.clone(),
@@ -176,14 +326,69 @@ impl Watched {
         (watched, wire)
     }
 
-    /// The connection itself, for reading and waiting.
-    pub(in crate::front) fn stream(&self) -> &TcpStream {
-        &self.stream
+    /// Something has come, or nothing ever will.
+    pub(in crate::front) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        // An error is found by reading.
+        self.stream.poll_read_ready(context).map(drop)
     }
 
-    /// Looks at what has come without taking it; for [`TcpStream::try_io`].
-    pub(in crate::front) fn peek(&self, byte: &mut [u8; 1]) -> io::Result<usize> {
-        recv(self.stream.as_raw_fd(), byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).map_err(io::Error::from)
+    /// Appends what has come, as far as there is room for it. 0: the other end has closed; `WouldBlock`: wait and come again.
+    ///
+    /// # Errors
+    /// As of `recv(2)`.
+    pub(in crate::front) fn read(&self, bytes: &mut Vec<u8>, room: &mut [u8]) -> io::Result<usize> {
+        let mut came = None;
+        let outcome = self.stream.try_io(Interest::READABLE, || {
+            let count = recv(self.stream.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?;
+            came = Some(count);
+            // Less than there was room for is all there was: it has to be waited for more, without trying first.
+            match count > 0 && count < room.len() {
+                true => Err(io::ErrorKind::WouldBlock.into()),
+                false => Ok(()),
+            }
+        });
+        match (came, outcome) {
+            (Some(count), _) => {
+                bytes.extend_from_slice(room.get(..count).unwrap_or_default());
+                Ok(count)
+            }
+            (None, outcome) => outcome.map(|()| 0),
+        }
+    }
+
+    /// What has become of a request that has begun here. Polled again when something comes, and when the wire has news.
+    pub(super) fn poll_fate(&self, parcel: Parcel, sees_more: &mut bool, context: &mut Context<'_>) -> Poll<Fate> {
+        loop {
+            {
+                let mut state = self.wire.state();
+                let is_dead = state.is_dead;
+                match state.parcels.iter_mut().find(|entry| entry.parcel == parcel) {
+                    None if is_dead => return Poll::Ready(Fate::Lost),
+                    None => return Poll::Ready(Fate::Answered),
+                    Some(entry) if entry.is_overtaken => return Poll::Ready(Fate::Overtaken),
+                    Some(entry) if entry.is_taken => return Poll::Ready(Fate::Written),
+                    Some(entry) => entry.is_awaited |= *sees_more,
+                }
+                if state.waiter.as_ref().is_none_or(|waiter| !waiter.will_wake(context.waker())) {
+                    state.waiter = Some(context.waker().clone());
+                }
+            }
+            if *sees_more {
+                return Poll::Pending;
+            }
+            ready!(self.poll_readable(context));
+            let peeked = self.stream.try_io(Interest::READABLE, || {
+                let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+                recv(self.stream.as_raw_fd(), &mut [0], peek).map_err(io::Error::from)
+            });
+            match peeked {
+                Ok(0) => return Poll::Ready(Fate::Lost),
+                // The next request is there already, or this one was answered meanwhile.
+                Ok(_) => *sees_more = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(Fate::Lost),
+            }
+        }
     }
 
     /// Under the lock, so that nobody can abandon what is being written.
@@ -194,11 +399,17 @@ impl Watched {
         write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let mut state = self.wire.state();
-        if state.is_dead || (state.parcels.iter().any(|entry| entry.is_taken && entry.is_precious) && has_gone(&self.stream)) {
+        let is_precious = || state.parcels.iter().any(|entry| entry.is_taken && entry.is_precious);
+        if state.is_dead || (is_precious() && has_gone(self.stream.as_raw_fd())) {
             state.die();
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let written = match write(Pin::new(&mut self.stream), context) {
+        let written = match state.poll_rest(&mut self.stream, context) {
+            Poll::Ready(Ok(())) => write(Pin::new(&mut self.stream), context),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        };
+        let written = match written {
             Poll::Ready(written) => written,
             Poll::Pending => {
                 let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
@@ -213,8 +424,11 @@ impl Watched {
         self.patience = None;
         match &written {
             // The library writes all it has; what is less is a full socket.
-            Ok(written) if *written == length => state.all_written(),
-            Ok(_) => {}
+            Ok(written) if *written == length => {
+                state.is_torn = false;
+                state.all_written();
+            }
+            Ok(_) => state.is_torn = true,
             Err(_) => state.die(),
         }
         Poll::Ready(written)
@@ -222,8 +436,8 @@ impl Watched {
 }
 
 /// The other end has closed or reset the connection, as far as our kernel knows.
-fn has_gone(stream: &TcpStream) -> bool {
-    match recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+fn has_gone(socket: RawFd) -> bool {
+    match recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
         Ok(bytes) => bytes == 0,
         Err(error) => error != Errno::EAGAIN && error != Errno::EINTR,
     }
@@ -231,7 +445,11 @@ fn has_gone(stream: &TcpStream) -> bool {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.wire.state().die();
+        let mut state = self.wire.state();
+        state.die();
+        // Its number is somebody else's soon.
+        state.socket = None;
+        state.rest = Vec::new();
     }
 }
 
@@ -256,12 +474,8 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Asked only when the library has nothing left to write.
-        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(context));
-        if flushed.is_ok() {
-            self.wire.state().all_written();
-        }
-        Poll::Ready(flushed)
+        // Asked only when the library has nothing left to write. TCP itself has nothing to flush.
+        self.write(0, context, |_, _| Poll::Ready(Ok(0))).map_ok(drop)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
