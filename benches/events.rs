@@ -1,7 +1,7 @@
 //! Events of the event channel: how many a second, how late, and what a session costs, beside Faye and cometd-nodejs-server.
 //!
 //! ```text
-//! cargo bench --bench events -- [--short] [--sessions 1000] [--seconds 5] [--idle 10000] [--batch 1] [--json]
+//! cargo bench --bench events -- [--short] [--sessions 1000] [--seconds 5] [--idle 10000] [--batch 1] [--rounds 1] [--json]
 //!     [--servers undertone,faye,cometd-nodejs] [--transports long-polling,websocket] [--patterns one-to-one,one-to-all]
 //! ```
 //!
@@ -13,14 +13,16 @@
 //! charges whoever writes for waking whoever sleeps on the other core, and that would be the server. Three things are measured:
 //!
 //! * `events/s`: deliveries a second for `--seconds`, with a bounded number of events on their way, so that the server never waits.
-//!   `server` and `generator` is how busy each was, the load without its looking in vain. "generator-bound": the load was the limit, and the server could have done more.
+//!   `server` and `generator` is how busy each was, the load without its looking in vain. "generator-bound": the load was the limit,
+//!   and the server could have done more.
 //!   "cores shared": neither was at its limit, as other programs took their time; `µs/event`, the server's CPU time, still counts.
 //! * `p50`, `p99`: publish to delivery at 1,000 deliveries a second in either pattern, counted from when each event was due.
 //! * `KiB/session`: what the second half of `--idle` sessions, each with one subscription and a held connect, adds to the resident
 //!   memory, over their number. Sockets' kernel memory is not in it, nor is the garbage of the peers: they collect it before.
 //!
 //! `lost`, `doubled` and `disordered` events of all phases are counted for each session. The bars compare ours with the peers of the
-//! same run. Exit code 1 when ours lost or doubled an event; a missed bar is only said.
+//! same run, of each round those that ran one after the other; with several `--rounds` the middle one counts, as machines that others
+//! use too are now slower, now faster. Exit code 1 when ours lost or doubled an event; a missed bar is only said.
 //!
 //! The peers come from npm at the versions in `benches/peers/package-lock.json`. Without node only ours is measured.
 
@@ -51,6 +53,7 @@ struct Options {
     warm_up: f64,
     idle: usize,
     batch: usize,
+    rounds: usize,
     servers: Vec<Kind>,
     transports: Vec<Transport>,
     patterns: Vec<Pattern>,
@@ -64,6 +67,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
         warm_up: 2.0,
         idle: 10_000,
         batch: 1,
+        rounds: 1,
         servers: Kind::ALL.to_vec(),
         transports: Transport::ALL.to_vec(),
         patterns: Pattern::ALL.to_vec(),
@@ -77,6 +81,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
             "--seconds" => options.seconds = value()?.parse()?,
             "--idle" => options.idle = value()?.parse()?,
             "--batch" => options.batch = value()?.parse::<usize>()?.clamp(1, 32),
+            "--rounds" => options.rounds = value()?.parse::<usize>()?.max(1),
             "--servers" => options.servers = chosen(&Kind::ALL, Kind::name, &value()?)?,
             "--transports" => options.transports = chosen(&Transport::ALL, Transport::name, &value()?)?,
             "--patterns" => options.patterns = chosen(&Pattern::ALL, Pattern::name, &value()?)?,
@@ -157,23 +162,26 @@ fn measure(options: &Options, cores: Cores, peers: &Path) -> Result<Vec<Row>, Bo
             "µs/event"
         );
     }
-    let mut rows = Vec::new();
-    for &kind in &options.servers {
+    let mut rows: Vec<Row> = Vec::new();
+    for _ in 0..options.rounds {
         for &transport in &options.transports {
-            if transport == Transport::Websocket && !kind.has_websockets() {
-                continue;
-            }
-            let kb_per_session = match options.idle {
-                0 => None,
-                idle => Some(memory(kind, transport, idle, &Server::start(kind, cores, peers)?)?),
-            };
             for &pattern in &options.patterns {
-                let mut row = deliver(options, &Server::start(kind, cores, peers)?, (kind, transport, pattern), cores)?;
-                row.kb_per_session = kb_per_session;
-                if !options.json {
-                    row.print();
+                for &kind in &options.servers {
+                    if transport == Transport::Websocket && !kind.has_websockets() {
+                        continue;
+                    }
+                    let mut row = deliver(options, &Server::start(kind, cores, peers)?, (kind, transport, pattern), cores)?;
+                    let known = rows.iter().find(|row| row.server == kind && row.transport == transport);
+                    row.kb_per_session = match known {
+                        Some(known) => known.kb_per_session,
+                        None if options.idle == 0 => None,
+                        None => Some(memory(kind, transport, options.idle, &Server::start(kind, cores, peers)?)?),
+                    };
+                    if !options.json {
+                        row.print();
+                    }
+                    rows.push(row);
                 }
-                rows.push(row);
             }
         }
     }
@@ -321,45 +329,49 @@ impl Row {
 fn print_bars(rows: &[Row]) {
     println!();
     for transport in Transport::ALL {
-        let find = |server, pattern| {
-            let is_it = move |row: &&Row| row.server == server && row.transport == transport && row.pattern == pattern;
-            rows.iter().find(is_it)
+        let find = |server, pattern| -> Vec<&Row> {
+            let is_it = |row: &&Row| row.server == server && row.transport == transport && row.pattern == pattern;
+            rows.iter().filter(is_it).collect()
         };
         let name = transport.name();
         for (pattern, bar) in [(Pattern::OneToOne, 4.0), (Pattern::OneToAll, 6.0)] {
-            if let (Some(ours), Some(faye)) = (find(Kind::Undertone, pattern), find(Kind::Faye, pattern)) {
-                let ratio = ours.events_per_s / faye.events_per_s;
-                let by_cpu = faye.server_us / ours.server_us;
-                let of = pattern.name();
-                let bound = match ours {
-                    row if row.generator_bound() => ", generator-bound",
-                    row if row.disturbed() || faye.disturbed() => ", cores shared",
-                    _ => "",
-                };
-                print_bar(
-                    ratio >= bar,
-                    &format!("{name} {of}: {ratio:.1} x Faye, bar {bar} x (by CPU time {by_cpu:.1} x){bound}"),
-                );
-            }
-        }
-        let peers = [Kind::Faye, Kind::Cometd].into_iter();
-        let best = peers
-            .filter_map(|peer| find(peer, Pattern::OneToOne))
-            .map(|row| row.p99_ms)
-            .reduce(f64::min);
-        let ours = find(Kind::Undertone, Pattern::OneToOne).or_else(|| find(Kind::Undertone, Pattern::OneToAll));
-        if let (Some(ours), Some(best)) = (find(Kind::Undertone, Pattern::OneToOne), best) {
-            let ratio = ours.p99_ms / best;
-            let text = format!(
-                "{name} one-to-one p99: {ratio:.2} of the better peer's, {:.2} of {best:.2} ms, bar 0.25",
-                ours.p99_ms
+            let (ours, faye) = (find(Kind::Undertone, pattern), find(Kind::Faye, pattern));
+            let pairs = || ours.iter().zip(&faye);
+            let Some((ratio, least, most)) = middle(pairs().map(|(ours, faye)| ours.events_per_s / faye.events_per_s)) else {
+                continue;
+            };
+            let by_cpu = middle(pairs().map(|(ours, faye)| faye.server_us / ours.server_us));
+            let by_cpu = by_cpu.map_or(f64::NAN, |(by_cpu, ..)| by_cpu);
+            let bound = match &ours {
+                ours if ours.iter().any(|row| row.generator_bound()) => ", generator-bound",
+                ours if ours.iter().chain(&faye).any(|row| row.disturbed()) => ", cores shared",
+                _ => "",
+            };
+            let of = pattern.name();
+            print_bar(
+                ratio >= bar,
+                &format!("{name} {of}: {ratio:.1} x Faye ({least:.1} to {most:.1}), bar {bar} x (by CPU time {by_cpu:.1} x){bound}"),
             );
+        }
+        let late = |server| middle(find(server, Pattern::OneToOne).into_iter().map(|row| row.p99_ms));
+        let best = [late(Kind::Faye), late(Kind::Cometd)].into_iter().flatten().map(|(late, ..)| late);
+        if let (Some((ours, ..)), Some(best)) = (late(Kind::Undertone), best.reduce(f64::min)) {
+            let ratio = ours / best;
+            let text = format!("{name} one-to-one p99: {ratio:.2} of the better peer's, {ours:.2} of {best:.2} ms, bar 0.25");
             print_bar(ratio <= 0.25, &text);
         }
-        if let Some(kib) = ours.and_then(|row| row.kb_per_session) {
+        let ours = Pattern::ALL.into_iter().flat_map(|pattern| find(Kind::Undertone, pattern));
+        if let Some(kib) = ours.filter_map(|row| row.kb_per_session).next() {
             print_bar(kib <= 12.0, &format!("{name} memory: {kib:.1} KiB a session, bar 12 KiB"));
         }
     }
+}
+
+/// The middle one, the least and the most.
+fn middle(values: impl Iterator<Item = f64>) -> Option<(f64, f64, f64)> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    Some((*values.get(values.len() / 2)?, *values.first()?, *values.last()?))
 }
 
 fn print_bar(met: bool, text: &str) {

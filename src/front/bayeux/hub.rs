@@ -52,31 +52,35 @@ enum Timer {
     Socket(SocketNo),
 }
 
+/// By numbers that we have given ourselves, so that nobody can choose them to collide; in the same order in every run.
+pub(super) type Numbered<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+
 /// All sessions. After each `handle_*` drain [`Hub::poll_output`].
 #[derive(Debug)]
 pub struct Hub {
     config: Config,
     types: Vec<&'static str>,
     open: Vec<Pattern>,
-    sessions: BTreeMap<SessionNo, Session>,
+    sessions: Numbered<SessionNo, Box<Session>>,
     by_id: HashMap<ClientId, SessionNo>,
     last_session: u64,
     interest: Interest,
     accounts: Accounts,
     ledger: Ledger,
-    sockets: BTreeMap<SocketNo, Socket>,
+    sockets: Numbered<SocketNo, Socket>,
     /// Whose events are in the frame under way.
-    in_flight: BTreeMap<SocketNo, SessionNo>,
+    in_flight: Numbered<SocketNo, SessionNo>,
     /// How many there are from each address.
     sockets_from: BTreeMap<IpAddr, usize>,
     deadlines: BTreeSet<(Instant, Timer)>,
     /// Whose connects are in a request that is held, or answered and not yet written.
-    riders: BTreeMap<PostNo, Vec<SessionNo>>,
+    riders: Numbered<PostNo, Vec<SessionNo>>,
     held_by_browser: BTreeMap<Arc<str>, usize>,
     graves: Graves,
     outputs: VecDeque<Output>,
-    /// For whom there may be something, and when that came to be.
-    woken: BTreeSet<SessionNo>,
+    /// For whom there may be something: who has waited longest comes first. Each is in it once.
+    woken: VecDeque<SessionNo>,
+    /// When the last of it came to be.
     woken_at: Option<Now>,
     counts: Counts,
     /// Ages of the oldest events of answers that have left since they were last asked for.
@@ -126,21 +130,21 @@ impl Hub {
                 .map(|(_, transport)| transport.as_str())
                 .collect(),
             open,
-            sessions: BTreeMap::new(),
+            sessions: Numbered::default(),
             by_id: HashMap::new(),
             last_session: 0,
             interest: Interest::default(),
             accounts: Accounts::default(),
             ledger: Ledger::new(epoch, config.replay_events, config.replay_bytes),
-            sockets: BTreeMap::new(),
-            in_flight: BTreeMap::new(),
+            sockets: Numbered::default(),
+            in_flight: Numbered::default(),
             sockets_from: BTreeMap::new(),
             deadlines: BTreeSet::new(),
-            riders: BTreeMap::new(),
+            riders: Numbered::default(),
             held_by_browser: BTreeMap::new(),
             graves: Graves::default(),
             outputs: VecDeque::new(),
-            woken: BTreeSet::new(),
+            woken: VecDeque::new(),
             woken_at: None,
             counts: Counts::default(),
             delivered: Vec::new(),
@@ -177,11 +181,11 @@ impl Hub {
 
     /// What to do next.
     pub fn poll_output(&mut self) -> Option<Output> {
-        if self.outputs.is_empty()
-            && let Some(now) = self.woken_at.take()
+        while self.outputs.is_empty()
+            && let Some(no) = self.woken.pop_front()
+            && let Some(now) = self.woken_at
         {
-            let woken = std::mem::take(&mut self.woken);
-            self.hand_out(woken, now);
+            self.hand_out(no, now);
         }
         self.outputs.pop_front()
     }
@@ -224,6 +228,7 @@ impl Hub {
             acks: Some(Acks::new(saved.base, saved.offset)),
             subscriptions: subscriptions.collect(),
             restored: true,
+            woken: false,
             saved: true,
             connected: true,
             // Its client may still do as it was told when the process went down.
@@ -266,7 +271,6 @@ impl Hub {
         let alone = messages.len() == 1 || matches!(via, Via::Socket(_));
         let mut replies = Vec::with_capacity(messages.len());
         let mut events = Vec::new();
-        let mut woken = BTreeSet::new();
         let mut held = false;
         for message in messages {
             if matches!(message.kind, Kind::Connect { .. }) {
@@ -278,7 +282,7 @@ impl Hub {
                     None => held = true,
                 }
             } else {
-                replies.push(self.message(message, &from, reach, &mut woken, now));
+                replies.push(self.message(message, &from, reach, now));
             }
         }
         match reach {
@@ -286,7 +290,6 @@ impl Hub {
             Reach::Post(_) if held => {}
             Reach::Post(_) | Reach::Socket(_) => self.answer(reach, events, replies),
         }
-        self.wake(woken, now);
     }
 
     /// The answer has left: its events are delivered.
@@ -320,11 +323,11 @@ impl Hub {
             return;
         };
         let takes = |no: &SessionNo| self.sessions.get(no).is_some_and(|session| session.takes(channel));
-        let hearers: BTreeSet<SessionNo> = account.sessions.iter().copied().filter(takes).collect();
-        for no in &hearers {
-            self.enqueue(*no, event.clone());
+        let hearers: Vec<SessionNo> = account.sessions.iter().copied().filter(takes).collect();
+        for no in hearers {
+            self.enqueue(no, event.clone());
+            self.wake(no, now);
         }
-        self.wake(hearers, now);
     }
 
     /// The state asked for with [`Output::State`]: channel and `data`.
@@ -339,7 +342,7 @@ impl Hub {
             }
         }
         self.ask_state(session);
-        self.wake(BTreeSet::from([session]), now);
+        self.wake(session, now);
     }
 
     /// Notices have been lost on the way here. Nobody may miss one silently: sessions that hear them end, and their clients shake
@@ -435,7 +438,7 @@ impl Hub {
         }
     }
 
-    fn message(&mut self, message: Incoming, from: &Peer, reach: Reach, woken: &mut BTreeSet<SessionNo>, now: Now) -> Reply {
+    fn message(&mut self, message: Incoming, from: &Peer, reach: Reach, now: Now) -> Reply {
         let id = message.id.clone();
         match &message.kind {
             Kind::NoChannel => return failed(None, id, CHANNEL_MISSING),
@@ -483,7 +486,7 @@ impl Hub {
                 self.end(no, Why::Disconnected, now);
                 done("/meta/disconnect", id)
             }
-            Kind::Publish { channel, data } => match self.publish(&channel, data.as_deref(), woken, now) {
+            Kind::Publish { channel, data } => match self.publish(&channel, data.as_deref(), now) {
                 Ok(()) => done(channel, id),
                 Err(error) => failed(channel.as_str(), id, error),
             },
@@ -503,7 +506,7 @@ impl Hub {
     }
 
     /// Clients do not speak on the channels of state; on `/service/**` they speak to nobody.
-    fn publish(&mut self, channel: &str, data: Option<&str>, woken: &mut BTreeSet<SessionNo>, now: Now) -> Result<(), &'static str> {
+    fn publish(&mut self, channel: &str, data: Option<&str>, now: Now) -> Result<(), &'static str> {
         let pattern = Pattern::parse(channel).ok_or(CHANNEL_INVALID)?;
         let channel = pattern.exact().ok_or(CHANNEL_INVALID)?;
         if channel.starts_with("/meta/") {
@@ -518,7 +521,7 @@ impl Hub {
         let event = Event::plain(channel, data.ok_or(DATA_MISSING)?, now.mono);
         for no in self.interest.hearers(channel) {
             self.enqueue(no, event.clone());
-            woken.insert(no);
+            self.wake(no, now);
         }
         Ok(())
     }
@@ -552,13 +555,13 @@ impl Hub {
         }
     }
 
-    /// There may be something to hand out to these, once everything that has come together is handed in: a poll's answer carries
-    /// all of it.
-    fn wake(&mut self, sessions: BTreeSet<SessionNo>, now: Now) {
+    /// There may be something to hand out to this one, once its turn comes: an answer carries all that has come by then.
+    fn wake(&mut self, no: SessionNo, now: Now) {
         self.woken_at = Some(now);
-        match self.woken.is_empty() {
-            true => self.woken = sessions,
-            false => self.woken.extend(sessions),
+        if let Some(session) = self.sessions.get_mut(&no)
+            && !std::mem::replace(&mut session.woken, true)
+        {
+            self.woken.push_back(no);
         }
     }
 
@@ -567,25 +570,24 @@ impl Hub {
         self.draining
     }
 
-    /// Hands out what can be handed out, and ends sessions that have more than they may keep.
-    fn hand_out(&mut self, sessions: BTreeSet<SessionNo>, now: Now) {
-        for no in sessions {
-            let Some(session) = self.sessions.get(&no) else { continue };
-            if session.is_pushed()
-                && let Some(socket) = session.socket
-            {
-                self.pump(socket);
-            }
-            let Some(session) = self.sessions.get(&no) else { continue };
-            if let Place::Held { connect, .. } = &session.place
-                && session.may_deliver()
-                && (connect.at_once || (!session.is_pushed() && !session.queue.is_empty()))
-            {
-                self.release(no, now);
-            }
-            if let Some(no) = self.too_much(no) {
-                self.end(no, Why::Overflowed, now);
-            }
+    /// Hands out what can be handed out, and ends a session that has more than it may keep.
+    fn hand_out(&mut self, no: SessionNo, now: Now) {
+        let Some(session) = self.sessions.get_mut(&no) else { return };
+        session.woken = false;
+        if session.is_pushed()
+            && let Some(socket) = session.socket
+        {
+            self.pump(socket);
+        }
+        let Some(session) = self.sessions.get(&no) else { return };
+        if let Place::Held { connect, .. } = &session.place
+            && session.may_deliver()
+            && (connect.at_once || (!session.is_pushed() && !session.queue.is_empty()))
+        {
+            self.release(no, now);
+        }
+        if let Some(no) = self.too_much(no) {
+            self.end(no, Why::Overflowed, now);
         }
     }
 

@@ -99,6 +99,8 @@ pub(super) struct Session {
     pub(super) restored: bool,
     /// The journal has it, so that it outlives this process.
     pub(super) saved: bool,
+    /// There may be something to hand out to it.
+    pub(super) woken: bool,
 }
 
 #[derive(Debug)]

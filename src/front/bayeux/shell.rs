@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::hub::{Counts, Hub, Output, Post, PostNo, SessionNo, SocketNo, Transport};
-use super::hub::{Kept, STATES};
+use super::hub::{Kept, Numbered, STATES};
 use super::journal::{Journal, Legacy, Order};
 use super::wire::{Parcel, Wire, Written};
 use crate::clock;
@@ -12,7 +12,7 @@ use crate::gateway::desk::{Desk, Told};
 use crate::store::{Store, StoreError};
 use crate::words::{Notice, Now, UserId};
 use axum::http::HeaderValue;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,8 +81,8 @@ pub(super) enum ToSocket {
 pub(super) struct Shell {
     hub: Hub,
     inbox: WeakInbox,
-    waiting: HashMap<PostNo, (Wire, Option<Reply>)>,
-    sockets: HashMap<SocketNo, (Wire, mpsc::UnboundedSender<ToSocket>)>,
+    waiting: Numbered<PostNo, (Wire, Option<Reply>)>,
+    sockets: Numbered<SocketNo, (Wire, mpsc::UnboundedSender<ToSocket>)>,
     notices: broadcast::Receiver<Arc<Told>>,
     journal: Journal,
     uris: Uris,
@@ -94,22 +94,26 @@ pub(super) struct Shell {
     /// States that the desk has been asked for, and those it will be.
     asking: usize,
     to_ask: VecDeque<(UserId, u64)>,
-    /// Nobody else works: what is to be written is written here.
+    /// There is one thread: leaving it to a connection to write would only come later.
     is_alone: bool,
-    /// Answers and frames that are written here in this turn yet. The others are left to their connections, which share the cores.
+    /// Answers and frames that are written here in this turn yet.
     here: usize,
     head: Head,
     now: Now,
     told: Counts,
 }
 
-/// Answers and frames written in one turn where others can help.
+/// Answers and frames written here in one turn. The others are left to their connections, which share the cores; or, on one core,
+/// come in the next turn with what has come meanwhile.
 const HERE: usize = 64;
 
 /// Notices taken in one go.
 const NOTICES: usize = 1_024;
 /// States asked for at once.
 const ASKING: usize = 256;
+
+/// The time is read anew for each so many.
+const FRESH: usize = 8;
 
 /// Happenings taken in one go.
 const TOGETHER: usize = 256;
@@ -153,8 +157,8 @@ impl Shell {
         Ok(Self {
             hub,
             inbox,
-            waiting: HashMap::new(),
-            sockets: HashMap::new(),
+            waiting: Numbered::default(),
+            sockets: Numbered::default(),
             notices: desk.notices(),
             journal,
             uris: Uris::new(&front.public_url),
@@ -179,10 +183,16 @@ impl Shell {
         tokio::pin!(wake);
         loop {
             self.now = clock::now();
-            self.here = if self.is_alone { usize::MAX } else { HERE };
             self.hear();
-            self.drain_outputs();
+            let all = self.drain_some();
             self.tell_load();
+            if !all {
+                if self.hub.poll_timeout().is_some_and(|at| at <= self.now.mono) {
+                    self.hub.handle_timeout(self.now);
+                }
+                self.take_more(&mut happenings).await;
+                continue;
+            }
             let deadline = self.hub.poll_timeout();
             // It may come too early, but never too late: most deadlines are moved on before they come.
             if let Some(at) = deadline
@@ -198,6 +208,7 @@ impl Shell {
                     }
                     self.now = clock::now();
                     together.drain(..).for_each(|happening| self.take(happening));
+                    self.take_more(&mut happenings).await;
                 }
                 told = self.notices.recv(), if !self.notices.is_closed() => match told {
                     Ok(told) => self.tell(&told),
@@ -208,6 +219,18 @@ impl Shell {
                     self.now = clock::now();
                     self.hub.handle_timeout(self.now);
                 }
+            }
+        }
+    }
+
+    /// Lets the connections have a turn, and takes what they bring: what comes together is handed out together.
+    async fn take_more(&mut self, happenings: &mut mpsc::UnboundedReceiver<Happening>) {
+        tokio::task::yield_now().await;
+        self.now = clock::now();
+        for _ in 0..TOGETHER {
+            match happenings.try_recv() {
+                Ok(happening) => self.take(happening),
+                Err(_) => return,
             }
         }
     }
@@ -255,14 +278,14 @@ impl Shell {
             Happening::Unkept(user, number) => self.hub.handle_unkept(&user, number),
             Happening::Drain(done) => {
                 self.hub.handle_drain(now);
-                self.drain_outputs();
+                while !self.drain_some() {}
                 self.journal.order(Order::Flush(done));
             }
         }
     }
 
     fn outcome(&mut self, parcel: Parcel, outcome: Outcome) {
-        let now = clock::now();
+        let now = self.now;
         match (parcel, outcome) {
             (Parcel::Post(post), Outcome::Left) => {
                 self.waiting.remove(&post);
@@ -302,8 +325,14 @@ impl Shell {
         }
     }
 
-    fn drain_outputs(&mut self) {
-        while let Some(output) = self.hub.poll_output() {
+    /// False: there is more for the next turn.
+    fn drain_some(&mut self) -> bool {
+        self.here = HERE;
+        while self.here > 0 || !self.is_alone {
+            let Some(output) = self.hub.poll_output() else { return true };
+            if self.here.is_multiple_of(FRESH) {
+                self.now = clock::now();
+            }
             match output {
                 Output::Answer { post, body, has_events } => self.answer(post, Answered::Body(body, has_events)),
                 Output::Overtaken { post } => self.answer(post, Answered::Overtaken),
@@ -376,6 +405,7 @@ impl Shell {
                 }
             }
         }
+        false
     }
 
     /// Few at once: the answers come among the notices, and must not push any out.

@@ -76,11 +76,7 @@ impl Hub {
 
     /// The newest connect wins: a held one of the same session is let go first.
     pub(super) fn let_go_of_older(&mut self, no: SessionNo, reach: Reach, now: Now) {
-        let Some(Session {
-            place: Place::Held { connect, .. },
-            ..
-        }) = self.sessions.get(&no)
-        else {
+        let Some(Place::Held { connect, .. }) = self.sessions.get(&no).map(|session| &session.place) else {
             return;
         };
         let older = connect.reach;
@@ -161,11 +157,7 @@ impl Hub {
 
     /// Answers the held connect with whatever there is.
     pub(super) fn release(&mut self, no: SessionNo, now: Now) {
-        let Some(Session {
-            place: Place::Held { connect, .. },
-            ..
-        }) = self.sessions.get(&no)
-        else {
+        let Some(Place::Held { connect, .. }) = self.sessions.get(&no).map(|session| &session.place) else {
             return;
         };
         let connect = connect.clone();
@@ -272,7 +264,7 @@ impl Hub {
             let expires = now.mono + interval + self.config.max_interval;
             self.put(no, Place::Away { expires });
         }
-        self.wake(BTreeSet::from([no]), now);
+        self.wake(no, now);
     }
 
     pub(super) fn get_off(&mut self, post: PostNo, no: SessionNo) {

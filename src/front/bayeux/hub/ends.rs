@@ -76,7 +76,7 @@ impl Hub {
                 account.queued -= bytes;
             }
         }
-        Some(session)
+        Some(*session)
     }
 
     /// Changes something that its deadline may depend on.

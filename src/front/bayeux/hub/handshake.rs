@@ -126,6 +126,7 @@ impl Hub {
             state_asked: false,
             state_wanted: BTreeSet::new(),
             restored: false,
+            woken: false,
             saved: false,
         }
     }
@@ -144,7 +145,7 @@ impl Hub {
         self.counts.by_transport[session.transport as usize] += 1;
         self.by_id.insert(session.id.clone(), no);
         self.deadlines.insert((session.deadline(), Timer::Session(no)));
-        self.sessions.insert(no, session);
+        self.sessions.insert(no, Box::new(session));
         no
     }
 }

@@ -193,7 +193,7 @@ impl Hub {
         }
         events.into_iter().for_each(|event| session.queue.push(event));
         self.recount(no, before);
-        self.wake(BTreeSet::from([no]), now);
+        self.wake(no, now);
     }
 
     fn unsave(&mut self, no: SessionNo) {
