@@ -8,6 +8,7 @@
 
 #[cfg(feature = "io")]
 mod answer;
+#[cfg(feature = "io")]
 pub mod auth;
 pub mod bayeux;
 #[cfg(feature = "io")]

@@ -371,10 +371,12 @@ impl Hub {
     }
 
     /// We are going down: every held connect is answered, no more are held, and websockets close.
+    #[expect(clippy::disallowed_methods, reason = "what comes out is sorted")]
     pub fn handle_drain(&mut self, now: Now) {
         self.draining = true;
         let held = self.sessions.iter().filter(|(_, session)| session.place.is_held());
-        let held: Vec<SessionNo> = held.map(|(no, _)| *no).collect();
+        let mut held: Vec<SessionNo> = held.map(|(no, _)| *no).collect();
+        held.sort_unstable();
         for no in held {
             self.release(no, now);
         }

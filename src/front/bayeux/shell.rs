@@ -348,9 +348,9 @@ impl Shell {
                         self.outcome(Parcel::Socket(socket), outcome);
                     }
                 }
-                Output::Send { socket, body } => self.to_socket(socket, ToSocket::Send(body)),
-                Output::Next { socket } => self.to_socket(socket, ToSocket::Next),
-                Output::Close { socket, code, reason } => self.to_socket(socket, ToSocket::Close(code, reason)),
+                Output::Send { socket, body } => self.tell_socket(socket, ToSocket::Send(body)),
+                Output::Next { socket } => self.tell_socket(socket, ToSocket::Next),
+                Output::Close { socket, code, reason } => self.tell_socket(socket, ToSocket::Close(code, reason)),
                 Output::State { session, user, channels } => {
                     self.to_ask.push_back((user, asked(session, &channels)));
                     self.ask_desk();
@@ -451,7 +451,7 @@ impl Shell {
         }
     }
 
-    fn to_socket(&mut self, socket: SocketNo, order: ToSocket) {
+    fn tell_socket(&mut self, socket: SocketNo, order: ToSocket) {
         if let Some((wire, tell)) = self.sockets.get(&socket) {
             let order = match order {
                 ToSocket::Send(body) if self.here > 0 => {

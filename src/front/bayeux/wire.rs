@@ -10,7 +10,7 @@
 //!              └──────────▶ cut ◀─────┘
 //! ```
 //!
-//! Who has an answer or a frame may write it here at once ([`Wire::answer`], [`Wire::frame`]), without waking the connection's own
+//! Who has an answer or a frame may write it here at once, without waking the connection's own
 //! task, as long as nothing else is being written. What the kernel does not take is the task's to write before all else.
 
 use super::hub::{PostNo, SocketNo};
@@ -138,7 +138,7 @@ impl Wire {
         !state.is_dead
     }
 
-    /// Writes the whole answer to a request that has begun, or leaves it to whoever waits in [`Watched::fate`]; with `at_once` unset
+    /// Writes the whole answer to a request that has begun, or leaves it to whoever waits in [`Watched::poll_fate`]; with `at_once` unset
     /// always.
     pub(super) fn answer(&self, parcel: Parcel, is_precious: bool, bytes: Vec<u8>, at_once: bool) -> Written {
         let mut state = self.state();
@@ -152,7 +152,7 @@ impl Wire {
         state.write_at_once(at, bytes, at_once)
     }
 
-    /// Tells whoever waits in [`Watched::fate`] that a newer request has taken this one's place.
+    /// Tells whoever waits in [`Watched::poll_fate`] that a newer request has taken this one's place.
     pub(super) fn overtake(&self, parcel: Parcel) {
         let mut state = self.state();
         if let Some(entry) = state.parcels.iter_mut().find(|entry| entry.parcel == parcel) {

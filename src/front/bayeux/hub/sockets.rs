@@ -163,8 +163,10 @@ impl Hub {
         self.pump(socket);
     }
 
+    #[expect(clippy::disallowed_methods, reason = "what comes out is sorted")]
     pub(super) fn close_all_sockets(&mut self) {
-        let sockets: Vec<SocketNo> = self.sockets.keys().copied().collect();
+        let mut sockets: Vec<SocketNo> = self.sockets.keys().copied().collect();
+        sockets.sort_unstable();
         for socket in sockets {
             let session = self.sockets.get(&socket).and_then(|socket| socket.session);
             if let Some(no) = session {
