@@ -277,6 +277,8 @@ impl Shell {
             Happening::Replayed(session, kept) => self.hub.handle_replay(session, kept, now),
             Happening::Unkept(user, number) => self.hub.handle_unkept(&user, number),
             Happening::Drain(done) => {
+                // What was told before is written down with the rest.
+                self.hear();
                 self.hub.handle_drain(now);
                 while !self.drain_some() {}
                 self.journal.order(Order::Flush(done));
