@@ -107,6 +107,8 @@ pub enum PhoneEvent {
     Established,
     /// A NOTIFY with `Event: talk` has come.
     AskedToTalk,
+    /// How it goes with the transfer that this phone has asked for: 100 to 699.
+    Transfer(u16),
     /// The far side has offered a new session, and this is how it says audio goes (seen from there).
     Reoffered(Direction),
     /// Its call was refused with this status.
@@ -301,6 +303,12 @@ impl Phone {
             reply,
         })
         .await
+    }
+
+    /// Asks that this number take its place in the call (REFER); returns when that is accepted.
+    pub async fn refer(&self, number: &str) -> Result<(), PhoneError> {
+        let number = number.into();
+        self.ask(|reply| Ask::Refer { number, reply }).await
     }
 
     /// Sends OPTIONS to its server; `Ok` for any 2xx.

@@ -4,6 +4,7 @@ mod abuse;
 mod cuts;
 mod fuzz;
 mod restart;
+mod slow;
 mod transports;
 mod websocket;
 

@@ -18,6 +18,7 @@ use undertone::store::{self, Store};
 use undertone::telephony::connect;
 use undertone::words::{
     Activity, CallFact, CallId, Command, CommandContext, DeviceId, Fact, LegState, Mode, MonitorState, Reason, Refusal, RequestId, Scope,
+    TransferStep,
 };
 
 const SOON: Duration = Duration::from_secs(15);
@@ -240,7 +241,7 @@ async fn a_coached_call_from_ringing_to_the_last_bye() {
         call: call.clone(),
         activity,
     };
-    identical(&customer, &agent, coached_at);
+    identical(&customer, &[&agent], coached_at);
     let leaked = customer.peak_between(hz(BOSS), coached_at - Duration::from_secs(1), clock::instant());
     assert!(leaked < -50.0, "the customer has heard the whisper: {leaked} dBFS");
 
@@ -268,17 +269,21 @@ async fn a_coached_call_from_ringing_to_the_last_bye() {
     floor.backend.shutdown().await;
 }
 
-/// What reaches the customer is what the agent sent, byte for byte.
-fn identical(customer: &Phone, agent: &Phone, since: Instant) {
-    let sent: BTreeSet<Vec<u8>> = agent
-        .sent(since - Duration::from_secs(2))
-        .into_iter()
+/// What reaches the customer is what these have sent, byte for byte.
+fn identical(customer: &Phone, agents: &[&Phone], since: Instant) {
+    let sent: BTreeSet<Vec<u8>> = agents
+        .iter()
+        .flat_map(|agent| agent.sent(since - Duration::from_secs(2)))
         .map(|packet| packet.payload.to_vec())
         .collect();
     let received = customer.payloads(since);
     assert!(!received.is_empty());
     for payload in received {
-        assert!(sent.contains(&payload.to_vec()), "a payload that the agent did not send");
+        let is_silence = payload.iter().all(|byte| *byte == 0xff);
+        assert!(
+            is_silence || sent.contains(&payload.to_vec()),
+            "a payload that the agent did not send: {payload:?}"
+        );
     }
 }
 
@@ -309,6 +314,93 @@ async fn a_monitor_armed_before_the_call_joins_when_the_agent_answers_and_goes_w
     agent.ended(SOON).await.expect("over");
     boss.ended(SOON).await.expect("over");
     floor.until(|fact| matches!(fact, Fact::MonitorGone { .. }).then_some(())).await;
+}
+
+/// Coached with this scope; then the customer is transferred to the other agent, who rings a moment and answers.
+async fn transferred(scope: Scope, by_phone: bool) {
+    let mut floor = Floor::open(config()).await;
+    let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
+    let other = floor.phone("other", AnswerPolicy::OnRequest).await;
+    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss), ("other", &other)];
+    floor
+        .command(Command::StartMonitoring {
+            supervisor: BOSS.into(),
+            target: AGENT.into(),
+            activity: Activity::Coach,
+            mode: Mode::AllCalls,
+            scope,
+            confirm_joins: false,
+        })
+        .await
+        .expect("accepted");
+    floor.joined().await;
+    let coached_at = clock::instant();
+    let coach = [("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")];
+    table(&phones, &coach).await;
+    let call = floor.state(AGENT, LegState::Established).await;
+    let asked_at = clock::instant();
+    if by_phone {
+        agent.refer("5002").await.expect("accepted");
+        agent.until(|event| *event == PhoneEvent::Transfer(200), SOON).await.expect("told");
+    } else {
+        let step = TransferStep::SingleStep {
+            destination: "5002".into(),
+        };
+        let device = AGENT.into();
+        floor.command(Command::Transfer { device, call, step }).await.expect("accepted");
+    }
+    agent.ended(SOON).await.expect("free");
+    let left_at = clock::instant();
+    match scope {
+        Scope::Agent => {
+            boss.ended(SOON).await.expect("released with him");
+            table(&phones, &[]).await;
+        }
+        Scope::Call => table(&phones, &[(BOSS, "customer")]).await,
+    }
+    other.answer().await.expect("answers");
+    let after: &[(&str, &str)] = match scope {
+        Scope::Agent => &[("customer", "other"), ("other", "customer")],
+        Scope::Call => &[("customer", "other"), ("other", "customer boss"), (BOSS, "customer other")],
+    };
+    table(&phones, after).await;
+    if scope == Scope::Agent {
+        let heard = boss.peak_between(hz("other"), left_at, clock::instant());
+        assert!(heard < -50.0, "the supervisor has heard the next agent: {heard} dBFS");
+    }
+    let reoffered = customer
+        .events()
+        .into_iter()
+        .any(|happened| matches!(happened.event, PhoneEvent::Reoffered(_)));
+    assert!(!reoffered, "the customer's phone was bothered");
+    let talking_at = clock::instant();
+    eventually("they talk", || customer.payloads(talking_at).len() > 20).await;
+    identical(&customer, &[&agent, &other], coached_at);
+    for (since, until) in [(coached_at, asked_at), (talking_at, clock::instant())] {
+        let leaked = customer.peak_between(hz(BOSS), since, until);
+        assert!(leaked < -50.0, "the customer has heard the whisper: {leaked} dBFS");
+    }
+    customer.hang_up().await.expect("hangs up");
+    other.ended(SOON).await.expect("over");
+    eventually("every port is closed", || floor.backend.media().legs == 0).await;
+    assert_eq!(floor.backend.media().leak_guards, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coach_with_scope_agent_is_out_with_the_agent_who_transfers() {
+    transferred(Scope::Agent, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coach_with_scope_call_follows_the_customer_to_the_next_agent() {
+    transferred(Scope::Call, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_transfers_by_refer_with_the_coach_on_the_call() {
+    transferred(Scope::Call, true).await;
+    transferred(Scope::Agent, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

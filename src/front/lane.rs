@@ -44,7 +44,8 @@ pub(super) enum Course {
     Library(Watched, Vec<u8>),
 }
 
-/// How long a client may take to send the rest of a request, and a kept connection may idle.
+/// How long a client may take to send the rest of a request, and a kept connection may idle. When it was held before, it is looked at
+/// only once in this time, and may idle for twice as long.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long an answer may take once the house closes.
 const LAST_WORD: Duration = Duration::from_secs(1);
@@ -105,7 +106,7 @@ impl Lane {
             let rest = bytes.split_off(whole);
             let sent = match self.ask(head, (body, bytes), (wire, peer), &mut familiar).await {
                 Ok((visit, messages, cookie)) => match bayeux::send(&self.bayeux, visit, messages, cookie) {
-                    Ok(report) => Ok(pause.until_answered(&connection, &report).await),
+                    Ok(report) => Ok(pause.until_answered(&connection, &report, !rest.is_empty()).await),
                     Err(refused) => Err(Answer::refused(refused).await),
                 },
                 Err(answer) => Err(answer),
@@ -126,7 +127,7 @@ impl Lane {
                 written = writing => written.is_ok(),
                 () = too_late(stopped) => false,
             };
-            if !written || is_last {
+            if !written || is_last || wire.has_ended() {
                 return Course::Over;
             }
             bytes = rest;
@@ -196,8 +197,8 @@ impl<Ended: Future<Output = ()>> Pause<'_, Ended> {
     async fn until_readable(&mut self, connection: &Watched) -> bool {
         let mut deadline = None;
         poll_fn(|context| {
-            if connection.poll_readable(context).is_ready() {
-                return Poll::Ready(true);
+            if let Poll::Ready(readable) = connection.poll_readable(context) {
+                return Poll::Ready(readable.is_ok());
             }
             let deadline = *deadline.get_or_insert_with(|| tokio::time::Instant::from(clock::instant()) + DEADLINE);
             while self.idle.as_mut().poll(context).is_ready() {
@@ -213,8 +214,8 @@ impl<Ended: Future<Output = ()>> Pause<'_, Ended> {
 
     /// What becomes of the request. An answer that leaves wakes nobody here: it shows when the next request comes, or when there has
     /// been nothing for a while.
-    async fn until_answered(&mut self, connection: &Watched, report: &Report) -> Fate {
-        let mut sees_more = false;
+    /// `sees_more`: the next request is here already.
+    async fn until_answered(&mut self, connection: &Watched, report: &Report, mut sees_more: bool) -> Fate {
         poll_fn(|context| {
             let fate = report.poll_fate(connection, &mut sees_more, context);
             if fate.is_ready() {
@@ -337,7 +338,7 @@ const HARMLESS: [&str; 9] = [
 async fn fill(connection: &Watched, bytes: &mut Vec<u8>, whole: usize) -> bool {
     let reading = async {
         while bytes.len() < whole {
-            poll_fn(|context| connection.poll_readable(context)).await;
+            poll_fn(|context| connection.poll_readable(context)).await?;
             match connection.read(bytes, &mut [0; READ]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => {}

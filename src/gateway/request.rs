@@ -271,12 +271,13 @@ impl Gateway {
     fn offers(&self, leg: &CallView, operation: &CallOperation) -> Result<(), Refusal> {
         let backend = &self.capabilities;
         let word = call_operation(operation);
+        let can_step = |step: &TransferStep| backend.consultations || matches!(step, TransferStep::SingleStep { .. });
         let possible = match operation {
             CallOperation::Answer | CallOperation::Hangup => true,
             CallOperation::Hold | CallOperation::Retrieve | CallOperation::Mute(_) => !leg.monitoring,
             CallOperation::SendDtmf(_) => backend.dtmf && !leg.monitoring,
-            CallOperation::Transfer(_) => backend.transfers && !leg.monitoring,
-            CallOperation::Conference(_) => backend.conferences && !leg.monitoring,
+            CallOperation::Transfer(step) => backend.transfers && can_step(step) && !leg.monitoring,
+            CallOperation::Conference(step) => backend.conferences && can_step(step) && !leg.monitoring,
             CallOperation::RemoveParticipant(_) => backend.conferences,
             CallOperation::MuteMonitored(_) => backend.mute_monitored,
             CallOperation::Switch(to) => {

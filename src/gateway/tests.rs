@@ -1238,6 +1238,12 @@ fn words_that_no_backend_offers_are_forbidden_until_the_backend_offers_them() {
         assert_eq!(missing, Refusal::missing(field));
     }
     assert_eq!(harness.asks("bob", transfer()).0, Ok(Answer::Accepted));
+    let consult = on_call(CallOperation::Transfer(TransferStep::Initiate {
+        destination: "5002".into(),
+    }));
+    assert_eq!(harness.reason("bob", consult), Reason::Forbidden);
+    let offered = harness.leg("bob").expect("his leg").capabilities;
+    assert!(offered.contains(&"SingleStepTransfer") && !offered.contains(&"InitiateTransfer"));
     assert_eq!(harness.asks("bob", digits()).0, Ok(Answer::Accepted));
     assert_eq!(harness.asks(MEG, mute()).0, Ok(Answer::Accepted));
     assert!(harness.leg(MEG).expect("her leg").capabilities.contains(&"MuteMonitoredUser"));

@@ -179,13 +179,19 @@ fn capabilities(call: &CallFact, party: &Party, config: &Config, backend: &Capab
                 offered.push("SendDtmf");
             }
             if backend.transfers {
-                offered.extend(["SingleStepTransfer", "InitiateTransfer"]);
-                if call.call_type == CallType::Consult {
+                offered.push("SingleStepTransfer");
+                if backend.consultations {
+                    offered.push("InitiateTransfer");
+                }
+                if backend.consultations && call.call_type == CallType::Consult {
                     offered.push("CompleteTransfer");
                 }
             }
             if backend.conferences {
-                offered.extend(["SingleStepConference", "InitiateConference", "RemoveParticipantFromConference"]);
+                offered.extend(["SingleStepConference", "RemoveParticipantFromConference"]);
+                if backend.consultations {
+                    offered.push("InitiateConference");
+                }
             }
             offered
         }

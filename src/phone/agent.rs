@@ -30,6 +30,7 @@ pub(super) enum Ask {
     Answer { reply: Reply },
     HangUp { reply: Reply },
     Reinvite { direction: Direction, reply: Reply },
+    Refer { number: String, reply: Reply },
     Options { reply: Reply },
     Policy { answer: AnswerPolicy, reply: Reply },
 }
@@ -39,6 +40,7 @@ enum Purpose {
     Register { on: bool, reply: Option<Reply> },
     Invite,
     Reinvite { direction: Direction, reply: Option<Reply> },
+    Refer { reply: Option<Reply> },
     Options { reply: Option<Reply> },
     Farewell,
 }
@@ -171,6 +173,7 @@ impl Agent {
             Ask::Answer { reply } => answer(reply, self.answer()),
             Ask::HangUp { reply } => answer(reply, self.hang_up()),
             Ask::Reinvite { direction, reply } => self.reinvite(direction, reply),
+            Ask::Refer { number, reply } => self.refer(&number, reply),
             Ask::Options { reply } => {
                 let server = self.config.server;
                 let uri = format!("sip:{server}");
@@ -287,6 +290,15 @@ impl Agent {
                 reply: Some(reply),
             },
         );
+    }
+
+    fn refer(&mut self, number: &str, reply: Reply) {
+        if !matches!(&self.call, Some(call) if matches!(call.state, State::Established)) {
+            return answer(reply, Err(PhoneError::NoCall));
+        }
+        let to = format!("<{}>", self.address_of(number));
+        let more = vec![self.contact(), Header::Other("Refer-To".into(), to)];
+        self.send_in_call_with(Method::Refer, more, None, Purpose::Refer { reply: Some(reply) });
     }
 
     /// A CANCEL may go out only after a provisional response (RFC 3261 9.1).
@@ -458,6 +470,14 @@ impl Agent {
 
     fn handle_notify(&mut self, request: &Request, from: SocketAddr) {
         let event = wire::value(&request.headers, "Event").unwrap_or_default().to_ascii_lowercase();
+        if event.split(';').next() == Some("refer") {
+            self.respond(request, 200, from, Vec::new(), None);
+            let line = String::from_utf8_lossy(&request.body).into_owned();
+            if let Some(status) = line.split(' ').nth(1).and_then(|status| status.parse().ok()) {
+                self.shared.happened(PhoneEvent::Transfer(status));
+            }
+            return;
+        }
         if event != "talk" {
             return self.respond(request, 489, from, Vec::new(), None);
         }
@@ -557,7 +577,9 @@ impl Agent {
         let body = (!request.body.is_empty()).then(|| request.body.clone());
         match (&client.purpose, &mut self.call) {
             (Purpose::Register { .. }, _) => self.register_cseq = next,
-            (Purpose::Invite | Purpose::Reinvite { .. } | Purpose::Farewell, Some(call)) => call.cseq = call.cseq.max(next),
+            (Purpose::Invite | Purpose::Reinvite { .. } | Purpose::Refer { .. } | Purpose::Farewell, Some(call)) => {
+                call.cseq = call.cseq.max(next)
+            }
             _ => {}
         }
         let purpose = std::mem::replace(&mut client.purpose, Purpose::Farewell);
@@ -581,7 +603,7 @@ impl Agent {
                 }
                 answer(reply, outcome);
             }
-            Purpose::Options { reply } => answer(reply, outcome),
+            Purpose::Options { reply } | Purpose::Refer { reply } => answer(reply, outcome),
             Purpose::Invite if good => self.handle_answered(response, cseq),
             Purpose::Invite => {
                 if self.call.take_if(|call| matches!(call.state, State::Calling { .. })).is_some() {
@@ -718,7 +740,7 @@ impl Agent {
 
     fn handle_unanswered(&mut self, client: Client) {
         match client.purpose {
-            Purpose::Register { reply, .. } | Purpose::Options { reply } | Purpose::Reinvite { reply, .. } => {
+            Purpose::Register { reply, .. } | Purpose::Options { reply } | Purpose::Refer { reply } | Purpose::Reinvite { reply, .. } => {
                 answer(reply, Err(PhoneError::Timeout));
             }
             Purpose::Invite => {
@@ -732,11 +754,16 @@ impl Agent {
     // The ways out
 
     fn send_in_call(&mut self, method: Method, body: Option<Vec<u8>>, purpose: Purpose) {
+        self.send_in_call_with(method, Vec::new(), body, purpose);
+    }
+
+    fn send_in_call_with(&mut self, method: Method, more: Vec<Header>, body: Option<Vec<u8>>, purpose: Purpose) {
         let Some(call) = &mut self.call else { return };
         call.cseq += 1;
         let name = method.to_string();
         let mut fields = dialog_fields(&call.local, &call.remote, &call.call_id, call.cseq, &name, &call.routes);
         let (target, peer) = (call.target.clone(), call.peer);
+        fields.extend(more);
         if method == Method::Invite {
             fields.push(self.contact());
             fields.push(Header::Allow(headers::Allow::new(
@@ -844,7 +871,7 @@ impl Agent {
         }
         self.shared.sound.send_to(None);
         for client in &mut self.clients {
-            if let Purpose::Reinvite { reply, .. } = &mut client.purpose {
+            if let Purpose::Reinvite { reply, .. } | Purpose::Refer { reply } = &mut client.purpose {
                 answer(reply.take(), Err(PhoneError::NoCall));
             }
         }

@@ -142,6 +142,14 @@ pub enum LegEvent {
         /// 300 to 699.
         status: u16,
     },
+    /// The peer asks that this number take his place (REFER, RFC 3515). It has been answered with 202; what comes of it is told by
+    /// `TellReferrer`.
+    Referred {
+        /// The leg.
+        leg: LegKey,
+        /// The number, unescaped once.
+        to: Number,
+    },
     /// The leg is gone: BYE, CANCEL, no ACK, session expiry.
     Ended {
         /// The leg.
@@ -244,6 +252,13 @@ pub enum LegCommand {
     AskToAnswer {
         /// The leg.
         leg: LegKey,
+    },
+    /// How it goes with what the peer has asked for (`Referred`): NOTIFY with a `message/sipfrag`. Nothing if he has asked for nothing.
+    TellReferrer {
+        /// The leg.
+        leg: LegKey,
+        /// 100 to 699; from 200 on the last word.
+        status: u16,
     },
     /// Release the leg in whatever state it is: CANCEL, BYE, or a refusal. No event follows.
     Hangup {

@@ -278,6 +278,7 @@ impl Shell {
         let mut gone = None;
         match &event {
             LegEvent::AskToAnswerRefused { status, .. } => tracing::info!(status, "a phone can not be made to answer"),
+            LegEvent::Referred { to, .. } => tracing::debug!(%to, "asks to be replaced"),
             LegEvent::Incoming { leg, call_id, .. } => {
                 tracing::debug!("a call comes in");
                 self.journal.name(*leg, call_id.clone());

@@ -20,6 +20,7 @@ mod numbering;
 mod session;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
 
@@ -244,6 +245,7 @@ impl<O: Outside> Switchboard<O> {
             modes: Mode::ALL.to_vec(),
             scopes: Scope::ALL.to_vec(),
             live_switching: true,
+            transfers: true,
             codecs: self.config.codecs.iter().map(|codec| codec.name().to_owned()).collect(),
             ..Capabilities::default()
         }
@@ -338,6 +340,7 @@ impl<O: Outside> Switchboard<O> {
                 self.obey(wish, now);
             } else {
                 for &key in &touched {
+                    self.transfer_is_moot(key);
                     self.end_if_alone(key);
                 }
                 if self.changed.is_empty() {

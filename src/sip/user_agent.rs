@@ -16,12 +16,14 @@
 //! | `guesses` | wrong passwords |
 //! | `uas` | requests in |
 //! | `uac` | commands and the responses to what we sent |
+//! | `refer` | RFC 3515 |
 //! | `session` | RFC 4028 |
 //! | `leg` | what a leg is |
 
 mod admission;
 mod guesses;
 mod leg;
+mod refer;
 mod session;
 mod uac;
 mod uas;

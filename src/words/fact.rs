@@ -270,8 +270,10 @@ pub struct Capabilities {
     pub live_switching: bool,
     /// MuteMonitoredParty works.
     pub mute_monitored: bool,
-    /// Transfers work.
+    /// Transfers work, in a single step.
     pub transfers: bool,
+    /// Transfers and conferences may begin with a call to ask.
+    pub consultations: bool,
     /// Conferences and RemoveParticipant work.
     pub conferences: bool,
     /// SendDtmf works.

@@ -7,7 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -75,6 +75,13 @@ pub(crate) async fn open_socket(address: SocketAddr, request: Request) -> Result
     tokio_tungstenite::client_async(request, stream).await
 }
 
+/// A connection whose receiver has room for a few kilobytes only.
+async fn narrow(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4_096).expect("an option");
+    socket.connect(address).await.expect("a connection")
+}
+
 impl Line {
     /// Connects.
     pub(crate) async fn open(address: SocketAddr, by: By, user: &str) -> Self {
@@ -94,6 +101,18 @@ impl Line {
                     }
                 };
                 Line::Socket(Box::new(socket))
+            }
+        }
+    }
+
+    /// The same, over a connection that takes little at a time.
+    pub(crate) async fn open_narrow(address: SocketAddr, by: By, user: &str) -> Self {
+        let stream = narrow(address).await;
+        match by {
+            By::Poll => Line::Poll(stream, Vec::new(), basic(user)),
+            By::Socket => {
+                let socket = tokio_tungstenite::client_async(upgrade(address, Some(user)), stream).await;
+                Line::Socket(Box::new(socket.expect("a websocket").0))
             }
         }
     }

@@ -55,7 +55,8 @@ enum Timer {
 /// By numbers that we have given ourselves, so that nobody can choose them to collide; in the same order in every run.
 pub(super) type Numbered<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
-/// All sessions. After each `handle_*` drain [`Hub::poll_output`].
+/// All sessions. After each `handle_*` take some of [`Hub::poll_output`], or of [`Hub::poll_ready`] and [`Hub::hand_out_next`]; what is
+/// not taken yet comes later, in order.
 #[derive(Debug)]
 pub struct Hub {
     config: Config,
@@ -79,7 +80,7 @@ pub struct Hub {
     graves: Graves,
     outputs: VecDeque<Output>,
     /// For whom there may be something: who has waited longest comes first. Each is in it once.
-    woken: VecDeque<SessionNo>,
+    woken: VecDeque<(SessionNo, Instant)>,
     /// When the last of it came to be.
     woken_at: Option<Now>,
     counts: Counts,
@@ -181,13 +182,39 @@ impl Hub {
 
     /// What to do next.
     pub fn poll_output(&mut self) -> Option<Output> {
-        while self.outputs.is_empty()
-            && let Some(no) = self.woken.pop_front()
-            && let Some(now) = self.woken_at
-        {
+        while self.outputs.is_empty() && self.hand_out_next() {}
+        self.poll_ready()
+    }
+
+    /// What to do next, without handing out events to anybody more.
+    pub fn poll_ready(&mut self) -> Option<Output> {
+        let output = self.outputs.pop_front();
+        if let Some(Output::Send { socket, .. }) = &output {
+            self.frame_goes(*socket);
+        }
+        output
+    }
+
+    /// Events go out to the session that has waited longest for its turn. False: none waits.
+    pub fn hand_out_next(&mut self) -> bool {
+        let Some((no, _)) = self.woken.pop_front() else { return false };
+        if let Some(session) = self.sessions.get_mut(&no) {
+            session.woken = false;
+        }
+        if let Some(now) = self.woken_at {
             self.hand_out(no, now);
         }
-        self.outputs.pop_front()
+        true
+    }
+
+    /// Sessions wait for their turn.
+    pub fn has_woken(&self) -> bool {
+        !self.woken.is_empty()
+    }
+
+    /// Since when the session waits that has waited longest for its turn.
+    pub fn waiting_since(&self) -> Option<Instant> {
+        self.woken.front().map(|(_, since)| *since)
     }
 
     /// When to call [`Hub::handle_timeout`].
@@ -228,7 +255,6 @@ impl Hub {
             acks: Some(Acks::new(saved.base, saved.offset)),
             subscriptions: subscriptions.collect(),
             restored: true,
-            woken: false,
             saved: true,
             connected: true,
             // Its client may still do as it was told when the process went down.
@@ -390,7 +416,11 @@ impl Hub {
                 break;
             }
             match timer {
-                Timer::Session(no) if self.sessions.contains_key(&no) => self.session_timeout(no, now),
+                Timer::Session(no) if self.sessions.contains_key(&no) => {
+                    if self.is_due(no, now) {
+                        self.session_timeout(no, now);
+                    }
+                }
                 Timer::Socket(socket) if self.sockets.contains_key(&socket) => self.socket_timeout(socket),
                 // It went with what it was for; never there.
                 Timer::Session(_) | Timer::Socket(_) => {
@@ -398,6 +428,16 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// False: the session's deadline has moved on since, and is waited for.
+    fn is_due(&mut self, no: SessionNo, now: Now) -> bool {
+        let Some(session) = self.sessions.get_mut(&no) else { return false };
+        let deadline = session.deadline();
+        let armed = std::mem::replace(&mut session.armed, deadline);
+        self.deadlines.remove(&(armed, Timer::Session(no)));
+        self.deadlines.insert((deadline, Timer::Session(no)));
+        deadline <= now.mono
     }
 
     fn session_timeout(&mut self, no: SessionNo, now: Now) {
@@ -557,13 +597,17 @@ impl Hub {
         }
     }
 
-    /// There may be something to hand out to this one, once its turn comes: an answer carries all that has come by then.
+    /// There may be something to hand out to this one, once its turn comes: an answer carries all that has come by then. Whoever has
+    /// half of what may wait does not wait for it.
     fn wake(&mut self, no: SessionNo, now: Now) {
         self.woken_at = Some(now);
+        if self.has_much(no) {
+            self.hand_out(no, now);
+        }
         if let Some(session) = self.sessions.get_mut(&no)
             && !std::mem::replace(&mut session.woken, true)
         {
-            self.woken.push_back(no);
+            self.woken.push_back((no, now.mono));
         }
     }
 
@@ -572,14 +616,22 @@ impl Hub {
         self.draining
     }
 
+    fn has_much(&self, no: SessionNo) -> bool {
+        let queue = self.sessions.get(&no).map(|session| &session.queue);
+        queue.is_some_and(|queue| queue.len() >= self.config.max_queue.div_ceil(2) || queue.bytes() >= self.config.max_queue_bytes / 2)
+    }
+
     /// Hands out what can be handed out, and ends a session that has more than it may keep.
     fn hand_out(&mut self, no: SessionNo, now: Now) {
-        let Some(session) = self.sessions.get_mut(&no) else { return };
-        session.woken = false;
+        let Some(session) = self.sessions.get(&no) else { return };
         if session.is_pushed()
             && let Some(socket) = session.socket
         {
             self.pump(socket);
+            // The rest follows as soon as the frame has left; if it does not leave, the next event shows it.
+            if self.sockets.get(&socket).is_some_and(|socket| socket.is_waiting_to_go()) {
+                return;
+            }
         }
         let Some(session) = self.sessions.get(&no) else { return };
         if let Place::Held { connect, .. } = &session.place
@@ -588,8 +640,12 @@ impl Hub {
         {
             self.release(no, now);
         }
-        if let Some(no) = self.too_much(no) {
-            self.end(no, Why::Overflowed, now);
+        if let Some(fullest) = self.too_much(no) {
+            // Another whose turn has not come yet may be rid of it then.
+            let waits = fullest != no && self.sessions.get(&fullest).is_some_and(|session| session.woken);
+            if !waits {
+                self.end(fullest, Why::Overflowed, now);
+            }
         }
     }
 

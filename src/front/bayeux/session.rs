@@ -85,6 +85,8 @@ pub(super) struct Session {
     pub(super) told_interval: u64,
     pub(super) transport: Transport,
     pub(super) place: Place,
+    /// When its deadline is looked at: never later than that.
+    pub(super) armed: Instant,
     /// The socket it is on.
     pub(super) socket: Option<SocketNo>,
     /// What has left, and has not arrived on a socket of the client's machine yet.

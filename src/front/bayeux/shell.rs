@@ -96,15 +96,15 @@ pub(super) struct Shell {
     to_ask: VecDeque<(UserId, u64)>,
     /// There is one thread: leaving it to a connection to write would only come later.
     is_alone: bool,
-    /// Answers and frames that are written here in this turn yet.
+    /// Where there are several, so many more answers and frames are written here in this turn.
     here: usize,
     head: Head,
     now: Now,
-    told: Counts,
+    told: (Load, Counts),
 }
 
-/// Answers and frames written here in one turn. The others are left to their connections, which share the cores; or, on one core,
-/// come in the next turn with what has come meanwhile.
+/// Answers and frames written here in one turn; the others are left to their connections, which share the cores. On one core so many
+/// sessions get events in one turn; the others get theirs in the next, with what has come meanwhile.
 const HERE: usize = 64;
 
 /// Notices taken in one go.
@@ -173,7 +173,7 @@ impl Shell {
             here: HERE,
             head: Head::default(),
             now,
-            told: Counts::default(),
+            told: Default::default(),
         })
     }
 
@@ -186,10 +186,12 @@ impl Shell {
             self.hear();
             let all = self.drain_some();
             self.tell_load();
+            // Whatever else there is to do.
+            if self.hub.poll_timeout().is_some_and(|at| at <= self.now.mono) {
+                self.hub.handle_timeout(self.now);
+                continue;
+            }
             if !all {
-                if self.hub.poll_timeout().is_some_and(|at| at <= self.now.mono) {
-                    self.hub.handle_timeout(self.now);
-                }
                 self.take_more(&mut happenings).await;
                 continue;
             }
@@ -278,7 +280,9 @@ impl Shell {
             Happening::Unkept(user, number) => self.hub.handle_unkept(&user, number),
             Happening::Drain(done) => {
                 // What was told before is written down with the rest.
-                self.hear();
+                while !self.notices.is_empty() {
+                    self.hear();
+                }
                 self.hub.handle_drain(now);
                 while !self.drain_some() {}
                 self.journal.order(Order::Flush(done));
@@ -327,12 +331,25 @@ impl Shell {
         }
     }
 
-    /// False: there is more for the next turn.
+    /// Everything that somebody waits for, and then events for so many sessions as one turn may take. False: there is more for the
+    /// next turn.
     fn drain_some(&mut self) -> bool {
         self.here = HERE;
-        while self.here > 0 || !self.is_alone {
-            let Some(output) = self.hub.poll_output() else { return true };
-            if self.here.is_multiple_of(FRESH) {
+        let (mut handed_out, mut read) = (0, 0);
+        loop {
+            let Some(output) = self.hub.poll_ready() else {
+                if self.is_alone && handed_out == HERE {
+                    return !self.hub.has_woken();
+                }
+                handed_out += 1;
+                self.lag.note(self.hub.waiting_since().unwrap_or(self.now.mono), self.now.mono);
+                match self.hub.hand_out_next() {
+                    true => continue,
+                    false => return true,
+                }
+            };
+            read += 1;
+            if read % FRESH == 0 {
                 self.now = clock::now();
             }
             match output {
@@ -407,7 +424,6 @@ impl Shell {
                 }
             }
         }
-        false
     }
 
     /// Few at once: the answers come among the notices, and must not push any out.
@@ -442,10 +458,11 @@ impl Shell {
             (Some(Reply::Here(reply)), answered) => drop(reply.send(answered)),
             (Some(Reply::Wire(_)), Answered::Overtaken) => wire.overtake(Parcel::Post(post)),
             (Some(Reply::Wire(cookies)), Answered::Body(body, has_events)) => {
-                let bytes = self.head.with(self.now.wall, &cookies, &body, self.hub.is_draining());
-                let at_once = self.here > 0;
+                let is_last = self.hub.is_draining();
+                let bytes = self.head.with(self.now.wall, &cookies, &body, is_last);
+                let at_once = self.is_alone || self.here > 0;
                 self.here = self.here.saturating_sub(1);
-                if wire.answer(Parcel::Post(post), has_events, bytes, at_once) == Written::Left {
+                if wire.answer(Parcel::Post(post), (has_events, is_last), bytes, at_once) == Written::Left {
                     self.outcome(Parcel::Post(post), Outcome::Left);
                 }
             }
@@ -456,8 +473,8 @@ impl Shell {
     fn tell_socket(&mut self, socket: SocketNo, order: ToSocket) {
         if let Some((wire, tell)) = self.sockets.get(&socket) {
             let order = match order {
-                ToSocket::Send(body) if self.here > 0 => {
-                    self.here -= 1;
+                ToSocket::Send(body) if self.is_alone || self.here > 0 => {
+                    self.here = self.here.saturating_sub(1);
                     let Some(inbox) = self.inbox.upgrade() else { return };
                     match wire.frame(Parcel::Socket(socket), super::socket::frame(&body), inbox) {
                         Written::Left => return self.outcome(Parcel::Socket(socket), Outcome::Left),
@@ -488,7 +505,7 @@ impl Shell {
         for age in self.hub.delivered() {
             self.gauges.delivery.record(age.as_secs_f64());
         }
-        if std::mem::replace(&mut self.told, counts) != counts {
+        if std::mem::replace(&mut self.told, (load, counts)) != (load, counts) {
             self.gauges.tell(load, counts);
         }
         if let Some(waiting) = self.lag.measured(clock::instant()) {

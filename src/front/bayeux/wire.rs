@@ -57,6 +57,8 @@ struct State {
     is_torn: bool,
     /// Whole frames may be written by others than the connection's task.
     takes_frames: bool,
+    /// The last answer has been given.
+    has_ended: bool,
 }
 
 /// What became of something that was to be written at once.
@@ -116,6 +118,7 @@ impl Wire {
             rest: Vec::new(),
             is_torn: false,
             takes_frames: false,
+            has_ended: false,
         })))
     }
 
@@ -140,7 +143,8 @@ impl Wire {
 
     /// Writes the whole answer to a request that has begun, or leaves it to whoever waits in [`Watched::poll_fate`]; with `at_once` unset
     /// always.
-    pub(super) fn answer(&self, parcel: Parcel, is_precious: bool, bytes: Vec<u8>, at_once: bool) -> Written {
+    /// `is_last`: nothing is asked on this connection afterwards.
+    pub(super) fn answer(&self, parcel: Parcel, (is_precious, is_last): (bool, bool), bytes: Vec<u8>, at_once: bool) -> Written {
         let mut state = self.state();
         let Some(at) = state.parcels.iter().position(|entry| entry.parcel == parcel && !entry.is_taken) else {
             return Written::Never;
@@ -148,8 +152,15 @@ impl Wire {
         if let Some(entry) = state.parcels.get_mut(at) {
             entry.is_taken = true;
             entry.is_precious = is_precious;
+            entry.is_awaited |= is_last;
         }
+        state.has_ended |= is_last;
         state.write_at_once(at, bytes, at_once)
+    }
+
+    /// Its last answer has been given.
+    pub(in crate::front) fn has_ended(&self) -> bool {
+        self.state().has_ended
     }
 
     /// Tells whoever waits in [`Watched::poll_fate`] that a newer request has taken this one's place.
@@ -327,9 +338,11 @@ impl Watched {
     }
 
     /// Something has come, or nothing ever will.
-    pub(in crate::front) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
-        // An error is found by reading.
-        self.stream.poll_read_ready(context).map(drop)
+    ///
+    /// # Errors
+    /// The runtime is ending.
+    pub(in crate::front) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_read_ready(context)
     }
 
     /// Appends what has come, as far as there is room for it. 0: the other end has closed; `WouldBlock`: wait and come again.
@@ -376,7 +389,9 @@ impl Watched {
             if *sees_more {
                 return Poll::Pending;
             }
-            ready!(self.poll_readable(context));
+            if ready!(self.poll_readable(context)).is_err() {
+                return Poll::Ready(Fate::Lost);
+            }
             let peeked = self.stream.try_io(Interest::READABLE, || {
                 let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
                 recv(self.stream.as_raw_fd(), &mut [0], peek).map_err(io::Error::from)
@@ -404,6 +419,7 @@ impl Watched {
             state.die();
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
+        let waiting = state.rest.len();
         let written = match state.poll_rest(&mut self.stream, context) {
             Poll::Ready(Ok(())) => write(Pin::new(&mut self.stream), context),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -412,6 +428,9 @@ impl Watched {
         let written = match written {
             Poll::Ready(written) => written,
             Poll::Pending => {
+                if state.rest.len() < waiting {
+                    self.patience = None;
+                }
                 let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
                 if patience.as_mut().poll(context).is_pending() {
                     state.writer = Some(context.waker().clone());

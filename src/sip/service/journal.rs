@@ -63,6 +63,7 @@ impl Journal {
             | LegEvent::OfferAnswered { leg, .. }
             | LegEvent::OfferRefused { leg, .. }
             | LegEvent::AskToAnswerRefused { leg, .. }
+            | LegEvent::Referred { leg, .. }
             | LegEvent::Ended { leg, .. } => leg,
             LegEvent::Registered { .. } => return tracing::Span::none(),
         };

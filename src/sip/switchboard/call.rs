@@ -1,6 +1,7 @@
 //! A call: a set of legs with roles.
 
 use super::session::media_of;
+use super::transfer::Transfer;
 use super::{Output, Terms};
 use crate::media::{CallKey, Codec, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, MediaLeg};
 use crate::sip::leg::{LegCommand, LegKey, LegSource, PassedHeader};
@@ -28,6 +29,7 @@ pub(super) struct Call {
     pub(super) distrusted: bool,
     pub(super) max_forwards: u8,
     pub(super) passed: Vec<PassedHeader>,
+    pub(super) transfer: Option<Transfer>,
     /// The hearing that the engine was told last.
     pub(super) told: Hearing,
     /// The fact that was published last.

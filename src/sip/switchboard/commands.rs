@@ -7,7 +7,7 @@ use crate::media::Hearing;
 use crate::sip::leg::{Destination, LegCommand, LegKey, LegSource};
 use crate::sip::sdp::Direction;
 use crate::supervision::LegOutcome;
-use crate::words::{CallId, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal};
+use crate::words::{CallId, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal, TransferStep};
 
 /// RFC 3261 8.1.1.6.
 const MAX_FORWARDS: u8 = 70;
@@ -91,6 +91,11 @@ impl<O: Outside> Switchboard<O> {
             Command::Hold { device, call } => self.hold(device, call, true),
             Command::Retrieve { device, call } => self.hold(device, call, false),
             Command::Mute { device, call, on } => self.mute(device, call, *on),
+            Command::Transfer {
+                device,
+                call,
+                step: TransferStep::SingleStep { destination },
+            } => self.transfer(device, call, destination),
             Command::MuteMonitoredParty { .. }
             | Command::SendDtmf { .. }
             | Command::Transfer { .. }
@@ -200,6 +205,7 @@ impl<O: Outside> Switchboard<O> {
             distrusted: false,
             max_forwards: MAX_FORWARDS,
             passed: Vec::new(),
+            transfer: None,
             told: Hearing::default(),
             reported: None,
         });
@@ -281,7 +287,7 @@ impl<O: Outside> Switchboard<O> {
         Ok(())
     }
 
-    fn seat(&mut self, device: &DeviceId, call: &CallId) -> Result<&mut Seat, Refusal> {
+    pub(super) fn seat(&mut self, device: &DeviceId, call: &CallId) -> Result<&mut Seat, Refusal> {
         let key = self.live(call).ok_or_else(|| Refusal::no_call(call))?;
         self.calls
             .get_mut(&key)

@@ -51,7 +51,7 @@ impl<O: Outside> Switchboard<O> {
                 now,
             ),
             LegEvent::Located { leg, host } => self.located(leg, host),
-            LegEvent::Progress { leg, status, media } => self.progress(leg, status, media),
+            LegEvent::Progress { leg, status, media } => self.progress(leg, status, media, now),
             LegEvent::Answered { leg, media } => self.answered(leg, &media, now),
             LegEvent::Refused { leg, status } => self.refused(leg, status, now),
             LegEvent::Confirmed { leg, media } => self.confirmed(leg, media.as_deref(), now),
@@ -59,6 +59,7 @@ impl<O: Outside> Switchboard<O> {
             LegEvent::OfferAnswered { leg, media } => self.offer_answered(leg, &media, now),
             LegEvent::OfferRefused { leg, status } => self.offer_refused(leg, status, now),
             LegEvent::AskToAnswerRefused { leg, status } => self.not_made_to_answer(leg, status),
+            LegEvent::Referred { leg, to } => self.referred(leg, &to),
             LegEvent::Ended { leg, reason } => self.ended(leg, reason, now),
             LegEvent::Registered { device, registered } => self.registered(&device, registered),
         }
@@ -139,11 +140,12 @@ impl<O: Outside> Switchboard<O> {
             distrusted: false,
             max_forwards: incoming.max_forwards,
             passed: incoming.passed,
+            transfer: None,
             told: Hearing::default(),
             reported: None,
         };
         self.begin(call);
-        if !self.call_out(key, callee, incoming.from, &codecs) {
+        if self.call_out(key, callee, incoming.from, &codecs).is_none() {
             self.refuse_callers(key, 503);
         }
         Ok(())
@@ -155,18 +157,16 @@ impl<O: Outside> Switchboard<O> {
         self.calls.insert(call.key, call);
     }
 
-    /// Calls somebody into a call; false when there is no port for him.
-    fn call_out(&mut self, key: CallKey, callee: Callee, from: Identity, codecs: &[Codec]) -> bool {
+    /// Calls somebody into a call; `None` when there is no port for him.
+    pub(super) fn call_out(&mut self, key: CallKey, callee: Callee, from: Identity, codecs: &[Codec]) -> Option<LegKey> {
         let leg = self.new_leg();
         let party = (callee.number, callee.role);
         let peer = match &callee.to {
             Destination::Device(device) => LegSource::Account(device.clone()),
             Destination::Trunk { name, .. } => LegSource::Trunk(name.clone()),
         };
-        let Some(mut seat) = self.new_seat(key, leg, peer, party, callee.terms, Stage::Invited) else {
-            return false;
-        };
-        let Some(call) = self.calls.get_mut(&key) else { return false };
+        let mut seat = self.new_seat(key, leg, peer, party, callee.terms, Stage::Invited)?;
+        let call = self.calls.get_mut(&key)?;
         let mut passed = call.passed.clone();
         // RFC 8224: an Identity vouches for these two numbers, and only with its Date.
         if from.number != call.ani || seat.number != call.dnis {
@@ -183,9 +183,12 @@ impl<O: Outside> Switchboard<O> {
             max_forwards: call.max_forwards,
             passed,
         }));
+        for gone in seat.device.as_ref().map(|device| call.forget_earlier(device)).unwrap_or_default() {
+            self.by_leg.remove(&gone);
+        }
         call.seats.push(seat);
         self.changed.insert(key);
-        true
+        Some(leg)
     }
 
     fn refuse_callers(&mut self, key: CallKey, status: u16) {
@@ -196,7 +199,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The callee's phone rings, perhaps with early media.
-    fn progress(&mut self, leg: LegKey, status: u16, media: Option<Vec<u8>>) {
+    fn progress(&mut self, leg: LegKey, status: u16, media: Option<Vec<u8>>, now: Now) {
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
             return;
@@ -226,6 +229,7 @@ impl<O: Outside> Switchboard<O> {
             }
         }
         self.changed(leg, outputs);
+        self.transfer_rings(leg, now);
     }
 
     fn answered(&mut self, leg: LegKey, body: &[u8], now: Now) {
@@ -259,6 +263,7 @@ impl<O: Outside> Switchboard<O> {
                 call.answer_callers(codec, &mut outputs);
                 call.establish(now);
                 self.changed(leg, outputs);
+                self.transfer_answers(leg, now);
             }
         }
     }
@@ -275,7 +280,7 @@ impl<O: Outside> Switchboard<O> {
         let from = identity(&self.shown(&dialler), "");
         let caller = self.caller(&LegSource::Account(dialler));
         let done = match caller.map(|caller| self.route(&caller, destination)) {
-            Some(Ok(callee)) => self.call_out(key, callee, from, &codecs).then_some(()).ok_or(503),
+            Some(Ok(callee)) => self.call_out(key, callee, from, &codecs).map(drop).ok_or(503),
             Some(Err(status)) => Err(status),
             None => Err(404),
         };
@@ -289,8 +294,12 @@ impl<O: Outside> Switchboard<O> {
         let Some(seat) = call.seat(leg).filter(|seat| !seat.is_over()) else {
             return;
         };
-        let to_device = seat.device.is_some();
-        if !seat.is_supervisor() {
+        let (to_device, supervisor) = (seat.device.is_some(), seat.is_supervisor());
+        let key = call.key;
+        if self.transfer_fails(leg, status) {
+            return self.leave(leg, Farewell::Gone, outcome_of(status), now);
+        }
+        if !supervisor && let Some(call) = self.calls.get_mut(&key) {
             call.refusal = Some(as_told_to_caller(status, to_device));
         }
         self.leave(leg, Farewell::Gone, outcome_of(status), now);

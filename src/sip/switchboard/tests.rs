@@ -4,3 +4,4 @@ mod calls;
 mod chance;
 mod coaching;
 mod house;
+mod transfers;

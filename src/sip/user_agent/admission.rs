@@ -23,6 +23,7 @@ pub(super) const ABILITIES: Abilities<'static> = Abilities {
         Method::Options,
         Method::Update,
         Method::Info,
+        Method::Refer,
         Method::Register,
     ],
     extensions: &["timer", "replaces"],
@@ -30,7 +31,7 @@ pub(super) const ABILITIES: Abilities<'static> = Abilities {
 };
 
 /// The Allow header.
-pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO, REGISTER";
+pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO, REFER, REGISTER";
 
 /// A user part longer than this is nobody's.
 const LONGEST_USER: usize = 128;

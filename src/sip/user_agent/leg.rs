@@ -1,3 +1,4 @@
+use super::refer::Referrer;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{LegKey, LegSource};
@@ -30,6 +31,8 @@ pub(super) struct Leg {
     pub(super) located: Option<IpAddr>,
     /// Digits by INFO are taken, and go nowhere.
     pub(super) swallow_digits: bool,
+    /// The peer has asked that another take its place, and waits to hear of it.
+    pub(super) referrer: Option<Referrer>,
 }
 
 /// How the way to a leg's peer stands.

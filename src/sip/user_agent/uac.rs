@@ -78,6 +78,7 @@ impl UserAgent {
                 self.send_queued(leg, now);
             }
             LegCommand::AskToAnswer { leg } => self.ask_to_answer(leg, now),
+            LegCommand::TellReferrer { leg, status } => self.tell_referrer(leg, status, now),
             LegCommand::Hangup { leg, reason } => self.hangup(leg, reason, now),
         }
     }
@@ -203,6 +204,7 @@ impl UserAgent {
                 remote_media: Vec::new(),
                 located: None,
                 swallow_digits: false,
+                referrer: None,
             },
         );
     }
@@ -215,7 +217,7 @@ impl UserAgent {
     }
 
     /// Puts a Via on a request and keeps it.
-    fn sent(&mut self, mut request: Request, flow: Flow, attempts: u8) -> Arc<Sent> {
+    pub(super) fn sent(&mut self, mut request: Request, flow: Flow, attempts: u8) -> Arc<Sent> {
         let branch = self.stamp(&mut request, &flow);
         let cseq = request.headers.cseq().map(|(cseq, _)| cseq).unwrap_or_default();
         Arc::new(Sent {
@@ -227,7 +229,7 @@ impl UserAgent {
         })
     }
 
-    fn send(&mut self, kind: Kind, client: ClientUse, sent: &Sent, now: Now) -> ClientId {
+    pub(super) fn send(&mut self, kind: Kind, client: ClientUse, sent: &Sent, now: Now) -> ClientId {
         let key = ClientKey {
             branch: sent.branch.clone(),
             method: sent.request.method.as_bytes().to_vec(),

@@ -57,6 +57,8 @@ impl UserAgent {
             Method::Register => self.handle_register(flow, key, &request, now),
             Method::Options => self.handle_options(flow, &request, now),
             Method::Bye | Method::Update | Method::Info => Err(Refuse::new(481)),
+            // To call somebody for whoever asks would be toll fraud's open door.
+            Method::Refer => Err(Refuse::new(403)),
             _ => Err(refuse_method()),
         };
         if let Err(refuse) = refused {
@@ -147,6 +149,7 @@ impl UserAgent {
                 remote_media: invite.body.clone(),
                 located: None,
                 swallow_digits: false,
+                referrer: None,
             },
         );
         self.timers.set((leg, LegTimer::Ringing), now.mono + self.config.limits.ringing);
@@ -291,6 +294,7 @@ impl UserAgent {
             Method::Invite => self.handle_offer(leg_key, flow, key, request, now),
             Method::Update => self.handle_update(leg_key, flow, key, request, now),
             Method::Info => self.handle_info(leg_key, flow, key, request, now),
+            Method::Refer => self.handle_refer(leg_key, flow, key, request, now),
             Method::Options => self.answer(leg_key, flow, key, capabilities(request), now),
             _ => Err(refuse_method()),
         };
@@ -321,7 +325,7 @@ impl UserAgent {
     }
 
     /// Answers a request that is not INVITE at once.
-    fn answer(&mut self, leg: LegKey, flow: Flow, key: ServerKey, response: Response, now: Now) -> Result<(), Refuse> {
+    pub(super) fn answer(&mut self, leg: LegKey, flow: Flow, key: ServerKey, response: Response, now: Now) -> Result<(), Refuse> {
         let opened = self.transactions.open(key, Kind::Other, flow, ServerUse(Some(leg)));
         let transaction = opened.map_err(|_| Refuse::new(503))?;
         self.transactions

@@ -51,7 +51,7 @@ impl Hub {
 
     pub(super) fn forget(&mut self, no: SessionNo) -> Option<Session> {
         let mut session = self.sessions.remove(&no)?;
-        self.deadlines.remove(&(session.deadline(), Timer::Session(no)));
+        self.deadlines.remove(&(session.armed, Timer::Session(no)));
         self.by_id.remove(&session.id);
         self.left_place(&session.place);
         if let Place::Held { connect, .. } = &session.place
@@ -82,12 +82,13 @@ impl Hub {
     /// Changes something that its deadline may depend on.
     pub(super) fn change(&mut self, no: SessionNo, change: impl FnOnce(&mut Session)) {
         let Some(session) = self.sessions.get_mut(&no) else { return };
-        let before = session.deadline();
         change(session);
-        let after = session.deadline();
-        if before != after {
-            self.deadlines.remove(&(before, Timer::Session(no)));
-            self.deadlines.insert((after, Timer::Session(no)));
+        let deadline = session.deadline();
+        // Most deadlines move on before they come: that is seen when the old one does.
+        if deadline < session.armed {
+            let armed = std::mem::replace(&mut session.armed, deadline);
+            self.deadlines.remove(&(armed, Timer::Session(no)));
+            self.deadlines.insert((deadline, Timer::Session(no)));
         }
     }
 

@@ -107,11 +107,11 @@ impl Hub {
 
     /// As it is after its handshake.
     pub(super) fn session(&self, id: ClientId, owner: Owner, login_until: Option<Instant>, transport: Transport, now: Now) -> Session {
+        let expires = now.mono + self.interval_of(&id) + self.config.max_interval;
         Session {
             told_interval: self.interval_of(&id).as_millis() as u64,
-            place: Place::New {
-                expires: now.mono + self.interval_of(&id) + self.config.max_interval,
-            },
+            place: Place::New { expires },
+            armed: expires,
             id,
             owner,
             login_until,
@@ -131,7 +131,7 @@ impl Hub {
         }
     }
 
-    pub(super) fn insert(&mut self, session: Session, now: Now) -> SessionNo {
+    pub(super) fn insert(&mut self, mut session: Session, now: Now) -> SessionNo {
         self.last_session += 1;
         let no = SessionNo(self.last_session);
         for who in session.owner.accounts() {
@@ -144,7 +144,8 @@ impl Hub {
         }
         self.counts.by_transport[session.transport as usize] += 1;
         self.by_id.insert(session.id.clone(), no);
-        self.deadlines.insert((session.deadline(), Timer::Session(no)));
+        session.armed = session.deadline();
+        self.deadlines.insert((session.armed, Timer::Session(no)));
         self.sessions.insert(no, Box::new(session));
         no
     }

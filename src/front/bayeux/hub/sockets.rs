@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 pub(super) struct Socket {
     pub(super) session: Option<SessionNo>,
     address: Option<IpAddr>,
-    /// A frame is under way.
+    /// A frame is under way,
     busy: bool,
+    /// and has been handed over.
+    is_out: bool,
     /// A frame has come whose successor may not be read yet.
     owes_next: bool,
     outbox: Vec<Outgoing>,
@@ -27,6 +29,13 @@ pub(super) struct Socket {
 enum Outgoing {
     Event(Arc<Event>),
     Reply(Box<Reply>),
+}
+
+impl Socket {
+    /// Its frame has not been handed over yet.
+    pub(super) fn is_waiting_to_go(&self) -> bool {
+        self.busy && !self.is_out
+    }
 }
 
 /// A socket without a session is closed after this long.
@@ -185,6 +194,12 @@ impl Hub {
         self.pump(socket);
     }
 
+    pub(super) fn frame_goes(&mut self, socket: SocketNo) {
+        if let Some(state) = self.sockets.get_mut(&socket) {
+            state.is_out = true;
+        }
+    }
+
     /// Sends what there is, one frame at a time.
     pub(super) fn pump(&mut self, socket: SocketNo) {
         let Some(state) = self.sockets.get(&socket) else { return };
@@ -193,7 +208,7 @@ impl Hub {
             let Some(state) = self.sockets.get_mut(&socket) else { return };
             let outbox = std::mem::take(&mut state.outbox);
             if !outbox.is_empty() || !pushed.is_empty() {
-                state.busy = true;
+                (state.busy, state.is_out) = (true, false);
                 let mut body = Body::with_capacity(pushed.iter().map(|event| event.text.len() + 1).sum::<usize>() + 160 * outbox.len());
                 for outgoing in &outbox {
                     match outgoing {

@@ -27,6 +27,8 @@ struct House {
     journal: BTreeMap<(UserId, u64), Kept>,
     saved: BTreeMap<ClientId, Saved>,
     strangers: Vec<Why>,
+    /// So much is done of what the hub wants after each step; the rest comes later.
+    patience: usize,
 }
 
 impl House {
@@ -53,6 +55,7 @@ impl House {
             replays: Vec::new(),
             journal: BTreeMap::new(),
             saved: BTreeMap::new(),
+            patience: usize::MAX,
             strangers: Vec::new(),
         }
     }
@@ -82,7 +85,8 @@ impl House {
     }
 
     fn drain(&mut self) {
-        while let Some(output) = self.hub.poll_output() {
+        for _ in 0..self.patience {
+            let Some(output) = self.hub.poll_output() else { return };
             match output {
                 Output::Answer { post, body, .. } => {
                     let body = serde_json::from_str(&body).expect("an answer is JSON");
@@ -1071,6 +1075,68 @@ fn a_reload_takes_the_session_over_and_the_older_connect_is_let_go() {
     assert_eq!(answer[0]["advice"]["reconnect"], "retry");
 }
 
+#[test]
+fn who_has_waited_longest_for_his_turn_gets_his_events_first_with_all_that_has_come_by_then() {
+    let mut house = House::open();
+    let clients: Vec<(String, PostNo)> = (0..3)
+        .map(|_| {
+            let client = house.session("anna", "/x/a");
+            let held = house.send("anna", &connect(&client));
+            (client, held)
+        })
+        .collect();
+    let say = |what: u64| json!([{"channel":"/x/a","clientId":clients[0].0,"data":what}]);
+    house.patience = 2;
+    house.send("anna", &say(1));
+    assert!(
+        house.is_held(clients[1].1),
+        "one answer for whoever has spoken, one for the first who hears"
+    );
+    house.send("anna", &say(2));
+    assert!(house.is_held(clients[2].1));
+    assert_eq!(data(&house.read(clients[0].1)), [1]);
+    assert_eq!(data(&house.read(clients[1].1)), [1, 2]);
+    house.patience = usize::MAX;
+    house.drain();
+    assert_eq!(data(&house.read(clients[2].1)), [1, 2]);
+}
+
+#[test]
+fn events_that_wait_for_their_turn_end_nobody_who_takes_them() {
+    let config = Config {
+        max_queue: 10,
+        open_channels: vec!["/x/**".to_owned()],
+        ..Config::default()
+    };
+    let mut house = House::in_epoch(config, 1);
+    let client = house.session("anna", "/x/a");
+    let socket = house.open_socket();
+    house.frame(socket, "anna", &connect(&client));
+    house.frames.clear();
+    house.hub.handle_sent(socket, house.now);
+    house.drain();
+    let speaker = house.session("anna", "/x/b");
+    house.patience = 0;
+    let many: Vec<Value> = (0..9).map(|n| json!({"channel":"/x/a","clientId":speaker,"data":n})).collect();
+    house.send("anna", &json!(many));
+    house.send("anna", &json!(many));
+    let mut heard = Vec::new();
+    loop {
+        match house.hub.poll_ready() {
+            // It leaves at once.
+            Some(Output::Send { socket, body }) => {
+                heard.extend(data(&serde_json::from_str(&body).expect("JSON")));
+                house.hub.handle_sent(socket, house.now);
+            }
+            Some(Output::Close { .. }) => panic!("closed"),
+            Some(_) => {}
+            None if house.hub.hand_out_next() => {}
+            None => break,
+        }
+    }
+    assert_eq!(heard, [0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// A client connects anew, over HTTP or on a fresh socket; its older connection is cut.
@@ -1083,6 +1149,7 @@ enum Step {
     Pass(u64),
     Hostile(String),
     Restart,
+    Patience(usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -1101,6 +1168,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..CLIENTS.len()).prop_map(Step::Cut),
         1 => (0..40u64).prop_map(Step::Pass),
         1 => word.prop_map(Step::Hostile),
+        1 => (0..4usize).prop_map(Step::Patience),
     ];
     proptest::collection::vec(step, 0..120)
 }
@@ -1223,7 +1291,10 @@ fn play(steps: Vec<Step>, acks: bool) -> Result<(), TestCaseError> {
             Step::Hostile(text) => {
                 house.send("carl", &serde_json::from_str(&text).expect("JSON"));
             }
+            Step::Patience(outputs) => house.patience = outputs,
             Step::Restart => {
+                house.patience = usize::MAX;
+                house.drain();
                 epoch += 1;
                 house = house.restarted(config.clone(), epoch);
                 for client in &mut clients {
@@ -1234,6 +1305,10 @@ fn play(steps: Vec<Step>, acks: bool) -> Result<(), TestCaseError> {
         house.replay();
         house.tell_states(None);
     }
+    house.patience = usize::MAX;
+    house.drain();
+    house.replay();
+    house.tell_states(None);
     for (who, client) in clients.iter_mut().enumerate() {
         client.cut(&mut house);
         // One to fetch, one to fetch what had been in doubt.

@@ -638,7 +638,13 @@ fn what_comes_with_a_later_issue_is_forbidden() {
         assert_eq!(house.command(command).expect_err("not yet").reason, Reason::Forbidden);
     }
     let capabilities = house.board.capabilities();
-    assert!(!capabilities.dtmf && !capabilities.transfers && !capabilities.conferences && !capabilities.mute_monitored);
+    assert!(
+        capabilities.transfers
+            && !capabilities.consultations
+            && !capabilities.dtmf
+            && !capabilities.conferences
+            && !capabilities.mute_monitored
+    );
 }
 
 #[test]

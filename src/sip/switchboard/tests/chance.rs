@@ -5,7 +5,7 @@ use crate::media::{MediaEvent, MediaLeg};
 use crate::sip::leg::{EndReason, LegEvent, LegKey, LegSource};
 use crate::sip::switchboard::{Kept, SwitchboardConfig};
 use crate::supervision;
-use crate::words::{Activity, CallId, Command, DeviceId, Mode, Scope};
+use crate::words::{Activity, CallId, Command, DeviceId, Mode, Number, Scope, TransferStep};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ fn ways_of(bits: u8) -> SwitchboardConfig {
 
 /// One thing that may happen, legal or not: phones and networks are not bound to our idea of order.
 fn play(house: &mut House, (what, who, how, more): Step) {
-    match what % 24 {
+    match what % 26 {
         0 | 1 => {
             let source = match who % 6 {
                 5 => LegSource::Trunk("city".into()),
@@ -203,10 +203,27 @@ fn play(house: &mut House, (what, who, how, more): Step) {
                 }
             }
         }
+        23 => {
+            if let Some(call) = any_call(house, more) {
+                let _ = house.command(Command::Transfer {
+                    device: device(who),
+                    call,
+                    step: TransferStep::SingleStep {
+                        destination: elsewhere(how),
+                    },
+                });
+            }
+        }
+        24 => {
+            if let Some(leg) = pick(house, who, |line| line.answered && !line.ended) {
+                house.leg(LegEvent::Referred { leg, to: elsewhere(how) });
+            }
+        }
         _ => {
             // Events that come too late: the leg has ended.
             if let Some(leg) = pick(house, who, |line| line.ended) {
-                match how % 6 {
+                match how % 7 {
+                    6 => house.leg(LegEvent::Referred { leg, to: elsewhere(more) }),
                     0 => house.leg(LegEvent::Answered {
                         leg,
                         media: sdp(5000, "0", "sendrecv"),
@@ -252,6 +269,10 @@ fn end(house: &mut House) {
 fn pick(house: &House, who: u8, wanted: impl Fn(&super::house::Line) -> bool) -> Option<LegKey> {
     let fitting: Vec<LegKey> = house.lines.values().filter(|line| wanted(line)).map(|line| line.leg).collect();
     fitting.get(who as usize % fitting.len().max(1)).copied()
+}
+
+fn elsewhere(which: u8) -> Number {
+    ["5002", "5001", "0123", "5005", "7001", "999"][which as usize % 6].into()
 }
 
 fn any_call(house: &House, which: u8) -> Option<CallId> {

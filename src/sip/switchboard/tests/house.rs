@@ -497,6 +497,9 @@ impl House {
                 let line = self.live_line(*leg);
                 assert!(line.outgoing && !line.answered);
             }
+            LegCommand::TellReferrer { leg, .. } => {
+                assert!(self.live_line(*leg).answered);
+            }
             LegCommand::Hangup { leg, .. } => {
                 self.live_line(*leg).ended = true;
             }

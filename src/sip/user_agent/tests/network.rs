@@ -126,7 +126,9 @@ impl World {
             }
             LegEvent::Progress { leg, .. } | LegEvent::AskToAnswerRefused { leg, .. } => (*leg, Course::Begun),
             LegEvent::Answered { leg, .. } | LegEvent::Confirmed { leg, .. } | LegEvent::Offered { leg, .. } => (*leg, Course::Talking),
-            LegEvent::OfferAnswered { leg, .. } | LegEvent::OfferRefused { leg, .. } => (*leg, Course::Talking),
+            LegEvent::OfferAnswered { leg, .. } | LegEvent::OfferRefused { leg, .. } | LegEvent::Referred { leg, .. } => {
+                (*leg, Course::Talking)
+            }
             LegEvent::Refused { leg, .. } | LegEvent::Ended { leg, .. } => (*leg, Course::Over),
             LegEvent::Located { .. } | LegEvent::Registered { .. } => return,
         };

@@ -549,7 +549,9 @@ fn requests_that_are_not_for_here_do_nothing() {
         let text = invite("x", method, 1, "").replace("INVITE", method);
         text.replace("Content-Type: application/sdp\n", "Content-Type: text/plain\n")
     };
-    for method in ["REFER", "SUBSCRIBE", "MESSAGE", "PUBLISH", "NOTIFY", "PRACK"] {
+    stage.hear(CARRIER, &request("REFER"));
+    assert_eq!(stage.said(), ["403"]);
+    for method in ["SUBSCRIBE", "MESSAGE", "PUBLISH", "NOTIFY", "PRACK"] {
         stage.hear(CARRIER, &request(method));
         let refused = stage.response(405);
         assert!(refused.headers.has("Allow"), "{method}");
@@ -814,4 +816,102 @@ fn a_phone_whose_connection_is_gone_is_gone() {
             registered: false
         }]
     );
+}
+
+fn refer(call: &Call, cseq: u32, to: &str) -> String {
+    call.request("REFER", cseq, &format!("Refer-To: {to}\n"))
+}
+
+fn fragment(notify: &Request) -> (String, String) {
+    let body = String::from_utf8_lossy(&notify.body).into_owned();
+    (text_of(notify, "Subscription-State"), body)
+}
+
+#[test]
+fn a_phone_that_refers_is_told_how_it_goes_until_the_last_word() {
+    let mut stage = Stage::new();
+    let call = stage.incoming_call();
+    stage.said();
+    stage.hear(CARRIER, &refer(&call, 2, "<sip:1002@coach.example>"));
+    assert_eq!(
+        stage.events(),
+        [LegEvent::Referred {
+            leg: call.leg,
+            to: "1002".into()
+        }]
+    );
+    let sent = stage.sent();
+    let [Message::Response(accepted), Message::Request(notify)] = &sent[..] else {
+        panic!("{:?}", sent.iter().map(short).collect::<Vec<_>>())
+    };
+    assert_eq!(accepted.status, 202);
+    assert_eq!(text_of(notify, "Event"), "refer;id=2");
+    assert_eq!(text_of(notify, "Content-Type"), "message/sipfrag;version=2.0");
+    assert_eq!(
+        fragment(notify),
+        ("active;expires=300".to_owned(), "SIP/2.0 100 Trying\r\n".to_owned())
+    );
+    stage.hear(CARRIER, &answer(notify, 200, "", "", ""));
+    stage.hear(CARRIER, &refer(&call, 3, "<sip:1003@coach.example>"));
+    assert_eq!(stage.said(), ["491"], "one at a time");
+    stage.command(LegCommand::TellReferrer {
+        leg: call.leg,
+        status: 486,
+    });
+    let notify = stage.request("NOTIFY");
+    let last = ("terminated;reason=noresource".to_owned(), "SIP/2.0 486 Busy Here\r\n".to_owned());
+    assert_eq!(fragment(&notify), last);
+    stage.hear(CARRIER, &answer(&notify, 481, "", "", ""));
+    stage.command(LegCommand::TellReferrer {
+        leg: call.leg,
+        status: 200,
+    });
+    assert!(stage.sent().is_empty(), "it has been told");
+    stage.hear(CARRIER, &refer(&call, 4, "<sip:1003@coach.example>"));
+    assert!(
+        matches!(stage.events().as_slice(), [LegEvent::Referred { .. }]),
+        "and may ask again"
+    );
+}
+
+#[test]
+fn a_phone_that_wants_to_hear_nothing_of_its_refer_hears_nothing() {
+    let mut stage = Stage::new();
+    let call = stage.incoming_call();
+    stage.said();
+    let silent = call.request("REFER", 2, "Refer-To: sip:1002@coach.example\nRefer-Sub: false\n");
+    stage.hear(CARRIER, &silent);
+    let accepted = stage.response(202);
+    assert_eq!(text(&accepted, "Refer-Sub"), "false");
+    stage.command(LegCommand::TellReferrer {
+        leg: call.leg,
+        status: 200,
+    });
+    assert!(stage.sent().is_empty());
+}
+
+#[test]
+fn a_refer_to_what_we_can_not_call_is_refused_and_asks_for_nothing() {
+    let mut stage = Stage::new();
+    let call = stage.incoming_call();
+    stage.said();
+    let targets = [
+        ("tel:+4930", "416"),
+        ("<sip:1002@elsewhere.example>", "403"),
+        ("<sip:coach.example>", "404"),
+        ("<sip:1002@coach.example;method=BYE>", "501"),
+        ("<sip:1002@coach.example?Replaces=a%40b%3Bto-tag%3D1%3Bfrom-tag%3D2>", "501"),
+        ("<sip:1002@coach.example", "400"),
+    ];
+    for (cseq, (to, status)) in (2..).zip(targets) {
+        stage.hear(CARRIER, &refer(&call, cseq, to));
+        assert_eq!(stage.said(), [status], "{to}");
+    }
+    stage.hear(CARRIER, &call.request("REFER", 20, ""));
+    stage.hear(
+        CARRIER,
+        &call.request("REFER", 21, "Refer-To: sip:1@coach.example\nRefer-To: sip:2@coach.example\n"),
+    );
+    assert_eq!(stage.said(), ["400", "400"]);
+    assert!(stage.events().is_empty());
 }

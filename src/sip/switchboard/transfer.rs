@@ -1,0 +1,231 @@
+//! One party leaves a call and another takes his place: transfers.
+//!
+//! ```text
+//!  asked ──route──▶ called ──rings──▶ the transferring party has left ──answers──▶ done
+//!            │         │                       │
+//!            │refused  │ refused: he keeps     │ refused: he is called back, once
+//!            ▼         ▼ the call              ▼
+//! ```
+//!
+//! The customer is never lost to a number that can not be had: as long as nothing rings there, whoever transfers stays.
+
+use super::call::{Call, Farewell, Seat};
+use super::session::first_of;
+use super::{Callee, Output, Outside, Switchboard, identity, unreached};
+use crate::media::CallKey;
+use crate::sip::leg::{Destination, LegCommand, LegKey, LegSource};
+use crate::supervision::LegOutcome;
+use crate::words::{CallId, DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
+
+/// A transfer under way.
+#[derive(Clone, Debug)]
+pub(super) struct Transfer {
+    /// Who leaves.
+    by: LegKey,
+    /// Who is called in his place.
+    to: LegKey,
+    /// The number that was asked for.
+    number: Number,
+    /// Whoever leaves has asked at his phone (REFER), which is told how it goes.
+    referred: bool,
+    /// Whoever left is being called back.
+    is_recall: bool,
+}
+
+impl<O: Outside> Switchboard<O> {
+    /// A single-step transfer asked for by the device's user.
+    pub(super) fn transfer(&mut self, device: &DeviceId, call: &CallId, destination: &Number) -> Result<(), Refusal> {
+        let by = self.seat(device, call)?.leg;
+        self.begin_transfer(by, destination, false)
+            .map_err(|status| refused(status, destination))
+    }
+
+    /// The same, asked for at the phone: what comes of it is told there.
+    pub(super) fn referred(&mut self, leg: LegKey, destination: &Number) {
+        let is_here = self
+            .call_of(leg)
+            .and_then(|call| call.seat(leg))
+            .is_some_and(|seat| !seat.is_over());
+        if is_here && let Err(status) = self.begin_transfer(leg, destination, true) {
+            self.outputs.push_back(Output::Leg(LegCommand::TellReferrer { leg, status }));
+        }
+    }
+
+    /// The error is what a SIP phone is told. Nothing has changed then.
+    fn begin_transfer(&mut self, by: LegKey, destination: &Number, referred: bool) -> Result<(), u16> {
+        let call = self.call_of(by).ok_or(481_u16)?;
+        let key = call.key;
+        let seat = call.seat(by).ok_or(481_u16)?;
+        if seat.is_supervisor() {
+            return Err(603);
+        }
+        let device = seat.device.clone().filter(|_| seat.role == PartyRole::Agent).ok_or(403_u16)?;
+        let only = call
+            .only_other(by)
+            .filter(|_| seat.is_talking() && call.transfer.is_none())
+            .ok_or(491_u16)?;
+        let shown = only.number.clone();
+        if self.closing.is_some() {
+            return Err(503);
+        }
+        let caller = self.caller(&LegSource::Account(device)).ok_or(403_u16)?;
+        let callee = self.route(&caller, destination)?;
+        let call = self.calls.get_mut(&key).ok_or(481_u16)?;
+        let is_here = match &callee.to {
+            Destination::Device(device) => call.seat_of(device).is_some(),
+            Destination::Trunk { number, .. } => call.principals().any(|seat| seat.device.is_none() && seat.number == *number),
+        };
+        if is_here {
+            return Err(486);
+        }
+        let to = self.call_in(key, callee, &shown).ok_or(503_u16)?;
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.transfer = Some(Transfer {
+                by,
+                to,
+                number: destination.clone(),
+                referred,
+                is_recall: false,
+            });
+        }
+        Ok(())
+    }
+
+    /// Calls somebody into a call that goes on.
+    fn call_in(&mut self, key: CallKey, callee: Callee, shown: &Number) -> Option<LegKey> {
+        let spoken = self.calls.get(&key)?.codec();
+        let codecs = first_of(spoken.as_slice(), &self.config.codecs);
+        self.call_out(key, callee, identity(shown, ""), &codecs)
+    }
+
+    /// The phone of somebody who was called rings. If that is where a call was transferred to, whoever transferred it leaves.
+    pub(super) fn transfer_rings(&mut self, leg: LegKey, now: Now) {
+        self.let_go(leg, now);
+    }
+
+    /// He answers: the transfer is done, in the same step.
+    pub(super) fn transfer_answers(&mut self, leg: LegKey, now: Now) {
+        self.let_go(leg, now);
+        if let Some(call) = self.call_of(leg) {
+            call.transfer.take_if(|transfer| transfer.to == leg);
+        }
+    }
+
+    fn let_go(&mut self, leg: LegKey, now: Now) {
+        let Some(transfer) = self.call_of(leg).and_then(|call| call.transfer.clone()) else {
+            return;
+        };
+        let is_here = |call: &mut Call| call.seat(transfer.by).is_some_and(|seat| !seat.is_over());
+        if transfer.to != leg || !self.call_of(leg).is_some_and(is_here) {
+            return;
+        }
+        if transfer.referred {
+            // He is released now, and hears no more of it: to him it is done.
+            self.tell_referrer(&transfer, 200);
+        }
+        self.leave(transfer.by, Farewell::Hangup(None), LegOutcome::HungUp, now);
+    }
+
+    /// True: it was the destination of a transfer that could not be had, and the call goes on without it.
+    pub(super) fn transfer_fails(&mut self, leg: LegKey, status: u16) -> bool {
+        let Some(call) = self.call_of(leg) else { return false };
+        let (key, id) = (call.key, call.id.clone());
+        let Some(transfer) = call.transfer.take_if(|transfer| transfer.to == leg) else {
+            return false;
+        };
+        let by = call.seat(transfer.by);
+        let device = by.and_then(|seat| seat.device.clone());
+        let is_here = by.is_some_and(|seat| !seat.is_over());
+        let Some(device) = device.filter(|_| !transfer.is_recall) else {
+            return false;
+        };
+        self.outputs.push_back(Output::Fact(Fact::Failed(Failure {
+            device: device.clone(),
+            call: Some(id),
+            request_id: None,
+            refusal: unreached(status, &transfer.number),
+        })));
+        if is_here {
+            if transfer.referred {
+                self.tell_referrer(&transfer, status);
+            }
+            return true;
+        }
+        self.call_back(key, device, transfer)
+    }
+
+    /// Whoever transferred has left already: the call is his again, if he takes it.
+    fn call_back(&mut self, key: CallKey, device: DeviceId, transfer: Transfer) -> bool {
+        let (Some(caller), number) = (self.caller(&LegSource::Account(device.clone())), self.shown(&device)) else {
+            return false;
+        };
+        let Some(shown) = self
+            .calls
+            .get(&key)
+            .and_then(|call| call.principals().find(|seat| seat.is_talking()))
+        else {
+            return false;
+        };
+        let shown = shown.number.clone();
+        // Not on his own behalf: he would be busy to himself.
+        let caller = super::Caller { device: None, ..caller };
+        let Some(to) = self
+            .route(&caller, &number)
+            .ok()
+            .and_then(|callee| self.call_in(key, callee, &shown))
+        else {
+            return false;
+        };
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.transfer = Some(Transfer {
+                to,
+                referred: false,
+                is_recall: true,
+                ..transfer
+            });
+        }
+        true
+    }
+
+    fn tell_referrer(&mut self, transfer: &Transfer, status: u16) {
+        self.outputs
+            .push_back(Output::Leg(LegCommand::TellReferrer { leg: transfer.by, status }));
+    }
+
+    /// The party for whom somebody is called has left: nobody is called any more.
+    pub(super) fn transfer_is_moot(&mut self, key: CallKey) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let Some(transfer) = call.transfer.clone() else { return };
+        if call.principals().any(|seat| seat.is_talking() && seat.leg != transfer.by) {
+            return;
+        }
+        call.transfer = None;
+        let is_here = call.seat(transfer.by).is_some_and(|seat| !seat.is_over());
+        if let Some(seat) = call.seat_mut(transfer.to) {
+            seat.end(Farewell::Hangup(None), &mut self.farewells);
+        }
+        self.changed.insert(key);
+        if transfer.referred && is_here {
+            self.tell_referrer(&transfer, 487);
+        }
+    }
+}
+
+impl Call {
+    /// The one he talks to, if it is one.
+    fn only_other(&self, leg: LegKey) -> Option<&Seat> {
+        let mut others = self.principals().filter(|seat| seat.leg != leg);
+        others.next().filter(|seat| seat.is_talking() && others.next().is_none())
+    }
+}
+
+fn refused(status: u16, destination: &Number) -> Refusal {
+    match status {
+        603 => Refusal::new(Reason::InvalidState, "A supervisor does not transfer the call he monitors."),
+        491 => Refusal::new(
+            Reason::InvalidState,
+            "Only an established call of two can be transferred, once at a time.",
+        ),
+        status => unreached(status, destination),
+    }
+}

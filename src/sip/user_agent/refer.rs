@@ -1,0 +1,90 @@
+//! REFER within a call (RFC 3515): a phone asks that somebody else take its place, and is told how it goes.
+
+use super::UserAgent;
+use super::leg::{ClientUse, State, Way};
+use crate::sip::flow::Flow;
+use crate::sip::leg::{LegEvent, LegKey};
+use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, reason_phrase};
+use crate::sip::transaction::{Kind, ServerKey};
+use crate::words::{Now, Number};
+
+/// A peer that has asked, and is to hear what came of it.
+#[derive(Clone, Debug)]
+pub(super) struct Referrer {
+    /// CSeq of its REFER: names the subscription (RFC 3515 2.4.6).
+    cseq: u32,
+    /// It wants to hear nothing (RFC 4488).
+    is_silent: bool,
+}
+
+/// How long the subscription lasts, in seconds: longer than any phone rings.
+const LASTS: u32 = 300;
+
+impl UserAgent {
+    pub(super) fn handle_refer(&mut self, leg_key: LegKey, flow: Flow, key: ServerKey, refer: &Request, now: Now) -> Result<(), Refuse> {
+        let leg = self.legs.get(&leg_key).ok_or(Refuse::new(481))?;
+        match leg.state {
+            State::Confirmed if leg.referrer.is_none() => {}
+            State::Confirmed | State::Incoming(_) | State::Calling(_) => return Err(Refuse::new(491)),
+            State::Cancelling(..) | State::Parting(_) | State::Leaving => return Err(Refuse::new(481)),
+        }
+        let to = self.refer_to(&refer.headers)?;
+        let (cseq, _) = refer.headers.cseq().map_err(|_| Refuse::new(400))?;
+        let wish = refer.headers.get("Refer-Sub");
+        let is_silent = wish.is_some_and(|wish| wish.trim_ascii().eq_ignore_ascii_case(b"false"));
+        let mut response = Response::to(refer, 202).with("Contact", self.contact(&flow));
+        if is_silent {
+            response.headers.push("Refer-Sub", "false");
+        }
+        self.answer(leg_key, flow, key, response, now)?;
+        if let Some(leg) = self.legs.get_mut(&leg_key) {
+            leg.referrer = Some(Referrer { cseq, is_silent });
+        }
+        self.tell_referrer(leg_key, 100, now);
+        self.event(LegEvent::Referred { leg: leg_key, to });
+        Ok(())
+    }
+
+    /// The number that is to be called. Only one of ours: whom a phone may call is decided by number.
+    fn refer_to(&self, headers: &Headers) -> Result<Number, Refuse> {
+        let value = headers.single("Refer-To").map_err(|_| Refuse::new(400))?;
+        let uri = NameAddr::parse(value).map_err(|_| Refuse::new(400))?.uri;
+        if uri.scheme() != Scheme::Sip {
+            return Err(Refuse::new(416));
+        }
+        let is_invite = uri.param("method").is_none_or(|method| method.eq_ignore_ascii_case(b"INVITE"));
+        // To take over another call of his (RFC 3891) is not done yet.
+        if !is_invite || uri.header("Replaces").is_some() {
+            return Err(Refuse::new(501));
+        }
+        if !self.is_ours(&uri) {
+            return Err(Refuse::new(403));
+        }
+        Self::user_of(&uri).map(Number::from).ok_or(Refuse::new(404))
+    }
+
+    /// NOTIFY with the status line of what was asked for (RFC 3515 2.4.5); the last one ends the subscription.
+    pub(super) fn tell_referrer(&mut self, leg_key: LegKey, status: u16, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        let is_last = status >= 200;
+        let Some(referrer) = (if is_last { leg.referrer.take() } else { leg.referrer.clone() }) else {
+            return;
+        };
+        if referrer.is_silent || !matches!(leg.state, State::Confirmed) || leg.way == Way::Lost {
+            return;
+        }
+        let flow = leg.dialog.flow;
+        let state = match is_last {
+            true => "terminated;reason=noresource".to_owned(),
+            false => format!("active;expires={LASTS}"),
+        };
+        let notify = leg.dialog.request(Method::Notify);
+        let mut notify = notify
+            .with("Event", format!("refer;id={}", referrer.cseq))
+            .with("Subscription-State", state);
+        notify.headers.push("Contact", self.contact(&flow));
+        let line = format!("SIP/2.0 {status} {}\r\n", reason_phrase(status));
+        let sent = self.sent(notify.with_body("message/sipfrag;version=2.0", line.into_bytes()), flow, 0);
+        self.send(Kind::Other, ClientUse::Other, &sent, now);
+    }
+}
