@@ -60,6 +60,9 @@ struct Ports {
     sip: u16,
 }
 
+/// Starts with other ports when one was taken meanwhile.
+const ATTEMPTS: u8 = 3;
+
 impl World {
     pub(super) async fn start(split: bool) -> Result<World, DemoError> {
         let failed = |error: &dyn std::fmt::Display| DemoError::Start(error.to_string());
@@ -67,17 +70,23 @@ impl World {
         let place = Place(std::env::temp_dir().join(name));
         std::fs::create_dir_all(&place.0).map_err(|error| failed(&error))?;
         let passwords: [String; 3] = std::array::from_fn(|_| format!("{:016x}", rand::random::<u64>()));
-        let ports = match split {
-            true => Ports::free().map_err(|error| failed(&error))?,
-            false => Ports::default(),
-        };
-        let text = describe(&place.0, &ports, &passwords).map_err(|error| failed(&error))?;
         let (product, rest, sip) = match split {
             true => {
-                let children = start_children(&place.0, &text, &ports).await?;
-                (Product::Children(children), loopback(ports.rest), loopback(ports.sip))
+                let mut attempts = 0;
+                loop {
+                    let ports = Ports::free().map_err(|error| failed(&error))?;
+                    let text = describe(&place.0, &ports, &passwords).map_err(|error| failed(&error))?;
+                    attempts += 1;
+                    match start_children(&place.0, &text, &ports).await {
+                        Ok(children) => break (Product::Children(children), loopback(ports.rest), loopback(ports.sip)),
+                        // Somebody else may have taken a port meanwhile.
+                        Err(error) if attempts == ATTEMPTS => return Err(error),
+                        Err(_) => {}
+                    }
+                }
             }
             false => {
+                let text = describe(&place.0, &Ports::default(), &passwords).map_err(|error| failed(&error))?;
                 let mut config = config::parse(Some((Path::new("the demo's configuration"), &text)), []).map_err(|error| failed(&error))?;
                 config.media.ports = None;
                 let running = serve::start(config, Part::Serve, None).await.map_err(|error| failed(&error))?;
@@ -122,7 +131,13 @@ impl Ports {
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
             .collect::<io::Result<_>>()?;
         let tcp: Vec<u16> = doors.iter().map(|door| Ok(door.local_addr()?.port())).collect::<io::Result<_>>()?;
-        let sip = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        // Both kinds are listened on.
+        let sip = loop {
+            let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+            if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+                break port;
+            }
+        };
         Ok(Ports {
             rest: tcp[0],
             gateway_grpc: tcp[1],
