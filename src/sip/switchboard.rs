@@ -245,6 +245,7 @@ impl<O: Outside> Switchboard<O> {
             modes: Mode::ALL.to_vec(),
             scopes: Scope::ALL.to_vec(),
             live_switching: true,
+            mute_monitored: true,
             transfers: true,
             codecs: self.config.codecs.iter().map(|codec| codec.name().to_owned()).collect(),
             ..Capabilities::default()
@@ -360,6 +361,7 @@ impl<O: Outside> Switchboard<O> {
 
     fn report(&mut self, key: CallKey, now: Now) {
         let Some(call) = self.calls.get_mut(&key) else { return };
+        call.lift_mutes();
         let fact = call.fact();
         if call.reported.as_ref() == Some(&fact) {
             return;
@@ -558,6 +560,7 @@ impl<O: Outside> Switchboard<O> {
             rings: false,
             to_be_asked: false,
             muted: false,
+            muted_by: None,
             held_by_command: false,
             held_by_phone: false,
             established_at: None,

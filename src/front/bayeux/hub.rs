@@ -43,6 +43,8 @@ use sockets::Socket;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use subscriptions::{subscribed, unknown_echo};
 
@@ -63,7 +65,7 @@ pub struct Hub {
     types: Vec<&'static str>,
     open: Vec<Pattern>,
     sessions: Numbered<SessionNo, Box<Session>>,
-    by_id: HashMap<ClientId, SessionNo>,
+    by_id: HashMap<ClientId, SessionNo, foldhash::fast::RandomState>,
     last_session: u64,
     interest: Interest,
     accounts: Accounts,
@@ -132,7 +134,7 @@ impl Hub {
                 .collect(),
             open,
             sessions: Numbered::default(),
-            by_id: HashMap::new(),
+            by_id: HashMap::default(),
             last_session: 0,
             interest: Interest::default(),
             accounts: Accounts::default(),
@@ -590,10 +592,9 @@ impl Hub {
         if bytes_now == bytes {
             return;
         }
-        for who in session.owner.accounts() {
-            if let Some(account) = self.accounts.get_mut(&who) {
-                account.queued = account.queued + bytes_now - bytes;
-            }
+        for queued in &session.queued {
+            // Only one thread counts; what is added wraps around where it is less.
+            queued.fetch_add(bytes_now.wrapping_sub(bytes), Relaxed);
         }
     }
 
@@ -660,15 +661,11 @@ impl Hub {
         if queue.is_empty() {
             return None;
         }
-        let [user, address] = session.owner.accounts();
-        let limits = [
-            (user, self.config.max_queue_bytes_per_user),
-            (address, self.config.max_queue_bytes_per_address),
-        ];
-        let over = limits.iter().find_map(|(who, most)| {
-            let account: &Account = self.accounts.get(who)?;
-            (account.queued > *most).then_some(account)
-        })?;
+        let limits = [self.config.max_queue_bytes_per_user, self.config.max_queue_bytes_per_address];
+        let is_over = |(queued, most): (&Arc<AtomicUsize>, usize)| queued.load(Relaxed) > most;
+        let over = session.queued.iter().zip(limits).position(is_over)?;
+        let who = session.owner.accounts().into_iter().nth(over)?;
+        let over: &Account = self.accounts.get(&who)?;
         let bytes = |no: &SessionNo| self.sessions.get(no).map_or(0, |session| session.queue.bytes());
         over.sessions.iter().copied().max_by_key(bytes)
     }

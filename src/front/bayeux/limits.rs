@@ -4,6 +4,8 @@ use super::Config;
 use crate::words::UserId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use super::session::SessionNo;
@@ -22,8 +24,8 @@ pub(super) enum Who {
 pub(super) struct Account {
     pub(super) sessions: BTreeSet<SessionNo>,
     pub(super) subscriptions: usize,
-    /// Bytes of events that wait.
-    pub(super) queued: usize,
+    /// Bytes of events that wait, counted by its sessions themselves.
+    pub(super) queued: Arc<AtomicUsize>,
     handshakes: Bucket,
 }
 
@@ -56,7 +58,7 @@ impl Accounts {
         self.accounts.entry(who).or_insert_with(|| Account {
             sessions: BTreeSet::new(),
             subscriptions: 0,
-            queued: 0,
+            queued: Arc::default(),
             handshakes: Bucket::new(rate, now),
         })
     }

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 /// Numbers the sessions; none is used twice.
@@ -77,6 +78,8 @@ pub(super) struct Session {
     pub(super) login_until: Option<Instant>,
     pub(super) subscriptions: Vec<(String, Pattern)>,
     pub(super) queue: Queue,
+    /// Bytes that wait for all sessions of its user, and of its address.
+    pub(super) queued: [Arc<AtomicUsize>; 2],
     /// The client acknowledges.
     pub(super) acks: Option<Acks>,
     /// It has connected before: only then a connect is held.

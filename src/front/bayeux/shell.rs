@@ -182,7 +182,6 @@ impl Shell {
         let wake = tokio::time::sleep_until(self.now.mono.into());
         tokio::pin!(wake);
         loop {
-            self.now = clock::now();
             self.hear();
             let all = self.drain_some();
             self.tell_load();
@@ -192,7 +191,7 @@ impl Shell {
                 continue;
             }
             if !all {
-                self.take_more(&mut happenings).await;
+                self.take_more(&mut together, &mut happenings).await;
                 continue;
             }
             let deadline = self.hub.poll_timeout();
@@ -208,15 +207,16 @@ impl Shell {
                     if count == 0 {
                         return;
                     }
-                    self.now = clock::now();
-                    together.drain(..).for_each(|happening| self.take(happening));
-                    self.take_more(&mut happenings).await;
+                    self.take_more(&mut together, &mut happenings).await;
                 }
-                told = self.notices.recv(), if !self.notices.is_closed() => match told {
-                    Ok(told) => self.tell(&told),
-                    Err(RecvError::Lagged(lost)) => self.lagged(lost),
-                    Err(RecvError::Closed) => {}
-                },
+                told = self.notices.recv(), if !self.notices.is_closed() => {
+                    self.now = clock::now();
+                    match told {
+                        Ok(told) => self.tell(&told),
+                        Err(RecvError::Lagged(lost)) => self.lagged(lost),
+                        Err(RecvError::Closed) => {}
+                    }
+                }
                 () = &mut wake, if deadline.is_some() => {
                     self.now = clock::now();
                     self.hub.handle_timeout(self.now);
@@ -226,9 +226,10 @@ impl Shell {
     }
 
     /// Lets the connections have a turn, and takes what they bring: what comes together is handed out together.
-    async fn take_more(&mut self, happenings: &mut mpsc::UnboundedReceiver<Happening>) {
+    async fn take_more(&mut self, together: &mut Vec<Happening>, happenings: &mut mpsc::UnboundedReceiver<Happening>) {
         tokio::task::yield_now().await;
         self.now = clock::now();
+        together.drain(..).for_each(|happening| self.take(happening));
         for _ in 0..TOGETHER {
             match happenings.try_recv() {
                 Ok(happening) => self.take(happening),
@@ -475,12 +476,12 @@ impl Shell {
             let order = match order {
                 ToSocket::Send(body) if self.is_alone || self.here > 0 => {
                     self.here = self.here.saturating_sub(1);
-                    let Some(inbox) = self.inbox.upgrade() else { return };
-                    match wire.frame(Parcel::Socket(socket), super::socket::frame(&body), inbox) {
-                        Written::Left => return self.outcome(Parcel::Socket(socket), Outcome::Left),
+                    let parcel = Parcel::Socket(socket);
+                    match wire.frame(parcel, super::socket::frame(&body), &self.inbox) {
+                        Written::Left => return self.outcome(parcel, Outcome::Left),
                         Written::Waits => ToSocket::Flush,
                         Written::NotNow => ToSocket::Send(body),
-                        Written::Never => return,
+                        Written::Never => return self.outcome(parcel, Outcome::Cut),
                     }
                 }
                 order => order,
@@ -505,9 +506,7 @@ impl Shell {
         for age in self.hub.delivered() {
             self.gauges.delivery.record(age.as_secs_f64());
         }
-        if std::mem::replace(&mut self.told, (load, counts)) != (load, counts) {
-            self.gauges.tell(load, counts);
-        }
+        self.gauges.tell((load, counts), std::mem::replace(&mut self.told, (load, counts)));
         if let Some(waiting) = self.lag.measured(clock::instant()) {
             self.log.next_second();
             self.gauges.lag.set(waiting.as_secs_f64());
@@ -619,15 +618,25 @@ impl Gauges {
         }
     }
 
-    fn tell(&self, load: Load, counts: Counts) {
-        for (gauge, count) in self.by_transport.iter().zip(counts.by_transport) {
-            gauge.set(count as f64);
+    /// Only what differs from what was told before: there are many of them, and many turns.
+    fn tell(&self, (load, counts): (Load, Counts), (load_before, before): (Load, Counts)) {
+        let set = |gauge: &metrics::Gauge, now: usize, before: usize| {
+            if now != before {
+                gauge.set(now as f64);
+            }
+        };
+        for ((gauge, now), before) in self.by_transport.iter().zip(counts.by_transport).zip(before.by_transport) {
+            set(gauge, now, before);
         }
-        self.held.set(load.held as f64);
-        self.sockets.set(load.sockets as f64);
-        self.queued.set(counts.queued as f64);
-        self.delivered.absolute(counts.handed_out);
-        self.replayed.absolute(counts.replayed);
+        set(&self.held, load.held, load_before.held);
+        set(&self.sockets, load.sockets, load_before.sockets);
+        set(&self.queued, counts.queued, before.queued);
+        if counts.handed_out != before.handed_out {
+            self.delivered.absolute(counts.handed_out);
+        }
+        if counts.replayed != before.replayed {
+            self.replayed.absolute(counts.replayed);
+        }
     }
 }
 

@@ -14,7 +14,7 @@
 //! task, as long as nothing else is being written. What the kernel does not take is the task's to write before all else.
 
 use super::hub::{PostNo, SocketNo};
-use super::shell::{Happening, Inbox};
+use super::shell::{Happening, Inbox, WeakInbox};
 use crate::front::bayeux::shell::Outcome;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -70,7 +70,7 @@ pub(super) enum Written {
     Waits,
     /// Nothing of it was taken: something else is being written.
     NotNow,
-    /// It never leaves, as has been told where somebody has to know.
+    /// It never leaves.
     Never,
 }
 
@@ -178,18 +178,29 @@ impl Wire {
         state.takes_frames = may && state.socket.is_some();
     }
 
-    /// Writes a whole frame, if nothing else is being written.
-    pub(super) fn frame(&self, parcel: Parcel, bytes: Vec<u8>, inbox: Inbox) -> Written {
+    /// Writes a whole frame, if nothing else is being written. Nobody else is told when it never leaves.
+    pub(super) fn frame(&self, parcel: Parcel, mut bytes: Vec<u8>, inbox: &WeakInbox) -> Written {
         let mut state = self.state();
         if state.is_dead || !state.takes_frames || state.is_torn || !state.rest.is_empty() || !state.parcels.is_empty() {
             return Written::NotNow;
         }
-        state.parcels.push(Entry {
-            is_taken: true,
-            is_precious: true,
-            ..Entry::new(parcel, false, inbox)
-        });
-        state.write_at_once(0, bytes, true)
+        let sent = match state.socket.filter(|socket| !has_gone(*socket)) {
+            Some(socket) => send(socket, &bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL),
+            None => Err(Errno::EPIPE),
+        };
+        match (sent, inbox.upgrade()) {
+            (Ok(sent), _) if sent == bytes.len() => return Written::Left,
+            (Ok(sent), Some(inbox)) => {
+                bytes.drain(..sent);
+                state.park(parcel, bytes, inbox);
+            }
+            (Err(Errno::EAGAIN | Errno::EINTR), Some(inbox)) => state.park(parcel, bytes, inbox),
+            (Ok(_) | Err(_), _) => {
+                state.die();
+                return Written::Never;
+            }
+        }
+        Written::Waits
     }
 
     /// Its bytes are with the connection now. False: it is not wanted any more.
@@ -239,6 +250,16 @@ impl State {
         if let Some(waiter) = self.waiter.take() {
             waiter.wake();
         }
+    }
+
+    /// The rest of a frame is the connection's task's.
+    fn park(&mut self, parcel: Parcel, rest: Vec<u8>, inbox: Inbox) {
+        self.parcels.push(Entry {
+            is_taken: true,
+            is_precious: true,
+            ..Entry::new(parcel, false, inbox)
+        });
+        self.rest = rest;
     }
 
     /// The parcel at this place, which is taken. There is no other on the way.

@@ -53,6 +53,8 @@ pub(super) struct Seat {
     /// He is to answer as soon as his phone can be asked to.
     pub(super) to_be_asked: bool,
     pub(super) muted: bool,
+    /// The supervisor who has silenced him toward the others, while that one is on the call.
+    pub(super) muted_by: Option<DeviceId>,
     pub(super) held_by_command: bool,
     /// His phone has put us on hold.
     pub(super) held_by_phone: bool,
@@ -223,7 +225,7 @@ impl Seat {
             role: self.role,
             state: self.state(),
             muted: self.muted,
-            muted_by_supervisor: false,
+            muted_by_supervisor: self.muted_by.is_some(),
             activity: self.watch.as_ref().map(|watch| watch.activity),
             monitors: self.watch.as_ref().map(|watch| watch.target.clone()),
             established_at: self.established_at,
@@ -403,7 +405,7 @@ impl Call {
 
     /// What holds and mutes take away from the table.
     fn may_hear(&self, listener: &Seat, speaker: &Seat, rules: Rules) -> bool {
-        if speaker.muted {
+        if speaker.muted || speaker.muted_by.is_some() && !listener.is_supervisor() {
             return false;
         }
         match (listener.is_supervisor(), speaker.is_supervisor()) {
@@ -431,6 +433,20 @@ impl Call {
             .filter(|seat| seat.leg != party.leg && seat.is_talking())
             .peekable();
         others.peek().is_some() && others.all(Seat::is_held)
+    }
+
+    /// Whoever was silenced by a supervisor who has left is heard again: nobody else could let him speak.
+    pub(super) fn lift_mutes(&mut self) {
+        let joined = |seat: &Seat| seat.is_talking() && seat.watch.as_ref().is_some_and(|watch| watch.joined);
+        let here: Vec<DeviceId> = self
+            .seats
+            .iter()
+            .filter(|seat| joined(seat))
+            .filter_map(|seat| seat.device.clone())
+            .collect();
+        for seat in &mut self.seats {
+            seat.muted_by.take_if(|supervisor| !here.contains(supervisor));
+        }
     }
 
     /// Forgets that a device was on this call before: it comes again, and one entry for each is enough.

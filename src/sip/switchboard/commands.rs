@@ -96,11 +96,10 @@ impl<O: Outside> Switchboard<O> {
                 call,
                 step: TransferStep::SingleStep { destination },
             } => self.transfer(device, call, destination),
-            Command::MuteMonitoredParty { .. }
-            | Command::SendDtmf { .. }
-            | Command::Transfer { .. }
-            | Command::Conference { .. }
-            | Command::RemoveParticipant { .. } => Err(Refusal::new(Reason::Forbidden, "This backend does not do that.")),
+            Command::MuteMonitoredParty { supervisor, call, muted } => self.mute_monitored(supervisor, call, *muted),
+            Command::SendDtmf { .. } | Command::Transfer { .. } | Command::Conference { .. } | Command::RemoveParticipant { .. } => {
+                Err(Refusal::new(Reason::Forbidden, "This backend does not do that."))
+            }
         }
     }
 
@@ -269,6 +268,26 @@ impl<O: Outside> Switchboard<O> {
             seat.muted = on;
             Ok(())
         })
+    }
+
+    /// Silences the agent whom the supervisor monitors now toward everybody but supervisors.
+    fn mute_monitored(&mut self, supervisor: &DeviceId, call: &CallId, muted: bool) -> Result<(), Refusal> {
+        let seat = self.seat(supervisor, call)?;
+        let joined = seat.watch.as_ref().filter(|watch| watch.joined);
+        let Some(watch) = joined else {
+            let message = format!("Device '{supervisor}' does not monitor call '{call}'.");
+            return Err(Refusal::new(Reason::InvalidState, message));
+        };
+        let agent = watch.coached.clone();
+        let agent = agent.ok_or_else(|| Refusal::new(Reason::InvalidState, "No agent is on the call."))?;
+        let seat = self.seat(&agent, call)?;
+        if muted == seat.muted_by.is_some() {
+            return Err(Refusal::muted_already(muted));
+        }
+        seat.muted_by = muted.then(|| supervisor.clone());
+        let leg = seat.leg;
+        self.changed.extend(self.by_leg.get(&leg));
+        Ok(())
     }
 
     fn change_talking(

@@ -73,8 +73,10 @@ impl Hub {
             if let Some(account) = self.accounts.get_mut(&who) {
                 account.sessions.remove(&no);
                 account.subscriptions -= session.subscriptions.len();
-                account.queued -= bytes;
             }
+        }
+        for queued in &session.queued {
+            queued.fetch_sub(bytes, Relaxed);
         }
         Some(*session)
     }

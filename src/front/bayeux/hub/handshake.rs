@@ -117,6 +117,7 @@ impl Hub {
             login_until,
             subscriptions: Vec::new(),
             queue: Queue::default(),
+            queued: Default::default(),
             acks: None,
             connected: false,
             transport,
@@ -134,11 +135,12 @@ impl Hub {
     pub(super) fn insert(&mut self, mut session: Session, now: Now) -> SessionNo {
         self.last_session += 1;
         let no = SessionNo(self.last_session);
-        for who in session.owner.accounts() {
+        session.queued = session.owner.accounts().map(|who| {
             let account = self.accounts.entry(who, &self.config, now.mono);
             account.sessions.insert(no);
             account.subscriptions += session.subscriptions.len();
-        }
+            account.queued.clone()
+        });
         for (_, pattern) in &session.subscriptions {
             self.interest.add(pattern, no);
         }

@@ -643,7 +643,7 @@ fn what_comes_with_a_later_issue_is_forbidden() {
             && !capabilities.consultations
             && !capabilities.dtmf
             && !capabilities.conferences
-            && !capabilities.mute_monitored
+            && capabilities.mute_monitored
     );
 }
 

@@ -49,7 +49,7 @@ fn ways_of(bits: u8) -> SwitchboardConfig {
 
 /// One thing that may happen, legal or not: phones and networks are not bound to our idea of order.
 fn play(house: &mut House, (what, who, how, more): Step) {
-    match what % 26 {
+    match what % 27 {
         0 | 1 => {
             let source = match who % 6 {
                 5 => LegSource::Trunk("city".into()),
@@ -217,6 +217,13 @@ fn play(house: &mut House, (what, who, how, more): Step) {
         24 => {
             if let Some(leg) = pick(house, who, |line| line.answered && !line.ended) {
                 house.leg(LegEvent::Referred { leg, to: elsewhere(how) });
+            }
+        }
+        25 => {
+            let (supervisor, _) = supervisor_and_target(who, how);
+            if let Some(call) = any_call(house, more) {
+                let muted = how % 2 == 0;
+                let _ = house.command(Command::MuteMonitoredParty { supervisor, call, muted });
             }
         }
         _ => {

@@ -492,3 +492,42 @@ fn only_what_must_survive_is_kept_and_not_every_move() {
         .filter(|output| matches!(output, crate::sip::switchboard::Output::Keep(_)));
     assert_eq!(writes.count(), 0);
 }
+
+fn mute(house: &mut House, call: CallId, muted: bool) -> Result<(), crate::words::Refusal> {
+    let supervisor = BOSS.into();
+    house.command(Command::MuteMonitoredParty { supervisor, call, muted })
+}
+
+#[test]
+fn the_supervisor_silences_the_agent_toward_the_customer_and_still_hears_him() {
+    let mut house = House::new();
+    let legs = house.coached(Activity::BargeIn);
+    let call = house.call_id();
+    mute(&mut house, call.clone(), true).expect("accepted");
+    assert_eq!(table(&house, legs), "cs ac as sc sa");
+    let muted = |house: &House| house.only_call().parties[1].muted_by_supervisor;
+    assert!(muted(&house));
+    assert_eq!(
+        mute(&mut house, call.clone(), true).expect_err("twice").reason,
+        Reason::InvalidState
+    );
+    house.command(switch(call.clone(), Activity::Coach)).expect("accepted");
+    assert_eq!(table(&house, legs), "ac as sc sa", "until he lets him speak again");
+    mute(&mut house, call.clone(), false).expect("accepted");
+    assert_eq!(table(&house, legs), COACH);
+    assert!(!muted(&house));
+    assert_eq!(mute(&mut house, call, false).expect_err("twice").reason, Reason::InvalidState);
+}
+
+#[test]
+fn an_agent_is_heard_again_when_the_supervisor_who_silenced_him_is_gone() {
+    let mut house = House::new();
+    let (customer, agent, boss) = house.coached(Activity::BargeIn);
+    let call = house.call_id();
+    mute(&mut house, call.clone(), true).expect("accepted");
+    house.hangs_up(boss);
+    assert_eq!(table(&house, (customer, agent, boss)), "ca ac");
+    assert!(!house.only_call().parties[1].muted_by_supervisor);
+    let nobodys = mute(&mut house, call, true).expect_err("he is not there");
+    assert!(matches!(nobodys.reason, Reason::NotFound | Reason::InvalidState), "{nobodys:?}");
+}

@@ -595,7 +595,8 @@ impl House {
             let alone = principals().count() == 1 && principals().all(|party| party.role == PartyRole::Customer);
             config.supervision.takeover && alone && supervisor.activity == Some(Activity::BargeIn)
         };
-        if std::ptr::eq(listener, speaker) || !there(listener) || !there(speaker) || speaker.muted {
+        let is_silenced = speaker.muted || speaker.muted_by_supervisor && listener.role != PartyRole::Supervisor;
+        if std::ptr::eq(listener, speaker) || !there(listener) || !there(speaker) || is_silenced {
             return false;
         }
         match (listener.role, speaker.role) {
