@@ -17,6 +17,39 @@ pub struct Options {
     pub json: bool,
     /// Gateway and SIP backend as two child processes joined by gRPC.
     pub split: bool,
+    /// Which story.
+    pub scenario: Scenario,
+}
+
+/// A story.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scenario {
+    /// Coach, BargeIn, ListenIn; cancelled; armed before the call.
+    #[default]
+    Coach,
+    /// The agent transfers the customer: the coach follows him, or is out.
+    Transfer,
+}
+
+impl Scenario {
+    /// Every story.
+    pub const ALL: [Scenario; 2] = [Scenario::Coach, Scenario::Transfer];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scenario::Coach => "coach",
+            Scenario::Transfer => "transfer",
+        }
+    }
+
+    /// What it shows, in a line.
+    pub fn about(self) -> &'static str {
+        match self {
+            Scenario::Coach => "a supervisor coaches, speaks to both, listens, cancels; then once more armed before the call",
+            Scenario::Transfer => "the agent transfers the customer: with scope Call the coach follows, with scope Agent he is out",
+        }
+    }
 }
 
 /// Why the demo could not be told to its end.

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use undertone::config::{self, Config};
-use undertone::demo;
+use undertone::demo::{self, Scenario};
 use undertone::events;
 use undertone::serve::{self, Part};
 use undertone::telemetry::{self, Metrics};
@@ -39,6 +39,12 @@ enum Command {
         /// Gateway and SIP backend as two processes
         #[arg(long)]
         split: bool,
+        /// Which story; `--list` names them
+        #[arg(long, value_name = "NAME", default_value = "coach", value_parser = scenario)]
+        scenario: Scenario,
+        /// Names the stories
+        #[arg(long)]
+        list: bool,
     },
     /// Shows a user's events as they happen, until interrupted
     Events {
@@ -77,12 +83,29 @@ struct Configured {
     config: Option<PathBuf>,
 }
 
+fn scenario(name: &str) -> Result<Scenario, String> {
+    let found = Scenario::ALL.into_iter().find(|scenario| scenario.name() == name);
+    found.ok_or_else(|| {
+        format!(
+            "there is no such story; there are: {}",
+            Scenario::ALL.map(Scenario::name).join(", ")
+        )
+    })
+}
+
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve(configured) => run(configured, Part::Serve),
         Command::Gateway(configured) => run(configured, Part::Gateway),
         Command::SipBackend(configured) => run(configured, Part::SipBackend),
-        Command::Demo { json, split } => show(demo::Options { json, split }),
+        Command::Demo { list: true, .. } => {
+            for scenario in Scenario::ALL {
+                // A closed pipe is the reader's wish.
+                let _ = writeln!(std::io::stdout(), "{:10} {}", scenario.name(), scenario.about());
+            }
+            ExitCode::SUCCESS
+        }
+        Command::Demo { json, split, scenario, .. } => show(demo::Options { json, split, scenario }),
         Command::Events {
             user,
             password_file,

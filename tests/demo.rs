@@ -67,6 +67,36 @@ fn the_demo_shows_the_same_with_gateway_and_backend_as_two_processes() {
     the_story_is_right(&["demo", "--json", "--split"]);
 }
 
+#[test]
+fn the_demo_tells_of_a_transfer_that_the_coach_follows_or_not() {
+    let place = place();
+    let Output { status, stdout, stderr } = undertone(&["demo", "--scenario", "transfer", "--json"], place.path())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&stderr);
+    let document: Value = serde_json::from_slice(&stdout).unwrap_or_else(|error| panic!("one JSON document: {error}\n{errors}"));
+    assert!(status.success(), "{document:#}\n{errors}");
+    assert_eq!(document["customer_packets"], document["customer_packets_identical"]);
+    let heard = |phase: &str, listener: &str, speaker: &str| {
+        let phases = document["phases"].as_array().unwrap();
+        let phase = phases.iter().find(|found| found["name"] == phase).unwrap();
+        phase["hears"][listener][speaker].as_f64().unwrap() > -30.0
+    };
+    assert!(heard("after the transfer", "colleague", "supervisor") && !heard("after the transfer", "customer", "supervisor"));
+    assert!(heard("without the supervisor", "customer", "colleague") && !heard("without the supervisor", "supervisor", "colleague"));
+}
+
+#[test]
+fn the_demo_names_its_stories() {
+    let place = place();
+    let Output { stdout, .. } = undertone(&["demo", "--list"], place.path()).output().unwrap();
+    let listed = String::from_utf8(stdout).unwrap();
+    assert!(listed.lines().count() == 2 && listed.contains("transfer"), "{listed}");
+    let unknown = undertone(&["demo", "--scenario", "nothing"], place.path()).output().unwrap();
+    assert!(!unknown.status.success());
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("coach, transfer"));
+}
+
 /// Started with a file, with its first lines of log read until it is there.
 fn started(part: &str, config: &str, place: &Path) -> Child {
     std::fs::write(place.join("undertone.toml"), config).unwrap();

@@ -10,22 +10,23 @@ const HEARD: f32 = -30.0;
 /// Softer than this is silence; the loudest 100 ms count.
 const SILENT: f32 = -50.0;
 
-/// The three people of the demo, each with a tone of his own, in Hz. None is a multiple of 50, nor near a harmonic of another.
+/// The people of the demo, each with a tone of his own, in Hz. None is a multiple of 50, nor near a harmonic of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Person {
     Customer,
     Agent,
     Supervisor,
+    /// The agent to whom a call is transferred.
+    Colleague,
 }
 
 impl Person {
-    pub(super) const ALL: [Person; 3] = [Person::Customer, Person::Agent, Person::Supervisor];
-
     pub(super) fn name(self) -> &'static str {
         match self {
             Person::Customer => "customer",
             Person::Agent => "agent",
             Person::Supervisor => "supervisor",
+            Person::Colleague => "colleague",
         }
     }
 
@@ -34,6 +35,7 @@ impl Person {
             Person::Customer => 437.0,
             Person::Agent => 613.0,
             Person::Supervisor => 1021.0,
+            Person::Colleague => 787.0,
         }
     }
 }
@@ -47,15 +49,26 @@ pub(super) enum Part {
     BargeIn,
 }
 
-impl Part {
-    /// Who hears whom in each activity.
+/// Who is on the call beside the customer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Scene {
+    /// Agent or colleague.
+    pub(super) agent: Person,
+    pub(super) part: Part,
+}
+
+impl Scene {
+    /// Who hears whom.
     fn expects(self, listener: Person, speaker: Person) -> bool {
+        let is_on_it = |who: Person| who == Person::Customer || who == self.agent || who == Person::Supervisor;
+        if !is_on_it(listener) || !is_on_it(speaker) || listener == speaker {
+            return false;
+        }
         match (listener, speaker) {
-            (Person::Customer, Person::Agent) | (Person::Agent, Person::Customer) => true,
-            (Person::Customer, Person::Supervisor) => self == Part::BargeIn,
-            (Person::Agent, Person::Supervisor) => matches!(self, Part::Coach | Part::BargeIn),
-            (Person::Supervisor, _) => self != Part::Absent,
-            (Person::Customer, Person::Customer) | (Person::Agent, Person::Agent) => false,
+            (Person::Supervisor, _) => self.part != Part::Absent,
+            (Person::Customer, Person::Supervisor) => self.part == Part::BargeIn,
+            (_, Person::Supervisor) => matches!(self.part, Part::Coach | Part::BargeIn),
+            _ => true,
         }
     }
 }
@@ -76,12 +89,12 @@ pub(super) struct Phase {
 
 impl Phase {
     /// Measures all cells in a window in which nothing changed.
-    pub(super) fn measure(name: &str, part: Part, phones: [&Phone; 3], since: Instant, until: Instant) -> Phase {
+    pub(super) fn measure(name: &str, scene: Scene, people: &[(Person, &Phone)], since: Instant, until: Instant) -> Phase {
         let mut cells = Vec::new();
-        for (phone, listener) in phones.into_iter().zip(Person::ALL) {
-            for speaker in Person::ALL.into_iter().filter(|speaker| *speaker != listener) {
+        for &(listener, phone) in people {
+            for speaker in people.iter().map(|(person, _)| *person).filter(|speaker| *speaker != listener) {
                 let level = phone.heard_between(speaker.hz(), since, until);
-                let right = match part.expects(listener, speaker) {
+                let right = match scene.expects(listener, speaker) {
                     true => level > HEARD,
                     false => level < SILENT && phone.peak_between(speaker.hz(), since, until) < SILENT,
                 };
@@ -112,21 +125,40 @@ impl Phase {
 /// Prints the table: a column per listener and speaker.
 pub(super) fn show(phases: &[Phase], timeline: &Timeline) {
     timeline.title("Who hears whom: level of each tone in what was received, dBFS (every phone speaks at -16; · is silence)");
-    timeline.text("                                   customer hears        agent hears           supervisor hears");
-    timeline.text("                                   agent   supervisor    customer supervisor   customer   agent");
+    let (mut listeners, mut speakers) = (" ".repeat(NAME), " ".repeat(NAME));
+    for cell in phases.first().into_iter().flat_map(|phase| &phase.cells) {
+        let hears = format!("   {} hears", cell.listener.name());
+        if !listeners.ends_with(&hears) && !listeners.trim_end().ends_with(hears.trim()) {
+            listeners = format!("{listeners:<width$}{hears}", width = speakers.chars().count());
+        }
+        speakers += &format!("{:>width$}", cell.speaker.name(), width = width(cell));
+    }
+    timeline.text(&listeners);
+    timeline.text(&speakers);
     for phase in phases {
-        let mut line = format!("  {:<31}", phase.name);
-        for (cell, width) in phase.cells.iter().zip([7, 13, 11, 13, 11, 8]) {
+        let mut line = format!("{:<NAME$}", format!("  {}", phase.name));
+        for cell in &phase.cells {
             let level = if cell.level < SILENT {
                 "·".into()
             } else {
                 format!("{:.1}", cell.level)
             };
-            line += &format!("{:>width$}", if cell.right { level } else { format!("✗{level}") });
+            line += &format!(
+                "{:>width$}",
+                if cell.right { level } else { format!("✗{level}") },
+                width = width(cell)
+            );
         }
         match phase.is_right() {
             true => timeline.good(&format!("{line}   ✓")),
             false => timeline.bad(&format!("{line}   wrong")),
         }
     }
+}
+
+/// Columns of a phase's name.
+const NAME: usize = 33;
+
+fn width(cell: &Cell) -> usize {
+    cell.speaker.name().len().max(5) + 3
 }

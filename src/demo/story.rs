@@ -1,10 +1,10 @@
-//! The script: the first coached call, and the same once more armed before the call.
+//! The scripts: the first coached call, and the same once more armed before the call; and a coach whose call is transferred.
 
 use super::desktop::{Desktop, Notifications};
-use super::hearing::{self, Part, Person, Phase};
+use super::hearing::{self, Part, Person, Phase, Scene};
 use super::timeline::Timeline;
 use super::world::{self, World};
-use super::{DemoError, Options};
+use super::{DemoError, Options, Scenario};
 use crate::clock;
 use crate::phone::{AnswerPolicy, Phone, PhoneConfig, Voice};
 use serde_json::{Value, json};
@@ -26,6 +26,8 @@ struct Findings {
     phases: Vec<Phase>,
     join: Option<Duration>,
     armed_join: Option<Duration>,
+    /// What the story comes to when every cell is right.
+    moral: &'static str,
     whisper_delays: Vec<f64>,
     customer_packets: usize,
     identical: usize,
@@ -62,7 +64,7 @@ pub async fn run(options: Options) -> Result<bool, DemoError> {
         world.rest,
         world.sip
     ));
-    let told = tell(&world, &timeline).await;
+    let told = tell(&world, &timeline, options.scenario).await;
     timeline.tell();
     world.stop().await;
     let findings = told?;
@@ -78,27 +80,42 @@ struct Cast<'a> {
     customer: Phone,
     agent: Phone,
     supervisor: Phone,
+    /// Where there is one.
+    colleague: Option<Phone>,
+    agents_desk: Desktop,
     desk: Desktop,
     news: Notifications,
     told_until: Instant,
 }
 
-async fn tell(world: &World, timeline: &Timeline) -> Result<Findings, DemoError> {
-    let mut cast = assemble(world, timeline).await?;
+async fn tell(world: &World, timeline: &Timeline, scenario: Scenario) -> Result<Findings, DemoError> {
+    let mut cast = assemble(world, timeline, scenario).await?;
     let mut findings = Findings {
         phases: Vec::new(),
         join: None,
         armed_join: None,
+        moral: match scenario {
+            Scenario::Coach => "Only the agent heard the supervisor whisper.",
+            Scenario::Transfer => "The whisper went to the next agent or nowhere, and never to the customer.",
+        },
         whisper_delays: Vec::new(),
         customer_packets: 0,
         identical: 0,
     };
-    cast.first_call(&mut findings).await?;
-    cast.armed_call(&mut findings).await?;
+    match scenario {
+        Scenario::Coach => {
+            cast.first_call(&mut findings).await?;
+            cast.armed_call(&mut findings).await?;
+        }
+        Scenario::Transfer => {
+            let followed = cast.followed_call(&mut findings).await?;
+            cast.left_call(&followed, &mut findings).await?;
+        }
+    }
     Ok(findings)
 }
 
-async fn assemble<'a>(world: &World, timeline: &'a Timeline) -> Result<Cast<'a>, DemoError> {
+async fn assemble<'a>(world: &World, timeline: &'a Timeline, scenario: Scenario) -> Result<Cast<'a>, DemoError> {
     let start = clock::instant();
     let phone = async |person: Person, number: &str, password: &str, answer: AnswerPolicy| {
         let config = PhoneConfig::new(number, password, world.sip, person.hz()).answering(answer);
@@ -123,6 +140,10 @@ async fn assemble<'a>(world: &World, timeline: &'a Timeline) -> Result<Cast<'a>,
         AnswerPolicy::ByHeader,
     )
     .await?;
+    let colleague = match scenario {
+        Scenario::Coach => None,
+        Scenario::Transfer => Some(phone(Person::Colleague, world::COLLEAGUE_NUMBER, &world.colleague_password, after_ringing).await?),
+    };
     let agents_desk = Desktop::new(world.rest, world::AGENT_USER, &world.agent_password, timeline.clone())?;
     let desk = Desktop::new(world.rest, world::SUPERVISOR_USER, &world.supervisor_password, timeline.clone())?;
     let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
@@ -134,6 +155,8 @@ async fn assemble<'a>(world: &World, timeline: &'a Timeline) -> Result<Cast<'a>,
         customer,
         agent,
         supervisor,
+        colleague,
+        agents_desk,
         desk,
         news,
         told_until: start,
@@ -217,6 +240,81 @@ impl Cast<'_> {
         Ok(())
     }
 
+    /// With scope Call the coach goes with the customer. The call.
+    async fn followed_call(&mut self, findings: &mut Findings) -> Result<String, DemoError> {
+        self.timeline
+            .title("The customer calls the agent, and the supervisor coaches the call wherever it goes");
+        let talking_since = self.call_agent().await?;
+        let asked = self.post_device(coach(None)).await?;
+        self.supervisor_joined().await?;
+        let call = self.joined_call("Coach").await?;
+        findings.join = self.whisper_heard(asked).await;
+        self.phase("Coach, scope Call", Part::Coach, findings).await;
+        self.measure_whisper_delay(findings).await;
+
+        self.timeline
+            .title("The agent transfers the customer to a colleague: the coach follows, the whisper with him");
+        let left = self.transfer(&call).await?;
+        self.phase_with("after the transfer", (Person::Colleague, Part::Coach), findings)
+            .await;
+        let there = clock::instant();
+        self.phase_with("the colleague goes on", (Person::Colleague, Part::Coach), findings)
+            .await;
+        let over = clock::instant();
+        self.customer_leaves(Person::Colleague).await?;
+        self.supervisor
+            .ended(SOON)
+            .await
+            .map_err(|error| DemoError::Phone("supervisor", error))?;
+        self.tell();
+        self.count_identical(&[(talking_since, left), (there, over)], findings);
+        Ok(call)
+    }
+
+    /// With scope Agent he is out with the agent.
+    async fn left_call(&mut self, before: &str, findings: &mut Findings) -> Result<(), DemoError> {
+        self.timeline.title("The same, but the supervisor coaches the agent only");
+        let mut body = coach(None);
+        body["supervisorMonitoringScope"] = json!("Agent");
+        self.post_device(body).await?;
+        let talking_since = self.call_agent().await?;
+        self.supervisor_joined().await?;
+        // What he was told of the last call may still be unread.
+        let call = loop {
+            let call = self.joined_call("Coach").await?;
+            if call != before {
+                break call;
+            }
+        };
+        findings.armed_join = self.whisper_heard(talking_since).await;
+        self.phase("Coach, scope Agent", Part::Coach, findings).await;
+        self.timeline
+            .title("The agent transfers the customer: the supervisor is out with him");
+        let left = self.transfer(&call).await?;
+        self.supervisor
+            .ended(SOON)
+            .await
+            .map_err(|error| DemoError::Phone("supervisor", error))?;
+        self.phase_with("without the supervisor", (Person::Colleague, Part::Absent), findings)
+            .await;
+        self.customer_leaves(Person::Colleague).await?;
+        self.count_identical(&[(talking_since, left)], findings);
+        Ok(())
+    }
+
+    /// By the agent's desktop. The moment at which it was asked for.
+    async fn transfer(&mut self, call: &str) -> Result<Instant, DemoError> {
+        let body = json!({"operationName": "SingleStepTransfer", "destination": {"phoneNumber": world::COLLEAGUE_NUMBER}});
+        let asked = self.agents_desk.post(&format!("/api/v2/me/calls/{call}"), body).await?;
+        self.agent.ended(SOON).await.map_err(|error| DemoError::Phone("agent", error))?;
+        if let Some(colleague) = &self.colleague {
+            let established = colleague.established(SOON).await;
+            established.map_err(|error| DemoError::Phone("colleague", error))?;
+        }
+        self.tell();
+        Ok(asked)
+    }
+
     async fn call_agent(&mut self) -> Result<Instant, DemoError> {
         let customer = |error| DemoError::Phone("customer", error);
         self.customer.call(world::AGENT_NUMBER).await.map_err(customer)?;
@@ -259,19 +357,31 @@ impl Cast<'_> {
     }
 
     async fn hang_up(&mut self) -> Result<(), DemoError> {
+        self.customer_leaves(Person::Agent).await
+    }
+
+    /// The customer hangs up on this one.
+    async fn customer_leaves(&mut self, on: Person) -> Result<(), DemoError> {
         self.customer.hang_up().await.map_err(|error| DemoError::Phone("customer", error))?;
-        self.agent.ended(SOON).await.map_err(|error| DemoError::Phone("agent", error))?;
+        let other = self.colleague.as_ref().filter(|_| on == Person::Colleague).unwrap_or(&self.agent);
+        other.ended(SOON).await.map_err(|error| DemoError::Phone(on.name(), error))?;
         self.tell();
         Ok(())
     }
 
     /// Lets the phase settle, listens, measures, and tells what has happened so far.
     async fn phase(&mut self, name: &str, part: Part, findings: &mut Findings) {
+        self.phase_with(name, (Person::Agent, part), findings).await;
+    }
+
+    async fn phase_with(&mut self, name: &str, (agent, part): (Person, Part), findings: &mut Findings) {
         tokio::time::sleep(SETTLE).await;
         let since = clock::instant();
         tokio::time::sleep(LISTEN).await;
-        let phones = [&self.customer, &self.agent, &self.supervisor];
-        findings.phases.push(Phase::measure(name, part, phones, since, clock::instant()));
+        let scene = Scene { agent, part };
+        findings
+            .phases
+            .push(Phase::measure(name, scene, &self.people(), since, clock::instant()));
         self.tell();
     }
 
@@ -305,7 +415,8 @@ impl Cast<'_> {
         let Some((first, _)) = windows.first() else { return };
         // He may have spoken before the customer's phone knew that he had answered.
         let spoken = first.checked_sub(SOON).unwrap_or(*first);
-        let sent: BTreeSet<_> = self.agent.sent(spoken).into_iter().map(|packet| packet.payload).collect();
+        let agents = std::iter::once(&self.agent).chain(&self.colleague);
+        let sent: BTreeSet<_> = agents.flat_map(|agent| agent.sent(spoken)).map(|packet| packet.payload).collect();
         for (since, until) in windows {
             let received = self.customer.received_between(*since, *until);
             findings.customer_packets += received.len();
@@ -313,14 +424,20 @@ impl Cast<'_> {
         }
     }
 
+    fn people(&self) -> Vec<(Person, &Phone)> {
+        let three = [
+            (Person::Customer, &self.customer),
+            (Person::Agent, &self.agent),
+            (Person::Supervisor, &self.supervisor),
+        ];
+        let fourth = self.colleague.as_ref().map(|colleague| (Person::Colleague, colleague));
+        three.into_iter().chain(fourth).collect()
+    }
+
     fn tell(&mut self) {
         let since = std::mem::replace(&mut self.told_until, clock::instant());
-        for (role, phone) in [
-            ("customer", &self.customer),
-            ("agent", &self.agent),
-            ("supervisor", &self.supervisor),
-        ] {
-            self.timeline.add_sip(role, phone, since);
+        for (person, phone) in self.people() {
+            self.timeline.add_sip(person.name(), phone, since);
         }
         self.timeline.tell();
     }
@@ -370,7 +487,7 @@ fn show(findings: &Findings, timeline: &Timeline) {
     ));
     timeline.text("");
     match findings.ok() {
-        true => timeline.good("Only the agent heard the supervisor whisper."),
+        true => timeline.good(findings.moral),
         false => timeline.bad("Something is wrong: see above."),
     }
 }

@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 
 pub(super) const CUSTOMER_NUMBER: &str = "7001";
 pub(super) const AGENT_NUMBER: &str = "5001";
+pub(super) const COLLEAGUE_NUMBER: &str = "5002";
 pub(super) const SUPERVISOR_NUMBER: &str = "5005";
 pub(super) const AGENT_USER: &str = "agent";
 pub(super) const SUPERVISOR_USER: &str = "supervisor";
@@ -30,6 +31,7 @@ pub(super) struct World {
     pub(super) customer_password: String,
     pub(super) agent_password: String,
     pub(super) supervisor_password: String,
+    pub(super) colleague_password: String,
     product: Product,
     _place: Place,
 }
@@ -69,7 +71,7 @@ impl World {
         let name = format!("undertone-demo-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let place = Place(std::env::temp_dir().join(name));
         std::fs::create_dir_all(&place.0).map_err(|error| failed(&error))?;
-        let passwords: [String; 3] = std::array::from_fn(|_| format!("{:016x}", rand::random::<u64>()));
+        let passwords: [String; 4] = std::array::from_fn(|_| format!("{:016x}", rand::random::<u64>()));
         let (product, rest, sip) = match split {
             true => {
                 let mut attempts = 0;
@@ -96,13 +98,14 @@ impl World {
                 (Product::Here(Box::new(running)), rest, sip)
             }
         };
-        let [customer_password, agent_password, supervisor_password] = passwords;
+        let [customer_password, agent_password, supervisor_password, colleague_password] = passwords;
         Ok(World {
             rest,
             sip,
             customer_password,
             agent_password,
             supervisor_password,
+            colleague_password,
             product,
             _place: place,
         })
@@ -154,7 +157,11 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 /// The configuration: the sample's directory with passwords of its own.
-fn describe(place: &Path, ports: &Ports, [customer, agent, supervisor]: &[String; 3]) -> Result<String, crate::front::auth::PasswordError> {
+fn describe(
+    place: &Path,
+    ports: &Ports,
+    [customer, agent, supervisor, colleague]: &[String; 4],
+) -> Result<String, crate::front::auth::PasswordError> {
     let (agent_hash, supervisor_hash) = (hash_password_cheaply(agent)?, hash_password_cheaply(supervisor)?);
     let Ports {
         rest,
@@ -202,6 +209,10 @@ id = "{AGENT_DEVICE}"
 number = "{AGENT_NUMBER}"
 password = "{agent}"
 [[device]]
+id = "7f1f1d0e-6a86-4d0e-9f3c-1f6b8a1f0b52"
+number = "{COLLEAGUE_NUMBER}"
+password = "{colleague}"
+[[device]]
 id = "b6f0c1de-3c0b-4f6e-9a57-0d2f8f1e64c3"
 number = "{CUSTOMER_NUMBER}"
 kind = "customer"
@@ -218,9 +229,15 @@ display_name = "Sample Agent"
 roles = ["Agent"]
 devices = ["{AGENT_DEVICE}"]
 password_hash = "{agent_hash}"
+[[user]]
+id = "colleague"
+display_name = "Sample Colleague"
+roles = ["Agent"]
+devices = ["7f1f1d0e-6a86-4d0e-9f3c-1f6b8a1f0b52"]
+password_hash = "{agent_hash}"
 [[group]]
 id = "sample"
-agents = ["{AGENT_USER}"]
+agents = ["{AGENT_USER}", "colleague"]
 supervisors = ["{SUPERVISOR_USER}"]
 "#,
         place = place.display(),
