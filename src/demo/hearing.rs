@@ -126,10 +126,10 @@ impl Phase {
 pub(super) fn show(phases: &[Phase], timeline: &Timeline) {
     timeline.title("Who hears whom: level of each tone in what was received, dBFS (every phone speaks at -16; · is silence)");
     let (mut listeners, mut speakers) = (" ".repeat(NAME), " ".repeat(NAME));
+    let mut last = None;
     for cell in phases.first().into_iter().flat_map(|phase| &phase.cells) {
-        let hears = format!("   {} hears", cell.listener.name());
-        if !listeners.ends_with(&hears) && !listeners.trim_end().ends_with(hears.trim()) {
-            listeners = format!("{listeners:<width$}{hears}", width = speakers.chars().count());
+        if last.replace(cell.listener) != Some(cell.listener) {
+            listeners = format!("{listeners:<width$}   {} hears", cell.listener.name(), width = speakers.len());
         }
         speakers += &format!("{:>width$}", cell.speaker.name(), width = width(cell));
     }

@@ -197,10 +197,7 @@ impl Cast<'_> {
                 data["devices"].is_array() && monitoring(data).is_none()
             })
             .await?;
-        self.supervisor
-            .ended(SOON)
-            .await
-            .map_err(|error| DemoError::Phone("supervisor", error))?;
+        self.supervisor_left().await?;
         self.phase("cancelled", Part::Absent, findings).await;
         let over = clock::instant();
         self.hang_up().await?;
@@ -226,10 +223,7 @@ impl Cast<'_> {
         self.phase("Coach, armed before the call", Part::Coach, findings).await;
         let over = clock::instant();
         self.hang_up().await?;
-        self.supervisor
-            .ended(SOON)
-            .await
-            .map_err(|error| DemoError::Phone("supervisor", error))?;
+        self.supervisor_left().await?;
         self.news
             .until("a device without supervisorMonitoringState", |data| {
                 data["devices"].is_array() && monitoring(data).is_none()
@@ -262,10 +256,7 @@ impl Cast<'_> {
             .await;
         let over = clock::instant();
         self.customer_leaves(Person::Colleague).await?;
-        self.supervisor
-            .ended(SOON)
-            .await
-            .map_err(|error| DemoError::Phone("supervisor", error))?;
+        self.supervisor_left().await?;
         self.tell();
         self.count_identical(&[(talking_since, left), (there, over)], findings);
         Ok(call)
@@ -291,10 +282,7 @@ impl Cast<'_> {
         self.timeline
             .title("The agent transfers the customer: the supervisor is out with him");
         let left = self.transfer(&call).await?;
-        self.supervisor
-            .ended(SOON)
-            .await
-            .map_err(|error| DemoError::Phone("supervisor", error))?;
+        self.supervisor_left().await?;
         self.phase_with("without the supervisor", (Person::Colleague, Part::Absent), findings)
             .await;
         self.customer_leaves(Person::Colleague).await?;
@@ -330,6 +318,11 @@ impl Cast<'_> {
     async fn supervisor_joined(&mut self) -> Result<(), DemoError> {
         let established = self.supervisor.established(SOON).await;
         established.map_err(|error| DemoError::Phone("supervisor", error)).map(drop)
+    }
+
+    async fn supervisor_left(&mut self) -> Result<(), DemoError> {
+        let ended = self.supervisor.ended(SOON).await;
+        ended.map_err(|error| DemoError::Phone("supervisor", error)).map(drop)
     }
 
     /// Waits for his established leg and what he does on it; the id of the call.

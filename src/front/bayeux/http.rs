@@ -228,7 +228,8 @@ async fn post(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Response
         let body = not_now_body(&refused, messages);
         return Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response());
     }
-    let (body, report, cookie) = exchange(&bayeux, visit, messages).await?;
+    let via = visit.via();
+    let (body, report, cookie) = exchange(&bayeux, visit, via, messages).await?;
     Ok(answered("application/json", body.into(), report, cookie))
 }
 
@@ -256,7 +257,7 @@ async fn callback(bayeux: Bayeux, visit: Visit, query: &str) -> Result<Response,
         ));
     }
     let messages = from_form(query.as_bytes(), bayeux.max_messages())?;
-    let (body, report, cookie) = exchange_by(&bayeux, visit, Via::Callback, messages).await?;
+    let (body, report, cookie) = exchange(&bayeux, visit, Via::Callback, messages).await?;
     // Both are line ends in the JavaScript of older browsers, and text in JSON.
     let body = body.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
     // The comment keeps a callback's name from being the first bytes of something else than a script.
@@ -272,12 +273,7 @@ fn is_callback(name: &str) -> bool {
 }
 
 /// Hands the messages in and waits for the answer: as long as the connect is held.
-async fn exchange(bayeux: &Bayeux, visit: Visit, messages: Vec<Incoming>) -> Result<(String, Report, Option<HeaderValue>), Refused> {
-    let via = visit.via();
-    exchange_by(bayeux, visit, via, messages).await
-}
-
-async fn exchange_by(
+async fn exchange(
     bayeux: &Bayeux,
     visit: Visit,
     via: Via,

@@ -184,23 +184,22 @@ impl Wire {
         if state.is_dead || !state.takes_frames || state.is_torn || !state.rest.is_empty() || !state.parcels.is_empty() {
             return Written::NotNow;
         }
-        let sent = match state.socket.filter(|socket| !has_gone(*socket)) {
-            Some(socket) => send(socket, &bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL),
-            None => Err(Errno::EPIPE),
-        };
+        let sent = state
+            .socket
+            .filter(|socket| !has_gone(*socket))
+            .and_then(|socket| send_now(socket, &bytes));
         match (sent, inbox.upgrade()) {
-            (Ok(sent), _) if sent == bytes.len() => return Written::Left,
-            (Ok(sent), Some(inbox)) => {
+            (Some(sent), _) if sent == bytes.len() => Written::Left,
+            (Some(sent), Some(inbox)) => {
                 bytes.drain(..sent);
                 state.park(parcel, bytes, inbox);
+                Written::Waits
             }
-            (Err(Errno::EAGAIN | Errno::EINTR), Some(inbox)) => state.park(parcel, bytes, inbox),
-            (Ok(_) | Err(_), _) => {
+            (Some(_), None) | (None, _) => {
                 state.die();
-                return Written::Never;
+                Written::Never
             }
         }
-        Written::Waits
     }
 
     /// Its bytes are with the connection now. False: it is not wanted any more.
@@ -273,24 +272,21 @@ impl State {
             return Written::Never;
         }
         let sent = match may_now && self.rest.is_empty() {
-            true => send(socket, &bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL),
-            false => Ok(0),
+            true => send_now(socket, &bytes),
+            false => Some(0),
         };
-        match sent {
-            Ok(sent) if sent == bytes.len() => {
-                let entry = self.parcels.swap_remove(at);
-                if entry.is_awaited {
-                    self.wake();
-                }
-                return Written::Left;
+        let Some(sent) = sent else {
+            self.die();
+            return Written::Never;
+        };
+        if sent == bytes.len() {
+            let entry = self.parcels.swap_remove(at);
+            if entry.is_awaited {
+                self.wake();
             }
-            Ok(sent) => drop(bytes.drain(..sent)),
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(_) => {
-                self.die();
-                return Written::Never;
-            }
+            return Written::Left;
         }
+        bytes.drain(..sent);
         self.rest.append(&mut bytes);
         self.wake();
         Written::Waits
@@ -472,6 +468,15 @@ impl Watched {
             Err(_) => state.die(),
         }
         Poll::Ready(written)
+    }
+}
+
+/// How many bytes our kernel takes now. `None`: none ever again.
+fn send_now(socket: RawFd, bytes: &[u8]) -> Option<usize> {
+    match send(socket, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+        Ok(sent) => Some(sent),
+        Err(Errno::EAGAIN | Errno::EINTR) => Some(0),
+        Err(_) => None,
     }
 }
 

@@ -283,8 +283,12 @@ impl House {
 
     /// Coached: customer, agent, supervisor.
     pub(super) fn coached(&mut self, activity: Activity) -> (LegKey, LegKey, LegKey) {
+        self.coached_with(activity, Scope::Call)
+    }
+
+    pub(super) fn coached_with(&mut self, activity: Activity, scope: Scope) -> (LegKey, LegKey, LegKey) {
         let (customer, agent) = self.talk();
-        self.monitor(activity, Mode::AllCalls, Scope::Call).expect("accepted");
+        self.monitor(activity, Mode::AllCalls, scope).expect("accepted");
         let boss = self.ringing(BOSS);
         self.answer(boss);
         (customer, agent, boss)

@@ -40,11 +40,13 @@ fn told(house: &mut House, leg: LegKey) -> Vec<u16> {
 }
 
 fn coached(house: &mut House, scope: Scope) -> (LegKey, LegKey, LegKey) {
-    let (customer, agent) = house.talk();
-    house.monitor(Activity::Coach, Mode::AllCalls, scope).expect("accepted");
-    let boss = house.ringing(BOSS);
-    house.answer(boss);
-    (customer, agent, boss)
+    house.coached_with(Activity::Coach, scope)
+}
+
+/// The agent transfers to the other one, whose phone is called.
+fn transfer_to_other(house: &mut House) -> LegKey {
+    transfer(house, "5002").expect("accepted");
+    house.ringing(OTHER)
 }
 
 #[test]
@@ -79,8 +81,7 @@ fn a_transferred_customer_talks_to_the_next_agent_and_the_first_is_free() {
 fn with_scope_agent_the_supervisor_is_out_in_the_step_in_which_the_agent_is() {
     let mut house = House::new();
     let (customer, agent, boss) = coached(&mut house, Scope::Agent);
-    transfer(&mut house, "5002").expect("accepted");
-    let next = house.ringing(OTHER);
+    let next = transfer_to_other(&mut house);
     house.log.clear();
     rings(&mut house, next);
     assert!(house.lines[&agent].ended && house.lines[&boss].ended);
@@ -93,8 +94,7 @@ fn with_scope_agent_the_supervisor_is_out_in_the_step_in_which_the_agent_is() {
 fn with_scope_agent_he_is_out_at_once_when_nobody_rings_before_the_answer() {
     let mut house = House::new();
     let (customer, _, boss) = coached(&mut house, Scope::Agent);
-    transfer(&mut house, "5002").expect("accepted");
-    let next = house.ringing(OTHER);
+    let next = transfer_to_other(&mut house);
     house.answer(next);
     assert!(house.lines[&boss].ended);
     assert_eq!(house.table(&[("c", customer), ("n", next), ("s", boss)]), "cn nc");
@@ -104,8 +104,7 @@ fn with_scope_agent_he_is_out_at_once_when_nobody_rings_before_the_answer() {
 fn with_scope_call_the_whisper_moves_to_the_next_agent_and_never_to_the_customer() {
     let mut house = House::new();
     let (customer, agent, boss) = coached(&mut house, Scope::Call);
-    transfer(&mut house, "5002").expect("accepted");
-    let next = house.ringing(OTHER);
+    let next = transfer_to_other(&mut house);
     rings(&mut house, next);
     let legs = [("c", customer), ("a", agent), ("n", next), ("s", boss)];
     assert_eq!(house.table(&legs), "sc", "he hears the customer and is heard by nobody");
@@ -120,8 +119,7 @@ fn with_scope_call_the_whisper_moves_to_the_next_agent_and_never_to_the_customer
 fn the_coach_follows_through_several_transfers() {
     let mut house = House::new();
     let (customer, _, boss) = coached(&mut house, Scope::Call);
-    transfer(&mut house, "5002").expect("accepted");
-    let next = house.ringing(OTHER);
+    let next = transfer_to_other(&mut house);
     house.answer(next);
     let call = house.call_id();
     let back = TransferStep::SingleStep {
@@ -171,8 +169,7 @@ fn the_next_agents_own_supervisor_is_brought_in_when_he_answers() {
             confirm_joins: false,
         })
         .expect("accepted");
-    transfer(&mut house, "5002").expect("accepted");
-    let next = house.ringing(OTHER);
+    let next = transfer_to_other(&mut house);
     rings(&mut house, next);
     assert_eq!(house.find_ringing(BOSS2), None);
     house.answer(next);
@@ -208,8 +205,7 @@ fn a_number_that_can_not_be_had_costs_nobody_the_call() {
 fn when_nobody_answers_whoever_transferred_is_called_back_once() {
     let mut house = House::new();
     let (customer, _, boss) = coached(&mut house, Scope::Call);
-    transfer(&mut house, "5002").expect("accepted");
-    let next = house.ringing(OTHER);
+    let next = transfer_to_other(&mut house);
     rings(&mut house, next);
     refuses(&mut house, next, 408);
     assert_eq!(house.failures.last().expect("told").device, AGENT.into());
@@ -220,8 +216,7 @@ fn when_nobody_answers_whoever_transferred_is_called_back_once() {
 
     let mut house = House::new();
     house.talk();
-    transfer(&mut house, "5002").expect("accepted");
-    let next = house.ringing(OTHER);
+    let next = transfer_to_other(&mut house);
     rings(&mut house, next);
     refuses(&mut house, next, 486);
     let back = house.ringing(AGENT);
@@ -234,8 +229,7 @@ fn a_customer_who_hangs_up_meanwhile_ends_it_all() {
     for heard in [false, true] {
         let mut house = House::new();
         let (customer, ..) = coached(&mut house, Scope::Call);
-        transfer(&mut house, "5002").expect("accepted");
-        let next = house.ringing(OTHER);
+        let next = transfer_to_other(&mut house);
         if heard {
             rings(&mut house, next);
         }
