@@ -113,6 +113,18 @@ pub enum MediaCommand {
         /// Silent or not.
         muted: bool,
     },
+    /// Sends digits as telephone-events (RFC 4733) in the leg's name to every party that hears it, one after another. No supervisor gets them.
+    SendDigits {
+        /// The leg.
+        leg: MediaLeg,
+        /// `0`–`9`, `*`, `#`, `A`–`D`; anything else is left out.
+        digits: String,
+    },
+    /// Plays a short tone (440 Hz, 200 ms) to this leg, over whatever it hears, and to nobody else.
+    Beep {
+        /// The leg.
+        leg: MediaLeg,
+    },
     /// Moves a leg with its sockets and its stream into another call (attended transfer). In the new call it hears nobody and is
     /// heard by nobody until that call's allow-list names it.
     Move {

@@ -412,6 +412,8 @@ fn wire_call(call: &CallFact) -> proto::Call {
         ani: call.ani.to_string(),
         dnis: call.dnis.to_string(),
         started_at_ms: call.started_at.0,
+        parent: call.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
+        owner: call.owner.as_ref().map(ToString::to_string).unwrap_or_default(),
         parties: call.parties.iter().map(wire_party).collect(),
     }
 }
@@ -430,6 +432,8 @@ fn call(call: proto::Call) -> Result<CallFact, Malformed> {
         ani: shown("call.ani", call.ani)?,
         dnis: shown("call.dnis", call.dnis)?,
         started_at: Timestamp(call.started_at_ms),
+        parent: optional("call.parent", call.parent)?,
+        owner: optional("call.owner", call.owner)?,
         parties: call.parties.into_iter().map(party).collect::<Result<_, _>>()?,
     })
 }
@@ -765,6 +769,8 @@ mod tests {
                 ani: "".into(),
                 dnis: "5001".into(),
                 started_at: Timestamp(9),
+                parent: Some("c-0".into()),
+                owner: Some("5001".into()),
                 parties: parties.clone(),
             })
         };

@@ -455,6 +455,8 @@ mod tests {
             ani: "7001".into(),
             dnis: "5001".into(),
             started_at: Timestamp(0),
+            parent: None,
+            owner: None,
             parties: vec![Party {
                 device: None,
                 number: "7001".into(),

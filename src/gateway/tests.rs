@@ -224,6 +224,8 @@ fn call(parties: Vec<Party>) -> CallFact {
         ani: "7001".into(),
         dnis: "5001".into(),
         started_at: Timestamp(1_000_000),
+        parent: None,
+        owner: None,
         parties,
     }
 }

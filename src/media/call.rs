@@ -36,6 +36,18 @@ const TALKS: Duration = Duration::from_millis(200);
 const WINDOW: u16 = 25;
 /// A leak guard event at most this often per leg.
 const GUARD_INTERVAL: Duration = Duration::from_secs(1);
+/// One step of a digit that we send: 20 ms.
+const DIGIT_STEP: Duration = Duration::from_millis(20);
+/// Steps of a digit's sound, of its end (RFC 4733 2.5.1.4: three times), and all of it with the silence after.
+const TONE: u32 = 5;
+const ENDS: u32 = 3;
+const DIGIT: u32 = 10;
+/// RFC 4733 2.3: -10 dBm0.
+const DIGIT_VOLUME: u8 = 10;
+/// Digits of one leg that may wait; beyond it they are dropped.
+const MAX_DIGITS: usize = 64;
+/// Samples of a beep: 200 ms.
+const BEEP: u32 = 1600;
 /// Events nobody has polled; beyond it they are dropped.
 const MAX_EVENTS: usize = 64;
 
@@ -296,8 +308,30 @@ pub struct Leg {
     inactive: bool,
     rtcp_due: Instant,
     digit: Option<(u32, u32)>,
+    /// What we dial in his name.
+    dialling: Option<Box<Dialling>>,
+    /// Samples of a tone that he has still to hear.
+    beep: u32,
     guard_said: Option<Instant>,
     stats: LegStats,
+}
+
+/// Digits that are sent in a leg's name, one after another: 100 ms each and as much of silence after it.
+#[derive(Debug)]
+struct Dialling {
+    /// Event numbers (RFC 4733 3.2).
+    events: VecDeque<u8>,
+    /// Steps of 20 ms of the digit in hand: [`TONE`] of sound, [`ENDS`] ends, then nothing.
+    step: u32,
+    /// Names the digit to the listeners' streams.
+    timestamp: u32,
+    next: Instant,
+}
+
+impl Dialling {
+    fn sounds(&self) -> bool {
+        self.step < TONE + ENDS && !self.events.is_empty()
+    }
 }
 
 impl Leg {
@@ -322,6 +356,8 @@ impl Leg {
             inactive: false,
             rtcp_due: now,
             digit: None,
+            dialling: None,
+            beep: 0,
             guard_said: None,
             stats: LegStats::default(),
         }
@@ -372,7 +408,8 @@ impl Leg {
     }
 
     fn due(&self, config: &CallConfig) -> Option<Instant> {
-        [self.clock_due(), self.inactive_due(config), self.rtcp_due()]
+        let digit_due = self.dialling.as_ref().map(|dialling| dialling.next);
+        [self.clock_due(), self.inactive_due(config), self.rtcp_due(), digit_due]
             .into_iter()
             .flatten()
             .min()
@@ -530,6 +567,33 @@ impl Call {
         }
     }
 
+    /// Sends digits in the leg's name to the parties that hear it.
+    pub fn handle_digits(&mut self, leg: MediaLeg, digits: &str, now: Instant) {
+        let Some(here) = self.legs.iter_mut().flatten().find(|here| here.name == leg) else {
+            return;
+        };
+        let events = digits.chars().filter_map(rtp::event_of);
+        let dialling = here.dialling.get_or_insert_with(|| {
+            Box::new(Dialling {
+                events: VecDeque::new(),
+                step: 0,
+                timestamp: 0,
+                next: now,
+            })
+        });
+        let room = MAX_DIGITS.saturating_sub(dialling.events.len());
+        dialling.events.extend(events.take(room));
+        self.wake = earlier(self.wake, dialling.next);
+    }
+
+    /// Plays a short tone to the leg.
+    pub fn handle_beep(&mut self, leg: MediaLeg, now: Instant) {
+        if let Some(here) = self.legs.iter_mut().flatten().find(|here| here.name == leg) {
+            here.beep = BEEP;
+            self.arrange(now);
+        }
+    }
+
     /// A datagram on a leg's RTP port. The bytes are overwritten by what is sent on.
     pub fn handle_rtp(
         &mut self,
@@ -603,6 +667,7 @@ impl Call {
     /// Does what is due: frames on our own clock, RTCP reports, inactivity.
     pub fn handle_timeout(&mut self, now: Now, out: &mut impl FnMut(Transmit<'_>)) {
         for slot in 0..self.legs.len() {
+            self.dial(slot, now.mono, out);
             for _ in 0..4 {
                 let Some(leg) = self.legs[slot].as_mut() else { break };
                 if leg.clock_due().is_none_or(|due| due > now.mono) {
@@ -695,8 +760,14 @@ impl Call {
         let Some(codec) = self.legs[speaker].as_ref().and_then(|leg| leg.media).map(|media| media.codec) else {
             return;
         };
+        // RFC 4733 2.5.1.2: the digit stands in place of the sound.
+        let dials = |leg: &Leg| leg.dialling.as_ref().is_some_and(|dialling| dialling.sounds());
+        let is_dialling = self.legs[speaker].as_ref().is_some_and(dials);
         let Some(leg) = self.legs[listener].as_mut() else { return };
         let Some((media, to)) = leg.outlet() else { return };
+        if is_dialling && leg.party && media.dtmf_pt.is_some() {
+            return;
+        }
         let origin = Origin {
             slot: speaker,
             ssrc: received.ssrc,
@@ -755,6 +826,83 @@ impl Call {
         }
     }
 
+    /// The next step of the digits that are sent in a leg's name.
+    fn dial(&mut self, slot: usize, now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
+        let Some(leg) = self.legs[slot].as_mut() else { return };
+        let party = leg.party;
+        let Some(dialling) = leg.dialling.as_mut().filter(|dialling| dialling.next <= now) else {
+            return;
+        };
+        let Some(&event) = dialling.events.front().filter(|_| party) else {
+            leg.dialling = None;
+            return;
+        };
+        let step = dialling.step;
+        let sounds = dialling.sounds();
+        let timestamp = dialling.timestamp;
+        dialling.step += 1;
+        dialling.next = (dialling.next + DIGIT_STEP).max(now);
+        if dialling.step == DIGIT {
+            dialling.step = 0;
+            dialling.timestamp = dialling.timestamp.wrapping_add(1);
+            dialling.events.pop_front();
+        }
+        if !sounds {
+            return;
+        }
+        let end = if step >= TONE { 0x80 } else { 0 };
+        let duration = ((step + 1).min(TONE) * FRAME) as u16;
+        let [high, low] = duration.to_be_bytes();
+        let mut packet = [0; HEADER + 4];
+        packet[HEADER..].copy_from_slice(&[event, end | DIGIT_VOLUME, high, low]);
+        let ours = Received {
+            marker: step == 0,
+            payload_type: 0,
+            sequence: step as u16,
+            timestamp,
+            ssrc: 0,
+            payload: HEADER..HEADER + 4,
+        };
+        for listener in 0..self.legs.len() {
+            self.send_event(slot, listener, &ours, &mut packet, now, out);
+        }
+    }
+
+    /// A digit of our own making among whatever the listener hears.
+    fn send_event(
+        &mut self,
+        speaker: usize,
+        listener: usize,
+        event: &Received,
+        packet: &mut [u8],
+        now: Instant,
+        out: &mut impl FnMut(Transmit<'_>),
+    ) {
+        let Some(leg) = self.legs[listener].as_mut() else { return };
+        let Some((media, to)) = leg.outlet() else { return };
+        let Some(payload_type) = media.dtmf_pt else { return };
+        if !leg.party || !leg.row.has(speaker) || leg.permitted & bit(speaker) == 0 {
+            return;
+        }
+        let origin = Origin {
+            slot: MAX_LEGS + speaker,
+            ssrc: 0,
+        };
+        let header = Header {
+            payload_type,
+            ..leg.stream.event(origin, event, now)
+        };
+        let sent = Sent::Unchanged;
+        let bytes = header.put_before(packet, &event.payload);
+        out(Transmit {
+            slot: listener,
+            sent,
+            to,
+            bytes,
+        });
+        leg.count(sent);
+    }
+
     /// Who paces a listener's mix: the first of his parties who talks, else the first supervisor who does.
     fn pacer(&self, listener: usize, now: Instant) -> Option<usize> {
         let Row::Mix(speakers) = self.legs[listener].as_ref()?.row else {
@@ -797,7 +945,7 @@ impl Call {
             Row::Mix(speakers) => speakers,
             Row::Silent | Row::Relay(_) | Row::Transcode(_) => 0,
         };
-        let permitted = leg.permitted;
+        let (permitted, beep) = (leg.permitted, leg.beep);
         let samples = samples.min(MAX_FRAME as u32);
         let len = samples as usize;
         let mut sum = Sum::default();
@@ -814,11 +962,15 @@ impl Call {
                 sum.add(linear, ear.gain);
             }
         }
+        if beep > 0 {
+            tone(BEEP - beep, beep, linear);
+            sum.add(linear, Gain::UNITY.0);
+        }
         let mut buffer = [media.codec.silence(); HEADER + MAX_FRAME];
         let bytes = &mut buffer[..HEADER + len];
         let sent = if contributors & !permitted != 0 {
             Sent::Guarded
-        } else if contributors == 0 {
+        } else if contributors == 0 && beep == 0 {
             Sent::Silent
         } else {
             sum.saturate(linear);
@@ -838,8 +990,13 @@ impl Call {
             bytes,
         });
         leg.count(sent);
+        leg.beep = beep.saturating_sub(samples);
+        let is_over = beep > 0 && leg.beep == 0;
         if sent == Sent::Guarded {
             self.guard(listener, now);
+        }
+        if is_over {
+            self.arrange(now);
         }
     }
 
@@ -978,8 +1135,10 @@ impl Call {
             let only = slots(heard)
                 .next()
                 .filter(|&other| heard == bit(other) && gains[other] == Gain::UNITY.0);
+            let beeps = self.legs[slot].as_ref().is_some_and(|leg| leg.beep > 0);
             let row = match (codec, only) {
                 (None, _) => Row::Silent,
+                (Some(_), _) if beeps => Row::Mix(heard),
                 (Some(_), _) if heard == 0 => Row::Silent,
                 (Some(codec), Some(other)) => match facts[other] {
                     Some((_, Some(same), _)) if same == codec => Row::Relay(other),
@@ -1020,6 +1179,19 @@ impl Call {
             }
         }
         self.wake = self.legs.iter().flatten().filter_map(|leg| leg.due(&self.config)).min();
+    }
+}
+
+/// A piece of a soft 440 Hz tone, from its `begun`th sample on; silence when `left` are over. It swells and fades for 10 ms, without a click.
+fn tone(begun: u32, left: u32, samples: &mut [i16]) {
+    const FADE: f32 = 80.0;
+    for (n, sample) in (0..left).zip(samples.iter_mut()) {
+        let at = (begun + n) as f32;
+        let swell = (at / FADE).min((left - n) as f32 / FADE).min(1.0);
+        *sample = (2000.0 * swell * (at * 440.0 / 8000.0 * std::f32::consts::TAU).sin()) as i16;
+    }
+    if let Some(rest) = samples.get_mut(left as usize..) {
+        rest.fill(0);
     }
 }
 
@@ -1565,6 +1737,92 @@ mod tests {
                     MediaEvent::Digits { leg: AGENT, digit },
                     MediaEvent::Digits { leg: CUSTOMER, digit }
                 ]
+            );
+        }
+    }
+
+    #[test]
+    fn digits_that_we_send_are_events_in_the_agents_stream_and_no_supervisor_gets_them() {
+        for activity in [None, Some(Activity::BargeIn)] {
+            let mut house = House::pcmu(activity);
+            let mut sequence = 0;
+            for round in 0..40 {
+                if round == 5 {
+                    house.call.handle_digits(AGENT, "4x#", house.time());
+                }
+                for (index, level) in LEVELS.into_iter().enumerate() {
+                    house.say(index, level);
+                }
+                house.pass(20 * MS);
+            }
+            let (mut digits, mut sound_within) = (Vec::new(), 0);
+            for (n, heard) in house.to(CUSTOMER).enumerate() {
+                let expected = *house.to(CUSTOMER).next().map(|first| &first.rtp.sequence).unwrap();
+                assert_eq!(heard.rtp.sequence, expected.wrapping_add(n as u16), "unbroken");
+                sequence += 1;
+                if heard.rtp.payload_type == TELEPHONE_EVENT {
+                    let [event, flags, high, low] = heard.payload[..] else {
+                        panic!("{:?}", heard.payload)
+                    };
+                    digits.push((event, flags >= 0x80, u16::from_be_bytes([high, low]), heard.rtp.timestamp));
+                } else if matches!(digits.last(), Some((_, false, ..))) {
+                    sound_within += 1;
+                }
+            }
+            assert!(sequence > 30);
+            let of = |event: u8| digits.iter().filter(move |digit| digit.0 == event).collect::<Vec<_>>();
+            for event in [4, 11] {
+                let packets = of(event);
+                let durations: Vec<_> = packets.iter().map(|packet| (packet.1, packet.2)).collect();
+                let ends = (true, 800);
+                let sound = [160, 320, 480, 640, 800].map(|duration| (false, duration));
+                assert_eq!(durations, [&sound[..], &[ends; 3]].concat());
+                assert!(
+                    packets.iter().all(|packet| packet.3 == packets[0].3),
+                    "one timestamp for the whole event"
+                );
+            }
+            assert!(of(11)[0].3.wrapping_sub(of(4)[0].3) < 0x8000_0000, "later");
+            assert_eq!(digits.len(), 16);
+            assert!(
+                activity.is_some() || sound_within == 0,
+                "where the agent is relayed, the digit stands in place of his sound"
+            );
+            let stray = house
+                .to(AGENT)
+                .chain(house.to(SUPERVISOR))
+                .filter(|heard| heard.rtp.payload_type == TELEPHONE_EVENT);
+            assert_eq!(stray.count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_beep_is_heard_by_the_agent_and_changes_nothing_for_the_customer() {
+        for activity in [None, Some(Activity::ListenIn), Some(Activity::Coach)] {
+            let mut house = House::pcmu(activity);
+            let mut beeped = 0;
+            for round in 0..40u8 {
+                if round == 10 {
+                    house.call.handle_beep(AGENT, house.time());
+                }
+                house.payload(0, 0, &[round; 160]);
+                house.payload(1, 0, &[Codec::Pcmu.silence(); 160]);
+                house.pass(20 * MS);
+                let last = house.last(AGENT);
+                let loud = last.samples(Codec::Pcmu).iter().any(|sample| *sample > 1500);
+                assert!(!loud || (10..22).contains(&round), "{round}");
+                beeped += u32::from(loud);
+            }
+            assert!((9..=11).contains(&beeped), "200 ms: {beeped}");
+            let to_customer: Vec<_> = house.to(CUSTOMER).map(|heard| (heard.sent, heard.payload[0])).collect();
+            assert_eq!(to_customer, (0..40).map(|round| (Sent::Unchanged, round)).collect::<Vec<_>>());
+            assert_eq!(
+                house.last(AGENT).sent,
+                if activity == Some(Activity::Coach) {
+                    Sent::Mixed
+                } else {
+                    Sent::Unchanged
+                }
             );
         }
     }

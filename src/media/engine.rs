@@ -199,6 +199,8 @@ impl Engine {
         let (worker, job) = match command {
             MediaCommand::Describe { leg, media } => (of(&directory, leg), Job::Describe { leg, media }),
             MediaCommand::Mute { leg, muted } => (of(&directory, leg), Job::Mute { leg, muted }),
+            MediaCommand::SendDigits { leg, digits } => (of(&directory, leg), Job::SendDigits { leg, digits }),
+            MediaCommand::Beep { leg } => (of(&directory, leg), Job::Beep { leg }),
             MediaCommand::Hear { call, hearing } => {
                 let hearing = Box::new(hearing);
                 (directory.calls.get(&call).map(|place| place.worker), Job::Hear { call, hearing })
@@ -401,6 +403,8 @@ enum Job {
     Describe { leg: MediaLeg, media: LegMedia },
     Mute { leg: MediaLeg, muted: bool },
     Hear { call: CallKey, hearing: Box<Hearing> },
+    SendDigits { leg: MediaLeg, digits: String },
+    Beep { leg: MediaLeg },
     Move { leg: MediaLeg, call: CallKey, to: usize },
     Close { leg: MediaLeg },
     Stop,
@@ -607,7 +611,12 @@ impl Worker {
                     self.hearings.insert(call, hearing);
                 }
             },
-            Job::Describe { leg, .. } | Job::Mute { leg, .. } | Job::Move { leg, .. } | Job::Close { leg }
+            Job::Describe { leg, .. }
+            | Job::Mute { leg, .. }
+            | Job::SendDigits { leg, .. }
+            | Job::Beep { leg }
+            | Job::Move { leg, .. }
+            | Job::Close { leg }
                 if !self.legs.contains_key(&leg) =>
             {
                 let waiting = self.waiting.entry(leg).or_default();
@@ -617,6 +626,8 @@ impl Worker {
             }
             Job::Describe { leg, media } => self.at(leg, |call| call.handle_describe(leg, media, now)),
             Job::Mute { leg, muted } => self.at(leg, |call| call.handle_mute(leg, muted, now)),
+            Job::SendDigits { leg, digits } => self.at(leg, |call| call.handle_digits(leg, &digits, now)),
+            Job::Beep { leg } => self.at(leg, |call| call.handle_beep(leg, now)),
             Job::Move { leg, call, to } => {
                 let Some(parcel) = self.take(leg, now) else { return };
                 if to == self.index {

@@ -308,6 +308,11 @@ pub struct TelephoneEvent {
     pub end: bool,
 }
 
+/// The event number of a digit (RFC 4733 3.2).
+pub fn event_of(digit: char) -> Option<u8> {
+    "0123456789*#ABCD".chars().position(|known| known == digit).map(|event| event as u8)
+}
+
 /// Reads a telephone-event payload; `None` for events that are no DTMF digits, and for what is too short or too long to be one.
 pub fn telephone_event(payload: &[u8]) -> Option<TelephoneEvent> {
     let [event, flags, _, _] = *payload.first_chunk::<4>()?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 pub struct LegKey(pub u64);
 
 /// Who is at the far end of an incoming leg, as far as it was authenticated.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LegSource {
     /// An account of ours, by digest.
     Account(DeviceId),
@@ -73,6 +73,8 @@ pub enum LegEvent {
         max_forwards: u8,
         /// What the B-leg may carry.
         passed: Vec<PassedHeader>,
+        /// The leg whose place he takes (RFC 3891): an established one of the same peer.
+        replaces: Option<LegKey>,
     },
     /// Where the signalling of a leg behind a NAT comes from: its media comes from there too, whatever its descriptions say. Right after
     /// `Incoming`, and before a description that comes from a host not told yet.
@@ -149,6 +151,15 @@ pub enum LegEvent {
         leg: LegKey,
         /// The number, unescaped once.
         to: Number,
+        /// His other leg that goes there already (RFC 3891): the two calls are to be joined without him.
+        replaces: Option<LegKey>,
+    },
+    /// Digits that he has dialled by INFO. They have been answered with 200.
+    Dialled {
+        /// The leg.
+        leg: LegKey,
+        /// `0`–`9`, `*`, `#`, `A`–`D`.
+        digits: String,
     },
     /// The leg is gone: BYE, CANCEL, no ACK, session expiry.
     Ended {

@@ -300,6 +300,7 @@ impl Shell {
                 }
             }
             LegEvent::Located { .. }
+            | LegEvent::Dialled { .. }
             | LegEvent::Progress { .. }
             | LegEvent::Answered { .. }
             | LegEvent::Confirmed { .. }

@@ -14,6 +14,7 @@
 
 mod call;
 mod commands;
+mod consult;
 mod legs;
 mod monitors;
 mod numbering;
@@ -151,6 +152,8 @@ pub struct Switchboard<O> {
     calls: BTreeMap<CallKey, Call>,
     by_leg: BTreeMap<LegKey, CallKey>,
     by_id: BTreeMap<CallId, CallKey>,
+    /// Every leg of a peer, those that have left included until their call forgets them.
+    by_peer: BTreeMap<LegSource, BTreeSet<LegKey>>,
     supervision: Supervision,
     kept: BTreeMap<DeviceId, MonitorFact>,
     /// Calls that this step has changed.
@@ -226,6 +229,7 @@ impl<O: Outside> Switchboard<O> {
             calls: BTreeMap::new(),
             by_leg: BTreeMap::new(),
             by_id: BTreeMap::new(),
+            by_peer: BTreeMap::new(),
             supervision,
             kept,
             changed: BTreeSet::new(),
@@ -247,6 +251,9 @@ impl<O: Outside> Switchboard<O> {
             live_switching: true,
             mute_monitored: true,
             transfers: true,
+            consultations: true,
+            conferences: true,
+            dtmf: true,
             codecs: self.config.codecs.iter().map(|codec| codec.name().to_owned()).collect(),
             ..Capabilities::default()
         }
@@ -343,6 +350,7 @@ impl<O: Outside> Switchboard<O> {
                 for &key in &touched {
                     self.transfer_is_moot(key);
                     self.end_if_alone(key);
+                    self.nothing_is_asked_about(key);
                 }
                 if self.changed.is_empty() {
                     break;
@@ -411,9 +419,29 @@ impl<O: Outside> Switchboard<O> {
         {
             self.by_id.remove(&call.id);
             for seat in &call.seats {
-                self.by_leg.remove(&seat.leg);
+                self.forget_leg(seat.leg, &seat.peer);
             }
         }
+    }
+
+    fn forget_leg(&mut self, leg: LegKey, peer: &LegSource) {
+        self.by_leg.remove(&leg);
+        if let Some(legs) = self.by_peer.get_mut(peer) {
+            legs.remove(&leg);
+            if legs.is_empty() {
+                self.by_peer.remove(peer);
+            }
+        }
+    }
+
+    /// The legs of a peer that have not left, with their calls.
+    fn live_legs(&self, peer: &LegSource) -> impl Iterator<Item = (&Call, &Seat)> {
+        let legs = self.by_peer.get(peer).into_iter().flatten();
+        legs.filter_map(|leg| {
+            let call = self.calls.get(self.by_leg.get(leg)?)?;
+            let seat = call.seat(*leg).filter(|seat| !seat.is_over())?;
+            Some((call, seat))
+        })
     }
 
     fn call_of(&mut self, leg: LegKey) -> Option<&mut Call> {
@@ -455,7 +483,10 @@ impl<O: Outside> Switchboard<O> {
                 number = forward_to;
                 continue;
             }
-            if device.do_not_disturb || !device.registered {
+            if device.do_not_disturb {
+                return Err(486);
+            }
+            if !device.registered {
                 return Err(480);
             }
             if caller.device.as_ref() == Some(&extension.device) || !self.config.call_waiting && self.is_busy(&extension.device) {
@@ -494,10 +525,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     fn is_busy(&self, device: &DeviceId) -> bool {
-        self.calls
-            .values()
-            .flat_map(|call| &call.seats)
-            .any(|seat| !seat.is_over() && seat.device.as_ref() == Some(device))
+        self.live_legs(&LegSource::Account(device.clone())).next().is_some()
     }
 
     /// A device or a trunk is on as many calls as it may be.
@@ -506,8 +534,8 @@ impl<O: Outside> Switchboard<O> {
             LegSource::Account(_) => Some(self.config.max_calls_per_device),
             LegSource::Trunk(name) => self.numbering.trunk(name).and_then(|trunk| trunk.max_calls),
         };
-        let seats = || self.calls.values().flat_map(|call| &call.seats);
-        most.is_some_and(|most| seats().filter(|seat| !seat.is_over() && seat.peer == *peer).count() >= most)
+        let all = self.by_peer.get(peer).map_or(0, BTreeSet::len);
+        most.is_some_and(|most| all >= most && self.live_legs(peer).count() >= most)
     }
 
     fn caller(&self, source: &LegSource) -> Option<Caller> {
@@ -548,6 +576,7 @@ impl<O: Outside> Switchboard<O> {
             LegSource::Trunk(_) => None,
         };
         self.by_leg.insert(leg, call);
+        self.by_peer.entry(peer.clone()).or_default().insert(leg);
         Some(Seat {
             leg,
             peer,

@@ -15,7 +15,56 @@ pub struct Supervision {
     config: Config,
     monitors: BTreeMap<DeviceId, Monitor>,
     calls: BTreeMap<CallId, CallFact>,
+    index: Index,
     outputs: VecDeque<Output>,
+}
+
+/// Who is concerned by what, so that nothing looks through all monitors.
+#[derive(Debug, Default)]
+struct Index {
+    /// The supervisors of a target.
+    of_target: Pairs<DeviceId, DeviceId>,
+    /// The supervisors whose monitors are busy with a call.
+    of_call: Pairs<CallId, DeviceId>,
+    /// The supervisors who do not join a call (again).
+    passed: Pairs<CallId, DeviceId>,
+    /// The live calls of a device.
+    calls: Pairs<DeviceId, CallId>,
+    /// When a supervisor's waiting is over.
+    deadlines: BTreeSet<(Instant, DeviceId)>,
+}
+
+/// What belongs to a key, in order.
+#[derive(Debug)]
+struct Pairs<K, V>(BTreeMap<K, BTreeSet<V>>);
+
+impl<K, V> Default for Pairs<K, V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord + Clone, V: Ord + Clone> Pairs<K, V> {
+    fn insert(&mut self, key: &K, value: &V) {
+        self.0.entry(key.clone()).or_default().insert(value.clone());
+    }
+
+    fn remove(&mut self, key: &K, value: &V) {
+        if let Some(values) = self.0.get_mut(key) {
+            values.remove(value);
+            if values.is_empty() {
+                self.0.remove(key);
+            }
+        }
+    }
+
+    fn of(&self, key: &K) -> impl Iterator<Item = &V> {
+        self.0.get(key).into_iter().flatten()
+    }
+
+    fn count(&self, key: &K) -> usize {
+        self.0.get(key).map_or(0, BTreeSet::len)
+    }
 }
 
 #[derive(Debug)]
@@ -32,7 +81,7 @@ struct Monitor {
     state: State,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum State {
     Armed,
     Admitting {
@@ -55,13 +104,17 @@ impl Supervision {
     /// The monitors that were kept come back armed, whatever state they were in: whoever was joined is invited again once the call is
     /// handed in.
     pub fn new(config: Config, kept: Vec<MonitorFact>) -> Self {
-        let monitors = kept.into_iter().map(|fact| (fact.supervisor.clone(), Monitor::armed(fact)));
-        Self {
+        let mut machine = Self {
             config,
-            monitors: monitors.collect(),
+            monitors: BTreeMap::new(),
             calls: BTreeMap::new(),
+            index: Index::default(),
             outputs: VecDeque::new(),
+        };
+        for fact in kept {
+            machine.put(fact.supervisor.clone(), Monitor::armed(fact));
         }
+        machine
     }
 
     /// The five monitoring commands. A refusal has changed nothing; commands that are not about monitoring are `Forbidden`.
@@ -115,21 +168,66 @@ impl Supervision {
 
     /// The whole call at every change, supervisors' legs included. Over is when every party is `Released`.
     pub fn handle_call(&mut self, call: &CallFact, now: Now) {
-        if call.is_over() {
-            self.calls.remove(&call.id);
-        } else {
-            self.calls.insert(call.id.clone(), call.clone());
-        }
-        for supervisor in self.supervisors(|monitor| monitor.state.call() == Some(&call.id)) {
+        self.know(call);
+        for supervisor in self.index.of_call.of(&call.id).cloned().collect::<Vec<_>>() {
             self.follow(&supervisor, now);
         }
         if call.is_over() {
-            for monitor in self.monitors.values_mut() {
-                monitor.passed.remove(&call.id);
+            for supervisor in self.index.passed.0.remove(&call.id).into_iter().flatten() {
+                if let Some(monitor) = self.monitors.get_mut(&supervisor) {
+                    monitor.passed.remove(&call.id);
+                }
             }
         }
-        for supervisor in self.supervisors(|monitor| call.party_of(&monitor.target).is_some()) {
+        let mut concerned = BTreeSet::new();
+        for device in here(call) {
+            concerned.extend(self.index.of_target.of(device).cloned());
+        }
+        for supervisor in concerned {
             self.seek(&supervisor, now);
+        }
+    }
+
+    /// The call has become a part of another, and whoever was on it is on that one now: its supervisors too. To be told before either
+    /// call is handed in as it is then.
+    pub fn handle_merged(&mut self, from: &CallId, into: &CallId) {
+        for supervisor in self.index.of_call.of(from).cloned().collect::<Vec<_>>() {
+            let Some(monitor) = self.monitors.get(&supervisor) else { continue };
+            let mut state = monitor.state.clone();
+            match &mut state {
+                State::Armed => continue,
+                State::Admitting { call, .. } | State::Inviting { call, .. } | State::Joined { call, .. } => *call = into.clone(),
+            }
+            let is_asking = matches!(state, State::Admitting { .. });
+            let standing = !monitor.lingering;
+            self.set_state(&supervisor, state);
+            self.unpass(&supervisor, into);
+            if standing {
+                self.changed(&supervisor);
+            }
+            if is_asking && let Some(monitor) = self.monitors.get(&supervisor) {
+                self.outputs.push_back(Output::AskAdmission(AdmissionAsked {
+                    supervisor: supervisor.clone(),
+                    target: monitor.target.clone(),
+                    call: into.clone(),
+                    activity: monitor.activity,
+                }));
+            }
+        }
+    }
+
+    fn know(&mut self, call: &CallFact) {
+        let known = match call.is_over() {
+            true => self.calls.remove(&call.id),
+            false => self.calls.insert(call.id.clone(), call.clone()),
+        };
+        for device in known.iter().flat_map(here) {
+            self.index.calls.remove(device, &call.id);
+        }
+        if !call.is_over() {
+            for device in here(call) {
+                self.index.calls.insert(device, &call.id);
+            }
         }
     }
 
@@ -157,7 +255,7 @@ impl Supervision {
 
     /// The device is no longer one of the house. (One that merely unregisters keeps its monitors.)
     pub fn handle_device_gone(&mut self, device: &DeviceId, _now: Now) {
-        for supervisor in self.supervisors(|monitor| monitor.target == *device) {
+        for supervisor in self.index.of_target.of(device).cloned().collect::<Vec<_>>() {
             self.end(&supervisor, ReleaseReason::DeviceGone);
         }
         self.end(device, ReleaseReason::DeviceGone);
@@ -165,7 +263,8 @@ impl Supervision {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
-        for supervisor in self.supervisors(|monitor| monitor.state.deadline().is_some_and(|deadline| deadline <= now.mono)) {
+        let due = self.index.deadlines.iter().take_while(|(deadline, _)| *deadline <= now.mono);
+        for supervisor in due.map(|(_, supervisor)| supervisor.clone()).collect::<Vec<_>>() {
             let Some(monitor) = self.monitors.get(&supervisor) else { continue };
             let refusal = match &monitor.state {
                 State::Armed | State::Joined { .. } => continue,
@@ -185,7 +284,7 @@ impl Supervision {
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.monitors.values().filter_map(|monitor| monitor.state.deadline()).min()
+        self.index.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// The next thing to do.
@@ -202,7 +301,12 @@ impl Supervision {
     /// Does a supervisor keep this call alive? Asked by the switch when only one party besides supervisors is left, with the call as it
     /// then is; false means: release the rest. Always false unless `debrief` or `takeover` is configured.
     pub fn keeps_alive(&self, call: &CallFact) -> bool {
-        self.monitors.values().any(|monitor| match &monitor.state {
+        let monitors = self
+            .index
+            .of_call
+            .of(&call.id)
+            .filter_map(|supervisor| self.monitors.get(supervisor));
+        monitors.into_iter().any(|monitor| match &monitor.state {
             State::Joined {
                 call: his,
                 activity,
@@ -220,11 +324,8 @@ impl Supervision {
         if supervisor == target {
             return Err(Refusal::new(Reason::NotPermitted, "Nobody monitors himself."));
         }
-        let others = self
-            .monitors
-            .iter()
-            .filter(|(his, monitor)| *his != supervisor && monitor.target == *target);
-        if others.count() >= self.config.max_supervisors_per_device {
+        let his_own = self.monitors.get(supervisor).is_some_and(|monitor| monitor.target == *target);
+        if self.index.of_target.count(target) - usize::from(his_own) >= self.config.max_supervisors_per_device {
             let message = format!("Device '{target}' is already monitored by another supervisor.");
             return Err(Refusal::new(Reason::InUse, message));
         }
@@ -252,9 +353,10 @@ impl Supervision {
 
     fn arm(&mut self, asked: MonitorFact, now: Now) {
         let supervisor = asked.supervisor.clone();
-        let mut monitor = Monitor::armed(asked);
-        monitor.passed = self.not_to_intrude(&monitor);
-        self.monitors.insert(supervisor.clone(), monitor);
+        let monitor = Monitor::armed(asked);
+        let passed = self.not_to_intrude(&monitor);
+        self.put(supervisor.clone(), monitor);
+        self.set_passed(&supervisor, passed);
         self.changed(&supervisor);
         self.seek(&supervisor, now);
     }
@@ -372,13 +474,14 @@ impl Supervision {
                 call.id.clone(),
             )
         };
-        if let Some(call) = self.calls.values().filter(may_join).min_by_key(order) {
+        let his = self.index.calls.of(&monitor.target).filter_map(|call| self.calls.get(call));
+        if let Some(call) = his.filter(may_join).min_by_key(order) {
             self.begin(supervisor, call.id.clone(), now);
         }
     }
 
     fn begin(&mut self, supervisor: &DeviceId, call: CallId, now: Now) {
-        let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
+        let Some(monitor) = self.monitors.get(supervisor) else { return };
         if !monitor.confirm_joins {
             return self.invite(supervisor, call, now);
         }
@@ -388,10 +491,8 @@ impl Supervision {
             call: call.clone(),
             activity: monitor.activity,
         };
-        monitor.state = State::Admitting {
-            call,
-            deadline: now.mono + self.config.admission_timeout,
-        };
+        let deadline = now.mono + self.config.admission_timeout;
+        self.set_state(supervisor, State::Admitting { call, deadline });
         self.changed(supervisor);
         self.outputs.push_back(Output::AskAdmission(asked));
     }
@@ -404,32 +505,31 @@ impl Supervision {
     }
 
     fn invite(&mut self, supervisor: &DeviceId, call: CallId, now: Now) {
-        let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
+        let Some(monitor) = self.monitors.get(supervisor) else { return };
         self.outputs.push_back(Output::Invite {
             supervisor: supervisor.clone(),
             target: monitor.target.clone(),
             call: call.clone(),
             activity: monitor.activity,
         });
-        monitor.state = State::Inviting {
-            call,
-            deadline: now.mono + self.config.invite_timeout,
-        };
+        let deadline = now.mono + self.config.invite_timeout;
+        self.set_state(supervisor, State::Inviting { call, deadline });
         self.changed(supervisor);
     }
 
     fn join(&mut self, supervisor: &DeviceId, now: Now) {
-        let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
+        let Some(monitor) = self.monitors.get(supervisor) else { return };
         let Some(call) = monitor.state.call().cloned() else { return };
         let activity = monitor.activity;
         // `follow` runs at each change of the call, so it has not gone meanwhile; if in doubt, he is heard by nobody.
         let place = self.calls.get(&call).map(|call| monitor.place(&self.config, call, activity, None));
-        monitor.state = State::Joined {
+        let joined = State::Joined {
             call,
             activity,
             place: place.and_then(Result::ok).unwrap_or_default(),
             since: now.wall,
         };
+        self.set_state(supervisor, joined);
         self.hear(supervisor, None);
         self.changed(supervisor);
         self.follow(supervisor, now);
@@ -503,13 +603,13 @@ impl Supervision {
     fn leave(&mut self, supervisor: &DeviceId, now: Now) {
         let Some(monitor) = self.monitors.get(supervisor) else { return };
         if monitor.lingering {
-            self.monitors.remove(supervisor);
+            self.remove(supervisor);
             return;
         }
         match monitor.mode {
             Mode::AllCalls => self.disarm(supervisor, now),
             Mode::NextCall => {
-                self.monitors.remove(supervisor);
+                self.remove(supervisor);
                 self.outputs.push_back(Output::Gone {
                     supervisor: supervisor.clone(),
                 });
@@ -535,19 +635,69 @@ impl Supervision {
     fn pass(&mut self, supervisor: &DeviceId) {
         let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
         if let Some(call) = monitor.state.call().filter(|call| self.calls.contains_key(*call)).cloned() {
-            monitor.passed.insert(call);
+            monitor.passed.insert(call.clone());
+            self.index.passed.insert(&call, supervisor);
         }
     }
 
-    fn disarm(&mut self, supervisor: &DeviceId, now: Now) {
+    fn unpass(&mut self, supervisor: &DeviceId, call: &CallId) {
+        if let Some(monitor) = self.monitors.get_mut(supervisor) {
+            monitor.passed.remove(call);
+            self.index.passed.remove(call, supervisor);
+        }
+    }
+
+    fn set_passed(&mut self, supervisor: &DeviceId, passed: BTreeSet<CallId>) {
         let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
-        monitor.state = State::Armed;
+        for call in &monitor.passed {
+            self.index.passed.remove(call, supervisor);
+        }
+        for call in &passed {
+            self.index.passed.insert(call, supervisor);
+        }
+        monitor.passed = passed;
+    }
+
+    fn set_state(&mut self, supervisor: &DeviceId, state: State) {
+        let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
+        if let Some(call) = monitor.state.call() {
+            self.index.of_call.remove(call, supervisor);
+        }
+        if let Some(deadline) = monitor.state.deadline() {
+            self.index.deadlines.remove(&(deadline, supervisor.clone()));
+        }
+        if let Some(call) = state.call() {
+            self.index.of_call.insert(call, supervisor);
+        }
+        if let Some(deadline) = state.deadline() {
+            self.index.deadlines.insert((deadline, supervisor.clone()));
+        }
+        monitor.state = state;
+    }
+
+    fn put(&mut self, supervisor: DeviceId, monitor: Monitor) {
+        self.remove(&supervisor);
+        self.index.of_target.insert(&monitor.target, &supervisor);
+        self.monitors.insert(supervisor, monitor);
+    }
+
+    fn remove(&mut self, supervisor: &DeviceId) -> Option<Monitor> {
+        self.set_passed(supervisor, BTreeSet::new());
+        let state = self.monitors.get(supervisor)?.state.clone();
+        self.set_state(supervisor, State::Armed);
+        let monitor = self.monitors.remove(supervisor)?;
+        self.index.of_target.remove(&monitor.target, supervisor);
+        Some(Monitor { state, ..monitor })
+    }
+
+    fn disarm(&mut self, supervisor: &DeviceId, now: Now) {
+        self.set_state(supervisor, State::Armed);
         self.changed(supervisor);
         self.seek(supervisor, now);
     }
 
     fn end(&mut self, supervisor: &DeviceId, reason: ReleaseReason) {
-        let Some(monitor) = self.monitors.remove(supervisor) else { return };
+        let Some(monitor) = self.remove(supervisor) else { return };
         match monitor.state {
             State::Armed | State::Admitting { .. } => {}
             State::Inviting { call, .. } | State::Joined { call, .. } => self.release(supervisor, call, reason),
@@ -576,8 +726,8 @@ impl Supervision {
     /// Who asks again may join calls that he was out of.
     fn forgive(&mut self, supervisor: &DeviceId) {
         let passed = self.monitors.get(supervisor).map(|monitor| self.not_to_intrude(monitor));
-        if let (Some(monitor), Some(passed)) = (self.monitors.get_mut(supervisor), passed) {
-            monitor.passed = passed;
+        if let Some(passed) = passed {
+            self.set_passed(supervisor, passed);
         }
     }
 
@@ -595,7 +745,8 @@ impl Supervision {
             let leg = call.party_of(&monitor.target);
             leg.is_some_and(|leg| matches!(leg.state, LegState::Established | LegState::Held))
         };
-        self.calls.values().filter(is_on).map(|call| call.id.clone()).collect()
+        let his = self.index.calls.of(&monitor.target).filter_map(|call| self.calls.get(call));
+        his.filter(is_on).map(|call| call.id.clone()).collect()
     }
 
     fn known(&self, call: &CallId) -> Result<(), Refusal> {
@@ -606,11 +757,6 @@ impl Supervision {
     fn standing(&self, supervisor: &DeviceId) -> Result<&Monitor, Refusal> {
         let monitor = self.monitors.get(supervisor).filter(|monitor| !monitor.lingering);
         monitor.ok_or_else(|| Refusal::new(Reason::InvalidState, format!("Device '{supervisor}' monitors nobody.")))
-    }
-
-    fn supervisors(&self, which: impl Fn(&Monitor) -> bool) -> Vec<DeviceId> {
-        let chosen = self.monitors.iter().filter(|(_, monitor)| which(monitor));
-        chosen.map(|(supervisor, _)| supervisor.clone()).collect()
     }
 }
 
@@ -668,6 +814,12 @@ impl State {
             State::Admitting { deadline, .. } | State::Inviting { deadline, .. } => Some(*deadline),
         }
     }
+}
+
+/// The devices that are on a call.
+fn here(call: &CallFact) -> impl Iterator<Item = &DeviceId> {
+    let parties = call.parties.iter().filter(|party| party.state != LegState::Released);
+    parties.filter_map(|party| party.device.as_ref())
 }
 
 fn why_not(supervisor: &DeviceId, outcome: LegOutcome) -> Refusal {

@@ -999,6 +999,8 @@ fn fact(id: &str, call_type: CallType, parties: &[(&str, PartyRole, LegState)]) 
         ani: "7001".into(),
         dnis: "5001".into(),
         started_at: Timestamp(0),
+        parent: None,
+        owner: None,
         parties: parties
             .iter()
             .map(|(device, role, state)| Party {

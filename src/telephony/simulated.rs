@@ -574,6 +574,8 @@ impl House {
             ani,
             dnis,
             started_at: now.wall,
+            parent: None,
+            owner: None,
             parties: parties.into(),
         };
         self.calls.insert(id.clone(), call);

@@ -144,6 +144,10 @@ pub struct CallFact {
     pub dnis: Number,
     /// When it began.
     pub started_at: Timestamp,
+    /// The call that it was made to ask about, while that one lives.
+    pub parent: Option<CallId>,
+    /// The device that has made a conference of it.
+    pub owner: Option<DeviceId>,
     /// Its legs, in the order they came.
     pub parties: Vec<Party>,
 }

@@ -64,6 +64,7 @@ impl Journal {
             | LegEvent::OfferRefused { leg, .. }
             | LegEvent::AskToAnswerRefused { leg, .. }
             | LegEvent::Referred { leg, .. }
+            | LegEvent::Dialled { leg, .. }
             | LegEvent::Ended { leg, .. } => leg,
             LegEvent::Registered { .. } => return tracing::Span::none(),
         };

@@ -1,5 +1,6 @@
 //! A call: a set of legs with roles.
 
+use super::consult::Consult;
 use super::session::media_of;
 use super::transfer::Transfer;
 use super::{Output, Terms};
@@ -7,7 +8,6 @@ use crate::media::{CallKey, Codec, Hearing, HearingRole, HearingRules, LegMedia,
 use crate::sip::leg::{LegCommand, LegKey, LegSource, PassedHeader};
 use crate::sip::sdp::{Agreed, Direction, Local, SdpError, Session};
 use crate::words::{Activity, CallFact, CallId, CallType, DeviceId, LegState, Now, Number, Party, PartyRole, Timestamp};
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 pub(super) struct Call {
@@ -30,6 +30,10 @@ pub(super) struct Call {
     pub(super) max_forwards: u8,
     pub(super) passed: Vec<PassedHeader>,
     pub(super) transfer: Option<Transfer>,
+    /// It was made to ask about another call.
+    pub(super) consult: Option<Consult>,
+    /// The device that has made a conference of it.
+    pub(super) owner: Option<DeviceId>,
     /// The hearing that the engine was told last.
     pub(super) told: Hearing,
     /// The fact that was published last.
@@ -248,6 +252,8 @@ impl Call {
             ani: self.ani.clone(),
             dnis: self.dnis.clone(),
             started_at: self.started_at,
+            parent: self.consult.as_ref().map(|consult| consult.call.clone()),
+            owner: self.owner.clone(),
             parties,
         }
     }
@@ -450,15 +456,9 @@ impl Call {
     }
 
     /// Forgets that a device was on this call before: it comes again, and one entry for each is enough.
-    pub(super) fn forget_earlier(&mut self, device: &DeviceId) -> BTreeSet<LegKey> {
-        let gone: BTreeSet<LegKey> = self
-            .seats
-            .iter()
-            .filter(|seat| seat.is_over() && seat.device.as_ref() == Some(device))
-            .map(|seat| seat.leg)
-            .collect();
-        self.seats.retain(|seat| !gone.contains(&seat.leg));
-        gone
+    pub(super) fn forget_earlier(&mut self, device: &DeviceId) -> Vec<Seat> {
+        let is_gone = |seat: &mut Seat| seat.is_over() && seat.device.as_ref() == Some(device);
+        self.seats.extract_if(.., is_gone).collect()
     }
 }
 

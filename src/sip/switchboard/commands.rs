@@ -1,13 +1,17 @@
 //! What the gateway asks for.
 
 use super::call::{Call, Farewell, Seat, Stage};
+use super::consult::Consult;
 use super::legs::call_type;
+use super::transfer::Wanted;
 use super::{Keep, KeptDevice, Output, Outside, Switchboard, identity, unreached};
-use crate::media::Hearing;
+use crate::media::{Hearing, MediaCommand};
 use crate::sip::leg::{Destination, LegCommand, LegKey, LegSource};
 use crate::sip::sdp::Direction;
 use crate::supervision::LegOutcome;
-use crate::words::{CallId, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal, TransferStep};
+use crate::words::{
+    CallId, CallType, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal, TransferStep,
+};
 
 /// RFC 3261 8.1.1.6.
 const MAX_FORWARDS: u8 = 70;
@@ -85,21 +89,17 @@ impl<O: Outside> Switchboard<O> {
             }
             Command::SetDoNotDisturb { device, on } => self.with_do_not_disturb(device, *on).map(|wanted| self.set(wanted)),
             Command::SetForwarding { device, to } => self.with_forwarding(device, to.as_ref()).map(|wanted| self.set(wanted)),
-            Command::Dial { device, destination } => self.dial(device, destination, now),
+            Command::Dial { device, destination } => self.dial(device, destination, None, now),
             Command::Answer { device, call } => self.answer(device, call),
             Command::Hangup { device, call } => self.hang_up(device, call, now),
             Command::Hold { device, call } => self.hold(device, call, true),
             Command::Retrieve { device, call } => self.hold(device, call, false),
             Command::Mute { device, call, on } => self.mute(device, call, *on),
-            Command::Transfer {
-                device,
-                call,
-                step: TransferStep::SingleStep { destination },
-            } => self.transfer(device, call, destination),
+            Command::Transfer { device, call, step } => self.step(device, call, step, Wanted::Transfer, now),
+            Command::Conference { device, call, step } => self.step(device, call, step, Wanted::Conference, now),
+            Command::RemoveParticipant { device, call, participant } => self.remove_participant(device, call, participant, now),
             Command::MuteMonitoredParty { supervisor, call, muted } => self.mute_monitored(supervisor, call, *muted),
-            Command::SendDtmf { .. } | Command::Transfer { .. } | Command::Conference { .. } | Command::RemoveParticipant { .. } => {
-                Err(Refusal::new(Reason::Forbidden, "This backend does not do that."))
-            }
+            Command::SendDtmf { device, call, digits } => self.send_digits(device, call, digits),
         }
     }
 
@@ -150,7 +150,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// Brings the device's own phone in, which is to answer by itself; the destination is called when it has.
-    fn dial(&mut self, id: &DeviceId, destination: &Number, now: Now) -> Result<(), Refusal> {
+    pub(super) fn dial(&mut self, id: &DeviceId, destination: &Number, about: Option<LegKey>, now: Now) -> Result<(), Refusal> {
         let device = self.known(id)?;
         let number = device.extension.number.clone();
         if self.closing.is_some() {
@@ -172,6 +172,14 @@ impl<O: Outside> Switchboard<O> {
             return Err(unreached(503, destination));
         }
 
+        let otherwise = call_type(&caller, &callee);
+        let consult = match about {
+            Some(of) => self
+                .call_of(of)
+                .map(|call| call.id.clone())
+                .map(|call| Consult { of, call, otherwise }),
+            None => self.asks_about(id, otherwise),
+        };
         let (key, call_id, conn_id) = self.new_ids();
         let leg = self.new_leg();
         let party = (number.clone(), caller.role);
@@ -193,7 +201,7 @@ impl<O: Outside> Switchboard<O> {
             key,
             id: call_id,
             conn_id,
-            call_type: call_type(&caller, &callee),
+            call_type: if consult.is_some() { CallType::Consult } else { otherwise },
             ani: number,
             dnis: destination.clone(),
             started_at: now.wall,
@@ -205,6 +213,8 @@ impl<O: Outside> Switchboard<O> {
             max_forwards: MAX_FORWARDS,
             passed: Vec::new(),
             transfer: None,
+            consult,
+            owner: None,
             told: Hearing::default(),
             reported: None,
         });
@@ -287,6 +297,71 @@ impl<O: Outside> Switchboard<O> {
         seat.muted_by = muted.then(|| supervisor.clone());
         let leg = seat.leg;
         self.changed.extend(self.by_leg.get(&leg));
+        Ok(())
+    }
+
+    fn step(&mut self, device: &DeviceId, call: &CallId, step: &TransferStep, wanted: Wanted, now: Now) -> Result<(), Refusal> {
+        match step {
+            TransferStep::SingleStep { destination } => self.transfer(device, call, destination, wanted),
+            TransferStep::Initiate { destination } => self.consult(device, call, destination, now),
+            TransferStep::Complete => self.complete(device, call, wanted, now),
+        }
+    }
+
+    /// Digits to everybody who hears him, supervisors excepted.
+    fn send_digits(&mut self, device: &DeviceId, call: &CallId, digits: &str) -> Result<(), Refusal> {
+        let seat = self.seat(device, call)?;
+        if seat.is_supervisor() {
+            return Err(Refusal::new(Reason::InvalidState, "A supervisor sends no digits."));
+        }
+        if !seat.is_talking() {
+            return Err(Refusal::new(Reason::InvalidState, "The call is not established."));
+        }
+        let leg = seat.leg;
+        self.dialled(leg, digits);
+        Ok(())
+    }
+
+    /// The same, by INFO from the phone.
+    pub(super) fn dialled(&mut self, leg: LegKey, digits: &str) {
+        let seat = self.call_of(leg).and_then(|call| call.seat(leg));
+        let Some(seat) = seat.filter(|seat| seat.is_talking() && !seat.is_supervisor()) else {
+            return;
+        };
+        let leg = seat.media_leg();
+        self.outputs.push_back(Output::Media(MediaCommand::SendDigits {
+            leg,
+            digits: digits.to_owned(),
+        }));
+    }
+
+    /// Releases another party of a conference: its owner may, and whoever monitors it.
+    fn remove_participant(&mut self, device: &DeviceId, call: &CallId, participant: &Number, now: Now) -> Result<(), Refusal> {
+        let id = call;
+        let seat = self.seat(device, call)?;
+        let (leg, joined) = (seat.leg, seat.watch.as_ref().is_some_and(|watch| watch.joined));
+        let call = self.call_of(leg).ok_or_else(|| Refusal::no_call(id))?;
+        if call.principals().count() < 3 {
+            return Err(Refusal::new(Reason::InvalidState, "The call is not a conference."));
+        }
+        if !joined && call.owner.as_ref() != Some(device) {
+            let message = "Only who made the conference, or monitors it, can remove a participant.";
+            return Err(Refusal::new(Reason::NotPermitted, message));
+        }
+        let mut named = call.others(leg).filter(|seat| seat.number == *participant);
+        let (leg, called) = match (named.next(), named.next()) {
+            (Some(found), None) => (found.leg, matches!(found.stage, Stage::Invited)),
+            (None, _) => return Err(Refusal::not_found(format_args!("participant {participant}"))),
+            (Some(_), Some(_)) => {
+                let message = format!("Several participants have the number '{participant}'.");
+                return Err(Refusal::new(Reason::InvalidState, message));
+            }
+        };
+        drop(named);
+        if called {
+            call.transfer.take_if(|transfer| transfer.to == leg);
+        }
+        self.leave(leg, Farewell::Hangup(None), LegOutcome::HungUp, now);
         Ok(())
     }
 

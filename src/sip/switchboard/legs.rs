@@ -31,6 +31,14 @@ impl<O: Outside> Switchboard<O> {
         match event {
             LegEvent::Incoming {
                 leg,
+                source,
+                from,
+                offer,
+                replaces: Some(replaced),
+                ..
+            } => self.replace(leg, source, from, offer.as_deref(), replaced, now),
+            LegEvent::Incoming {
+                leg,
                 call_id: _,
                 source,
                 from,
@@ -38,6 +46,7 @@ impl<O: Outside> Switchboard<O> {
                 offer,
                 max_forwards,
                 passed,
+                replaces: None,
             } => self.take_in(
                 Incoming {
                     leg,
@@ -59,7 +68,13 @@ impl<O: Outside> Switchboard<O> {
             LegEvent::OfferAnswered { leg, media } => self.offer_answered(leg, &media, now),
             LegEvent::OfferRefused { leg, status } => self.offer_refused(leg, status, now),
             LegEvent::AskToAnswerRefused { leg, status } => self.not_made_to_answer(leg, status),
-            LegEvent::Referred { leg, to } => self.referred(leg, &to),
+            LegEvent::Referred { leg, to, replaces: None } => self.referred(leg, &to),
+            LegEvent::Referred {
+                leg,
+                to: _,
+                replaces: Some(other),
+            } => self.referred_to_other(leg, other, now),
+            LegEvent::Dialled { leg, digits } => self.dialled(leg, &digits),
             LegEvent::Ended { leg, reason } => self.ended(leg, reason, now),
             LegEvent::Registered { device, registered } => self.registered(&device, registered),
         }
@@ -116,6 +131,8 @@ impl<O: Outside> Switchboard<O> {
         let offer = incoming.offer.map(|body| read(&body, &caller.terms.codecs)).transpose()?;
         let callee = self.route(&caller, &incoming.to)?;
 
+        let otherwise = call_type(&caller, &callee);
+        let consult = caller.device.as_ref().and_then(|device| self.asks_about(device, otherwise));
         let (key, id, conn_id) = self.new_ids();
         // What the caller lacks is offered too, last: a callee who speaks nothing else is transcoded.
         let callers = offer.as_ref().map(codecs_of).unwrap_or_default();
@@ -129,7 +146,7 @@ impl<O: Outside> Switchboard<O> {
             key,
             id,
             conn_id,
-            call_type: call_type(&caller, &callee),
+            call_type: if consult.is_some() { CallType::Consult } else { otherwise },
             ani: incoming.from.number.clone(),
             dnis: incoming.to,
             started_at: now.wall,
@@ -141,6 +158,8 @@ impl<O: Outside> Switchboard<O> {
             max_forwards: incoming.max_forwards,
             passed: incoming.passed,
             transfer: None,
+            consult,
+            owner: None,
             told: Hearing::default(),
             reported: None,
         };
@@ -183,10 +202,11 @@ impl<O: Outside> Switchboard<O> {
             max_forwards: call.max_forwards,
             passed,
         }));
-        for gone in seat.device.as_ref().map(|device| call.forget_earlier(device)).unwrap_or_default() {
-            self.by_leg.remove(&gone);
-        }
+        let gone = seat.device.as_ref().map(|device| call.forget_earlier(device)).unwrap_or_default();
         call.seats.push(seat);
+        for seat in gone {
+            self.forget_leg(seat.leg, &seat.peer);
+        }
         self.changed.insert(key);
         Some(leg)
     }

@@ -86,10 +86,11 @@ impl<O: Outside> Switchboard<O> {
             takeover: false,
         });
         let call = self.calls.get_mut(&key)?;
-        for gone in call.forget_earlier(supervisor) {
-            self.by_leg.remove(&gone);
-        }
+        let gone = call.forget_earlier(supervisor);
         call.seats.push(seat);
+        for seat in gone {
+            self.forget_leg(seat.leg, &seat.peer);
+        }
         self.changed.insert(key);
         Some(())
     }

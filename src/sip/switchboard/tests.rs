@@ -3,5 +3,6 @@
 mod calls;
 mod chance;
 mod coaching;
+mod consultations;
 mod house;
 mod transfers;

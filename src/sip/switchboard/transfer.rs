@@ -1,4 +1,4 @@
-//! One party leaves a call and another takes his place: transfers.
+//! One party leaves a call and another takes his place: transfers. Or the other comes as well: a conference.
 //!
 //! ```text
 //!  asked ──route──▶ called ──rings──▶ the transferring party has left ──answers──▶ done
@@ -7,7 +7,8 @@
 //!            ▼         ▼ the call              ▼
 //! ```
 //!
-//! The customer is never lost to a number that can not be had: as long as nothing rings there, whoever transfers stays.
+//! The customer is never lost to a number that can not be had: as long as nothing rings there, whoever transfers stays. In a conference
+//! he stays anyway, and nothing is lost but the newcomer.
 
 use super::call::{Call, Farewell, Seat};
 use super::session::first_of;
@@ -17,27 +18,40 @@ use crate::sip::leg::{Destination, LegCommand, LegKey, LegSource};
 use crate::supervision::LegOutcome;
 use crate::words::{CallId, DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
 
-/// A transfer under way.
+/// What is to become of whoever asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// He leaves.
+    Transfer,
+    /// He stays.
+    Conference,
+    /// He has left, and is called back.
+    Recall,
+}
+
+/// More parties than anybody follows; the media engine has places for supervisors beside them.
+const MOST_PARTIES: usize = 8;
+
+/// Somebody is called into a call.
 #[derive(Clone, Debug)]
 pub(super) struct Transfer {
-    /// Who leaves.
-    by: LegKey,
-    /// Who is called in his place.
-    to: LegKey,
+    /// Who has asked.
+    pub(super) by: LegKey,
+    /// Who is called.
+    pub(super) to: LegKey,
     /// The number that was asked for.
-    number: Number,
-    /// Whoever leaves has asked at his phone (REFER), which is told how it goes.
-    referred: bool,
-    /// Whoever left is being called back.
-    is_recall: bool,
+    pub(super) number: Number,
+    /// He has asked at his phone (REFER), which is told how it goes.
+    pub(super) referred: bool,
+    pub(super) wanted: Wanted,
 }
 
 impl<O: Outside> Switchboard<O> {
-    /// A single-step transfer asked for by the device's user.
-    pub(super) fn transfer(&mut self, device: &DeviceId, call: &CallId, destination: &Number) -> Result<(), Refusal> {
+    /// A single-step transfer or conference asked for by the device's user.
+    pub(super) fn transfer(&mut self, device: &DeviceId, call: &CallId, destination: &Number, wanted: Wanted) -> Result<(), Refusal> {
         let by = self.seat(device, call)?.leg;
-        self.begin_transfer(by, destination, false)
-            .map_err(|status| refused(status, destination))
+        self.begin_transfer(by, destination, wanted, false)
+            .map_err(|status| refused(status, destination, wanted))
     }
 
     /// The same, asked for at the phone: what comes of it is told there.
@@ -46,13 +60,17 @@ impl<O: Outside> Switchboard<O> {
             .call_of(leg)
             .and_then(|call| call.seat(leg))
             .is_some_and(|seat| !seat.is_over());
-        if is_here && let Err(status) = self.begin_transfer(leg, destination, true) {
-            self.outputs.push_back(Output::Leg(LegCommand::TellReferrer { leg, status }));
+        if is_here && let Err(status) = self.begin_transfer(leg, destination, Wanted::Transfer, true) {
+            self.tell_refer(leg, status);
         }
     }
 
+    pub(super) fn tell_refer(&mut self, leg: LegKey, status: u16) {
+        self.outputs.push_back(Output::Leg(LegCommand::TellReferrer { leg, status }));
+    }
+
     /// The error is what a SIP phone is told. Nothing has changed then.
-    fn begin_transfer(&mut self, by: LegKey, destination: &Number, referred: bool) -> Result<(), u16> {
+    fn begin_transfer(&mut self, by: LegKey, destination: &Number, wanted: Wanted, referred: bool) -> Result<(), u16> {
         let call = self.call_of(by).ok_or(481_u16)?;
         let key = call.key;
         let seat = call.seat(by).ok_or(481_u16)?;
@@ -60,11 +78,14 @@ impl<O: Outside> Switchboard<O> {
             return Err(603);
         }
         let device = seat.device.clone().filter(|_| seat.role == PartyRole::Agent).ok_or(403_u16)?;
-        let only = call
-            .only_other(by)
-            .filter(|_| seat.is_talking() && call.transfer.is_none())
-            .ok_or(491_u16)?;
-        let shown = only.number.clone();
+        if !seat.is_talking() || call.transfer.is_some() {
+            return Err(491);
+        }
+        let shown = match wanted {
+            Wanted::Transfer | Wanted::Recall => call.only_other(by).ok_or(491_u16)?.number.clone(),
+            Wanted::Conference if call.others(by).any(Seat::is_talking) && call.principals().count() < MOST_PARTIES => seat.number.clone(),
+            Wanted::Conference => return Err(491),
+        };
         if self.closing.is_some() {
             return Err(503);
         }
@@ -85,7 +106,7 @@ impl<O: Outside> Switchboard<O> {
                 to,
                 number: destination.clone(),
                 referred,
-                is_recall: false,
+                wanted,
             });
         }
         Ok(())
@@ -106,17 +127,23 @@ impl<O: Outside> Switchboard<O> {
     /// He answers: the transfer is done, in the same step.
     pub(super) fn transfer_answers(&mut self, leg: LegKey, now: Now) {
         self.let_go(leg, now);
-        if let Some(call) = self.call_of(leg) {
-            call.transfer.take_if(|transfer| transfer.to == leg);
+        let Some(call) = self.call_of(leg) else { return };
+        let Some(transfer) = call.transfer.take_if(|transfer| transfer.to == leg) else {
+            return;
+        };
+        if transfer.wanted == Wanted::Conference {
+            call.owner = call.seat(transfer.by).and_then(|seat| seat.device.clone());
+            let key = call.key;
+            self.changed.insert(key);
         }
     }
 
-    fn let_go(&mut self, leg: LegKey, now: Now) {
+    pub(super) fn let_go(&mut self, leg: LegKey, now: Now) {
         let Some(transfer) = self.call_of(leg).and_then(|call| call.transfer.clone()) else {
             return;
         };
         let is_here = |call: &mut Call| call.seat(transfer.by).is_some_and(|seat| !seat.is_over());
-        if transfer.to != leg || !self.call_of(leg).is_some_and(is_here) {
+        if transfer.to != leg || transfer.wanted != Wanted::Transfer || !self.call_of(leg).is_some_and(is_here) {
             return;
         }
         if transfer.referred {
@@ -136,7 +163,7 @@ impl<O: Outside> Switchboard<O> {
         let by = call.seat(transfer.by);
         let device = by.and_then(|seat| seat.device.clone());
         let is_here = by.is_some_and(|seat| !seat.is_over());
-        let Some(device) = device.filter(|_| !transfer.is_recall) else {
+        let Some(device) = device.filter(|_| transfer.wanted != Wanted::Recall) else {
             return false;
         };
         self.outputs.push_back(Output::Fact(Fact::Failed(Failure {
@@ -151,7 +178,7 @@ impl<O: Outside> Switchboard<O> {
             }
             return true;
         }
-        self.call_back(key, device, transfer)
+        transfer.wanted == Wanted::Transfer && self.call_back(key, device, transfer)
     }
 
     /// Whoever transferred has left already: the call is his again, if he takes it.
@@ -180,7 +207,7 @@ impl<O: Outside> Switchboard<O> {
             call.transfer = Some(Transfer {
                 to,
                 referred: false,
-                is_recall: true,
+                wanted: Wanted::Recall,
                 ..transfer
             });
         }
@@ -188,8 +215,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     fn tell_referrer(&mut self, transfer: &Transfer, status: u16) {
-        self.outputs
-            .push_back(Output::Leg(LegCommand::TellReferrer { leg: transfer.by, status }));
+        self.tell_refer(transfer.by, status);
     }
 
     /// The party for whom somebody is called has left: nobody is called any more.
@@ -212,20 +238,32 @@ impl<O: Outside> Switchboard<O> {
 }
 
 impl Call {
+    /// The others who are no supervisors.
+    pub(super) fn others(&self, leg: LegKey) -> impl Iterator<Item = &Seat> {
+        self.principals().filter(move |seat| seat.leg != leg)
+    }
+
     /// The one he talks to, if it is one.
     fn only_other(&self, leg: LegKey) -> Option<&Seat> {
-        let mut others = self.principals().filter(|seat| seat.leg != leg);
+        let mut others = self.others(leg);
         others.next().filter(|seat| seat.is_talking() && others.next().is_none())
     }
 }
 
-fn refused(status: u16, destination: &Number) -> Refusal {
-    match status {
-        603 => Refusal::new(Reason::InvalidState, "A supervisor does not transfer the call he monitors."),
-        491 => Refusal::new(
+fn refused(status: u16, destination: &Number, wanted: Wanted) -> Refusal {
+    match (status, wanted) {
+        (603, _) => Refusal::new(
+            Reason::InvalidState,
+            "A supervisor neither transfers the call he monitors nor calls others into it.",
+        ),
+        (491, Wanted::Conference) => Refusal::new(
+            Reason::InvalidState,
+            "Only an established call takes a further party, one at a time and eight in all.",
+        ),
+        (491, _) => Refusal::new(
             Reason::InvalidState,
             "Only an established call of two can be transferred, once at a time.",
         ),
-        status => unreached(status, destination),
+        (status, _) => unreached(status, destination),
     }
 }

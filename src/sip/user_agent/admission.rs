@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-/// What we do, for Allow, Supported and Accept. `replaces` is understood only to be refused (481, 603), and so is not offered.
+/// What we do, for Allow, Supported and Accept.
 pub(super) const ABILITIES: Abilities<'static> = Abilities {
     methods: &[
         Method::Invite,
@@ -191,7 +191,7 @@ pub(super) fn capabilities(request: &Request) -> Response {
         .with("Accept", "application/sdp")
         .with("Accept-Encoding", "identity")
         .with("Accept-Language", "en")
-        .with("Supported", "timer")
+        .with("Supported", "timer, replaces")
 }
 
 /// The INVITE of an INVITE or ACK, the request itself of any other.

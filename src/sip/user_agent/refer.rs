@@ -28,7 +28,7 @@ impl UserAgent {
             State::Confirmed | State::Incoming(_) | State::Calling(_) => return Err(Refuse::new(491)),
             State::Cancelling(..) | State::Parting(_) | State::Leaving => return Err(Refuse::new(481)),
         }
-        let to = self.refer_to(&refer.headers)?;
+        let (to, replaces) = self.refer_to(leg_key, &refer.headers)?;
         let (cseq, _) = refer.headers.cseq().map_err(|_| Refuse::new(400))?;
         let wish = refer.headers.get("Refer-Sub");
         let is_silent = wish.is_some_and(|wish| wish.trim_ascii().eq_ignore_ascii_case(b"false"));
@@ -41,26 +41,47 @@ impl UserAgent {
             leg.referrer = Some(Referrer { cseq, is_silent });
         }
         self.tell_referrer(leg_key, 100, now);
-        self.event(LegEvent::Referred { leg: leg_key, to });
+        self.event(LegEvent::Referred {
+            leg: leg_key,
+            to,
+            replaces,
+        });
         Ok(())
     }
 
-    /// The number that is to be called. Only one of ours: whom a phone may call is decided by number.
-    fn refer_to(&self, headers: &Headers) -> Result<Number, Refuse> {
+    /// The number that is to be called, and the call of his that goes there already (RFC 3891). Only a number of ours: whom a phone may call
+    /// is decided by number.
+    fn refer_to(&self, leg_key: LegKey, headers: &Headers) -> Result<(Number, Option<LegKey>), Refuse> {
         let value = headers.single("Refer-To").map_err(|_| Refuse::new(400))?;
         let uri = NameAddr::parse(value).map_err(|_| Refuse::new(400))?.uri;
         if uri.scheme() != Scheme::Sip {
             return Err(Refuse::new(416));
         }
         let is_invite = uri.param("method").is_none_or(|method| method.eq_ignore_ascii_case(b"INVITE"));
-        // To take over another call of his (RFC 3891) is not done yet.
-        if !is_invite || uri.header("Replaces").is_some() {
+        if !is_invite {
             return Err(Refuse::new(501));
         }
         if !self.is_ours(&uri) {
             return Err(Refuse::new(403));
         }
-        Self::user_of(&uri).map(Number::from).ok_or(Refuse::new(404))
+        let replaces = match uri.header("Replaces") {
+            Some(value) => Some(self.other_leg(leg_key, &value).ok_or(Refuse::new(404))?),
+            None => None,
+        };
+        let to = Self::user_of(&uri).map(Number::from).ok_or(Refuse::new(404))?;
+        Ok((to, replaces))
+    }
+
+    /// Another leg of the same peer. (481 would end the dialog in which he asks, RFC 5057 5.1.)
+    fn other_leg(&self, leg_key: LegKey, replaces: &[u8]) -> Option<LegKey> {
+        let (other, early_only) = self.named(replaces)?;
+        let (one, other_leg) = (self.legs.get(&leg_key)?, self.legs.get(&other)?);
+        let stands = match other_leg.state {
+            State::Confirmed => !early_only,
+            State::Incoming(_) | State::Calling(_) => true,
+            State::Cancelling(..) | State::Parting(_) | State::Leaving => false,
+        };
+        (stands && other != leg_key && one.peer == other_leg.peer).then_some(other)
     }
 
     /// NOTIFY with the status line of what was asked for (RFC 3515 2.4.5); the last one ends the subscription.

@@ -86,7 +86,7 @@ impl UserAgent {
             Err(_) => 70,
         };
         self.check_session(headers)?;
-        self.check_replaces(headers)?;
+        let replaced = self.replaced(headers)?;
         if !self.is_ours(&invite.uri) {
             return Err(Refuse::new(404));
         }
@@ -95,6 +95,7 @@ impl UserAgent {
             return Err(Refuse::new(488));
         }
         let source = self.admit(&flow, invite, now)?;
+        let replaces = replaced.map(|found| self.may_replace(found, &source)).transpose()?;
         let local_tag = self.chance.word();
         let dialog = Dialog::incoming(invite, local_tag, flow).map_err(|_| Refuse::new(400))?;
         let merged = |leg: &Leg| leg.dialog.remote_tag == dialog.remote_tag && leg.dialog.remote_cseq == dialog.remote_cseq;
@@ -122,6 +123,7 @@ impl UserAgent {
             offer: body(&invite.body),
             max_forwards,
             passed: passed(&source, invite),
+            replaces,
             source: source.clone(),
         };
         let session = self.agree(self.first_session(), headers);
@@ -157,17 +159,46 @@ impl UserAgent {
         Ok(())
     }
 
-    /// RFC 3891: a call that does not exist is not replaced; one that exists is not given to whoever asks either.
-    fn check_replaces(&self, headers: &Headers) -> Result<(), Refuse> {
-        let Some(value) = headers.get("Replaces").or_else(|| headers.get("Join")) else {
-            return Ok(());
-        };
-        let call_id = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-        let known = self.legs_of(call_id).any(|(_, leg)| {
-            let tag = [b"to-tag=".as_slice(), leg.dialog.local_tag.as_bytes()].concat();
-            value.split(|byte| *byte == b';').any(|part| part.trim_ascii() == tag)
-        });
-        Err(Refuse::new(if known { 603 } else { 481 }))
+    /// The leg that an INVITE wants to replace (RFC 3891 3). One that does not exist is not replaced, and nobody joins a call by himself.
+    fn replaced(&self, headers: &Headers) -> Result<Option<(LegKey, bool)>, Refuse> {
+        if let Some(join) = headers.get("Join") {
+            return Err(Refuse::new(if self.named(join).is_some() { 603 } else { 481 }));
+        }
+        if !headers.has("Replaces") {
+            return Ok(None);
+        }
+        let value = headers.single("Replaces").map_err(|_| Refuse::new(400))?;
+        self.named(value).map(Some).ok_or(Refuse::new(481))
+    }
+
+    /// A leg is replaced by its own peer only: whoever else knows its tags has learned them somewhere.
+    fn may_replace(&self, (leg, early_only): (LegKey, bool), source: &LegSource) -> Result<LegKey, Refuse> {
+        let found = self.legs.get(&leg).ok_or(Refuse::new(481))?;
+        match found.state {
+            _ if found.peer != *source => Err(Refuse::new(603)),
+            State::Confirmed if early_only => Err(Refuse::new(486)),
+            State::Confirmed => Ok(leg),
+            State::Incoming(_) | State::Calling(_) | State::Cancelling(..) | State::Parting(_) | State::Leaving => Err(Refuse::new(481)),
+        }
+    }
+
+    /// The leg that a Replaces or Join names, and whether only an early dialog is meant.
+    pub(super) fn named(&self, value: &[u8]) -> Option<(LegKey, bool)> {
+        let mut parts = value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let call_id = parts.next()?;
+        let (mut to_tag, mut from_tag, mut early_only) = (None, None, false);
+        for part in parts {
+            let mut halves = part.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
+            match (halves.next()?.to_ascii_lowercase().as_slice(), halves.next()) {
+                (b"to-tag", tag) => to_tag = tag,
+                (b"from-tag", tag) => from_tag = tag,
+                (b"early-only", _) => early_only = true,
+                _ => {}
+            }
+        }
+        let (to_tag, from_tag) = (to_tag?, from_tag?);
+        let found = self.legs_of(call_id).find(|(_, leg)| leg.dialog.matches(call_id, to_tag, from_tag));
+        found.map(|(key, _)| (key, early_only))
     }
 
     fn identity(&self, source: &LegSource, headers: &Headers) -> Identity {
@@ -443,24 +474,33 @@ impl UserAgent {
         if info.headers.has("Info-Package") {
             return Err(Refuse::new(469));
         }
-        let swallows = self.legs.get(&leg_key).is_some_and(|leg| leg.swallow_digits);
-        let taken = match info.headers.content_type().as_deref() {
-            _ if info.body.is_empty() => true,
-            Some("application/dtmf-relay" | "application/dtmf") => swallows,
-            _ => false,
+        let leg = self.legs.get(&leg_key).ok_or(Refuse::new(481))?;
+        let (swallows, is_up) = (leg.swallow_digits, matches!(leg.state, State::Confirmed));
+        let digit = match info.headers.content_type().as_deref() {
+            _ if info.body.is_empty() => None,
+            Some("application/dtmf-relay") => Some(relayed_digit(&info.body)),
+            Some("application/dtmf") => Some(plain_digit(&info.body)),
+            _ => {
+                // RFC 3261 21.4.13: the types we take.
+                let mut refuse = Refuse::new(415);
+                refuse
+                    .headers
+                    .push(("Accept", b"application/dtmf-relay, application/dtmf".to_vec()));
+                return Err(refuse);
+            }
         };
-        if !taken {
-            // RFC 3261 21.4.13: the types we take. An empty list: none.
-            let accept: &[u8] = if swallows {
-                b"application/dtmf-relay, application/dtmf"
-            } else {
-                b""
-            };
-            let mut refuse = Refuse::new(415);
-            refuse.headers.push(("Accept", accept.to_vec()));
-            return Err(refuse);
+        // A supervisor's digits are nobody's, whatever they are.
+        let digit = digit.filter(|_| !swallows);
+        if digit.is_some() && !is_up {
+            return Err(Refuse::new(480));
         }
-        self.answer(leg_key, flow, key, Response::to(info, 200), now)
+        let digit = digit.map(|digit| digit.ok_or(Refuse::new(400))).transpose()?;
+        self.answer(leg_key, flow, key, Response::to(info, 200), now)?;
+        if let Some(digit) = digit {
+            let digits = digit.to_string();
+            self.event(LegEvent::Dialled { leg: leg_key, digits });
+        }
+        Ok(())
     }
 
     fn handle_ack(&mut self, flow: Flow, ack: &Request, now: Now) {
@@ -649,6 +689,27 @@ fn refuse_method() -> Refuse {
 
 fn body(bytes: &[u8]) -> Option<Vec<u8>> {
     (!bytes.is_empty()).then(|| bytes.to_vec())
+}
+
+/// The digit of an `application/dtmf-relay` body: `Signal=5`.
+fn relayed_digit(body: &[u8]) -> Option<char> {
+    let mut lines = body.split(|byte| matches!(byte, b'\r' | b'\n'));
+    let value = lines.find_map(|line| {
+        let mut halves = line.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
+        halves.next()?.eq_ignore_ascii_case(b"Signal").then(|| halves.next())?
+    });
+    plain_digit(value?)
+}
+
+/// The digit of an `application/dtmf` body: itself, or its event number (RFC 4733 3.2).
+fn plain_digit(body: &[u8]) -> Option<char> {
+    let digit = match body.trim_ascii() {
+        b"10" => '*',
+        b"11" => '#',
+        [one] => char::from(one.to_ascii_uppercase()),
+        _ => return None,
+    };
+    "0123456789*#ABCD".contains(digit).then_some(digit)
 }
 
 /// The allow-list. Names are compared after normalisation, so no spelling gets another header through.

@@ -12,7 +12,7 @@ use std::time::Duration;
 type Step = (u8, u8, u8, u8);
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1700, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nobody_hears_whom_the_table_does_not_allow_and_nothing_is_left_over(
@@ -49,7 +49,7 @@ fn ways_of(bits: u8) -> SwitchboardConfig {
 
 /// One thing that may happen, legal or not: phones and networks are not bound to our idea of order.
 fn play(house: &mut House, (what, who, how, more): Step) {
-    match what % 27 {
+    match what % 33 {
         0 | 1 => {
             let source = match who % 6 {
                 5 => LegSource::Trunk("city".into()),
@@ -216,7 +216,68 @@ fn play(house: &mut House, (what, who, how, more): Step) {
         }
         24 => {
             if let Some(leg) = pick(house, who, |line| line.answered && !line.ended) {
-                house.leg(LegEvent::Referred { leg, to: elsewhere(how) });
+                house.leg(LegEvent::Referred {
+                    leg,
+                    to: elsewhere(how),
+                    replaces: None,
+                });
+            }
+        }
+        26..=28 => {
+            if let Some(call) = any_call(house, more) {
+                let device = device(who);
+                let step = match how % 3 {
+                    0 => TransferStep::Initiate {
+                        destination: elsewhere(how / 3),
+                    },
+                    1 => TransferStep::Complete,
+                    _ => TransferStep::SingleStep {
+                        destination: elsewhere(how / 3),
+                    },
+                };
+                let _ = match what % 2 {
+                    0 => house.command(Command::Transfer { device, call, step }),
+                    _ => house.command(Command::Conference { device, call, step }),
+                };
+            }
+        }
+        29 => {
+            let both = (
+                pick(house, who, |line| line.answered && !line.ended),
+                pick(house, more, |line| !line.ended),
+            );
+            if let (Some(leg), Some(other)) = both {
+                house.leg(LegEvent::Referred {
+                    leg,
+                    to: elsewhere(how),
+                    replaces: Some(other),
+                });
+            }
+        }
+        30 => {
+            if let Some(replaced) = pick(house, who, |_| true) {
+                let source = match (&house.lines[&replaced].party, how % 4) {
+                    (Ok(device), 0..3) => LegSource::Account(device.clone()),
+                    (Err(_), 0..3) => LegSource::Trunk("city".into()),
+                    _ => LegSource::Account(OTHER.into()),
+                };
+                house.replaces(source, replaced, description(more));
+            }
+        }
+        31 => {
+            if let Some(call) = any_call(house, more) {
+                let _ = match how % 3 {
+                    0 => house.command(Command::SendDtmf {
+                        device: device(who),
+                        call,
+                        digits: "12#".to_owned(),
+                    }),
+                    _ => house.command(Command::RemoveParticipant {
+                        device: device(who),
+                        call,
+                        participant: elsewhere(how / 3),
+                    }),
+                };
             }
         }
         25 => {
@@ -230,7 +291,11 @@ fn play(house: &mut House, (what, who, how, more): Step) {
             // Events that come too late: the leg has ended.
             if let Some(leg) = pick(house, who, |line| line.ended) {
                 match how % 7 {
-                    6 => house.leg(LegEvent::Referred { leg, to: elsewhere(more) }),
+                    6 => house.leg(LegEvent::Referred {
+                        leg,
+                        to: elsewhere(more),
+                        replaces: None,
+                    }),
                     0 => house.leg(LegEvent::Answered {
                         leg,
                         media: sdp(5000, "0", "sendrecv"),

@@ -3,12 +3,12 @@
 //! The model knows nothing of seats or roles in the engine. It reads the published [`CallFact`]s, and holds each `Hear` against the table of
 //! the mission; it counts the ends of legs and ports.
 
-use crate::media::{CallKey, Codec, Hearing, MediaCommand, MediaEvent, MediaLeg};
+use crate::media::{CallKey, Codec, Hearing, HearingRole, MediaCommand, MediaEvent, MediaLeg};
 use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
 use crate::sip::switchboard::{AccountKind, Extension, Keep, Kept, Numbering, Output, Outside, Switchboard, SwitchboardConfig, TrunkRoute};
 use crate::words::{
     Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now, Number, Party, PartyRole, Refusal,
-    Scope, Timestamp,
+    Scope, Timestamp, TransferStep,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -165,6 +165,14 @@ impl House {
                 Command::Retrieve { device, call } => {
                     self.held.remove(&(device.clone(), call.clone()));
                 }
+                Command::Transfer { device, call, step } | Command::Conference { device, call, step }
+                    if matches!(step, TransferStep::Initiate { .. }) =>
+                {
+                    let talked = self.calls.get(call).and_then(|call| call.party_of(device));
+                    if talked.is_some_and(|party| party.state == LegState::Established) {
+                        self.held.insert((device.clone(), call.clone()));
+                    }
+                }
                 _ => {}
             }
         }
@@ -184,14 +192,26 @@ impl House {
     }
 
     pub(super) fn incoming(&mut self, source: LegSource, to: &str, offer: Option<Vec<u8>>) -> LegKey {
-        self.incoming_passing(source, to, offer, Vec::new())
+        self.incoming_passing(source, to, offer, Vec::new(), None)
+    }
+
+    /// An INVITE with Replaces.
+    pub(super) fn replaces(&mut self, source: LegSource, replaced: LegKey, offer: Option<Vec<u8>>) -> LegKey {
+        self.incoming_passing(source, "5001", offer, Vec::new(), Some(replaced))
     }
 
     pub(super) fn incoming_with(&mut self, source: LegSource, to: &str, passed: Vec<PassedHeader>) -> LegKey {
-        self.incoming_passing(source, to, Some(sdp(4000, "0 8 101", "sendrecv")), passed)
+        self.incoming_passing(source, to, Some(sdp(4000, "0 8 101", "sendrecv")), passed, None)
     }
 
-    fn incoming_passing(&mut self, source: LegSource, to: &str, offer: Option<Vec<u8>>, passed: Vec<PassedHeader>) -> LegKey {
+    fn incoming_passing(
+        &mut self,
+        source: LegSource,
+        to: &str,
+        offer: Option<Vec<u8>>,
+        passed: Vec<PassedHeader>,
+        replaces: Option<LegKey>,
+    ) -> LegKey {
         let leg = LegKey(self.next_leg);
         self.next_leg += 2;
         let (party, number) = match &source {
@@ -236,6 +256,7 @@ impl House {
             offer,
             max_forwards: 69,
             passed,
+            replaces,
         });
         leg
     }
@@ -522,7 +543,23 @@ impl House {
                 assert!(!line.closed, "closed twice: {line:?}");
                 line.closed = true;
             }
-            MediaCommand::Mute { .. } | MediaCommand::Move { .. } => panic!("not ours: {command:?}"),
+            MediaCommand::Move { leg, call } => {
+                let line = self.line(LegKey(leg.0));
+                assert!(!line.closed && !line.ended && line.call != Some(*call), "{line:?}");
+                line.call = Some(*call);
+                for hearing in self.hearing.values_mut() {
+                    *hearing = without(hearing, *leg);
+                }
+            }
+            MediaCommand::SendDigits { leg, .. } => {
+                let line = self.line(LegKey(leg.0)).clone();
+                assert!(!line.closed && line.answered);
+            }
+            MediaCommand::Beep { leg } => {
+                let line = self.line(LegKey(leg.0)).clone();
+                assert!(!line.closed && line.party.is_ok());
+            }
+            MediaCommand::Mute { .. } => panic!("not ours: {command:?}"),
         }
     }
 
@@ -530,6 +567,8 @@ impl House {
         match fact {
             Fact::Call(call) => {
                 assert_eq!(call.conn_id.len(), 16);
+                let holds = |device: &DeviceId| call.party_of(device).is_some_and(|party| party.state == LegState::Held);
+                self.held.retain(|(device, held)| *held != call.id || holds(device));
                 if call.is_over() {
                     self.calls.remove(&call.id);
                     self.held.retain(|(_, held)| *held != call.id);
@@ -556,8 +595,27 @@ impl House {
     fn hold_against_table(&self, key: CallKey, hearing: &Hearing) {
         let id = self.board.calls.get(&key).map(|call| call.id.clone());
         let fact = id.as_ref().and_then(|id| self.calls.get(id));
-        for listener in self.lines.values() {
-            for speaker in self.lines.values() {
+        for coach in self.lines.values() {
+            let is_coach = |role| {
+                matches!(
+                    role,
+                    Some(HearingRole::Supervisor {
+                        activity: Activity::Coach,
+                        ..
+                    })
+                )
+            };
+            if is_coach(hearing.role(MediaLeg(coach.leg.0))) {
+                let supervisor = |leg: &MediaLeg| hearing.is_supervisor(*leg);
+                let ears = hearing
+                    .legs()
+                    .filter(|leg| !supervisor(leg) && hearing.gain(*leg, MediaLeg(coach.leg.0)).is_some());
+                assert!(ears.count() <= 1, "a coach is heard by one agent alone");
+            }
+        }
+        let named: Vec<&Line> = hearing.legs().filter_map(|leg| self.lines.get(&LegKey(leg.0))).collect();
+        for &listener in &named {
+            for &speaker in &named {
                 if hearing.gain(MediaLeg(listener.leg.0), MediaLeg(speaker.leg.0)).is_none() {
                     continue;
                 }
@@ -615,9 +673,10 @@ impl House {
                     .as_ref()
                     .and_then(|device| self.monitors.get(device))
                     .map(|monitor| monitor.scope);
-                // With scope Call the whisper moves to the agent who is left, never to a customer.
-                let next = agents().next().filter(|_| scope == Some(Scope::Call) && agents().count() == 1);
-                let coached = target.or(next);
+                // With scope Call the whisper moves to an agent who is there, never to a customer.
+                let next = agents().find(|party| scope == Some(Scope::Call) && std::ptr::eq(*party, listener));
+                let any = agents().next().filter(|_| scope == Some(Scope::Call));
+                let coached = target.or(next).or(any);
                 let only_coached = coached.is_some_and(|agent| std::ptr::eq(agent, listener));
                 talks(speaker)
                     && talks(listener)
@@ -642,6 +701,15 @@ fn party<'a>(fact: &'a CallFact, line: &Line) -> &'a Party {
             Err(number) => party.device.is_none() && party.number == *number,
         })
         .unwrap_or_else(|| panic!("{line:?} is not on {fact:#?}"))
+}
+
+/// The same hearing with a leg gone.
+fn without(hearing: &Hearing, gone: MediaLeg) -> Hearing {
+    let mut rest = hearing.clone();
+    for leg in hearing.legs() {
+        rest = rest.cell(leg, gone, None).cell(gone, leg, None);
+    }
+    rest
 }
 
 pub(super) fn sdp(port: u16, types: &str, direction: &str) -> Vec<u8> {

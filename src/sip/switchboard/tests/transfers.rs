@@ -257,11 +257,13 @@ fn a_phone_that_asks_by_refer_is_told_how_it_goes() {
     house.leg(LegEvent::Referred {
         leg: agent,
         to: "999".into(),
+        replaces: None,
     });
     assert_eq!(told(&mut house, agent), [404]);
     house.leg(LegEvent::Referred {
         leg: agent,
         to: "5002".into(),
+        replaces: None,
     });
     assert!(told(&mut house, agent).is_empty());
     let next = house.ringing(OTHER);
@@ -270,6 +272,7 @@ fn a_phone_that_asks_by_refer_is_told_how_it_goes() {
     house.leg(LegEvent::Referred {
         leg: agent,
         to: "5002".into(),
+        replaces: None,
     });
     let next = house.ringing(OTHER);
     house.answer(next);
@@ -283,7 +286,11 @@ fn who_may_not_transfer_is_told_so_and_nothing_happens() {
     let (customer, _, boss) = coached(&mut house, Scope::Call);
     for (leg, status) in [(customer, 403), (boss, 603)] {
         house.log.clear();
-        house.leg(LegEvent::Referred { leg, to: "5002".into() });
+        house.leg(LegEvent::Referred {
+            leg,
+            to: "5002".into(),
+            replaces: None,
+        });
         assert_eq!(told(&mut house, leg), [status]);
         assert_eq!(house.find_ringing(OTHER), None);
     }
@@ -303,7 +310,7 @@ fn who_may_not_transfer_is_told_so_and_nothing_happens() {
         call,
         step: consult,
     });
-    assert_eq!(asked.expect_err("not offered").reason, Reason::Forbidden);
+    assert_eq!(asked.expect_err("nor to be asked about").reason, Reason::InvalidState);
 }
 
 #[test]

@@ -129,6 +129,7 @@ impl World {
             LegEvent::OfferAnswered { leg, .. } | LegEvent::OfferRefused { leg, .. } | LegEvent::Referred { leg, .. } => {
                 (*leg, Course::Talking)
             }
+            LegEvent::Dialled { leg, .. } => (*leg, Course::Talking),
             LegEvent::Refused { leg, .. } | LegEvent::Ended { leg, .. } => (*leg, Course::Over),
             LegEvent::Located { .. } | LegEvent::Registered { .. } => return,
         };

@@ -528,18 +528,70 @@ fn a_call_through_a_loop_ends_at_its_first_return() {
 }
 
 #[test]
-fn nothing_is_taken_over_by_replaces() {
+fn a_peer_may_take_the_place_of_its_own_leg_and_of_no_other() {
     let mut stage = Stage::new();
+    stage.register_phone();
     let call = stage.incoming_call();
     let tag = call.ours.split("tag=").nth(1).unwrap().to_owned();
     stage.said();
-    stage.hear(CARRIER, &invite("r1", "r1", 1, "Replaces: nobody;to-tag=1;from-tag=2\n"));
+    for (n, (extra, status)) in [
+        ("Replaces: nobody;to-tag=1;from-tag=2\n".to_owned(), "481"),
+        (format!("Replaces: c1;to-tag={tag};from-tag=other\n"), "481"),
+        (format!("Replaces: c1;to-tag=theirs;from-tag={tag}\n"), "481"),
+        (format!("Replaces: c1;from-tag=theirs\n"), "481"),
+        (format!("Replaces: c1;to-tag={tag};from-tag=theirs;early-only\n"), "486"),
+        (format!("Join: c1;to-tag={tag};from-tag=theirs\n"), "603"),
+        (
+            format!("Replaces: c1;to-tag={tag};from-tag=theirs\nReplaces: c1;to-tag={tag};from-tag=theirs\n"),
+            "400",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        stage.hear(CARRIER, &invite(&format!("r{n}"), &format!("r{n}"), 1, &extra));
+        assert_eq!(stage.said(), [status], "{extra}");
+    }
+    assert!(stage.events().is_empty());
+    let names = format!("Replaces: c1 ; from-tag = theirs;to-tag={tag}\n");
+    stage.hear(CARRIER, &invite("r8", "r8", 1, &names));
+    let events = stage.events();
+    let [LegEvent::Incoming { replaces, .. }] = events.as_slice() else {
+        panic!("{events:?}")
+    };
+    assert_eq!(*replaces, Some(call.leg));
+}
+
+#[test]
+fn a_phone_refers_to_its_own_other_call() {
+    let mut stage = Stage::new();
+    let call = stage.incoming_call();
+    stage.hear(CARRIER, &invite("c2", "second", 1, ""));
+    let Some(LegEvent::Incoming { leg: other, .. }) = stage.events().pop() else {
+        panic!("no call")
+    };
+    stage.command(LegCommand::Accept {
+        leg: other,
+        media: SDP.into(),
+    });
+    let tag = text(&stage.response(200), "To").split("tag=").nth(1).unwrap().to_owned();
+    stage.said();
     stage.hear(
         CARRIER,
-        &invite("r2", "r2", 1, &format!("Replaces: c1;to-tag={tag};from-tag=theirs\n")),
+        &refer(
+            &call,
+            2,
+            &format!("<sip:1002@coach.example?Replaces=c2%3Bto-tag%3D{tag}%3Bfrom-tag%3Dtheirs>"),
+        ),
     );
-    assert_eq!(stage.said(), ["481", "603"]);
-    assert!(stage.events().is_empty());
+    assert_eq!(
+        stage.events(),
+        [LegEvent::Referred {
+            leg: call.leg,
+            to: "1002".into(),
+            replaces: Some(other),
+        }]
+    );
 }
 
 #[test]
@@ -671,7 +723,7 @@ fn info(call: &Call, cseq: u32, kind: &str, body: &str) -> String {
 }
 
 #[test]
-fn digits_by_info_are_refused_so_that_the_phone_knows_that_nobody_heard_them() {
+fn digits_by_info_are_handed_on_and_what_is_none_is_refused() {
     let mut stage = Stage::new();
     let call = stage.incoming_call();
     stage.said();
@@ -679,8 +731,16 @@ fn digits_by_info_are_refused_so_that_the_phone_knows_that_nobody_heard_them() {
     stage.hear(CARRIER, &info(&call, 3, "application/dtmf", "#"));
     stage.hear(CARRIER, &info(&call, 4, "application/x-other", "?"));
     stage.hear(CARRIER, &call.request("INFO", 5, ""));
-    assert_eq!(stage.said(), ["415", "415", "415", "200"]);
-    assert!(stage.events().is_empty());
+    stage.hear(CARRIER, &info(&call, 6, "application/dtmf", "11"));
+    stage.hear(CARRIER, &info(&call, 7, "application/dtmf", "55"));
+    stage.hear(CARRIER, &info(&call, 8, "application/dtmf-relay", "Duration=160\r\n"));
+    stage.hear(CARRIER, &info(&call, 9, "application/dtmf-relay", "signal=d\n"));
+    assert_eq!(stage.said(), ["200", "200", "415", "200", "200", "400", "400", "200"]);
+    let dialled = |digits: &str| LegEvent::Dialled {
+        leg: call.leg,
+        digits: digits.to_owned(),
+    };
+    assert_eq!(stage.events(), [dialled("5"), dialled("#"), dialled("#"), dialled("D")]);
 }
 
 #[test]
@@ -837,7 +897,8 @@ fn a_phone_that_refers_is_told_how_it_goes_until_the_last_word() {
         stage.events(),
         [LegEvent::Referred {
             leg: call.leg,
-            to: "1002".into()
+            to: "1002".into(),
+            replaces: None,
         }]
     );
     let sent = stage.sent();
@@ -900,7 +961,7 @@ fn a_refer_to_what_we_can_not_call_is_refused_and_asks_for_nothing() {
         ("<sip:1002@elsewhere.example>", "403"),
         ("<sip:coach.example>", "404"),
         ("<sip:1002@coach.example;method=BYE>", "501"),
-        ("<sip:1002@coach.example?Replaces=a%40b%3Bto-tag%3D1%3Bfrom-tag%3D2>", "501"),
+        ("<sip:1002@coach.example?Replaces=a%40b%3Bto-tag%3D1%3Bfrom-tag%3D2>", "404"),
         ("<sip:1002@coach.example", "400"),
     ];
     for (cseq, (to, status)) in (2..).zip(targets) {
