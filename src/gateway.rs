@@ -144,6 +144,8 @@ pub struct Gateway {
     capabilities: Capabilities,
     devices: BTreeMap<DeviceId, DeviceFact>,
     calls: BTreeMap<CallId, CallFact>,
+    /// The call that was made to ask about another, by that one.
+    asking: BTreeMap<CallId, CallId>,
     monitors: BTreeMap<DeviceId, MonitorFact>,
     /// Who was admitted to a call or is on it, by supervisor's device: each gets a last line in the audit.
     hearing: BTreeMap<DeviceId, Hearing>,
@@ -235,6 +237,7 @@ impl Gateway {
             ending: BTreeSet::new(),
             told_devices: BTreeMap::new(),
             told_calls: BTreeMap::new(),
+            asking: BTreeMap::new(),
             met: false,
             presumed: false,
             works: BTreeMap::new(),
@@ -814,10 +817,27 @@ impl Gateway {
         }
         let id = call.id.clone();
         let over = call.is_over();
-        self.calls.insert(id.clone(), call);
+        let parent = call.parent.clone().filter(|_| !over);
+        let before = self.calls.insert(id.clone(), call).and_then(|call| call.parent);
+        if let Some(parent) = &parent {
+            self.asking.insert(parent.clone(), id.clone());
+        }
+        if before != parent {
+            before.iter().for_each(|parent| self.asked_no_more(parent, &id));
+        }
         self.tell_call(&id, now);
+        // What may be asked about that one depends on this one.
+        for related in before.iter().chain(&parent).collect::<BTreeSet<_>>() {
+            self.tell_call(related, now);
+        }
         if over {
             self.calls.remove(&id);
+        }
+    }
+
+    fn asked_no_more(&mut self, parent: &CallId, by: &CallId) {
+        if self.asking.get(parent) == Some(by) {
+            self.asking.remove(parent);
         }
     }
 
@@ -876,8 +896,10 @@ impl Gateway {
                 self.audit_progress(&supervisor, None, None, true, now);
             }
             for call in calls {
-                self.calls.remove(&call);
+                let parent = self.calls.remove(&call).and_then(|call| call.parent);
+                parent.iter().for_each(|parent| self.asked_no_more(parent, &call));
                 self.tell_call(&call, now);
+                parent.iter().for_each(|parent| self.tell_call(parent, now));
             }
         }
         let told = self.outputs.len();
@@ -1054,7 +1076,12 @@ impl Gateway {
     fn leg_view(&self, call: &CallFact, device: &DeviceId) -> Option<CallView> {
         let entry = self.house.device(device)?;
         let party = view::leg(call, entry)?;
-        Some(view::call(call, entry, party, &self.config, &self.capabilities))
+        let is_his = |id: &CallId| self.calls.get(id).is_some_and(|other| other.party_of(device).is_some());
+        let related = view::Related {
+            parent: call.parent.clone().filter(is_his),
+            is_asked_about: self.asking.get(&call.id).is_some_and(is_his),
+        };
+        Some(view::call(call, entry, party, related, &self.config, &self.capabilities))
     }
 
     fn live_leg(&self, user: &User, call: &CallFact) -> Option<CallView> {

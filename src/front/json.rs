@@ -150,6 +150,9 @@ pub struct CallJson {
     pub dnis: String,
     /// Internal, Inbound, Outbound or Consult.
     pub call_type: &'static str,
+    /// His call that this one was made to ask about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_call_uri: Option<String>,
     /// What he may ask now; a set.
     pub capabilities: Vec<&'static str>,
     /// Attached data.
@@ -348,6 +351,7 @@ pub fn call(uris: &Uris, view: &CallView) -> CallJson {
         ani: view.ani.to_string(),
         dnis: view.dnis.to_string(),
         call_type: view.call_type.as_str(),
+        parent_call_uri: view.parent.as_ref().map(|parent| uris.call(parent)),
         capabilities: view.capabilities.clone(),
         user_data: BTreeMap::new(),
         duration: view.duration_s.to_string(),
@@ -544,6 +548,7 @@ mod tests {
             ani: number("7001"),
             dnis: number("5001"),
             call_type: CallType::Inbound,
+            parent: None,
             capabilities: vec!["Hangup"],
             established_at: Some(Timestamp(1)),
             duration_s: 7,

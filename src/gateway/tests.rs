@@ -176,7 +176,11 @@ impl Harness {
     }
 
     fn leg(&self, user: &str) -> Option<CallView> {
-        match self.gateway.read(&user.into(), &Query::MyCall("call".into()), self.now.wall) {
+        self.leg_of(user, "call")
+    }
+
+    fn leg_of(&self, user: &str, call: &str) -> Option<CallView> {
+        match self.gateway.read(&user.into(), &Query::MyCall(call.into()), self.now.wall) {
             Ok(Answer::Call(view)) => Some(view),
             _ => None,
         }
@@ -1249,6 +1253,229 @@ fn words_that_no_backend_offers_are_forbidden_until_the_backend_offers_them() {
     assert_eq!(harness.asks("bob", digits()).0, Ok(Answer::Accepted));
     assert_eq!(harness.asks(MEG, mute()).0, Ok(Answer::Accepted));
     assert!(harness.leg(MEG).expect("her leg").capabilities.contains(&"MuteMonitoredUser"));
+}
+
+/// Each state of a leg, and what may be asked in it: nothing else.
+#[test]
+fn what_may_be_asked_of_a_leg_follows_from_its_state() {
+    let all = Capabilities {
+        transfers: true,
+        consultations: true,
+        conferences: true,
+        dtmf: true,
+        mute_monitored: true,
+        ..able()
+    };
+    let bob_is = |state| party(Some(BOB_PHONE), "5001", PartyRole::Agent, state);
+    let colleague = || party(Some("colleague"), "5002", PartyRole::Agent, LegState::Established);
+    let established = ["Hangup", "Hold", "MuteCall", "SendDtmf"];
+    let of_two = [
+        "SingleStepTransfer",
+        "InitiateTransfer",
+        "SingleStepConference",
+        "InitiateConference",
+    ];
+    let complete = ["CompleteTransfer", "CompleteConference"];
+    let consultation = |parties| CallFact {
+        id: "consult".into(),
+        call_type: CallType::Consult,
+        parent: Some("call".into()),
+        ..call(parties)
+    };
+    let owned = |parties| CallFact {
+        owner: Some(BOB_PHONE.into()),
+        ..call(parties)
+    };
+    let muted = Party { muted: true, ..bob() };
+    let rows: Vec<(&str, Vec<CallFact>, &str, Vec<&str>)> = vec![
+        (
+            "dialing",
+            vec![call(vec![bob_is(LegState::Dialing), customer()])],
+            "call",
+            vec!["Hangup"],
+        ),
+        (
+            "ringing",
+            vec![call(vec![customer(), bob_is(LegState::Ringing)])],
+            "call",
+            vec!["Answer", "Hangup"],
+        ),
+        (
+            "established",
+            vec![call(vec![customer(), bob()])],
+            "call",
+            [&established[..], &of_two].concat(),
+        ),
+        (
+            "muted",
+            vec![call(vec![customer(), muted])],
+            "call",
+            [&["Hangup", "Hold", "UnmuteCall", "SendDtmf"], &of_two[..]].concat(),
+        ),
+        (
+            "held",
+            vec![call(vec![customer(), bob_is(LegState::Held)])],
+            "call",
+            vec!["Hangup", "Retrieve"],
+        ),
+        (
+            "held, and asking",
+            vec![
+                call(vec![customer(), bob_is(LegState::Held)]),
+                consultation(vec![bob(), colleague()]),
+            ],
+            "call",
+            [&["Hangup", "Retrieve"], &complete[..]].concat(),
+        ),
+        (
+            "asking",
+            vec![
+                call(vec![customer(), bob_is(LegState::Held)]),
+                consultation(vec![bob(), colleague()]),
+            ],
+            "consult",
+            [&established[..], &["SingleStepTransfer", "SingleStepConference"], &complete].concat(),
+        ),
+        (
+            "being asked about a call that is not his",
+            vec![call(vec![customer(), colleague()]), consultation(vec![colleague(), bob()])],
+            "consult",
+            [&established[..], &of_two].concat(),
+        ),
+        (
+            "in a conference of his",
+            vec![owned(vec![customer(), bob(), colleague()])],
+            "call",
+            [
+                &established[..],
+                &[
+                    "InitiateTransfer",
+                    "SingleStepConference",
+                    "InitiateConference",
+                    "RemoveParticipantFromConference",
+                ],
+            ]
+            .concat(),
+        ),
+        (
+            "in a conference of another",
+            vec![call(vec![customer(), bob(), colleague()])],
+            "call",
+            [
+                &established[..],
+                &["InitiateTransfer", "SingleStepConference", "InitiateConference"],
+            ]
+            .concat(),
+        ),
+        ("released", vec![call(vec![customer(), bob_is(LegState::Released)])], "call", vec![]),
+    ];
+    for (what, calls, asked, expected) in rows {
+        let mut harness = Harness::new();
+        let now = harness.now;
+        harness.gateway.handle_capabilities(all.clone(), now);
+        for call in calls {
+            harness.facts(Fact::Call(call));
+        }
+        let mut offered = harness.leg_of("bob", asked).map(|leg| leg.capabilities).unwrap_or_default();
+        let mut expected = expected;
+        offered.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(offered, expected, "{what}");
+    }
+}
+
+#[test]
+fn what_a_supervisor_may_ask_follows_from_what_he_does() {
+    let all = Capabilities {
+        mute_monitored: true,
+        conferences: true,
+        ..able()
+    };
+    let (listen, coach, barge) = ("SwitchToListenIn", "SwitchToCoach", "SwitchToBargeIn");
+    let (mute, unmute, remove) = ("MuteMonitoredUser", "UnmuteMonitoredUser", "RemoveParticipantFromConference");
+    let colleague = || party(Some("colleague"), "5002", PartyRole::Agent, LegState::Established);
+    let rows: Vec<(&str, CallFact, Vec<&str>)> = vec![
+        ("listens", coached(Activity::ListenIn), vec!["Hangup", coach, barge, mute]),
+        ("coaches", coached(Activity::Coach), vec!["Hangup", listen, barge, mute]),
+        ("barges in", coached(Activity::BargeIn), vec!["Hangup", listen, coach, mute]),
+        (
+            "has muted the agent",
+            {
+                let mut call = coached(Activity::BargeIn);
+                for party in call.parties.iter_mut().filter(|party| party.role == PartyRole::Agent) {
+                    party.muted_by_supervisor = true;
+                }
+                call
+            },
+            vec!["Hangup", listen, coach, unmute],
+        ),
+        (
+            "coaches in a conference",
+            {
+                let mut call = coached(Activity::Coach);
+                call.parties.push(colleague());
+                call
+            },
+            vec!["Hangup", listen, barge, mute, remove],
+        ),
+        (
+            "waits with the customer for the next agent",
+            {
+                let mut call = coached(Activity::Coach);
+                for party in call.parties.iter_mut().filter(|party| party.role == PartyRole::Agent) {
+                    party.state = LegState::Released;
+                }
+                call
+            },
+            vec!["Hangup", listen, barge],
+        ),
+    ];
+    for (what, call, mut expected) in rows {
+        let mut harness = Harness::new();
+        let now = harness.now;
+        harness.gateway.handle_capabilities(all.clone(), now);
+        harness.facts(Fact::Call(call));
+        let mut offered = harness.leg_of(MEG, "call").expect("her leg").capabilities;
+        offered.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(offered, expected, "{what}");
+    }
+}
+
+#[test]
+fn a_call_says_what_it_was_made_to_ask_about_and_the_first_what_it_may_be_joined_with() {
+    let mut harness = Harness::new();
+    let now = harness.now;
+    let more = Capabilities {
+        transfers: true,
+        consultations: true,
+        ..able()
+    };
+    harness.gateway.handle_capabilities(more, now);
+    let held = party(Some(BOB_PHONE), "5001", PartyRole::Agent, LegState::Held);
+    harness.facts(Fact::Call(call(vec![customer(), held])));
+    harness.outputs();
+    let consultation = |state| CallFact {
+        id: "consult".into(),
+        call_type: CallType::Consult,
+        parent: Some("call".into()),
+        ..call(vec![party(Some(BOB_PHONE), "5001", PartyRole::Agent, state)])
+    };
+    let outputs = harness.facts(Fact::Call(consultation(LegState::Established)));
+    let both = [
+        ("bob", CallNotification::StatusChange, LegState::Established),
+        ("bob", CallNotification::StatusChange, LegState::Held),
+    ];
+    assert_eq!(told(&outputs), both, "the first may be completed now");
+    assert_eq!(harness.leg_of("bob", "consult").expect("his leg").parent, Some("call".into()));
+    harness.facts(Fact::Call(consultation(LegState::Released)));
+    assert!(
+        !harness
+            .leg_of("bob", "call")
+            .expect("his leg")
+            .capabilities
+            .contains(&"CompleteTransfer")
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::permission::may_monitor_at_all;
 use super::{Config, DeviceEntry, NotifyAgent, User};
 use crate::words::{
-    Activity, AgentState, CallFact, CallType, CallView, Capabilities, DeviceFact, DeviceView, Feature, LegState, MonitorFact, MonitorState,
+    Activity, AgentState, CallFact, CallId, CallView, Capabilities, DeviceFact, DeviceView, Feature, LegState, MonitorFact, MonitorState,
     ParticipantView, Party, PartyRole, Timestamp,
 };
 
@@ -76,8 +76,30 @@ pub(super) fn leg<'a>(call: &'a CallFact, device: &DeviceEntry) -> Option<&'a Pa
     legs.find(|party| party.state != LegState::Released).or(latest)
 }
 
+/// What another call of the same device has to do with this one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Related {
+    /// This one was made to ask about that one.
+    pub(super) parent: Option<CallId>,
+    /// That one was made to ask about this one.
+    pub(super) is_asked_about: bool,
+}
+
+impl Related {
+    fn is_some(&self) -> bool {
+        self.parent.is_some() || self.is_asked_about
+    }
+}
+
 /// One device's leg of a call, as its user sees it. The duration is zero: whoever hands the view out sets it.
-pub(super) fn call(call: &CallFact, entry: &DeviceEntry, party: &Party, config: &Config, backend: &Capabilities) -> CallView {
+pub(super) fn call(
+    call: &CallFact,
+    entry: &DeviceEntry,
+    party: &Party,
+    related: Related,
+    config: &Config,
+    backend: &Capabilities,
+) -> CallView {
     let (supervision, monitored) = match party.role {
         PartyRole::Supervisor => (Supervision::Supervisor(party.activity), monitored_by(call, party)),
         PartyRole::Agent | PartyRole::Customer => (supervised(call, party, config), Some(party)),
@@ -97,7 +119,8 @@ pub(super) fn call(call: &CallFact, entry: &DeviceEntry, party: &Party, config: 
         ani: call.ani.clone(),
         dnis: call.dnis.clone(),
         call_type: call.call_type,
-        capabilities: capabilities(call, party, config, backend),
+        capabilities: capabilities(call, party, &related, config, backend),
+        parent: related.parent,
         established_at: party.established_at,
         duration_s: 0,
         muted: party.muted || supervision == Supervision::Supervisor(Some(Activity::ListenIn)),
@@ -149,8 +172,21 @@ fn supervised(call: &CallFact, party: &Party, config: &Config) -> Supervision {
         .map_or(Supervision::None, Supervision::Supervised)
 }
 
+/// Whom he monitors now: the target, or, when that one has left, who is the agent in his place.
 fn monitored_by<'a>(call: &'a CallFact, supervisor: &Party) -> Option<&'a Party> {
-    call.party_of(supervisor.monitors.as_ref()?)
+    let target = call.party_of(supervisor.monitors.as_ref()?);
+    let successor = || {
+        call.parties
+            .iter()
+            .find(|party| party.role == PartyRole::Agent && on_the_call(party))
+    };
+    target.or_else(successor)
+}
+
+/// A call of more than two, supervisors not counted.
+fn is_conference(call: &CallFact) -> bool {
+    let there = |party: &&Party| party.role != PartyRole::Supervisor && party.state != LegState::Released;
+    call.parties.iter().filter(there).count() > 2
 }
 
 /// The others who talk. A supervisor is one of them only in BargeIn: in ListenIn and Coach the customer's side never knows of him.
@@ -166,33 +202,35 @@ fn participants(call: &CallFact, me: &Party) -> Vec<ParticipantView> {
         .collect()
 }
 
-fn capabilities(call: &CallFact, party: &Party, config: &Config, backend: &Capabilities) -> Vec<&'static str> {
+fn capabilities(call: &CallFact, party: &Party, related: &Related, config: &Config, backend: &Capabilities) -> Vec<&'static str> {
+    let mut complete = Vec::new();
+    if related.is_some() && backend.consultations {
+        complete.extend(backend.transfers.then_some("CompleteTransfer"));
+        complete.extend(backend.conferences.then_some("CompleteConference"));
+    }
     match (party.role, party.state) {
         (_, LegState::Released) => Vec::new(),
         (_, LegState::Dialing) => vec!["Hangup"],
         (_, LegState::Ringing) => vec!["Answer", "Hangup"],
         (PartyRole::Supervisor, LegState::Established | LegState::Held) => supervisor_capabilities(call, party, config, backend),
-        (PartyRole::Agent | PartyRole::Customer, LegState::Held) => vec!["Hangup", "Retrieve"],
+        (PartyRole::Agent | PartyRole::Customer, LegState::Held) => ["Hangup", "Retrieve"].into_iter().chain(complete).collect(),
         (PartyRole::Agent | PartyRole::Customer, LegState::Established) => {
             let mut offered = vec!["Hangup", "Hold", if party.muted { "UnmuteCall" } else { "MuteCall" }];
             if backend.dtmf {
                 offered.push("SendDtmf");
             }
+            let (may_ask, is_conference) = (backend.consultations && !related.is_some(), is_conference(call));
             if backend.transfers {
-                offered.push("SingleStepTransfer");
-                if backend.consultations {
-                    offered.push("InitiateTransfer");
-                }
-                if backend.consultations && call.call_type == CallType::Consult {
-                    offered.push("CompleteTransfer");
-                }
+                offered.extend((!is_conference).then_some("SingleStepTransfer"));
+                offered.extend(may_ask.then_some("InitiateTransfer"));
             }
             if backend.conferences {
-                offered.extend(["SingleStepConference", "RemoveParticipantFromConference"]);
-                if backend.consultations {
-                    offered.push("InitiateConference");
-                }
+                offered.push("SingleStepConference");
+                offered.extend(may_ask.then_some("InitiateConference"));
+                let is_owner = call.owner.is_some() && call.owner == party.device;
+                offered.extend((is_conference && is_owner).then_some("RemoveParticipantFromConference"));
             }
+            offered.extend(complete);
             offered
         }
     }
@@ -206,11 +244,14 @@ fn supervisor_capabilities(call: &CallFact, party: &Party, config: &Config, back
         };
         offered.extend(Activity::ALL.iter().filter(|to| may_switch(to)).map(|to| switch_word(*to)));
     }
-    if backend.mute_monitored {
-        let muted = monitored_by(call, party).is_some_and(|agent| agent.muted_by_supervisor);
-        offered.push(if muted { "UnmuteMonitoredUser" } else { "MuteMonitoredUser" });
+    if let Some(agent) = monitored_by(call, party).filter(|_| backend.mute_monitored) {
+        offered.push(if agent.muted_by_supervisor {
+            "UnmuteMonitoredUser"
+        } else {
+            "MuteMonitoredUser"
+        });
     }
-    if backend.conferences {
+    if backend.conferences && is_conference(call) {
         offered.push("RemoveParticipantFromConference");
     }
     offered

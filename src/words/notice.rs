@@ -140,6 +140,8 @@ pub struct CallView {
     pub dnis: Number,
     /// Its kind.
     pub call_type: CallType,
+    /// `parentCallUri`: his call that this one was made to ask about.
+    pub parent: Option<CallId>,
     /// What he may ask now.
     pub capabilities: Vec<&'static str>,
     /// When his leg was established.

@@ -538,7 +538,7 @@ fn a_peer_may_take_the_place_of_its_own_leg_and_of_no_other() {
         ("Replaces: nobody;to-tag=1;from-tag=2\n".to_owned(), "481"),
         (format!("Replaces: c1;to-tag={tag};from-tag=other\n"), "481"),
         (format!("Replaces: c1;to-tag=theirs;from-tag={tag}\n"), "481"),
-        (format!("Replaces: c1;from-tag=theirs\n"), "481"),
+        ("Replaces: c1;from-tag=theirs\n".to_owned(), "481"),
         (format!("Replaces: c1;to-tag={tag};from-tag=theirs;early-only\n"), "486"),
         (format!("Join: c1;to-tag={tag};from-tag=theirs\n"), "603"),
         (
