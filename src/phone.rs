@@ -308,7 +308,29 @@ impl Phone {
     /// Asks that this number take its place in the call (REFER); returns when that is accepted.
     pub async fn refer(&self, number: &str) -> Result<(), PhoneError> {
         let number = number.into();
-        self.ask(|reply| Ask::Refer { number, reply }).await
+        self.ask(|reply| Ask::Refer {
+            number,
+            replaces: None,
+            reply,
+        })
+        .await
+    }
+
+    /// Asks that its call be joined with this number's, which another line of the same account is talking to (REFER with Replaces).
+    ///
+    /// # Errors
+    /// One of the two has no call, or it was refused.
+    pub async fn refer_to_line(&self, number: &str, line: &Phone) -> Result<(), PhoneError> {
+        let (reply, answer) = oneshot::channel();
+        line.asks.send(Ask::Dialog { reply }).await.map_err(|_| PhoneError::Gone)?;
+        let dialog = answer.await.map_err(|_| PhoneError::Gone)?.ok_or(PhoneError::NoCall)?;
+        let number = number.into();
+        self.ask(|reply| Ask::Refer {
+            number,
+            replaces: Some(dialog),
+            reply,
+        })
+        .await
     }
 
     /// Sends OPTIONS to its server; `Ok` for any 2xx.

@@ -400,6 +400,142 @@ async fn a_phone_transfers_by_refer_with_the_coach_on_the_call() {
     transferred(Scope::Agent, true).await;
 }
 
+/// Who completes what the agent has asked his colleague about.
+#[derive(Clone, Copy, PartialEq)]
+enum Completes {
+    Desktop,
+    Phone,
+    Conference,
+}
+
+/// Coached with this scope, the agent asks a colleague by his second line, and lets the customer go on to him or brings all together.
+async fn asked(scope: Scope, completes: Completes) {
+    let mut floor = Floor::open(config()).await;
+    let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
+    let other = floor.phone("other", AnswerPolicy::Auto(Duration::ZERO)).await;
+    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
+    // The phone's second line, which speaks with the same voice: it registers last, and so is called.
+    let line = floor.phone(AGENT, AnswerPolicy::ByHeader).await;
+    floor
+        .command(Command::StartMonitoring {
+            supervisor: BOSS.into(),
+            target: AGENT.into(),
+            activity: Activity::Coach,
+            mode: Mode::AllCalls,
+            scope,
+            confirm_joins: false,
+        })
+        .await
+        .expect("accepted");
+    floor.joined().await;
+    let coached_at = clock::instant();
+    let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss), ("other", &other)];
+    let coach = [("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")];
+    table(&phones, &coach).await;
+    let call = floor.state(AGENT, LegState::Established).await;
+
+    let asked_at = clock::instant();
+    let device = || DeviceId::from(AGENT);
+    if completes == Completes::Phone {
+        // What a phone sends while it holds is heard by who is held: this one sends silence.
+        agent.speak(None);
+        agent.hold().await.expect("held");
+        line.call("5002").await.expect("calls");
+    } else {
+        let step = TransferStep::Initiate {
+            destination: "5002".into(),
+        };
+        let (device, call) = (device(), call.clone());
+        floor.command(Command::Transfer { device, call, step }).await.expect("accepted");
+    }
+    line.established(SOON).await.expect("answered");
+    other.established(SOON).await.expect("asked");
+    eventually("they talk", || {
+        level(&line, hz("other")) > -30.0 && level(&other, hz(AGENT)) > -30.0
+    })
+    .await;
+    eventually("the customer waits", || level(&customer, hz(AGENT)) < -50.0).await;
+    assert!(level(&other, hz("customer")) < -50.0 && level(&boss, hz("other")) < -50.0);
+    eventually("the supervisor stays with the customer", || level(&boss, hz("customer")) > -30.0).await;
+
+    let completed_at = clock::instant();
+    match completes {
+        Completes::Desktop => {
+            let (device, step) = (device(), TransferStep::Complete);
+            floor.command(Command::Transfer { device, call, step }).await.expect("accepted");
+        }
+        Completes::Conference => {
+            let (device, step) = (device(), TransferStep::Complete);
+            floor.command(Command::Conference { device, call, step }).await.expect("accepted");
+        }
+        Completes::Phone => {
+            agent.refer_to_line("5002", &line).await.expect("accepted");
+            agent.until(|event| *event == PhoneEvent::Transfer(200), SOON).await.expect("told");
+        }
+    }
+    agent.ended(SOON).await.expect("free");
+    if completes == Completes::Conference {
+        eventually("all hear each other", || {
+            let hear = |phone: &Phone, whom: [&str; 2]| whom.iter().all(|name| level(phone, hz(name)) > -30.0);
+            hear(&customer, [AGENT, "other"]) && hear(&line, ["customer", "other"]) && hear(&other, [AGENT, "customer"])
+        })
+        .await;
+        eventually("the whisper goes on", || level(&line, hz(BOSS)) > -30.0).await;
+        let since = clock::instant();
+        eventually("for a while", || other.received(since).len() > 25).await;
+        for phone in [&customer, &other] {
+            let leaked = phone.peak_between(hz(BOSS), since, clock::instant());
+            assert!(leaked < -50.0, "the whisper was heard: {leaked} dBFS");
+        }
+        line.hang_up().await.expect("hangs up");
+    } else {
+        line.ended(SOON).await.expect("free");
+    }
+    if scope == Scope::Agent {
+        boss.ended(SOON).await.expect("released with him");
+    }
+    let after: &[(&str, &str)] = match scope {
+        Scope::Agent => &[("customer", "other"), ("other", "customer")],
+        Scope::Call => &[("customer", "other"), ("other", "customer boss"), (BOSS, "customer other")],
+    };
+    table(&phones, after).await;
+    if scope == Scope::Agent && completes != Completes::Conference {
+        let heard = boss.peak_between(hz("other"), completed_at, clock::instant());
+        assert!(heard < -50.0, "the supervisor has heard the next agent: {heard} dBFS");
+    }
+    let reoffered = |happened: &undertone::phone::Happened| matches!(happened.event, PhoneEvent::Reoffered(_));
+    assert!(!customer.events().iter().any(reoffered), "the customer's phone was bothered");
+    let talking_at = clock::instant();
+    eventually("they talk", || customer.payloads(talking_at).len() > 20).await;
+    for (since, until) in [(coached_at, asked_at), (talking_at, clock::instant())] {
+        identical(&customer, &[&agent, &line, &other], (since, until));
+        let leaked = customer.peak_between(hz(BOSS), since, until);
+        assert!(leaked < -50.0, "the customer has heard the whisper: {leaked} dBFS");
+    }
+    customer.hang_up().await.expect("hangs up");
+    other.ended(SOON).await.expect("over");
+    eventually("every port is closed", || floor.backend.media().legs == 0).await;
+    assert_eq!(floor.backend.media().leak_guards, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attended_transfer_takes_the_coach_along_or_leaves_him_out() {
+    asked(Scope::Call, Completes::Desktop).await;
+    asked(Scope::Agent, Completes::Desktop).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_transfers_by_refer_with_replaces_and_the_coach_goes_along_or_is_out() {
+    asked(Scope::Call, Completes::Phone).await;
+    asked(Scope::Agent, Completes::Phone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_conference_the_coach_is_heard_by_his_agent_alone() {
+    asked(Scope::Call, Completes::Conference).await;
+    asked(Scope::Agent, Completes::Conference).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_are_told_404_480_486_488_and_503() {
     async fn refused(floor: &Floor, phone: &Phone, number: &str, status: u16) {
@@ -666,7 +802,7 @@ async fn monitors_do_not_disturb_and_forwarding_survive_a_restart() {
     let _other = floor.phone("other", AnswerPolicy::Auto(Duration::ZERO)).await;
     customer.call("5001").await.expect("calls");
     customer
-        .until(|event| *event == PhoneEvent::Refused(480), SOON)
+        .until(|event| *event == PhoneEvent::Refused(486), SOON)
         .await
         .expect("forwarded to who does not want to be disturbed");
 }

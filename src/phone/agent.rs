@@ -25,14 +25,40 @@ pub(super) type Reply = oneshot::Sender<Result<(), PhoneError>>;
 /// What the handle asks of its task.
 #[derive(Debug)]
 pub(super) enum Ask {
-    Register { on: bool, reply: Reply },
-    Call { number: String, reply: Reply },
-    Answer { reply: Reply },
-    HangUp { reply: Reply },
-    Reinvite { direction: Direction, reply: Reply },
-    Refer { number: String, reply: Reply },
-    Options { reply: Reply },
-    Policy { answer: AnswerPolicy, reply: Reply },
+    Register {
+        on: bool,
+        reply: Reply,
+    },
+    Call {
+        number: String,
+        reply: Reply,
+    },
+    Answer {
+        reply: Reply,
+    },
+    HangUp {
+        reply: Reply,
+    },
+    Reinvite {
+        direction: Direction,
+        reply: Reply,
+    },
+    Refer {
+        number: String,
+        replaces: Option<String>,
+        reply: Reply,
+    },
+    /// The value of a Replaces header that names the call.
+    Dialog {
+        reply: oneshot::Sender<Option<String>>,
+    },
+    Options {
+        reply: Reply,
+    },
+    Policy {
+        answer: AnswerPolicy,
+        reply: Reply,
+    },
 }
 
 #[derive(Debug)]
@@ -173,7 +199,11 @@ impl Agent {
             Ask::Answer { reply } => answer(reply, self.answer()),
             Ask::HangUp { reply } => answer(reply, self.hang_up()),
             Ask::Reinvite { direction, reply } => self.reinvite(direction, reply),
-            Ask::Refer { number, reply } => self.refer(&number, reply),
+            Ask::Refer { number, replaces, reply } => self.refer(&number, replaces.as_deref(), reply),
+            Ask::Dialog { reply } => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.dialog());
+            }
             Ask::Options { reply } => {
                 let server = self.config.server;
                 let uri = format!("sip:{server}");
@@ -292,11 +322,28 @@ impl Agent {
         );
     }
 
-    fn refer(&mut self, number: &str, reply: Reply) {
+    /// RFC 3891 3: the tags as the one sees them who is asked.
+    fn dialog(&self) -> Option<String> {
+        let call = self.call.as_ref()?;
+        let (theirs, ours) = (wire::tag(&call.remote)?, wire::tag(&call.local)?);
+        Some(format!("{};to-tag={theirs};from-tag={ours}", call.call_id))
+    }
+
+    fn refer(&mut self, number: &str, replaces: Option<&str>, reply: Reply) {
         if !matches!(&self.call, Some(call) if matches!(call.state, State::Established)) {
             return answer(reply, Err(PhoneError::NoCall));
         }
-        let to = format!("<{}>", self.address_of(number));
+        let to = match replaces {
+            Some(dialog) => {
+                let escaped = dialog
+                    .replace('%', "%25")
+                    .replace('@', "%40")
+                    .replace(';', "%3B")
+                    .replace('=', "%3D");
+                format!("<{}?Replaces={escaped}>", self.address_of(number))
+            }
+            None => format!("<{}>", self.address_of(number)),
+        };
         let more = vec![self.contact(), Header::Other("Refer-To".into(), to)];
         self.send_in_call_with(Method::Refer, more, None, Purpose::Refer { reply: Some(reply) });
     }
