@@ -29,17 +29,32 @@ pub enum Scenario {
     Coach,
     /// The agent transfers the customer: the coach follows him, or is out.
     Transfer,
+    /// The agent puts the customer on hold while he is coached.
+    Hold,
+    /// The agent brings a colleague in, and the supervisor removes him again.
+    Conference,
+    /// Two supervisors on one call.
+    TwoSupervisors,
 }
 
 impl Scenario {
     /// Every story.
-    pub const ALL: [Scenario; 2] = [Scenario::Coach, Scenario::Transfer];
+    pub const ALL: [Scenario; 5] = [
+        Scenario::Coach,
+        Scenario::Transfer,
+        Scenario::Hold,
+        Scenario::Conference,
+        Scenario::TwoSupervisors,
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Scenario::Coach => "coach",
             Scenario::Transfer => "transfer",
+            Scenario::Hold => "hold",
+            Scenario::Conference => "conference",
+            Scenario::TwoSupervisors => "two-supervisors",
         }
     }
 
@@ -48,6 +63,11 @@ impl Scenario {
         match self {
             Scenario::Coach => "a supervisor coaches, speaks to both, listens, cancels; then once more armed before the call",
             Scenario::Transfer => "the agent transfers the customer: with scope Call the coach follows, with scope Agent he is out",
+            Scenario::Hold => "the agent puts the customer on hold: agent and coach go on talking, and the customer hears nothing of it",
+            Scenario::Conference => {
+                "the agent brings a colleague in: all hear each other, the whisper only the agent; then the colleague is removed"
+            }
+            Scenario::TwoSupervisors => "one supervisor coaches, a second listens and then coaches too; neither hears the other",
         }
     }
 }

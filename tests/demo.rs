@@ -67,21 +67,52 @@ fn the_demo_shows_the_same_with_gateway_and_backend_as_two_processes() {
     the_story_is_right(&["demo", "--json", "--split"]);
 }
 
-#[test]
-fn the_demo_tells_of_a_transfer_that_the_coach_follows_or_not() {
+/// Tells a story; who heard whom in it, by phase, listener and speaker.
+fn told(scenario: &str) -> impl Fn(&str, &str, &str) -> bool {
     let place = place();
-    let Output { status, stdout, stderr } = undertone(&["demo", "--scenario", "transfer", "--json"], place.path())
+    let Output { status, stdout, stderr } = undertone(&["demo", "--scenario", scenario, "--json"], place.path())
         .output()
         .unwrap();
     let errors = String::from_utf8_lossy(&stderr);
     let document: Value = serde_json::from_slice(&stdout).unwrap_or_else(|error| panic!("one JSON document: {error}\n{errors}"));
     assert!(status.success(), "{document:#}\n{errors}");
     assert_eq!(document["customer_packets"], document["customer_packets_identical"]);
-    let heard = |phase: &str, listener: &str, speaker: &str| {
+    move |phase, listener, speaker| {
         let phases = document["phases"].as_array().unwrap();
         let phase = phases.iter().find(|found| found["name"] == phase).unwrap();
         phase["hears"][listener][speaker].as_f64().unwrap() > -30.0
-    };
+    }
+}
+
+#[test]
+fn the_demo_tells_of_a_customer_on_hold_whose_agent_goes_on_being_coached() {
+    let heard = told("hold");
+    assert!(heard("on hold", "agent", "supervisor") && heard("on hold", "supervisor", "customer"));
+    assert!(!heard("on hold", "customer", "agent") && !heard("on hold", "customer", "supervisor"));
+    assert!(heard("retrieved", "customer", "agent"));
+}
+
+#[test]
+fn the_demo_tells_of_a_conference_in_which_one_hears_the_coach() {
+    let heard = told("conference");
+    let phase = "conference of three";
+    assert!(heard(phase, "agent", "supervisor") && heard(phase, "customer", "colleague"));
+    assert!(!heard(phase, "customer", "supervisor") && !heard(phase, "colleague", "supervisor"));
+    assert!(!heard("without the colleague", "customer", "colleague"));
+}
+
+#[test]
+fn the_demo_tells_of_two_supervisors_who_do_not_hear_each_other() {
+    let heard = told("two-supervisors");
+    let phase = "the second: Coach";
+    assert!(heard(phase, "agent", "supervisor") && heard(phase, "agent", "second"));
+    assert!(!heard(phase, "supervisor", "second") && !heard(phase, "second", "supervisor"));
+    assert!(!heard("the second: ListenIn", "agent", "second") && !heard(phase, "customer", "second"));
+}
+
+#[test]
+fn the_demo_tells_of_a_transfer_that_the_coach_follows_or_not() {
+    let heard = told("transfer");
     assert!(heard("after the transfer", "colleague", "supervisor") && !heard("after the transfer", "customer", "supervisor"));
     assert!(heard("without the supervisor", "customer", "colleague") && !heard("without the supervisor", "supervisor", "colleague"));
 }
@@ -91,10 +122,11 @@ fn the_demo_names_its_stories() {
     let place = place();
     let Output { stdout, .. } = undertone(&["demo", "--list"], place.path()).output().unwrap();
     let listed = String::from_utf8(stdout).unwrap();
-    assert!(listed.lines().count() == 2 && listed.contains("transfer"), "{listed}");
+    let names: Vec<_> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["coach", "transfer", "hold", "conference", "two-supervisors"]);
     let unknown = undertone(&["demo", "--scenario", "nothing"], place.path()).output().unwrap();
     assert!(!unknown.status.success());
-    assert!(String::from_utf8_lossy(&unknown.stderr).contains("coach, transfer"));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("coach, transfer, hold, conference, two-supervisors"));
 }
 
 /// Started with a file, with its first lines of log read until it is there.

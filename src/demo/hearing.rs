@@ -16,8 +16,10 @@ pub(super) enum Person {
     Customer,
     Agent,
     Supervisor,
-    /// The agent to whom a call is transferred.
+    /// Another agent.
     Colleague,
+    /// Another supervisor.
+    Second,
 }
 
 impl Person {
@@ -27,6 +29,7 @@ impl Person {
             Person::Agent => "agent",
             Person::Supervisor => "supervisor",
             Person::Colleague => "colleague",
+            Person::Second => "second",
         }
     }
 
@@ -36,6 +39,7 @@ impl Person {
             Person::Agent => 613.0,
             Person::Supervisor => 1021.0,
             Person::Colleague => 787.0,
+            Person::Second => 1433.0,
         }
     }
 }
@@ -49,27 +53,30 @@ pub(super) enum Part {
     BargeIn,
 }
 
-/// Who is on the call beside the customer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Scene {
-    /// Agent or colleague.
-    pub(super) agent: Person,
-    pub(super) part: Part,
-}
+/// Who is to hear whom; what is not named is silence.
+#[derive(Clone, Debug)]
+pub(super) struct Scene(Vec<(Person, Vec<Person>)>);
 
 impl Scene {
-    /// Who hears whom.
-    fn expects(self, listener: Person, speaker: Person) -> bool {
-        let is_on_it = |who: Person| who == Person::Customer || who == self.agent || who == Person::Supervisor;
-        if !is_on_it(listener) || !is_on_it(speaker) || listener == speaker {
-            return false;
-        }
-        match (listener, speaker) {
-            (Person::Supervisor, _) => self.part != Part::Absent,
-            (Person::Customer, Person::Supervisor) => self.part == Part::BargeIn,
-            (_, Person::Supervisor) => matches!(self.part, Part::Coach | Part::BargeIn),
-            _ => true,
-        }
+    /// The customer with one agent, and the supervisor's part.
+    pub(super) fn of(agent: Person, part: Part) -> Scene {
+        let (customer, supervisor) = (Person::Customer, Person::Supervisor);
+        let (to_customer, to_agent, to_supervisor) = match part {
+            Part::Absent => (vec![agent], vec![customer], vec![]),
+            Part::ListenIn => (vec![agent], vec![customer], vec![customer, agent]),
+            Part::Coach => (vec![agent], vec![customer, supervisor], vec![customer, agent]),
+            Part::BargeIn => (vec![agent, supervisor], vec![customer, supervisor], vec![customer, agent]),
+        };
+        Scene(vec![(customer, to_customer), (agent, to_agent), (supervisor, to_supervisor)])
+    }
+
+    /// Each listener with those he hears.
+    pub(super) fn new(hears: &[(Person, &[Person])]) -> Scene {
+        Scene(hears.iter().map(|(listener, speakers)| (*listener, speakers.to_vec())).collect())
+    }
+
+    fn expects(&self, listener: Person, speaker: Person) -> bool {
+        self.0.iter().any(|(who, whom)| *who == listener && whom.contains(&speaker))
     }
 }
 
@@ -89,7 +96,7 @@ pub(super) struct Phase {
 
 impl Phase {
     /// Measures all cells in a window in which nothing changed.
-    pub(super) fn measure(name: &str, scene: Scene, people: &[(Person, &Phone)], since: Instant, until: Instant) -> Phase {
+    pub(super) fn measure(name: &str, scene: &Scene, people: &[(Person, &Phone)], since: Instant, until: Instant) -> Phase {
         let mut cells = Vec::new();
         for &(listener, phone) in people {
             for speaker in people.iter().map(|(person, _)| *person).filter(|speaker| *speaker != listener) {

@@ -1,4 +1,4 @@
-//! The scripts: the first coached call, and the same once more armed before the call; and a coach whose call is transferred.
+//! The scripts, one for each [`Scenario`].
 
 use super::desktop::{Desktop, Notifications};
 use super::hearing::{self, Part, Person, Phase, Scene};
@@ -82,6 +82,8 @@ struct Cast<'a> {
     supervisor: Phone,
     /// Where there is one.
     colleague: Option<Phone>,
+    /// The second supervisor, where there is one.
+    second: Option<(Phone, Desktop)>,
     agents_desk: Desktop,
     desk: Desktop,
     news: Notifications,
@@ -97,6 +99,9 @@ async fn tell(world: &World, timeline: &Timeline, scenario: Scenario) -> Result<
         moral: match scenario {
             Scenario::Coach => "Only the agent heard the supervisor whisper.",
             Scenario::Transfer => "The whisper went to the next agent or nowhere, and never to the customer.",
+            Scenario::Hold => "On hold the customer heard nothing, and the agent his coach.",
+            Scenario::Conference => "Three talked, and only the agent heard the supervisor whisper.",
+            Scenario::TwoSupervisors => "The agent heard his coaches, and nobody else heard either of them.",
         },
         whisper_delays: Vec::new(),
         customer_packets: 0,
@@ -111,6 +116,9 @@ async fn tell(world: &World, timeline: &Timeline, scenario: Scenario) -> Result<
             let followed = cast.followed_call(&mut findings).await?;
             cast.left_call(&followed, &mut findings).await?;
         }
+        Scenario::Hold => cast.held_call(&mut findings).await?,
+        Scenario::Conference => cast.conference(&mut findings).await?,
+        Scenario::TwoSupervisors => cast.two_supervisors(&mut findings).await?,
     }
     Ok(findings)
 }
@@ -141,14 +149,30 @@ async fn assemble<'a>(world: &World, timeline: &'a Timeline, scenario: Scenario)
     )
     .await?;
     let colleague = match scenario {
-        Scenario::Coach => None,
-        Scenario::Transfer => Some(phone(Person::Colleague, world::COLLEAGUE_NUMBER, &world.colleague_password, after_ringing).await?),
+        Scenario::Coach | Scenario::Hold | Scenario::TwoSupervisors => None,
+        Scenario::Transfer | Scenario::Conference => {
+            Some(phone(Person::Colleague, world::COLLEAGUE_NUMBER, &world.colleague_password, after_ringing).await?)
+        }
+    };
+    let second = match scenario {
+        Scenario::Coach | Scenario::Transfer | Scenario::Hold | Scenario::Conference => None,
+        Scenario::TwoSupervisors => {
+            let desk = Desktop::new(world.rest, world::SECOND_USER, &world.second_password, timeline.clone())?;
+            let answer = AnswerPolicy::ByHeader;
+            Some((
+                phone(Person::Second, world::SECOND_NUMBER, &world.second_password, answer).await?,
+                desk,
+            ))
+        }
     };
     let agents_desk = Desktop::new(world.rest, world::AGENT_USER, &world.agent_password, timeline.clone())?;
     let desk = Desktop::new(world.rest, world::SUPERVISOR_USER, &world.supervisor_password, timeline.clone())?;
     let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
     agents_desk.post("/api/v2/me", session.clone()).await?;
-    desk.post("/api/v2/me", session).await?;
+    desk.post("/api/v2/me", session.clone()).await?;
+    if let Some((_, second)) = &second {
+        second.post("/api/v2/me", session).await?;
+    }
     let news = desk.listen(&["/v2/me/devices", "/v2/me/calls"]).await?;
     let mut cast = Cast {
         timeline,
@@ -156,6 +180,7 @@ async fn assemble<'a>(world: &World, timeline: &'a Timeline, scenario: Scenario)
         agent,
         supervisor,
         colleague,
+        second,
         agents_desk,
         desk,
         news,
@@ -290,6 +315,114 @@ impl Cast<'_> {
         Ok(())
     }
 
+    /// The customer calls the agent, and the supervisor coaches him: the call, and since when they talk.
+    async fn coached_call(&mut self, findings: &mut Findings) -> Result<(String, Instant), DemoError> {
+        self.timeline.title("The customer calls the agent, and the supervisor coaches");
+        let talking_since = self.call_agent().await?;
+        let asked = self.post_device(coach(None)).await?;
+        self.supervisor_joined().await?;
+        let call = self.joined_call("Coach").await?;
+        findings.join = self.whisper_heard(asked).await;
+        self.phase("Coach", Part::Coach, findings).await;
+        self.measure_whisper_delay(findings).await;
+        Ok((call, talking_since))
+    }
+
+    async fn held_call(&mut self, findings: &mut Findings) -> Result<(), DemoError> {
+        let (call, talking_since) = self.coached_call(findings).await?;
+        let path = format!("/api/v2/me/calls/{call}");
+        self.timeline
+            .title("The agent puts the customer on hold: he and the coach go on talking");
+        let held = self.agents_desk.post(&path, json!({"operationName": "Hold"})).await?;
+        let scene = Scene::new(&[
+            (Person::Agent, &[Person::Supervisor]),
+            (Person::Supervisor, &[Person::Agent, Person::Customer]),
+        ]);
+        self.scene("on hold", &scene, findings).await;
+        self.timeline.title("He takes the customer back");
+        self.agents_desk.post(&path, json!({"operationName": "Retrieve"})).await?;
+        self.phase("retrieved", Part::Coach, findings).await;
+        let there = clock::instant();
+        self.phase("and on they talk", Part::Coach, findings).await;
+        let over = clock::instant();
+        self.hang_up().await?;
+        self.count_identical(&[(talking_since, held), (there, over)], findings);
+        Ok(())
+    }
+
+    async fn conference(&mut self, findings: &mut Findings) -> Result<(), DemoError> {
+        let (call, talking_since) = self.coached_call(findings).await?;
+        let path = format!("/api/v2/me/calls/{call}");
+        self.timeline.title("The agent brings a colleague into the call");
+        let body = json!({"operationName": "SingleStepConference", "destination": {"phoneNumber": world::COLLEAGUE_NUMBER}});
+        let asked = self.agents_desk.post(&path, body).await?;
+        let lost = |error| DemoError::Phone("colleague", error);
+        let missing = || DemoError::Missing("the colleague's phone".into());
+        self.colleague.as_ref().ok_or_else(missing)?.established(SOON).await.map_err(lost)?;
+        let (customer, agent, colleague, supervisor) = (Person::Customer, Person::Agent, Person::Colleague, Person::Supervisor);
+        let scene = Scene::new(&[
+            (customer, &[agent, colleague]),
+            (agent, &[customer, colleague, supervisor]),
+            (colleague, &[customer, agent]),
+            (supervisor, &[customer, agent, colleague]),
+        ]);
+        self.scene("conference of three", &scene, findings).await;
+        self.timeline.title("The supervisor removes the colleague");
+        let body = json!({"operationName": "RemoveParticipantFromConference", "participant": world::COLLEAGUE_NUMBER});
+        self.desk.post(&path, body).await?;
+        self.colleague.as_ref().ok_or_else(missing)?.ended(SOON).await.map_err(lost)?;
+        self.phase("without the colleague", Part::Coach, findings).await;
+        let there = clock::instant();
+        self.phase("and on they talk", Part::Coach, findings).await;
+        let over = clock::instant();
+        self.hang_up().await?;
+        self.count_identical(&[(talking_since, asked), (there, over)], findings);
+        Ok(())
+    }
+
+    async fn two_supervisors(&mut self, findings: &mut Findings) -> Result<(), DemoError> {
+        let (_, talking_since) = self.coached_call(findings).await?;
+        let (customer, agent, supervisor, second) = (Person::Customer, Person::Agent, Person::Supervisor, Person::Second);
+        let both_hear = [(supervisor, [customer, agent]), (second, [customer, agent])];
+        for (activity, to_agent) in [
+            ("ListenIn", vec![customer, supervisor]),
+            ("Coach", vec![customer, supervisor, second]),
+        ] {
+            self.timeline.title(&format!("A second supervisor asks for {activity}"));
+            self.second_asks(activity).await?;
+            let scene = Scene::new(&[
+                (customer, &[agent]),
+                (agent, &to_agent),
+                (both_hear[0].0, &both_hear[0].1),
+                (both_hear[1].0, &both_hear[1].1),
+            ]);
+            self.scene(&format!("the second: {activity}"), &scene, findings).await;
+        }
+        self.timeline.title("He cancels, and the first goes on");
+        self.second_asks("CancelSupervisorMonitoring").await?;
+        self.phase("the first alone again", Part::Coach, findings).await;
+        let over = clock::instant();
+        self.hang_up().await?;
+        self.count_identical(&[(talking_since, over)], findings);
+        Ok(())
+    }
+
+    async fn second_asks(&mut self, operation: &str) -> Result<(), DemoError> {
+        let Some((phone, desk)) = &self.second else {
+            return Err(DemoError::Missing("the second supervisor".into()));
+        };
+        let mut body = coach(None);
+        body["operationName"] = json!(operation);
+        desk.post(&format!("/api/v2/me/devices/{}", world::SECOND_DEVICE), body).await?;
+        let done = match operation {
+            "CancelSupervisorMonitoring" => phone.ended(SOON).await,
+            "ListenIn" => phone.established(SOON).await,
+            // He is on the call already: what he does changes live.
+            _ => return Ok(()),
+        };
+        done.map(drop).map_err(|error| DemoError::Phone("second supervisor", error))
+    }
+
     /// By the agent's desktop. The moment at which it was asked for.
     async fn transfer(&mut self, call: &str) -> Result<Instant, DemoError> {
         let body = json!({"operationName": "SingleStepTransfer", "destination": {"phoneNumber": world::COLLEAGUE_NUMBER}});
@@ -368,10 +501,13 @@ impl Cast<'_> {
     }
 
     async fn phase_with(&mut self, name: &str, (agent, part): (Person, Part), findings: &mut Findings) {
+        self.scene(name, &Scene::of(agent, part), findings).await;
+    }
+
+    async fn scene(&mut self, name: &str, scene: &Scene, findings: &mut Findings) {
         tokio::time::sleep(SETTLE).await;
         let since = clock::instant();
         tokio::time::sleep(LISTEN).await;
-        let scene = Scene { agent, part };
         findings
             .phases
             .push(Phase::measure(name, scene, &self.people(), since, clock::instant()));
@@ -423,8 +559,9 @@ impl Cast<'_> {
             (Person::Agent, &self.agent),
             (Person::Supervisor, &self.supervisor),
         ];
-        let fourth = self.colleague.as_ref().map(|colleague| (Person::Colleague, colleague));
-        three.into_iter().chain(fourth).collect()
+        let colleague = self.colleague.as_ref().map(|colleague| (Person::Colleague, colleague));
+        let second = self.second.as_ref().map(|(second, _)| (Person::Second, second));
+        three.into_iter().chain(colleague).chain(second).collect()
     }
 
     fn tell(&mut self) {
@@ -464,10 +601,12 @@ fn show(findings: &Findings, timeline: &Timeline) {
         "  join, POST to the first whisper at the agent      {}",
         ms(findings.join)
     ));
-    timeline.text(&format!(
-        "  join when armed, answer to the first whisper      {}",
-        ms(findings.armed_join)
-    ));
+    if findings.armed_join.is_some() {
+        timeline.text(&format!(
+            "  join when armed, answer to the first whisper      {}",
+            ms(findings.armed_join)
+        ));
+    }
     let delay = findings
         .whisper_delay_ms()
         .map_or("not found".into(), |delay| format!("{delay:.1} ms"));

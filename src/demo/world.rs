@@ -17,10 +17,13 @@ pub(super) const CUSTOMER_NUMBER: &str = "7001";
 pub(super) const AGENT_NUMBER: &str = "5001";
 pub(super) const COLLEAGUE_NUMBER: &str = "5002";
 pub(super) const SUPERVISOR_NUMBER: &str = "5005";
+pub(super) const SECOND_NUMBER: &str = "5006";
 pub(super) const AGENT_USER: &str = "agent";
 pub(super) const SUPERVISOR_USER: &str = "supervisor";
+pub(super) const SECOND_USER: &str = "second";
 pub(super) const AGENT_DEVICE: &str = "9c14cad7-17c4-48d0-8492-7cf0ff92c224";
 pub(super) const SUPERVISOR_DEVICE: &str = "efelab32-53f9-43ce-b65e-5768c61f7d4a";
+pub(super) const SECOND_DEVICE: &str = "0f4f5e0a-2a53-4c0e-8d3e-8c1a5b6f7d10";
 
 const START: Duration = Duration::from_secs(10);
 
@@ -32,6 +35,7 @@ pub(super) struct World {
     pub(super) agent_password: String,
     pub(super) supervisor_password: String,
     pub(super) colleague_password: String,
+    pub(super) second_password: String,
     product: Product,
     _place: Place,
 }
@@ -71,7 +75,7 @@ impl World {
         let name = format!("undertone-demo-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let place = Place(std::env::temp_dir().join(name));
         std::fs::create_dir_all(&place.0).map_err(|error| failed(&error))?;
-        let passwords: [String; 4] = std::array::from_fn(|_| format!("{:016x}", rand::random::<u64>()));
+        let passwords: [String; 5] = std::array::from_fn(|_| format!("{:016x}", rand::random::<u64>()));
         let (product, rest, sip) = match split {
             true => {
                 let mut attempts = 0;
@@ -98,7 +102,13 @@ impl World {
                 (Product::Here(Box::new(running)), rest, sip)
             }
         };
-        let [customer_password, agent_password, supervisor_password, colleague_password] = passwords;
+        let [
+            customer_password,
+            agent_password,
+            supervisor_password,
+            colleague_password,
+            second_password,
+        ] = passwords;
         Ok(World {
             rest,
             sip,
@@ -106,6 +116,7 @@ impl World {
             agent_password,
             supervisor_password,
             colleague_password,
+            second_password,
             product,
             _place: place,
         })
@@ -160,9 +171,10 @@ fn loopback(port: u16) -> SocketAddr {
 fn describe(
     place: &Path,
     ports: &Ports,
-    [customer, agent, supervisor, colleague]: &[String; 4],
+    [customer, agent, supervisor, colleague, second]: &[String; 5],
 ) -> Result<String, crate::front::auth::PasswordError> {
     let (agent_hash, supervisor_hash) = (hash_password_cheaply(agent)?, hash_password_cheaply(supervisor)?);
+    let second_hash = hash_password_cheaply(second)?;
     let Ports {
         rest,
         gateway_grpc,
@@ -195,6 +207,8 @@ admin_bind = "127.0.0.1:{backend_admin}"
 listen = ["udp:127.0.0.1:{sip}", "tcp:127.0.0.1:{sip}"]
 digests = ["SHA-256", "MD5"]
 grace = 0
+[monitoring]
+max_supervisors_per_device = 2
 [log]
 filter = "warn"
 [[voice_environment]]
@@ -204,6 +218,10 @@ name = "Undertone"
 id = "{SUPERVISOR_DEVICE}"
 number = "{SUPERVISOR_NUMBER}"
 password = "{supervisor}"
+[[device]]
+id = "{SECOND_DEVICE}"
+number = "{SECOND_NUMBER}"
+password = "{second}"
 [[device]]
 id = "{AGENT_DEVICE}"
 number = "{AGENT_NUMBER}"
@@ -224,6 +242,12 @@ roles = ["Supervisor"]
 devices = ["{SUPERVISOR_DEVICE}"]
 password_hash = "{supervisor_hash}"
 [[user]]
+id = "{SECOND_USER}"
+display_name = "Second Supervisor"
+roles = ["Supervisor"]
+devices = ["{SECOND_DEVICE}"]
+password_hash = "{second_hash}"
+[[user]]
 id = "{AGENT_USER}"
 display_name = "Sample Agent"
 roles = ["Agent"]
@@ -238,7 +262,7 @@ password_hash = "{agent_hash}"
 [[group]]
 id = "sample"
 agents = ["{AGENT_USER}", "colleague"]
-supervisors = ["{SUPERVISOR_USER}"]
+supervisors = ["{SUPERVISOR_USER}", "{SECOND_USER}"]
 "#,
         place = place.display(),
     ))
