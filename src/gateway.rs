@@ -594,6 +594,11 @@ impl Gateway {
         let stranger = || Refusal::new(Reason::NotPermitted, format!("Device '{}' is nobody's.", asked.supervisor));
         let user = self.house.owner(&asked.supervisor).ok_or_else(stranger)?;
         self.may_monitor_target(user, &asked.target)?;
+        let hears_all = self.monitors.get(&asked.supervisor).is_none_or(|monitor| !monitor.agent_side_only);
+        if hears_all && self.house.agent_side_only(&asked.target) {
+            let message = "The agent's customers may not be listened to any more: ask again.";
+            return Err(Refusal::new(Reason::NotPermitted, message));
+        }
         if self.ending.contains(&asked.supervisor) {
             return Err(Refusal::new(Reason::InvalidState, "The monitor is being cancelled."));
         }

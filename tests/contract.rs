@@ -194,6 +194,7 @@ async fn refuses_malformed_input_by_the_name_of_the_field(backend: &mut Backend)
         mode: proto::Mode::AllCalls as i32,
         scope: proto::Scope::Call as i32,
         confirm_joins: false,
+        agent_side_only: false,
     };
     let context = |request_id: &str, on_behalf_of: &str| {
         Some(proto::CommandContext {
@@ -381,6 +382,7 @@ async fn refuses_a_second_supervisor(backend: &mut Backend) {
         mode: Mode::AllCalls,
         scope: Scope::Call,
         confirm_joins: false,
+        agent_side_only: false,
     };
     assert_eq!(backend.by(&user, command).await.unwrap_err().reason, Reason::InUse);
     backend.stop().await.unwrap();
@@ -517,6 +519,7 @@ async fn joins_only_with_leave(backend: &mut Backend, ways: &mut impl Ways) {
         mode: Mode::AllCalls,
         scope: Scope::Call,
         confirm_joins: true,
+        agent_side_only: false,
     };
     let admit = |house: &House, call: &CallId, admitted| Command::AdmitMonitoring {
         supervisor: house.supervisor.0.clone(),
@@ -611,6 +614,7 @@ impl Backend {
             mode: Mode::AllCalls,
             scope: Scope::Call,
             confirm_joins: false,
+            agent_side_only: false,
         }
     }
 
@@ -622,6 +626,7 @@ impl Backend {
             mode,
             scope,
             confirm_joins: false,
+            agent_side_only: false,
         };
         self.asks(command).await
     }

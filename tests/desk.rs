@@ -43,6 +43,7 @@ fn directory() -> Directory {
         agents: BTreeSet::from(["bob".into()]),
         supervisors: BTreeSet::from(["meg".into()]),
         monitor_supervisors: false,
+        agent_side_only: false,
     };
     let users = [user("meg", Role::Supervisor), user("bob", Role::Agent)];
     let devices = [device("meg-phone", "5005"), device("bob-phone", "5001")];
@@ -161,6 +162,7 @@ fn monitor(state: MonitorState) -> MonitorFact {
         mode: Mode::AllCalls,
         scope: Scope::Call,
         confirm_joins: true,
+        agent_side_only: false,
         state,
     }
 }
@@ -314,6 +316,7 @@ async fn when_the_disk_fills_up_while_somebody_listens_he_is_stopped_and_told() 
         mode: Mode::AllCalls,
         scope: Scope::Call,
         confirm_joins: true,
+        agent_side_only: false,
         state: MonitorState::Joined {
             call: "call".into(),
             activity: Activity::Coach,

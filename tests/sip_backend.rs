@@ -118,6 +118,7 @@ impl Floor {
             mode: Mode::AllCalls,
             scope: Scope::Call,
             confirm_joins: false,
+            agent_side_only: false,
         })
         .await
         .expect("accepted");
@@ -295,6 +296,7 @@ async fn a_monitor_armed_before_the_call_joins_when_the_agent_answers_and_goes_w
             mode: Mode::NextCall,
             scope: Scope::Agent,
             confirm_joins: false,
+            agent_side_only: false,
         })
         .await
         .expect("accepted");
@@ -327,6 +329,7 @@ async fn transferred(scope: Scope, by_phone: bool) {
             mode: Mode::AllCalls,
             scope,
             confirm_joins: false,
+            agent_side_only: false,
         })
         .await
         .expect("accepted");
@@ -424,6 +427,7 @@ async fn asked(scope: Scope, completes: Completes) {
             mode: Mode::AllCalls,
             scope,
             confirm_joins: false,
+            agent_side_only: false,
         })
         .await
         .expect("accepted");
@@ -844,6 +848,7 @@ async fn a_command_that_can_not_be_stored_is_refused_and_has_changed_nothing() {
         mode: Mode::AllCalls,
         scope: Scope::Call,
         confirm_joins: false,
+        agent_side_only: false,
     };
     let disturb = |on| Command::SetDoNotDisturb { device: AGENT.into(), on };
     let stop = || Command::StopMonitoring { supervisor: BOSS.into() };

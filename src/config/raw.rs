@@ -152,11 +152,28 @@ pub(super) enum Consults {
     All,
 }
 
+/// One to four: the media engine has places for so many beside the parties of a conference.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "u32")]
+pub(super) struct UpToFour(pub(super) usize);
+
+impl TryFrom<u32> for UpToFour {
+    type Error = &'static str;
+
+    fn try_from(number: u32) -> Result<Self, &'static str> {
+        match number {
+            1..=4 => Ok(Self(number as usize)),
+            _ => Err("must be 1 to 4"),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum NotifyAgent {
     None,
     Event,
+    Beep,
 }
 
 #[derive(Debug, Deserialize)]
@@ -166,7 +183,7 @@ pub(super) struct Monitoring {
     pub(super) invite_timeout: SomeSeconds,
     pub(super) admission_timeout: SomeSeconds,
     pub(super) cancel_releases_call: bool,
-    pub(super) max_supervisors_per_device: NonZeroU32,
+    pub(super) max_supervisors_per_device: UpToFour,
     pub(super) supervisors_hear_each_other: bool,
     pub(super) debrief: bool,
     pub(super) takeover: bool,
@@ -410,4 +427,6 @@ pub(super) struct Group {
     pub(super) supervisors: Vec<String>,
     #[serde(default)]
     pub(super) monitor_supervisors: bool,
+    #[serde(default)]
+    pub(super) agent_side_only: bool,
 }

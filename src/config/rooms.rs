@@ -191,7 +191,8 @@ fn gateway(monitoring: &raw::Monitoring, audit: &raw::Audit) -> gateway::Config 
         one_way_coach: monitoring.one_way_coach,
         notify_agent: match monitoring.notify_agent {
             raw::NotifyAgent::None => NotifyAgent::None,
-            raw::NotifyAgent::Event => NotifyAgent::Event,
+            // The tone is the backend's; the event comes with it.
+            raw::NotifyAgent::Event | raw::NotifyAgent::Beep => NotifyAgent::Event,
         },
         command_deadline: monitoring.command_deadline.0,
         audit_deadline: audit.deadline.0,
@@ -208,7 +209,7 @@ fn supervision(monitoring: &raw::Monitoring) -> supervision::Config {
         invite_timeout: monitoring.invite_timeout.0,
         admission_timeout: monitoring.admission_timeout.0,
         cancel_releases_call: monitoring.cancel_releases_call,
-        max_supervisors_per_device: monitoring.max_supervisors_per_device.get() as usize,
+        max_supervisors_per_device: monitoring.max_supervisors_per_device.0,
         debrief: monitoring.debrief,
         takeover: monitoring.takeover,
         monitor_internal_calls: monitoring.monitor_internal_calls,
@@ -232,6 +233,7 @@ fn switchboard(sip: &raw::Sip, monitoring: &raw::Monitoring) -> SwitchboardConfi
         monitor_party_on_hold: monitoring.monitor_party_on_hold,
         supervisors_hear_each_other: monitoring.supervisors_hear_each_other,
         agent_side_only: monitoring.agent_side_only,
+        beep: matches!(monitoring.notify_agent, raw::NotifyAgent::Beep),
         grace: sip.grace.0,
         supervision: supervision(monitoring),
     }
@@ -403,6 +405,7 @@ fn directory(shapes: &Shapes) -> Directory {
                 agents: users(&group.agents),
                 supervisors: users(&group.supervisors),
                 monitor_supervisors: group.monitor_supervisors,
+                agent_side_only: group.agent_side_only,
             })
             .map(|group| (group.id.clone(), group))
             .collect(),

@@ -34,6 +34,7 @@ async fn send(
             mode,
             scope,
             confirm_joins,
+            agent_side_only,
         } => {
             let message = proto::StartMonitoringRequest {
                 context,
@@ -43,6 +44,7 @@ async fn send(
                 mode: convert::wire_mode(*mode) as i32,
                 scope: convert::wire_scope(*scope) as i32,
                 confirm_joins: *confirm_joins,
+                agent_side_only: *agent_side_only,
             };
             client.start_monitoring(within(deadline, message)).await
         }

@@ -70,6 +70,7 @@ impl Commanding for proto::StartMonitoringRequest {
             supervisor: id("supervisor", self.supervisor)?,
             target: id("target", self.target)?,
             confirm_joins: self.confirm_joins,
+            agent_side_only: self.agent_side_only,
         };
         Ok((self.context, command))
     }
@@ -266,6 +267,7 @@ impl From<&Capabilities> for proto::DescribeResponse {
             transfers: can.transfers,
             consultations: can.consultations,
             conferences: can.conferences,
+            agent_side_only: can.agent_side_only,
             dtmf: can.dtmf,
             routing_points: can.routing_points,
             sip_cluster: can.sip_cluster,
@@ -287,6 +289,7 @@ impl From<proto::DescribeResponse> for Capabilities {
             transfers: can.transfers,
             consultations: can.consultations,
             conferences: can.conferences,
+            agent_side_only: can.agent_side_only,
             dtmf: can.dtmf,
             routing_points: can.routing_points,
             sip_cluster: can.sip_cluster,
@@ -500,6 +503,7 @@ fn wire_monitor(monitor: &MonitorFact) -> proto::Monitor {
         mode: wire_mode(monitor.mode) as i32,
         scope: wire_scope(monitor.scope) as i32,
         confirm_joins: monitor.confirm_joins,
+        agent_side_only: monitor.agent_side_only,
         state: Some(match &monitor.state {
             MonitorState::Armed => State::Armed(Armed {}),
             MonitorState::Admitting { call } => State::Admitting(Admitting { call: call.to_string() }),
@@ -522,6 +526,7 @@ fn monitor(monitor: proto::Monitor) -> Result<MonitorFact, Malformed> {
         supervisor: id("monitor.supervisor", monitor.supervisor)?,
         target: id("monitor.target", monitor.target)?,
         confirm_joins: monitor.confirm_joins,
+        agent_side_only: monitor.agent_side_only,
         state: match monitor.state.ok_or(Malformed::Missing("monitor.state"))? {
             State::Armed(Armed {}) => MonitorState::Armed,
             State::Admitting(admitting) => MonitorState::Admitting {
@@ -648,6 +653,7 @@ mod tests {
             mode: proto::Mode::AllCalls as i32,
             scope: proto::Scope::Call as i32,
             confirm_joins: true,
+            agent_side_only: true,
         }
     }
 
@@ -758,6 +764,7 @@ mod tests {
                 mode: Mode::NextCall,
                 scope: Scope::Agent,
                 confirm_joins: true,
+                agent_side_only: true,
                 state,
             })
         };

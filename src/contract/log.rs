@@ -405,6 +405,7 @@ mod tests {
                 mode: crate::words::Mode::AllCalls,
                 scope: crate::words::Scope::Call,
                 confirm_joins: true,
+                agent_side_only: false,
                 state,
             })
         };

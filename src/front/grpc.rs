@@ -63,6 +63,7 @@ fn request(desk: &Desk, user: &UserId, command: Command) -> Result<Request, Refu
             scope,
             // The gateway confirms every join itself.
             confirm_joins: _,
+            agent_side_only: false,
         } => Ok(Request::StartMonitoring {
             device: supervisor,
             target: TargetRef {
@@ -73,6 +74,10 @@ fn request(desk: &Desk, user: &UserId, command: Command) -> Result<Request, Refu
             mode,
             scope,
         }),
+        Command::StartMonitoring { agent_side_only: true, .. } => Err(Refusal::new(
+            Reason::InvalidInput,
+            "Field 'agent_side_only' can not be asked for here: the agent's groups decide it.",
+        )),
         Command::StopMonitoring { supervisor } => Ok(Request::CancelMonitoring { device: supervisor }),
         Command::SwitchMonitoring {
             supervisor,

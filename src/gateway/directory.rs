@@ -63,6 +63,8 @@ pub struct Group {
     pub supervisors: BTreeSet<UserId>,
     /// The group says that its supervisors may monitor its members who are supervisors themselves.
     pub monitor_supervisors: bool,
+    /// Whoever monitors its agents hears them alone, never their customers.
+    pub agent_side_only: bool,
 }
 
 /// A voice environment: what `voiceEnvironmentUri` points to.

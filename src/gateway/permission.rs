@@ -87,6 +87,13 @@ impl House {
         Refusal::new(refusal.reason, quoted.collect::<Vec<_>>().join("'"))
     }
 
+    /// One of the groups of the target's user says that its agents alone are heard.
+    pub(super) fn agent_side_only(&self, target: &DeviceId) -> bool {
+        let Some(owner) = self.owner(target) else { return false };
+        let mut groups = self.directory.groups.values().filter(|group| group.agents.contains(&owner.id));
+        groups.any(|group| group.agent_side_only)
+    }
+
     /// He may monitor the target. Groups name their agents and their supervisors; an admin may monitor all but himself.
     pub(super) fn may_monitor(&self, user: &User, target: &DeviceId) -> Result<(), Refusal> {
         may_monitor_at_all(user)?;

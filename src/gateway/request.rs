@@ -23,6 +23,10 @@ impl Gateway {
                 may_monitor_at_all(user)?;
                 let target = self.resolve(user, target, *activity, *scope)?;
                 self.offered(*activity, *mode, *scope)?;
+                let agent_side_only = self.house.agent_side_only(&target);
+                if agent_side_only && matches!(self.backend, Backend::Here) && !self.capabilities.agent_side_only {
+                    return Err(forbidden("The telephony backend can not keep customers from being heard."));
+                }
                 let mut errand = self.errand(
                     asked,
                     Audited::Before,
@@ -33,6 +37,7 @@ impl Gateway {
                         mode: *mode,
                         scope: *scope,
                         confirm_joins: true,
+                        agent_side_only,
                     },
                     now,
                 )?;

@@ -33,6 +33,7 @@ fn directory() -> Directory {
         agents: agents.iter().map(|user| UserId::from(*user)).collect(),
         supervisors: supervisors.iter().map(|user| UserId::from(*user)).collect(),
         monitor_supervisors: false,
+        agent_side_only: false,
     };
     let devices = [
         (MEG_PHONE, "5005"),
@@ -254,6 +255,7 @@ fn monitor(state: MonitorState) -> MonitorFact {
         mode: Mode::AllCalls,
         scope: Scope::Call,
         confirm_joins: true,
+        agent_side_only: false,
         state,
     }
 }
@@ -325,6 +327,7 @@ fn a_supervisor_may_coach_an_agent_of_his_group() {
         mode: Mode::AllCalls,
         scope: Scope::Call,
         confirm_joins: true,
+        agent_side_only: false,
     };
     assert_eq!(commands, [expected]);
     assert_eq!(records.iter().map(|record| record.event).collect::<Vec<_>>(), [Event::Allowed]);
@@ -1253,6 +1256,24 @@ fn words_that_no_backend_offers_are_forbidden_until_the_backend_offers_them() {
     assert_eq!(harness.asks("bob", digits()).0, Ok(Answer::Accepted));
     assert_eq!(harness.asks(MEG, mute()).0, Ok(Answer::Accepted));
     assert!(harness.leg(MEG).expect("her leg").capabilities.contains(&"MuteMonitoredUser"));
+}
+
+#[test]
+fn where_a_group_says_so_its_agents_alone_are_heard_and_a_backend_that_can_not_do_it_is_not_asked() {
+    let mut directory = directory();
+    directory.groups.get_mut("sales").expect("the group").agent_side_only = true;
+    let mut harness = Harness::with(Config::default(), directory);
+    let now = harness.now;
+    assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, BOB_PHONE)), Reason::Forbidden);
+    let more = Capabilities {
+        agent_side_only: true,
+        ..able()
+    };
+    harness.gateway.handle_capabilities(more, now);
+    harness.outputs();
+    let (_, commands, _) = harness.asks(MEG, coach_from(MEG_PHONE, BOB_PHONE));
+    let limited = |command: &Command| matches!(command, Command::StartMonitoring { agent_side_only: true, .. });
+    assert!(commands.iter().any(limited), "{commands:?}");
 }
 
 /// Each state of a leg, and what may be asked in it: nothing else.

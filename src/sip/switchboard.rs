@@ -61,6 +61,8 @@ pub struct SwitchboardConfig {
     pub supervisors_hear_each_other: bool,
     /// Supervisors hear agents only, where listening to customers is unlawful.
     pub agent_side_only: bool,
+    /// An agent hears a short tone when somebody begins to monitor him.
+    pub beep: bool,
     /// How long live calls may go on after a request to stop.
     pub grace: Duration,
     /// Who joins whom when.
@@ -79,6 +81,7 @@ impl Default for SwitchboardConfig {
             monitor_party_on_hold: true,
             supervisors_hear_each_other: false,
             agent_side_only: false,
+            beep: false,
             grace: Duration::from_secs(5),
             supervision: supervision::Config::default(),
         }
@@ -253,6 +256,7 @@ impl<O: Outside> Switchboard<O> {
             transfers: true,
             consultations: true,
             conferences: true,
+            agent_side_only: true,
             dtmf: true,
             codecs: self.config.codecs.iter().map(|codec| codec.name().to_owned()).collect(),
             ..Capabilities::default()

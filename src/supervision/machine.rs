@@ -74,6 +74,7 @@ struct Monitor {
     mode: Mode,
     scope: Scope,
     confirm_joins: bool,
+    agent_side_only: bool,
     /// Calls he is not brought into (again): he has left them, could not be brought in, or may not intrude.
     passed: BTreeSet<CallId>,
     /// Cancelled, but he stays until the call ends (`cancel_releases_call = false`).
@@ -127,6 +128,7 @@ impl Supervision {
                 mode,
                 scope,
                 confirm_joins,
+                agent_side_only,
             } => self.start(
                 MonitorFact {
                     supervisor: supervisor.clone(),
@@ -135,6 +137,7 @@ impl Supervision {
                     mode: *mode,
                     scope: *scope,
                     confirm_joins: *confirm_joins,
+                    agent_side_only: *agent_side_only,
                     state: MonitorState::Armed,
                 },
                 now,
@@ -373,6 +376,7 @@ impl Supervision {
         monitor.mode = asked.mode;
         monitor.scope = asked.scope;
         monitor.confirm_joins = asked.confirm_joins;
+        monitor.agent_side_only = asked.agent_side_only;
         let activity_before = match &mut monitor.state {
             State::Joined { activity, .. } => Some(std::mem::replace(activity, asked.activity)),
             State::Armed | State::Admitting { .. } | State::Inviting { .. } => None,
@@ -768,6 +772,7 @@ impl Monitor {
             mode: fact.mode,
             scope: fact.scope,
             confirm_joins: fact.confirm_joins,
+            agent_side_only: fact.agent_side_only,
             passed: BTreeSet::new(),
             lingering: false,
             state: State::Armed,
@@ -782,6 +787,7 @@ impl Monitor {
             mode: self.mode,
             scope: self.scope,
             confirm_joins: self.confirm_joins,
+            agent_side_only: self.agent_side_only,
             state: match &self.state {
                 State::Armed => MonitorState::Armed,
                 State::Admitting { call, .. } => MonitorState::Admitting { call: call.clone() },

@@ -762,6 +762,7 @@ proptest! {
                         mode: if next { NextCall } else { AllCalls },
                         scope: if scope { Scope::Agent } else { Scope::Call },
                         confirm_joins: confirm,
+                        agent_side_only: false,
                     };
                     if house.machine.handle_command(&command, house.now).is_err() {
                         prop_assert_eq!(before, house.machine.monitors().collect::<Vec<_>>());
@@ -871,6 +872,7 @@ impl House {
             mode,
             scope,
             confirm_joins: false,
+            agent_side_only: false,
         };
         self.machine.handle_command(&command, self.now)
     }
@@ -883,6 +885,7 @@ impl House {
             mode: AllCalls,
             scope: Scope::Call,
             confirm_joins: true,
+            agent_side_only: false,
         };
         self.machine.handle_command(&command, self.now)
     }

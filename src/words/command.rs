@@ -18,6 +18,8 @@ pub enum Command {
         scope: Scope,
         /// Ask ([`super::AdmissionAsked`]) before every join and wait for [`Command::AdmitMonitoring`]; without an answer nobody joins.
         confirm_joins: bool,
+        /// He hears agents only, never a customer, and reaches the monitored agent at most.
+        agent_side_only: bool,
     },
     /// Remove the monitor and release the supervisor's leg, if any.
     StopMonitoring {

@@ -229,6 +229,8 @@ pub struct MonitorFact {
     pub scope: Scope,
     /// Each join is confirmed first.
     pub confirm_joins: bool,
+    /// He hears agents only.
+    pub agent_side_only: bool,
     /// How far it is.
     pub state: MonitorState,
 }
@@ -280,6 +282,8 @@ pub struct Capabilities {
     pub consultations: bool,
     /// Conferences and RemoveParticipant work.
     pub conferences: bool,
+    /// A monitor can be limited to hearing agents.
+    pub agent_side_only: bool,
     /// SendDtmf works.
     pub dtmf: bool,
     /// Routing points can be monitored.

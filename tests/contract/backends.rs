@@ -56,6 +56,7 @@ async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
         mode: Mode::AllCalls,
         scope: Scope::Call,
         confirm_joins: false,
+        agent_side_only: false,
     };
     let refused = |user: &str, command: Command| {
         let client = client.clone();
@@ -289,6 +290,7 @@ fn users() -> Directory {
         agents: ["bob".into(), "eve".into()].into(),
         supervisors: ["meg".into(), "otto".into()].into(),
         monitor_supervisors: false,
+        agent_side_only: false,
     };
     Directory {
         users: users.into_iter().map(|user| (user.id.clone(), user)).collect(),

@@ -244,6 +244,7 @@ fn coach(scope: Scope) -> Command {
         mode: Mode::AllCalls,
         scope,
         confirm_joins: false,
+        agent_side_only: false,
     }
 }
 

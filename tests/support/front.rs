@@ -218,6 +218,7 @@ fn directory(crowd: usize) -> Directory {
         agents: agents.iter().map(|user| UserId::from(*user)).collect(),
         supervisors: supervisors.iter().map(|user| UserId::from(*user)).collect(),
         monitor_supervisors: false,
+        agent_side_only: false,
     };
     let groups = [group("sales", &["bob"], &["meg", "kim"]), group("support", &["eve"], &["otto"])];
     let environment = VoiceEnvironment {

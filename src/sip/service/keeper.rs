@@ -171,6 +171,7 @@ fn monitor_json(monitor: &MonitorFact) -> Value {
         "mode": monitor.mode.as_str(),
         "scope": monitor.scope.as_str(),
         "confirm_joins": monitor.confirm_joins,
+        "agent_side_only": monitor.agent_side_only,
     })
 }
 
@@ -231,6 +232,7 @@ fn monitor(supervisor: &str, value: &Value) -> Option<MonitorFact> {
         mode: word("mode")?.parse().ok()?,
         scope: word("scope")?.parse().ok()?,
         confirm_joins: value.get("confirm_joins")?.as_bool()?,
+        agent_side_only: value.get("agent_side_only").is_some_and(|only| only.as_bool() != Some(false)),
         state: MonitorState::Armed,
     })
 }
@@ -263,6 +265,7 @@ mod tests {
             mode: Mode::AllCalls,
             scope: Scope::Agent,
             confirm_joins: true,
+            agent_side_only: false,
             state: MonitorState::Inviting { call: "c1".into() },
         };
         let kept_device = KeptDevice {

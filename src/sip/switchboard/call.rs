@@ -115,6 +115,8 @@ pub(super) struct Watch {
     pub(super) coached: Option<DeviceId>,
     /// The agent has left, and he is to take his place.
     pub(super) takeover: bool,
+    /// He hears agents only.
+    pub(super) agent_side_only: bool,
 }
 
 /// How a leg is ended.
@@ -379,7 +381,7 @@ impl Call {
             (Some(watch), _) => HearingRole::Supervisor {
                 activity: watch.activity,
                 coached: self.coached(seat, watch),
-                agent_side_only: rules.agent_side_only,
+                agent_side_only: rules.agent_side_only || watch.agent_side_only,
             },
             (None, PartyRole::Agent) => HearingRole::Agent,
             (None, PartyRole::Customer | PartyRole::Supervisor) => HearingRole::Customer,

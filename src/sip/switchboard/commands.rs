@@ -35,6 +35,7 @@ impl<O: Outside> Switchboard<O> {
                 mode,
                 scope,
                 confirm_joins,
+                agent_side_only,
             } => {
                 self.may_be_monitored(supervisor, target)?;
                 self.supervision.may_start(supervisor, target)?;
@@ -45,6 +46,7 @@ impl<O: Outside> Switchboard<O> {
                     mode: *mode,
                     scope: *scope,
                     confirm_joins: *confirm_joins,
+                    agent_side_only: *agent_side_only,
                     state: MonitorState::Armed,
                 })))
             }

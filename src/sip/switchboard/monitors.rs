@@ -3,7 +3,7 @@
 use super::call::{Farewell, Stage, Watch};
 use super::session::first_of;
 use super::{Keep, Output, Outside, Switchboard, identity};
-use crate::media::CallKey;
+use crate::media::{CallKey, MediaCommand};
 use crate::sip::leg::{Destination, LegCommand, LegSource};
 use crate::sip::sdp::Direction;
 use crate::supervision::{LegOutcome, Output as Wish};
@@ -32,12 +32,21 @@ impl<O: Outside> Switchboard<O> {
                 activity,
                 coached,
                 takeover,
-            } => self.place(&supervisor, &call, |watch| {
-                watch.activity = activity;
-                watch.joined = true;
-                watch.coached = coached;
-                watch.takeover = takeover;
-            }),
+            } => {
+                let before = self.place(&supervisor, &call, |watch| {
+                    let before = watch.coached.take().filter(|_| watch.joined);
+                    watch.activity = activity;
+                    watch.joined = true;
+                    watch.coached.clone_from(&coached);
+                    watch.takeover = takeover;
+                    before
+                });
+                if let (Some(before), Some(agent)) = (before, coached)
+                    && before.as_ref() != Some(&agent)
+                {
+                    self.beep(&agent, &call);
+                }
+            }
             Wish::Release {
                 supervisor,
                 call,
@@ -84,6 +93,7 @@ impl<O: Outside> Switchboard<O> {
             joined: false,
             coached: None,
             takeover: false,
+            agent_side_only: self.kept.get(supervisor).is_none_or(|monitor| monitor.agent_side_only),
         });
         let call = self.calls.get_mut(&key)?;
         let gone = call.forget_earlier(supervisor);
@@ -95,12 +105,20 @@ impl<O: Outside> Switchboard<O> {
         Some(())
     }
 
-    fn place(&mut self, supervisor: &DeviceId, call: &CallId, change: impl FnOnce(&mut Watch)) {
-        let Some(key) = self.live(call) else { return };
-        let Some(call) = self.calls.get_mut(&key) else { return };
-        if let Some(watch) = call.supervisor(supervisor).and_then(|seat| seat.watch.as_mut()) {
-            change(watch);
-            self.changed.insert(key);
+    /// `None`: he is not there.
+    fn place<T>(&mut self, supervisor: &DeviceId, call: &CallId, change: impl FnOnce(&mut Watch) -> T) -> Option<T> {
+        let key = self.live(call)?;
+        let watch = self.calls.get_mut(&key)?.supervisor(supervisor)?.watch.as_mut()?;
+        self.changed.insert(key);
+        Some(change(watch))
+    }
+
+    /// The agent is monitored from now on, and hears it where that is wished for.
+    fn beep(&mut self, agent: &DeviceId, call: &CallId) {
+        if let Some(leg) = self.seat(agent, call).ok().map(|seat| seat.media_leg())
+            && self.config.beep
+        {
+            self.outputs.push_back(Output::Media(MediaCommand::Beep { leg }));
         }
     }
 
@@ -115,6 +133,9 @@ impl<O: Outside> Switchboard<O> {
 
     /// Publishes a monitor, and keeps it if more than its state has changed.
     fn keep(&mut self, monitor: MonitorFact) {
+        if let Some(call) = monitor.state.call() {
+            self.place(&monitor.supervisor, call, |watch| watch.agent_side_only = monitor.agent_side_only);
+        }
         let kept = self.kept.insert(monitor.supervisor.clone(), monitor.clone());
         let same = kept.is_some_and(|kept| {
             MonitorFact {

@@ -126,6 +126,7 @@ fn play(house: &mut House, (what, who, how, more): Step) {
                 mode: Mode::ALL[how as usize % 2],
                 scope: Scope::ALL[more as usize / 3 % 2],
                 confirm_joins: who > 200,
+                agent_side_only: more % 7 == 0,
             });
         }
         14 => {

@@ -29,6 +29,39 @@ fn armed(house: &House) -> bool {
 }
 
 #[test]
+fn a_monitor_of_agents_only_hears_no_customer_whatever_he_does_and_live() {
+    for activity in [Activity::ListenIn, Activity::Coach, Activity::BargeIn] {
+        let mut house = House::new();
+        let (customer, agent, boss) = house.coached(activity);
+        let legs = [("c", customer), ("a", agent), ("s", boss)];
+        assert!(house.hears(boss, customer));
+        let ask = |agent_side_only| Command::StartMonitoring {
+            supervisor: BOSS.into(),
+            target: AGENT.into(),
+            activity,
+            mode: Mode::AllCalls,
+            scope: Scope::Call,
+            confirm_joins: false,
+            agent_side_only,
+        };
+        house.command(ask(true)).expect("accepted");
+        let expected = match activity {
+            Activity::ListenIn => "ca ac sa",
+            Activity::Coach | Activity::BargeIn => "ca ac as sa",
+        };
+        assert_eq!(house.table(&legs), expected, "{activity}");
+        house.hangs_up(customer);
+        let (customer, agent) = house.talk();
+        let boss = house.ringing(BOSS);
+        house.answer(boss);
+        let legs = [("c", customer), ("a", agent), ("s", boss)];
+        assert_eq!(house.table(&legs), expected, "from the first packet on");
+        house.command(ask(false)).expect("accepted");
+        assert!(house.hears(boss, customer));
+    }
+}
+
+#[test]
 fn the_supervisor_is_called_when_the_agent_answers_not_while_it_rings() {
     let mut house = House::new();
     house.monitor(Activity::Coach, Mode::AllCalls, Scope::Agent).expect("accepted");
@@ -328,6 +361,7 @@ fn a_second_supervisor_of_the_same_device_is_refused() {
             mode: Mode::AllCalls,
             scope: Scope::Call,
             confirm_joins: false,
+            agent_side_only: false,
         })
         .expect_err("in use");
     assert_eq!(refusal.reason, Reason::InUse);
@@ -388,6 +422,7 @@ fn who_takes_over_is_heard_by_the_customer_and_not_by_another_supervisor() {
             mode: Mode::AllCalls,
             scope: Scope::Call,
             confirm_joins: false,
+            agent_side_only: false,
         })
         .expect("accepted");
     let taker = house.ringing(BOSS2);
@@ -409,6 +444,7 @@ fn leave_is_asked_before_each_join_and_without_it_nobody_joins() {
                 mode: Mode::AllCalls,
                 scope: Scope::Call,
                 confirm_joins: true,
+                agent_side_only: false,
             })
             .expect("accepted");
         assert_eq!((house.asked.len(), house.find_ringing(BOSS)), (1, None));
@@ -457,6 +493,7 @@ fn a_customers_account_is_not_monitored() {
             mode: Mode::AllCalls,
             scope: Scope::Call,
             confirm_joins: false,
+            agent_side_only: false,
         })
         .expect_err("a customer");
     assert_eq!(refusal.reason, Reason::Forbidden);

@@ -373,6 +373,7 @@ fn the_supervisors_of_both_agents_go_on_in_one_call() {
             mode: Mode::AllCalls,
             scope: Scope::Agent,
             confirm_joins: false,
+            agent_side_only: false,
         })
         .expect("accepted");
     // The colleague is on a call of his own, which is listened to; the agent's phone calls him and waits.
@@ -553,6 +554,37 @@ fn digits_go_to_the_other_party_in_the_callers_name_and_a_supervisor_sends_none(
         house.leg(LegEvent::Dialled { leg, digits });
     }
     assert_eq!(dialled(&mut house), [(agent.0, "7".to_owned())], "by INFO from the phone, the same");
+}
+
+#[test]
+fn where_it_is_wished_for_an_agent_hears_that_he_is_monitored_and_so_does_the_next() {
+    let mut house = House::with(
+        SwitchboardConfig {
+            beep: true,
+            ..SwitchboardConfig::default()
+        },
+        Kept::default(),
+    );
+    let beeped = |house: &mut House| {
+        let log = std::mem::take(&mut house.log);
+        let beeps = log.into_iter().filter_map(|output| match output {
+            Output::Media(MediaCommand::Beep { leg }) => Some(LegKey(leg.0)),
+            _ => None,
+        });
+        beeps.collect::<Vec<_>>()
+    };
+    let (_, agent, _) = house.coached(Activity::ListenIn);
+    assert_eq!(beeped(&mut house), [agent]);
+    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
+    assert_eq!(beeped(&mut house), [], "he knows already");
+    let call = house.call_id();
+    let single = TransferStep::SingleStep {
+        destination: "5002".into(),
+    };
+    step(&mut house, &call, single).expect("accepted");
+    let next = house.ringing(OTHER);
+    house.answer(next);
+    assert_eq!(beeped(&mut house), [next]);
 }
 
 #[test]

@@ -295,6 +295,7 @@ impl House {
             mode,
             scope,
             confirm_joins: false,
+            agent_side_only: false,
         })
     }
 
@@ -657,6 +658,10 @@ impl House {
             let alone = principals().count() == 1 && principals().all(|party| party.role == PartyRole::Customer);
             config.supervision.takeover && alone && supervisor.activity == Some(Activity::BargeIn)
         };
+        let limited = |supervisor: &Party| {
+            let monitor = supervisor.device.as_ref().and_then(|device| self.monitors.get(device));
+            config.agent_side_only || monitor.is_some_and(|monitor| monitor.agent_side_only)
+        };
         let is_silenced = speaker.muted || speaker.muted_by_supervisor && listener.role != PartyRole::Supervisor;
         if std::ptr::eq(listener, speaker) || !there(listener) || !there(speaker) || is_silenced {
             return false;
@@ -664,7 +669,7 @@ impl House {
         match (listener.role, speaker.role) {
             (PartyRole::Supervisor, PartyRole::Supervisor) => false,
             (PartyRole::Supervisor, PartyRole::Agent) => talks(listener),
-            (PartyRole::Supervisor, PartyRole::Customer) => talks(listener) && (!config.agent_side_only || takes_over(listener)),
+            (PartyRole::Supervisor, PartyRole::Customer) => talks(listener) && (!limited(listener) || takes_over(listener)),
             (PartyRole::Agent | PartyRole::Customer, PartyRole::Supervisor) => {
                 let agents = || principals().filter(|party| party.role == PartyRole::Agent && talks(party));
                 let target = agents().find(|party| party.device == speaker.monitors);
@@ -684,7 +689,7 @@ impl House {
                         Some(Activity::ListenIn) | None => false,
                         Some(Activity::Coach) => only_coached,
                         Some(Activity::BargeIn) if takes_over(speaker) => true,
-                        Some(Activity::BargeIn) if config.agent_side_only => only_coached,
+                        Some(Activity::BargeIn) if limited(speaker) => only_coached,
                         Some(Activity::BargeIn) => coached.is_some(),
                     }
             }

@@ -167,6 +167,7 @@ fn the_next_agents_own_supervisor_is_brought_in_when_he_answers() {
             mode: Mode::NextCall,
             scope: Scope::Agent,
             confirm_joins: false,
+            agent_side_only: false,
         })
         .expect("accepted");
     let next = transfer_to_other(&mut house);
