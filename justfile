@@ -37,6 +37,7 @@ interop:
 # All benches in short form; `just bench --json` for a machine, one document a line.
 bench *ARGS:
     cargo bench --locked --bench coached_calls -- --calls 50,200 --seconds 3 {{ARGS}}
+    cargo bench --locked --bench supervision -- {{ARGS}}
     cargo bench --locked --bench sip_messages -- {{ARGS}}
     cargo bench --locked --bench call_setup -- --seconds 3 {{ARGS}}
     cargo bench --locked --bench events -- --short {{ARGS}}

@@ -181,3 +181,38 @@ fn is_loud_or_test(path: &Path, sources: &[(PathBuf, String)], lib: &str) -> boo
     }
     false
 }
+
+/// `docs/supervision.md` names a test for each rule: it is there.
+#[test]
+fn every_test_that_the_description_of_supervision_names_exists() {
+    let text = include_str!("../docs/supervision.md");
+    let tests = ["src", "tests"].map(|folder| every_rust_file(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)));
+    let mut named = 0;
+    for quoted in text.split('`').skip(1).step_by(2) {
+        let Some(name) = quoted
+            .rsplit("::")
+            .next()
+            .filter(|_| quoted.contains("::"))
+            .filter(|name| name.contains('_'))
+        else {
+            continue;
+        };
+        named += 1;
+        let declared = format!("fn {name}(");
+        assert!(tests.iter().any(|text| text.contains(&declared)), "there is no test {quoted}");
+    }
+    assert!(named > 30, "{named}");
+}
+
+fn every_rust_file(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &every_rust_file(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &std::fs::read_to_string(&path).unwrap();
+        }
+    }
+    text
+}

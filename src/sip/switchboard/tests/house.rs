@@ -624,7 +624,7 @@ impl House {
                 assert_eq!(listener.call, Some(key));
                 assert_eq!(speaker.call, Some(key));
                 let fact = fact.expect("a call that lives");
-                let (listening, speaking) = (party(fact, listener), party(fact, speaker));
+                let (listening, speaking) = (self.party(fact, listener), self.party(fact, speaker));
                 assert!(
                     self.table_allows(fact, listening, speaking),
                     "{listening:?}\nmust not hear\n{speaking:?}\nin\n{fact:#?}"
@@ -642,6 +642,27 @@ impl House {
                 }
             }
         }
+    }
+
+    /// Whom of the call a line is. Two outside may have the same number: they are told apart by their order.
+    fn party<'a>(&self, fact: &'a CallFact, line: &Line) -> &'a Party {
+        let is_like = |party: &&Party| match &line.party {
+            Ok(device) => party.device.as_ref() == Some(device),
+            Err(number) => party.device.is_none() && party.number == *number,
+        };
+        let alike = || {
+            fact.parties
+                .iter()
+                .filter(|party| party.state != LegState::Released)
+                .filter(is_like)
+        };
+        let twins = self
+            .lines
+            .values()
+            .filter(|other| !other.ended && other.call == line.call && other.party == line.party);
+        let turn = twins.take_while(|other| other.leg != line.leg).count();
+        let found = alike().nth(turn).or_else(|| alike().last());
+        found.unwrap_or_else(|| panic!("{line:?} is not on {fact:#?}"))
     }
 
     /// The table of the mission, read from the fact alone.
@@ -696,16 +717,6 @@ impl House {
             (PartyRole::Agent | PartyRole::Customer, PartyRole::Agent | PartyRole::Customer) => true,
         }
     }
-}
-
-fn party<'a>(fact: &'a CallFact, line: &Line) -> &'a Party {
-    fact.parties
-        .iter()
-        .rfind(|party| match &line.party {
-            Ok(device) => party.device.as_ref() == Some(device) && party.state != LegState::Released,
-            Err(number) => party.device.is_none() && party.number == *number,
-        })
-        .unwrap_or_else(|| panic!("{line:?} is not on {fact:#?}"))
 }
 
 /// The same hearing with a leg gone.
