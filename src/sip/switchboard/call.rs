@@ -425,8 +425,12 @@ impl Call {
         }
     }
 
-    /// Whoever is on hold hears no supervisor. The coached agent does, whoever holds whom: the two keep talking.
+    /// Whoever is on hold hears no supervisor, nor does a phone that only rings. The coached agent does, whoever holds whom: the two keep
+    /// talking.
     fn may_hear_supervisor(&self, listener: &Seat, supervisor: &Seat) -> bool {
+        if !listener.is_talking() {
+            return false;
+        }
         let coached = supervisor.watch.as_ref().and_then(|watch| self.coached(supervisor, watch));
         if coached == Some(listener.media_leg()) {
             return true;

@@ -324,6 +324,28 @@ fn without_a_free_port_the_call_stays_as_it_is() {
 }
 
 #[test]
+fn a_phone_that_rings_with_early_media_does_not_hear_the_supervisor_who_barges_in() {
+    let mut house = House::new();
+    let (customer, _, boss) = house.coached_with(Activity::BargeIn, Scope::Call);
+    assert!(house.hears(customer, boss));
+    let call = house.call_id();
+    let step = TransferStep::SingleStep {
+        destination: "5002".into(),
+    };
+    let device = AGENT.into();
+    house.command(Command::Conference { device, call, step }).expect("accepted");
+    let next = house.ringing(OTHER);
+    house.leg(LegEvent::Progress {
+        leg: next,
+        status: 183,
+        media: Some(sdp(4010, "0", "sendrecv")),
+    });
+    assert!(!house.hears(next, boss));
+    house.answer(next);
+    assert!(house.hears(next, boss));
+}
+
+#[test]
 fn early_media_of_the_next_reaches_the_customer() {
     let mut house = House::new();
     let customer = house.incoming(LegSource::Account(CUSTOMER.into()), "5001", Some(sdp(4000, "0", "sendrecv")));
