@@ -5,4 +5,5 @@ mod chance;
 mod coaching;
 mod consultations;
 mod house;
+mod refusals;
 mod transfers;
