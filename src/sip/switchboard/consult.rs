@@ -219,6 +219,7 @@ impl<O: Outside> Switchboard<O> {
             self.calls.insert(from, ended);
             return Ok(());
         };
+        call.distrusted |= ended.distrusted;
         self.supervision.handle_merged(&ended.id, &call.id);
         let ringing = ended.others(second).find(|seat| matches!(seat.stage, Stage::Invited));
         let ringing = ringing.map(|seat| (seat.leg, seat.rings));
