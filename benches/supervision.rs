@@ -118,7 +118,7 @@ fn measure(monitors: usize) -> Row {
     let live: Vec<usize> = (0..monitors).step_by(10).collect();
     let facts: Vec<CallFact> = (0..STEPS)
         .map(|step| {
-            let state = if step / live.len() % 2 == 0 {
+            let state = if (step / live.len()).is_multiple_of(2) {
                 LegState::Held
             } else {
                 LegState::Established

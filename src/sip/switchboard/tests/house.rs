@@ -661,7 +661,7 @@ impl House {
             .values()
             .filter(|other| !other.ended && other.call == line.call && other.party == line.party);
         let turn = twins.take_while(|other| other.leg != line.leg).count();
-        let found = alike().nth(turn).or_else(|| alike().last());
+        let found = alike().nth(turn).or_else(|| alike().next_back());
         found.unwrap_or_else(|| panic!("{line:?} is not on {fact:#?}"))
     }
 
