@@ -165,6 +165,12 @@ impl House {
                 Command::Retrieve { device, call } => {
                     self.held.remove(&(device.clone(), call.clone()));
                 }
+                // A conference takes everybody back; what a phone holds by itself is silent by its own direction.
+                Command::Conference {
+                    device,
+                    step: TransferStep::Complete,
+                    ..
+                } => self.held.retain(|(held, _)| held != device),
                 Command::Transfer { device, call, step } | Command::Conference { device, call, step }
                     if matches!(step, TransferStep::Initiate { .. }) =>
                 {
@@ -197,6 +203,9 @@ impl House {
 
     /// An INVITE with Replaces.
     pub(super) fn replaces(&mut self, source: LegSource, replaced: LegKey, offer: Option<Vec<u8>>) -> LegKey {
+        if let LegSource::Account(device) = &source {
+            self.held.retain(|(held, _)| held != device);
+        }
         self.incoming_passing(source, "5001", offer, Vec::new(), Some(replaced))
     }
 
