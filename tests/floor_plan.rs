@@ -61,11 +61,16 @@ const LOUD_WORDS: &[&str] = &[
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {
+    rust_files("src")
+}
+
+/// Every Rust file below a folder of the repository, with its text.
+fn rust_files(top: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(top)];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("src can be read") {
-            let path = entry.expect("src can be read").path();
+        for entry in fs::read_dir(&folder).expect("the folder can be read") {
+            let path = entry.expect("the folder can be read").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|ext| ext == "rs") {
@@ -186,7 +191,7 @@ fn is_loud_or_test(path: &Path, sources: &[(PathBuf, String)], lib: &str) -> boo
 #[test]
 fn every_test_that_the_description_of_supervision_names_exists() {
     let text = include_str!("../docs/supervision.md");
-    let tests = ["src", "tests"].map(|folder| every_rust_file(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)));
+    let files = [rust_files("src"), rust_files("tests")].concat();
     let mut named = 0;
     for quoted in text.split('`').skip(1).step_by(2) {
         let Some(name) = quoted
@@ -199,20 +204,7 @@ fn every_test_that_the_description_of_supervision_names_exists() {
         };
         named += 1;
         let declared = format!("fn {name}(");
-        assert!(tests.iter().any(|text| text.contains(&declared)), "there is no test {quoted}");
+        assert!(files.iter().any(|(_, text)| text.contains(&declared)), "there is no test {quoted}");
     }
     assert!(named > 30, "{named}");
-}
-
-fn every_rust_file(folder: &Path) -> String {
-    let mut text = String::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            text += &every_rust_file(&path);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            text += &std::fs::read_to_string(&path).unwrap();
-        }
-    }
-    text
 }

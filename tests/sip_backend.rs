@@ -111,12 +111,16 @@ impl Floor {
     }
 
     async fn coach(&mut self, activity: Activity) {
+        self.monitor(activity, Mode::AllCalls, Scope::Call).await;
+    }
+
+    async fn monitor(&mut self, activity: Activity, mode: Mode, scope: Scope) {
         self.command(Command::StartMonitoring {
             supervisor: BOSS.into(),
             target: AGENT.into(),
             activity,
-            mode: Mode::AllCalls,
-            scope: Scope::Call,
+            mode,
+            scope,
             confirm_joins: false,
             agent_side_only: false,
         })
@@ -288,18 +292,7 @@ fn identical(customer: &Phone, agents: &[&Phone], (since, until): (Instant, Inst
 async fn a_monitor_armed_before_the_call_joins_when_the_agent_answers_and_goes_with_the_call() {
     let mut floor = Floor::open(config()).await;
     let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
-    floor
-        .command(Command::StartMonitoring {
-            supervisor: BOSS.into(),
-            target: AGENT.into(),
-            activity: Activity::Coach,
-            mode: Mode::NextCall,
-            scope: Scope::Agent,
-            confirm_joins: false,
-            agent_side_only: false,
-        })
-        .await
-        .expect("accepted");
+    floor.monitor(Activity::Coach, Mode::NextCall, Scope::Agent).await;
     let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::from_millis(100))).await;
     floor.joined().await;
     let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss)];
@@ -314,6 +307,50 @@ async fn a_monitor_armed_before_the_call_joins_when_the_agent_answers_and_goes_w
     floor.until(|fact| matches!(fact, Fact::MonitorGone { .. }).then_some(())).await;
 }
 
+/// The agent is coached: his call, and since when.
+async fn coached(floor: &mut Floor, scope: Scope, phones: &[(&str, &Phone)]) -> (CallId, Instant) {
+    floor.monitor(Activity::Coach, Mode::AllCalls, scope).await;
+    floor.joined().await;
+    let coached_at = clock::instant();
+    let coach = [("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")];
+    table(phones, &coach).await;
+    (floor.state(AGENT, LegState::Established).await, coached_at)
+}
+
+/// Who hears whom when the other agent has the customer.
+async fn handed_over(scope: Scope, phones: &[(&str, &Phone)]) {
+    let after: &[(&str, &str)] = match scope {
+        Scope::Agent => &[("customer", "other"), ("other", "customer")],
+        Scope::Call => &[("customer", "other"), ("other", "customer boss"), (BOSS, "customer other")],
+    };
+    table(phones, after).await;
+}
+
+/// They go on talking: in these times and now the customer got what the agents sent and no whisper, and his phone was left alone.
+async fn undisturbed(customer: &Phone, agents: &[&Phone], coached: (Instant, Instant)) {
+    let reoffered = customer
+        .events()
+        .into_iter()
+        .any(|happened| matches!(happened.event, PhoneEvent::Reoffered(_)));
+    assert!(!reoffered, "the customer's phone was bothered");
+    let talking_at = clock::instant();
+    eventually("they talk", || customer.payloads(talking_at).len() > 20).await;
+    // Between the two nobody is there, or more than one.
+    for (since, until) in [coached, (talking_at, clock::instant())] {
+        identical(customer, agents, (since, until));
+        let leaked = customer.peak_between(hz(BOSS), since, until);
+        assert!(leaked < -50.0, "the customer has heard the whisper: {leaked} dBFS");
+    }
+}
+
+/// The customer hangs up, and nothing is left.
+async fn over(floor: &Floor, customer: &Phone, other: &Phone) {
+    customer.hang_up().await.expect("hangs up");
+    other.ended(SOON).await.expect("over");
+    eventually("every port is closed", || floor.backend.media().legs == 0).await;
+    assert_eq!(floor.backend.media().leak_guards, 0);
+}
+
 /// Coached with this scope; then the customer is transferred to the other agent, who rings a moment and answers.
 async fn transferred(scope: Scope, by_phone: bool) {
     let mut floor = Floor::open(config()).await;
@@ -321,23 +358,7 @@ async fn transferred(scope: Scope, by_phone: bool) {
     let other = floor.phone("other", AnswerPolicy::OnRequest).await;
     let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
     let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss), ("other", &other)];
-    floor
-        .command(Command::StartMonitoring {
-            supervisor: BOSS.into(),
-            target: AGENT.into(),
-            activity: Activity::Coach,
-            mode: Mode::AllCalls,
-            scope,
-            confirm_joins: false,
-            agent_side_only: false,
-        })
-        .await
-        .expect("accepted");
-    floor.joined().await;
-    let coached_at = clock::instant();
-    let coach = [("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")];
-    table(&phones, &coach).await;
-    let call = floor.state(AGENT, LegState::Established).await;
+    let (call, coached_at) = coached(&mut floor, scope, &phones).await;
     let asked_at = clock::instant();
     if by_phone {
         agent.refer("5002").await.expect("accepted");
@@ -359,32 +380,13 @@ async fn transferred(scope: Scope, by_phone: bool) {
         Scope::Call => table(&phones, &[(BOSS, "customer")]).await,
     }
     other.answer().await.expect("answers");
-    let after: &[(&str, &str)] = match scope {
-        Scope::Agent => &[("customer", "other"), ("other", "customer")],
-        Scope::Call => &[("customer", "other"), ("other", "customer boss"), (BOSS, "customer other")],
-    };
-    table(&phones, after).await;
+    handed_over(scope, &phones).await;
     if scope == Scope::Agent {
         let heard = boss.peak_between(hz("other"), left_at, clock::instant());
         assert!(heard < -50.0, "the supervisor has heard the next agent: {heard} dBFS");
     }
-    let reoffered = customer
-        .events()
-        .into_iter()
-        .any(|happened| matches!(happened.event, PhoneEvent::Reoffered(_)));
-    assert!(!reoffered, "the customer's phone was bothered");
-    let talking_at = clock::instant();
-    eventually("they talk", || customer.payloads(talking_at).len() > 20).await;
-    // Between the two nobody is there, and what the customer gets is silence.
-    for (since, until) in [(coached_at, asked_at), (talking_at, clock::instant())] {
-        identical(&customer, &[&agent, &other], (since, until));
-        let leaked = customer.peak_between(hz(BOSS), since, until);
-        assert!(leaked < -50.0, "the customer has heard the whisper: {leaked} dBFS");
-    }
-    customer.hang_up().await.expect("hangs up");
-    other.ended(SOON).await.expect("over");
-    eventually("every port is closed", || floor.backend.media().legs == 0).await;
-    assert_eq!(floor.backend.media().leak_guards, 0);
+    undisturbed(&customer, &[&agent, &other], (coached_at, asked_at)).await;
+    over(&floor, &customer, &other).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -419,24 +421,8 @@ async fn asked(scope: Scope, completes: Completes) {
     let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
     // The phone's second line, which speaks with the same voice: it registers last, and so is called.
     let line = floor.phone(AGENT, AnswerPolicy::ByHeader).await;
-    floor
-        .command(Command::StartMonitoring {
-            supervisor: BOSS.into(),
-            target: AGENT.into(),
-            activity: Activity::Coach,
-            mode: Mode::AllCalls,
-            scope,
-            confirm_joins: false,
-            agent_side_only: false,
-        })
-        .await
-        .expect("accepted");
-    floor.joined().await;
-    let coached_at = clock::instant();
     let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss), ("other", &other)];
-    let coach = [("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")];
-    table(&phones, &coach).await;
-    let call = floor.state(AGENT, LegState::Established).await;
+    let (call, coached_at) = coached(&mut floor, scope, &phones).await;
 
     let asked_at = clock::instant();
     let device = || DeviceId::from(AGENT);
@@ -498,28 +484,13 @@ async fn asked(scope: Scope, completes: Completes) {
     if scope == Scope::Agent {
         boss.ended(SOON).await.expect("released with him");
     }
-    let after: &[(&str, &str)] = match scope {
-        Scope::Agent => &[("customer", "other"), ("other", "customer")],
-        Scope::Call => &[("customer", "other"), ("other", "customer boss"), (BOSS, "customer other")],
-    };
-    table(&phones, after).await;
+    handed_over(scope, &phones).await;
     if scope == Scope::Agent && completes != Completes::Conference {
         let heard = boss.peak_between(hz("other"), completed_at, clock::instant());
         assert!(heard < -50.0, "the supervisor has heard the next agent: {heard} dBFS");
     }
-    let reoffered = |happened: &undertone::phone::Happened| matches!(happened.event, PhoneEvent::Reoffered(_));
-    assert!(!customer.events().iter().any(reoffered), "the customer's phone was bothered");
-    let talking_at = clock::instant();
-    eventually("they talk", || customer.payloads(talking_at).len() > 20).await;
-    for (since, until) in [(coached_at, asked_at), (talking_at, clock::instant())] {
-        identical(&customer, &[&agent, &line, &other], (since, until));
-        let leaked = customer.peak_between(hz(BOSS), since, until);
-        assert!(leaked < -50.0, "the customer has heard the whisper: {leaked} dBFS");
-    }
-    customer.hang_up().await.expect("hangs up");
-    other.ended(SOON).await.expect("over");
-    eventually("every port is closed", || floor.backend.media().legs == 0).await;
-    assert_eq!(floor.backend.media().leak_guards, 0);
+    undisturbed(&customer, &[&agent, &line, &other], (coached_at, asked_at)).await;
+    over(&floor, &customer, &other).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

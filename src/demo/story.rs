@@ -263,13 +263,7 @@ impl Cast<'_> {
     async fn followed_call(&mut self, findings: &mut Findings) -> Result<String, DemoError> {
         self.timeline
             .title("The customer calls the agent, and the supervisor coaches the call wherever it goes");
-        let talking_since = self.call_agent().await?;
-        let asked = self.post_device(coach(None)).await?;
-        self.supervisor_joined().await?;
-        let call = self.joined_call("Coach").await?;
-        findings.join = self.whisper_heard(asked).await;
-        self.phase("Coach, scope Call", Part::Coach, findings).await;
-        self.measure_whisper_delay(findings).await;
+        let (call, talking_since) = self.coached_call("Coach, scope Call", findings).await?;
 
         self.timeline
             .title("The agent transfers the customer to a colleague: the coach follows, the whisper with him");
@@ -316,20 +310,37 @@ impl Cast<'_> {
     }
 
     /// The customer calls the agent, and the supervisor coaches him: the call, and since when they talk.
-    async fn coached_call(&mut self, findings: &mut Findings) -> Result<(String, Instant), DemoError> {
-        self.timeline.title("The customer calls the agent, and the supervisor coaches");
+    async fn coached_call(&mut self, phase: &str, findings: &mut Findings) -> Result<(String, Instant), DemoError> {
         let talking_since = self.call_agent().await?;
         let asked = self.post_device(coach(None)).await?;
         self.supervisor_joined().await?;
         let call = self.joined_call("Coach").await?;
         findings.join = self.whisper_heard(asked).await;
-        self.phase("Coach", Part::Coach, findings).await;
+        self.phase(phase, Part::Coach, findings).await;
         self.measure_whisper_delay(findings).await;
         Ok((call, talking_since))
     }
 
+    /// The supervisor coaches the agent's call, as most stories begin.
+    async fn opening(&mut self, findings: &mut Findings) -> Result<(String, Instant), DemoError> {
+        self.timeline.title("The customer calls the agent, and the supervisor coaches");
+        self.coached_call("Coach", findings).await
+    }
+
+    /// The customer has the agent alone again, who goes on being coached until the customer hangs up. His packets until `left` are counted, and
+    /// those from when all has settled.
+    async fn ending(&mut self, (since, left): (Instant, Instant), phase: &str, findings: &mut Findings) -> Result<(), DemoError> {
+        self.phase(phase, Part::Coach, findings).await;
+        let there = clock::instant();
+        self.phase("and on they talk", Part::Coach, findings).await;
+        let over = clock::instant();
+        self.hang_up().await?;
+        self.count_identical(&[(since, left), (there, over)], findings);
+        Ok(())
+    }
+
     async fn held_call(&mut self, findings: &mut Findings) -> Result<(), DemoError> {
-        let (call, talking_since) = self.coached_call(findings).await?;
+        let (call, talking_since) = self.opening(findings).await?;
         let path = format!("/api/v2/me/calls/{call}");
         self.timeline
             .title("The agent puts the customer on hold: he and the coach go on talking");
@@ -341,17 +352,11 @@ impl Cast<'_> {
         self.scene("on hold", &scene, findings).await;
         self.timeline.title("He takes the customer back");
         self.agents_desk.post(&path, json!({"operationName": "Retrieve"})).await?;
-        self.phase("retrieved", Part::Coach, findings).await;
-        let there = clock::instant();
-        self.phase("and on they talk", Part::Coach, findings).await;
-        let over = clock::instant();
-        self.hang_up().await?;
-        self.count_identical(&[(talking_since, held), (there, over)], findings);
-        Ok(())
+        self.ending((talking_since, held), "retrieved", findings).await
     }
 
     async fn conference(&mut self, findings: &mut Findings) -> Result<(), DemoError> {
-        let (call, talking_since) = self.coached_call(findings).await?;
+        let (call, talking_since) = self.opening(findings).await?;
         let path = format!("/api/v2/me/calls/{call}");
         self.timeline.title("The agent brings a colleague into the call");
         let body = json!({"operationName": "SingleStepConference", "destination": {"phoneNumber": world::COLLEAGUE_NUMBER}});
@@ -371,31 +376,20 @@ impl Cast<'_> {
         let body = json!({"operationName": "RemoveParticipantFromConference", "participant": world::COLLEAGUE_NUMBER});
         self.desk.post(&path, body).await?;
         self.colleague.as_ref().ok_or_else(missing)?.ended(SOON).await.map_err(lost)?;
-        self.phase("without the colleague", Part::Coach, findings).await;
-        let there = clock::instant();
-        self.phase("and on they talk", Part::Coach, findings).await;
-        let over = clock::instant();
-        self.hang_up().await?;
-        self.count_identical(&[(talking_since, asked), (there, over)], findings);
-        Ok(())
+        self.ending((talking_since, asked), "without the colleague", findings).await
     }
 
     async fn two_supervisors(&mut self, findings: &mut Findings) -> Result<(), DemoError> {
-        let (_, talking_since) = self.coached_call(findings).await?;
+        let (_, talking_since) = self.opening(findings).await?;
         let (customer, agent, supervisor, second) = (Person::Customer, Person::Agent, Person::Supervisor, Person::Second);
-        let both_hear = [(supervisor, [customer, agent]), (second, [customer, agent])];
+        let both = [customer, agent];
         for (activity, to_agent) in [
             ("ListenIn", vec![customer, supervisor]),
             ("Coach", vec![customer, supervisor, second]),
         ] {
             self.timeline.title(&format!("A second supervisor asks for {activity}"));
             self.second_asks(activity).await?;
-            let scene = Scene::new(&[
-                (customer, &[agent]),
-                (agent, &to_agent),
-                (both_hear[0].0, &both_hear[0].1),
-                (both_hear[1].0, &both_hear[1].1),
-            ]);
+            let scene = Scene::new(&[(customer, &[agent]), (agent, &to_agent), (supervisor, &both), (second, &both)]);
             self.scene(&format!("the second: {activity}"), &scene, findings).await;
         }
         self.timeline.title("He cancels, and the first goes on");

@@ -44,6 +44,8 @@ const ENDS: u32 = 3;
 const DIGIT: u32 = 10;
 /// RFC 4733 2.3: -10 dBm0.
 const DIGIT_VOLUME: u8 = 10;
+/// Added to a speaker's slot it names the events that we make in his name.
+const OURS: usize = MAX_LEGS;
 /// Digits of one leg that may wait; beyond it they are dropped.
 const MAX_DIGITS: usize = 64;
 /// Samples of a beep: 200 ms.
@@ -415,6 +417,11 @@ impl Leg {
             .min()
     }
 
+    fn send(&mut self, slot: usize, sent: Sent, to: SocketAddr, bytes: &[u8], out: &mut impl FnMut(Transmit<'_>)) {
+        out(Transmit { slot, sent, to, bytes });
+        self.count(sent);
+    }
+
     fn count(&mut self, sent: Sent) {
         let stats = &mut self.stats;
         match sent {
@@ -514,6 +521,10 @@ impl Call {
         self.legs.iter().flatten().find(|here| here.name == leg)
     }
 
+    fn leg_mut(&mut self, leg: MediaLeg) -> Option<&mut Leg> {
+        self.legs.iter_mut().flatten().find(|here| here.name == leg)
+    }
+
     /// The slot of a leg.
     pub fn slot(&self, leg: MediaLeg) -> Option<usize> {
         self.legs.iter().position(|here| here.as_ref().is_some_and(|here| here.name == leg))
@@ -561,7 +572,7 @@ impl Call {
 
     /// Silences a leg toward everybody but supervisors, or no longer.
     pub fn handle_mute(&mut self, leg: MediaLeg, muted: bool, now: Instant) {
-        if let Some(here) = self.legs.iter_mut().flatten().find(|here| here.name == leg) {
+        if let Some(here) = self.leg_mut(leg) {
             here.muted = muted;
             self.arrange(now);
         }
@@ -569,9 +580,7 @@ impl Call {
 
     /// Sends digits in the leg's name to the parties that hear it.
     pub fn handle_digits(&mut self, leg: MediaLeg, digits: &str, now: Instant) {
-        let Some(here) = self.legs.iter_mut().flatten().find(|here| here.name == leg) else {
-            return;
-        };
+        let Some(here) = self.leg_mut(leg) else { return };
         let events = digits.chars().filter_map(rtp::event_of);
         let dialling = here.dialling.get_or_insert_with(|| {
             Box::new(Dialling {
@@ -583,12 +592,13 @@ impl Call {
         });
         let room = MAX_DIGITS.saturating_sub(dialling.events.len());
         dialling.events.extend(events.take(room));
-        self.wake = earlier(self.wake, dialling.next);
+        let next = dialling.next;
+        self.wake = earlier(self.wake, next);
     }
 
     /// Plays a short tone to the leg.
     pub fn handle_beep(&mut self, leg: MediaLeg, now: Instant) {
-        if let Some(here) = self.legs.iter_mut().flatten().find(|here| here.name == leg) {
+        if let Some(here) = self.leg_mut(leg) {
             here.beep = BEEP;
             self.arrange(now);
         }
@@ -684,8 +694,7 @@ impl Call {
                 let bytes = rtcp::report(&leg.stream, &mut leg.reception, now, &mut buffer);
                 if let (Some(bytes), Some(to)) = (bytes, leg.source.rtcp) {
                     let sent = Sent::Rtcp;
-                    out(Transmit { slot, sent, to, bytes });
-                    leg.count(sent);
+                    leg.send(slot, sent, to, bytes, out);
                 }
             }
             if leg.inactive_due(&self.config).is_some_and(|due| due <= now.mono) {
@@ -787,13 +796,7 @@ impl Call {
             Row::Relay(_) if permitted && media.codec == codec => {
                 let sent = Sent::Unchanged;
                 let bytes = header.put_before(packet, &received.payload);
-                out(Transmit {
-                    slot: listener,
-                    sent,
-                    to,
-                    bytes,
-                });
-                leg.count(sent);
+                leg.send(listener, sent, to, bytes, out);
             }
             Row::Transcode(_) if permitted => {
                 let mut buffer = [0; HEADER + MAX_PAYLOAD];
@@ -801,26 +804,14 @@ impl Call {
                 bytes[..HEADER].copy_from_slice(&header.to_bytes());
                 codec.transcode(media.codec, &packet[received.payload.clone()], &mut bytes[HEADER..]);
                 let sent = Sent::Transcoded;
-                out(Transmit {
-                    slot: listener,
-                    sent,
-                    to,
-                    bytes,
-                });
-                leg.count(sent);
+                leg.send(listener, sent, to, bytes, out);
             }
             Row::Relay(_) | Row::Transcode(_) | Row::Silent | Row::Mix(_) => {
                 let mut buffer = [media.codec.silence(); HEADER + MAX_PAYLOAD];
                 let bytes = &mut buffer[..HEADER + received.payload.len()];
                 bytes[..HEADER].copy_from_slice(&header.to_bytes());
                 let sent = Sent::Guarded;
-                out(Transmit {
-                    slot: listener,
-                    sent,
-                    to,
-                    bytes,
-                });
-                leg.count(sent);
+                leg.send(listener, sent, to, bytes, out);
                 self.guard(listener, now);
             }
         }
@@ -863,44 +854,13 @@ impl Call {
             ssrc: 0,
             payload: HEADER..HEADER + 4,
         };
-        for listener in 0..self.legs.len() {
-            self.send_event(slot, listener, &ours, &mut packet, now, out);
-        }
-    }
-
-    /// A digit of our own making among whatever the listener hears.
-    fn send_event(
-        &mut self,
-        speaker: usize,
-        listener: usize,
-        event: &Received,
-        packet: &mut [u8],
-        now: Instant,
-        out: &mut impl FnMut(Transmit<'_>),
-    ) {
-        let Some(leg) = self.legs[listener].as_mut() else { return };
-        let Some((media, to)) = leg.outlet() else { return };
-        let Some(payload_type) = media.dtmf_pt else { return };
-        if !leg.party || !leg.row.has(speaker) || leg.permitted & bit(speaker) == 0 {
-            return;
-        }
         let origin = Origin {
-            slot: MAX_LEGS + speaker,
-            ssrc: 0,
+            slot: OURS + slot,
+            ssrc: ours.ssrc,
         };
-        let header = Header {
-            payload_type,
-            ..leg.stream.event(origin, event, now)
-        };
-        let sent = Sent::Unchanged;
-        let bytes = header.put_before(packet, &event.payload);
-        out(Transmit {
-            slot: listener,
-            sent,
-            to,
-            bytes,
-        });
-        leg.count(sent);
+        for listener in 0..self.legs.len() {
+            self.pass_event(origin, listener, &ours, &mut packet, now, out);
+        }
     }
 
     /// Who paces a listener's mix: the first of his parties who talks, else the first supervisor who does.
@@ -983,13 +943,7 @@ impl Call {
             ..leg.stream.own(samples, now)
         };
         bytes[..HEADER].copy_from_slice(&header.to_bytes());
-        out(Transmit {
-            slot: listener,
-            sent,
-            to,
-            bytes,
-        });
-        leg.count(sent);
+        leg.send(listener, sent, to, bytes, out);
         leg.beep = beep.saturating_sub(samples);
         let is_over = beep > 0 && leg.beep == 0;
         if sent == Sent::Guarded {
@@ -1028,21 +982,24 @@ impl Call {
             };
             self.tell(event);
         }
+        let origin = Origin { slot, ssrc: received.ssrc };
         for listener in 0..self.legs.len() {
-            self.pass_event(slot, listener, received, packet, now, out);
+            self.pass_event(origin, listener, received, packet, now, out);
         }
         Verdict::Accepted
     }
 
+    /// An event to one listener: a speaker's own, or one that we make in his name.
     fn pass_event(
         &mut self,
-        speaker: usize,
+        origin: Origin,
         listener: usize,
         received: &Received,
         packet: &mut [u8],
         now: Instant,
         out: &mut impl FnMut(Transmit<'_>),
     ) {
+        let (speaker, is_ours) = (origin.slot % OURS, origin.slot >= OURS);
         let Some(leg) = self.legs[listener].as_mut() else { return };
         let Some((media, to)) = leg.outlet() else { return };
         let Some(payload_type) = media.dtmf_pt else { return };
@@ -1054,13 +1011,9 @@ impl Call {
             self.guard(listener, now);
             return;
         }
-        let origin = Origin {
-            slot: speaker,
-            ssrc: received.ssrc,
-        };
         let header = match leg.row {
-            Row::Mix(_) => Some(leg.stream.event(origin, received, now)),
-            Row::Relay(_) | Row::Transcode(_) => leg.stream.relay(origin, received, 0, now),
+            Row::Relay(_) | Row::Transcode(_) if !is_ours => leg.stream.relay(origin, received, 0, now),
+            Row::Relay(_) | Row::Transcode(_) | Row::Mix(_) => Some(leg.stream.event(origin, received, now)),
             Row::Silent => None,
         };
         let Some(header) = header else {
@@ -1070,13 +1023,7 @@ impl Call {
         let header = Header { payload_type, ..header };
         let sent = Sent::Unchanged;
         let bytes = header.put_before(packet, &received.payload);
-        out(Transmit {
-            slot: listener,
-            sent,
-            to,
-            bytes,
-        });
-        leg.count(sent);
+        leg.send(listener, sent, to, bytes, out);
     }
 
     fn discard(&mut self, slot: usize) -> Verdict {

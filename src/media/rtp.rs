@@ -308,9 +308,12 @@ pub struct TelephoneEvent {
     pub end: bool,
 }
 
-/// The event number of a digit (RFC 4733 3.2).
+/// The digits, each at its event number (RFC 4733 3.2).
+const DIGITS: &[u8; 16] = b"0123456789*#ABCD";
+
+/// The event number of a digit.
 pub fn event_of(digit: char) -> Option<u8> {
-    "0123456789*#ABCD".chars().position(|known| known == digit).map(|event| event as u8)
+    DIGITS.iter().position(|known| char::from(*known) == digit).map(|event| event as u8)
 }
 
 /// Reads a telephone-event payload; `None` for events that are no DTMF digits, and for what is too short or too long to be one.
@@ -319,7 +322,7 @@ pub fn telephone_event(payload: &[u8]) -> Option<TelephoneEvent> {
     if payload.len() > 4 {
         return None;
     }
-    let digit = *b"0123456789*#ABCD".get(usize::from(event))?;
+    let digit = *DIGITS.get(usize::from(event))?;
     Some(TelephoneEvent {
         digit: char::from(digit),
         end: flags & 0x80 != 0,

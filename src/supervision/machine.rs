@@ -201,21 +201,13 @@ impl Supervision {
                 State::Armed => continue,
                 State::Admitting { call, .. } | State::Inviting { call, .. } | State::Joined { call, .. } => *call = into.clone(),
             }
-            let is_asking = matches!(state, State::Admitting { .. });
             let standing = !monitor.lingering;
             self.set_state(&supervisor, state);
             self.unpass(&supervisor, into);
             if standing {
                 self.changed(&supervisor);
             }
-            if is_asking && let Some(monitor) = self.monitors.get(&supervisor) {
-                self.outputs.push_back(Output::AskAdmission(AdmissionAsked {
-                    supervisor: supervisor.clone(),
-                    target: monitor.target.clone(),
-                    call: into.clone(),
-                    activity: monitor.activity,
-                }));
-            }
+            self.ask_admission(&supervisor);
         }
     }
 
@@ -489,16 +481,23 @@ impl Supervision {
         if !monitor.confirm_joins {
             return self.invite(supervisor, call, now);
         }
-        let asked = AdmissionAsked {
-            supervisor: supervisor.clone(),
-            target: monitor.target.clone(),
-            call: call.clone(),
-            activity: monitor.activity,
-        };
         let deadline = now.mono + self.config.admission_timeout;
         self.set_state(supervisor, State::Admitting { call, deadline });
         self.changed(supervisor);
-        self.outputs.push_back(Output::AskAdmission(asked));
+        self.ask_admission(supervisor);
+    }
+
+    /// Asks whether he may join the call that he waits for leave to join, if he does.
+    fn ask_admission(&mut self, supervisor: &DeviceId) {
+        let Some(monitor) = self.monitors.get(supervisor) else { return };
+        if let State::Admitting { call, .. } = &monitor.state {
+            self.outputs.push_back(Output::AskAdmission(AdmissionAsked {
+                supervisor: supervisor.clone(),
+                target: monitor.target.clone(),
+                call: call.clone(),
+                activity: monitor.activity,
+            }));
+        }
     }
 
     fn begin_again(&mut self, supervisor: &DeviceId, now: Now) {

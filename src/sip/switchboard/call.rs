@@ -14,6 +14,7 @@ pub(super) struct Call {
     pub(super) key: CallKey,
     pub(super) id: CallId,
     pub(super) conn_id: String,
+    /// What it is when it is not made to ask about another.
     pub(super) call_type: CallType,
     pub(super) ani: Number,
     pub(super) dnis: Number,
@@ -250,7 +251,11 @@ impl Call {
         CallFact {
             id: self.id.clone(),
             conn_id: self.conn_id.clone(),
-            call_type: self.call_type,
+            call_type: if self.consult.is_some() {
+                CallType::Consult
+            } else {
+                self.call_type
+            },
             ani: self.ani.clone(),
             dnis: self.dnis.clone(),
             started_at: self.started_at,
@@ -286,6 +291,11 @@ impl Call {
     pub(super) fn supervisors(&self) -> impl Iterator<Item = &DeviceId> {
         let here = self.seats.iter().filter(|seat| !seat.is_over() && seat.is_supervisor());
         here.filter_map(|seat| seat.device.as_ref())
+    }
+
+    /// How many legs it has.
+    pub(super) fn live(&self) -> usize {
+        self.seats.iter().filter(|seat| !seat.is_over()).count()
     }
 
     /// Everybody on the call but the supervisors.

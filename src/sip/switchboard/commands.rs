@@ -9,9 +9,7 @@ use crate::media::{Hearing, MediaCommand};
 use crate::sip::leg::{Destination, LegCommand, LegKey, LegSource};
 use crate::sip::sdp::Direction;
 use crate::supervision::LegOutcome;
-use crate::words::{
-    CallId, CallType, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal, TransferStep,
-};
+use crate::words::{CallId, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal, TransferStep};
 
 /// RFC 3261 8.1.1.6.
 const MAX_FORWARDS: u8 = 70;
@@ -152,7 +150,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// Brings the device's own phone in, which is to answer by itself; the destination is called when it has.
-    pub(super) fn dial(&mut self, id: &DeviceId, destination: &Number, about: Option<LegKey>, now: Now) -> Result<(), Refusal> {
+    pub(super) fn dial(&mut self, id: &DeviceId, destination: &Number, about: Option<Consult>, now: Now) -> Result<(), Refusal> {
         let device = self.known(id)?;
         let number = device.extension.number.clone();
         if self.closing.is_some() {
@@ -174,14 +172,7 @@ impl<O: Outside> Switchboard<O> {
             return Err(unreached(503, destination));
         }
 
-        let otherwise = call_type(&caller, &callee);
-        let consult = match about {
-            Some(of) => self
-                .call_of(of)
-                .map(|call| call.id.clone())
-                .map(|call| Consult { of, call, otherwise }),
-            None => self.asks_about(id, otherwise),
-        };
+        let consult = about.or_else(|| self.asks_about(id));
         let (key, call_id, conn_id) = self.new_ids();
         let leg = self.new_leg();
         let party = (number.clone(), caller.role);
@@ -203,7 +194,7 @@ impl<O: Outside> Switchboard<O> {
             key,
             id: call_id,
             conn_id,
-            call_type: if consult.is_some() { CallType::Consult } else { otherwise },
+            call_type: call_type(&caller, &callee),
             ani: number,
             dnis: destination.clone(),
             started_at: now.wall,

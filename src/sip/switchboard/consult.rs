@@ -18,7 +18,7 @@ use crate::media::{CallKey, MediaCommand};
 use crate::sip::leg::{Identity, LegCommand, LegKey, LegSource};
 use crate::sip::sdp::Direction;
 use crate::supervision::LegOutcome;
-use crate::words::{CallId, CallType, DeviceId, Now, Number, PartyRole, Reason, Refusal};
+use crate::words::{CallId, DeviceId, Now, Number, PartyRole, Reason, Refusal};
 
 /// What makes a call a consultation.
 #[derive(Clone, Debug)]
@@ -27,8 +27,6 @@ pub(super) struct Consult {
     pub(super) of: LegKey,
     /// That call.
     pub(super) call: CallId,
-    /// What the call is when that one is over.
-    pub(super) otherwise: CallType,
 }
 
 /// A device's two calls.
@@ -61,7 +59,8 @@ impl<O: Outside> Switchboard<O> {
         if self.consultation(device, of).is_some() {
             return Err(not_now("Another call is already connected with this one."));
         }
-        self.dial(device, destination, Some(of), now)?;
+        let about = Consult { of, call: id.clone() };
+        self.dial(device, destination, Some(about), now)?;
         if let Some(seat) = self.call_of(of).and_then(|call| call.seat_mut(of)).filter(|seat| !seat.is_held()) {
             seat.held_by_command = true;
         }
@@ -82,17 +81,14 @@ impl<O: Outside> Switchboard<O> {
         let pair = self.pair(leg, other);
         let done = pair.map_or(Err(481), |pair| self.join(pair, Wanted::Transfer, Some(leg), now).map_err(|_| 486));
         if let Err(status) = done
-            && self
-                .call_of(leg)
-                .and_then(|call| call.seat(leg))
-                .is_some_and(|seat| !seat.is_over())
+            && self.place_of(leg).is_some()
         {
-            self.tell_refer(leg, status);
+            self.tell_referrer(leg, status);
         }
     }
 
     /// The call that a device has on hold while it makes another.
-    pub(super) fn asks_about(&self, device: &DeviceId, otherwise: CallType) -> Option<Consult> {
+    pub(super) fn asks_about(&self, device: &DeviceId) -> Option<Consult> {
         let peer = LegSource::Account(device.clone());
         let held = self
             .live_legs(&peer)
@@ -101,7 +97,6 @@ impl<O: Outside> Switchboard<O> {
         Some(Consult {
             of: seat.leg,
             call: call.id.clone(),
-            otherwise,
         })
     }
 
@@ -115,10 +110,8 @@ impl<O: Outside> Switchboard<O> {
             freed.extend(of_him.filter(|(call, _)| call.consult.as_ref().is_some_and(|consult| consult.of == seat.leg)));
         }
         for key in freed.into_iter().map(|(call, _)| call.key).collect::<Vec<_>>() {
-            if let Some(call) = self.calls.get_mut(&key)
-                && let Some(consult) = call.consult.take()
-            {
-                call.call_type = consult.otherwise;
+            if let Some(call) = self.calls.get_mut(&key) {
+                call.consult = None;
                 self.changed.insert(key);
             }
         }
@@ -165,7 +158,7 @@ impl<O: Outside> Switchboard<O> {
         Some(Pair { into, first, from, second })
     }
 
-    fn place_of(&self, leg: LegKey) -> Option<(CallKey, &Call)> {
+    pub(super) fn place_of(&self, leg: LegKey) -> Option<(CallKey, &Call)> {
         let call = self.calls.get(self.by_leg.get(&leg)?)?;
         let is_here = call.seat(leg).is_some_and(|seat| !seat.is_over());
         is_here.then_some((call.key, call))
@@ -201,8 +194,7 @@ impl<O: Outside> Switchboard<O> {
         if from.others(pair.second).any(twice) {
             return Err(not_now("One party is on both calls."));
         }
-        let live = |call: &Call| call.seats.iter().filter(|seat| !seat.is_over()).count();
-        if live(into) + live(from) > MAX_LEGS {
+        if into.live() + from.live() > MAX_LEGS {
             return Err(not_now("There are too many parties for one call."));
         }
         Ok(())
@@ -287,7 +279,7 @@ impl<O: Outside> Switchboard<O> {
         self.changed.extend([into, from]);
         let waits = ringing.is_some() && referrer == Some(first);
         if let Some(leg) = referrer.filter(|_| !waits) {
-            self.tell_refer(leg, 200);
+            self.tell_referrer(leg, 200);
         }
         if let Some((to, true)) = ringing {
             self.let_go(to, now);
@@ -340,7 +332,7 @@ impl<O: Outside> Switchboard<O> {
         if !old.is_talking() || call.transfer.is_some() {
             return Err(480);
         }
-        if call.seats.iter().filter(|seat| !seat.is_over()).count() >= MAX_LEGS {
+        if call.live() >= MAX_LEGS {
             return Err(503);
         }
         let (number, role, codec) = (old.number.clone(), old.role, call.codec());

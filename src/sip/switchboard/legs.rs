@@ -131,8 +131,7 @@ impl<O: Outside> Switchboard<O> {
         let offer = incoming.offer.map(|body| read(&body, &caller.terms.codecs)).transpose()?;
         let callee = self.route(&caller, &incoming.to)?;
 
-        let otherwise = call_type(&caller, &callee);
-        let consult = caller.device.as_ref().and_then(|device| self.asks_about(device, otherwise));
+        let consult = caller.device.as_ref().and_then(|device| self.asks_about(device));
         let (key, id, conn_id) = self.new_ids();
         // What the caller lacks is offered too, last: a callee who speaks nothing else is transcoded.
         let callers = offer.as_ref().map(codecs_of).unwrap_or_default();
@@ -146,7 +145,7 @@ impl<O: Outside> Switchboard<O> {
             key,
             id,
             conn_id,
-            call_type: if consult.is_some() { CallType::Consult } else { otherwise },
+            call_type: call_type(&caller, &callee),
             ani: incoming.from.number.clone(),
             dnis: incoming.to,
             started_at: now.wall,
@@ -202,13 +201,19 @@ impl<O: Outside> Switchboard<O> {
             max_forwards: call.max_forwards,
             passed,
         }));
+        self.sit_down(key, seat);
+        Some(leg)
+    }
+
+    /// A seat more on a call that lives.
+    pub(super) fn sit_down(&mut self, key: CallKey, seat: Seat) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
         let gone = seat.device.as_ref().map(|device| call.forget_earlier(device)).unwrap_or_default();
         call.seats.push(seat);
         for seat in gone {
             self.forget_leg(seat.leg, &seat.peer);
         }
         self.changed.insert(key);
-        Some(leg)
     }
 
     fn refuse_callers(&mut self, key: CallKey, status: u16) {

@@ -95,13 +95,7 @@ impl<O: Outside> Switchboard<O> {
             takeover: false,
             agent_side_only: self.kept.get(supervisor).is_none_or(|monitor| monitor.agent_side_only),
         });
-        let call = self.calls.get_mut(&key)?;
-        let gone = call.forget_earlier(supervisor);
-        call.seats.push(seat);
-        for seat in gone {
-            self.forget_leg(seat.leg, &seat.peer);
-        }
-        self.changed.insert(key);
+        self.sit_down(key, seat);
         Some(())
     }
 

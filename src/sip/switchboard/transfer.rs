@@ -56,16 +56,14 @@ impl<O: Outside> Switchboard<O> {
 
     /// The same, asked for at the phone: what comes of it is told there.
     pub(super) fn referred(&mut self, leg: LegKey, destination: &Number) {
-        let is_here = self
-            .call_of(leg)
-            .and_then(|call| call.seat(leg))
-            .is_some_and(|seat| !seat.is_over());
-        if is_here && let Err(status) = self.begin_transfer(leg, destination, Wanted::Transfer, true) {
-            self.tell_refer(leg, status);
+        if self.place_of(leg).is_some()
+            && let Err(status) = self.begin_transfer(leg, destination, Wanted::Transfer, true)
+        {
+            self.tell_referrer(leg, status);
         }
     }
 
-    pub(super) fn tell_refer(&mut self, leg: LegKey, status: u16) {
+    pub(super) fn tell_referrer(&mut self, leg: LegKey, status: u16) {
         self.outputs.push_back(Output::Leg(LegCommand::TellReferrer { leg, status }));
     }
 
@@ -142,13 +140,12 @@ impl<O: Outside> Switchboard<O> {
         let Some(transfer) = self.call_of(leg).and_then(|call| call.transfer.clone()) else {
             return;
         };
-        let is_here = |call: &mut Call| call.seat(transfer.by).is_some_and(|seat| !seat.is_over());
-        if transfer.to != leg || transfer.wanted != Wanted::Transfer || !self.call_of(leg).is_some_and(is_here) {
+        if transfer.to != leg || transfer.wanted != Wanted::Transfer || self.place_of(transfer.by).is_none() {
             return;
         }
         if transfer.referred {
             // He is released now, and hears no more of it: to him it is done.
-            self.tell_referrer(&transfer, 200);
+            self.tell_referrer(transfer.by, 200);
         }
         self.leave(transfer.by, Farewell::Hangup(None), LegOutcome::HungUp, now);
     }
@@ -174,7 +171,7 @@ impl<O: Outside> Switchboard<O> {
         })));
         if is_here {
             if transfer.referred {
-                self.tell_referrer(&transfer, status);
+                self.tell_referrer(transfer.by, status);
             }
             return true;
         }
@@ -214,10 +211,6 @@ impl<O: Outside> Switchboard<O> {
         true
     }
 
-    fn tell_referrer(&mut self, transfer: &Transfer, status: u16) {
-        self.tell_refer(transfer.by, status);
-    }
-
     /// The party for whom somebody is called has left: nobody is called any more.
     pub(super) fn transfer_is_moot(&mut self, key: CallKey) {
         let Some(call) = self.calls.get_mut(&key) else { return };
@@ -232,7 +225,7 @@ impl<O: Outside> Switchboard<O> {
         }
         self.changed.insert(key);
         if transfer.referred && is_here {
-            self.tell_referrer(&transfer, 487);
+            self.tell_referrer(transfer.by, 487);
         }
     }
 }

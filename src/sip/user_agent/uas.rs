@@ -3,6 +3,7 @@
 use super::UserAgent;
 use super::admission::{ABILITIES, ALLOW, capabilities, check_scheme, server_key};
 use super::leg::{Exchange, Incoming, Leg, LegTimer, ServerUse, State, Unacknowledged, Way};
+use crate::media::rtp::event_of;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{EndReason, Identity, LegEvent, LegKey, LegSource, PassedHeader};
@@ -709,7 +710,7 @@ fn plain_digit(body: &[u8]) -> Option<char> {
         [one] => char::from(one.to_ascii_uppercase()),
         _ => return None,
     };
-    "0123456789*#ABCD".contains(digit).then_some(digit)
+    event_of(digit).map(|_| digit)
 }
 
 /// The allow-list. Names are compared after normalisation, so no spelling gets another header through.
