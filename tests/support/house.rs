@@ -31,6 +31,13 @@ pub const AGENT: Account = Account {
     user: "agent",
     password: "agent-secret",
 };
+/// Another agent of the same group.
+pub const COLLEAGUE: Account = Account {
+    device: "1f0c7f4e-6a57-4a0b-8d3e-3b0f3a3c5e02",
+    number: "5002",
+    user: "colleague",
+    password: "colleague-secret",
+};
 pub const CUSTOMER: Account = Account {
     device: "b6f0c1de-3c0b-4f6e-9a57-0d2f8f1e64c3",
     number: "7001",
@@ -129,13 +136,15 @@ pub fn directory() -> String {
     let people = [
         device(SUPERVISOR, "house"),
         device(AGENT, "house"),
+        device(COLLEAGUE, "house"),
         device(CUSTOMER, "customer"),
         user(SUPERVISOR, "Supervisor"),
         user(AGENT, "Agent"),
+        user(COLLEAGUE, "Agent"),
     ];
     format!(
         "{}[[voice_environment]]\nid = '370ef5e6-9e3c-4d91-9588-7f4dfe67e011'\nname = 'Undertone'\n\
-         [[group]]\nid = 'sample'\nagents = ['agent']\nsupervisors = ['supervisor']\n",
+         [[group]]\nid = 'sample'\nagents = ['agent', 'colleague']\nsupervisors = ['supervisor']\n",
         people.concat()
     )
 }
