@@ -358,9 +358,15 @@ impl Phone {
         self.shared.sound.dtmf(digits.as_bytes());
     }
 
-    /// Says something else for some packets, to be found elsewhere by [`Phone::mark_heard_at`].
+    /// Says something else for some packets, to be found elsewhere by [`Phone::mark_heard_at`]. Where it has nobody to say it to, the time
+    /// passes all the same.
     pub fn mark(&self, voice: Voice, packets: usize) {
         self.shared.sound.mark(voice, packets.max(1));
+    }
+
+    /// The last mark is not over yet.
+    pub fn is_marking(&self) -> bool {
+        self.shared.sound.is_marking()
     }
 
     /// When the first packet of the last mark was sent.

@@ -15,6 +15,7 @@ mod interop;
 mod media;
 mod phones;
 mod rest;
+mod scenarios;
 mod sip_backend;
 mod sip_messages;
 mod store;

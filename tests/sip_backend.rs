@@ -1,225 +1,16 @@
 //! The SIP backend with software phones on real sockets: who hears whom, what callers are told, what survives.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use crate::support::floor::{AGENT, BOSS, Floor, OUTSIDE, SOON, config, eventually, hz, identical, level, outside, site, table, talk};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use undertone::clock;
-use undertone::contract::{Line, Placed};
-use undertone::media::{Codec, MediaConfig};
+use undertone::media::Codec;
 use undertone::phone::audio::Law;
 use undertone::phone::{AnswerPolicy, Direction, Phone, PhoneConfig, PhoneEvent};
-use undertone::sip::config::{Account, Config as SipConfig, Listen, Source, Trunk};
-use undertone::sip::flow::Protocol;
-use undertone::sip::service::{self, Backend, Config};
-use undertone::sip::switchboard::{AccountKind, SwitchboardConfig};
 use undertone::store::{self, Store};
-use undertone::telephony::connect;
-use undertone::words::{
-    Activity, CallFact, CallId, Command, CommandContext, DeviceId, Fact, LegState, Mode, MonitorState, Reason, Refusal, RequestId, Scope,
-    TransferStep,
-};
-
-const SOON: Duration = Duration::from_secs(15);
-const REALM: &str = "undertone";
-const AGENT: &str = "agent";
-const BOSS: &str = "boss";
-
-/// Device, number, tone.
-const PEOPLE: [(&str, &str, f32); 4] = [
-    (AGENT, "5001", 613.0),
-    ("other", "5002", 743.0),
-    (BOSS, "5005", 877.0),
-    ("customer", "7001", 437.0),
-];
-
-struct Floor {
-    backend: Backend,
-    line: Line,
-    calls: Vec<CallFact>,
-    asked: usize,
-}
-
-fn config() -> Config {
-    let account = |(device, number, _): (&str, &str, f32)| Account {
-        kind: if device == "customer" {
-            AccountKind::Customer
-        } else {
-            AccountKind::House
-        },
-        ..Account::new(device.into(), number.into(), REALM, "secret")
-    };
-    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    Config {
-        sip: SipConfig {
-            listen: vec![Listen::new(Protocol::Udp, anywhere), Listen::new(Protocol::Tcp, anywhere)],
-            realm: REALM.into(),
-            accounts: PEOPLE.map(account).into(),
-            ..SipConfig::default()
-        },
-        switchboard: SwitchboardConfig::default(),
-        media: MediaConfig {
-            ports: None,
-            workers: 1,
-            ..MediaConfig::default()
-        },
-    }
-}
-
-impl Floor {
-    async fn open(config: Config) -> Floor {
-        Floor::with(config, store::in_memory()).await
-    }
-
-    async fn with(config: Config, store: Store) -> Floor {
-        let (server, backend) = service::start(config, store).await.expect("starts");
-        let line = connect::line(connect::in_process(server));
-        Floor {
-            backend,
-            line,
-            calls: Vec::new(),
-            asked: 0,
-        }
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.backend.local_addr(Protocol::Udp).expect("listens")
-    }
-
-    fn phone_config(&self, device: &str) -> PhoneConfig {
-        let (_, number, hz) = PEOPLE.into_iter().find(|(name, _, _)| *name == device).expect("known");
-        PhoneConfig::new(number, "secret", self.address(), hz)
-    }
-
-    async fn phone(&self, device: &str, answer: AnswerPolicy) -> Phone {
-        let phone = Phone::start(self.phone_config(device).answering(answer)).await.expect("starts");
-        phone.register().await.expect("registers");
-        phone
-    }
-
-    async fn command(&mut self, command: Command) -> Result<(), Refusal> {
-        self.asked += 1;
-        let context = CommandContext {
-            request_id: RequestId::from(format!("r{}", self.asked)),
-            user: "tester".into(),
-            deadline: SOON,
-        };
-        let (placed, answer) = Placed::new(context, command);
-        self.line.commands.send(placed).await.expect("the line lives");
-        answer.await.expect("answered")
-    }
-
-    async fn coach(&mut self, activity: Activity) {
-        self.monitor(activity, Mode::AllCalls, Scope::Call).await;
-    }
-
-    async fn monitor(&mut self, activity: Activity, mode: Mode, scope: Scope) {
-        self.command(Command::StartMonitoring {
-            supervisor: BOSS.into(),
-            target: AGENT.into(),
-            activity,
-            mode,
-            scope,
-            confirm_joins: false,
-            agent_side_only: false,
-        })
-        .await
-        .expect("accepted");
-    }
-
-    /// Reads facts until one fits.
-    async fn until<T>(&mut self, what: impl Fn(&Fact) -> Option<T>) -> T {
-        let waiting = async {
-            loop {
-                let fact = self.line.facts.recv().await.expect("facts go on");
-                if let Fact::Call(call) = &fact {
-                    self.calls.retain(|known| known.id != call.id);
-                    self.calls.push(call.clone());
-                }
-                if let Some(found) = what(&fact) {
-                    return found;
-                }
-            }
-        };
-        tokio::time::timeout(SOON, waiting).await.expect("the fact comes")
-    }
-
-    async fn state(&mut self, device: &str, state: LegState) -> CallId {
-        let device = DeviceId::from(device);
-        let fits = |call: &CallFact| {
-            call.parties
-                .iter()
-                .any(|party| party.device.as_ref() == Some(&device) && party.state == state)
-        };
-        if let Some(call) = self.calls.iter().find(|call| fits(call)) {
-            return call.id.clone();
-        }
-        self.until(|fact| match fact {
-            Fact::Call(call) if fits(call) => Some(call.id.clone()),
-            _ => None,
-        })
-        .await
-    }
-
-    async fn joined(&mut self) {
-        self.until(|fact| match fact {
-            Fact::Monitor(monitor) => matches!(monitor.state, MonitorState::Joined { .. }).then_some(()),
-            _ => None,
-        })
-        .await;
-    }
-}
-
-fn level(phone: &Phone, hz: f32) -> f32 {
-    phone.hears(hz, Duration::from_millis(200))
-}
-
-async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let waiting = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(tokio::time::timeout(SOON, waiting).await.is_ok(), "not in time: {what}");
-}
-
-fn hz(device: &str) -> f32 {
-    PEOPLE.into_iter().find(|(name, _, _)| *name == device).expect("known").2
-}
-
-/// Waits until exactly these hear exactly those, `("agent", "customer boss")`, and nobody else.
-async fn table(phones: &[(&str, &Phone)], expected: &[(&str, &str)]) {
-    let wrong = || {
-        let mut wrong = Vec::new();
-        for (listener, phone) in phones {
-            for (speaker, _) in phones {
-                let heard = level(phone, hz(speaker)) > -30.0;
-                let allowed = expected
-                    .iter()
-                    .any(|(who, whom)| who == listener && whom.split(' ').any(|name| name == *speaker));
-                if heard != allowed {
-                    wrong.push(format!("{listener} hears {speaker}: {heard}"));
-                }
-            }
-        }
-        wrong
-    };
-    let deadline = clock::instant() + SOON;
-    while !wrong().is_empty() {
-        assert!(clock::instant() < deadline, "{:?}", wrong());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn talk(floor: &mut Floor, agent: AnswerPolicy) -> (Phone, Phone) {
-    let agent = floor.phone(AGENT, agent).await;
-    let customer = floor.phone("customer", AnswerPolicy::Never).await;
-    customer.call("5001").await.expect("calls");
-    customer.established(SOON).await.expect("answered");
-    floor.state(AGENT, LegState::Established).await;
-    (customer, agent)
-}
+use undertone::words::{Activity, CallId, Command, DeviceId, Fact, LegState, Mode, MonitorState, Reason, Refusal, Scope, TransferStep};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coached_call_from_ringing_to_the_last_bye() {
@@ -236,7 +27,7 @@ async fn a_coached_call_from_ringing_to_the_last_bye() {
     )
     .await
     .expect("invited");
-    floor.joined().await;
+    floor.is_joined(BOSS).await;
     let coached_at = clock::instant();
     let coach = [("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")];
     table(&phones, &coach).await;
@@ -274,27 +65,13 @@ async fn a_coached_call_from_ringing_to_the_last_bye() {
     floor.backend.shutdown().await;
 }
 
-/// What reaches the customer is what these have sent, byte for byte.
-fn identical(customer: &Phone, agents: &[&Phone], (since, until): (Instant, Instant)) {
-    let sent: BTreeSet<Vec<u8>> = agents
-        .iter()
-        .flat_map(|agent| agent.sent(since - Duration::from_secs(2)))
-        .map(|packet| packet.payload.to_vec())
-        .collect();
-    let received = customer.received_between(since, until);
-    assert!(!received.is_empty());
-    for packet in received {
-        assert!(sent.contains(&packet.payload.to_vec()), "a payload that the agent did not send");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_monitor_armed_before_the_call_joins_when_the_agent_answers_and_goes_with_the_call() {
     let mut floor = Floor::open(config()).await;
     let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
     floor.monitor(Activity::Coach, Mode::NextCall, Scope::Agent).await;
     let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::from_millis(100))).await;
-    floor.joined().await;
+    floor.is_joined(BOSS).await;
     let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss)];
     table(
         &phones,
@@ -310,7 +87,7 @@ async fn a_monitor_armed_before_the_call_joins_when_the_agent_answers_and_goes_w
 /// The agent is coached: his call, and since when.
 async fn coached(floor: &mut Floor, scope: Scope, phones: &[(&str, &Phone)]) -> (CallId, Instant) {
     floor.monitor(Activity::Coach, Mode::AllCalls, scope).await;
-    floor.joined().await;
+    floor.is_joined(BOSS).await;
     let coached_at = clock::instant();
     let coach = [("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")];
     table(phones, &coach).await;
@@ -643,17 +420,7 @@ async fn a_supervisor_who_is_busy_is_reported_and_the_call_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trunk_brings_calls_in_and_takes_calls_out() {
-    let site = |phone: &Phone| Trunk {
-        sources: vec![Source {
-            address: phone.address().ip(),
-            port: None,
-        }],
-        prefixes: vec!["0".into()],
-        ..Trunk::at("site", phone.address(), Protocol::Udp)
-    };
-    let mut outside = PhoneConfig::new("0123", "", "127.0.0.1:9".parse().expect("an address"), 991.0);
-    outside.ip = IpAddr::from([127, 0, 0, 2]);
-    let called = Phone::start(outside.clone()).await.expect("starts");
+    let called = Phone::start(outside()).await.expect("starts");
     let mut config = config();
     config.sip.trunks = vec![site(&called)];
     let floor = Floor::open(config).await;
@@ -661,16 +428,19 @@ async fn a_trunk_brings_calls_in_and_takes_calls_out() {
 
     agent.call("0123").await.expect("calls");
     agent.established(SOON).await.expect("answered");
-    eventually("the agent hears outside", || level(&agent, 991.0) > -30.0).await;
+    eventually("the agent hears outside", || level(&agent, hz(OUTSIDE)) > -30.0).await;
     eventually("outside hears the agent", || level(&called, hz(AGENT)) > -30.0).await;
     agent.hang_up().await.expect("hangs up");
     called.ended(SOON).await.expect("over");
 
-    outside.server = floor.address();
-    let caller = Phone::start(outside).await.expect("starts");
+    let caller = PhoneConfig {
+        server: floor.address(),
+        ..outside()
+    };
+    let caller = Phone::start(caller).await.expect("starts");
     caller.call("5001").await.expect("calls");
     caller.established(SOON).await.expect("answered");
-    eventually("the agent hears outside", || level(&agent, 991.0) > -30.0).await;
+    eventually("the agent hears outside", || level(&agent, hz(OUTSIDE)) > -30.0).await;
     caller.hang_up().await.expect("hangs up");
     caller.call("0999").await.expect("calls");
     caller

@@ -1,7 +1,7 @@
 //! Threads and sockets: the noisy part of media.
 //!
 //! A few threads, each with its epoll and its calls; a call stays with its thread, so no packet is ever handed over. The loop of a
-//! worker: wait, take packets, do commands, do what is due.
+//! worker: wait, do commands, take packets, do what is due.
 
 use super::call::{Call, CallConfig, Leg, MAX_LEGS, Sent, StreamStart, Transmit, Verdict};
 use super::{CallKey, Hearing, LegMedia, MediaCommand, MediaConfig, MediaEvent, MediaLeg};
@@ -494,15 +494,13 @@ impl Worker {
                 }
             };
             let now = clock::now();
-            let mut woken = false;
-            for event in &ready[..count] {
-                match event.data() {
-                    WAKE => woken = true,
-                    token => self.receive(token, &mut datagram, now),
-                }
-            }
-            if woken && !self.do_jobs(now) {
+            let ready = &ready[..count];
+            // First who may hear whom, then what has come: a worker that is late passes nothing on by a table that is no more.
+            if ready.iter().any(|event| event.data() == WAKE) && !self.do_jobs(now) {
                 return;
+            }
+            for event in ready.iter().filter(|event| event.data() != WAKE) {
+                self.receive(event.data(), &mut datagram, now);
             }
             if self.wake.is_some_and(|at| at <= now.mono) {
                 self.do_due(now);

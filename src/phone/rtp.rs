@@ -165,6 +165,10 @@ impl Sound {
         line.marked_at = None;
     }
 
+    pub(super) fn is_marking(&self) -> bool {
+        lock(&self.line).mark.is_some()
+    }
+
     pub(super) fn marked_at(&self) -> Option<Instant> {
         lock(&self.line).marked_at
     }
@@ -250,10 +254,13 @@ fn speak(socket: &UdpSocket, line: &Mutex<Line>, over: &AtomicBool, seed: u32) {
         }
         timestamp = timestamp.wrapping_add(FRAME as u32);
         let mut line = lock(line);
+        let marking = line.mark.map(|(voice, _)| voice);
+        line.mark = line
+            .mark
+            .and_then(|(voice, left)| Some((voice, left.checked_sub(1).filter(|left| *left > 0)?)));
         let (Some((target, law)), false) = (line.target, line.paused) else {
             continue;
         };
-        let marking = line.mark.map(|(voice, _)| voice);
         let voice = marking.or(line.voice);
         let samples = voice.map_or([0; FRAME], |voice| tone.frame(voice.hz, voice.dbfs));
         for digit in std::mem::take(&mut line.digits) {
@@ -269,11 +276,7 @@ fn speak(socket: &UdpSocket, line: &Mutex<Line>, over: &AtomicBool, seed: u32) {
             peer: target,
             payload: samples.iter().map(|sample| law.encode(*sample)).collect(),
         };
-        if let Some((_, left)) = line.mark.as_mut() {
-            *left -= 1;
-            if *left == 0 {
-                line.mark = None;
-            }
+        if marking.is_some() {
             line.marked_at.get_or_insert(packet.at);
         }
         line.total_sent += 1;

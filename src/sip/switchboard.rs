@@ -164,6 +164,8 @@ pub struct Switchboard<O> {
     outputs: VecDeque<Output>,
     /// Ends of legs, which come after the step's hearing: nobody hears what follows an end.
     farewells: Vec<Output>,
+    /// Supervisors to be invited, which comes last: whoever is on another call with his one phone is let go there first.
+    invitations: Vec<(LegKey, LegCommand)>,
     next_call: u64,
     next_leg: u64,
     closing: Option<Instant>,
@@ -238,6 +240,7 @@ impl<O: Outside> Switchboard<O> {
             changed: BTreeSet::new(),
             outputs,
             farewells: Vec::new(),
+            invitations: Vec::new(),
             next_call: 1,
             next_leg: 1,
             closing: None,
@@ -365,10 +368,26 @@ impl<O: Outside> Switchboard<O> {
             self.tell_engine(key);
             self.tell_hold(key);
         }
-        self.outputs.extend(self.farewells.drain(..));
+        self.part_and_invite();
         for &key in &touched {
             self.forget_if_over(key);
         }
+    }
+
+    /// Who was to be invited and has to leave in the same step is neither.
+    fn part_and_invite(&mut self) {
+        let mut farewells = std::mem::take(&mut self.farewells);
+        let mut invitations = std::mem::take(&mut self.invitations);
+        invitations.retain(|(invited, _)| {
+            let call = self.by_leg.get(invited).and_then(|key| self.calls.get(key));
+            let stays = call.and_then(|call| call.seat(*invited)).is_some_and(|seat| !seat.is_over());
+            if !stays {
+                farewells.retain(|farewell| !matches!(farewell, Output::Leg(LegCommand::Hangup { leg, .. }) if leg == invited));
+            }
+            stays
+        });
+        self.outputs.extend(farewells);
+        self.outputs.extend(invitations.into_iter().map(|(_, invite)| Output::Leg(invite)));
     }
 
     fn report(&mut self, key: CallKey, now: Now) {

@@ -75,7 +75,7 @@ impl<O: Outside> Switchboard<O> {
         let (peer, party) = (LegSource::Account(supervisor.clone()), (number, PartyRole::Supervisor));
         let mut seat = self.new_seat(key, leg, peer, party, terms, Stage::Invited)?;
         let shown = self.shown(&target);
-        self.outputs.push_back(Output::Leg(LegCommand::Invite {
+        let invite = LegCommand::Invite {
             leg,
             to: Destination::Device(supervisor.clone()),
             from: identity(&shown, format!("{activity} {shown}")),
@@ -86,7 +86,8 @@ impl<O: Outside> Switchboard<O> {
             timeout: self.config.supervision.invite_timeout * 2,
             max_forwards: MAX_FORWARDS,
             passed: Vec::new(),
-        }));
+        };
+        self.invitations.push((leg, invite));
         seat.watch = Some(Watch {
             target,
             activity,

@@ -397,7 +397,7 @@ impl House {
             assert!(line.closed, "port not closed: {line:?}");
         }
         assert!(self.board.by_leg.is_empty() && self.board.by_id.is_empty());
-        assert!(self.board.farewells.is_empty() && self.board.changed.is_empty());
+        assert!(self.board.farewells.is_empty() && self.board.invitations.is_empty() && self.board.changed.is_empty());
         assert_eq!(self.board.poll_timeout(), None);
     }
 
