@@ -347,7 +347,10 @@ impl<O: Outside> Switchboard<O> {
     /// Brings a step to its end: facts, supervision's wishes, calls that cannot go on, and then, once, who hears whom.
     fn settle(&mut self, now: Now) {
         let mut touched = BTreeSet::new();
+        let mut turns = 0_u32;
         loop {
+            turns += 1;
+            debug_assert!(turns < 100_000, "the step does not come to an end");
             if let Some(key) = self.changed.pop_first() {
                 touched.insert(key);
                 self.report(key, now);

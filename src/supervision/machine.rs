@@ -460,7 +460,7 @@ impl Supervision {
         else {
             return;
         };
-        let may_join = |call: &&CallFact| !monitor.passed.contains(&call.id) && may_join(&self.config, call, &monitor.target, supervisor);
+        let may_join = |call: &&CallFact| !monitor.passed.contains(&call.id) && monitor.may_join(&self.config, call, supervisor);
         // The call he talks on rather than the one he holds, then the older.
         let order = |call: &&CallFact| {
             let leg = call.party_of(&monitor.target);
@@ -545,7 +545,7 @@ impl Supervision {
         match &mut monitor.state {
             State::Armed => {}
             State::Admitting { .. } => {
-                if !fact.is_some_and(|call| may_join(&self.config, call, &monitor.target, supervisor)) {
+                if !fact.is_some_and(|call| monitor.may_join(&self.config, call, supervisor)) {
                     self.disarm(supervisor, now);
                 }
             }
@@ -798,6 +798,11 @@ impl Monitor {
                 },
             },
         }
+    }
+
+    /// May he begin on this call? Only where he may then stay.
+    fn may_join(&self, config: &Config, call: &CallFact, supervisor: &DeviceId) -> bool {
+        may_join(config, call, &self.target, supervisor) && self.place(config, call, self.activity, None).is_ok()
     }
 
     fn place(&self, config: &Config, call: &CallFact, activity: Activity, until_now: Option<&DeviceId>) -> Result<Place, ReleaseReason> {

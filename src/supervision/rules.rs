@@ -67,8 +67,7 @@ pub(super) fn place(
 
 /// Is the side there that the monitor lasts for? With scope Agent anybody the agent talks to; with scope Call the customer.
 fn other_side_is_here(call: &CallFact, target: &DeviceId, scope: Scope) -> bool {
-    let had_customer = call.parties.iter().any(|party| party.role == PartyRole::Customer);
-    if scope == Scope::Call && had_customer {
+    if scope == Scope::Call && had_customer(call) {
         people(call).any(|(_, party)| party.role == PartyRole::Customer)
     } else {
         people(call).any(|(_, party)| party.device.as_ref() != Some(target))
@@ -83,8 +82,7 @@ fn coached(call: &CallFact, target: &DeviceId, until_now: Option<&DeviceId>) -> 
         return Some(target.clone());
     }
     // Between two agents the one who talked to the target is the customer: only who came after the target took his place.
-    let had_customer = call.parties.iter().any(|party| party.role == PartyRole::Customer);
-    let targets_turn = call.parties.iter().rposition(is_target);
+    let (had_customer, targets_turn) = (had_customer(call), call.parties.iter().rposition(is_target));
     let successors = || agents().filter(|(turn, _)| had_customer || targets_turn.is_some_and(|his| *turn > his));
     let device = |(_, party): (usize, &Party)| party.device.clone();
     let still_here = successors().any(|(_, party)| until_now.is_some() && party.device.as_ref() == until_now);
@@ -92,6 +90,12 @@ fn coached(call: &CallFact, target: &DeviceId, until_now: Option<&DeviceId>) -> 
         return until_now.cloned();
     }
     successors().find_map(device)
+}
+
+/// Is a customer here, or has one talked and left? Whom nobody has reached was never here.
+fn had_customer(call: &CallFact) -> bool {
+    let mut customers = call.parties.iter().filter(|party| party.role == PartyRole::Customer);
+    customers.any(|party| party.state != LegState::Released || party.established_at.is_some())
 }
 
 /// Everybody who has not left and was not brought in by a monitor, with his turn.

@@ -443,6 +443,43 @@ fn he_stays_for_a_debrief_only_where_the_house_wants_it() {
 }
 
 #[test]
+fn where_he_may_not_stay_he_is_not_invited() {
+    let conference = [
+        ("", Customer, Established),
+        ("anna", Agent, Established),
+        ("bert", Agent, Established),
+    ];
+    let without_the_customer = [("", Customer, Released), ("anna", Agent, Established), ("bert", Agent, Established)];
+    let mut house = House::default();
+    house.start("boss", "anna", Coach).unwrap();
+    house.call("c", conference);
+    house.leg("boss", "c", LegOutcome::Answered);
+    house.drain();
+    house.call("c", without_the_customer);
+    assert_eq!(house.drain(), ["release boss c CustomerLeft", "armed Coach AllCalls"]);
+    assert_eq!(house.monitor("boss").state, MonitorState::Armed);
+
+    house.start("boss", "bert", Coach).unwrap();
+    assert_eq!(house.drain(), ["gone boss", "armed Coach AllCalls"]);
+    house.start_as("boss", "bert", Coach, AllCalls, Scope::Agent).unwrap();
+    assert_eq!(house.drain()[1..], ["invite boss c Coach", "inviting c"]);
+}
+
+#[test]
+fn a_customer_whom_nobody_has_reached_was_never_there() {
+    let mut house = House::default();
+    house.start("boss", "anna", Coach).unwrap();
+    house.drain();
+    let parties = [("anna", Agent, Established), ("bert", Agent, Established), ("", Customer, Released)];
+    let mut tried = fact("c", CallType::Internal, &parties);
+    tried.parties[2].established_at = None;
+    house.machine.handle_call(&tried, house.now);
+    assert_eq!(house.drain()[0], "invite boss c Coach");
+    house.leg("boss", "c", LegOutcome::Answered);
+    assert_eq!(house.drain()[0], "hear boss c Coach anna");
+}
+
+#[test]
 fn listening_in_ends_a_debrief() {
     let mut house = House::new(Config {
         debrief: true,
@@ -1015,7 +1052,7 @@ fn fact(id: &str, call_type: CallType, parties: &[(&str, PartyRole, LegState)]) 
                 muted_by_supervisor: false,
                 activity: None,
                 monitors: None,
-                established_at: None,
+                established_at: matches!(state, Established | Held | Released).then_some(Timestamp(0)),
             })
             .collect(),
     }

@@ -3,9 +3,9 @@
 use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, House, OTHER, sdp};
 use crate::media::{MediaEvent, MediaLeg};
 use crate::sip::leg::{LegCommand, LegEvent, LegKey, LegSource};
-use crate::sip::switchboard::{Kept, SwitchboardConfig};
+use crate::sip::switchboard::{Kept, Output, SwitchboardConfig};
 use crate::supervision;
-use crate::words::{Activity, CallId, Command, LegState, Mode, MonitorState, Reason, Scope};
+use crate::words::{Activity, CallId, Command, LegState, Mode, MonitorState, Reason, Scope, TransferStep};
 use std::time::Duration;
 
 const COACH: &str = "ca ac as sc sa";
@@ -567,4 +567,63 @@ fn an_agent_is_heard_again_when_the_supervisor_who_silenced_him_is_gone() {
     assert!(!house.only_call().parties[1].muted_by_supervisor);
     let nobodys = mute(&mut house, call, true).expect_err("he is not there");
     assert!(matches!(nobodys.reason, Reason::NotFound | Reason::InvalidState), "{nobodys:?}");
+}
+
+/// His phone may have one line: what comes before he is let go would be busy.
+#[test]
+fn who_turns_to_another_agent_is_let_go_of_the_first_call_before_he_is_invited_to_the_second() {
+    let mut house = House::new();
+    let other = house.incoming(LegSource::Trunk("city".into()), "5002", Some(sdp(4000, "0", "sendrecv")));
+    let answering = house.ringing(OTHER);
+    house.answer(answering);
+    let (_, _, boss) = house.coached(Activity::Coach);
+    house.log.clear();
+    house
+        .command(Command::StartMonitoring {
+            supervisor: BOSS.into(),
+            target: OTHER.into(),
+            activity: Activity::Coach,
+            mode: Mode::AllCalls,
+            scope: Scope::Call,
+            confirm_joins: false,
+            agent_side_only: false,
+        })
+        .unwrap();
+    let order: Vec<_> = house
+        .log
+        .iter()
+        .filter_map(|output| match output {
+            Output::Leg(LegCommand::Hangup { leg, .. }) => Some(("let go", *leg)),
+            Output::Leg(LegCommand::Invite { leg, .. }) => Some(("invited", *leg)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, [("let go", boss), ("invited", house.ringing(BOSS))]);
+    assert!(!house.lines[&other].ended);
+}
+
+/// Found by chance: the step never came to an end, because he was invited to what he was just released from.
+#[test]
+fn a_colleague_outside_whom_nobody_reached_is_no_customer_who_left() {
+    let mut house = House::new();
+    house.incoming(LegSource::Account(OTHER.into()), "5001", Some(sdp(4000, "0", "sendrecv")));
+    let agent = house.ringing(AGENT);
+    house.answer(agent);
+    let call = house.only_call().id.clone();
+    let step = TransferStep::SingleStep {
+        destination: "0123".into(),
+    };
+    house
+        .command(Command::Transfer {
+            device: AGENT.into(),
+            call,
+            step,
+        })
+        .unwrap();
+    let outside = house.lines.values().find(|line| line.party.is_err()).map(|line| line.leg).unwrap();
+    house.leg(LegEvent::Refused { leg: outside, status: 486 });
+    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).unwrap();
+    let boss = house.ringing(BOSS);
+    house.answer(boss);
+    assert!(matches!(house.monitors[BOSS].state, MonitorState::Joined { .. }));
 }

@@ -79,7 +79,8 @@ pub(super) struct House {
     pub(super) held: BTreeSet<(DeviceId, CallId)>,
     /// Outputs since the last look, in order.
     pub(super) log: Vec<Output>,
-    seen_opened: usize,
+    /// Ports of legs that have not been invited yet, and may never be.
+    waiting: BTreeMap<LegKey, CallKey>,
     next_leg: u64,
 }
 
@@ -127,7 +128,7 @@ impl House {
             hearing: BTreeMap::new(),
             held: BTreeSet::new(),
             log: Vec::new(),
-            seen_opened: 0,
+            waiting: BTreeMap::new(),
             next_leg: 2,
         };
         house.drain();
@@ -414,11 +415,24 @@ impl House {
     }
 
     fn drain(&mut self) {
+        let mut invited = BTreeSet::new();
         while let Some(output) = self.board.poll_output() {
             self.watch(&output);
+            match &output {
+                Output::Leg(LegCommand::Invite { leg, .. }) => drop(invited.insert(self.lines[leg].party.clone())),
+                Output::Leg(LegCommand::Hangup { leg, .. }) => {
+                    let line = &self.lines[leg];
+                    assert!(
+                        !invited.contains(&line.party),
+                        "invited to one call before he is let go of another: {line:?}"
+                    );
+                }
+                _ => {}
+            }
             self.log.push(output);
         }
         self.note_opened();
+        assert!(self.waiting.is_empty(), "neither invited nor closed: {:?}", self.waiting);
         for line in self.lines.values() {
             assert!(!line.ended || line.closed, "a port outlives its leg: {line:?}");
         }
@@ -439,13 +453,17 @@ impl House {
     }
 
     fn note_opened(&mut self) {
-        while let Some((call, leg)) = self.board.outside.opened.get(self.seen_opened).copied() {
-            let Some(line) = self.lines.get_mut(&LegKey(leg.0)) else { return };
-            assert!(line.call.is_none(), "opened twice");
-            line.call = Some(call);
-            line.closed = false;
-            self.seen_opened += 1;
+        for (call, leg) in self.board.outside.opened.drain(..) {
+            assert!(self.waiting.insert(LegKey(leg.0), call).is_none(), "opened twice");
         }
+        let lines = &mut self.lines;
+        self.waiting.retain(|leg, call| {
+            let Some(line) = lines.get_mut(leg) else { return true };
+            assert!(line.call.is_none(), "opened twice");
+            line.call = Some(*call);
+            line.closed = false;
+            false
+        });
     }
 
     fn watch(&mut self, output: &Output) {
@@ -548,10 +566,14 @@ impl House {
                 self.hold_against_table(*call, hearing);
                 self.hearing.insert(*call, hearing.clone());
             }
+            MediaCommand::Close { leg } if self.waiting.remove(&LegKey(leg.0)).is_some() => {}
             MediaCommand::Close { leg } => {
                 let line = self.line(LegKey(leg.0));
                 assert!(!line.closed, "closed twice: {line:?}");
                 line.closed = true;
+            }
+            MediaCommand::Move { leg, call } if self.waiting.contains_key(&LegKey(leg.0)) => {
+                self.waiting.insert(LegKey(leg.0), *call);
             }
             MediaCommand::Move { leg, call } => {
                 let line = self.line(LegKey(leg.0));
@@ -622,6 +644,10 @@ impl House {
                     .filter(|leg| !supervisor(leg) && hearing.gain(*leg, MediaLeg(coach.leg.0)).is_some());
                 assert!(ears.count() <= 1, "a coach is heard by one agent alone");
             }
+        }
+        for waiting in self.waiting.keys().map(|leg| MediaLeg(leg.0)) {
+            let cell = |leg: MediaLeg| hearing.gain(leg, waiting).or(hearing.gain(waiting, leg));
+            assert!(hearing.legs().all(|leg| cell(leg).is_none()), "not invited yet, and on the line");
         }
         let named: Vec<&Line> = hearing.legs().filter_map(|leg| self.lines.get(&LegKey(leg.0))).collect();
         for &listener in &named {
