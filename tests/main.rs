@@ -9,6 +9,7 @@ mod crash;
 mod demo;
 mod desk;
 mod differential;
+mod disorder;
 mod examples;
 mod floor_plan;
 mod interop;

@@ -202,6 +202,18 @@ impl Floor {
         }
     }
 
+    /// Takes in what has been told so far.
+    pub(crate) fn catch_up(&mut self) {
+        while let Ok(fact) = self.line.facts.try_recv() {
+            self.know(&fact);
+        }
+    }
+
+    /// What is known of a supervisor's monitor.
+    pub(crate) fn monitor_of(&self, supervisor: &str) -> Option<&MonitorFact> {
+        self.monitors.get(supervisor)
+    }
+
     /// Waits until the supervisor's monitor, if there is any, fits.
     pub(crate) async fn monitor_is(&mut self, supervisor: &str, fits: impl Fn(Option<&MonitorFact>) -> bool) {
         let supervisor = DeviceId::from(supervisor);
