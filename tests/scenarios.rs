@@ -140,10 +140,14 @@ impl Stage {
             .expect("accepted");
     }
 
-    /// All go home: nothing was heard that was not allowed, and nothing is left.
+    /// The customer has heard nothing that was not allowed, all go home, and nothing is left.
     async fn over(self, others: &[&Phone]) {
         let agents: Vec<&Phone> = [&self.agent].into_iter().chain(others.iter().copied()).collect();
         accounted_for(&self.customer, &agents, self.since);
+        self.go_home(others).await;
+    }
+
+    async fn go_home(self, others: &[&Phone]) {
         for phone in [&self.customer, &self.agent, &self.boss].into_iter().chain(others.iter().copied()) {
             let _ = phone.hang_up().await;
         }
@@ -328,35 +332,61 @@ async fn a_consultation_that_is_ended_again() {
     .await;
 }
 
+/// The agent, on his second line, his colleague and the customer talk with each other; the coach whispers to his agent.
+async fn conferring(stage: &mut Stage) -> (Phone, Phone) {
+    let (call, line, other) = consulting(stage).await;
+    let (device, step) = (AGENT.into(), TransferStep::Complete);
+    stage
+        .floor
+        .command(Command::Conference { device, call, step })
+        .await
+        .expect("accepted");
+    stage.agent.ended(SOON).await.expect("one line is enough");
+    let phones = [(CUSTOMER, &stage.customer), (AGENT, &line), (OTHER, &other), (BOSS, &stage.boss)];
+    let all = [
+        (CUSTOMER, "agent other"),
+        (AGENT, "customer other boss"),
+        (OTHER, "customer agent"),
+        (BOSS, "customer agent other"),
+    ];
+    from_now_on(&phones, &all).await;
+    for phone in [&stage.customer, &other] {
+        let leaked = mixed_in(phone, hz(BOSS)).await;
+        assert!(leaked < -60.0, "the whisper was heard: {leaked} dBFS");
+    }
+    (line, other)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_conference() {
+async fn a_conference_that_the_agent_leaves() {
     in_every_way(async |mut stage| {
-        let (call, line, other) = consulting(&mut stage).await;
-        let (device, step) = (AGENT.into(), TransferStep::Complete);
-        stage
-            .floor
-            .command(Command::Conference { device, call, step })
-            .await
-            .expect("accepted");
-        stage.agent.ended(SOON).await.expect("one line is enough");
-        let phones = [(CUSTOMER, &stage.customer), (AGENT, &line), (OTHER, &other), (BOSS, &stage.boss)];
-        let all = [
-            (CUSTOMER, "agent other"),
-            (AGENT, "customer other boss"),
-            (OTHER, "customer agent"),
-            (BOSS, "customer agent other"),
-        ];
-        from_now_on(&phones, &all).await;
-        for phone in [&stage.customer, &other] {
-            let leaked = mixed_in(phone, hz(BOSS)).await;
-            assert!(leaked < -60.0, "the whisper was heard: {leaked} dBFS");
-        }
-        // What was mixed is no agent's packet: it is the time before and after that has to be accounted for.
-        stage.since = clock::instant();
+        let (line, other) = conferring(&mut stage).await;
+        // What was mixed is no agent's packet: it is the time after that has to be accounted for.
+        stage.since = clock::instant() + Duration::from_millis(300);
         line.hang_up().await.expect("leaves");
         handed_over(&mut stage, &other).await;
-        stage.since += Duration::from_millis(300);
         stage.over(&[&line, &other]).await;
+    })
+    .await;
+}
+
+/// The customer leaves a conference of two agents: with scope Agent the coach stays with his agent, with scope Call it was the customer's call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conference_that_the_customer_leaves() {
+    in_every_way(async |mut stage| {
+        let (line, other) = conferring(&mut stage).await;
+        stage.customer.hang_up().await.expect("leaves");
+        stage.floor.state(CUSTOMER, LegState::Released).await;
+        let heard: &[(&str, &str)] = match stage.scope {
+            Scope::Agent => &[(AGENT, "other boss"), (OTHER, AGENT), (BOSS, "agent other")],
+            Scope::Call => {
+                stage.boss.ended(SOON).await.expect("released");
+                stage.spent().await;
+                &[(AGENT, OTHER), (OTHER, AGENT)]
+            }
+        };
+        from_now_on(&[(AGENT, &line), (OTHER, &other), (BOSS, &stage.boss)], heard).await;
+        stage.go_home(&[&line, &other]).await;
     })
     .await;
 }
