@@ -184,7 +184,7 @@ pub enum EndReason {
     Bye,
     /// The peer sent CANCEL before we answered.
     Cancelled,
-    /// Our 2xx was never acknowledged (RFC 3261 13.3.1.4: 64·T1, then BYE).
+    /// Our 2xx was never acknowledged (RFC 3261 13.3.1.4: 64·T1, then BYE), or a reliable provisional response before it (RFC 3262 3).
     NoAck,
     /// The session timer ran out (RFC 4028), or a probe got 481 or 408.
     Expired,

@@ -17,6 +17,7 @@
 //! | `uas` | requests in |
 //! | `uac` | commands and the responses to what we sent |
 //! | `refer` | RFC 3515 |
+//! | `reliable` | RFC 3262 |
 //! | `session` | RFC 4028 |
 //! | `leg` | what a leg is |
 
@@ -24,6 +25,7 @@ mod admission;
 mod guesses;
 mod leg;
 mod refer;
+mod reliable;
 mod session;
 mod uac;
 mod uas;

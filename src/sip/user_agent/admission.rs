@@ -21,17 +21,18 @@ pub(super) const ABILITIES: Abilities<'static> = Abilities {
         Method::Cancel,
         Method::Bye,
         Method::Options,
+        Method::Prack,
         Method::Update,
         Method::Info,
         Method::Refer,
         Method::Register,
     ],
-    extensions: &["timer", "replaces"],
+    extensions: &["timer", "replaces", "100rel"],
     bodies: &["application/sdp"],
 };
 
 /// The Allow header.
-pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO, REFER, REGISTER";
+pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, PRACK, UPDATE, INFO, REFER, REGISTER";
 
 /// A user part longer than this is nobody's.
 const LONGEST_USER: usize = 128;
@@ -191,7 +192,7 @@ pub(super) fn capabilities(request: &Request) -> Response {
         .with("Accept", "application/sdp")
         .with("Accept-Encoding", "identity")
         .with("Accept-Language", "en")
-        .with("Supported", "timer, replaces")
+        .with("Supported", "timer, replaces, 100rel")
 }
 
 /// The INVITE of an INVITE or ACK, the request itself of any other.

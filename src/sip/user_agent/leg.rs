@@ -1,4 +1,5 @@
 use super::refer::Referrer;
+use super::reliable::{Fork, Reliable};
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{LegKey, LegSource};
@@ -33,6 +34,8 @@ pub(super) struct Leg {
     pub(super) swallow_digits: bool,
     /// The peer has asked that another take its place, and waits to hear of it.
     pub(super) referrer: Option<Referrer>,
+    /// Their INVITE takes reliable provisional responses.
+    pub(super) reliable: Option<Reliable>,
 }
 
 /// How the way to a leg's peer stands.
@@ -75,7 +78,8 @@ pub(super) struct Calling {
     pub(super) sent: Arc<Sent>,
     pub(super) provisional: bool,
     pub(super) cancelled: bool,
-    pub(super) early_media: bool,
+    /// The early dialogs, each with its own description.
+    pub(super) forks: Vec<Fork>,
 }
 
 /// A request of ours as it went out.
@@ -139,6 +143,8 @@ pub(super) enum LegTimer {
     Ringing,
     /// When a provisional response is sent again (RFC 3261 13.3.1.1).
     Remind,
+    /// When a reliable provisional response is sent again, or given up (RFC 3262 3).
+    Reliable,
     /// When an unanswered outgoing INVITE is cancelled.
     NoAnswer,
     /// When a cancelled INVITE without a final response is forgotten (RFC 3261 9.1).
@@ -160,9 +166,10 @@ pub(super) enum LegTimer {
 }
 
 impl LegTimer {
-    pub(super) const ALL: [LegTimer; 11] = [
+    pub(super) const ALL: [LegTimer; 12] = [
         LegTimer::Ringing,
         LegTimer::Remind,
+        LegTimer::Reliable,
         LegTimer::NoAnswer,
         LegTimer::Cancelled,
         LegTimer::Accepted,
@@ -186,6 +193,7 @@ pub(super) enum ClientUse {
     Reinvite(LegKey, Arc<Sent>),
     Update(LegKey, Arc<Sent>),
     Bye(LegKey, Arc<Sent>),
+    Prack(LegKey, Arc<Sent>),
     /// NOTIFY with `Event: talk`.
     Talk(LegKey),
     /// Nobody waits for the outcome.

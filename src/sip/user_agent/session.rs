@@ -82,7 +82,6 @@ impl UserAgent {
             true => format!("{};refresher={refresher}", session.interval.as_secs()),
             false => session.interval.as_secs().to_string(),
         };
-        request.headers.push("Supported", "timer");
         request.headers.push("Session-Expires", value);
         request.headers.push("Min-SE", session.min.as_secs().to_string());
     }

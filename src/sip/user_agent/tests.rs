@@ -3,6 +3,7 @@
 mod flows;
 mod network;
 mod races;
+mod reliable;
 mod rules;
 
 use super::{Output, UserAgent, WrongPassword};

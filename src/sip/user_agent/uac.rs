@@ -3,6 +3,7 @@
 use super::UserAgent;
 use super::admission::ALLOW;
 use super::leg::{Calling, ClientUse, Exchange, HangupReason, Leg, LegTimer, Queued, Sent, State, Way};
+use super::reliable::{fork, rseq};
 use super::session::min_se;
 use crate::sip::config::AutoAnswer;
 use crate::sip::dialog::Dialog;
@@ -165,6 +166,7 @@ impl UserAgent {
         let mut request = dialog.request(Method::Invite);
         request.headers.set("Max-Forwards", max_forwards.to_string());
         self.write_common(&mut request, &flow);
+        request.headers.set("Supported", "timer, 100rel");
         Self::write_session_request(&session, &mut request);
         if let (true, Some(style)) = (auto_answer, style) {
             write_auto_answer(&mut request, style, &host);
@@ -183,7 +185,7 @@ impl UserAgent {
             sent,
             provisional: false,
             cancelled: false,
-            early_media: false,
+            forks: Vec::new(),
         };
         let way = match &peer {
             LegSource::Account(_) => Way::Registered,
@@ -205,6 +207,7 @@ impl UserAgent {
                 located: None,
                 swallow_digits: false,
                 referrer: None,
+                reliable: None,
             },
         );
     }
@@ -213,6 +216,7 @@ impl UserAgent {
         request.headers.push("Contact", self.contact(flow));
         request.headers.push("Allow", ALLOW);
         request.headers.push("Accept", "application/sdp");
+        request.headers.push("Supported", "timer");
         request.headers.push("User-Agent", &self.config.product);
     }
 
@@ -404,6 +408,7 @@ impl UserAgent {
                 });
             }
             LegTimer::Remind => self.remind(leg_key, now),
+            LegTimer::Reliable => self.repeat_reliable(leg_key, now),
             LegTimer::NoAnswer => {
                 let heard = |leg: &Leg| matches!(&leg.state, State::Calling(calling) if calling.provisional);
                 let status = if self.legs.get(&leg_key).is_some_and(heard) { 408 } else { 503 };
@@ -461,7 +466,7 @@ impl UserAgent {
             branch: via.branch().unwrap_or_default().to_vec(),
             method: method.as_bytes().to_vec(),
         };
-        let to_tag = headers.to().ok().and_then(|to| to.tag().map(<[u8]>::to_vec)).unwrap_or_default();
+        let to_tag = tag_of(response);
         match self
             .transactions
             .handle_response(&key, response.status, &to_tag, flow.peer.ip(), now.mono)
@@ -493,8 +498,11 @@ impl UserAgent {
                 }
             }
             (ClientUse::Bye(leg, _), _) => self.remove_leg(leg),
+            (ClientUse::Prack(leg, sent), 401 | 407) => {
+                self.send_again(Kind::Other, leg, &sent, response, ClientUse::Prack, now);
+            }
             (ClientUse::Talk(leg), 300..) => self.talk_refused(leg, response.status),
-            (ClientUse::Talk(_) | ClientUse::Other, _) => {}
+            (ClientUse::Talk(_) | ClientUse::Prack(..) | ClientUse::Other, _) => {}
         }
     }
 
@@ -522,7 +530,8 @@ impl UserAgent {
             ClientUse::Bye(leg_key, sent) if self.has_moved(leg_key, &sent) => self.send_bye(leg_key, None, now),
             ClientUse::Bye(leg_key, _) => self.remove_leg(leg_key),
             ClientUse::Talk(leg_key) => self.talk_refused(leg_key, status),
-            ClientUse::Other => {}
+            // The call is not lost with it: its INVITE still waits for an answer.
+            ClientUse::Prack(..) | ClientUse::Other => {}
         }
     }
 
@@ -565,11 +574,14 @@ impl UserAgent {
                 if response.status == 100 {
                     return;
                 }
-                let media = described(response);
-                calling.early_media |= media.is_some();
+                let (media, rseq, cseq) = (described(response), rseq(response), calling.sent.cseq);
+                let heard = fork(&mut calling.forks, &tag_of(response)).is_some_and(|fork| fork.hear(rseq, media.as_ref()));
+                if !heard {
+                    return;
+                }
                 leg.dialog.handle_response(response);
-                if let Some(media) = &media {
-                    leg.remote_media = media.clone();
+                if let Some(rseq) = rseq {
+                    self.send_prack(leg_key, rseq, cseq, now);
                 }
                 self.event(LegEvent::Progress {
                     leg: leg_key,
@@ -592,15 +604,18 @@ impl UserAgent {
         };
         leg.dialog.handle_response(response);
         let dialog = leg.dialog.clone();
-        let (wanted, early_media) = match &leg.state {
-            State::Calling(calling) => (true, calling.early_media),
-            _ => (false, false),
+        let (wanted, reason, forks) = match &mut leg.state {
+            State::Calling(calling) => (true, None, Some(&mut calling.forks)),
+            State::Cancelling(_, reason) => (false, *reason, None),
+            State::Incoming(_) | State::Confirmed | State::Parting(_) | State::Leaving => (false, None, None),
         };
-        let reason = match &leg.state {
-            State::Cancelling(_, reason) => *reason,
-            _ => None,
+        // The one that answers: what the others have described is not its answer.
+        let answering = forks.and_then(|forks| fork(forks, &tag_of(response)).cloned());
+        let media = described(response);
+        let media = match answering {
+            Some(answering) => answering.answer(media),
+            None => media,
         };
-        let media = described(response).or_else(|| early_media.then(|| leg.remote_media.clone()));
         let session = leg.session;
         self.acknowledge(id, &dialog, sent, response);
         let session = self.agreed(session, &response.headers);
@@ -647,9 +662,7 @@ impl UserAgent {
         let mut ack = dialog.ack(sent.cseq);
         copy(&["Authorization", "Proxy-Authorization"], &sent.request, &mut ack);
         self.stamp(&mut ack, &dialog.flow);
-        let tag = response.headers.to().ok().and_then(|to| to.tag().map(<[u8]>::to_vec));
-        self.transactions
-            .acknowledge(id, &tag.unwrap_or_default(), dialog.flow, ack.to_bytes());
+        self.transactions.acknowledge(id, &tag_of(response), dialog.flow, ack.to_bytes());
     }
 
     fn handle_refused(&mut self, leg_key: LegKey, sent: &Arc<Sent>, response: &Response, now: Now) {
@@ -696,7 +709,7 @@ impl UserAgent {
                 leg.session.min = leg.session.min.max(min);
                 leg.session.interval = leg.session.interval.max(min);
                 let session = leg.session;
-                for name in ["Supported", "Session-Expires", "Min-SE"] {
+                for name in ["Session-Expires", "Min-SE"] {
                     request.headers.remove(name);
                 }
                 Self::write_session_request(&session, &mut request);
@@ -710,7 +723,7 @@ impl UserAgent {
         let again = self.sent(request, sent.flow, sent.attempts + 1);
         let transaction = self.send(kind, client(leg_key, again.clone()), &again, now);
         let Some(leg) = self.legs.get_mut(&leg_key) else { return true };
-        if let State::Calling(calling) = &mut leg.state {
+        if let (Kind::Invite, State::Calling(calling)) = (kind, &mut leg.state) {
             calling.transaction = transaction;
             calling.sent = again;
             calling.provisional = false;
@@ -869,6 +882,11 @@ fn copy(names: &[&str], from: &Request, to: &mut Request) {
             to.headers.push(name, value);
         }
     }
+}
+
+fn tag_of(response: &Response) -> Vec<u8> {
+    let tag = response.headers.to().ok().and_then(|to| to.tag().map(<[u8]>::to_vec));
+    tag.unwrap_or_default()
 }
 
 fn described(response: &Response) -> Option<Vec<u8>> {

@@ -3,6 +3,7 @@
 use super::UserAgent;
 use super::admission::{ABILITIES, ALLOW, capabilities, check_scheme, server_key};
 use super::leg::{Exchange, Incoming, Leg, LegTimer, ServerUse, State, Unacknowledged, Way};
+use super::reliable::Reliable;
 use crate::media::rtp::event_of;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
@@ -57,7 +58,7 @@ impl UserAgent {
             Method::Invite => self.handle_invite(flow, key, &request, now),
             Method::Register => self.handle_register(flow, key, &request, now),
             Method::Options => self.handle_options(flow, &request, now),
-            Method::Bye | Method::Update | Method::Info => Err(Refuse::new(481)),
+            Method::Bye | Method::Update | Method::Info | Method::Prack => Err(Refuse::new(481)),
             // To call somebody for whoever asks would be toll fraud's open door.
             Method::Refer => Err(Refuse::new(403)),
             _ => Err(refuse_method()),
@@ -128,6 +129,7 @@ impl UserAgent {
             source: source.clone(),
         };
         let session = self.agree(self.first_session(), headers);
+        let reliable = Reliable::wanted(headers, self.chance.below(u64::from(u32::MAX)));
         let incoming = Incoming {
             transaction,
             invite: invite.clone(),
@@ -153,6 +155,7 @@ impl UserAgent {
                 located: None,
                 swallow_digits: false,
                 referrer: None,
+                reliable,
             },
         );
         self.timers.set((leg, LegTimer::Ringing), now.mono + self.config.limits.ringing);
@@ -327,6 +330,7 @@ impl UserAgent {
             Method::Update => self.handle_update(leg_key, flow, key, request, now),
             Method::Info => self.handle_info(leg_key, flow, key, request, now),
             Method::Refer => self.handle_refer(leg_key, flow, key, request, now),
+            Method::Prack => self.handle_prack(leg_key, flow, key, request, now),
             Method::Options => self.answer(leg_key, flow, key, capabilities(request), now),
             _ => Err(refuse_method()),
         };
@@ -544,13 +548,22 @@ impl UserAgent {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         let flow = leg.dialog.flow;
         let State::Incoming(incoming) = &mut leg.state else { return };
+        let mut reliable = leg.reliable.as_mut().filter(|reliable| reliable.takes(media.is_some()));
+        if reliable.as_mut().is_some_and(|reliable| reliable.defer(status, media.as_ref())) {
+            return;
+        }
         let mut response = Response::to(&incoming.invite, status.clamp(180, 199)).with_to_tag(&leg.dialog.local_tag);
         for route in incoming.invite.headers.fields_of("Record-Route") {
             response.headers.push("Record-Route", route);
         }
         let transaction = incoming.transaction;
+        let is_reliable = reliable.is_some();
+        if let Some(reliable) = reliable {
+            response = reliable.stamp(response);
+        }
         let contact = self.contact(&flow);
         response = response.with("Contact", contact).with("Allow", ALLOW);
+        let described = media.is_some();
         if let Some(media) = media {
             response = response.with_body("application/sdp", media);
         }
@@ -562,8 +575,11 @@ impl UserAgent {
         {
             incoming.last = Some((status, bytes.clone()));
         }
-        self.transactions.respond(transaction, response.status, bytes, now.mono);
+        self.transactions.respond(transaction, response.status, bytes.clone(), now.mono);
         self.timers.set((leg_key, LegTimer::Remind), now.mono + REMIND);
+        if is_reliable {
+            self.await_prack(leg_key, response.status, bytes, described, now);
+        }
     }
 
     pub(super) fn remind(&mut self, leg_key: LegKey, now: Now) {
@@ -577,6 +593,9 @@ impl UserAgent {
     pub(super) fn accept(&mut self, leg_key: LegKey, media: Vec<u8>, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         let State::Incoming(incoming) = &leg.state else { return };
+        if leg.reliable.as_mut().is_some_and(|reliable| reliable.defer_accept(&media)) {
+            return;
+        }
         let (transaction, invite) = (incoming.transaction, incoming.invite.clone());
         leg.state = State::Confirmed;
         leg.local_media = media.clone();

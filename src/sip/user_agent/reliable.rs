@@ -1,0 +1,241 @@
+//! Reliable provisional responses (RFC 3262), ours and theirs.
+
+use super::UserAgent;
+use super::leg::{ClientUse, Leg, LegTimer, State};
+use crate::sip::flow::Flow;
+use crate::sip::leg::{EndReason, LegEvent, LegKey};
+use crate::sip::message::{Headers, Method, Refuse, Request, Response};
+use crate::sip::transaction::{Kind, ServerKey};
+use crate::words::Now;
+use std::time::{Duration, Instant};
+
+/// RFC 3262 7.1: the first RSeq is below this, so that none wraps.
+const FIRST_BELOW: u64 = 1 << 31;
+
+/// Early dialogs of one INVITE that are told apart; what more of them say is not heard.
+const MOST_FORKS: usize = 16;
+
+/// Our reliable responses to an INVITE of theirs.
+#[derive(Debug)]
+pub(super) struct Reliable {
+    /// All of them (Require); else those that carry a session description (Supported).
+    all: bool,
+    /// That of the INVITE.
+    cseq: u32,
+    rseq: u32,
+    unheard: Option<Unheard>,
+    /// What is to be said once that has been heard.
+    next: Option<(u16, Option<Vec<u8>>)>,
+    /// The answer of the 2xx that waits for the same (RFC 3262 3).
+    accepted: Option<Vec<u8>>,
+}
+
+/// A response that waits for its PRACK.
+#[derive(Debug)]
+struct Unheard {
+    status: u16,
+    bytes: Vec<u8>,
+    described: bool,
+    interval: Duration,
+    give_up_at: Instant,
+}
+
+/// An early dialog that our INVITE has made.
+#[derive(Clone, Debug)]
+pub(super) struct Fork {
+    tag: Vec<u8>,
+    rseq: Option<u32>,
+    /// Its session description.
+    pub(super) media: Option<Vec<u8>>,
+    /// That came reliably: it is the answer, whatever comes later (RFC 3261 13.2.1).
+    is_answer: bool,
+}
+
+impl Reliable {
+    /// As an INVITE wants it; `None` if it can not.
+    pub(super) fn wanted(invite: &Headers, random: u64) -> Option<Self> {
+        let all = invite.lists("Require", "100rel");
+        (all || invite.lists("Supported", "100rel")).then(|| Self {
+            all,
+            cseq: invite.cseq().map(|(cseq, _)| cseq).unwrap_or_default(),
+            rseq: (random % (FIRST_BELOW - 1)) as u32,
+            unheard: None,
+            next: None,
+            accepted: None,
+        })
+    }
+
+    /// Is a response sent reliably?
+    pub(super) fn takes(&self, described: bool) -> bool {
+        self.all || described
+    }
+
+    /// If the last one has not been heard, the next waits.
+    pub(super) fn defer(&mut self, status: u16, media: Option<&Vec<u8>>) -> bool {
+        if self.unheard.is_some() {
+            let waiting = self.next.take().and_then(|(_, media)| media);
+            self.next = Some((status, media.cloned().or(waiting)));
+        }
+        self.unheard.is_some()
+    }
+
+    /// A 2xx waits until a description before it has been heard.
+    pub(super) fn defer_accept(&mut self, media: &[u8]) -> bool {
+        let waits = self.unheard.as_ref().is_some_and(|unheard| unheard.described);
+        self.accepted = waits.then(|| media.to_vec());
+        waits
+    }
+
+    /// The fields of the next response.
+    pub(super) fn stamp(&mut self, response: Response) -> Response {
+        self.rseq += 1;
+        response.with("Require", "100rel").with("RSeq", self.rseq.to_string())
+    }
+}
+
+/// The one that a To tag names, made if it is new.
+pub(super) fn fork<'a>(forks: &'a mut Vec<Fork>, tag: &[u8]) -> Option<&'a mut Fork> {
+    let place = forks.iter().position(|fork| fork.tag == tag).or_else(|| {
+        (forks.len() < MOST_FORKS).then(|| {
+            forks.push(Fork {
+                tag: tag.to_vec(),
+                rseq: None,
+                media: None,
+                is_answer: false,
+            });
+            forks.len() - 1
+        })
+    })?;
+    forks.get_mut(place)
+}
+
+impl Fork {
+    /// Takes a response; false if it has been heard before, or one before it has not (RFC 3262 4).
+    pub(super) fn hear(&mut self, rseq: Option<u32>, media: Option<&Vec<u8>>) -> bool {
+        if let (Some(rseq), Some(last)) = (rseq, self.rseq)
+            && last.checked_add(1) != Some(rseq)
+        {
+            return false;
+        }
+        self.rseq = rseq.or(self.rseq);
+        if let (Some(media), false) = (media, self.is_answer) {
+            self.media = Some(media.clone());
+            self.is_answer = rseq.is_some();
+        }
+        true
+    }
+
+    /// The answer, when its 2xx says this.
+    pub(super) fn answer(self, described: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        if self.is_answer { self.media } else { described.or(self.media) }
+    }
+}
+
+/// The RSeq of a response that wants to be acknowledged.
+pub(super) fn rseq(response: &Response) -> Option<u32> {
+    let headers = &response.headers;
+    let value = headers.lists("Require", "100rel").then(|| headers.single("RSeq").ok())??;
+    number(value).filter(|rseq| *rseq > 0)
+}
+
+/// The RSeq, CSeq and method of a RAck (RFC 3262 7.2).
+fn rack(headers: &Headers) -> Option<(u32, u32, &[u8])> {
+    let mut words = headers
+        .single("RAck")
+        .ok()?
+        .split(|byte| matches!(byte, b' ' | b'\t'))
+        .filter(|word| !word.is_empty());
+    let found = (number(words.next()?)?, number(words.next()?)?, words.next()?);
+    words.next().is_none().then_some(found)
+}
+
+fn number(text: &[u8]) -> Option<u32> {
+    let digits = text.trim_ascii();
+    digits
+        .iter()
+        .all(u8::is_ascii_digit)
+        .then(|| std::str::from_utf8(digits).ok()?.parse().ok())?
+}
+
+impl UserAgent {
+    /// A reliable response has gone out: it is said again until it is heard.
+    pub(super) fn await_prack(&mut self, leg_key: LegKey, status: u16, bytes: Vec<u8>, described: bool, now: Now) {
+        let timing = self.config.timing;
+        let Some(reliable) = self.legs.get_mut(&leg_key).and_then(|leg| leg.reliable.as_mut()) else {
+            return;
+        };
+        reliable.unheard = Some(Unheard {
+            status,
+            bytes,
+            described,
+            interval: timing.t1,
+            give_up_at: now.mono + timing.give_up(),
+        });
+        self.timers.set((leg_key, LegTimer::Reliable), now.mono + timing.t1);
+    }
+
+    /// Once more, or no more: whoever does not hear that it rings does not hear the rest (RFC 3262 3).
+    pub(super) fn repeat_reliable(&mut self, leg_key: LegKey, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        let (State::Incoming(incoming), Some(reliable)) = (&leg.state, &mut leg.reliable) else {
+            return;
+        };
+        let Some(unheard) = &mut reliable.unheard else { return };
+        if now.mono >= unheard.give_up_at {
+            self.answer_incoming(leg_key, 504, now);
+            return self.event(LegEvent::Ended {
+                leg: leg_key,
+                reason: EndReason::NoAck,
+            });
+        }
+        unheard.interval *= 2;
+        let next = (now.mono + unheard.interval).min(unheard.give_up_at);
+        self.transactions
+            .respond(incoming.transaction, unheard.status, unheard.bytes.clone(), now.mono);
+        self.timers.set((leg_key, LegTimer::Reliable), next);
+    }
+
+    pub(super) fn handle_prack(&mut self, leg_key: LegKey, flow: Flow, key: ServerKey, prack: &Request, now: Now) -> Result<(), Refuse> {
+        let (rseq, cseq, method) = rack(&prack.headers).ok_or(Refuse::new(400))?;
+        let reliable = self.legs.get_mut(&leg_key).and_then(|leg| leg.reliable.as_mut());
+        let named = reliable.filter(|reliable| (reliable.rseq, reliable.cseq) == (rseq, cseq) && method == Method::Invite.as_bytes());
+        if named.and_then(|reliable| reliable.unheard.take()).is_none() {
+            return Err(Refuse::new(481));
+        }
+        self.timers.clear(&(leg_key, LegTimer::Reliable));
+        // A new offer is one too many before the call stands (RFC 3262 5 allows it; RFC 6337 3.1.1 says how to say no). It is heard all the same.
+        let done = match prack.body.is_empty() {
+            true => self.answer(leg_key, flow, key, Response::to(prack, 200), now),
+            false => Err(Refuse::new(488)),
+        };
+        self.say_next(leg_key, now);
+        done
+    }
+
+    /// What has waited for the PRACK.
+    fn say_next(&mut self, leg_key: LegKey, now: Now) {
+        let Some(Leg {
+            state: State::Incoming(_),
+            reliable: Some(reliable),
+            ..
+        }) = self.legs.get_mut(&leg_key)
+        else {
+            return;
+        };
+        match (reliable.accepted.take(), reliable.next.take()) {
+            (Some(media), _) => self.accept(leg_key, media, now),
+            (None, Some((status, media))) => self.provisional(leg_key, status, media, now),
+            (None, None) => {}
+        }
+    }
+
+    /// Acknowledges a reliable response in its dialog.
+    pub(super) fn send_prack(&mut self, leg_key: LegKey, rseq: u32, cseq: u32, now: Now) {
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
+        let flow = leg.dialog.flow;
+        let prack = leg.dialog.request(Method::Prack);
+        let prack = prack.with("RAck", format!("{rseq} {cseq} INVITE"));
+        let sent = self.sent(prack, flow, 0);
+        self.send(Kind::Other, ClientUse::Prack(leg_key, sent.clone()), &sent, now);
+    }
+}
