@@ -11,6 +11,7 @@ mod desk;
 mod differential;
 mod examples;
 mod floor_plan;
+mod golden;
 mod interop;
 mod media;
 mod phones;

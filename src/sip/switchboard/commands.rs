@@ -209,6 +209,7 @@ impl<O: Outside> Switchboard<O> {
             consult,
             owner: None,
             told: Hearing::default(),
+            supervised: None,
             reported: None,
         });
         Ok(())

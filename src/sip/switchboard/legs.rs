@@ -160,6 +160,7 @@ impl<O: Outside> Switchboard<O> {
             consult,
             owner: None,
             told: Hearing::default(),
+            supervised: None,
             reported: None,
         };
         self.begin(call);
