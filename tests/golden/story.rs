@@ -1,24 +1,14 @@
 //! A scenario with the whole product and real phones: each step's messages, compared with what is written down.
 
-use super::desktop::Desktop;
-use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVISOR};
+use crate::support::desktop::{Audience, sort};
+use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVISOR, bystander};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
-use undertone::front::auth::hash_password_cheaply;
 use undertone::phone::{AnswerPolicy, Phone, PhoneConfig};
 
 /// Whose desktops are written down, in this order.
 const DESKTOPS: [Account; 3] = [AGENT, COLLEAGUE, SUPERVISOR];
-
-/// He has nothing to do with anybody: what he does at last is told behind everything that happened before.
-const BYSTANDER: Account = Account {
-    device: "0b75a3de-41c2-4d1b-9a3e-6f0e6c1d5009",
-    number: "5009",
-    user: "bystander",
-    password: "bystander-secret",
-};
 
 /// Regenerates what is written down.
 const UPDATE: &str = "UPDATE_GOLDEN";
@@ -30,10 +20,7 @@ pub(super) struct Story {
     pub(super) agent: Phone,
     _colleague: Phone,
     pub(super) supervisor: Phone,
-    desktops: [Desktop; 3],
-    bystander: Desktop,
-    /// The bystander does not want to be disturbed.
-    is_quiet: bool,
+    audience: Audience,
     names: Names,
     steps: Vec<Value>,
     golden: Option<Value>,
@@ -53,13 +40,7 @@ impl Story {
 
     /// The same, and nobody has opened a contact-centre session yet.
     pub(super) async fn before_log_in(name: &'static str) -> Story {
-        let hash = hash_password_cheaply(BYSTANDER.password).unwrap();
-        let bystander = format!(
-            "[[device]]\nid = '{}'\nnumber = '{}'\nkind = 'house'\npassword = '{}'\n\
-             [[user]]\nid = '{}'\nroles = ['Agent']\ndevices = ['{}']\npassword_hash = '{hash}'\n",
-            BYSTANDER.device, BYSTANDER.number, BYSTANDER.password, BYSTANDER.user, BYSTANDER.device
-        );
-        let house = House::configured(&bystander).await;
+        let house = House::configured(&bystander()).await;
         let phone = async |account: Account, hz: f32| {
             let config = PhoneConfig::new(account.number, account.password, house.sip, hz).answering(AnswerPolicy::ByHeader);
             let phone = Phone::start(config).await.unwrap();
@@ -73,16 +54,13 @@ impl Story {
         for account in DESKTOPS {
             house.registered(account).await;
         }
-        let [agents, colleagues, supervisors] = DESKTOPS.map(|account| Desktop::open(&house, account));
         let mut story = Story {
             name,
             customer,
             agent,
             _colleague: colleague,
             supervisor,
-            desktops: [agents.await, colleagues.await, supervisors.await],
-            bystander: Desktop::open(&house, BYSTANDER).await,
-            is_quiet: false,
+            audience: Audience::open(house.rest, &DESKTOPS).await,
             house,
             names: Names::default(),
             steps: Vec::new(),
@@ -118,18 +96,15 @@ impl Story {
     /// it is as written down, and what he can read is what he was told last.
     pub(super) async fn told(&mut self, step: &str, until: &[(Account, Value)]) {
         for (account, data) in until {
-            let desktop = self.desktops.iter_mut().find(|desktop| desktop.account.user == account.user);
-            desktop.unwrap().until(data).await;
+            self.audience.of(*account).until(data).await;
         }
-        self.catch_up().await;
+        self.audience.catch_up().await;
         let mut found = Map::from_iter([("step".to_owned(), json!(step))]);
-        for desktop in &mut self.desktops {
+        for desktop in &mut self.audience.desktops {
             let told: Vec<Value> = desktop.take().iter().map(|message| self.names.normalised(message)).collect();
             found.insert(desktop.account.user.to_owned(), json!(told));
         }
-        for desktop in &self.desktops {
-            reads_as_told(&self.house, desktop, step).await;
-        }
+        self.audience.reads_as_told(step).await;
         let found = Value::Object(found);
         if let Some(golden) = &self.golden {
             let expected = &golden["steps"][self.steps.len()];
@@ -138,21 +113,6 @@ impl Story {
             }
         }
         self.steps.push(found);
-    }
-
-    /// Whatever had happened by now has been told to everybody: facts and notices keep their order.
-    async fn catch_up(&mut self) {
-        self.is_quiet = !self.is_quiet;
-        let (operation, shown) = match self.is_quiet {
-            true => ("DoNotDisturbOn", "On"),
-            false => ("DoNotDisturbOff", "Off"),
-        };
-        self.bystander.take();
-        self.device(BYSTANDER, json!({"operationName": operation})).await;
-        self.bystander.until(&json!({"devices": [{"doNotDisturb": shown}]})).await;
-        for desktop in &mut self.desktops {
-            desktop.catch_up().await;
-        }
     }
 
     fn difference(&self, key: &str, expected: &Value, found: &Value) -> String {
@@ -273,53 +233,4 @@ impl Names {
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
-}
-
-fn sort(set: &mut Value) {
-    if let Some(words) = set.as_array_mut() {
-        words.sort_by(|one, other| one.as_str().cmp(&other.as_str()));
-        words.dedup();
-    }
-}
-
-/// Without what passes by itself.
-fn timeless(value: &Value) -> Value {
-    let mut value = value.clone();
-    if let Some(fields) = value.as_object_mut() {
-        fields.remove("duration");
-        fields.get_mut("capabilities").map(sort);
-    }
-    value
-}
-
-/// No message shows what a read contradicts.
-async fn reads_as_told(house: &House, desktop: &Desktop, step: &str) {
-    let user = desktop.account.user;
-    let read = async |path: &str| {
-        let url = format!("http://{}/api/v2{path}", house.rest);
-        let request = house.http.get(url).basic_auth(user, Some(desktop.account.password));
-        request.send().await.unwrap().json::<Value>().await.unwrap()
-    };
-    for (id, told) in &desktop.devices {
-        let reply = read(&format!("/me/devices/{id}")).await;
-        assert_eq!(timeless(&reply["device"]), timeless(told), "{step}: device of {user}");
-    }
-    let mut live = BTreeMap::new();
-    for (id, told) in &desktop.calls {
-        let reply = read(&format!("/me/calls/{id}")).await;
-        if told["state"] == "Released" {
-            assert_eq!(reply["statusCode"], 6, "{step}: {user}: {reply}");
-        } else {
-            assert_eq!(timeless(&reply["call"]), timeless(told), "{step}: call of {user}");
-            live.insert(id.clone(), timeless(told));
-        }
-    }
-    let me = read("/me?subresources=*").await;
-    let by_id = |list: &Value| -> BTreeMap<String, Value> {
-        let list = list.as_array().unwrap().iter();
-        list.map(|one| (one["id"].as_str().unwrap().to_owned(), timeless(one))).collect()
-    };
-    assert_eq!(by_id(&me["user"]["calls"]), live, "{step}: calls of {user}");
-    let devices = desktop.devices.iter().map(|(id, told)| (id.clone(), timeless(told)));
-    assert_eq!(by_id(&me["user"]["devices"]), devices.collect(), "{step}: devices of {user}");
 }

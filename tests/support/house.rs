@@ -44,6 +44,13 @@ pub const CUSTOMER: Account = Account {
     user: "",
     password: "customer-secret",
 };
+/// A user of no group, where [`bystander`] is in the configuration.
+pub const BYSTANDER: Account = Account {
+    device: "0b75a3de-41c2-4d1b-9a3e-6f0e6c1d5009",
+    number: "5009",
+    user: "bystander",
+    password: "bystander-secret",
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -120,19 +127,6 @@ fn describe(state: &Path, more: &str) -> String {
 
 /// The sample's people, with the passwords above, as TOML.
 pub fn directory() -> String {
-    let device = |account: Account, kind: &str| {
-        format!(
-            "[[device]]\nid = '{}'\nnumber = '{}'\nkind = '{kind}'\npassword = '{}'\n",
-            account.device, account.number, account.password
-        )
-    };
-    let user = |account: Account, role: &str| {
-        let hash = hash_password_cheaply(account.password).unwrap();
-        format!(
-            "[[user]]\nid = '{0}'\ndisplay_name = '{0}'\nroles = ['{role}']\ndevices = ['{1}']\npassword_hash = '{hash}'\n",
-            account.user, account.device
-        )
-    };
     let people = [
         device(SUPERVISOR, "house"),
         device(AGENT, "house"),
@@ -146,5 +140,25 @@ pub fn directory() -> String {
         "{}[[voice_environment]]\nid = '370ef5e6-9e3c-4d91-9588-7f4dfe67e011'\nname = 'Undertone'\n\
          [[group]]\nid = 'sample'\nagents = ['agent', 'colleague']\nsupervisors = ['supervisor']\n",
         people.concat()
+    )
+}
+
+/// A device and its user, who is in no group.
+pub fn bystander() -> String {
+    device(BYSTANDER, "house") + &user(BYSTANDER, "Agent")
+}
+
+fn device(account: Account, kind: &str) -> String {
+    format!(
+        "[[device]]\nid = '{}'\nnumber = '{}'\nkind = '{kind}'\npassword = '{}'\n",
+        account.device, account.number, account.password
+    )
+}
+
+fn user(account: Account, role: &str) -> String {
+    let hash = hash_password_cheaply(account.password).unwrap();
+    format!(
+        "[[user]]\nid = '{0}'\ndisplay_name = '{0}'\nroles = ['{role}']\ndevices = ['{1}']\npassword_hash = '{hash}'\n",
+        account.user, account.device
     )
 }
