@@ -2,10 +2,11 @@
 
 use crate::support::desktop::{Audience, sort};
 use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVISOR, bystander};
+use crate::support::talk;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 use std::path::PathBuf;
-use undertone::phone::{AnswerPolicy, Phone, PhoneConfig};
+use undertone::phone::{AnswerPolicy, Phone};
 
 /// Whose desktops are written down, in this order.
 const DESKTOPS: [Account; 3] = [AGENT, COLLEAGUE, SUPERVISOR];
@@ -41,12 +42,7 @@ impl Story {
     /// The same, and nobody has opened a contact-centre session yet.
     pub(super) async fn before_log_in(name: &'static str) -> Story {
         let house = House::configured(&bystander()).await;
-        let phone = async |account: Account, hz: f32| {
-            let config = PhoneConfig::new(account.number, account.password, house.sip, hz).answering(AnswerPolicy::ByHeader);
-            let phone = Phone::start(config).await.unwrap();
-            phone.register().await.unwrap();
-            phone
-        };
+        let phone = async |account, hz| talk::phone(account, house.sip, hz, AnswerPolicy::ByHeader).await;
         let customer = phone(CUSTOMER, 437.0).await;
         let agent = phone(AGENT, 613.0).await;
         let colleague = phone(COLLEAGUE, 743.0).await;
@@ -75,10 +71,7 @@ impl Story {
 
     /// A further phone of the same account: it registers last, and so is the one that is called.
     pub(super) async fn second_line(&self, account: Account) -> Phone {
-        let config = PhoneConfig::new(account.number, account.password, self.house.sip, 613.0).answering(AnswerPolicy::ByHeader);
-        let phone = Phone::start(config).await.unwrap();
-        phone.register().await.unwrap();
-        phone
+        talk::phone(account, self.house.sip, 613.0, AnswerPolicy::ByHeader).await
     }
 
     /// An operation on the user's device.
