@@ -15,6 +15,7 @@ mod golden;
 mod interop;
 mod media;
 mod phones;
+mod refused;
 mod rest;
 mod sip_backend;
 mod sip_messages;

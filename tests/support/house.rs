@@ -60,7 +60,7 @@ pub struct House {
     pub sip: SocketAddr,
     pub running: Running,
     pub http: reqwest::Client,
-    _state: TempDir,
+    state: TempDir,
 }
 
 impl House {
@@ -80,8 +80,16 @@ impl House {
             sip: running.sip(Protocol::Udp).unwrap(),
             running,
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
-            _state: state,
+            state,
         }
+    }
+
+    /// The lines of the audit.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.state.path().join("audit.jsonl")).unwrap_or_default();
+        // The last line may be on its way.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Waits until the device's phone has registered.
@@ -148,14 +156,16 @@ pub fn bystander() -> String {
     device(BYSTANDER, "house") + &user(BYSTANDER, "Agent")
 }
 
-fn device(account: Account, kind: &str) -> String {
+/// A device as TOML.
+pub fn device(account: Account, kind: &str) -> String {
     format!(
         "[[device]]\nid = '{}'\nnumber = '{}'\nkind = '{kind}'\npassword = '{}'\n",
         account.device, account.number, account.password
     )
 }
 
-fn user(account: Account, role: &str) -> String {
+/// A user as TOML; keys may follow.
+pub fn user(account: Account, role: &str) -> String {
     let hash = hash_password_cheaply(account.password).unwrap();
     format!(
         "[[user]]\nid = '{0}'\ndisplay_name = '{0}'\nroles = ['{role}']\ndevices = ['{1}']\npassword_hash = '{hash}'\n",
