@@ -483,8 +483,9 @@ impl Floor {
             assert_eq!(
                 (on("/v2/me/devices"), on("/v2/me/calls"), on("/v2/me/channels"), told.len()),
                 (count("devices"), count("calls"), 1, count("devices") + count("calls") + 1),
-                "{}: how things are, once: {told:?}",
-                account.user
+                "{}: how things are, once: {}",
+                account.user,
+                json!(told)
             );
         }
         floor.audience.reads_as_told("with another gateway").await;
@@ -524,7 +525,7 @@ impl Floor {
                 _ if is_concerned => &[concerned],
                 _ => &[],
             };
-            assert_eq!(kinds, expected, "{}: {told:?}", account.user);
+            assert_eq!(kinds, expected, "{}: {}", account.user, json!(told));
         }
         self.audience.reads_as_told("what was told").await;
     }

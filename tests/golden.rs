@@ -405,3 +405,103 @@ async fn sessions_and_registrations_show_on_device_and_channel() {
     story.told("the agent logs out, which ends the monitor", &[]).await;
     story.end();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coach_of_the_next_call_who_hangs_up_is_gone() {
+    let mut story = Story::begin("a_coach_of_the_next_call_who_hangs_up_is_gone").await;
+    story.device(SUPERVISOR, coach("Call", "NextCall")).await;
+    story.told("the supervisor asks to coach the next call", &[]).await;
+    story.monitored_talk(1, "Coach").await;
+    story.call(SUPERVISOR, 1, operation("Hangup")).await;
+    story.told("the supervisor hangs up", &[(SUPERVISOR, leg("Released"))]).await;
+    story.customer_hangs_up(&[(AGENT, leg("Released"))]).await;
+    story.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coach_who_logs_out_leaves_the_call() {
+    let mut story = coached("a_coach_who_logs_out_leaves_the_call", "Call").await;
+    story.house.post(SUPERVISOR, "/me", operation("EndContactCenterSession")).await;
+    story.told("the supervisor logs out", &[(SUPERVISOR, leg("Released"))]).await;
+    story.customer_hangs_up(&[(AGENT, leg("Released"))]).await;
+    story.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coached_agent_keeps_a_call_whose_destination_is_busy() {
+    let mut story = coached("a_coached_agent_keeps_a_call_whose_destination_is_busy", "Agent").await;
+    story.colleague.set_answer(AnswerPolicy::Busy).await.unwrap();
+    let error = json!({"messageType": "ErrorMessage"});
+    for name in ["SingleStepTransfer", "SingleStepConference"] {
+        story.call(AGENT, 1, to(name, COLLEAGUE.number)).await;
+        story.told(name, &[(AGENT, error.clone())]).await;
+    }
+    story
+        .customer_hangs_up(&[(AGENT, leg("Released")), (SUPERVISOR, leg("Released"))])
+        .await;
+    story.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_come_to_nothing_end_where_they_began() {
+    let mut story = Story::begin("calls_that_come_to_nothing_end_where_they_began").await;
+    story.device(SUPERVISOR, coach("Call", "NextCall")).await;
+    story.told("the supervisor asks to coach the next call", &[]).await;
+    story.customer.call(AGENT.number).await.unwrap();
+    story.told("the customer calls", &[(AGENT, leg("Ringing"))]).await;
+    story.customer_hangs_up(&[(AGENT, leg("Released"))]).await;
+    story.customer.call(AGENT.number).await.unwrap();
+    story.told("the customer calls again", &[(AGENT, leg("Ringing"))]).await;
+    story.call(AGENT, 2, operation("Hangup")).await;
+    story.told("the agent declines", &[(AGENT, leg("Released"))]).await;
+    story.colleague.set_answer(AnswerPolicy::Busy).await.unwrap();
+    let calls = format!("/me/devices/{}/calls", AGENT.device);
+    story.house.post(AGENT, &calls, to("Dial", COLLEAGUE.number)).await;
+    let error = json!({"messageType": "ErrorMessage"});
+    story
+        .told(
+            "the agent dials his colleague, who is busy",
+            &[(AGENT, error), (AGENT, leg("Released"))],
+        )
+        .await;
+    story.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_agents_are_left_of_a_conference_without_its_customer() {
+    let mut story = coached("two_agents_are_left_of_a_conference_without_its_customer", "Call").await;
+    story.call(AGENT, 1, to("SingleStepConference", COLLEAGUE.number)).await;
+    story
+        .told("the agent calls his colleague into the call", &[(COLLEAGUE, leg("Ringing"))])
+        .await;
+    story.call(COLLEAGUE, 1, operation("Answer")).await;
+    story.told("the colleague answers", &[(COLLEAGUE, leg("Established"))]).await;
+    story.customer_hangs_up(&[(SUPERVISOR, leg("Released"))]).await;
+    story.call(COLLEAGUE, 1, operation("Hangup")).await;
+    story
+        .told("the colleague hangs up", &[(AGENT, leg("Released")), (COLLEAGUE, leg("Released"))])
+        .await;
+    story.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_transfers_is_called_back_when_nobody_takes_the_call() {
+    let mut story = coached("who_transfers_is_called_back_when_nobody_takes_the_call", "Call").await;
+    story.call(AGENT, 1, to("SingleStepTransfer", COLLEAGUE.number)).await;
+    story
+        .told(
+            "the agent transfers to his colleague",
+            &[(AGENT, leg("Released")), (COLLEAGUE, leg("Ringing"))],
+        )
+        .await;
+    story.call(COLLEAGUE, 1, operation("Hangup")).await;
+    story
+        .told("the colleague declines", &[(COLLEAGUE, leg("Released")), (AGENT, leg("Ringing"))])
+        .await;
+    story.call(AGENT, 1, operation("Answer")).await;
+    story.told("the agent takes the call back", &[(AGENT, monitored("Coach"))]).await;
+    story
+        .customer_hangs_up(&[(AGENT, leg("Released")), (SUPERVISOR, leg("Released"))])
+        .await;
+    story.end();
+}

@@ -170,7 +170,7 @@ fn on_the_call(party: &Party) -> bool {
 
 /// What the strongest of the supervisors who monitor this party does, if he is told.
 fn supervised(call: &CallFact, party: &Party, config: &Config) -> Supervision {
-    if config.notify_agent == NotifyAgent::None || party.device.is_none() || party.state == LegState::Released {
+    if config.notify_agent == NotifyAgent::None || party.device.is_none() || !on_the_call(party) {
         return Supervision::None;
     }
     call.parties
@@ -184,7 +184,7 @@ fn supervised(call: &CallFact, party: &Party, config: &Config) -> Supervision {
 
 /// Whom he monitors now: the target, or, when that one has left, who is the agent in his place.
 fn monitored_by<'a>(call: &'a CallFact, supervisor: &Party) -> Option<&'a Party> {
-    let target = call.party_of(supervisor.monitors.as_ref()?);
+    let target = call.party_of(supervisor.monitors.as_ref()?).filter(|party| on_the_call(party));
     let successor = || {
         call.parties
             .iter()
