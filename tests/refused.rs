@@ -200,14 +200,23 @@ impl Floor {
         }
     }
 
-    /// Every operation on this call that is not allowed in his state.
+    /// Every operation on this call that is not allowed in his state: refused, and not offered.
     async fn in_state(&mut self, state: &str, who: Account, call: &str) {
+        let view = self.audience.view(who).await;
+        let mut calls = view["user"]["calls"].as_array().unwrap().iter();
+        let leg = calls.find(|leg| leg["id"] == call).cloned().unwrap_or_default();
+        let offers = |operation: &str| {
+            leg["capabilities"]
+                .as_array()
+                .is_some_and(|words| words.iter().any(|word| word == operation))
+        };
         let column = STATES.iter().position(|known| *known == state).unwrap();
         for (operation, codes) in TABLE {
             let code = match codes.split_whitespace().nth(column).unwrap() {
                 "." => continue,
                 code => code.parse().unwrap(),
             };
+            assert!(!offers(operation), "{operation} is offered, when {state}: {leg}");
             let says = match code {
                 3 => operation,
                 6 => call,

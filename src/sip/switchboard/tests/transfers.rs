@@ -227,15 +227,15 @@ fn when_nobody_answers_whoever_transferred_is_called_back_once() {
 
 #[test]
 fn whoever_declines_at_his_desktop_or_can_not_be_understood_gives_the_customer_back_too() {
-    let declines = |house: &mut House, _: LegKey| {
+    fn declines(house: &mut House, _: LegKey) {
         let (device, call) = (OTHER.into(), house.call_id());
         house.command(Command::Hangup { device, call }).expect("accepted");
-    };
-    let speaks_another_codec = |house: &mut House, next: LegKey| {
+    }
+    fn speaks_another_codec(house: &mut House, leg: LegKey) {
         let media = sdp(6000, "18", "sendrecv");
-        house.leg(LegEvent::Answered { leg: next, media });
-    };
-    let ways: [&dyn Fn(&mut House, LegKey); 2] = [&declines, &speaks_another_codec];
+        house.leg(LegEvent::Answered { leg, media });
+    }
+    let ways: [fn(&mut House, LegKey); 2] = [declines, speaks_another_codec];
     for way in ways {
         for has_rung in [false, true] {
             let mut house = House::new();
