@@ -1,5 +1,6 @@
 //! Every message to every party at each step, as the API words them: a golden transcript for each scenario, in `tests/data/golden`.
 
+mod api;
 mod story;
 
 use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR};

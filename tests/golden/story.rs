@@ -1,5 +1,6 @@
 //! A scenario with the whole product and real phones: each step's messages, compared with what is written down.
 
+use super::api;
 use crate::support::desktop::{Audience, sort};
 use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVISOR, bystander};
 use crate::support::talk;
@@ -94,7 +95,9 @@ impl Story {
         self.audience.catch_up().await;
         let mut found = Map::from_iter([("step".to_owned(), json!(step))]);
         for desktop in &mut self.audience.desktops {
-            let told: Vec<Value> = desktop.take().iter().map(|message| self.names.normalised(message)).collect();
+            let told = desktop.take();
+            told.iter().for_each(|message| api::check(desktop.account, message));
+            let told: Vec<Value> = told.iter().map(|message| self.names.normalised(message)).collect();
             found.insert(desktop.account.user.to_owned(), json!(told));
         }
         self.audience.reads_as_told(step).await;
