@@ -142,13 +142,10 @@ async fn backend(place: &TempDir, grpc: &str, sip: &str) -> Process {
     Process::start("sip-backend", place.path(), &config).await
 }
 
-/// A gateway that has found its backend.
+/// A gateway that has found its backend; clients know each of them by the same address.
 async fn gateway(place: &TempDir, backend: SocketAddr) -> Process {
-    gateway_on(ANY, place, backend).await
-}
-
-async fn gateway_on(rest: &str, place: &TempDir, backend: SocketAddr) -> Process {
-    let config = on(rest, ANY, ANY, &format!("backend_url = 'http://{backend}'")) + &directory() + &bystander();
+    let config = on(ANY, ANY, ANY, &format!("backend_url = 'http://{backend}'")) + &directory() + &bystander();
+    let config = config.replace("[rest]\n", "[rest]\npublic_url = 'http://undertone.test'\n");
     let gateway = Process::start("gateway", place.path(), &config).await;
     gateway.ready().await;
     gateway
@@ -346,7 +343,6 @@ enum Became {
 /// The two processes, desktops at the one and phones at the other.
 struct Floor {
     place: TempDir,
-    rest: String,
     backend: Process,
     gateway: Process,
     audience: Audience,
@@ -375,7 +371,6 @@ impl Floor {
                 .unwrap(),
             colleague: talk::phone(COLLEAGUE, sip, COLLEAGUE_HZ, AnswerPolicy::Auto(Duration::ZERO)).await,
             audience: Audience::open(gateway.door("rest"), &DESKTOPS).await,
-            rest: gateway.door("rest").to_string(),
             place,
             backend,
             gateway,
@@ -467,7 +462,7 @@ impl Floor {
             before.push(self.audience.view(account).await);
         }
         self.gateway.kill().await;
-        let gateway = gateway_on(&self.rest, &self.place, self.backend.door("grpc")).await;
+        let gateway = gateway(&self.place, self.backend.door("grpc")).await;
         let mut floor = Floor { gateway, ..self };
         if is_talking {
             floor.heard().await;
@@ -601,7 +596,7 @@ async fn what_happens_while_no_gateway_runs_shows_to_whoever_comes_back_and_is_t
     floor.audience.catch_up().await;
     floor.gateway.kill().await;
     floor.trio.agent.hold().await.unwrap();
-    let gateway = gateway_on(&floor.rest, &floor.place, floor.backend.door("grpc")).await;
+    let gateway = gateway(&floor.place, floor.backend.door("grpc")).await;
     floor.audience.of(AGENT).take();
     floor.audience.reopen(gateway.door("rest")).await;
     floor.audience.catch_up().await;

@@ -506,3 +506,31 @@ async fn who_transfers_is_called_back_when_nobody_takes_the_call() {
         .await;
     story.end();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_who_can_not_be_had_is_told_and_stays_armed() {
+    let mut story = Story::begin("a_supervisor_who_can_not_be_had_is_told_and_stays_armed").await;
+    story.supervisor.set_answer(AnswerPolicy::Reject).await.unwrap();
+    story.device(SUPERVISOR, coach("Agent", "AllCalls")).await;
+    story.told("the supervisor asks to coach", &[]).await;
+    let error = json!({"messageType": "ErrorMessage"});
+    story.customer.call(AGENT.number).await.unwrap();
+    story.told("the customer calls", &[(AGENT, leg("Ringing"))]).await;
+    story.call(AGENT, 1, operation("Answer")).await;
+    story
+        .told(
+            "the agent answers, and the supervisor's phone rejects",
+            &[(SUPERVISOR, error.clone())],
+        )
+        .await;
+    story.customer_hangs_up(&[(AGENT, leg("Released"))]).await;
+    story.supervisor.unregister().await.unwrap();
+    let inactive = json!({"devices": [{"deviceState": "Inactive"}]});
+    story.told("the supervisor's phone is gone", &[(SUPERVISOR, inactive)]).await;
+    story.customer.call(AGENT.number).await.unwrap();
+    story.told("the customer calls again", &[(AGENT, leg("Ringing"))]).await;
+    story.call(AGENT, 2, operation("Answer")).await;
+    story.told("the agent answers, and there is no phone", &[(SUPERVISOR, error)]).await;
+    story.customer_hangs_up(&[(AGENT, leg("Released"))]).await;
+    story.end();
+}
