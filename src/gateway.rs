@@ -954,7 +954,10 @@ impl Gateway {
             .map(|((_, device), view)| (device.clone(), view.clone()))
             .collect();
         for (device, view) in told {
-            legs.entry(device).or_insert_with(|| view::released(view));
+            let is_here = legs.get(&device).is_some_and(|leg| leg.state != LegState::Released);
+            if !is_here {
+                legs.insert(device, view::released(view));
+            }
         }
         for (device, leg) in legs {
             self.tell_leg(id, device, leg, now);
@@ -1081,10 +1084,17 @@ impl Gateway {
     fn leg_view(&self, call: &CallFact, device: &DeviceId) -> Option<CallView> {
         let entry = self.house.device(device)?;
         let party = view::leg(call, entry)?;
-        let is_his = |id: &CallId| self.calls.get(id).is_some_and(|other| other.party_of(device).is_some());
+        let other = |id: &CallId| self.calls.get(id);
         let related = view::Related {
-            parent: call.parent.clone().filter(is_his),
-            is_asked_about: self.asking.get(&call.id).is_some_and(is_his),
+            parent: call
+                .parent
+                .clone()
+                .filter(|id| other(id).is_some_and(|about| view::asks(device, call, about))),
+            is_asked_about: self
+                .asking
+                .get(&call.id)
+                .and_then(other)
+                .is_some_and(|by| view::asks(device, by, call)),
         };
         Some(view::call(call, entry, party, related, &self.config, &self.capabilities))
     }

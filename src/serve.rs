@@ -193,8 +193,9 @@ pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> 
     };
     let (grpc_door, grpc) = bind("gRPC", grpc_bind).await?;
     let (admin_door, admin) = bind("admin", admin_bind).await?;
+    // Unless it was said what clients know us by.
     if let Some((_, address)) = &rest
-        && config.rest_bind.port() == 0
+        && config.front.public_url == format!("http://{}", config.rest_bind)
     {
         config.front.public_url = format!("http://{address}");
     }

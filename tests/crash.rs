@@ -1,15 +1,16 @@
 //! The real processes, killed and stopped: what was promised is there again, and calls outlive the gateway.
 
-use crate::support::house::{AGENT, Account, SUPERVISOR, directory};
+use crate::support::desktop::Audience;
+use crate::support::house::{AGENT, Account, COLLEAGUE, SUPERVISOR, bystander, directory};
 use crate::support::process::{ANY, Process};
-use crate::support::talk::{BARGE_IN, COACH, PATIENCE, SUPERVISOR_HZ, TALK, Trio};
+use crate::support::talk::{self, AGENT_HZ, BARGE_IN, COACH, CUSTOMER_HZ, PATIENCE, SUPERVISOR_HZ, TALK, Trio, hear};
 use reqwest::header::RETRY_AFTER;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tempfile::TempDir;
 use undertone::clock;
-use undertone::phone::{Phone, PhoneConfig};
+use undertone::phone::{AnswerPolicy, Phone, PhoneConfig};
 
 /// How long a call may go on after SIGTERM.
 const GRACE: Duration = Duration::from_secs(1);
@@ -137,13 +138,14 @@ async fn what_was_set_over_rest_and_the_passwords_survive_kill_9() {
 
 /// The SIP backend, alone.
 async fn backend(place: &TempDir, grpc: &str, sip: &str) -> Process {
-    let config = on(ANY, grpc, sip, "") + &directory();
+    let config = on(ANY, grpc, sip, "") + &directory() + &bystander();
     Process::start("sip-backend", place.path(), &config).await
 }
 
-/// A gateway that has found its backend.
+/// A gateway that has found its backend; clients know each of them by the same address.
 async fn gateway(place: &TempDir, backend: SocketAddr) -> Process {
-    let config = on(ANY, ANY, ANY, &format!("backend_url = 'http://{backend}'")) + &directory();
+    let config = on(ANY, ANY, ANY, &format!("backend_url = 'http://{backend}'")) + &directory() + &bystander();
+    let config = config.replace("[rest]\n", "[rest]\npublic_url = 'http://undertone.test'\n");
     let gateway = Process::start("gateway", place.path(), &config).await;
     gateway.ready().await;
     gateway
@@ -325,4 +327,287 @@ async fn a_stop_that_was_asked_for_warns_of_nothing() {
         .cloned()
         .collect::<Vec<_>>();
     assert!(alarms.is_empty(), "{alarms:?}");
+}
+
+/// What has become of the coached call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Became {
+    /// Customer and agent.
+    Nothing,
+    /// The agent has asked his colleague, and let the customer go on to him.
+    Transfer,
+    /// The agent has asked his colleague, and brought all together.
+    Conference,
+}
+
+/// The two processes, desktops at the one and phones at the other.
+struct Floor {
+    place: TempDir,
+    backend: Process,
+    gateway: Process,
+    audience: Audience,
+    trio: Trio,
+    /// The agent's second line, which is called when he asks somebody.
+    line: Phone,
+    colleague: Phone,
+    became: Became,
+}
+
+const DESKTOPS: [Account; 3] = [AGENT, COLLEAGUE, SUPERVISOR];
+const COLLEAGUE_HZ: f32 = 743.0;
+
+impl Floor {
+    /// A supervisor has asked to coach the agent, and nobody is on a call.
+    async fn armed(became: Became) -> Floor {
+        let place = tempfile::tempdir().unwrap();
+        let backend = backend(&place, ANY, ANY).await;
+        let gateway = gateway(&place, backend.door("grpc")).await;
+        let sip = backend.door("sip");
+        // The phone that registers last is called: the agent's own, as long as his second line has not.
+        let trio = Trio::register(sip).await;
+        let floor = Floor {
+            line: Phone::start(PhoneConfig::new(AGENT.number, AGENT.password, sip, AGENT_HZ))
+                .await
+                .unwrap(),
+            colleague: talk::phone(COLLEAGUE, sip, COLLEAGUE_HZ, AnswerPolicy::Auto(Duration::ZERO)).await,
+            audience: Audience::open(gateway.door("rest"), &DESKTOPS).await,
+            place,
+            backend,
+            gateway,
+            trio,
+            became,
+        };
+        floor.desk(SUPERVISOR).post(&my_device(SUPERVISOR), coach()).await;
+        floor
+    }
+
+    fn desk(&self, account: Account) -> Desk {
+        Desk::of(account, self.gateway.door("rest"))
+    }
+
+    /// The supervisor is on the call, and it has become what it is to be.
+    async fn talk(&mut self) {
+        self.trio.call().await;
+        self.trio.hear(COACH).await;
+        let complete = match self.became {
+            Became::Nothing => return,
+            Became::Transfer => "CompleteTransfer",
+            Became::Conference => "CompleteConference",
+        };
+        let agent = self.desk(AGENT);
+        let call = format!("/me/calls/{}", call_of(&agent).await["id"].as_str().unwrap());
+        self.line.register().await.unwrap();
+        let colleague = json!({"phoneNumber": COLLEAGUE.number});
+        agent
+            .post(&call, json!({"operationName": "InitiateTransfer", "destination": colleague}))
+            .await;
+        self.line.established(PATIENCE).await.unwrap();
+        self.colleague.established(PATIENCE).await.unwrap();
+        let asked = json!({"call": {"state": "Established", "callType": "Consult"}});
+        self.audience.of(AGENT).until(&asked).await;
+        agent.post(&call, json!({"operationName": complete})).await;
+        self.heard().await;
+    }
+
+    /// Who hears whom is as it is to be.
+    #[track_caller]
+    fn heard(&self) -> impl Future<Output = ()> {
+        let (agent, expected) = match self.became {
+            Became::Nothing => (&self.trio.agent, ["agent", "customer supervisor", "", "customer agent"]),
+            Became::Transfer => (&self.line, ["colleague", "", "customer supervisor", "customer colleague"]),
+            Became::Conference => (
+                &self.line,
+                [
+                    "agent colleague",
+                    "customer colleague supervisor",
+                    "customer agent",
+                    "customer agent colleague",
+                ],
+            ),
+        };
+        let speakers = [
+            ("customer", &self.trio.customer, CUSTOMER_HZ),
+            ("agent", agent, AGENT_HZ),
+            ("colleague", &self.colleague, COLLEAGUE_HZ),
+            ("supervisor", &self.trio.supervisor, SUPERVISOR_HZ),
+        ];
+        hear(speakers, expected)
+    }
+
+    /// Whom the supervisor coaches.
+    fn coached(&self) -> Account {
+        match self.became {
+            Became::Nothing | Became::Conference => AGENT,
+            Became::Transfer => COLLEAGUE,
+        }
+    }
+
+    /// Who sees on his own leg that the supervisor barges in.
+    fn see_him_barge_in(&self) -> Vec<Account> {
+        match self.became {
+            Became::Nothing => vec![AGENT],
+            Became::Transfer => vec![COLLEAGUE],
+            Became::Conference => vec![AGENT, COLLEAGUE],
+        }
+    }
+
+    /// kill −9 of the gateway, and another in its place. All hear each other as before, all can be read as before, and every desktop that
+    /// comes back is told how things are, once.
+    async fn another_gateway(mut self) -> Floor {
+        let is_talking = !self.desk(SUPERVISOR).get("/me/calls").await["uris"].as_array().unwrap().is_empty();
+        self.audience.catch_up().await;
+        let mut before = Vec::new();
+        for account in DESKTOPS {
+            self.audience.of(account).take();
+            before.push(self.audience.view(account).await);
+        }
+        self.gateway.kill().await;
+        let gateway = gateway(&self.place, self.backend.door("grpc")).await;
+        let mut floor = Floor { gateway, ..self };
+        if is_talking {
+            floor.heard().await;
+        }
+        floor.audience.reopen(floor.gateway.door("rest")).await;
+        floor.audience.catch_up().await;
+        for (account, before) in DESKTOPS.into_iter().zip(before) {
+            assert_eq!(floor.audience.view(account).await, before, "{}", account.user);
+            let told = floor.audience.of(account).take();
+            let user = &before["user"];
+            let count = |list: &str| user[list].as_array().unwrap().len();
+            let on = |channel: &str| told.iter().filter(|message| message["channel"] == channel).count();
+            assert_eq!(
+                (on("/v2/me/devices"), on("/v2/me/calls"), on("/v2/me/channels"), told.len()),
+                (count("devices"), count("calls"), 1, count("devices") + count("calls") + 1),
+                "{}: how things are, once: {}",
+                account.user,
+                json!(told)
+            );
+        }
+        floor.audience.reads_as_told("with another gateway").await;
+        floor
+    }
+
+    /// The supervisor changes to BargeIn: everybody whom it concerns is told once.
+    async fn barges_in(&mut self) {
+        self.audience.catch_up().await;
+        for desktop in &mut self.audience.desktops {
+            desktop.take();
+        }
+        let supervisor = self.desk(SUPERVISOR);
+        let call = format!("/me/calls/{}", call_of(&supervisor).await["id"].as_str().unwrap());
+        supervisor.post(&call, json!({"operationName": "SwitchToBargeIn"})).await;
+        self.told_once(["DeviceStateChangeMessage", "StatusChange"], "ParticipantsUpdated")
+            .await;
+    }
+
+    /// What has happened last was told once: to the supervisor on calls and devices, to whoever sees him barge in, and to nobody else.
+    async fn told_once(&mut self, supervisor: [&str; 2], concerned: &str) {
+        self.audience.catch_up().await;
+        for account in DESKTOPS {
+            let told = self.audience.of(account).take();
+            let kind = |data: &Value| {
+                data["notificationType"]
+                    .as_str()
+                    .or(data["messageType"].as_str())
+                    .unwrap()
+                    .to_owned()
+            };
+            let mut kinds: Vec<_> = told.iter().map(|message| kind(&message["data"])).collect();
+            kinds.sort_unstable();
+            let is_concerned = self.see_him_barge_in().iter().any(|other| other.user == account.user);
+            let expected: &[&str] = match account.user {
+                user if user == SUPERVISOR.user => &supervisor,
+                _ if is_concerned => &[concerned],
+                _ => &[],
+            };
+            assert_eq!(kinds, expected, "{}: {}", account.user, json!(told));
+        }
+        self.audience.reads_as_told("what was told").await;
+    }
+}
+
+async fn gateways_come_and_go(became: Became) {
+    let mut floor = Floor::armed(became).await.another_gateway().await;
+    floor.talk().await;
+    let mut floor = floor.another_gateway().await;
+    let coached = call_of(&floor.desk(floor.coached())).await;
+    assert_eq!(coached["supervisorMonitoringState"]["state"], "Coach", "{coached}");
+    floor.barges_in().await;
+    floor.trio.customer.hang_up().await.unwrap();
+    floor.audience.of(SUPERVISOR).until(&json!({"call": {"state": "Released"}})).await;
+    let concerned = match became {
+        Became::Nothing | Became::Transfer => "StatusChange",
+        // The two agents are left.
+        Became::Conference => "ParticipantsUpdated",
+    };
+    floor.told_once(["DeviceStateChangeMessage", "StatusChange"], concerned).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_talks_and_whoever_looks_on_notices_nothing_of_another_gateway() {
+    gateways_come_and_go(Became::Nothing).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coach_goes_on_with_the_next_agent_through_another_gateway() {
+    gateways_come_and_go(Became::Transfer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coach_goes_on_in_a_conference_through_another_gateway() {
+    gateways_come_and_go(Became::Conference).await;
+}
+
+/// kill −9 of the backend under a gateway that goes on, and another in its place: the call is gone, and everybody is told once.
+async fn another_backend(became: Became) {
+    let mut floor = Floor::armed(became).await;
+    floor.talk().await;
+    floor.barges_in().await;
+    let [grpc, sip] = ["grpc", "sip"].map(|name| floor.backend.door(name).to_string());
+    floor.backend.kill().await;
+    let second = backend(&floor.place, &grpc, &sip).await;
+    floor.gateway.ready().await;
+    floor.audience.of(SUPERVISOR).until(&json!({"call": {"state": "Released"}})).await;
+    let mut floor = Floor { backend: second, ..floor };
+    floor.told_once(["DeviceStateChangeMessage", "StatusChange"], "StatusChange").await;
+    let state = &floor.desk(SUPERVISOR).device(SUPERVISOR).await["supervisorMonitoringState"];
+    assert_eq!(
+        (&state["state"], &state["mode"]),
+        (&json!("Coach"), &json!("AllCalls")),
+        "armed again"
+    );
+    for account in DESKTOPS {
+        let calls = floor.desk(account).get("/me/calls").await;
+        assert_eq!(calls["uris"], json!([]), "{}", account.user);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_of_the_backend_each_desktop_is_told_once_that_the_call_is_gone() {
+    another_backend(Became::Nothing).await;
+    another_backend(Became::Transfer).await;
+    another_backend(Became::Conference).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_while_no_gateway_runs_shows_to_whoever_comes_back_and_is_told_no_second_time() {
+    let mut floor = Floor::armed(Became::Nothing).await;
+    floor.talk().await;
+    floor.audience.catch_up().await;
+    floor.gateway.kill().await;
+    floor.trio.agent.hold().await.unwrap();
+    let gateway = gateway(&floor.place, floor.backend.door("grpc")).await;
+    floor.audience.of(AGENT).take();
+    floor.audience.reopen(gateway.door("rest")).await;
+    floor.audience.catch_up().await;
+    let states = |told: Vec<Value>| -> Vec<Value> {
+        let calls = told.iter().filter(|message| message["channel"] == "/v2/me/calls");
+        calls.map(|message| message["data"]["call"]["state"].clone()).collect()
+    };
+    assert_eq!(states(floor.audience.of(AGENT).take()), ["Held"]);
+    floor.audience.reads_as_told("he holds").await;
+    floor.trio.agent.retrieve().await.unwrap();
+    floor.audience.catch_up().await;
+    assert_eq!(states(floor.audience.of(AGENT).take()), ["Established"]);
+    floor.audience.reads_as_told("he has retrieved").await;
 }

@@ -1,6 +1,7 @@
 //! What several tests share.
 
 pub(crate) mod cable;
+pub(crate) mod desktop;
 pub(crate) mod floor;
 pub(crate) mod front;
 pub(crate) mod house;

@@ -3,8 +3,8 @@
 use super::permission::may_monitor_at_all;
 use super::{Config, DeviceEntry, NotifyAgent, User};
 use crate::words::{
-    Activity, AgentState, CallFact, CallId, CallView, Capabilities, DeviceFact, DeviceView, Feature, LegState, MonitorFact, MonitorState,
-    ParticipantView, Party, PartyRole, Timestamp,
+    Activity, AgentState, CallFact, CallId, CallView, Capabilities, DeviceFact, DeviceId, DeviceView, Feature, LegState, MonitorFact,
+    MonitorState, ParticipantView, Party, PartyRole, Timestamp,
 };
 
 /// What a device's own user sees; `state` is his voice state.
@@ -91,6 +91,15 @@ impl Related {
     }
 }
 
+/// The device has made the one call to ask about the other, and they are two: nobody whom it asks is on both.
+pub(super) fn asks(device: &DeviceId, by: &CallFact, about: &CallFact) -> bool {
+    let made_it = by.parties.first().is_some_and(|first| first.device.as_ref() == Some(device));
+    let is_there = |call: &CallFact| call.party_of(device).is_some();
+    let is_asked = |party: &&Party| party.role != PartyRole::Supervisor && party.device.as_ref() != Some(device);
+    let mut asked = by.parties.iter().filter(is_asked).filter_map(|party| party.device.as_ref());
+    made_it && is_there(by) && is_there(about) && !asked.any(|asked| about.party_of(asked).is_some())
+}
+
 /// One device's leg of a call, as its user sees it. The duration is zero: whoever hands the view out sets it.
 pub(super) fn call(
     call: &CallFact,
@@ -137,7 +146,7 @@ pub(super) fn timed(mut view: CallView, now: Timestamp) -> CallView {
     view
 }
 
-/// The leg after it has left.
+/// The leg after it has left: what becomes of the call is not its user's to know.
 pub(super) fn released(view: CallView) -> CallView {
     CallView {
         state: LegState::Released,
@@ -161,12 +170,13 @@ fn on_the_call(party: &Party) -> bool {
 
 /// What the strongest of the supervisors who monitor this party does, if he is told.
 fn supervised(call: &CallFact, party: &Party, config: &Config) -> Supervision {
-    if config.notify_agent == NotifyAgent::None || party.device.is_none() || party.state == LegState::Released {
+    if config.notify_agent == NotifyAgent::None || party.device.is_none() || !on_the_call(party) {
         return Supervision::None;
     }
     call.parties
         .iter()
-        .filter(|other| other.role == PartyRole::Supervisor && on_the_call(other) && other.monitors == party.device)
+        .filter(|other| other.role == PartyRole::Supervisor && on_the_call(other))
+        .filter(|supervisor| monitored_by(call, supervisor).is_some_and(|monitored| std::ptr::eq(monitored, party)))
         .filter_map(|supervisor| supervisor.activity)
         .max()
         .map_or(Supervision::None, Supervision::Supervised)
@@ -174,7 +184,7 @@ fn supervised(call: &CallFact, party: &Party, config: &Config) -> Supervision {
 
 /// Whom he monitors now: the target, or, when that one has left, who is the agent in his place.
 fn monitored_by<'a>(call: &'a CallFact, supervisor: &Party) -> Option<&'a Party> {
-    let target = call.party_of(supervisor.monitors.as_ref()?);
+    let target = call.party_of(supervisor.monitors.as_ref()?).filter(|party| on_the_call(party));
     let successor = || {
         call.parties
             .iter()

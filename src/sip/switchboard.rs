@@ -345,7 +345,11 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// Brings a step to its end: facts, supervision's wishes, calls that cannot go on, and then, once, who hears whom.
+    ///
+    /// What a call was between two facts of one step is told to supervision only; outside it is told once how it is now, and before what
+    /// comes of it.
     fn settle(&mut self, now: Now) {
+        let first = self.outputs.len();
         let mut touched = BTreeSet::new();
         let mut turns = 0_u32;
         loop {
@@ -353,7 +357,7 @@ impl<O: Outside> Switchboard<O> {
             debug_assert!(turns < 100_000, "the step does not come to an end");
             if let Some(key) = self.changed.pop_first() {
                 touched.insert(key);
-                self.report(key, now);
+                self.tell_supervision(key, now);
             } else if let Some(wish) = self.supervision.poll_output() {
                 self.obey(wish, now);
             } else {
@@ -370,6 +374,9 @@ impl<O: Outside> Switchboard<O> {
         for &key in &touched {
             self.tell_engine(key);
             self.tell_hold(key);
+        }
+        for &key in touched.iter().rev() {
+            self.report(key, first);
         }
         self.part_and_invite();
         for &key in &touched {
@@ -393,16 +400,24 @@ impl<O: Outside> Switchboard<O> {
         self.outputs.extend(invitations.into_iter().map(|(_, invite)| Output::Leg(invite)));
     }
 
-    fn report(&mut self, key: CallKey, now: Now) {
+    fn tell_supervision(&mut self, key: CallKey, now: Now) {
         let Some(call) = self.calls.get_mut(&key) else { return };
         call.lift_mutes();
         let fact = call.fact();
-        if call.reported.as_ref() == Some(&fact) {
-            return;
+        if call.supervised.as_ref() != Some(&fact) {
+            self.supervision.handle_call(&fact, now);
+            call.supervised = Some(fact);
         }
-        call.reported = Some(fact.clone());
-        self.supervision.handle_call(&fact, now);
-        self.outputs.push_back(Output::Fact(Fact::Call(fact)));
+    }
+
+    /// Publishes a call, if that is news, among the outputs from this one on.
+    fn report(&mut self, key: CallKey, first: usize) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let fact = call.fact();
+        if call.reported.as_ref() != Some(&fact) {
+            call.reported = Some(fact.clone());
+            self.outputs.insert(first, Output::Fact(Fact::Call(fact)));
+        }
     }
 
     fn end_if_alone(&mut self, key: CallKey) {

@@ -123,7 +123,7 @@ pub struct Party {
     pub muted_by_supervisor: bool,
     /// For a supervisor: what he does now.
     pub activity: Option<Activity>,
-    /// For a supervisor: the device he monitors on this call.
+    /// For a supervisor: the device he monitors on this call now: his target or, when that one has left, the agent in its place.
     pub monitors: Option<DeviceId>,
     /// When his leg was established.
     pub established_at: Option<Timestamp>,

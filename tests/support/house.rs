@@ -44,6 +44,13 @@ pub const CUSTOMER: Account = Account {
     user: "",
     password: "customer-secret",
 };
+/// A user of no group, where [`bystander`] is in the configuration.
+pub const BYSTANDER: Account = Account {
+    device: "0b75a3de-41c2-4d1b-9a3e-6f0e6c1d5009",
+    number: "5009",
+    user: "bystander",
+    password: "bystander-secret",
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -53,7 +60,7 @@ pub struct House {
     pub sip: SocketAddr,
     pub running: Running,
     pub http: reqwest::Client,
-    _state: TempDir,
+    state: TempDir,
 }
 
 impl House {
@@ -73,8 +80,16 @@ impl House {
             sip: running.sip(Protocol::Udp).unwrap(),
             running,
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
-            _state: state,
+            state,
         }
+    }
+
+    /// The lines of the audit.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.state.path().join("audit.jsonl")).unwrap_or_default();
+        // The last line may be on its way.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Waits until the device's phone has registered.
@@ -120,19 +135,6 @@ fn describe(state: &Path, more: &str) -> String {
 
 /// The sample's people, with the passwords above, as TOML.
 pub fn directory() -> String {
-    let device = |account: Account, kind: &str| {
-        format!(
-            "[[device]]\nid = '{}'\nnumber = '{}'\nkind = '{kind}'\npassword = '{}'\n",
-            account.device, account.number, account.password
-        )
-    };
-    let user = |account: Account, role: &str| {
-        let hash = hash_password_cheaply(account.password).unwrap();
-        format!(
-            "[[user]]\nid = '{0}'\ndisplay_name = '{0}'\nroles = ['{role}']\ndevices = ['{1}']\npassword_hash = '{hash}'\n",
-            account.user, account.device
-        )
-    };
     let people = [
         device(SUPERVISOR, "house"),
         device(AGENT, "house"),
@@ -146,5 +148,27 @@ pub fn directory() -> String {
         "{}[[voice_environment]]\nid = '370ef5e6-9e3c-4d91-9588-7f4dfe67e011'\nname = 'Undertone'\n\
          [[group]]\nid = 'sample'\nagents = ['agent', 'colleague']\nsupervisors = ['supervisor']\n",
         people.concat()
+    )
+}
+
+/// A device and its user, who is in no group.
+pub fn bystander() -> String {
+    device(BYSTANDER, "house") + &user(BYSTANDER, "Agent")
+}
+
+/// A device as TOML.
+pub fn device(account: Account, kind: &str) -> String {
+    format!(
+        "[[device]]\nid = '{}'\nnumber = '{}'\nkind = '{kind}'\npassword = '{}'\n",
+        account.device, account.number, account.password
+    )
+}
+
+/// A user as TOML; keys may follow.
+pub fn user(account: Account, role: &str) -> String {
+    let hash = hash_password_cheaply(account.password).unwrap();
+    format!(
+        "[[user]]\nid = '{0}'\ndisplay_name = '{0}'\nroles = ['{role}']\ndevices = ['{1}']\npassword_hash = '{hash}'\n",
+        account.user, account.device
     )
 }

@@ -15,6 +15,10 @@ const HEARD: f32 = -30.0;
 
 /// Each with a tone of its own.
 const TONES: [f32; 3] = [437.0, 613.0, 877.0];
+/// The customer's tone.
+pub const CUSTOMER_HZ: f32 = TONES[0];
+/// The agent's tone.
+pub const AGENT_HZ: f32 = TONES[1];
 /// The supervisor's tone.
 pub const SUPERVISOR_HZ: f32 = TONES[2];
 
@@ -27,6 +31,14 @@ pub const BARGE_IN: [&str; 3] = ["agent supervisor", "customer supervisor", "cus
 
 const NAMES: [&str; 3] = ["customer", "agent", "supervisor"];
 
+/// A registered phone.
+pub async fn phone(account: Account, sip: SocketAddr, hz: f32, answer: AnswerPolicy) -> Phone {
+    let config = PhoneConfig::new(account.number, account.password, sip, hz).answering(answer);
+    let phone = Phone::start(config).await.unwrap();
+    phone.register().await.unwrap();
+    phone
+}
+
 /// The three phones, registered.
 pub struct Trio {
     pub customer: Phone,
@@ -37,16 +49,10 @@ pub struct Trio {
 impl Trio {
     /// The agent answers at once, the supervisor's phone when it is asked to.
     pub async fn register(sip: SocketAddr) -> Trio {
-        let phone = async |account: Account, hz: f32, answer| {
-            let config = PhoneConfig::new(account.number, account.password, sip, hz).answering(answer);
-            let phone = Phone::start(config).await.unwrap();
-            phone.register().await.unwrap();
-            phone
-        };
         Trio {
-            customer: phone(CUSTOMER, TONES[0], AnswerPolicy::Never).await,
-            agent: phone(AGENT, TONES[1], AnswerPolicy::Auto(Duration::ZERO)).await,
-            supervisor: phone(SUPERVISOR, TONES[2], AnswerPolicy::ByHeader).await,
+            customer: phone(CUSTOMER, sip, CUSTOMER_HZ, AnswerPolicy::Never).await,
+            agent: phone(AGENT, sip, AGENT_HZ, AnswerPolicy::Auto(Duration::ZERO)).await,
+            supervisor: phone(SUPERVISOR, sip, SUPERVISOR_HZ, AnswerPolicy::ByHeader).await,
         }
     }
 
@@ -56,38 +62,48 @@ impl Trio {
         self.customer.established(PATIENCE).await.unwrap();
     }
 
-    /// What is wrong now, judged by what came after `since`.
-    fn wrong(&self, expected: [&str; 3], since: Instant) -> Vec<String> {
-        if clock::instant() < since + WINDOW {
-            return vec!["too early to tell".into()];
-        }
-        let phones = [&self.customer, &self.agent, &self.supervisor];
-        let mut wrong = Vec::new();
-        for (listener, phone) in phones.into_iter().enumerate() {
-            for (speaker, hz) in TONES.into_iter().enumerate() {
-                let allowed = expected[listener].split(' ').any(|name| name == NAMES[speaker]);
-                let level = phone.hears(hz, WINDOW);
-                if (level > HEARD) != allowed {
-                    wrong.push(format!("{} hears {} at {level} dBFS", NAMES[listener], NAMES[speaker]));
-                }
-            }
-        }
-        wrong
-    }
-
     /// Waits until exactly these hear exactly those; only what is heard from now on counts.
     #[track_caller]
     pub fn hear(&self, expected: [&'static str; 3]) -> impl Future<Output = ()> {
-        let (since, caller) = (clock::instant(), std::panic::Location::caller());
-        async move {
-            loop {
-                let wrong = self.wrong(expected, since);
-                if wrong.is_empty() {
-                    return;
-                }
-                assert!(clock::instant() < since + PATIENCE, "{caller}: {wrong:?}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
+        let phones = [&self.customer, &self.agent, &self.supervisor];
+        let speakers = std::array::from_fn(|at| (NAMES[at], phones[at], TONES[at]));
+        hear(speakers, expected)
+    }
+}
+
+/// Somebody by name, with the tone of his phone.
+pub type Speaker<'a> = (&'static str, &'a Phone, f32);
+
+/// Waits until each hears exactly those of the others who are named in his place; only what is heard from now on counts.
+#[track_caller]
+pub fn hear<'a, const N: usize>(speakers: [Speaker<'a>; N], expected: [&'a str; N]) -> impl Future<Output = ()> + use<'a, N> {
+    let (since, caller) = (clock::instant(), std::panic::Location::caller());
+    async move {
+        loop {
+            let wrong = wrong(&speakers, &expected, since);
+            if wrong.is_empty() {
+                return;
+            }
+            assert!(clock::instant() < since + PATIENCE, "{caller}: {wrong:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// What is wrong now, judged by what came after `since`.
+fn wrong(speakers: &[Speaker<'_>], expected: &[&str], since: Instant) -> Vec<String> {
+    if clock::instant() < since + WINDOW {
+        return vec!["too early to tell".into()];
+    }
+    let mut wrong = Vec::new();
+    for ((listener, phone, _), expected) in speakers.iter().zip(expected) {
+        for (speaker, _, hz) in speakers {
+            let allowed = expected.split(' ').any(|name| name == *speaker);
+            let level = phone.hears(*hz, WINDOW);
+            if (level > HEARD) != allowed {
+                wrong.push(format!("{listener} hears {speaker} at {level} dBFS"));
             }
         }
     }
+    wrong
 }

@@ -39,6 +39,8 @@ pub(super) struct Call {
     pub(super) told: Hearing,
     /// The fact that was published last.
     pub(super) reported: Option<CallFact>,
+    /// What supervision was told last.
+    pub(super) supervised: Option<CallFact>,
 }
 
 /// One party and its leg.
@@ -234,7 +236,10 @@ impl Seat {
             muted: self.muted,
             muted_by_supervisor: self.muted_by.is_some(),
             activity: self.watch.as_ref().map(|watch| watch.activity),
-            monitors: self.watch.as_ref().map(|watch| watch.target.clone()),
+            monitors: self
+                .watch
+                .as_ref()
+                .map(|watch| watch.coached.as_ref().unwrap_or(&watch.target).clone()),
             established_at: self.established_at,
         }
     }

@@ -209,6 +209,7 @@ impl<O: Outside> Switchboard<O> {
             consult,
             owner: None,
             told: Hearing::default(),
+            supervised: None,
             reported: None,
         });
         Ok(())
@@ -231,12 +232,14 @@ impl<O: Outside> Switchboard<O> {
     fn hang_up(&mut self, device: &DeviceId, call: &CallId, now: Now) -> Result<(), Refusal> {
         let seat = self.seat(device, call)?;
         let (leg, called, supervisor) = (seat.leg, matches!(seat.stage, Stage::Invited), seat.is_supervisor());
-        if called && !supervisor {
+        if called
+            && !supervisor
+            && !self.transfer_fails(leg, 603)
+            && let Some(call) = self.call_of(leg)
+        {
             // The called party declines; a hunting trunk goes on to look elsewhere, which a 603 would forbid.
-            if let Some(call) = self.call_of(leg) {
-                call.dialler = None;
-                call.refusal = Some(486);
-            }
+            call.dialler = None;
+            call.refusal = Some(486);
         }
         let outcome = if called { LegOutcome::Rejected } else { LegOutcome::HungUp };
         self.leave(leg, Farewell::Hangup(None), outcome, now);

@@ -216,7 +216,6 @@ impl<O: Outside> Switchboard<O> {
         let ringing = ended.others(second).find(|seat| matches!(seat.stage, Stage::Invited));
         let ringing = ringing.map(|seat| (seat.leg, seat.rings));
         let number = ended.dnis.clone();
-        ended.consult = None;
         ended.dials = None;
         ended.dialler = None;
 

@@ -160,6 +160,7 @@ impl<O: Outside> Switchboard<O> {
             consult,
             owner: None,
             told: Hearing::default(),
+            supervised: None,
             reported: None,
         };
         self.begin(call);
@@ -354,10 +355,10 @@ impl<O: Outside> Switchboard<O> {
 
     /// A session description that we can not work with, where it can no longer be refused.
     fn unusable(&mut self, leg: LegKey, now: Now) {
-        if let Some(call) = self.call_of(leg)
-            && call
-                .seat(leg)
-                .is_some_and(|seat| matches!(seat.stage, Stage::Invited) && !seat.is_supervisor())
+        let seat = self.call_of(leg).and_then(|call| call.seat(leg));
+        if seat.is_some_and(|seat| matches!(seat.stage, Stage::Invited) && !seat.is_supervisor())
+            && !self.transfer_fails(leg, NOT_ACCEPTABLE.0)
+            && let Some(call) = self.call_of(leg)
         {
             call.refusal = Some(NOT_ACCEPTABLE.0);
         }

@@ -5,7 +5,8 @@ use crate::media::MediaCommand;
 use crate::sip::leg::{LegCommand, LegEvent, LegKey, LegSource};
 use crate::sip::switchboard::{Kept, Output, SwitchboardConfig};
 use crate::words::{
-    Activity, CallFact, CallId, CallType, Command, DeviceId, LegState, Mode, MonitorState, Number, Reason, Refusal, Scope, TransferStep,
+    Activity, CallFact, CallId, CallType, Command, DeviceId, LegState, Mode, MonitorState, Number, Party, Reason, Refusal, Scope,
+    TransferStep,
 };
 
 fn step(house: &mut House, call: &CallId, step: TransferStep) -> Result<(), Refusal> {
@@ -608,8 +609,10 @@ fn a_conference_has_room_for_eight() {
             house.answer(leg);
         })
     };
-    for n in 3..=8 {
+    for n in 1..=6 {
         add(format!("0{n}")).expect("there is room");
     }
-    assert_eq!(add("09".to_owned()).expect_err("full").reason, Reason::InvalidState);
+    assert_eq!(add("07".to_owned()).expect_err("full").reason, Reason::InvalidState);
+    let talk = |party: &&Party| party.state == LegState::Established;
+    assert_eq!(house.calls[&call].parties.iter().filter(talk).count(), 8);
 }

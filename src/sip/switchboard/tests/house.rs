@@ -416,7 +416,11 @@ impl House {
 
     fn drain(&mut self) {
         let mut invited = BTreeSet::new();
+        let mut told = BTreeSet::new();
         while let Some(output) = self.board.poll_output() {
+            if let Output::Fact(Fact::Call(call)) = &output {
+                assert!(told.insert(call.id.clone()), "told twice in one step: {call:#?}");
+            }
             self.watch(&output);
             match &output {
                 Output::Leg(LegCommand::Invite { leg, .. }) => drop(invited.insert(self.lines[leg].party.clone())),
@@ -728,12 +732,9 @@ impl House {
             (PartyRole::Supervisor, PartyRole::Customer) => talks(listener) && (!limited(listener) || takes_over(listener)),
             (PartyRole::Agent | PartyRole::Customer, PartyRole::Supervisor) => {
                 let agents = || principals().filter(|party| party.role == PartyRole::Agent && talks(party));
-                let target = agents().find(|party| party.device == speaker.monitors);
-                let scope = speaker
-                    .device
-                    .as_ref()
-                    .and_then(|device| self.monitors.get(device))
-                    .map(|monitor| monitor.scope);
+                let monitor = speaker.device.as_ref().and_then(|device| self.monitors.get(device));
+                let target = agents().find(|party| monitor.is_some_and(|monitor| party.device.as_ref() == Some(&monitor.target)));
+                let scope = monitor.map(|monitor| monitor.scope);
                 // With scope Call the whisper moves to an agent who is there, never to a customer.
                 let next = agents().find(|party| scope == Some(Scope::Call) && std::ptr::eq(*party, listener));
                 let any = agents().next().filter(|_| scope == Some(Scope::Call));

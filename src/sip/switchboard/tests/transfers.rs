@@ -226,6 +226,39 @@ fn when_nobody_answers_whoever_transferred_is_called_back_once() {
 }
 
 #[test]
+fn whoever_declines_at_his_desktop_or_can_not_be_understood_gives_the_customer_back_too() {
+    fn declines(house: &mut House, _: LegKey) {
+        let (device, call) = (OTHER.into(), house.call_id());
+        house.command(Command::Hangup { device, call }).expect("accepted");
+    }
+    fn speaks_another_codec(house: &mut House, leg: LegKey) {
+        let media = sdp(6000, "18", "sendrecv");
+        house.leg(LegEvent::Answered { leg, media });
+    }
+    let ways: [fn(&mut House, LegKey); 2] = [declines, speaks_another_codec];
+    for way in ways {
+        for has_rung in [false, true] {
+            let mut house = House::new();
+            let (customer, agent, boss) = coached(&mut house, Scope::Call);
+            let next = transfer_to_other(&mut house);
+            if has_rung {
+                rings(&mut house, next);
+            }
+            way(&mut house, next);
+            assert_eq!(house.failures.last().expect("told").device, AGENT.into());
+            let agent = if has_rung {
+                let back = house.ringing(AGENT);
+                house.answer(back);
+                back
+            } else {
+                agent
+            };
+            assert_eq!(house.table(&[("c", customer), ("a", agent), ("s", boss)]), "ca ac as sc sa");
+        }
+    }
+}
+
+#[test]
 fn a_customer_who_hangs_up_meanwhile_ends_it_all() {
     for heard in [false, true] {
         let mut house = House::new();

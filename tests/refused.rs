@@ -1,0 +1,547 @@
+//! Each operation where it is not allowed, over REST: its row of the error table, a message that says what is wrong, nothing changed for
+//! anybody, and a line in the audit where it is somebody's business.
+
+use crate::support::desktop::Audience;
+use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVISOR, bystander, device, user};
+use crate::support::talk::{PATIENCE, phone};
+use serde_json::{Value, json};
+use std::time::Duration;
+use undertone::phone::{AnswerPolicy, Phone};
+
+/// Another supervisor of the agent.
+const RIVAL: Account = Account {
+    device: "00c1c1c1-0000-4000-8000-000000005006",
+    number: "5006",
+    user: "rival",
+    password: "rival-secret",
+};
+/// A supervisor of another group.
+const FOREIGN: Account = Account {
+    device: "0770abcd-0000-4000-8000-000000005007",
+    number: "5007",
+    user: "foreign",
+    password: "foreign-secret",
+};
+/// An agent of that group, who has no phone.
+const OUTSIDER: Account = Account {
+    device: "e5e5e5e5-0000-4000-8000-000000005003",
+    number: "5003",
+    user: "outsider",
+    password: "outsider-secret",
+};
+/// A supervisor whose contract is for voice only.
+const UNPAID: Account = Account {
+    device: "abababab-0000-4000-8000-000000005008",
+    number: "5008",
+    user: "unpaid",
+    password: "unpaid-secret",
+};
+/// A supervisor whose contract is for monitoring only.
+const VOICELESS: Account = Account {
+    device: "cdcdcdcd-0000-4000-8000-000000005004",
+    number: "5004",
+    user: "voiceless",
+    password: "voiceless-secret",
+};
+
+/// Everybody whose view must stay as it is.
+const ALL: [Account; 8] = [AGENT, COLLEAGUE, SUPERVISOR, RIVAL, FOREIGN, OUTSIDER, UNPAID, VOICELESS];
+
+fn more_people() -> String {
+    let people = [
+        bystander(),
+        [RIVAL, FOREIGN, OUTSIDER, UNPAID, VOICELESS]
+            .map(|account| device(account, "house"))
+            .concat(),
+        user(RIVAL, "Supervisor"),
+        user(FOREIGN, "Supervisor"),
+        user(OUTSIDER, "Agent"),
+        user(UNPAID, "Supervisor") + "features = ['api-voice']\n",
+        user(VOICELESS, "Supervisor") + "features = ['api-supervisor-monitoring']\n",
+        "[[group]]\nid = 'second'\nagents = ['agent']\nsupervisors = ['rival', 'unpaid', 'voiceless']\n\
+         [[group]]\nid = 'other'\nagents = ['outsider']\nsupervisors = ['foreign']\n"
+            .to_owned(),
+    ];
+    people.concat()
+}
+
+/// statusCode, and the HTTP status that goes with it.
+fn http(code: u8) -> u16 {
+    match code {
+        1 | 10 => 400,
+        2 | 19 => 409,
+        3 | 5 => 403,
+        4 => 500,
+        6 => 404,
+        other => panic!("no row of the table: {other}"),
+    }
+}
+
+const MONITORING: [&str; 9] = [
+    "Coach",
+    "ListenIn",
+    "BargeIn",
+    "CancelSupervisorMonitoring",
+    "SwitchToCoach",
+    "SwitchToListenIn",
+    "SwitchToBargeIn",
+    "MuteMonitoredUser",
+    "UnmuteMonitoredUser",
+];
+
+/// Whether a line in the audit says so.
+#[derive(Clone, Copy, PartialEq)]
+enum Audited {
+    Yes,
+    No,
+}
+
+struct Floor {
+    house: House,
+    audience: Audience,
+    customer: Phone,
+    agent: Phone,
+    supervisor: Phone,
+    _colleague: Phone,
+    /// What everybody sees.
+    views: Vec<Value>,
+}
+
+impl Floor {
+    async fn open() -> Floor {
+        let house = House::configured(&more_people()).await;
+        let ringing = |account, hz| phone(account, house.sip, hz, AnswerPolicy::ByHeader);
+        let mut floor = Floor {
+            customer: ringing(CUSTOMER, 437.0).await,
+            agent: ringing(AGENT, 613.0).await,
+            supervisor: ringing(SUPERVISOR, 877.0).await,
+            _colleague: ringing(COLLEAGUE, 743.0).await,
+            audience: Audience::open(house.rest, &ALL).await,
+            house,
+            views: Vec::new(),
+        };
+        floor.look().await;
+        floor
+    }
+
+    async fn seen(&self) -> Vec<Value> {
+        let mut views = Vec::new();
+        for account in ALL {
+            views.push(self.audience.view(account).await);
+        }
+        views
+    }
+
+    /// Something has happened that was meant to.
+    async fn look(&mut self) {
+        self.audience.catch_up().await;
+        for desktop in &mut self.audience.desktops {
+            desktop.take();
+        }
+        self.views = self.seen().await;
+    }
+
+    /// Waits for this in a message to him.
+    async fn until(&mut self, account: Account, data: Value) {
+        self.audience.of(account).until(&data).await;
+        self.look().await;
+    }
+
+    /// Nobody has been told anything.
+    async fn nobody_was_told(&mut self) {
+        self.audience.catch_up().await;
+        for account in ALL {
+            assert_eq!(self.audience.of(account).take(), [] as [Value; 0], "{}", account.user);
+        }
+    }
+
+    /// The id of his only call.
+    async fn call_of(&self, account: Account) -> String {
+        let view = self.audience.view(account).await;
+        let calls = view["user"]["calls"].as_array().unwrap();
+        assert_eq!(calls.len(), 1, "{calls:?}");
+        calls[0]["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn refused(&self, who: Account, path: &str, body: &Value, code: u8, says: &str, audited: Audited) {
+        let before = self.house.audit().len();
+        let url = format!("http://{}/api/v2{path}", self.house.rest);
+        let request = self.house.http.post(url).basic_auth(who.user, Some(who.password)).json(body);
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        let reply: Value = answer.json().await.unwrap();
+        let row = format!("{} at {path}: {body} is answered {status} {reply}", who.user);
+        assert_eq!((status, &reply["statusCode"]), (http(code), &json!(code)), "{row}");
+        let message = reply["statusMessage"].as_str().unwrap_or_default();
+        assert!(message.contains(says) && !message.is_empty(), "it does not say '{says}': {row}");
+        assert_eq!(reply.as_object().unwrap().len(), 2, "{row}");
+        for ((account, before), after) in ALL.into_iter().zip(&self.views).zip(self.seen().await) {
+            assert_eq!(after, *before, "{}: {row}", account.user);
+        }
+        let written = |line: &Value| {
+            line["event"] == "refused"
+                && line["user"] == who.user
+                && line["operation"] == body["operationName"]
+                && line["refused"].is_string()
+                && line["message"].is_string()
+                && line["from"].is_string()
+        };
+        match audited {
+            Audited::No => {}
+            Audited::Yes => {
+                let waiting = async {
+                    while !self.house.audit()[before..].iter().any(written) {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                let in_time = tokio::time::timeout(PATIENCE, waiting).await;
+                assert!(in_time.is_ok(), "not in the audit: {row}: {:?}", &self.house.audit()[before..]);
+            }
+        }
+    }
+
+    /// Every operation on this call that is not allowed in his state: refused, and not offered.
+    async fn in_state(&mut self, state: &str, who: Account, call: &str) {
+        let view = self.audience.view(who).await;
+        let mut calls = view["user"]["calls"].as_array().unwrap().iter();
+        let leg = calls.find(|leg| leg["id"] == call).cloned().unwrap_or_default();
+        let offers = |operation: &str| {
+            leg["capabilities"]
+                .as_array()
+                .is_some_and(|words| words.iter().any(|word| word == operation))
+        };
+        let column = STATES.iter().position(|known| *known == state).unwrap();
+        for (operation, codes) in TABLE {
+            let code = match codes.split_whitespace().nth(column).unwrap() {
+                "." => continue,
+                code => code.parse().unwrap(),
+            };
+            assert!(!offers(operation), "{operation} is offered, when {state}: {leg}");
+            let says = match code {
+                3 => operation,
+                6 => call,
+                _ => "",
+            };
+            // What only the backend knows is no news to the audit, unless it is about monitoring.
+            let is_audited = MONITORING.contains(&operation) || code == 6;
+            let audited = if is_audited { Audited::Yes } else { Audited::No };
+            self.refused(who, &format!("/me/calls/{call}"), &with_parameters(operation), code, says, audited)
+                .await;
+        }
+        self.nobody_was_told().await;
+    }
+}
+
+fn with_parameters(operation: &str) -> Value {
+    let mut body = json!({"operationName": operation});
+    match operation {
+        "SendDtmf" => body["digits"] = json!("1"),
+        "SingleStepTransfer" | "InitiateTransfer" | "SingleStepConference" | "InitiateConference" => {
+            body["destination"] = json!({"phoneNumber": OUTSIDER.number});
+        }
+        "RemoveParticipantFromConference" => body["participant"] = json!(CUSTOMER.number),
+        _ => {}
+    }
+    body
+}
+
+/// How it is with his leg.
+const STATES: [&str; 14] = [
+    "there is no such call",
+    "it rings",
+    "he dials",
+    "he talks",
+    "he holds",
+    "he holds and asks a colleague",
+    "he is asked",
+    "he owns a conference",
+    "he is in a conference of another",
+    "he supervises",
+    "his phone is called to supervise",
+    "it is somebody else's, and he is an agent",
+    "it is somebody else's, and he is a supervisor",
+    "he has left it",
+];
+
+/// statusCodes in the order of the states; `.` is accepted.
+const TABLE: [(&str, &str); 20] = [
+    ("Answer", "6 . 2 2 2 2 2 2 2 2 . 6 6 6"),
+    ("Hangup", "6 . . . . . . . . . . 6 6 6"),
+    ("Hold", "6 2 2 . 2 2 . . . 3 3 6 6 6"),
+    ("Retrieve", "6 2 2 2 . . 2 2 2 3 3 6 6 6"),
+    ("MuteCall", "6 2 2 . . . . . . 3 3 6 6 6"),
+    ("UnmuteCall", "6 2 2 2 2 2 2 2 2 3 3 6 6 6"),
+    ("SendDtmf", "6 2 2 . . . . . . 3 3 6 6 6"),
+    ("SingleStepTransfer", "6 2 2 . . . . 2 2 3 3 6 6 6"),
+    ("InitiateTransfer", "6 2 2 . . 2 . . . 3 3 6 6 6"),
+    ("CompleteTransfer", "6 2 2 2 2 . 2 2 2 3 3 6 6 6"),
+    ("SingleStepConference", "6 2 2 . . . . . . 3 3 6 6 6"),
+    ("InitiateConference", "6 2 2 . . 2 . . . 3 3 6 6 6"),
+    ("CompleteConference", "6 2 2 2 2 . 2 2 2 3 3 6 6 6"),
+    ("RemoveParticipantFromConference", "6 2 2 2 2 2 2 . 5 2 2 6 6 6"),
+    ("MuteMonitoredUser", "5 5 5 5 5 5 5 5 5 . 2 5 6 5"),
+    ("UnmuteMonitoredUser", "5 5 5 5 5 5 5 5 5 2 2 5 6 5"),
+    ("SwitchToListenIn", "5 5 5 5 5 5 5 5 5 . 2 5 6 5"),
+    ("SwitchToCoach", "5 5 5 5 5 5 5 5 5 . 2 5 6 5"),
+    ("SwitchToBargeIn", "5 5 5 5 5 5 5 5 5 . 2 5 6 5"),
+    ("Dance", "3 3 3 3 3 3 3 3 3 3 3 3 3 3"),
+];
+
+fn of(account: Account) -> String {
+    format!("/me/devices/{}", account.device)
+}
+
+fn coach(target: Account) -> Value {
+    json!({"operationName": "Coach", "targetDeviceUri": format!("http://any.where/api/v2/devices/{}", target.device)})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_operation_on_a_call_is_refused_where_its_state_does_not_allow_it() {
+    let mut floor = Floor::open().await;
+    floor.in_state("there is no such call", AGENT, "no-such-call").await;
+
+    floor.customer.call(AGENT.number).await.unwrap();
+    floor.until(AGENT, json!({"call": {"state": "Ringing"}})).await;
+    let call = floor.call_of(AGENT).await;
+    let path = format!("/me/calls/{call}");
+    floor.in_state("it rings", AGENT, &call).await;
+    floor.in_state("it is somebody else's, and he is an agent", COLLEAGUE, &call).await;
+
+    floor.agent.answer().await.unwrap();
+    floor.until(AGENT, json!({"call": {"state": "Established"}})).await;
+    floor.in_state("he talks", AGENT, &call).await;
+    floor.in_state("it is somebody else's, and he is an agent", COLLEAGUE, &call).await;
+    for (who, operation) in [(SUPERVISOR, "Hangup"), (RIVAL, "SwitchToBargeIn"), (FOREIGN, "MuteMonitoredUser")] {
+        floor
+            .refused(who, &path, &json!({"operationName": operation}), 6, &call, Audited::Yes)
+            .await;
+    }
+
+    floor.house.post(AGENT, &path, json!({"operationName": "Hold"})).await;
+    floor.until(AGENT, json!({"call": {"state": "Held"}})).await;
+    floor.in_state("he holds", AGENT, &call).await;
+    floor.house.post(AGENT, &path, json!({"operationName": "Retrieve"})).await;
+    floor.until(AGENT, json!({"call": {"state": "Established"}})).await;
+    floor.house.post(AGENT, &path, json!({"operationName": "MuteCall"})).await;
+    floor.until(AGENT, json!({"call": {"mute": "On"}})).await;
+    floor
+        .refused(AGENT, &path, &json!({"operationName": "MuteCall"}), 2, "muted", Audited::No)
+        .await;
+    floor.house.post(AGENT, &path, json!({"operationName": "UnmuteCall"})).await;
+    floor.until(AGENT, json!({"call": {"mute": "Off"}})).await;
+
+    floor.supervisor.set_answer(AnswerPolicy::Never).await.unwrap();
+    floor.house.post(SUPERVISOR, &of(SUPERVISOR), coach(AGENT)).await;
+    floor.until(SUPERVISOR, json!({"call": {"state": "Ringing"}})).await;
+    floor.in_state("his phone is called to supervise", SUPERVISOR, &call).await;
+    floor
+        .house
+        .post(SUPERVISOR, &of(SUPERVISOR), json!({"operationName": "CancelSupervisorMonitoring"}))
+        .await;
+    floor.until(SUPERVISOR, json!({"call": {"state": "Released"}})).await;
+    floor
+        .in_state("it is somebody else's, and he is a supervisor", SUPERVISOR, &call)
+        .await;
+
+    floor.supervisor.set_answer(AnswerPolicy::ByHeader).await.unwrap();
+    floor.house.post(SUPERVISOR, &of(SUPERVISOR), coach(AGENT)).await;
+    floor.until(SUPERVISOR, json!({"call": {"state": "Established"}})).await;
+    floor.in_state("he supervises", SUPERVISOR, &call).await;
+    floor.in_state("he talks", AGENT, &call).await;
+    floor.refused(RIVAL, &of(RIVAL), &coach(AGENT), 19, "monitor", Audited::Yes).await;
+    let cancel = json!({"operationName": "CancelSupervisorMonitoring"});
+    floor.refused(RIVAL, &of(RIVAL), &cancel, 2, "monitor", Audited::Yes).await;
+    floor
+        .refused(RIVAL, &path, &json!({"operationName": "SwitchToBargeIn"}), 6, &call, Audited::Yes)
+        .await;
+
+    let line = phone(AGENT, floor.house.sip, 613.0, AnswerPolicy::ByHeader).await;
+    let ask = json!({"operationName": "InitiateTransfer", "destination": {"phoneNumber": COLLEAGUE.number}});
+    floor.house.post(AGENT, &path, ask).await;
+    floor.until(COLLEAGUE, json!({"call": {"state": "Ringing"}})).await;
+    let second = floor.call_of(COLLEAGUE).await;
+    floor.in_state("it rings", COLLEAGUE, &second).await;
+    floor
+        .house
+        .post(COLLEAGUE, &format!("/me/calls/{second}"), json!({"operationName": "Answer"}))
+        .await;
+    floor.until(COLLEAGUE, json!({"call": {"state": "Established"}})).await;
+    floor.in_state("he holds and asks a colleague", AGENT, &call).await;
+    floor.in_state("he is asked", COLLEAGUE, &second).await;
+
+    floor.house.post(AGENT, &path, json!({"operationName": "CompleteConference"})).await;
+    floor.until(COLLEAGUE, json!({"call": {"id": call, "state": "Established"}})).await;
+    floor.in_state("he owns a conference", AGENT, &call).await;
+    floor.in_state("he is in a conference of another", COLLEAGUE, &call).await;
+    floor.in_state("he has left it", COLLEAGUE, &second).await;
+    let remove = |participant: &str| json!({"operationName": "RemoveParticipantFromConference", "participant": participant});
+    floor
+        .refused(AGENT, &path, &remove(RIVAL.number), 6, RIVAL.number, Audited::No)
+        .await;
+
+    floor.house.post(AGENT, &path, remove(COLLEAGUE.number)).await;
+    floor.until(COLLEAGUE, json!({"call": {"id": call, "state": "Released"}})).await;
+    floor.in_state("he has left it", COLLEAGUE, &call).await;
+    floor.house.post(AGENT, &path, json!({"operationName": "Hangup"})).await;
+    floor.until(SUPERVISOR, json!({"call": {"state": "Released"}})).await;
+    floor.in_state("he has left it", AGENT, &call).await;
+    line.ended(PATIENCE).await.unwrap();
+
+    let dial = json!({"operationName": "Dial", "destination": {"phoneNumber": CUSTOMER.number}});
+    floor.house.post(AGENT, &format!("{}/calls", of(AGENT)), dial).await;
+    floor
+        .until(
+            AGENT,
+            json!({"call": {"state": "Dialing", "participants": [{"phoneNumber": CUSTOMER.number}]}}),
+        )
+        .await;
+    let call = floor.call_of(AGENT).await;
+    floor.in_state("he dials", AGENT, &call).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
+    let mut floor = Floor::open().await;
+    let name = |operation: &str| json!({"operationName": operation});
+    let number = |operation: &str, number: &str| json!({"operationName": operation, "phoneNumber": number});
+    let forward = |to: Value| json!({"operationName": "ForwardCallsOn", "destination": to});
+    let dial = |to: Value| json!({"operationName": "Dial", "destination": to});
+    let with = |field: &str, value: Value| {
+        let mut body = coach(AGENT);
+        body[field] = value;
+        body
+    };
+    let [agents, supervisors] = [AGENT, SUPERVISOR].map(|account| format!("{}/calls", of(account)));
+    let unknown = "/me/devices/no-such-device";
+    let nowhere = json!({"operationName": "Coach", "targetDeviceUri": "http://h/api/v2/devices/no-such-device"});
+    use Audited::{No, Yes};
+    #[rustfmt::skip]
+    let rows = [
+        // Who may not monitor.
+        (AGENT, of(AGENT), coach(COLLEAGUE), 5, "supervisor", Yes),
+        (AGENT, of(AGENT), name("CancelSupervisorMonitoring"), 5, "supervisor", Yes),
+        (UNPAID, of(UNPAID), coach(AGENT), 5, "api-supervisor-monitoring", Yes),
+        (UNPAID, of(UNPAID), name("CancelSupervisorMonitoring"), 5, "api-supervisor-monitoring", Yes),
+        (VOICELESS, of(VOICELESS), coach(AGENT), 5, "api-voice", Yes),
+        (FOREIGN, of(FOREIGN), coach(AGENT), 5, "groups", Yes),
+        (FOREIGN, of(FOREIGN), number("ListenIn", AGENT.number), 5, AGENT.number, Yes),
+        (SUPERVISOR, of(SUPERVISOR), coach(OUTSIDER), 5, "groups", Yes),
+        (SUPERVISOR, of(SUPERVISOR), coach(SUPERVISOR), 5, "himself", Yes),
+        (SUPERVISOR, of(SUPERVISOR), coach(RIVAL), 5, "groups", Yes),
+        (SUPERVISOR, of(SUPERVISOR), coach(CUSTOMER), 6, CUSTOMER.device, Yes),
+        // Whose device it is not.
+        (SUPERVISOR, of(AGENT), coach(COLLEAGUE), 5, AGENT.number, Yes),
+        (SUPERVISOR, of(RIVAL), coach(AGENT), 6, RIVAL.device, Yes),
+        (SUPERVISOR, of(RIVAL), name("CancelSupervisorMonitoring"), 6, RIVAL.device, Yes),
+        (SUPERVISOR, unknown.to_owned(), coach(AGENT), 6, "no-such-device", Yes),
+        (SUPERVISOR, of(AGENT), name("DoNotDisturbOn"), 5, AGENT.number, Yes),
+        (AGENT, of(SUPERVISOR), name("DoNotDisturbOff"), 6, SUPERVISOR.device, Yes),
+        (AGENT, of(COLLEAGUE), forward(json!("5001")), 6, COLLEAGUE.device, Yes),
+        (AGENT, unknown.to_owned(), name("ForwardCallsOff"), 6, "no-such-device", Yes),
+        (AGENT, supervisors, dial(json!({"phoneNumber": "7001"})), 6, SUPERVISOR.device, Yes),
+        (VOICELESS, of(VOICELESS), name("DoNotDisturbOn"), 5, "api-voice", Yes),
+        (VOICELESS, of(VOICELESS), forward(json!("5001")), 5, "api-voice", Yes),
+        (VOICELESS, format!("{}/calls", of(VOICELESS)), dial(json!({"phoneNumber": "5001"})), 5, "api-voice", Yes),
+        (VOICELESS, "/me".to_owned(), json!({"operationName": "StartContactCenterSession", "channels": ["voice"]}), 5, "api-voice", Yes),
+        (VOICELESS, "/me/channels/voice".to_owned(), name("Ready"), 5, "api-voice", Yes),
+        // Whom it could be about.
+        (SUPERVISOR, of(SUPERVISOR), nowhere, 6, "no-such-device", Yes),
+        (SUPERVISOR, of(SUPERVISOR), number("BargeIn", "9999"), 6, "9999", Yes),
+        (SUPERVISOR, of(SUPERVISOR), with("phoneNumber", json!(COLLEAGUE.number)), 10, "phoneNumber", Yes),
+        (SUPERVISOR, of(SUPERVISOR), name("Coach"), 1, "targetDeviceUri", No),
+        (SUPERVISOR, of(SUPERVISOR), name("ListenIn"), 1, "targetDeviceUri", No),
+        (SUPERVISOR, of(SUPERVISOR), name("BargeIn"), 1, "targetDeviceUri", No),
+        (SUPERVISOR, of(SUPERVISOR), with("targetDeviceUri", json!("somewhere")), 10, "targetDeviceUri", No),
+        (SUPERVISOR, of(SUPERVISOR), with("targetDeviceUri", json!(7)), 10, "targetDeviceUri", No),
+        (SUPERVISOR, of(SUPERVISOR), with("phoneNumber", json!(["5001"])), 10, "phoneNumber", No),
+        (SUPERVISOR, of(SUPERVISOR), with("supervisorMonitoringScope", json!("agent")), 10, "supervisorMonitoringScope", No),
+        (SUPERVISOR, of(SUPERVISOR), with("supervisorMonitoringScope", json!(1)), 10, "supervisorMonitoringScope", No),
+        (SUPERVISOR, of(SUPERVISOR), with("supervisorMonitoringMode", json!("nextCall")), 10, "supervisorMonitoringMode", No),
+        (SUPERVISOR, of(SUPERVISOR), with("supervisorMonitoringMode", json!({})), 10, "supervisorMonitoringMode", No),
+        // What there is not.
+        (SUPERVISOR, of(SUPERVISOR), name("CancelSupervisorMonitoring"), 2, "monitor", Yes),
+        (SUPERVISOR, of(SUPERVISOR), name("SwitchToBargeIn"), 3, "SwitchToBargeIn", No),
+        (SUPERVISOR, of(SUPERVISOR), name("coach"), 3, "coach", No),
+        (SUPERVISOR, of(SUPERVISOR), json!({}), 1, "operationName", No),
+        (SUPERVISOR, of(SUPERVISOR), json!({"operationName": null}), 1, "operationName", No),
+        (SUPERVISOR, of(SUPERVISOR), json!({"operationName": 1}), 10, "operationName", No),
+        (SUPERVISOR, of(SUPERVISOR), json!([coach(AGENT)]), 10, "object", No),
+        (AGENT, agents.clone(), name("Coach"), 3, "Coach", No),
+        (AGENT, "/me".to_owned(), name("DoNotDisturbOn"), 3, "DoNotDisturbOn", No),
+        (AGENT, "/me/channels/voice".to_owned(), name("StartContactCenterSession"), 3, "StartContactCenterSession", No),
+        (AGENT, "/me/channels/voice".to_owned(), name("ready"), 3, "ready", No),
+        (AGENT, "/me/channels/voice".to_owned(), name("Ready"), 2, "session", No),
+        (AGENT, "/me".to_owned(), name("AuxWork"), 2, "session", No),
+        (AGENT, "/me".to_owned(), name("StartContactCenterSession"), 1, "channels", No),
+        (AGENT, "/me".to_owned(), json!({"operationName": "StartContactCenterSession", "channels": []}), 10, "channels", No),
+        (AGENT, "/me".to_owned(), json!({"operationName": "StartContactCenterSession", "channels": "voice"}), 10, "channels", No),
+        (AGENT, "/me".to_owned(), json!({"operationName": "StartContactCenterSession", "channels": ["chat"]}), 10, "channels", No),
+        (AGENT, "/me".to_owned(), json!({"operationName": "EndContactCenterSession", "channels": [1]}), 10, "channels", No),
+        // Where calls could go.
+        (AGENT, of(AGENT), name("ForwardCallsOn"), 1, "destination", No),
+        (AGENT, of(AGENT), forward(json!({"phoneNumber": "5002"})), 10, "destination", No),
+        (AGENT, of(AGENT), forward(json!("sip:5002@evil")), 10, "destination", No),
+        (AGENT, of(AGENT), forward(json!("")), 10, "destination", No),
+        (AGENT, of(AGENT), forward(json!(AGENT.number)), 10, "itself", No),
+        (AGENT, agents.clone(), name("Dial"), 1, "destination", No),
+        (AGENT, agents.clone(), dial(json!("7001")), 10, "destination", No),
+        (AGENT, agents.clone(), dial(json!({})), 1, "destination.phoneNumber", No),
+        (AGENT, agents.clone(), dial(json!({"phoneNumber": 7001})), 10, "destination.phoneNumber", No),
+        (AGENT, agents.clone(), dial(json!({"phoneNumber": "sip:7001@evil"})), 10, "destination.phoneNumber", No),
+        (AGENT, agents.clone(), dial(json!({"phoneNumber": "9999"})), 6, "9999", No),
+        (OUTSIDER, format!("{}/calls", of(OUTSIDER)), dial(json!({"phoneNumber": "7001"})), 4, "Device '5003' is not registered.", No),
+    ];
+    for (who, path, body, code, says, audited) in rows {
+        floor.refused(who, &path, &body, code, says, audited).await;
+    }
+    floor.nobody_was_told().await;
+
+    floor.customer.call(AGENT.number).await.unwrap();
+    floor.until(AGENT, json!({"call": {"state": "Ringing"}})).await;
+    floor.agent.answer().await.unwrap();
+    floor.until(AGENT, json!({"call": {"state": "Established"}})).await;
+    let call = format!("/me/calls/{}", floor.call_of(AGENT).await);
+    let with = |operation: &str, field: &str, value: Value| json!({"operationName": operation, field: value});
+    for operation in [
+        "SingleStepTransfer",
+        "InitiateTransfer",
+        "SingleStepConference",
+        "InitiateConference",
+    ] {
+        for (value, code, says) in [
+            (json!(null), 1, "destination"),
+            (json!("5002"), 10, "destination"),
+            (json!({}), 1, "destination"),
+            (json!({"phoneNumber": null}), 1, "destination"),
+            (json!({"phoneNumber": 5002}), 10, "destination.phoneNumber"),
+            (json!({"phoneNumber": "sip:5002@evil"}), 10, "destination.phoneNumber"),
+            (json!({"phoneNumber": "9999"}), 6, "9999"),
+        ] {
+            floor
+                .refused(AGENT, &call, &with(operation, "destination", value), code, says, No)
+                .await;
+        }
+    }
+    for (value, code) in [
+        (json!(null), 1),
+        (json!(5), 10),
+        (json!(""), 10),
+        (json!("12x"), 10),
+        (json!("1".repeat(65)), 10),
+    ] {
+        floor
+            .refused(AGENT, &call, &with("SendDtmf", "digits", value), code, "digits", No)
+            .await;
+    }
+    for (value, code) in [
+        (json!(null), 1),
+        (json!(5), 10),
+        (json!({}), 1),
+        (json!([]), 10),
+        (json!("sip:7001@evil"), 10),
+    ] {
+        let body = with("RemoveParticipantFromConference", "participant", value);
+        floor.refused(AGENT, &call, &body, code, "participant", No).await;
+    }
+    floor.nobody_was_told().await;
+}
