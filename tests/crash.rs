@@ -1,6 +1,7 @@
 //! The real processes, killed and stopped: what was promised is there again, and calls outlive the gateway.
 
 use crate::support::desktop::Audience;
+use crate::support::floor::accounted_for;
 use crate::support::house::{AGENT, Account, COLLEAGUE, SUPERVISOR, bystander, directory};
 use crate::support::process::{ANY, Process};
 use crate::support::talk::{self, AGENT_HZ, BARGE_IN, COACH, CUSTOMER_HZ, PATIENCE, SUPERVISOR_HZ, TALK, Trio, hear};
@@ -144,7 +145,12 @@ async fn backend(place: &TempDir, grpc: &str, sip: &str) -> Process {
 
 /// A gateway that has found its backend; clients know each of them by the same address.
 async fn gateway(place: &TempDir, backend: SocketAddr) -> Process {
-    let config = on(ANY, ANY, ANY, &format!("backend_url = 'http://{backend}'")) + &directory() + &bystander();
+    gateway_of(place, backend, &directory()).await
+}
+
+/// With these people.
+async fn gateway_of(place: &TempDir, backend: SocketAddr, people: &str) -> Process {
+    let config = on(ANY, ANY, ANY, &format!("backend_url = 'http://{backend}'")) + people + &bystander();
     let config = config.replace("[rest]\n", "[rest]\npublic_url = 'http://undertone.test'\n");
     let gateway = Process::start("gateway", place.path(), &config).await;
     gateway.ready().await;
@@ -204,6 +210,77 @@ async fn a_coached_call_outlives_its_gateway_and_the_next_one_takes_it_over() {
     trio.customer.ended(PATIENCE).await.unwrap();
     let ended = trio.agent.ended(PATIENCE).await.unwrap();
     assert!(ended.at >= asked + GRACE, "the call may go on for its grace");
+}
+
+/// The ways in which a supervisor can be joined: mode and scope.
+fn ways() -> impl Iterator<Item = Value> {
+    let scopes =
+        |mode: &'static str| ["Agent", "Call"].map(|scope| json!({"supervisorMonitoringMode": mode, "supervisorMonitoringScope": scope}));
+    ["NextCall", "AllCalls"].into_iter().flat_map(scopes)
+}
+
+fn coach_as(way: &Value) -> Value {
+    let mut body = coach();
+    for (key, value) in way.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_whose_permission_is_withdrawn_is_out_of_the_call_and_monitors_nobody() {
+    let place = tempfile::tempdir().unwrap();
+    let backend = backend(&place, ANY, ANY).await;
+    let trio = Trio::register(backend.door("sip")).await;
+    let called_at = clock::instant();
+    trio.call().await;
+    let withdrawn = directory().replace("supervisors = ['supervisor']", "supervisors = []");
+    assert_ne!(withdrawn, directory());
+    for way in ways() {
+        let before = gateway(&place, backend.door("grpc")).await;
+        Desk::of(SUPERVISOR, before.door("rest"))
+            .post(&my_device(SUPERVISOR), coach_as(&way))
+            .await;
+        trio.hear(COACH).await;
+        before.kill().await;
+        trio.hear(COACH).await;
+        let after = gateway_of(&place, backend.door("grpc"), &withdrawn).await;
+        trio.supervisor.ended(PATIENCE).await.unwrap();
+        trio.hear(TALK).await;
+        let supervisor = Desk::of(SUPERVISOR, after.door("rest"));
+        assert!(supervisor.device(SUPERVISOR).await["supervisorMonitoringState"].is_null(), "{way}");
+        let (status, _, reply) = supervisor.ask(&my_device(SUPERVISOR), &coach_as(&way)).await;
+        assert_eq!(status.as_u16() / 100, 4, "{way}: {reply}");
+        after.kill().await;
+    }
+    accounted_for(&trio.customer, &[&trio.agent], called_at);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_logs_out_ends_the_monitor_and_nobody_elses_call() {
+    let place = tempfile::tempdir().unwrap();
+    let backend = backend(&place, ANY, ANY).await;
+    let gateway = gateway(&place, backend.door("grpc")).await;
+    let trio = Trio::register(backend.door("sip")).await;
+    let called_at = clock::instant();
+    trio.call().await;
+    let session = |name: &str| json!({"operationName": format!("{name}ContactCenterSession"), "channels": ["voice"]});
+    for account in [SUPERVISOR, AGENT] {
+        for way in ways() {
+            let desk = |account| Desk::of(account, gateway.door("rest"));
+            for one in [SUPERVISOR, AGENT] {
+                desk(one).post("/me", session("Start")).await;
+            }
+            desk(SUPERVISOR).post(&my_device(SUPERVISOR), coach_as(&way)).await;
+            trio.hear(COACH).await;
+            desk(account).post("/me", session("End")).await;
+            trio.supervisor.ended(PATIENCE).await.unwrap();
+            trio.hear(TALK).await;
+            let state = desk(SUPERVISOR).device(SUPERVISOR).await["supervisorMonitoringState"].take();
+            assert!(state.is_null(), "{} logs out, {way}: {state}", account.user);
+        }
+    }
+    accounted_for(&trio.customer, &[&trio.agent], called_at);
 }
 
 #[tokio::test(flavor = "multi_thread")]
