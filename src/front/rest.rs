@@ -494,9 +494,9 @@ async fn operate_my_device(State(rest): State<Rest>, from: From, path: IdPath, o
     let device: DeviceId = id("/me/devices", path)?;
     let parameters = &operation.parameters;
     let request = match operation.name() {
-        "Coach" => start(device, Activity::Coach, parameters)?,
-        "ListenIn" => start(device, Activity::ListenIn, parameters)?,
-        "BargeIn" => start(device, Activity::BargeIn, parameters)?,
+        "Coach" => start(device, Activity::Coach, parameters),
+        "ListenIn" => start(device, Activity::ListenIn, parameters),
+        "BargeIn" => start(device, Activity::BargeIn, parameters),
         "CancelSupervisorMonitoring" => Words::CancelMonitoring { device },
         "DoNotDisturbOn" => Words::SetDoNotDisturb { device, on: true },
         "DoNotDisturbOff" => Words::SetDoNotDisturb { device, on: false },
@@ -510,7 +510,12 @@ async fn operate_my_device(State(rest): State<Rest>, from: From, path: IdPath, o
     rest.ask(&from, request).await
 }
 
-fn start(device: DeviceId, activity: Activity, parameters: &Parameters) -> Result<Words, Refusal> {
+fn start(device: DeviceId, activity: Activity, parameters: &Parameters) -> Words {
+    let started = start_as(device.clone(), activity, parameters);
+    started.unwrap_or_else(|refusal| Words::MisaskedMonitoring { device, activity, refusal })
+}
+
+fn start_as(device: DeviceId, activity: Activity, parameters: &Parameters) -> Result<Words, Refusal> {
     let target = TargetRef {
         device: parameters.device_uri("targetDeviceUri")?,
         number: parameters.number("phoneNumber")?,

@@ -44,6 +44,11 @@ impl Gateway {
                 errand.record.target = Some(target);
                 Ok(Decision::Errand(Box::new(errand)))
             }
+            Request::MisaskedMonitoring { device, refusal, .. } => {
+                self.house.own_device(user, device)?;
+                may_monitor_at_all(user)?;
+                Err(refusal.clone())
+            }
             Request::CancelMonitoring { device } => {
                 self.house.own_device(user, device)?;
                 may_monitor_at_all(user)?;
@@ -196,7 +201,8 @@ impl Gateway {
                     ..record
                 }
             }
-            Request::SetDoNotDisturb { .. }
+            Request::MisaskedMonitoring { .. }
+            | Request::SetDoNotDisturb { .. }
             | Request::SetForwarding { .. }
             | Request::Dial { .. }
             | Request::StartSession
@@ -402,7 +408,7 @@ fn dtmf(digits: &str) -> Result<String, Refusal> {
 /// Every attempt to monitor is written down; of the rest, attempts at what is not his.
 pub(super) fn refusal_is_audited(request: &Request, reason: Reason) -> bool {
     let monitoring = match request {
-        Request::StartMonitoring { .. } | Request::CancelMonitoring { .. } => true,
+        Request::StartMonitoring { .. } | Request::MisaskedMonitoring { .. } | Request::CancelMonitoring { .. } => true,
         Request::OnCall { operation, .. } => matches!(operation, CallOperation::Switch(_) | CallOperation::MuteMonitored(_)),
         Request::SetDoNotDisturb { .. }
         | Request::SetForwarding { .. }
@@ -438,6 +444,11 @@ pub(super) fn record(asked: &Asked, event: Event, at: Timestamp) -> Record {
             scope: Some(*scope),
             ..blank
         },
+        Request::MisaskedMonitoring { device, activity, .. } => Record {
+            device: Some(device.clone()),
+            activity: Some(*activity),
+            ..blank
+        },
         Request::CancelMonitoring { device }
         | Request::SetDoNotDisturb { device, .. }
         | Request::SetForwarding { device, .. }
@@ -460,7 +471,7 @@ pub(super) fn record(asked: &Asked, event: Event, at: Timestamp) -> Record {
 /// The operation's name, in the field's words.
 pub(crate) fn operation(request: &Request) -> &'static str {
     match request {
-        Request::StartMonitoring { activity, .. } => activity.as_str(),
+        Request::StartMonitoring { activity, .. } | Request::MisaskedMonitoring { activity, .. } => activity.as_str(),
         Request::CancelMonitoring { .. } => "CancelSupervisorMonitoring",
         Request::SetDoNotDisturb { on: true, .. } => "DoNotDisturbOn",
         Request::SetDoNotDisturb { on: false, .. } => "DoNotDisturbOff",

@@ -1,6 +1,6 @@
 use super::monitoring::spoken;
 use super::{
-    Activity, CallId, CallView, DeviceId, DeviceView, Mode, Number, RequestId, Scope, TransferStep, UnknownWord, UserId, UserView,
+    Activity, CallId, CallView, DeviceId, DeviceView, Mode, Number, Refusal, RequestId, Scope, TransferStep, UnknownWord, UserId, UserView,
 };
 use std::fmt;
 use std::net::IpAddr;
@@ -80,6 +80,15 @@ pub enum Request {
         mode: Mode,
         /// Default Call.
         scope: Scope,
+    },
+    /// Coach, ListenIn, BargeIn with parameters that can not be read: an attempt all the same, which is written down and refused.
+    MisaskedMonitoring {
+        /// The supervisor's device.
+        device: DeviceId,
+        /// Which of the three.
+        activity: Activity,
+        /// What is wrong with it.
+        refusal: Refusal,
     },
     /// CancelSupervisorMonitoring.
     CancelMonitoring {
