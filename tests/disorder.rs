@@ -135,7 +135,7 @@ impl Crowd {
     }
 
     fn agent(&mut self) -> Phone {
-        self.dice.one(&self.agents.clone())
+        self.dice.one(&self.agents)
     }
 
     /// A call that goes on, and a device, mostly one that is on it.
@@ -159,7 +159,7 @@ impl Crowd {
         let elsewhere = self.dice.one(&["5001", "5002", "7001", "7002", "0123", "999"]);
         match self.dice.roll(34) {
             0..=5 => {
-                let caller = self.dice.one(&self.customers[..3].to_vec());
+                let caller = self.dice.one(&self.customers[..3]);
                 let number = self.dice.one(&["5001", "5001", "5002"]);
                 soon(caller.call(number)).await;
             }
@@ -225,7 +225,7 @@ impl Crowd {
                     AnswerPolicy::Busy,
                     AnswerPolicy::Reject,
                 ];
-                let (policy, boss) = (self.dice.one(&policies), self.dice.one(&self.supervisors.clone()));
+                let (policy, boss) = (self.dice.one(&policies), self.dice.one(&self.supervisors));
                 soon(boss.set_answer(policy)).await;
             }
             28 => self.anybody().dtmf("1#"),

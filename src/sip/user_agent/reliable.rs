@@ -159,7 +159,7 @@ fn number(text: &[u8]) -> Option<u32> {
 
 impl UserAgent {
     /// A reliable response has gone out: it is said again until it is heard.
-    pub(super) fn await_prack(&mut self, leg_key: LegKey, status: u16, bytes: Vec<u8>, described: bool, now: Now) {
+    pub(super) fn expect_prack(&mut self, leg_key: LegKey, status: u16, bytes: Vec<u8>, described: bool, now: Now) {
         let timing = self.config.timing;
         let Some(reliable) = self.legs.get_mut(&leg_key).and_then(|leg| leg.reliable.as_mut()) else {
             return;

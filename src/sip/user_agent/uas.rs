@@ -578,7 +578,7 @@ impl UserAgent {
         self.transactions.respond(transaction, response.status, bytes.clone(), now.mono);
         self.timers.set((leg_key, LegTimer::Remind), now.mono + REMIND);
         if is_reliable {
-            self.await_prack(leg_key, response.status, bytes, described, now);
+            self.expect_prack(leg_key, response.status, bytes, described, now);
         }
     }
 
