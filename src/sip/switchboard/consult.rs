@@ -273,6 +273,9 @@ impl<O: Outside> Switchboard<O> {
         }
         self.calls.insert(from, ended);
         for seat in forgotten {
+            if keeps_second && seat.leg == first {
+                self.is_asked_about_by(&seat.peer, first, second);
+            }
             self.forget_leg(seat.leg, &seat.peer);
         }
         self.changed.extend([into, from]);
@@ -340,9 +343,6 @@ impl<O: Outside> Switchboard<O> {
             LegSource::Account(_) => number,
             LegSource::Trunk(_) => from.number,
         };
-        let asks = |call: &Call| call.consult.as_ref().is_some_and(|consult| consult.of == replaced);
-        let his = self.live_legs(&source).filter(|(call, _)| asks(call));
-        let asking: Vec<CallKey> = his.map(|(call, _)| call.key).collect();
         let mut seat = self
             .new_seat(key, leg, source, (number, role), terms, Stage::Talking)
             .ok_or(503_u16)?;
@@ -369,13 +369,20 @@ impl<O: Outside> Switchboard<O> {
         let mut left = std::mem::replace(place, seat);
         left.end(Farewell::Hangup(None), &mut self.farewells);
         self.forget_leg(left.leg, &left.peer);
-        for key in asking {
-            if let Some(consult) = self.calls.get_mut(&key).and_then(|call| call.consult.as_mut()) {
-                consult.of = leg;
-            }
-        }
+        self.is_asked_about_by(&left.peer, replaced, leg);
         self.changed.insert(key);
         Ok(())
+    }
+
+    /// Whoever asks goes on with another leg.
+    fn is_asked_about_by(&mut self, peer: &LegSource, before: LegKey, after: LegKey) {
+        let asks = |call: &Call| call.consult.as_ref().is_some_and(|consult| consult.of == before);
+        let his = self.live_legs(peer).filter(|(call, _)| asks(call));
+        for key in his.map(|(call, _)| call.key).collect::<Vec<_>>() {
+            if let Some(consult) = self.calls.get_mut(&key).and_then(|call| call.consult.as_mut()) {
+                consult.of = after;
+            }
+        }
     }
 }
 

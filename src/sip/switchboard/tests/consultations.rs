@@ -219,6 +219,52 @@ fn a_conference_is_heard_by_all_and_the_coach_by_his_agent_alone() {
 }
 
 #[test]
+fn what_else_he_asks_about_the_call_goes_on_when_one_of_his_colleagues_is_in_it() {
+    let mut house = House::new();
+    let (customer, agent) = house.talk();
+    let call = house.call_id();
+    house
+        .command(Command::Hold {
+            device: AGENT.into(),
+            call: call.clone(),
+        })
+        .unwrap();
+    // His phone has three lines.
+    let asks = |house: &mut House, number: &str| {
+        let before: Vec<LegKey> = house.lines.keys().copied().collect();
+        let leg = house.incoming(LegSource::Account(AGENT.into()), number, Some(sdp(4000, "0", "sendrecv")));
+        let rings = house.lines.values().find(|line| line.outgoing && !before.contains(&line.leg));
+        let rings = rings.expect("it rings").leg;
+        house.answer(rings);
+        leg
+    };
+    let first = asks(&mut house, "5002");
+    let second = asks(&mut house, "0123");
+    let asked_about = |house: &House, leg: LegKey| {
+        let key = house.lines[&leg].call;
+        let of_leg = house
+            .board
+            .calls
+            .values()
+            .find(|call| Some(call.key) == key)
+            .map(|call| call.id.clone());
+        of_leg.and_then(|id| house.calls[&id].parent.clone())
+    };
+    assert_eq!(asked_about(&house, first), Some(call.clone()));
+    assert_eq!(asked_about(&house, second), Some(call.clone()));
+    conference(&mut house, &call, TransferStep::Complete).expect("accepted");
+    assert!(house.lines[&agent].ended && !house.lines[&first].ended);
+    assert_eq!(asked_about(&house, second), Some(call.clone()), "he has another leg there now");
+    house.hangs_up(first);
+    assert_eq!(
+        asked_about(&house, second),
+        None,
+        "he is out of it, and this is a call like any other"
+    );
+    assert!(!house.lines[&customer].ended && !house.lines[&second].ended);
+}
+
+#[test]
 fn a_barge_in_into_a_conference_is_heard_by_everybody_of_it() {
     let mut asked = Asked::with(Activity::BargeIn, Scope::Agent);
     assert_eq!(asked.table(), "as qn nq sc sa", "not by a customer on hold");
