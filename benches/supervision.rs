@@ -4,18 +4,23 @@
 //! cargo bench --bench supervision -- [--json]
 //! ```
 //!
-//! The pure machine alone: no socket, no clock. At each size every tenth monitor's agent is on a call and the supervisor has joined it. A
-//! fact is a hold or its end on one of those calls; a request changes what a supervisor does. Memory is what the allocator holds.
+//! The pure machines alone, supervision and gateway: no socket, no clock. At each size every tenth monitor's agent is on a call and the supervisor has joined it. A
+//! fact is a hold or its end on one of those calls; a request changes what a supervisor does, at the gateway with its line in the audit; a read is
+//! the calls of somebody who is on one. Memory is what the allocator holds.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::error::Error;
 use std::hint::black_box;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use undertone::clock::instant;
+use undertone::gateway::{self, DeviceEntry, Directory, Gateway, Group, Kept, Token, User};
 use undertone::supervision::{Config, LegOutcome, Output, Supervision};
 use undertone::words::{
-    Activity, CallFact, CallType, Command, DeviceId, LegState, Mode, MonitorFact, MonitorState, Now, Party, PartyRole, Scope, Timestamp,
+    Activity, Answer, Asked, CallFact, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind, Fact, Feature, GroupId, LegState,
+    Mode, MonitorFact, MonitorState, Now, Party, PartyRole, Query, Request, Role, Scope, TargetRef, Timestamp, UserId,
 };
 
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
@@ -52,6 +57,14 @@ struct Row {
     bytes: usize,
     fact: Duration,
     request: Duration,
+    gateway: AtGateway,
+}
+
+#[derive(Clone, Copy)]
+struct AtGateway {
+    fact: Duration,
+    request: Duration,
+    read: Duration,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -61,27 +74,38 @@ fn main() -> Result<(), Box<dyn Error>> {
     if json {
         for row in &rows {
             println!(
-                r#"{{"monitors":{},"bytes_per_monitor":{},"fact_ns":{},"request_ns":{}}}"#,
+                r#"{{"monitors":{},"bytes_per_monitor":{},"fact_ns":{},"request_ns":{},"gateway_fact_ns":{},"gateway_request_ns":{},"gateway_read_ns":{}}}"#,
                 row.monitors,
                 row.bytes,
                 row.fact.as_nanos(),
-                row.request.as_nanos()
+                row.request.as_nanos(),
+                row.gateway.fact.as_nanos(),
+                row.gateway.request.as_nanos(),
+                row.gateway.read.as_nanos(),
             );
         }
         return Ok(());
     }
-    println!(" monitors   live calls   bytes a monitor   one fact        one request     (× the smallest size)");
+    println!("                                                supervision                       gateway");
+    println!(
+        " monitors   live calls   bytes a monitor   one fact        one request        one fact        one request      one read   (× the smallest size)"
+    );
     for row in &rows {
-        let times = |ours: Duration, least: Duration| ours.as_secs_f64() / least.as_secs_f64();
+        let cell = |ours: Duration, least: Duration| {
+            let times = ours.as_secs_f64() / least.as_secs_f64();
+            format!("{:>8.2} µs {times:>4.1}×", ours.as_secs_f64() * 1e6)
+        };
+        let (gateway, least) = (&row.gateway, &first.gateway);
         println!(
-            "{:>9}{:>13}{:>18}{:>8.2} µs {:>4.1}×{:>8.2} µs {:>4.1}×",
+            "{:>9}{:>13}{:>18}{}{}   {}{}{}",
             row.monitors,
             row.monitors / 10,
             row.bytes,
-            row.fact.as_secs_f64() * 1e6,
-            times(row.fact, first.fact),
-            row.request.as_secs_f64() * 1e6,
-            times(row.request, first.request),
+            cell(row.fact, first.fact),
+            cell(row.request, first.request),
+            cell(gateway.fact, least.fact),
+            cell(gateway.request, least.request),
+            cell(gateway.read, least.read),
         );
     }
     let largest = rows.iter().map(|row| row.bytes).max().unwrap_or_default();
@@ -115,17 +139,7 @@ fn measure(monitors: usize) -> Row {
         machine.handle_leg(&supervisor(n), &call(n, LegState::Established).id, LegOutcome::Answered, now);
         drain(&mut machine);
     }
-    let live: Vec<usize> = (0..monitors).step_by(10).collect();
-    let facts: Vec<CallFact> = (0..STEPS)
-        .map(|step| {
-            let state = if (step / live.len()).is_multiple_of(2) {
-                LegState::Held
-            } else {
-                LegState::Established
-            };
-            call(live[step % live.len()], state)
-        })
-        .collect();
+    let facts = holds(monitors);
     let requests: Vec<Command> = (0..STEPS)
         .map(|step| Command::StartMonitoring {
             supervisor: supervisor(step * 7 % monitors),
@@ -159,7 +173,148 @@ fn measure(monitors: usize) -> Row {
         bytes,
         fact: best[0],
         request: best[1],
+        gateway: measure_gateway(monitors, now),
     }
+}
+
+/// Holds and their ends, one call after the other.
+fn holds(monitors: usize) -> Vec<CallFact> {
+    let live: Vec<usize> = (0..monitors).step_by(10).collect();
+    let hold = |step: usize| {
+        let state = if (step / live.len()).is_multiple_of(2) {
+            LegState::Held
+        } else {
+            LegState::Established
+        };
+        call(live[step % live.len()], state)
+    };
+    (0..STEPS).map(hold).collect()
+}
+
+fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
+    let mut directory = Directory::default();
+    for n in 0..monitors {
+        for (device, role) in [(agent(n), Role::Agent), (supervisor(n), Role::Supervisor)] {
+            let id = user(&device);
+            directory.devices.insert(
+                device.clone(),
+                DeviceEntry {
+                    id: device.clone(),
+                    number: device.as_str().into(),
+                    voice_environment: String::new(),
+                },
+            );
+            let user = User {
+                id: id.clone(),
+                display_name: String::new(),
+                roles: [role].into(),
+                features: [Feature::Voice, Feature::SupervisorMonitoring].into(),
+                devices: vec![device],
+            };
+            directory.users.insert(id, user);
+        }
+        let id = GroupId::from(format!("{n}"));
+        let group = Group {
+            id: id.clone(),
+            agents: [user(&agent(n))].into(),
+            supervisors: [user(&supervisor(n))].into(),
+            monitor_supervisors: false,
+            agent_side_only: false,
+        };
+        directory.groups.insert(id, group);
+    }
+    let mut gateway = Gateway::new(gateway::Config::default(), Arc::new(directory), Kept::default(), "bench");
+    gateway.handle_capabilities(
+        Capabilities {
+            activities: Activity::ALL.to_vec(),
+            modes: Mode::ALL.to_vec(),
+            scopes: Scope::ALL.to_vec(),
+            live_switching: true,
+            ..Capabilities::default()
+        },
+        now,
+    );
+    gateway.handle_fact(Fact::SnapshotBegin, now);
+    for n in 0..monitors {
+        for device in [agent(n), supervisor(n)] {
+            let number = device.as_str().into();
+            let fact = DeviceFact {
+                id: device,
+                number,
+                kind: DeviceKind::Phone,
+                registered: true,
+                do_not_disturb: false,
+                forward_to: None,
+            };
+            gateway.handle_fact(Fact::Device(fact), now);
+        }
+    }
+    for n in (0..monitors).step_by(10) {
+        gateway.handle_fact(Fact::Call(call(n, LegState::Established)), now);
+    }
+    gateway.handle_fact(Fact::SnapshotComplete, now);
+    settle(&mut gateway, now);
+
+    let facts = holds(monitors);
+    let who = |step: usize| step * 7 % monitors;
+    let requests: Vec<Asked> = (0..STEPS)
+        .map(|step| Asked {
+            user: user(&supervisor(who(step))),
+            from: IpAddr::from([127, 0, 0, 1]),
+            request_id: format!("r{step}").into(),
+            request: Request::StartMonitoring {
+                device: supervisor(who(step)),
+                target: TargetRef {
+                    device: Some(agent(who(step))),
+                    number: None,
+                },
+                activity: Activity::ALL[step % 3],
+                mode: Mode::AllCalls,
+                scope: Scope::Call,
+            },
+        })
+        .collect();
+    let readers: Vec<UserId> = (0..STEPS).map(|step| user(&agent(who(step) / 10 * 10))).collect();
+    let mut best = [Duration::MAX; 3];
+    for _ in 0..ROUNDS {
+        let begun = instant();
+        for fact in &facts {
+            gateway.handle_fact(Fact::Call(black_box(fact).clone()), now);
+            settle(&mut gateway, now);
+        }
+        let told = instant();
+        for asked in &requests {
+            gateway.handle_request(Token(1), black_box(asked), now);
+            settle(&mut gateway, now);
+        }
+        let asked = instant();
+        for reader in &readers {
+            let read = gateway.read(black_box(reader), &Query::MyCalls, now.wall);
+            assert!(matches!(black_box(read), Ok(Answer::Calls(calls)) if calls.len() == 1));
+        }
+        let steps = STEPS as u32;
+        for (best, took) in best.iter_mut().zip([told - begun, asked - told, instant() - asked]) {
+            *best = (*best).min(took / steps);
+        }
+    }
+    let [fact, request, read] = best;
+    AtGateway { fact, request, read }
+}
+
+/// Audit and backend agree at once.
+fn settle(gateway: &mut Gateway, now: Now) {
+    while let Some(output) = gateway.poll_output() {
+        match black_box(output) {
+            gateway::Output::Audit { id, .. } => gateway.handle_audited(id, Ok(()), now),
+            gateway::Output::Command { id, .. } => gateway.handle_command_result(id, Ok(()), now),
+            gateway::Output::Reply { result, .. } => assert!(result.is_ok(), "{result:?}"),
+            _ => {}
+        }
+    }
+}
+
+fn user(device: &DeviceId) -> UserId {
+    UserId::from(device.as_str())
 }
 
 fn drain(machine: &mut Supervision) {

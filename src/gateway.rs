@@ -8,6 +8,7 @@
 //!  handle_fact ─────▶ views compared with what was told last ─────────────────────────────────▶ Notice
 //! ```
 
+mod calls;
 mod directory;
 mod permission;
 mod record;
@@ -27,6 +28,7 @@ use crate::words::{
     CommandContext, DeviceFact, DeviceId, DeviceView, Fact, Failure, LegState, MonitorFact, MonitorState, Notice, NoticeBody, Now, Query,
     Reason, Refusal, RequestId, Timestamp, Topic, UserId, UserView,
 };
+use calls::Calls;
 use permission::House;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -143,7 +145,7 @@ pub struct Gateway {
     backend: Backend,
     capabilities: Capabilities,
     devices: BTreeMap<DeviceId, DeviceFact>,
-    calls: BTreeMap<CallId, CallFact>,
+    calls: Calls,
     /// The call that was made to ask about another, by that one.
     asking: BTreeMap<CallId, CallId>,
     monitors: BTreeMap<DeviceId, MonitorFact>,
@@ -230,7 +232,7 @@ impl Gateway {
             backend: Backend::Away,
             capabilities: Capabilities::default(),
             devices: BTreeMap::new(),
-            calls: BTreeMap::new(),
+            calls: Calls::default(),
             monitors: BTreeMap::new(),
             hearing: kept.hearing.into_iter().map(|one| (one.supervisor.clone(), one)).collect(),
             sessions: kept.sessions,
@@ -277,7 +279,7 @@ impl Gateway {
     fn tell_everybody(&mut self, now: Now) {
         let devices: Vec<_> = self.house.devices().map(|entry| entry.id.clone()).collect();
         devices.iter().for_each(|device| self.tell_device(device));
-        let calls: Vec<_> = self.calls.keys().cloned().collect();
+        let calls: Vec<_> = self.calls.ids().cloned().collect();
         calls.iter().for_each(|call| self.tell_call(call, now));
     }
 
@@ -293,7 +295,7 @@ impl Gateway {
             Fact::SnapshotBegin => {
                 self.backend = Backend::Reading {
                     devices: self.devices.keys().cloned().collect(),
-                    calls: self.calls.keys().cloned().collect(),
+                    calls: self.calls.ids().cloned().collect(),
                     monitors: self.monitors.keys().cloned().collect(),
                 };
             }
@@ -823,7 +825,7 @@ impl Gateway {
         let id = call.id.clone();
         let over = call.is_over();
         let parent = call.parent.clone().filter(|_| !over);
-        let before = self.calls.insert(id.clone(), call).and_then(|call| call.parent);
+        let before = self.calls.insert(call).and_then(|call| call.parent);
         if let Some(parent) = &parent {
             self.asking.insert(parent.clone(), id.clone());
         }
@@ -1105,7 +1107,7 @@ impl Gateway {
     }
 
     fn own_calls(&self, user: &User, now: Timestamp) -> Vec<CallView> {
-        let legs = self.calls.values().filter_map(|call| self.live_leg(user, call));
+        let legs = self.calls.of(&user.devices).filter_map(|call| self.live_leg(user, call));
         legs.map(|leg| view::timed(leg, now)).collect()
     }
 
@@ -1121,7 +1123,7 @@ impl Gateway {
             devices: user.devices.clone(),
             calls: self
                 .calls
-                .values()
+                .of(&user.devices)
                 .filter(|call| self.live_leg(user, call).is_some())
                 .map(|call| call.id.clone())
                 .collect(),

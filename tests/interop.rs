@@ -6,14 +6,15 @@ mod tap;
 
 use crate::interop::programs::{Baresip, Sipp, folder};
 use crate::interop::tap::Tap;
-use crate::support::house::{AGENT, CUSTOMER, House, SUPERVISOR};
-use serde_json::json;
+use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVISOR};
+use serde_json::{Value, json};
 use std::time::Duration;
 use undertone::phone::audio::{level, peak};
 
 const CUSTOMER_HZ: f32 = 437.0;
 const AGENT_HZ: f32 = 613.0;
 const SUPERVISOR_HZ: f32 = 1021.0;
+const COLLEAGUE_HZ: f32 = 1327.0;
 /// The programs speak at −16 dBFS; a recording also has the time before the supervisor came.
 const HEARD: f32 = -26.0;
 const SILENT: f32 = -50.0;
@@ -127,4 +128,315 @@ async fn a_supervisor_who_barges_in_is_found_in_what_sipp_gets_as_customer() {
 async fn tap_after(customer: Sipp, tap: Tap) -> Vec<i16> {
     let port = customer.finished(SOON).await;
     tap.finish().samples_to(port)
+}
+
+/// How much of a tone somebody got.
+fn has(who: &str, samples: &[i16], tones: &[(f32, bool)]) {
+    for (hz, wanted) in tones {
+        let loudest = peak(samples, *hz);
+        assert!(
+            if *wanted { loudest > HEARD } else { loudest < SILENT },
+            "{who}: {hz} Hz at {loudest} dBFS, wanted: {wanted}"
+        );
+    }
+}
+
+/// The user's calls, as his desktop reads them.
+async fn calls(house: &House, account: Account) -> Vec<Value> {
+    let url = format!("http://{}/api/v2/me/calls?fields=*", house.rest);
+    let request = house.http.get(url).basic_auth(account.user, Some(account.password));
+    let mut reply: Value = request.send().await.unwrap().json().await.unwrap();
+    reply["calls"].as_array_mut().map(std::mem::take).unwrap_or_default()
+}
+
+/// Waits until the states of the user's calls are these, in any order; the id of the first that is in the first of them.
+async fn until(house: &House, account: Account, states: &[&str]) -> String {
+    let mut wanted: Vec<&str> = states.to_vec();
+    wanted.sort_unstable();
+    let waiting = async {
+        loop {
+            let calls = calls(house, account).await;
+            let mut now: Vec<&str> = calls.iter().filter_map(|call| call["state"].as_str()).collect();
+            now.sort_unstable();
+            if now == wanted {
+                let first = calls
+                    .iter()
+                    .find(|call| Some(call["state"].as_str()) == states.first().copied().map(Some));
+                return first.and_then(|call| call["id"].as_str()).unwrap_or_default().to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    };
+    let found = tokio::time::timeout(SOON, waiting).await;
+    match found {
+        Ok(id) => id,
+        Err(_) => panic!("{} is not in {states:?}: {:?}", account.user, calls(house, account).await),
+    }
+}
+
+/// They talk for so long.
+async fn talk(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+/// SIPp as customer; baresip as agent, colleague and supervisor, who coaches.
+struct Cast {
+    house: House,
+    place: tempfile::TempDir,
+    tap: Tap,
+    agent: Baresip,
+    colleague: Baresip,
+    supervisor: Baresip,
+}
+
+impl Cast {
+    async fn coaching(scope: &str) -> Cast {
+        let house = House::start().await;
+        let place = folder();
+        let start = |account: Account, hz| Baresip::start(&house, account, hz, &place);
+        let cast = Cast {
+            agent: start(AGENT, AGENT_HZ),
+            colleague: start(COLLEAGUE, COLLEAGUE_HZ),
+            supervisor: start(SUPERVISOR, SUPERVISOR_HZ),
+            tap: Tap::start(),
+            house,
+            place,
+        };
+        for account in [AGENT, COLLEAGUE, SUPERVISOR] {
+            cast.house.registered(account).await;
+        }
+        cast.house.coach(json!({"supervisorMonitoringScope": scope})).await;
+        cast
+    }
+
+    fn customer(&self, seconds: u64) -> Sipp {
+        let (house, place) = (&self.house, &self.place);
+        Sipp::customer(house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(seconds), place)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn baresip_holds_retrieves_and_transfers_blindly_and_the_coach_goes_along_or_is_out() {
+    for scope in ["Call", "Agent"] {
+        let cast = Cast::coaching(scope).await;
+        let customer = cast.customer(8);
+        until(&cast.house, SUPERVISOR, &["Established"]).await;
+        talk(800).await;
+        cast.agent.does("hold", "").await;
+        until(&cast.house, AGENT, &["Held"]).await;
+        talk(500).await;
+        cast.agent.does("resume", "").await;
+        until(&cast.house, AGENT, &["Established"]).await;
+        talk(500).await;
+        let to = format!("sip:{}@{}", COLLEAGUE.number, cast.house.sip);
+        cast.agent.does("transfer", &to).await;
+        until(&cast.house, COLLEAGUE, &["Established"]).await;
+        until(&cast.house, AGENT, &[]).await;
+        let port = customer.finished(SOON).await;
+        let goes_along = scope == "Call";
+        let at_customer = cast.tap.finish().samples_to(port);
+        has(
+            "the customer",
+            &at_customer,
+            &[(AGENT_HZ, true), (COLLEAGUE_HZ, true), (SUPERVISOR_HZ, false)],
+        );
+        has(
+            "the agent",
+            &cast.agent.finished().await,
+            &[(CUSTOMER_HZ, true), (SUPERVISOR_HZ, true)],
+        );
+        let at_colleague = cast.colleague.finished().await;
+        has(
+            "the colleague",
+            &at_colleague,
+            &[(CUSTOMER_HZ, true), (SUPERVISOR_HZ, goes_along), (AGENT_HZ, false)],
+        );
+        let at_supervisor = cast.supervisor.finished().await;
+        has(
+            "the supervisor",
+            &at_supervisor,
+            &[(CUSTOMER_HZ, true), (AGENT_HZ, true), (COLLEAGUE_HZ, goes_along)],
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn baresip_is_asked_and_the_customer_is_transferred_to_it_with_the_coach_or_without() {
+    for scope in ["Call", "Agent"] {
+        let cast = Cast::coaching(scope).await;
+        let customer = cast.customer(8);
+        let call = until(&cast.house, AGENT, &["Established"]).await;
+        until(&cast.house, SUPERVISOR, &["Established"]).await;
+        talk(800).await;
+        let path = format!("/me/calls/{call}");
+        let ask = json!({"operationName": "InitiateTransfer", "destination": {"phoneNumber": COLLEAGUE.number}});
+        cast.house.post(AGENT, &path, ask).await;
+        until(&cast.house, AGENT, &["Held", "Established"]).await;
+        until(&cast.house, COLLEAGUE, &["Established"]).await;
+        talk(800).await;
+        cast.house.post(AGENT, &path, json!({"operationName": "CompleteTransfer"})).await;
+        until(&cast.house, AGENT, &[]).await;
+        let port = customer.finished(SOON).await;
+        let goes_along = scope == "Call";
+        let at_customer = cast.tap.finish().samples_to(port);
+        has(
+            "the customer",
+            &at_customer,
+            &[(AGENT_HZ, true), (COLLEAGUE_HZ, true), (SUPERVISOR_HZ, false)],
+        );
+        let at_colleague = cast.colleague.finished().await;
+        has(
+            "the colleague",
+            &at_colleague,
+            &[(CUSTOMER_HZ, true), (AGENT_HZ, true), (SUPERVISOR_HZ, goes_along)],
+        );
+        let at_supervisor = cast.supervisor.finished().await;
+        has(
+            "the supervisor",
+            &at_supervisor,
+            &[(CUSTOMER_HZ, true), (AGENT_HZ, true), (COLLEAGUE_HZ, goes_along)],
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_conference_of_sipp_and_baresip_the_whisper_is_the_agents_alone() {
+    let cast = Cast::coaching("Call").await;
+    let customer = cast.customer(6);
+    let call = until(&cast.house, AGENT, &["Established"]).await;
+    until(&cast.house, SUPERVISOR, &["Established"]).await;
+    let path = format!("/me/calls/{call}");
+    let ask = json!({"operationName": "InitiateConference", "destination": {"phoneNumber": COLLEAGUE.number}});
+    cast.house.post(AGENT, &path, ask).await;
+    until(&cast.house, AGENT, &["Held", "Established"]).await;
+    until(&cast.house, COLLEAGUE, &["Established"]).await;
+    cast.house.post(AGENT, &path, json!({"operationName": "CompleteConference"})).await;
+    until(&cast.house, AGENT, &["Established"]).await;
+    // It ends while all are in it: the agent and his coach leave first.
+    let port = customer.finished(SOON).await;
+    let at_customer = cast.tap.finish().samples_to(port);
+    has("the customer", &at_customer, &[(AGENT_HZ, true), (COLLEAGUE_HZ, true)]);
+    assert!(
+        level(&at_customer, SUPERVISOR_HZ) < SILENT,
+        "{}",
+        level(&at_customer, SUPERVISOR_HZ)
+    );
+    let at_colleague = cast.colleague.finished().await;
+    has("the colleague", &at_colleague, &[(CUSTOMER_HZ, true), (AGENT_HZ, true)]);
+    assert!(
+        level(&at_colleague, SUPERVISOR_HZ) < SILENT,
+        "{}",
+        level(&at_colleague, SUPERVISOR_HZ)
+    );
+    has(
+        "the agent",
+        &cast.agent.finished().await,
+        &[(CUSTOMER_HZ, true), (COLLEAGUE_HZ, true), (SUPERVISOR_HZ, true)],
+    );
+    has(
+        "the supervisor",
+        &cast.supervisor.finished().await,
+        &[(CUSTOMER_HZ, true), (AGENT_HZ, true), (COLLEAGUE_HZ, true)],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sipp_holds_in_every_way_there_is_and_the_whisper_keeps_flowing() {
+    let house = House::start().await;
+    let place = folder();
+    Sipp::register(&house, AGENT, &place).await;
+    let tap = Tap::start();
+    let agent = Sipp::agent_as("agent_holds", &house, AGENT, AGENT_HZ, &place);
+    let supervisor = Baresip::start(&house, SUPERVISOR, SUPERVISOR_HZ, &place);
+    house.registered(AGENT).await;
+    house.registered(SUPERVISOR).await;
+    house.coach(json!({})).await;
+    let customer = Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(9), &place);
+    until(&house, SUPERVISOR, &["Established"]).await;
+    for _ in 0..3 {
+        until(&house, AGENT, &["Held"]).await;
+        until(&house, AGENT, &["Established"]).await;
+    }
+    let customer_port = customer.finished(SOON).await;
+    let agent_port = agent.finished(SOON).await;
+    let heard = tap.finish();
+    has(
+        "the customer",
+        &heard.samples_to(customer_port),
+        &[(AGENT_HZ, true), (SUPERVISOR_HZ, false)],
+    );
+    has(
+        "the agent",
+        &heard.samples_to(agent_port),
+        &[(CUSTOMER_HZ, true), (SUPERVISOR_HZ, true)],
+    );
+    has(
+        "the supervisor",
+        &supervisor.finished().await,
+        &[(CUSTOMER_HZ, true), (AGENT_HZ, true)],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sipp_refers_the_customer_to_baresip_and_the_coach_goes_along() {
+    let house = House::start().await;
+    let place = folder();
+    Sipp::register(&house, AGENT, &place).await;
+    let tap = Tap::start();
+    let agent = Sipp::agent_as("agent_refers", &house, AGENT, AGENT_HZ, &place);
+    let supervisor = Baresip::start(&house, SUPERVISOR, SUPERVISOR_HZ, &place);
+    let colleague = Baresip::start(&house, COLLEAGUE, COLLEAGUE_HZ, &place);
+    for account in [AGENT, COLLEAGUE, SUPERVISOR] {
+        house.registered(account).await;
+    }
+    house.coach(json!({})).await;
+    let customer = Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(6), &place);
+    agent.finished(SOON).await;
+    let customer_port = customer.finished(SOON).await;
+    let at_customer = tap.finish().samples_to(customer_port);
+    has(
+        "the customer",
+        &at_customer,
+        &[(AGENT_HZ, true), (COLLEAGUE_HZ, true), (SUPERVISOR_HZ, false)],
+    );
+    has(
+        "the colleague",
+        &colleague.finished().await,
+        &[(CUSTOMER_HZ, true), (SUPERVISOR_HZ, true)],
+    );
+    has(
+        "the supervisor",
+        &supervisor.finished().await,
+        &[(AGENT_HZ, true), (COLLEAGUE_HZ, true)],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sipp_hears_and_is_heard_with_reliable_provisional_responses_on_either_side() {
+    let house = House::start().await;
+    let place = folder();
+    Sipp::register(&house, AGENT, &place).await;
+    Sipp::register(&house, COLLEAGUE, &place).await;
+    let tap = Tap::start();
+    let agents = [
+        Sipp::agent_as("agent_reliable", &house, AGENT, AGENT_HZ, &place),
+        Sipp::agent_as("agent", &house, COLLEAGUE, COLLEAGUE_HZ, &place),
+    ];
+    house.registered(AGENT).await;
+    house.registered(COLLEAGUE).await;
+    let mut heard_by = Vec::new();
+    let seconds = Duration::from_secs(2);
+    // The one answers reliably, the other wants to be told so.
+    for (scenario, callee) in [("customer", AGENT), ("customer_reliable", COLLEAGUE)] {
+        let customer = Sipp::customer_as(scenario, &house, CUSTOMER, callee.number, CUSTOMER_HZ, seconds, &place);
+        heard_by.push(customer.finished(SOON).await);
+    }
+    for agent in agents {
+        heard_by.push(agent.finished(SOON).await);
+    }
+    let heard = tap.finish();
+    has("the first customer", &heard.samples_to(heard_by[0]), &[(AGENT_HZ, true)]);
+    has("the second customer", &heard.samples_to(heard_by[1]), &[(COLLEAGUE_HZ, true)]);
+    has("the agent", &heard.samples_to(heard_by[2]), &[(CUSTOMER_HZ, true)]);
+    has("the colleague", &heard.samples_to(heard_by[3]), &[(CUSTOMER_HZ, true)]);
 }

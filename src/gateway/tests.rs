@@ -1866,13 +1866,13 @@ mod properties {
         assert_eq!(view.user_state.is_some(), view.active);
     }
 
-    fn check_leg(user: &User, view: &CallView, calls: &BTreeMap<CallId, CallFact>) {
+    fn check_leg(user: &User, view: &CallView, calls: &super::Calls) {
         assert!(user.devices.contains(&view.device), "a leg of somebody else's is shown");
         if view.state == LegState::Released {
             assert_eq!(view.capabilities, Vec::<&str>::new());
             return;
         }
-        let call = &calls[&view.id];
+        let call = calls.get(&view.id).expect("there is such a call");
         assert!(call.party_of(&view.device).is_some());
         let heard = |number: usize| view.participants.len() <= number;
         assert!(heard(call.parties.len()));

@@ -1,12 +1,15 @@
 //! SIPp and baresip as children of the test; each ends with its handle.
 
-use crate::support::house::{Account, House};
+use crate::support::house::{Account, COLLEAGUE, House};
+use serde_json::json;
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use undertone::phone::audio::{Law, Tone};
 
@@ -71,20 +74,30 @@ impl Sipp {
 
     /// Answers one call at the registered contact.
     pub fn agent(house: &House, account: Account, hz: f32, place: &TempDir) -> Sipp {
+        Self::agent_as("agent", house, account, hz, place)
+    }
+
+    /// Answers one call with a scenario of its own; whom it may ask for is the colleague.
+    pub fn agent_as(scenario: &str, house: &House, account: Account, hz: f32, place: &TempDir) -> Sipp {
         let place = Self::place(place, account);
         let port = fs::read_to_string(place.join("port")).unwrap().parse().unwrap();
         Self::record(&place, hz);
-        Self::run(house, "agent", account, port, &[], &place)
+        Self::run(house, scenario, account, port, &["-key", "target", COLLEAGUE.number], &place)
     }
 
     /// Calls a number, talks, hangs up.
     pub fn customer(house: &House, account: Account, number: &str, hz: f32, talk: Duration, place: &TempDir) -> Sipp {
+        Self::customer_as("customer", house, account, number, hz, talk, place)
+    }
+
+    /// Calls a number with a scenario of its own.
+    pub fn customer_as(scenario: &str, house: &House, account: Account, number: &str, hz: f32, talk: Duration, place: &TempDir) -> Sipp {
         let place = Self::place(place, account);
         Self::record(&place, hz);
         let talk = talk.as_millis().to_string();
         Self::run(
             house,
-            "customer",
+            scenario,
             account,
             free_port(),
             // SIPp signs another URI than that of its request unless it is told not to.
@@ -195,6 +208,7 @@ impl Sipp {
 pub struct Baresip {
     child: Child,
     place: PathBuf,
+    control: SocketAddr,
 }
 
 impl Baresip {
@@ -203,6 +217,7 @@ impl Baresip {
         fs::create_dir_all(place.join("heard")).unwrap();
         write_wav(&place.join("tone.wav"), &speech(hz));
         let (port, media, here) = (free_port(), free_media_port(), place.display());
+        let control = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let modules = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path());
         let modules = modules
             .flat_map(|path| [path.join("baresip/modules")])
@@ -217,7 +232,8 @@ impl Baresip {
              audio_player aubridge,nowhere\naudio_alert aubridge,nowhere\naudio_source aufile,{here}/tone.wav\n\
              ausrc_srate 8000\nauplay_srate 8000\nausrc_channels 1\nauplay_channels 1\nsnd_path {here}/heard\nmodule_path {}\n\
              module g711.so\nmodule aubridge.so\nmodule aufile.so\nmodule sndfile.so\n\
-             module_tmp uuid.so\nmodule_tmp account.so\nmodule_app contact.so\nmodule_app menu.so\n",
+             module_tmp uuid.so\nmodule_tmp account.so\nmodule_app contact.so\nmodule_app menu.so\nmodule_app ctrl_tcp.so\n\
+             ctrl_tcp_listen {control}\n",
             media + 5,
             modules.display(),
         );
@@ -229,7 +245,21 @@ impl Baresip {
         fs::write(place.join("contacts"), "").unwrap();
         let arguments = ["-4", "-s", "-f", place.to_str().unwrap()].map(str::to_owned);
         let child = start("baresip", &arguments, &place, &place.join("screen"));
-        Baresip { child, place }
+        Baresip { child, place, control }
+    }
+
+    /// What somebody at the phone does: `hold`, `resume`, `transfer` to somebody.
+    pub async fn does(&self, command: &str, params: &str) {
+        let message = json!({"command": command, "params": params}).to_string();
+        let mut stream = TcpStream::connect(self.control).await.expect("baresip takes commands");
+        stream
+            .write_all(format!("{}:{message},", message.len()).as_bytes())
+            .await
+            .expect("told");
+        // Its answer, or what happens: it has read the command.
+        let mut answer = [0; 1024];
+        let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut answer)).await;
+        read.expect("baresip answers").expect("in full");
     }
 
     /// Ends it; what it has heard in its calls.
