@@ -20,6 +20,8 @@ const MOST_FORKS: usize = 16;
 pub(super) struct Reliable {
     /// All of them (Require); else those that carry a session description (Supported).
     all: bool,
+    /// The first would have to carry our offer (RFC 3261 13.2.1), which the 2xx does: so there is none.
+    is_mute: bool,
     /// That of the INVITE.
     cseq: u32,
     rseq: u32,
@@ -53,11 +55,13 @@ pub(super) struct Fork {
 
 impl Reliable {
     /// As an INVITE wants it; `None` if it can not.
-    pub(super) fn wanted(invite: &Headers, random: u64) -> Option<Self> {
-        let all = invite.lists("Require", "100rel");
-        (all || invite.lists("Supported", "100rel")).then(|| Self {
+    pub(super) fn wanted(invite: &Request, random: u64) -> Option<Self> {
+        let headers = &invite.headers;
+        let all = headers.lists("Require", "100rel");
+        (all || headers.lists("Supported", "100rel")).then(|| Self {
             all,
-            cseq: invite.cseq().map(|(cseq, _)| cseq).unwrap_or_default(),
+            is_mute: all && invite.body.is_empty(),
+            cseq: headers.cseq().map(|(cseq, _)| cseq).unwrap_or_default(),
             rseq: (random % (FIRST_BELOW - 1)) as u32,
             unheard: None,
             next: None,
@@ -76,7 +80,7 @@ impl Reliable {
             let waiting = self.next.take().and_then(|(_, media)| media);
             self.next = Some((status, media.cloned().or(waiting)));
         }
-        self.unheard.is_some()
+        self.unheard.is_some() || self.is_mute
     }
 
     /// A 2xx waits until a description before it has been heard.
@@ -110,17 +114,21 @@ pub(super) fn fork<'a>(forks: &'a mut Vec<Fork>, tag: &[u8]) -> Option<&'a mut F
 }
 
 impl Fork {
-    /// Takes a response; false if it has been heard before, or one before it has not (RFC 3262 4).
-    pub(super) fn hear(&mut self, rseq: Option<u32>, media: Option<&Vec<u8>>) -> bool {
+    /// Takes a response; false if it has been heard before, or one before it has not (RFC 3262 4). A description that is no news is taken out:
+    /// who says it again is not the one who is to be heard now.
+    pub(super) fn hear(&mut self, rseq: Option<u32>, media: &mut Option<Vec<u8>>) -> bool {
         if let (Some(rseq), Some(last)) = (rseq, self.rseq)
             && last.checked_add(1) != Some(rseq)
         {
             return false;
         }
         self.rseq = rseq.or(self.rseq);
-        if let (Some(media), false) = (media, self.is_answer) {
-            self.media = Some(media.clone());
-            self.is_answer = rseq.is_some();
+        let is_answer = self.is_answer;
+        self.is_answer |= rseq.is_some() && media.is_some();
+        if is_answer || *media == self.media {
+            *media = None;
+        } else if media.is_some() {
+            self.media.clone_from(media);
         }
         true
     }
@@ -198,16 +206,23 @@ impl UserAgent {
     pub(super) fn handle_prack(&mut self, leg_key: LegKey, flow: Flow, key: ServerKey, prack: &Request, now: Now) -> Result<(), Refuse> {
         let (rseq, cseq, method) = rack(&prack.headers).ok_or(Refuse::new(400))?;
         let reliable = self.legs.get_mut(&leg_key).and_then(|leg| leg.reliable.as_mut());
-        let named = reliable.filter(|reliable| (reliable.rseq, reliable.cseq) == (rseq, cseq) && method == Method::Invite.as_bytes());
-        if named.and_then(|reliable| reliable.unheard.take()).is_none() {
+        let names =
+            |reliable: &&mut Reliable| reliable.unheard.is_some() && (reliable.rseq, reliable.cseq) == (rseq, cseq) && method == b"INVITE";
+        if reliable.filter(names).is_none() {
             return Err(Refuse::new(481));
         }
-        self.timers.clear(&(leg_key, LegTimer::Reliable));
         // A new offer is one too many before the call stands (RFC 3262 5 allows it; RFC 6337 3.1.1 says how to say no). It is heard all the same.
         let done = match prack.body.is_empty() {
             true => self.answer(leg_key, flow, key, Response::to(prack, 200), now),
             false => Err(Refuse::new(488)),
         };
+        if done.as_ref().is_err_and(|refuse| refuse.status == 503) {
+            return done;
+        }
+        self.timers.clear(&(leg_key, LegTimer::Reliable));
+        if let Some(reliable) = self.legs.get_mut(&leg_key).and_then(|leg| leg.reliable.as_mut()) {
+            reliable.unheard = None;
+        }
         self.say_next(leg_key, now);
         done
     }

@@ -22,6 +22,9 @@ const MOST_ATTEMPTS: u8 = 3;
 /// How often an offer that meets 491 is tried again.
 const MOST_GLARES: u8 = 5;
 
+/// No early dialog sees so many.
+const PRACKS: u32 = 1000;
+
 /// A refresh that finds something else under way waits so long.
 const BUSY: Duration = Duration::from_secs(2);
 
@@ -574,8 +577,8 @@ impl UserAgent {
                 if response.status == 100 {
                     return;
                 }
-                let (media, rseq, cseq) = (described(response), rseq(response), calling.sent.cseq);
-                let heard = fork(&mut calling.forks, &tag_of(response)).is_some_and(|fork| fork.hear(rseq, media.as_ref()));
+                let (mut media, rseq, cseq) = (described(response), rseq(response), calling.sent.cseq);
+                let heard = fork(&mut calling.forks, &tag_of(response)).is_some_and(|fork| fork.hear(rseq, &mut media));
                 if !heard {
                     return;
                 }
@@ -649,7 +652,8 @@ impl UserAgent {
         let call_id = String::from_utf8_lossy(call_id).into_owned();
         let tag = String::from_utf8_lossy(local.tag().unwrap_or_default()).into_owned();
         let mut dialog = Dialog::outgoing(call_id, local, tag, to, sent.request.uri.clone(), sent.flow);
-        dialog.local_cseq = sent.cseq;
+        // Above whatever its PRACKs have had.
+        dialog.local_cseq = sent.cseq + PRACKS;
         dialog.handle_response(response);
         self.acknowledge(id, &dialog, sent, response);
         let bye = dialog.request(Method::Bye);

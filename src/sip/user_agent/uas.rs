@@ -129,7 +129,7 @@ impl UserAgent {
             source: source.clone(),
         };
         let session = self.agree(self.first_session(), headers);
-        let reliable = Reliable::wanted(headers, self.chance.below(u64::from(u32::MAX)));
+        let reliable = Reliable::wanted(invite, self.chance.below(u64::from(u32::MAX)));
         let incoming = Incoming {
             transaction,
             invite: invite.clone(),

@@ -347,8 +347,43 @@ fn the_fork_that_answers_is_the_call_with_its_own_description() {
     let media = SDP.into();
     assert_eq!(stage.events(), [LegEvent::Answered { leg: LEG, media }]);
     fork(&mut stage, &invite, 200, "b", None, None);
-    assert_eq!(stage.said(), ["ACK", "BYE"], "one is enough");
+    let last = stage.sent();
+    assert_eq!(last.iter().map(short).collect::<Vec<_>>(), ["ACK", "BYE"], "one is enough");
+    let Message::Request(bye) = &last[1] else { panic!() };
+    let number = |request: &Request| request.headers.cseq().unwrap().0;
+    assert!(number(bye) > number(&invite) + 2, "above its PRACKs");
     assert!(stage.events().is_empty());
+}
+
+#[test]
+fn a_fork_that_says_the_same_again_is_not_heard_instead_of_the_other() {
+    let mut stage = Stage::new();
+    stage.command(call_carrier(LEG));
+    let invite = stage.request("INVITE");
+    let described = |stage: &mut Stage| match stage.events().as_slice() {
+        [LegEvent::Progress { media, .. }] => media.is_some(),
+        other => panic!("{other:?}"),
+    };
+    for (tag, media, is_news) in [("a", SDP, true), ("b", OTHER, true), ("a", SDP, false), ("a", OTHER, true)] {
+        fork(&mut stage, &invite, 183, tag, None, Some(media));
+        assert_eq!(described(&mut stage), is_news, "{tag}");
+    }
+}
+
+/// RFC 3261 13.2.1: the first reliable response has the offer. It is the 200.
+#[test]
+fn whoever_offers_nothing_and_requires_it_hears_the_offer_in_the_200() {
+    let mut stage = Stage::new();
+    let text = invite("c1", "INVITE", 7, "Require: 100rel\n");
+    let (head, _) = text.split_once("Content-Type").unwrap();
+    stage.hear(CARRIER, &format!("{head}Content-Length: 0\n\n"));
+    let [LegEvent::Incoming { leg, offer: None, .. }] = stage.events()[..] else {
+        panic!("no call")
+    };
+    stage.command(rings(leg, None));
+    assert_eq!(stage.said(), ["100"], "it rings all the same");
+    stage.command(LegCommand::Accept { leg, media: SDP.into() });
+    assert_eq!(stage.response(200).body, SDP.as_bytes());
 }
 
 #[test]
