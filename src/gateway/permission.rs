@@ -1,6 +1,6 @@
-use super::{DeviceEntry, Directory, User};
-use crate::words::{DeviceId, Feature, Number, Reason, Refusal, Role, UserId};
-use std::collections::BTreeMap;
+use super::{DeviceEntry, Directory, Group, User};
+use crate::words::{DeviceId, Feature, GroupId, Number, Reason, Refusal, Role, UserId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The directory with the questions that permissions ask of it.
@@ -8,6 +8,9 @@ pub(super) struct House {
     directory: Arc<Directory>,
     owners: BTreeMap<DeviceId, UserId>,
     numbers: BTreeMap<Number, DeviceId>,
+    /// The groups that name a user as an agent, and those that name him as a supervisor.
+    agents: BTreeMap<UserId, Vec<GroupId>>,
+    supervisors: BTreeMap<UserId, Vec<GroupId>>,
 }
 
 impl House {
@@ -22,7 +25,18 @@ impl House {
             .values()
             .map(|device| (device.number.clone(), device.id.clone()))
             .collect();
+        let named = |members: fn(&Group) -> &BTreeSet<UserId>| {
+            let mut named: BTreeMap<UserId, Vec<GroupId>> = BTreeMap::new();
+            for (id, group) in &directory.groups {
+                for member in members(group) {
+                    named.entry(member.clone()).or_default().push(id.clone());
+                }
+            }
+            named
+        };
         Self {
+            agents: named(|group| &group.agents),
+            supervisors: named(|group| &group.supervisors),
             directory,
             owners,
             numbers,
@@ -90,8 +104,12 @@ impl House {
     /// One of the groups of the target's user says that its agents alone are heard.
     pub(super) fn agent_side_only(&self, target: &DeviceId) -> bool {
         let Some(owner) = self.owner(target) else { return false };
-        let mut groups = self.directory.groups.values().filter(|group| group.agents.contains(&owner.id));
-        groups.any(|group| group.agent_side_only)
+        self.groups(&self.agents, &owner.id).any(|group| group.agent_side_only)
+    }
+
+    fn groups<'a>(&'a self, named: &'a BTreeMap<UserId, Vec<GroupId>>, user: &UserId) -> impl Iterator<Item = &'a Group> {
+        let groups = named.get(user).into_iter().flatten();
+        groups.filter_map(|id| self.directory.groups.get(id))
     }
 
     /// He may monitor the target. Groups name their agents and their supervisors; an admin may monitor all but himself.
@@ -105,7 +123,7 @@ impl House {
         }
         let outside = || Refusal::new(Reason::NotPermitted, format!("Device '{target}' is in none of your groups."));
         let owner = self.owner(target).ok_or_else(outside)?;
-        let mut groups = self.directory.groups.values().filter(|group| group.supervisors.contains(&user.id));
+        let mut groups = self.groups(&self.supervisors, &user.id);
         let in_common = if supervises(owner) {
             groups.any(|group| group.monitor_supervisors && (group.agents.contains(&owner.id) || group.supervisors.contains(&owner.id)))
         } else {
