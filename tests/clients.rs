@@ -41,7 +41,12 @@ pub(crate) fn installed() -> Installed {
         for entry in fs::read_dir(&source).expect("tests/clients") {
             let from = entry.expect("an entry").path();
             if from.is_file() {
-                fs::copy(&from, folder.join(from.file_name().expect("a name"))).expect("a copy");
+                let to = folder.join(from.file_name().expect("a name"));
+                let text = fs::read(&from).expect("a file");
+                // What is as it should be is left alone: another test's client may be reading it.
+                if fs::read(&to).ok().as_ref() != Some(&text) {
+                    fs::write(&to, text).expect("a copy");
+                }
             }
         }
         let wanted = fs::read(source.join(list)).expect("a list of packages");
@@ -230,13 +235,18 @@ async fn lives_through_everything(library: Library, transport: &str, more: &[&st
 
     desktop.forget("subscribed");
     desktop.forget("connected");
+    desktop.forget("broken");
     let keeps = more.contains(&"--ack") || more.contains(&"--replay");
     if keeps {
         // It has no connection when this happens, and there is no gateway when it comes back.
         cable.plug_into(([127, 0, 0, 1], 1).into());
         cable.cut(Cut::Rst).await;
         desktop.next("broken").await;
+        // The reply says that it is accepted; another desktop, that it has been told.
+        let mut witness = Desktop::start(Library::CometD9, first.address.port(), "meg", "long-polling", "/v2/me/devices", &[]);
+        witness.next("subscribed").await;
         forward_to(&first, 10).await;
+        assert_eq!(witness.forwards_until("10").await, ["10"]);
     }
     first.close().await;
     let second = house(&store).await;
@@ -337,7 +347,9 @@ async fn a_reload_goes_on_with_the_session(library: Library, transport: &str) {
     assert!(ended.success());
     forward_to(&house, 2).await;
     let mut page = start();
-    assert_eq!(page.forwards_until("2").await, ["2"]);
+    let seen = page.forwards_until("2").await;
+    // Where the page ended before its acknowledgement had left, it hears it again, and loses nothing.
+    assert!(seen == ["2"] || seen == ["1", "2"], "{seen:?}");
     forward_to(&house, 3).await;
     assert_eq!(page.forwards_until("3").await, ["3"]);
     assert_eq!(house.bayeux.load().borrow().sessions, sessions, "it is the same session");
