@@ -164,7 +164,7 @@ pub struct Switchboard<O> {
     outputs: VecDeque<Output>,
     /// Ends of legs, which come after the step's hearing: nobody hears what follows an end.
     farewells: Vec<Output>,
-    /// Supervisors to be invited, which comes last: whoever is on another call with his one phone is let go there first.
+    /// Whoever is to be invited, which comes last: who is on another call with his one phone is let go there first.
     invitations: Vec<(LegKey, LegCommand)>,
     next_call: u64,
     next_leg: u64,

@@ -179,7 +179,7 @@ impl<O: Outside> Switchboard<O> {
         let mut seat = self
             .new_seat(key, leg, source, party, caller.terms.clone(), Stage::Invited)
             .ok_or_else(|| unreached(503, destination))?;
-        self.outputs.push_back(Output::Leg(LegCommand::Invite {
+        let invite = LegCommand::Invite {
             leg,
             to: Destination::Device(id.clone()),
             from: identity(destination, ""),
@@ -189,7 +189,8 @@ impl<O: Outside> Switchboard<O> {
             timeout: self.config.ring_timeout,
             max_forwards: MAX_FORWARDS,
             passed: Vec::new(),
-        }));
+        };
+        self.invitations.push((leg, invite));
         self.begin(Call {
             key,
             id: call_id,

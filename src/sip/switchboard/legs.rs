@@ -191,7 +191,7 @@ impl<O: Outside> Switchboard<O> {
         if from.number != call.ani || seat.number != call.dnis {
             passed.retain(|header| !matches!(header.name, "Identity" | "Date"));
         }
-        self.outputs.push_back(Output::Leg(LegCommand::Invite {
+        let invite = LegCommand::Invite {
             leg,
             to: callee.to,
             from,
@@ -201,7 +201,8 @@ impl<O: Outside> Switchboard<O> {
             timeout: self.config.ring_timeout,
             max_forwards: call.max_forwards,
             passed,
-        }));
+        };
+        self.invitations.push((leg, invite));
         self.sit_down(key, seat);
         Some(leg)
     }
