@@ -455,6 +455,8 @@ pub struct Call {
     ears: Vec<[Ear; MAX_LEGS]>,
     events: VecDeque<MediaEvent>,
     wake: Option<Instant>,
+    /// A leg's packets may come from elsewhere since [`Call::take_moved`] was asked.
+    moved: bool,
 }
 
 impl Call {
@@ -468,6 +470,7 @@ impl Call {
             ears: Vec::with_capacity(4),
             events: VecDeque::with_capacity(8),
             wake: None,
+            moved: false,
         }
     }
 
@@ -479,6 +482,17 @@ impl Call {
     /// Whether it has no legs.
     pub fn is_empty(&self) -> bool {
         self.legs.iter().all(Option::is_none)
+    }
+
+    /// Where a leg's RTP comes from, once that is settled: signalled and not behind a NAT, or learned.
+    pub fn source(&self, slot: usize) -> Option<SocketAddr> {
+        let source = &self.legs.get(slot)?.as_ref()?.source;
+        source.rtp.filter(|_| source.settled)
+    }
+
+    /// Whether a [`Call::source`] may be another one since this was asked last.
+    pub fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
     }
 
     /// Takes a leg in; it hears whom the allow-list already says, nobody if it is not named. Returns its slot, or the leg when the
@@ -538,6 +552,7 @@ impl Call {
         let addresses = |media: LegMedia| (media.remote, media.remote_rtcp, media.nat);
         if before.map(addresses) != Some(addresses(media)) {
             here.source = Source::of(&media);
+            self.moved = true;
         }
         if !before.is_some_and(|before| before.receive && before.remote.is_some()) {
             here.heard = now;
@@ -621,10 +636,12 @@ impl Call {
         let known = parsed.as_ref().filter(|received| {
             media.is_some_and(|media| received.payload_type == media.payload_type || Some(received.payload_type) == media.dtmf_pt)
         });
+        let was_settled = leg.source.settled;
         if !leg.source.admits(from, known) {
             leg.stats.foreign += 1;
             return Verdict::Foreign;
         }
+        self.moved |= leg.source.settled != was_settled;
         let (Some(media), Some(received)) = (media, known) else {
             leg.stats.malformed += 1;
             return Verdict::Malformed;

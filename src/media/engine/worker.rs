@@ -1,0 +1,428 @@
+//! One thread of the engine: wait, do what was asked, take packets, do what is due.
+//!
+//! While there is little to do, every packet wakes it. When packets come in crowds it takes them in turns of half a millisecond: one waking for
+//! many, and no packet later for it than the turn is long.
+
+use super::super::call::{Call, CallConfig, Leg, Sent, Transmit, Verdict};
+use super::super::{CallKey, Hearing, LegMedia, MediaConfig, MediaEvent, MediaLeg};
+use super::sockets::{Manner, Sockets, Which};
+use super::wheel::Wheel;
+use super::{Counters, EngineStats};
+use crate::clock;
+use crate::words::Now;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc as queue;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Sockets served in one turn.
+const BATCH: usize = 256;
+/// One byte more than the longest datagram we look at, so that a longer one is seen to be longer.
+const DATAGRAM: usize = 2048;
+/// Commands kept for a leg on its way from another worker.
+const MAX_WAITING: usize = 32;
+/// So many sockets ready at once are a crowd, and the next turn is a whole one.
+const CROWD: usize = 2;
+/// How long a turn is: the most that a packet waits for others.
+const TURN: Duration = Duration::from_micros(500);
+/// The wake-up's place among the sockets.
+const WAKE: u64 = u64::MAX;
+
+/// A worker's letter box.
+#[derive(Clone, Debug)]
+pub(super) struct Post {
+    pub sender: queue::Sender<Job>,
+    pub wake: Arc<EventFd>,
+}
+
+impl Post {
+    pub(super) fn send(&self, job: Job) -> bool {
+        let sent = self.sender.send(job).is_ok();
+        // A counter that is full wakes as well.
+        let _ = self.wake.write(1);
+        sent
+    }
+}
+
+/// What a worker is asked to do.
+#[derive(Debug)]
+pub(super) enum Job {
+    Put { call: CallKey, parcel: Box<Parcel> },
+    Describe { leg: MediaLeg, media: LegMedia },
+    Mute { leg: MediaLeg, muted: bool },
+    Hear { call: CallKey, hearing: Box<Hearing> },
+    SendDigits { leg: MediaLeg, digits: String },
+    Beep { leg: MediaLeg },
+    Move { leg: MediaLeg, call: CallKey, to: usize },
+    Close { leg: MediaLeg },
+    Stop,
+}
+
+/// A leg with its sockets.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub leg: Leg,
+    pub sockets: Sockets,
+}
+
+/// A call and the sockets of its legs, by slot.
+#[derive(Debug)]
+struct Room {
+    call: Call,
+    sockets: Vec<Option<Sockets>>,
+}
+
+/// A thread's calls, and the loop that serves them.
+pub(super) struct Worker {
+    index: usize,
+    epoll: Epoll,
+    manner: Manner,
+    inbox: queue::Receiver<Job>,
+    posts: Vec<Post>,
+    events: mpsc::Sender<MediaEvent>,
+    counters: Arc<Counters>,
+    config: CallConfig,
+    rooms: Vec<Option<Room>>,
+    calls: BTreeMap<CallKey, usize>,
+    legs: BTreeMap<MediaLeg, usize>,
+    /// Commands for legs that are on their way here from another worker.
+    waiting: BTreeMap<MediaLeg, Vec<Job>>,
+    /// Allow-lists for calls whose first leg is on its way here.
+    hearings: BTreeMap<CallKey, Box<Hearing>>,
+    wheel: Wheel,
+    sums: EngineStats,
+}
+
+impl Worker {
+    pub(super) fn new(
+        index: usize,
+        inbox: queue::Receiver<Job>,
+        posts: Vec<Post>,
+        events: mpsc::Sender<MediaEvent>,
+        counters: Arc<Counters>,
+        manner: Manner,
+        config: &MediaConfig,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&*posts[index].wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        Ok(Self {
+            index,
+            epoll,
+            manner,
+            inbox,
+            posts,
+            events,
+            counters,
+            config: CallConfig {
+                inactivity: config.inactivity,
+                rtcp_interval: config.rtcp_interval,
+            },
+            rooms: Vec::new(),
+            calls: BTreeMap::new(),
+            legs: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            hearings: BTreeMap::new(),
+            wheel: Wheel::new(clock::instant()),
+            sums: EngineStats::default(),
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        let mut ready = [EpollEvent::empty(); BATCH];
+        let mut datagram = [0; DATAGRAM];
+        loop {
+            let count = match self.epoll.wait(&mut ready, self.timeout()) {
+                Ok(count) => count,
+                Err(nix::errno::Errno::EINTR) => 0,
+                Err(error) => {
+                    tracing::error!(%error, worker = self.index, "media worker cannot wait for packets");
+                    return;
+                }
+            };
+            let now = clock::now();
+            let ready = &ready[..count];
+            // First who may hear whom, then what has come: a worker that is late passes nothing on by a table that is no more.
+            if ready.iter().any(|event| event.data() == WAKE) && !self.do_jobs(now) {
+                return;
+            }
+            for event in ready.iter().filter(|event| event.data() != WAKE) {
+                self.receive(event.data(), &mut datagram, now);
+            }
+            self.do_due(now);
+            self.counters.publish(&self.sums);
+            if (CROWD..BATCH).contains(&count) {
+                std::thread::sleep(TURN.saturating_sub(clock::instant().saturating_duration_since(now.mono)));
+            }
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let Some(wake) = self.wheel.next() else { return EpollTimeout::NONE };
+        let wait = wake.saturating_duration_since(clock::instant());
+        let millis = wait.as_micros().div_ceil(1000).min(10_000) as u16;
+        EpollTimeout::from(millis)
+    }
+
+    /// Takes one datagram. What is left makes the socket ready again in the next turn, so a flood at one port starves no other.
+    fn receive(&mut self, token: u64, datagram: &mut [u8], now: Now) {
+        let (place, slot, which) = from_token(token);
+        let Some(room) = self.rooms.get_mut(place).and_then(Option::as_mut) else {
+            return;
+        };
+        let Room { call, sockets } = room;
+        let Some(Some(here)) = sockets.get(slot) else { return };
+        let Ok((len, from)) = here.receive(which, datagram) else { return };
+        let sums = &mut self.sums;
+        let verdict = if which == Which::Rtcp {
+            let verdict = call.handle_rtcp(slot, from, &datagram[..len], now.mono);
+            sums.rtcp_received += u64::from(verdict == Verdict::Accepted);
+            verdict
+        } else {
+            let verdict = call.handle_rtp(slot, from, &mut datagram[..len], now.mono, &mut |packet| {
+                send(sockets, packet, sums)
+            });
+            sums.received += u64::from(verdict == Verdict::Accepted);
+            verdict
+        };
+        match verdict {
+            Verdict::Accepted => {}
+            Verdict::Foreign => self.sums.foreign += 1,
+            Verdict::Malformed => self.sums.malformed += 1,
+            Verdict::Discarded => self.sums.discarded += 1,
+        }
+        self.settle(place);
+    }
+
+    fn do_due(&mut self, now: Now) {
+        while let Some(place) = self.wheel.take(now.mono) {
+            let Some(Some(room)) = self.rooms.get_mut(place) else { continue };
+            let Room { call, sockets } = room;
+            if call.poll_timeout().is_some_and(|at| at <= now.mono) {
+                let sums = &mut self.sums;
+                call.handle_timeout(now, &mut |packet| send(sockets, packet, sums));
+            }
+            self.settle(place);
+        }
+    }
+
+    /// After every touch of a call: its events out, its next deadline noted, its legs' sockets connected to where they now come from.
+    fn settle(&mut self, place: usize) {
+        let Some(Some(Room { call, sockets })) = self.rooms.get_mut(place) else {
+            return;
+        };
+        if let Some(at) = call.poll_timeout() {
+            self.wheel.wake(place, at);
+        }
+        if call.take_moved() {
+            for (slot, sockets) in sockets.iter_mut().enumerate() {
+                if let Some(sockets) = sockets {
+                    let token = to_token(place, slot, Which::Stream);
+                    sockets.connect(&self.manner, call.source(slot), &self.epoll, token);
+                }
+            }
+        }
+        while let Some(event) = call.poll_event() {
+            if let MediaEvent::LeakGuard { call, leg } = &event {
+                tracing::warn!(
+                    call = call.0,
+                    leg = leg.0,
+                    "leak guard: sound the listener must not hear was replaced by silence"
+                );
+            }
+            tell(&self.events, event, &mut self.sums);
+        }
+    }
+
+    /// Returns false to stop.
+    fn do_jobs(&mut self, now: Now) -> bool {
+        // Already empty is as good as emptied.
+        let _ = self.posts[self.index].wake.read();
+        while let Ok(job) = self.inbox.try_recv() {
+            if matches!(job, Job::Stop) {
+                return false;
+            }
+            self.do_job(job, now.mono);
+        }
+        true
+    }
+
+    fn do_job(&mut self, job: Job, now: Instant) {
+        match job {
+            Job::Put { call, parcel } => self.put(call, *parcel, now),
+            Job::Hear { call, hearing } => match self.calls.get(&call).copied() {
+                Some(place) => {
+                    if let Some(room) = self.rooms[place].as_mut() {
+                        room.call.handle_hear(*hearing, now);
+                    }
+                    self.settle(place);
+                }
+                None => {
+                    self.hearings.insert(call, hearing);
+                }
+            },
+            Job::Describe { leg, .. }
+            | Job::Mute { leg, .. }
+            | Job::SendDigits { leg, .. }
+            | Job::Beep { leg }
+            | Job::Move { leg, .. }
+            | Job::Close { leg }
+                if !self.legs.contains_key(&leg) =>
+            {
+                let waiting = self.waiting.entry(leg).or_default();
+                if waiting.len() < MAX_WAITING {
+                    waiting.push(job);
+                }
+            }
+            Job::Describe { leg, media } => self.at(leg, |call| call.handle_describe(leg, media, now)),
+            Job::Mute { leg, muted } => self.at(leg, |call| call.handle_mute(leg, muted, now)),
+            Job::SendDigits { leg, digits } => self.at(leg, |call| call.handle_digits(leg, &digits, now)),
+            Job::Beep { leg } => self.at(leg, |call| call.handle_beep(leg, now)),
+            Job::Move { leg, call, to } => {
+                let Some(parcel) = self.take(leg, now) else { return };
+                if to == self.index {
+                    self.put(call, parcel, now);
+                } else {
+                    let parcel = Box::new(parcel);
+                    self.posts[to].send(Job::Put { call, parcel });
+                }
+            }
+            Job::Close { leg } => {
+                if let Some(Parcel { leg: closed, sockets }) = self.take(leg, now) {
+                    drop(sockets);
+                    let stats = closed.stats();
+                    tell(&self.events, MediaEvent::Closed { leg, stats }, &mut self.sums);
+                }
+            }
+            Job::Stop => {}
+        }
+    }
+
+    fn at(&mut self, leg: MediaLeg, then: impl FnOnce(&mut Call)) {
+        let Some(&place) = self.legs.get(&leg) else { return };
+        if let Some(room) = self.rooms[place].as_mut() {
+            then(&mut room.call);
+        }
+        self.settle(place);
+    }
+
+    fn put(&mut self, key: CallKey, parcel: Parcel, now: Instant) {
+        let place = match self.calls.get(&key) {
+            Some(place) => *place,
+            None => self.open_room(key, now),
+        };
+        let Parcel { leg, sockets } = parcel;
+        let name = leg.name();
+        let Some(room) = self.rooms[place].as_mut() else { return };
+        let Ok(slot) = room.call.put(leg, now) else {
+            // The directory counts legs; a call is never fuller here than there.
+            tracing::error!(call = key.0, leg = name.0, "a leg has no place in its call");
+            return;
+        };
+        if let Err(error) = sockets.watch(&self.epoll, |which| to_token(place, slot, which)) {
+            tracing::error!(%error, leg = name.0, "a media socket cannot be waited for");
+        }
+        if room.sockets.len() <= slot {
+            room.sockets.resize_with(slot + 1, || None);
+        }
+        room.sockets[slot] = Some(sockets);
+        self.legs.insert(name, place);
+        self.settle(place);
+        for job in self.waiting.remove(&name).unwrap_or_default() {
+            self.do_job(job, now);
+        }
+    }
+
+    fn open_room(&mut self, key: CallKey, now: Instant) -> usize {
+        let mut call = Call::new(key, self.config);
+        if let Some(hearing) = self.hearings.remove(&key) {
+            call.handle_hear(*hearing, now);
+        }
+        let sockets = Vec::with_capacity(4);
+        let room = Some(Room { call, sockets });
+        let place = match self.rooms.iter().position(Option::is_none) {
+            Some(free) => free,
+            None => {
+                self.rooms.push(None);
+                self.rooms.len() - 1
+            }
+        };
+        self.rooms[place] = room;
+        self.wheel.make_room(self.rooms.len());
+        self.calls.insert(key, place);
+        place
+    }
+
+    fn take(&mut self, leg: MediaLeg, now: Instant) -> Option<Parcel> {
+        let place = self.legs.remove(&leg)?;
+        let room = self.rooms[place].as_mut()?;
+        let slot = room.call.slot(leg)?;
+        let sockets = room.sockets.get_mut(slot)?.take()?;
+        if let Err(error) = sockets.unwatch(&self.epoll) {
+            tracing::error!(%error, leg = leg.0, "a media socket cannot be let go");
+        }
+        let leg = room.call.take(leg, now)?;
+        if room.call.is_empty() {
+            self.calls.remove(&room.call.key());
+            self.rooms[place] = None;
+            self.wheel.forget(place);
+        } else {
+            self.settle(place);
+        }
+        Some(Parcel { leg, sockets })
+    }
+}
+
+fn send(sockets: &[Option<Sockets>], packet: Transmit<'_>, sums: &mut EngineStats) {
+    let Some(Some(here)) = sockets.get(packet.slot) else { return };
+    let sent = match packet.sent {
+        Sent::Rtcp => here.send_rtcp(packet.bytes, packet.to),
+        _ => here.send(packet.bytes, packet.to),
+    };
+    if sent.is_err() {
+        sums.send_errors += 1;
+        return;
+    }
+    match packet.sent {
+        Sent::Rtcp => {
+            sums.rtcp_sent += 1;
+            return;
+        }
+        Sent::Unchanged => sums.unchanged += 1,
+        Sent::Transcoded => sums.transcoded += 1,
+        Sent::Mixed => sums.mixed += 1,
+        Sent::Silent => sums.silent += 1,
+        Sent::Guarded => {
+            sums.silent += 1;
+            sums.leak_guards += 1;
+        }
+    }
+    sums.sent += 1;
+}
+
+fn tell(events: &mpsc::Sender<MediaEvent>, event: MediaEvent, sums: &mut EngineStats) {
+    if events.try_send(event).is_err() {
+        sums.events_lost += 1;
+    }
+}
+
+fn to_token(place: usize, slot: usize, which: Which) -> u64 {
+    let which = match which {
+        Which::Rtp => 0,
+        Which::Stream => 1,
+        Which::Rtcp => 2,
+    };
+    (place as u64) << 16 | (slot as u64) << 2 | which
+}
+
+fn from_token(token: u64) -> (usize, usize, Which) {
+    let which = match token & 3 {
+        0 => Which::Rtp,
+        1 => Which::Stream,
+        _ => Which::Rtcp,
+    };
+    ((token >> 16) as usize, (token as usize & 0xffff) >> 2, which)
+}
