@@ -42,6 +42,9 @@ pub struct MediaConfig {
     pub advertised: Option<IpAddr>,
     /// The UDP ports: RTP on even ones, RTCP on the odd one after. `None`: any the system gives (tests).
     pub ports: Option<RangeInclusive<u16>>,
+    /// A pair of ports that was given back rests so long before another leg gets it: what is still on its way to the old call does not reach
+    /// the new one. 5 s.
+    pub port_rest: Duration,
     /// Worker threads; 0: one per core. Each call stays with one.
     pub workers: usize,
     /// A leg that should send and does not, for so long, is reported. 15 s.
@@ -58,6 +61,7 @@ impl Default for MediaConfig {
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             advertised: None,
             ports: Some(20_000..=29_999),
+            port_rest: Duration::from_secs(5),
             workers: 0,
             inactivity: Duration::from_secs(15),
             rtcp_interval: Duration::from_secs(5),

@@ -382,7 +382,7 @@ fn a_leg_moves_to_a_call_of_another_worker_and_is_heard_there_only_when_its_list
 }
 
 #[test]
-fn closing_tells_what_a_leg_did_and_frees_its_ports() {
+fn closing_tells_what_a_leg_did_and_frees_its_ports_after_a_rest() {
     let free = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
         .expect("a socket")
         .local_addr()
@@ -391,6 +391,7 @@ fn closing_tells_what_a_leg_did_and_frees_its_ports() {
     let first = (free & !1).clamp(10_000, 60_000);
     let (engine, mut events) = Engine::start(MediaConfig {
         ports: Some(first..=first + 7),
+        port_rest: Duration::from_millis(50),
         workers: 1,
         ..MediaConfig::default()
     })
@@ -414,7 +415,8 @@ fn closing_tells_what_a_leg_did_and_frees_its_ports() {
     let closed = events.blocking_recv();
     let stats = LegStats::default();
     assert_eq!(closed, Some(MediaEvent::Closed { leg: MediaLeg(0), stats }));
-    assert!(engine.open(CALL, MediaLeg(9)).is_ok());
+    assert!(engine.stats().legs_refused > 0);
+    wait("the port has rested", || engine.open(CALL, MediaLeg(9)).is_ok());
 }
 
 #[test]

@@ -365,6 +365,7 @@ fn media(media: &raw::Media) -> MediaConfig {
         inactivity: media.inactivity.0,
         rtcp_interval: media.rtcp_interval.0,
         dscp: media.dscp,
+        ..MediaConfig::default()
     }
 }
 
