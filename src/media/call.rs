@@ -48,6 +48,8 @@ const DIGIT_VOLUME: u8 = 10;
 const OURS: usize = MAX_LEGS;
 /// Digits of one leg that may wait; beyond it they are dropped.
 const MAX_DIGITS: usize = 64;
+/// Louder than this, -40 dBFS, a supervisor speaks.
+const SPEECH: u16 = 328;
 /// Samples of a beep: 200 ms.
 const BEEP: u32 = 1600;
 /// Events nobody has polled; beyond it they are dropped.
@@ -148,7 +150,39 @@ impl Row {
 #[derive(Clone, Copy, Debug, Default)]
 struct Ear {
     gain: u16,
+    /// What `gain` is times while a supervisor speaks to the listener, in 1/256.
+    duck: u16,
     reader: Reader,
+}
+
+/// How far the others have gone softer for a supervisor who speaks to the listener.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ducking {
+    /// 0: not at all, 256: all the way.
+    level: u16,
+    /// Samples for which it stays so.
+    hold: u32,
+}
+
+impl Ducking {
+    /// All the way within the frame in which he begins; back again within 200 ms, from 300 ms after his last word.
+    fn pass(&mut self, speaks: bool, samples: u32) {
+        const HOLD: u32 = 2400;
+        const RELEASE: u32 = 1600;
+        if speaks {
+            *self = Self { level: 256, hold: HOLD };
+        } else if self.hold > 0 {
+            self.hold = self.hold.saturating_sub(samples);
+        } else {
+            self.level = self.level.saturating_sub((256 * samples / RELEASE).max(1) as u16);
+        }
+    }
+
+    /// The gain of whoever goes softer to `duck` times it.
+    fn of(self, gain: u16, duck: u16) -> u16 {
+        let duck = 256 + (i32::from(duck) - 256) * i32::from(self.level) / 256;
+        (i32::from(gain) * duck / 256) as u16
+    }
 }
 
 /// When a listener is sent to.
@@ -314,6 +348,7 @@ pub struct Leg {
     dialling: Option<Box<Dialling>>,
     /// Samples of a tone that he has still to hear.
     beep: u32,
+    ducking: Ducking,
     guard_said: Option<Instant>,
     stats: LegStats,
 }
@@ -360,6 +395,7 @@ impl Leg {
             digit: None,
             dialling: None,
             beep: 0,
+            ducking: Ducking::default(),
             guard_said: None,
             stats: LegStats::default(),
         }
@@ -452,6 +488,8 @@ pub struct Call {
     config: CallConfig,
     hearing: Hearing,
     legs: Vec<Option<Leg>>,
+    /// Who is a party, by slot.
+    parties: u16,
     ears: Vec<[Ear; MAX_LEGS]>,
     events: VecDeque<MediaEvent>,
     wake: Option<Instant>,
@@ -467,6 +505,7 @@ impl Call {
             config,
             hearing: Hearing::default(),
             legs: Vec::with_capacity(4),
+            parties: 0,
             ears: Vec::with_capacity(4),
             events: VecDeque::with_capacity(8),
             wake: None,
@@ -929,14 +968,32 @@ impl Call {
         let mut linear = [0; MAX_FRAME];
         let linear = &mut linear[..len];
         let mut contributors = 0;
-        for speaker in slots(speakers) {
-            let Some(ring) = self.legs[speaker].as_ref().map(|leg| &leg.ring) else {
-                continue;
-            };
-            let ear = &mut self.ears[listener][speaker];
-            if ear.reader.read(ring, linear) {
+        let mut speaks = false;
+        let before = leg.ducking;
+        let mut ducking = before;
+        // Supervisors first: how soft the others are depends on them.
+        let parties = self.parties & speakers;
+        for (those, are_parties) in [(speakers & !parties, false), (parties, true)] {
+            for speaker in slots(those) {
+                let Some(ring) = self.legs[speaker].as_ref().map(|leg| &leg.ring) else {
+                    continue;
+                };
+                let ear = &mut self.ears[listener][speaker];
+                if !ear.reader.read(ring, linear) {
+                    continue;
+                }
                 contributors |= bit(speaker);
-                sum.add(linear, ear.gain);
+                if !are_parties {
+                    speaks |= linear.iter().any(|sample| sample.unsigned_abs() > SPEECH);
+                }
+                if ear.duck == Gain::UNITY.0 {
+                    sum.add(linear, ear.gain);
+                } else {
+                    sum.add_between(linear, before.of(ear.gain, ear.duck), ducking.of(ear.gain, ear.duck));
+                }
+            }
+            if !are_parties {
+                ducking.pass(speaks, samples);
             }
         }
         if beep > 0 {
@@ -962,6 +1019,7 @@ impl Call {
         bytes[..HEADER].copy_from_slice(&header.to_bytes());
         leg.send(listener, sent, to, bytes, out);
         leg.beep = beep.saturating_sub(samples);
+        leg.ducking = ducking;
         let is_over = beep > 0 && leg.beep == 0;
         if sent == Sent::Guarded {
             self.guard(listener, now);
@@ -1083,6 +1141,7 @@ impl Call {
             let supervisor = self.hearing.is_supervisor(listener);
             let mut permitted = 0;
             let mut gains = [0; MAX_LEGS];
+            let mut ducks = [Gain::UNITY.0; MAX_LEGS];
             for (other, fact) in facts.iter().enumerate() {
                 let &Some((speaker, Some(_), muted)) = fact else { continue };
                 if other == slot || (muted && !supervisor) {
@@ -1092,6 +1151,7 @@ impl Call {
                     permitted |= bit(other);
                 }
                 gains[other] = self.hearing.gain(listener, speaker).map_or(0, |gain| gain.0);
+                ducks[other] = self.hearing.ducked(listener, speaker).0;
             }
             let heard = (0..MAX_LEGS)
                 .filter(|&other| gains[other] > 0)
@@ -1127,6 +1187,7 @@ impl Call {
                     ear.reader = Reader::at_end(ring);
                 }
                 ear.gain = gains[other];
+                ear.duck = ducks[other];
             }
             let Some(leg) = self.legs[slot].as_mut() else { continue };
             if row != before && !matches!(before, Row::Mix(_)) {
@@ -1138,6 +1199,7 @@ impl Call {
         }
         for (slot, leg) in self.legs.iter_mut().enumerate() {
             if let Some(leg) = leg {
+                self.parties = self.parties & !bit(slot) | if leg.party { bit(slot) } else { 0 };
                 leg.mixed_by = mixed_by[slot];
                 leg.passed_to = passed_to[slot];
             }
@@ -1180,7 +1242,7 @@ fn earlier(a: Option<Instant>, b: Instant) -> Option<Instant> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hearing::HearingRole;
+    use super::super::hearing::{HearingRole, HearingRules};
     use super::*;
     use crate::words::{Activity, Timestamp};
     use proptest::prelude::*;
@@ -1455,6 +1517,47 @@ mod tests {
         house.pass(10 * MS);
         let supervisor = house.to(SUPERVISOR).filter(|heard| heard.sent == Sent::Mixed).last();
         assert!(supervisor.is_some());
+    }
+
+    #[test]
+    fn while_the_coach_speaks_the_customer_goes_softer_for_the_agent_and_comes_back_without_a_step() {
+        let mut house = House::pcmu(None);
+        let rules = HearingRules {
+            whisper: Gain::from_db(-6.0),
+            duck: Gain::from_db(-12.0),
+            ..HearingRules::default()
+        };
+        let coach = HearingRole::Supervisor {
+            activity: Activity::Coach,
+            coached: Some(AGENT),
+            agent_side_only: false,
+        };
+        let roles = [(AGENT, HearingRole::Agent), (CUSTOMER, HearingRole::Customer), (SUPERVISOR, coach)];
+        house.call.handle_hear(Hearing::with(&roles, rules), house.time());
+        for round in 0..150 {
+            house.say(0, AGENT_LEVEL);
+            house.say(1, CUSTOMER_LEVEL);
+            house.say(2, if (50..75).contains(&round) { SUPERVISOR_LEVEL } else { 0 });
+            house.pass(20 * MS);
+        }
+        let heard: Vec<i16> = house.to(AGENT).flat_map(|heard| heard.samples(Codec::Pcmu)).collect();
+        let (whisper, softer) = (i32::from(SUPERVISOR_LEVEL) / 2, i32::from(CUSTOMER_LEVEL) / 4);
+        let about = |from: usize, to: usize, level: i32| {
+            let samples = &heard[from * 160..to * 160];
+            assert!(
+                samples.iter().all(|sample| is_about(*sample, level)),
+                "{from} to {to}: {:?}",
+                &samples[..8]
+            );
+        };
+        about(5, 49, i32::from(CUSTOMER_LEVEL));
+        about(53, 74, whisper + softer);
+        about(78, 88, softer);
+        about(110, 145, i32::from(CUSTOMER_LEVEL));
+        let back = &heard[78 * 160..145 * 160];
+        assert!(back.windows(2).all(|two| (two[1] - two[0]).abs() <= 256), "a step on the way back");
+        let customer: Vec<_> = house.to(CUSTOMER).map(|heard| heard.sent).collect();
+        assert!(customer.iter().all(|sent| *sent == Sent::Unchanged));
     }
 
     #[test]
