@@ -17,6 +17,7 @@ pub mod jitter;
 pub mod mix;
 pub mod rtcp;
 pub mod rtp;
+pub mod transcode;
 
 pub use codec::Codec;
 pub use hearing::{Gain, Hearing, HearingRole, HearingRules};
@@ -85,6 +86,10 @@ pub struct LegMedia {
     pub payload_type: u8,
     /// The payload type of telephone-event (RFC 4733) both ways, if agreed.
     pub dtmf_pt: Option<u8>,
+    /// The clock of their durations, in ticks a second: 8000, or the codec's.
+    pub dtmf_clock: u32,
+    /// The payload type of comfort noise (RFC 3389) both ways, if agreed.
+    pub comfort_noise: Option<u8>,
     /// We may send to it (its direction is sendrecv or recvonly).
     pub send: bool,
     /// We accept from it (its direction is sendrecv or sendonly).

@@ -4,8 +4,9 @@ use crate::corpus;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 use undertone::clock;
+use undertone::media::codec::{Codec, Decoder, Encoder};
 use undertone::media::engine::{Engine, EngineStats, MediaError, MediaEvents};
-use undertone::media::{CallKey, Codec, Hearing, HearingRole, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent, MediaLeg};
+use undertone::media::{CallKey, Hearing, HearingRole, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent, MediaLeg};
 use undertone::words::Activity;
 
 const CALL: CallKey = CallKey(1);
@@ -49,6 +50,8 @@ impl Phone {
             codec: Codec::Pcmu,
             payload_type: 0,
             dtmf_pt: Some(101),
+            dtmf_clock: 8000,
+            comfort_noise: None,
             send: true,
             receive: true,
             nat: false,
@@ -107,14 +110,14 @@ fn engine(workers: usize) -> (Engine, MediaEvents) {
 
 fn linear(byte: u8) -> i32 {
     let mut sample = [0];
-    Codec::Pcmu.decode(&[byte], &mut sample);
+    Decoder::new(Codec::Pcmu).decode(&[byte], &mut sample);
     i32::from(sample[0])
 }
 
 /// The µ-law byte nearest to a level.
 fn byte(level: i16) -> u8 {
     let mut byte = [0];
-    Codec::Pcmu.encode(&[level], &mut byte);
+    Encoder::new(Codec::Pcmu).encode(&[level], &mut byte);
     byte[0]
 }
 

@@ -451,6 +451,8 @@ fn open(engine: &Engine, kind: Kind, calls: usize, phones: &[u16], rtcp: SocketA
                 codec: Codec::Pcmu,
                 payload_type: 0,
                 dtmf_pt: None,
+                dtmf_clock: 8000,
+                comfort_noise: None,
                 send: true,
                 receive: true,
                 nat: false,

@@ -11,7 +11,7 @@ use std::io::BufRead;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 use undertone::clock::instant;
-use undertone::media::Codec;
+use undertone::media::codec::{Codec, Encoder};
 
 /// The rest when there is nothing to do: it is as much as delays are overstated.
 const NAP: Duration = Duration::from_micros(100);
@@ -142,7 +142,7 @@ impl Phones {
             report: Report::default(),
             marks: LEVELS.map(|level| {
                 let mut byte = [0];
-                Codec::Pcmu.encode(&[level], &mut byte);
+                Encoder::new(Codec::Pcmu).encode(&[level], &mut byte);
                 byte[0]
             }),
         })

@@ -221,6 +221,12 @@ pub(super) enum Codec {
     Pcmu,
     #[serde(rename = "PCMA")]
     Pcma,
+    #[serde(rename = "G722")]
+    G722,
+    #[serde(rename = "OPUS")]
+    Opus,
+    #[serde(rename = "L16")]
+    L16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

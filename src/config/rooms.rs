@@ -245,6 +245,9 @@ fn codec(codec: raw::Codec) -> Codec {
     match codec {
         raw::Codec::Pcmu => Codec::Pcmu,
         raw::Codec::Pcma => Codec::Pcma,
+        raw::Codec::G722 => Codec::G722,
+        raw::Codec::Opus => Codec::Opus,
+        raw::Codec::L16 => Codec::L16,
     }
 }
 

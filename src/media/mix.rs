@@ -1,7 +1,7 @@
 //! Sums.
 
-/// The longest frame mixed at once: 30 ms.
-pub const MAX_FRAME: usize = 240;
+/// The longest frame mixed at once: 30 ms at 16 kHz.
+pub const MAX_FRAME: usize = 480;
 
 /// A sum of speakers, kept wide until the end: nothing is clipped before everything is in, and nothing is ever subtracted.
 #[derive(Clone, Debug)]

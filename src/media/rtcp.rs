@@ -211,7 +211,7 @@ mod tests {
     fn a_report_of_ours_is_read_by_the_other_side() {
         let now = start();
         let mut stream = Stream::new(0xabcd, 0, 0);
-        stream.own(160, now.mono);
+        stream.own(160, 160, now.mono);
         let mut reception = Reception::default();
         for sequence in [65_530, 65_531, 65_535, 0, 1] {
             reception.note(&packet(sequence), now.mono);
