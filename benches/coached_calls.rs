@@ -251,6 +251,7 @@ fn open(engine: &Engine, kind: Kind, calls: usize, phones: &Phones) -> Result<Ve
             let media = LegMedia {
                 remote: Some(phones.sockets[index].local_addr()?),
                 remote_rtcp: Some(phones.rtcp.local_addr()?),
+                rtcp_mux: false,
                 codec: Codec::Pcmu,
                 payload_type: 0,
                 dtmf_pt: None,

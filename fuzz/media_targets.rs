@@ -46,6 +46,7 @@ pub fn media_call(mut data: &[u8]) {
         let media = LegMedia {
             remote: Some(address(index as usize)),
             remote_rtcp: None,
+            rtcp_mux: false,
             codec: Codec::Pcmu,
             payload_type: 0,
             dtmf_pt: Some(101),

@@ -46,6 +46,7 @@ impl Phone {
         let mut media = LegMedia {
             remote: Some(self.rtp.local_addr().expect("an address")),
             remote_rtcp: Some(self.rtcp.local_addr().expect("an address")),
+            rtcp_mux: false,
             codec: Codec::Pcmu,
             payload_type: 0,
             dtmf_pt: Some(101),

@@ -210,6 +210,7 @@ fn party(device: Option<&str>, number: &str, role: PartyRole, state: LegState) -
         activity: None,
         monitors: None,
         established_at: (state == LegState::Established).then_some(Timestamp(1_000_000)),
+        quality: None,
     }
 }
 
