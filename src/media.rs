@@ -171,7 +171,7 @@ pub enum MediaEvent {
         /// `0`–`9`, `*`, `#`, `A`–`D`.
         digit: char,
     },
-    /// How a leg fares, at each of its RTCP reports.
+    /// How a leg fares, at each of its RTCP reports once it has sent or been sent something.
     Quality {
         /// The leg.
         leg: MediaLeg,

@@ -526,7 +526,7 @@ pub fn notice(uris: &Uris, notice: &Notice) -> NoticeJson {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::{Activity, CallNotification, CallType, LegState, Mode, Number, Reason, Refusal, Scope, Timestamp};
+    use crate::words::{Activity, CallNotification, CallType, LegState, Mode, Number, Reason, Refusal, RemoteQuality, Scope, Timestamp};
 
     /// The notification of the Coach page, joined where the page breaks lines, without white space.
     const SAMPLE: &str = concat!(

@@ -280,18 +280,19 @@ impl<O: Outside> Switchboard<O> {
         self.settle(now);
     }
 
-    /// A leg's quality is no change of its call: nobody is told at once, and supervision never. It goes along with the next change, or by
-    /// itself when the last time is long enough ago.
+    /// A leg's quality is no change of its call: supervision is never told. It goes along with the next change, or by itself when it is a
+    /// leg's first, or when the last time is long enough ago.
     fn note_quality(&mut self, leg: LegKey, quality: Quality, now: Now) {
         let interval = self.config.quality_interval;
         let Some(call) = self.call_of(leg) else { return };
         let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over()) else {
             return;
         };
-        if seat.quality.replace(quality) == Some(quality) {
+        let before = seat.quality.replace(quality);
+        if before == Some(quality) {
             return;
         }
-        let is_due = call.quality_told.is_none_or(|told| told + interval <= now.mono);
+        let is_due = before.is_none() || call.quality_told.is_none_or(|told| told + interval <= now.mono);
         if is_due && let Some(reported) = &call.reported {
             let fact = call.measured(reported.clone());
             call.quality_told = Some(now.mono);
