@@ -541,7 +541,7 @@ mod tests {
         assert_eq!((sr.ssrc(), sr.packet_count(), sr.octet_count()), (0xabcd, 3, 480));
         // 2023-11-14 22:13:21.040 UTC, and the timestamp of that very moment: the third packet's, half a second on.
         assert_eq!(sr.ntp_timestamp() >> 32, 1_700_000_001 + 2_208_988_800);
-        assert_eq!((sr.ntp_timestamp() & 0xffff_ffff) * 1000 >> 32, 39);
+        assert_eq!(((sr.ntp_timestamp() & 0xffff_ffff) * 1000) >> 32, 39);
         assert_eq!(sr.rtp_timestamp(), (u32::MAX - 100).wrapping_add(320 + 4000));
         let blocks: Vec<_> = sr.report_blocks().collect();
         let [block] = &blocks[..] else { panic!("{} blocks", blocks.len()) };

@@ -697,8 +697,8 @@ fn quality(leg: LegKey, packets_sent: u64) -> MediaEvent {
 
 /// Packets sent by leg, in every fact since the last look.
 fn measured(house: &mut House) -> Vec<Vec<Option<u64>>> {
-    let facts = std::mem::take(&mut house.log).into_iter().filter_map(|output| match output {
-        Output::Fact(Fact::Call(call)) => Some(call),
+    let facts = std::mem::take(&mut house.log).into_iter().map(|output| match output {
+        Output::Fact(Fact::Call(call)) => call,
         other => panic!("{other:?}"),
     });
     let packets = |party: &Party| party.quality.map(|quality| quality.packets_sent);
