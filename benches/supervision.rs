@@ -343,6 +343,7 @@ fn call(n: usize, state: LegState) -> CallFact {
         activity: None,
         monitors: None,
         established_at: Some(Timestamp(1)),
+        quality: None,
     };
     CallFact {
         id: format!("{n:032X}").into(),

@@ -41,11 +41,13 @@ pub fn media_call(mut data: &[u8]) {
             ssrc: index as u32,
             sequence: 65_530,
             timestamp: u32::MAX,
+            reports: u128::MAX,
         };
         assert!(call.put(Leg::new(leg, numbers, start), start).is_ok());
         let media = LegMedia {
             remote: Some(address(index as usize)),
             remote_rtcp: None,
+            rtcp_mux: index == 2,
             codec: Codec::Pcmu,
             payload_type: 0,
             dtmf_pt: Some(101),
@@ -73,6 +75,9 @@ pub fn media_call(mut data: &[u8]) {
             assert_ne!(packet.sent, Sent::Guarded);
         };
         match what / 3 % 8 {
+            0..=3 if call.is_rtcp(slot, bytes) => {
+                call.handle_rtcp(slot, address(slot), bytes, now);
+            }
             0..=3 => {
                 call.handle_rtp(slot, address(slot), &mut bytes.to_vec(), now, &mut check);
             }

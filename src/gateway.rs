@@ -433,10 +433,13 @@ impl Gateway {
             Query::MyDevices => Ok(Answer::Devices(self.own_views(user))),
             Query::MyDevice(device) if user.devices.contains(device) => self.device_view(device).map(Answer::Device),
             Query::MyDevice(device) => Err(Refusal::not_found(format_args!("/me/devices/{device}"))),
-            Query::MyCalls => Ok(Answer::Calls(self.own_calls(user, now))),
+            Query::MyCalls => {
+                let calls = self.own_calls(user, now).into_iter();
+                Ok(Answer::Calls(calls.map(|view| self.measured(view)).collect()))
+            }
             Query::MyCall(call) => {
                 let view = self.calls.get(call).and_then(|fact| self.live_leg(user, fact));
-                view.map(|view| Answer::Call(view::timed(view, now)))
+                view.map(|view| Answer::Call(self.measured(view::timed(view, now))))
                     .ok_or_else(|| Refusal::not_found(format_args!("/me/calls/{call}")))
             }
             Query::Device(device) if self.house.may_know(user, device) => self.view_for(user, device).map(Answer::Device),
@@ -1104,6 +1107,16 @@ impl Gateway {
     fn live_leg(&self, user: &User, call: &CallFact) -> Option<CallView> {
         let mut legs = user.devices.iter().filter_map(|device| self.leg_view(call, device));
         legs.find(|leg| leg.state != LegState::Released)
+    }
+
+    /// A leg as it is read: with how the sound fares, which is told to nobody.
+    fn measured(&self, view: CallView) -> CallView {
+        let call = self.calls.get(&view.id);
+        let entry = self.house.device(&view.device);
+        match call.zip(entry).and_then(|(call, entry)| Some((call, view::leg(call, entry)?))) {
+            Some((call, party)) => view::measured(view, call, party),
+            None => view,
+        }
     }
 
     fn own_calls(&self, user: &User, now: Timestamp) -> Vec<CallView> {

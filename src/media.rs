@@ -15,6 +15,7 @@ pub mod engine;
 mod hearing;
 pub mod jitter;
 pub mod mix;
+pub mod quality;
 pub mod rtcp;
 pub mod rtp;
 pub mod transcode;
@@ -22,6 +23,7 @@ pub mod transcode;
 pub use codec::Codec;
 pub use hearing::{Gain, Hearing, HearingRole, HearingRules};
 
+use crate::words::Quality;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -50,7 +52,7 @@ pub struct MediaConfig {
     pub workers: usize,
     /// A leg that should send and does not, for so long, is reported. 15 s.
     pub inactivity: Duration,
-    /// Between two RTCP reports to a leg (RFC 3550 6.2: 5 s).
+    /// Between two RTCP reports to a leg, on average: each time half to one and a half of it (RFC 3550 6.2: 5 s).
     pub rtcp_interval: Duration,
     /// The DSCP of what is sent; 46 is EF (RFC 3246).
     pub dscp: u8,
@@ -78,8 +80,10 @@ pub struct LegMedia {
     ///
     /// With `nat` the address must be the one the signalling came from; only the port is learned.
     pub remote: Option<SocketAddr>,
-    /// Where its RTCP comes from and goes to; `None`: the port after `remote`'s.
+    /// Where its RTCP comes from and goes to; `None`: the port after `remote`'s. Without effect with `rtcp_mux`.
     pub remote_rtcp: Option<SocketAddr>,
+    /// RTCP shares the ports of RTP, both ways (RFC 5761).
+    pub rtcp_mux: bool,
     /// The codec both ways.
     pub codec: Codec,
     /// Its RTP payload type both ways. Anything else that comes is dropped.
@@ -176,6 +180,13 @@ pub enum MediaEvent {
         /// `0`–`9`, `*`, `#`, `A`–`D`.
         digit: char,
     },
+    /// How a leg fares, at each of its RTCP reports once it has sent or been sent something.
+    Quality {
+        /// The leg.
+        leg: MediaLeg,
+        /// Since the report before.
+        quality: Quality,
+    },
     /// A leg is closed.
     Closed {
         /// The leg.
@@ -214,8 +225,18 @@ pub struct LegStats {
     pub rtcp_received: u64,
     /// RTCP sent to it.
     pub rtcp_sent: u64,
+    /// Interarrival jitter of what it sends (RFC 3550 6.4.1).
+    pub jitter: Duration,
+    /// Of `sent`: those that never reached it, by its last RTCP report; 0 as well when it sends none.
+    pub remote_lost: u64,
     /// What its last RTCP report says it lost of ours, in 1/256 of the packets since the report before.
     pub remote_fraction_lost: u8,
-    /// Interarrival jitter of what it sends (RFC 3550 6.4.1), in timestamp units.
-    pub jitter: u32,
+    /// Interarrival jitter of ours, by its last RTCP report.
+    pub remote_jitter: Duration,
+    /// The last round trip between us, without what either kept the other waiting; `None` while it has answered no report of ours.
+    pub round_trip: Option<Duration>,
+    /// How good what it sends can sound, over all of it: MOS in hundredths, see [`quality`]. `None` while nothing came.
+    pub mos: Option<u16>,
+    /// The same of what we send to it, by its RTCP reports; `None` while none came.
+    pub remote_mos: Option<u16>,
 }

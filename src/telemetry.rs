@@ -159,8 +159,13 @@ impl Metrics {
         let seconds = [
             0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
         ];
+        let ratios = [0.0, 0.001, 0.002_5, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5];
+        // Where ITU-T G.107 Annex B puts its borders between the satisfied and the others, and some between.
+        let opinions = [2.0, 2.58, 3.1, 3.6, 3.8, 4.03, 4.2, 4.34, 4.4];
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &seconds)?
+            .set_buckets_for_metric(Matcher::Full("undertone_media_loss_ratio".into()), &ratios)?
+            .set_buckets_for_metric(Matcher::Full("undertone_media_mos".into()), &opinions)?
             .install_recorder()?;
         describe();
         Ok(Self { handle })
@@ -284,6 +289,22 @@ fn describe() {
         "From an event until the answer or frame with it has left; of each answer the oldest event."
     );
     describe_gauge!("undertone_monitors", "Monitors now, by state.");
+    describe_histogram!(
+        "undertone_media_loss_ratio",
+        "Of a leg's packets those that the network lost, at its end, by direction."
+    );
+    describe_histogram!(
+        "undertone_media_jitter_seconds",
+        "Interarrival jitter of a leg at its end, by direction."
+    );
+    describe_histogram!(
+        "undertone_media_round_trip_seconds",
+        "From us to a leg's phone and back, at its end, by RTCP."
+    );
+    describe_histogram!(
+        "undertone_media_mos",
+        "Estimated MOS of a leg (ITU-T G.107) at its end, by direction: in from its phone, out to it."
+    );
     describe_histogram!(
         "undertone_join_seconds",
         "From the moment a supervisor is on his way into a call until he has joined."

@@ -23,7 +23,7 @@ mod request;
 pub use command::{Command, CommandContext, TransferStep};
 pub use fact::{
     AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure, LegState, MonitorFact, MonitorState, Party,
-    PartyRole, Revised,
+    PartyRole, Quality, RemoteQuality, Revised,
 };
 pub use ids::{CallId, DeviceId, GroupId, Now, Number, RequestId, Timestamp, UserId};
 pub use monitoring::{Activity, Mode, Scope, UnknownWord};

@@ -20,7 +20,7 @@ use undertone::words::{
 async fn next_notice(notices: &mut broadcast::Receiver<Arc<Told>>) -> Notice {
     let told = tokio::time::timeout(PATIENCE, notices.recv()).await;
     match &*told.expect("in time").expect("a notice") {
-        Told::Notice(notice) => notice.clone(),
+        Told::Notice(notice) => Notice::clone(notice),
         other => panic!("{other:?}"),
     }
 }

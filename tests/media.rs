@@ -7,7 +7,7 @@ use undertone::clock;
 use undertone::media::codec::{Codec, Decoder, Encoder};
 use undertone::media::engine::{Engine, EngineStats, MediaError, MediaEvents};
 use undertone::media::{CallKey, Hearing, HearingRole, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent, MediaLeg};
-use undertone::words::Activity;
+use undertone::words::{Activity, Quality};
 
 const CALL: CallKey = CallKey(1);
 const AGENT: MediaLeg = MediaLeg(1);
@@ -47,6 +47,7 @@ impl Phone {
         let mut media = LegMedia {
             remote: Some(self.rtp.local_addr().expect("an address")),
             remote_rtcp: Some(self.rtcp.local_addr().expect("an address")),
+            rtcp_mux: false,
             codec: Codec::Pcmu,
             payload_type: 0,
             dtmf_pt: Some(101),
@@ -443,6 +444,125 @@ fn a_silent_leg_is_reported_and_reports_go_out() {
     assert_eq!(buffer[1], 201, "a receiver report: nothing was sent yet");
     phone.rtcp.send_to(&buffer[..got], phone.rtcp_port()).expect("sent");
     wait("ours is taken", || engine.stats().rtcp_received == 1);
+}
+
+/// An engine that reports often.
+fn reporting() -> (Engine, MediaEvents) {
+    Engine::start(MediaConfig {
+        ports: None,
+        workers: 1,
+        rtcp_interval: Duration::from_millis(50),
+        ..MediaConfig::default()
+    })
+    .expect("an engine")
+}
+
+/// The next word on how a leg fares, that is as wanted.
+fn quality(events: &mut MediaEvents, leg: MediaLeg, wanted: impl Fn(&Quality) -> bool) -> Quality {
+    let mut found = None;
+    wait("its quality", || {
+        while let Ok(event) = events.try_recv() {
+            match event {
+                MediaEvent::Quality { leg: of, quality } if of == leg && wanted(&quality) => found = Some(quality),
+                _ => {}
+            }
+        }
+        found.is_some()
+    });
+    found.expect("found")
+}
+
+/// What the phone reports of a sender report that came just now: a tenth of its packets lost.
+fn answer_to(sr: &[u8]) -> Vec<u8> {
+    let (ssrc, middle) = (&sr[4..8], &sr[10..14]);
+    let report = [&[0x81, 201, 0, 7, 0, 0, 0, 1], ssrc, &[26, 0, 0, 3], &[0; 8], middle, &[0; 4]].concat();
+    assert_eq!(report.len(), 32);
+    report
+}
+
+fn first_of(packets: &[Vec<u8>], kind: u8) -> Option<&Vec<u8>> {
+    packets.iter().find(|packet| packet[1] == kind)
+}
+
+fn all_of(socket: &UdpSocket) -> Vec<Vec<u8>> {
+    let mut buffer = [0; 2048];
+    let packets = std::iter::from_fn(|| socket.recv_from(&mut buffer).ok().map(|(len, _)| buffer[..len].to_vec()));
+    packets.collect()
+}
+
+#[test]
+fn a_phone_that_shares_its_port_gets_reports_there_and_its_answers_are_taken() {
+    let (engine, mut events) = reporting();
+    let mut agent = Phone::new(&engine, CALL, AGENT, byte(1000));
+    let mut customer = Phone::new(&engine, CALL, CUSTOMER, byte(4000));
+    customer.describe(&engine, |media| media.rtcp_mux = true);
+    engine.command(MediaCommand::Hear {
+        call: CALL,
+        hearing: Hearing::of(&[(AGENT, HearingRole::Agent), (CUSTOMER, HearingRole::Customer)]),
+    });
+    let mut sr = None;
+    wait("a sender report on the port of RTP", || {
+        agent.say();
+        customer.say();
+        sr = first_of(&all_of(&customer.rtp), 200).cloned();
+        sr.is_some()
+    });
+    let answer = answer_to(&sr.expect("a report"));
+    let stats = engine.stats();
+    customer.rtcp.send_to(&answer, customer.ours).expect("sent");
+    wait("a stranger's report is dropped", || engine.stats().foreign == stats.foreign + 1);
+    customer.rtp.send_to(&answer, customer.ours).expect("sent");
+    let known = quality(&mut events, CUSTOMER, |quality| quality.remote.is_some());
+    assert_eq!(known.remote.expect("known").lost_permille, 101);
+    assert!(known.round_trip_ms.is_some_and(|ms| ms < 10_000), "{known:?}");
+    assert_eq!(engine.stats().rtcp_received, 1);
+    assert_eq!(engine.stats().malformed, 0);
+    assert!(all_of(&customer.rtcp).is_empty(), "reports came to the other port");
+    assert!(!all_of(&agent.rtcp).is_empty(), "no report came where it is not shared");
+}
+
+#[test]
+fn a_phone_is_told_goodbye_when_its_leg_closes_and_not_when_it_moves() {
+    let (engine, mut events) = engine(2);
+    let mut agent = Phone::new(&engine, CALL, AGENT, byte(1000));
+    let customer = Phone::new(&engine, CALL, CUSTOMER, byte(4000));
+    engine.command(MediaCommand::Hear {
+        call: CALL,
+        hearing: Hearing::of(&[(AGENT, HearingRole::Agent), (CUSTOMER, HearingRole::Customer)]),
+    });
+    wait("the customer hears", || {
+        agent.say();
+        !customer.heard().is_empty()
+    });
+    let other = CallKey(2);
+    engine.command(MediaCommand::Move {
+        leg: CUSTOMER,
+        call: other,
+    });
+    engine.command(MediaCommand::Close { leg: AGENT });
+    wait("the agent's leg is closed", || {
+        matches!(events.try_recv(), Ok(MediaEvent::Closed { leg: AGENT, .. }))
+    });
+    assert!(all_of(&customer.rtcp).is_empty(), "he only moved");
+    assert!(all_of(&agent.rtcp).is_empty(), "he never got anything that could end");
+    engine.command(MediaCommand::Close { leg: CUSTOMER });
+    let mut closed = None;
+    wait("the customer's leg is closed", || {
+        if let Ok(MediaEvent::Closed { leg: CUSTOMER, stats }) = events.try_recv() {
+            closed = Some(stats);
+        }
+        closed.is_some()
+    });
+    let said = all_of(&customer.rtcp);
+    assert_eq!(said.len(), 1);
+    assert_eq!(said[0][1], 200, "a sender report comes first");
+    let bye = &said[0][said[0].len() - 8..];
+    assert_eq!(
+        (&bye[..4], &bye[4..]),
+        (&[0x81, 203, 0, 1][..], &said[0][4..8]),
+        "BYE of the same source"
+    );
+    assert_eq!(closed.expect("closed").rtcp_sent, 1);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::support::talk::{COACH, PATIENCE, Trio};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
@@ -114,6 +115,23 @@ impl Operator {
         }
     }
 
+    /// The agent's leg as he reads it, once his sound and that of the customer have been measured.
+    async fn measured_leg(&self, rest: SocketAddr) -> Value {
+        let url = format!("http://{rest}/api/v2/me/calls?fields=*");
+        let waiting = async {
+            loop {
+                let request = self.http.get(&url).basic_auth(AGENT.user, Some(AGENT.password));
+                let leg = request.send().await.unwrap().json::<Value>().await.unwrap()["calls"][0].take();
+                let of = [&leg["mediaQuality"], &leg["participants"][0]["mediaQuality"]];
+                if of.iter().all(|quality| quality["mos"].is_number()) {
+                    return leg;
+                }
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.expect("his call shows how its sound fares")
+    }
+
     /// The log, each line one object.
     fn log(&self) -> Vec<Value> {
         let lines = self.process.log();
@@ -144,7 +162,7 @@ impl Operator {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number() {
     let place = tempfile::tempdir().unwrap();
-    let config = on(ANY, ANY, ANY, "") + "[log]\nformat = 'json'\n" + &directory();
+    let config = on(ANY, ANY, ANY, "") + "[log]\nformat = 'json'\n[media]\nrtcp_interval = 0.2\n" + &directory();
     let process = Process::start("serve", place.path(), &config).await;
     process.ready().await;
     let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
@@ -189,6 +207,17 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
     operator.figure("undertone_sip_calls", 1.0).await;
     operator.figure("undertone_monitors{state=\"joined\"}", 1.0).await;
 
+    let leg = operator.measured_leg(rest).await;
+    for quality in [&leg["mediaQuality"], &leg["participants"][0]["mediaQuality"]] {
+        let mos = quality["mos"].as_f64().unwrap();
+        assert!((1.0..=4.5).contains(&mos), "{quality}");
+        assert!(
+            quality["packetsReceived"].as_u64().unwrap() > 0 && quality["jitterMs"].is_u64(),
+            "{quality}"
+        );
+        assert!(quality.get("remoteMos").is_none(), "these phones report nothing: {quality}");
+    }
+
     let door = trio.agent.received(since)[0].peer;
     let foreign = operator.figure("undertone_media_packets_foreign_total", 0.0).await;
     let sprayer = UdpSocket::bind(ANY).await.unwrap();
@@ -231,6 +260,9 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         ("undertone_media_packets_sent_total", 10.0),
         ("undertone_media_packets_lost_total", 0.0),
         ("undertone_media_packets_discarded_total", 0.0),
+        ("undertone_media_loss_ratio_count{direction=\"in\"}", 3.0),
+        ("undertone_media_jitter_seconds_count{direction=\"in\"}", 3.0),
+        ("undertone_media_mos_count{direction=\"in\"}", 3.0),
         ("undertone_leak_guards_total", 0.0),
         ("undertone_rest_requests_total{operation=\"Coach\",status=\"200\"}", 1.0),
     ] {
@@ -257,6 +289,31 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         sound["fields"]["customer_packets"].as_u64().is_some_and(|packets| packets > 0),
         "{sound}"
     );
+    let legs: Vec<Value> = operator
+        .log()
+        .into_iter()
+        .filter(|line| line["fields"]["message"] == "sound of a leg")
+        .collect();
+    let mut roles: Vec<_> = legs.iter().map(|line| line["fields"]["role"].as_str().unwrap()).collect();
+    roles.sort_unstable();
+    assert_eq!(roles, ["Agent", "Customer", "Supervisor"]);
+    for leg in &legs {
+        let fields = &leg["fields"];
+        assert_eq!((&fields["call"], &leg["level"]), (&call, &"INFO".into()));
+        assert!(["PCMU", "PCMA"].map(Value::from).contains(&fields["codec"]), "{fields}");
+        for figure in [
+            "seconds",
+            "sent",
+            "received",
+            "lost",
+            "remote_lost",
+            "jitter_ms",
+            "remote_jitter_ms",
+        ] {
+            assert!(fields[figure].is_u64(), "{figure}: {fields}");
+        }
+        assert!(fields["mos"].as_f64().is_some_and(|mos| (1.0..=4.5).contains(&mos)), "{fields}");
+    }
     let armed = operator.line("monitor").await;
     assert!(
         armed["span"]["request_id"].as_str().is_some_and(|id| id.contains("seen-again")),

@@ -448,6 +448,7 @@ fn open(engine: &Engine, kind: Kind, calls: usize, phones: &[u16], rtcp: SocketA
             let media = LegMedia {
                 remote: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, phones[index]))),
                 remote_rtcp: Some(rtcp),
+                rtcp_mux: false,
                 codec: Codec::Pcmu,
                 payload_type: 0,
                 dtmf_pt: None,

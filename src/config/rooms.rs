@@ -238,6 +238,7 @@ fn switchboard(sip: &raw::Sip, monitoring: &raw::Monitoring) -> SwitchboardConfi
         beep: matches!(monitoring.notify_agent, raw::NotifyAgent::Beep),
         grace: sip.grace.0,
         supervision: supervision(monitoring),
+        ..SwitchboardConfig::default()
     }
 }
 

@@ -3,7 +3,8 @@
 use super::proto::{self, watch_response::Fact as Wire};
 use crate::words::{
     Activity, AdmissionAsked, CallFact, CallType, Capabilities, Command, CommandContext, DeviceFact, DeviceKind, Fact, Failure, LegState,
-    Mode, MonitorFact, MonitorState, Number, Party, PartyRole, Reason, Refusal, RequestId, Revised, Scope, Timestamp, TransferStep,
+    Mode, MonitorFact, MonitorState, Number, Party, PartyRole, Quality, Reason, Refusal, RemoteQuality, RequestId, Revised, Scope,
+    Timestamp, TransferStep,
 };
 use std::time::Duration;
 
@@ -462,6 +463,42 @@ fn wire_party(party: &Party) -> proto::Party {
         activity: party.activity.map_or(proto::Activity::Unspecified, wire_activity) as i32,
         monitors: party.monitors.as_ref().map(ToString::to_string).unwrap_or_default(),
         established_at_ms: party.established_at.map_or(0, |at| at.0),
+        quality: party.quality.as_ref().map(wire_quality),
+    }
+}
+
+fn wire_quality(quality: &Quality) -> proto::Quality {
+    proto::Quality {
+        packets_sent: quality.packets_sent,
+        packets_received: quality.packets_received,
+        lost_permille: quality.lost_permille.into(),
+        jitter_ms: quality.jitter_ms,
+        mos: quality.mos.unwrap_or(0).into(),
+        remote: quality.remote.map(|remote| proto::quality::Remote {
+            lost_permille: remote.lost_permille.into(),
+            jitter_ms: remote.jitter_ms,
+            mos: remote.mos.into(),
+        }),
+        round_trip_ms: quality.round_trip_ms,
+    }
+}
+
+/// Figures that can not be are taken for the nearest that can.
+fn quality(quality: proto::Quality) -> Quality {
+    let permille = |lost: u32| lost.min(1000) as u16;
+    let mos = |mos: u32| mos.clamp(100, 450) as u16;
+    Quality {
+        packets_sent: quality.packets_sent,
+        packets_received: quality.packets_received,
+        lost_permille: permille(quality.lost_permille),
+        jitter_ms: quality.jitter_ms,
+        mos: (quality.mos > 0).then(|| mos(quality.mos)),
+        remote: quality.remote.map(|remote| RemoteQuality {
+            lost_permille: permille(remote.lost_permille),
+            jitter_ms: remote.jitter_ms,
+            mos: mos(remote.mos),
+        }),
+        round_trip_ms: quality.round_trip_ms,
     }
 }
 
@@ -491,6 +528,7 @@ fn party(party: proto::Party) -> Result<Party, Malformed> {
         muted_by_supervisor: party.muted_by_supervisor,
         monitors: optional("party.monitors", party.monitors)?,
         established_at: (party.established_at_ms > 0).then_some(Timestamp(party.established_at_ms)),
+        quality: party.quality.map(quality),
     })
 }
 
@@ -743,6 +781,19 @@ mod tests {
             activity: Some(Activity::BargeIn),
             monitors: Some("t".into()),
             established_at: Some(Timestamp(5)),
+            quality: Some(Quality {
+                packets_sent: 1,
+                packets_received: 2,
+                lost_permille: 3,
+                jitter_ms: 4,
+                mos: Some(405),
+                remote: Some(RemoteQuality {
+                    lost_permille: 6,
+                    jitter_ms: 7,
+                    mos: 408,
+                }),
+                round_trip_ms: Some(0),
+            }),
         };
         let roles = PartyRole::ALL.iter();
         let mut parties: Vec<_> = roles
@@ -754,6 +805,7 @@ mod tests {
             activity: None,
             monitors: None,
             established_at: None,
+            quality: Some(Quality::default()),
             ..party(PartyRole::Customer, LegState::Ringing)
         });
         let monitor = |state| {

@@ -30,6 +30,8 @@ struct Latest {
     calls: BTreeMap<CallId, CallFact>,
     monitors: BTreeMap<DeviceId, MonitorFact>,
     admissions: BTreeMap<DeviceId, AdmissionAsked>,
+    /// When nothing but the quality of a call had changed: of those the history keeps the last.
+    measured: BTreeMap<CallId, u64>,
     history: VecDeque<Revised>,
     capacity: usize,
     /// The oldest revision after which a watch can resume.
@@ -152,10 +154,16 @@ impl Latest {
                 if let Some(unrepeated) = &mut self.unrepeated {
                     unrepeated.calls.remove(&call.id);
                 }
-                if call.is_over() {
-                    self.calls.remove(&call.id);
-                } else {
-                    self.calls.insert(call.id.clone(), call.clone());
+                let before = match call.is_over() {
+                    true => self.calls.remove(&call.id),
+                    false => self.calls.insert(call.id.clone(), call.clone()),
+                };
+                let superseded = match before {
+                    Some(before) if before.is_same_but_quality(call) => self.measured.insert(call.id.clone(), self.revision + 1),
+                    Some(_) | None => self.measured.remove(&call.id),
+                };
+                if let Some(superseded) = superseded {
+                    self.strike(superseded);
                 }
             }
             Fact::Monitor(monitor) => {
@@ -203,6 +211,13 @@ impl Latest {
         }
     }
 
+    /// Takes out of the history what a later whole entity has made needless.
+    fn strike(&mut self, revision: u64) {
+        if let Ok(place) = self.history.binary_search_by_key(&revision, |revised| revised.revision) {
+            self.history.remove(place);
+        }
+    }
+
     /// Calls and monitors have no fact that says "gone without a word": watchers learn it from a fresh snapshot.
     fn forget(&mut self, gone: Unrepeated) {
         if gone.devices.is_empty() && gone.calls.is_empty() && gone.monitors.is_empty() {
@@ -213,6 +228,7 @@ impl Latest {
         }
         for id in &gone.calls {
             self.calls.remove(id);
+            self.measured.remove(id);
         }
         for supervisor in &gone.monitors {
             self.monitors.remove(supervisor);
@@ -308,7 +324,7 @@ impl Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::{CallType, LegState, Number, Party, PartyRole, Timestamp};
+    use crate::words::{CallType, LegState, Number, Party, PartyRole, Quality, Timestamp};
 
     #[test]
     fn a_watch_begins_with_a_snapshot_and_goes_on_with_changes() {
@@ -361,6 +377,35 @@ mod tests {
         assert_eq!(
             drain(&mut watcher),
             [(0, Fact::SnapshotBegin), (0, device("a", false)), (3, Fact::SnapshotComplete)]
+        );
+    }
+
+    #[test]
+    fn how_a_calls_sound_fares_is_told_and_takes_no_room_in_the_history() {
+        let log = FactLog::with_history(3);
+        let measured = |packets_sent| {
+            let Fact::Call(mut call) = call("c", LegState::Established) else {
+                panic!("a call")
+            };
+            call.parties[0].quality = Some(Quality {
+                packets_sent,
+                ..Quality::default()
+            });
+            Fact::Call(call)
+        };
+        log.publish(device("a", false));
+        log.publish(call("c", LegState::Established));
+        let mut watcher = log.resume(log.instance(), 1);
+        for packets in 1..100 {
+            log.publish(measured(packets));
+        }
+        assert_eq!(drain(&mut watcher), [(2, call("c", LegState::Established)), (101, measured(99))]);
+        log.publish(measured(100));
+        assert_eq!(drain(&mut watcher), [(102, measured(100))]);
+        log.publish(call("c", LegState::Held));
+        assert_eq!(
+            drain(&mut log.resume(log.instance(), 1)),
+            [(2, call("c", LegState::Established)), (103, call("c", LegState::Held))]
         );
     }
 
@@ -468,6 +513,7 @@ mod tests {
                 activity: None,
                 monitors: None,
                 established_at: None,
+                quality: None,
             }],
         })
     }

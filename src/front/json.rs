@@ -2,7 +2,8 @@
 
 use super::refusal;
 use crate::words::{
-    AgentState, CallId, CallView, DeviceId, DeviceView, Feature, Notice, NoticeBody, ParticipantView, Role, Topic, UserId, UserView,
+    AgentState, CallId, CallView, DeviceId, DeviceView, Feature, Notice, NoticeBody, ParticipantView, Quality, Role, Topic, UserId,
+    UserView,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -170,6 +171,9 @@ pub struct CallJson {
     /// What the supervisor does, on the supervised legs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supervisor_monitoring_state: Option<CallMonitoringJson>,
+    /// How his sound fares; only in answers to GET, and absent before the first report. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media_quality: Option<MediaQualityJson>,
     /// Its own URI.
     pub uri: String,
     /// Its path under the prefix.
@@ -188,6 +192,49 @@ pub struct ParticipantJson {
     pub phone_number: String,
     /// The same.
     pub digits: String,
+    /// How the sound of his leg fares; only in answers to GET, and absent before the first report. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media_quality: Option<MediaQualityJson>,
+}
+
+/// How the sound of a leg fares: packets since it began, the rest over the last seconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MediaQualityJson {
+    /// RTP packets sent to the leg.
+    pub packets_sent: u64,
+    /// RTP packets received from it.
+    pub packets_received: u64,
+    /// Of a thousand packets of its, those that did not come.
+    pub lost_permille: u16,
+    /// Jitter of what came, in milliseconds.
+    pub jitter_ms: u32,
+    /// Estimate of what came, 1.00 to 4.50; absent when nothing came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mos: Option<Mos>,
+    /// Of a thousand packets of ours, those that did not reach it; absent, as the rest, while its phone reports nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote_lost_permille: Option<u16>,
+    /// Jitter of what it receives, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote_jitter_ms: Option<u32>,
+    /// Estimate of what it receives, 1.00 to 4.50.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote_mos: Option<Mos>,
+    /// To the phone and back, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub round_trip_ms: Option<u32>,
+}
+
+/// A mean opinion score: hundredths here, a number with two decimals on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
+#[schema(value_type = f64)]
+pub struct Mos(pub u16);
+
+impl Serialize for Mos {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(f64::from(self.0) / 100.0)
+    }
 }
 
 /// What the supervisor does on a call.
@@ -362,6 +409,7 @@ pub fn call(uris: &Uris, view: &CallView) -> CallJson {
         supervisor_monitoring_state: view
             .monitoring_state
             .map(|activity| CallMonitoringJson { state: activity.as_str() }),
+        media_quality: view.quality.as_ref().map(media_quality),
         uri: uris.call(&view.id),
         path: call_path(&view.id),
     }
@@ -374,6 +422,22 @@ fn participant(view: &ParticipantView) -> ParticipantJson {
         formatted_phone_number: number.clone(),
         phone_number: number.clone(),
         digits: number,
+        media_quality: view.quality.as_ref().map(media_quality),
+    }
+}
+
+fn media_quality(quality: &Quality) -> MediaQualityJson {
+    let remote = quality.remote;
+    MediaQualityJson {
+        packets_sent: quality.packets_sent,
+        packets_received: quality.packets_received,
+        lost_permille: quality.lost_permille,
+        jitter_ms: quality.jitter_ms,
+        mos: quality.mos.map(Mos),
+        remote_lost_permille: remote.map(|remote| remote.lost_permille),
+        remote_jitter_ms: remote.map(|remote| remote.jitter_ms),
+        remote_mos: remote.map(|remote| Mos(remote.mos)),
+        round_trip_ms: quality.round_trip_ms,
     }
 }
 
@@ -462,7 +526,7 @@ pub fn notice(uris: &Uris, notice: &Notice) -> NoticeJson {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::{Activity, CallNotification, CallType, LegState, Mode, Number, Reason, Refusal, Scope, Timestamp};
+    use crate::words::{Activity, CallNotification, CallType, LegState, Mode, Number, Reason, Refusal, RemoteQuality, Scope, Timestamp};
 
     /// The notification of the Coach page, joined where the page breaks lines, without white space.
     const SAMPLE: &str = concat!(
@@ -544,7 +608,10 @@ mod tests {
             state: LegState::Established,
             device: "d1".into(),
             number: number("5005"),
-            participants: vec![ParticipantView { number: number("5001") }],
+            participants: vec![ParticipantView {
+                number: number("5001"),
+                quality: None,
+            }],
             ani: number("7001"),
             dnis: number("5001"),
             call_type: CallType::Inbound,
@@ -557,6 +624,7 @@ mod tests {
             monitored_user_muted: false,
             monitoring: true,
             monitoring_state: None,
+            quality: None,
         };
         let body = NoticeBody::CallStateChange {
             notification: CallNotification::StatusChange,
@@ -571,6 +639,32 @@ mod tests {
             r#""uri":"http://127.0.0.1:8080/api/v2/calls/c1","path":"/calls/c1"}}"#,
         );
         assert_eq!(text(body, Topic::Calls), expected);
+    }
+
+    #[test]
+    fn how_the_sound_fares_is_said_with_what_is_known() {
+        let quality = Quality {
+            packets_sent: 500,
+            packets_received: 498,
+            lost_permille: 4,
+            jitter_ms: 2,
+            mos: Some(438),
+            ..Quality::default()
+        };
+        let said = |quality: &Quality| serde_json::to_string(&media_quality(quality)).expect("plain data");
+        let ours = r#"{"packetsSent":500,"packetsReceived":498,"lostPermille":4,"jitterMs":2,"mos":4.38"#;
+        assert_eq!(said(&quality), format!("{ours}}}"));
+        let reported = Quality {
+            remote: Some(RemoteQuality {
+                lost_permille: 31,
+                jitter_ms: 9,
+                mos: 410,
+            }),
+            round_trip_ms: Some(40),
+            ..quality
+        };
+        let theirs = r#","remoteLostPermille":31,"remoteJitterMs":9,"remoteMos":4.1,"roundTripMs":40}"#;
+        assert_eq!(said(&reported), format!("{ours}{theirs}"));
     }
 
     #[test]

@@ -57,7 +57,7 @@ enum Errand {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     /// Something has happened to somebody.
-    Notice(Notice),
+    Notice(Box<Notice>),
     /// How everything of a user is now: all notices before it are older, all after it newer.
     State {
         /// As in [`Desk::tell_state`].
@@ -388,7 +388,7 @@ impl Loop {
                 Output::Notice(notice) => {
                     metrics::counter!("undertone_notices_total").increment(1);
                     // Nobody listens: nobody is told.
-                    let _ = self.notices.send(Arc::new(Told::Notice(notice)));
+                    let _ = self.notices.send(Arc::new(Told::Notice(Box::new(notice))));
                 }
                 Output::Audit { id, record } => self.audit(id, &record),
                 Output::Keep { user, presence } => kept.push(match presence {

@@ -1,6 +1,7 @@
 use super::*;
 use crate::words::{
-    CallOperation, CallType, DeviceKind, Feature, GroupId, Mode, Number, Party, PartyRole, Request, Role, Scope, TargetRef, TransferStep,
+    CallOperation, CallType, DeviceKind, Feature, GroupId, Mode, Number, Party, PartyRole, Quality, Request, Role, Scope, TargetRef,
+    TransferStep,
 };
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -210,6 +211,7 @@ fn party(device: Option<&str>, number: &str, role: PartyRole, state: LegState) -
         activity: None,
         monitors: None,
         established_at: (state == LegState::Established).then_some(Timestamp(1_000_000)),
+        quality: None,
     }
 }
 
@@ -1925,6 +1927,61 @@ mod properties {
                 }
             }
             prop_assert!(harness.gateway.works.is_empty(), "nothing waits for what has come");
+        }
+    }
+}
+
+#[test]
+fn how_the_sound_fares_is_read_and_told_to_nobody() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    let told = harness.leg("bob").expect("his leg");
+    let measured = |packets_sent| {
+        let mut call = coached(Activity::Coach);
+        for (party, mos) in call.parties.iter_mut().zip([401, 402, 403]) {
+            party.quality = Some(Quality {
+                packets_sent,
+                mos: Some(mos),
+                ..Quality::default()
+            });
+        }
+        call
+    };
+    for packets in 1..5 {
+        assert_eq!(harness.facts(Fact::Call(measured(packets))), []);
+    }
+    let mos = |quality: Option<Quality>| quality.and_then(|quality| quality.mos);
+    let of = |leg: CallView| {
+        let others: Vec<_> = leg.participants.iter().map(|one| mos(one.quality)).collect();
+        (mos(leg.quality), others)
+    };
+    let leg = harness.leg("bob").expect("his leg");
+    assert_eq!(
+        of(leg),
+        (Some(402), vec![Some(401)]),
+        "and nothing of a supervisor whom he does not see"
+    );
+    assert_eq!(of(harness.leg("meg").expect("her leg")), (Some(403), vec![Some(401), Some(402)]));
+    let Ok(Answer::Calls(list)) = harness.gateway.read(&"bob".into(), &Query::MyCalls, harness.now.wall) else {
+        panic!("calls")
+    };
+    assert_eq!(mos(list[0].quality), Some(402));
+    let states = harness.gateway.states(&"bob".into(), harness.now.wall);
+    let legs = states.into_iter().filter_map(|notice| match notice.body {
+        NoticeBody::CallStateChange { call, .. } => Some(call),
+        _ => None,
+    });
+    assert_eq!(legs.collect::<Vec<_>>(), [told]);
+    // What is told for another reason is without it.
+    let mut over = measured(9);
+    over.parties.iter_mut().for_each(|party| party.state = LegState::Released);
+    for output in harness.facts(Fact::Call(over)) {
+        if let Output::Notice(Notice {
+            body: NoticeBody::CallStateChange { call, .. },
+            ..
+        }) = output
+        {
+            assert_eq!(of(call.clone()), (None, vec![None; call.participants.len()]));
         }
     }
 }

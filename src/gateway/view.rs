@@ -137,7 +137,17 @@ pub(super) fn call(
         monitored_user_muted: monitored.is_some_and(|party| party.muted_by_supervisor),
         monitoring: party.role == PartyRole::Supervisor,
         monitoring_state,
+        quality: None,
     }
+}
+
+/// Adds how the sound fares: of the leg itself, and of the others whom its user sees.
+pub(super) fn measured(mut view: CallView, call: &CallFact, me: &Party) -> CallView {
+    view.quality = me.quality;
+    for (participant, party) in view.participants.iter_mut().zip(others(call, me)) {
+        participant.quality = party.quality;
+    }
+    view
 }
 
 /// Sets how long the leg has lasted.
@@ -200,16 +210,20 @@ fn is_conference(call: &CallFact) -> bool {
 }
 
 /// The others who talk. A supervisor is one of them only in BargeIn: in ListenIn and Coach the customer's side never knows of him.
-fn participants(call: &CallFact, me: &Party) -> Vec<ParticipantView> {
+fn others<'a>(call: &'a CallFact, me: &'a Party) -> impl Iterator<Item = &'a Party> {
     call.parties
         .iter()
-        .filter(|party| !std::ptr::eq(*party, me) && party.state != LegState::Released)
-        .filter(|party| me.device.is_none() || party.device != me.device)
+        .filter(move |party| !std::ptr::eq(*party, me) && party.state != LegState::Released)
+        .filter(move |party| me.device.is_none() || party.device != me.device)
         .filter(|party| party.role != PartyRole::Supervisor || (on_the_call(party) && party.activity == Some(Activity::BargeIn)))
-        .map(|party| ParticipantView {
-            number: party.number.clone(),
-        })
-        .collect()
+}
+
+fn participants(call: &CallFact, me: &Party) -> Vec<ParticipantView> {
+    let participant = |party: &Party| ParticipantView {
+        number: party.number.clone(),
+        quality: None,
+    };
+    others(call, me).map(participant).collect()
 }
 
 fn capabilities(call: &CallFact, party: &Party, related: &Related, config: &Config, backend: &Capabilities) -> Vec<&'static str> {

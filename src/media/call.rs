@@ -17,11 +17,12 @@ use super::codec::{Codec, ComfortNoise, Decoder, Downsampler, Encoder, MAX_DECOD
 use super::hearing::{Gain, Hearing};
 use super::jitter::{Reader, Ring};
 use super::mix::{MAX_FRAME, Sum};
-use super::rtcp::{self, Reception};
+use super::quality;
+use super::rtcp::{self, Block, Interval, Reception, Reporter};
 use super::rtp::{self, CLOCK, HEADER, Header, MAX_PAYLOAD, Origin, Received, Stream};
 use super::transcode::Transcoder;
 use super::{CallKey, LegMedia, LegStats, MediaEvent, MediaLeg};
-use crate::words::Now;
+use crate::words::{Now, Quality, RemoteQuality};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -78,7 +79,7 @@ impl Default for CallConfig {
     }
 }
 
-/// Where a leg's outgoing numbers begin: three random numbers (RFC 3550 5.1).
+/// Where a leg's outgoing numbers begin (RFC 3550 5.1): all of them random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamStart {
     /// The SSRC.
@@ -87,6 +88,8 @@ pub struct StreamStart {
     pub sequence: u16,
     /// The first timestamp.
     pub timestamp: u32,
+    /// What its RTCP name and the times of its reports are made from (RFC 7022 4.2, RFC 3550 6.2).
+    pub reports: u128,
 }
 
 /// What a sent packet is.
@@ -102,7 +105,7 @@ pub enum Sent {
     Silent,
     /// RTP: silence in place of what the leak guard stopped.
     Guarded,
-    /// An RTCP report, from the leg's RTCP port.
+    /// An RTCP report.
     Rtcp,
 }
 
@@ -113,6 +116,8 @@ pub struct Transmit<'a> {
     pub slot: usize,
     /// What it is.
     pub sent: Sent,
+    /// It is RTCP that leaves by the RTP port (RFC 5761); otherwise each has its own.
+    pub muxed: bool,
     /// Its destination: the signalled or learned address, never another.
     pub to: SocketAddr,
     /// Its bytes.
@@ -264,6 +269,8 @@ impl Pace {
 struct Source {
     rtp: Option<SocketAddr>,
     rtcp: Option<SocketAddr>,
+    /// RTCP is where RTP is.
+    rtcp_mux: bool,
     /// The RTP address is settled: it was signalled and is not behind a NAT, or has sent, or was learned.
     settled: bool,
     rtcp_settled: bool,
@@ -280,6 +287,7 @@ impl Source {
         Self {
             rtp: media.remote,
             rtcp: media.remote_rtcp.or_else(|| media.remote.and_then(after)),
+            rtcp_mux: media.rtcp_mux,
             settled: !media.nat,
             rtcp_settled: !media.nat,
             candidate: None,
@@ -310,7 +318,14 @@ impl Source {
         }
     }
 
+    fn rtcp_to(&self) -> Option<SocketAddr> {
+        if self.rtcp_mux { self.rtp } else { self.rtcp }
+    }
+
     fn admits_rtcp(&mut self, from: SocketAddr, valid: bool) -> bool {
+        if self.rtcp_mux {
+            return self.rtp == Some(from);
+        }
         let Some(known) = self.rtcp else { return false };
         if from == known {
             self.rtcp_settled |= valid;
@@ -333,6 +348,9 @@ pub struct Leg {
     source: Source,
     stream: Stream,
     reception: Reception,
+    reporter: Reporter,
+    /// What the leg reported last of what it receives.
+    remote: Option<Block>,
     ring: Ring,
     /// What it says, as samples, while somebody mixes it.
     decoder: Option<(Codec, Decoder)>,
@@ -395,6 +413,8 @@ impl Leg {
             source: Source::default(),
             stream: Stream::new(start.ssrc, start.sequence, start.timestamp),
             reception: Reception::default(),
+            reporter: Reporter::new(start.reports),
+            remote: None,
             ring: Ring::default(),
             decoder: None,
             up: Upsampler::default(),
@@ -429,11 +449,57 @@ impl Leg {
 
     /// What it did so far.
     pub fn stats(&self) -> LegStats {
+        let stats = self.stats;
+        let lost = self.reception.lost();
+        let remote_lost = self.remote.map_or(0, |remote| u64::try_from(remote.lost).unwrap_or(0));
         LegStats {
-            lost: self.reception.lost(),
-            jitter: self.reception.jitter(),
-            ..self.stats
+            lost,
+            jitter: self.reception.jitter_time(),
+            remote_lost,
+            remote_fraction_lost: self.remote.map_or(0, |remote| remote.fraction_lost),
+            remote_jitter: self.remote.map_or(Duration::ZERO, |remote| self.remote_jitter(remote)),
+            mos: (stats.received > 0)
+                .then(|| self.mos(lost, stats.received + lost, self.reception.jitter_time()))
+                .flatten(),
+            remote_mos: self
+                .remote
+                .and_then(|remote| self.mos(remote_lost, stats.sent, self.remote_jitter(remote))),
+            ..stats
         }
+    }
+
+    /// How it fares after an interval.
+    fn quality(&self, interval: Interval) -> Quality {
+        let stats = &self.stats;
+        let jitter = self.reception.jitter_time();
+        let came = interval.expected > interval.lost;
+        Quality {
+            packets_sent: stats.sent,
+            packets_received: stats.received,
+            lost_permille: permille(interval.lost, interval.expected),
+            jitter_ms: millis(jitter),
+            mos: came.then(|| self.mos(interval.lost, interval.expected, jitter)).flatten(),
+            remote: self.remote.and_then(|remote| {
+                let lost = u64::from(remote.fraction_lost);
+                Some(RemoteQuality {
+                    lost_permille: permille(lost, 256),
+                    jitter_ms: millis(self.remote_jitter(remote)),
+                    mos: self.mos(lost, 256, self.remote_jitter(remote))?,
+                })
+            }),
+            round_trip_ms: stats.round_trip.map(millis),
+        }
+    }
+
+    /// A leg measures the jitter of what we send it by the clock of what we send.
+    fn remote_jitter(&self, remote: Block) -> Duration {
+        rtcp::time_of(remote.jitter, self.stream.clock())
+    }
+
+    fn mos(&self, lost: u64, expected: u64, jitter: Duration) -> Option<u16> {
+        let codec = self.media?.codec;
+        let delay = quality::delay(self.stats.round_trip.unwrap_or(Duration::ZERO), jitter);
+        Some(quality::mos(quality::rating(codec, lost, expected, delay)))
     }
 
     /// What was agreed and where to, when we may send to it.
@@ -463,7 +529,7 @@ impl Leg {
     }
 
     fn rtcp_due(&self) -> Option<Instant> {
-        (self.media.is_some() && self.source.rtcp.is_some()).then_some(self.rtcp_due)
+        (self.media.is_some() && self.source.rtcp_to().is_some()).then_some(self.rtcp_due)
     }
 
     fn due(&self, config: &CallConfig) -> Option<Instant> {
@@ -530,7 +596,14 @@ impl Leg {
     }
 
     fn send(&mut self, slot: usize, sent: Sent, to: SocketAddr, bytes: &[u8], out: &mut impl FnMut(Transmit<'_>)) {
-        out(Transmit { slot, sent, to, bytes });
+        let muxed = sent == Sent::Rtcp && self.source.rtcp_mux;
+        out(Transmit {
+            slot,
+            sent,
+            muxed,
+            to,
+            bytes,
+        });
         self.count(sent);
     }
 
@@ -668,7 +741,7 @@ impl Call {
         let Some(here) = self.legs[slot].as_mut() else { return };
         let before = here.media.replace(media);
         here.stream.set_clock(media.codec.clock());
-        let addresses = |media: LegMedia| (media.remote, media.remote_rtcp, media.nat);
+        let addresses = |media: LegMedia| (media.remote, media.remote_rtcp, media.rtcp_mux, media.nat);
         if before.map(addresses) != Some(addresses(media)) {
             here.source = Source::of(&media);
             self.moved = true;
@@ -678,7 +751,7 @@ impl Call {
             here.inactive = false;
         }
         if before.is_none() {
-            here.rtcp_due = now + self.config.rtcp_interval / 2;
+            here.rtcp_due = now + here.reporter.next_interval(self.config.rtcp_interval) / 2;
         }
         // What was never due is not lost: whoever was not sent to goes on with the next number.
         let sends = |media: LegMedia| media.send && media.remote.is_some();
@@ -771,7 +844,7 @@ impl Call {
             return Verdict::Discarded;
         }
         leg.stats.received += 1;
-        leg.reception.note(received, now);
+        leg.reception.note(received, media.codec.clock(), now);
         leg.heard = now;
         if std::mem::take(&mut leg.inactive) {
             let event = MediaEvent::Active { leg: leg.name };
@@ -788,7 +861,13 @@ impl Call {
         }
     }
 
-    /// A datagram on a leg's RTCP port.
+    /// Whether a datagram on a leg's RTP port is for [`Call::handle_rtcp`] (RFC 5761 4).
+    pub fn is_rtcp(&self, slot: usize, packet: &[u8]) -> bool {
+        let leg = self.legs.get(slot).and_then(Option::as_ref);
+        leg.is_some_and(|leg| leg.source.rtcp_mux) && rtcp::is_rtcp(packet)
+    }
+
+    /// RTCP from a leg.
     pub fn handle_rtcp(&mut self, slot: usize, from: SocketAddr, packet: &[u8], now: Instant) -> Verdict {
         let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut) else {
             return Verdict::Foreign;
@@ -806,8 +885,9 @@ impl Call {
         if let Some((ssrc, middle)) = report.sender {
             leg.reception.note_sender_report(ssrc, middle, now);
         }
-        if let Some(fraction) = report.fraction_lost {
-            leg.stats.remote_fraction_lost = fraction;
+        if let Some(block) = report.about_us {
+            leg.stats.round_trip = leg.reporter.round_trip(&block, now).or(leg.stats.round_trip);
+            leg.remote = Some(block);
         }
         Verdict::Accepted
     }
@@ -829,14 +909,10 @@ impl Call {
             }
             let Some(leg) = self.legs[slot].as_mut() else { continue };
             if leg.rtcp_due().is_some_and(|due| due <= now.mono) {
-                leg.rtcp_due = now.mono + self.config.rtcp_interval;
-                let mut buffer = [0; 256];
-                let bytes = rtcp::report(&leg.stream, &mut leg.reception, now, &mut buffer);
-                if let (Some(bytes), Some(to)) = (bytes, leg.source.rtcp) {
-                    let sent = Sent::Rtcp;
-                    leg.send(slot, sent, to, bytes, out);
-                }
+                leg.rtcp_due = now.mono + leg.reporter.next_interval(self.config.rtcp_interval);
+                self.report(slot, false, now, out);
             }
+            let Some(leg) = self.legs[slot].as_mut() else { continue };
             if leg.inactive_due(&self.config).is_some_and(|due| due <= now.mono) {
                 leg.inactive = true;
                 let event = MediaEvent::Inactive { leg: leg.name };
@@ -844,6 +920,30 @@ impl Call {
             }
         }
         self.wake = self.legs.iter().flatten().filter_map(|leg| leg.due(&self.config)).min();
+    }
+
+    /// Says goodbye to a leg that is about to be closed: a last report with BYE (RFC 3550 6.6), if it ever got anything from us.
+    pub fn farewell(&mut self, leg: MediaLeg, now: Now, out: &mut impl FnMut(Transmit<'_>)) {
+        let Some(slot) = self.slot(leg) else { return };
+        let has_spoken = |leg: &Leg| leg.stats.sent > 0 || leg.stats.rtcp_sent > 0;
+        if self.legs[slot].as_ref().is_some_and(has_spoken) {
+            self.report(slot, true, now, out);
+        }
+    }
+
+    fn report(&mut self, slot: usize, is_last: bool, now: Now, out: &mut impl FnMut(Transmit<'_>)) {
+        let Some(leg) = self.legs[slot].as_mut() else { return };
+        let Some(to) = leg.source.rtcp_to() else { return };
+        let mut buffer = [0; rtcp::MAX_REPORT];
+        let (bytes, interval) = leg.reporter.report(&leg.stream, &mut leg.reception, is_last, now, &mut buffer);
+        leg.send(slot, Sent::Rtcp, to, bytes, out);
+        if !is_last && leg.stats.sent + leg.stats.received > 0 {
+            let event = MediaEvent::Quality {
+                leg: leg.name,
+                quality: leg.quality(interval),
+            };
+            self.tell(event);
+        }
     }
 
     /// When [`Call::handle_timeout`] is due; may be earlier than needed, never later.
@@ -973,7 +1073,9 @@ impl Call {
         let timestamp = transcoder.timestamp(received.timestamp);
         let mut is_one_for_one = transcoder.take(&packet[received.payload.clone()]);
         let mut buffer = [0; HEADER + MAX_PAYLOAD];
-        while let Some((frame, is_all)) = transcoder.ready() {
+        while let Some((_, transcoder)) = &mut leg.transcoder
+            && let Some((frame, is_all)) = transcoder.ready()
+        {
             let octets = transcoder.give(&mut buffer[HEADER..]);
             let ticks = frame * (media.codec.clock() / CLOCK);
             is_one_for_one &= is_all;
@@ -996,15 +1098,8 @@ impl Call {
                 ..header
             };
             buffer[..HEADER].copy_from_slice(&header.to_bytes());
-            let transmit = Transmit {
-                slot: listener,
-                sent: Sent::Transcoded,
-                to,
-                bytes: &buffer[..HEADER + octets],
-            };
-            out(transmit);
-            leg.stats.transcoded += 1;
-            leg.stats.sent += 1;
+            let sent = Sent::Transcoded;
+            leg.send(listener, sent, to, &buffer[..HEADER + octets], out);
         }
     }
 
@@ -1468,6 +1563,14 @@ fn tone(begun: u32, left: u32, samples_per_tick: u32, samples: &mut [i16]) {
     }
 }
 
+fn permille(part: u64, whole: u64) -> u16 {
+    (part * 1000).checked_div(whole).unwrap_or(0).min(1000) as u16
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
 fn bit(slot: usize) -> u16 {
     1 << slot
 }
@@ -1528,7 +1631,20 @@ mod tests {
         codecs: [Codec; 3],
         phones: [(u16, u32); 3],
         heard: Vec<Heard>,
+        /// RTCP that left, as it went.
+        reports: Vec<Report>,
+        qualities: Vec<(MediaLeg, Quality)>,
         events: Vec<MediaEvent>,
+    }
+
+    /// RTCP that left.
+    #[derive(Clone, Debug)]
+    struct Report {
+        listener: MediaLeg,
+        at: Duration,
+        to: SocketAddr,
+        muxed: bool,
+        bytes: Vec<u8>,
     }
 
     #[expect(clippy::disallowed_methods, reason = "an arbitrary origin of the test's clock")]
@@ -1544,6 +1660,7 @@ mod tests {
         LegMedia {
             remote: Some(address(index)),
             remote_rtcp: None,
+            rtcp_mux: false,
             codec,
             payload_type: codec.payload_type(),
             dtmf_pt: Some(TELEPHONE_EVENT),
@@ -1581,6 +1698,7 @@ mod tests {
                     ssrc: 100 + index as u32,
                     sequence: 65_500,
                     timestamp: u32::MAX - 1000,
+                    reports: (index as u128) << 96,
                 };
                 assert_eq!(call.put(Leg::new(name, numbers, start), start).unwrap(), index);
                 call.handle_describe(name, media(index, codecs[index]), start);
@@ -1593,6 +1711,8 @@ mod tests {
                 codecs,
                 phones: [(0, 0); 3],
                 heard: Vec::new(),
+                reports: Vec::new(),
+                qualities: Vec::new(),
                 events: Vec::new(),
             }
         }
@@ -1619,10 +1739,19 @@ mod tests {
                 self.now = self.now.max(due);
                 let now = Now {
                     mono: self.time(),
-                    wall: Timestamp(0),
+                    wall: Timestamp(self.now.as_millis() as u64),
                 };
-                let (at, heard) = (self.now, &mut self.heard);
-                self.call.handle_timeout(now, &mut |packet| note(heard, at, packet));
+                let (at, heard, reports) = (self.now, &mut self.heard, &mut self.reports);
+                self.call.handle_timeout(now, &mut |packet| match packet.sent {
+                    Sent::Rtcp => reports.push(Report {
+                        listener: LEGS[packet.slot],
+                        at,
+                        to: packet.to,
+                        muxed: packet.muxed,
+                        bytes: packet.bytes.to_vec(),
+                    }),
+                    _ => note(heard, at, packet),
+                });
                 self.drain();
             }
             self.now = until;
@@ -1630,7 +1759,10 @@ mod tests {
 
         fn drain(&mut self) {
             while let Some(event) = self.call.poll_event() {
-                self.events.push(event);
+                match event {
+                    MediaEvent::Quality { leg, quality } => self.qualities.push((leg, quality)),
+                    event => self.events.push(event),
+                }
             }
         }
 
@@ -2497,6 +2629,7 @@ mod tests {
             ssrc: 9,
             sequence: 9,
             timestamp: 9,
+            reports: 9,
         };
         other.put(Leg::new(MediaLeg(9), start, house.time()), house.time()).unwrap();
         other.handle_describe(MediaLeg(9), media(0, Codec::Pcmu), house.time());
@@ -2517,16 +2650,198 @@ mod tests {
         assert_eq!(seen, [sequence.wrapping_add(1)]);
     }
 
-    #[test]
-    fn reports_go_out_every_five_seconds() {
-        let mut house = House::pcmu(None);
-        for _ in 0..1000 {
-            house.say(0, 0);
-            house.say(1, 0);
-            house.pass(20 * MS);
+    impl House {
+        fn talk(&mut self, rounds: usize) {
+            for _ in 0..rounds {
+                self.say(0, 0);
+                self.say(1, 0);
+                self.pass(20 * MS);
+            }
         }
-        assert_eq!(house.stats(AGENT).rtcp_sent, 4);
+
+        /// A leg's RTCP comes, from there.
+        fn rtcp_from(&mut self, index: usize, from: SocketAddr, bytes: &[u8]) -> Verdict {
+            self.call.handle_rtcp(index, from, bytes, self.time())
+        }
+
+        fn qualities_of(&self, leg: MediaLeg) -> Vec<Quality> {
+            let of = self.qualities.iter().filter(|(of, _)| *of == leg);
+            of.map(|(_, quality)| *quality).collect()
+        }
+    }
+
+    /// The RTCP port of a phone that does not share.
+    fn rtcp_address(index: usize) -> SocketAddr {
+        let mut address = address(index);
+        address.set_port(4001);
+        address
+    }
+
+    /// What a phone reports of our stream to it: one block.
+    fn receiver_report(ours: u32, lost: (u8, i32), jitter: u32, (middle, delay): (u32, u32)) -> Vec<u8> {
+        let lost = u32::from(lost.0) << 24 | lost.1 as u32 & 0xff_ffff;
+        let words = [0x81c9_0007, 7, ours, lost, 0, jitter, middle, delay];
+        words.into_iter().flat_map(u32::to_be_bytes).collect()
+    }
+
+    #[test]
+    fn reports_go_out_every_five_seconds_on_average_and_not_to_all_at_once() {
+        let mut house = House::pcmu(None);
+        house.talk(30_000);
+        for leg in LEGS {
+            let at: Vec<_> = house
+                .reports
+                .iter()
+                .filter(|report| report.listener == leg)
+                .map(|report| report.at)
+                .collect();
+            assert!((110..=130).contains(&at.len()), "{} in 600 s", at.len());
+            assert!(at[0] >= 1250 * MS && at[0] < 3750 * MS);
+            let gaps: Vec<_> = at.windows(2).map(|two| two[1] - two[0]).collect();
+            assert!(gaps.iter().all(|gap| (2500 * MS..7500 * MS).contains(gap)));
+            assert!(gaps.iter().max() > gaps.iter().min().map(|gap| *gap * 2).as_ref());
+            assert_eq!(house.stats(leg).rtcp_sent, at.len() as u64);
+            let words = if leg == SUPERVISOR { 0 } else { at.len() };
+            assert_eq!(
+                house.qualities_of(leg).len(),
+                words,
+                "one word with each report, if there is anything to say"
+            );
+        }
+        assert_ne!(house.reports[0].at, house.reports[1].at);
         assert_eq!(house.stats(CUSTOMER).lost, 0);
+    }
+
+    #[test]
+    fn what_a_leg_loses_and_says_it_loses_is_told_at_each_report() {
+        let mut house = House::pcmu(None);
+        house.talk(300);
+        let steady = *house.qualities_of(AGENT).last().unwrap();
+        assert_eq!((steady.lost_permille, steady.jitter_ms, steady.mos), (0, 0, Some(441)));
+        assert_eq!((steady.remote, steady.round_trip_ms), (None, None));
+        // One in five.
+        for _ in 0..100 {
+            house.lose(0);
+            house.talk(4);
+        }
+        let sr = house.reports.iter().rev().find(|report| report.listener == AGENT).unwrap().clone();
+        let sent = rtcp::read(&sr.bytes, 0).unwrap().sender.unwrap();
+        let away = house.now - sr.at;
+        house.pass(2 * MS);
+        let delay = ((away - 38 * MS).as_micros() * 65_536 / 1_000_000) as u32;
+        let report = receiver_report(sent.0, (26, 40), 160, (sent.1, delay));
+        assert_eq!(house.rtcp_from(0, rtcp_address(0), &report), Verdict::Accepted);
+        for _ in 0..100 {
+            house.lose(0);
+            house.talk(4);
+        }
+        let quality = *house.qualities_of(AGENT).last().unwrap();
+        assert!((190..=210).contains(&quality.lost_permille), "{quality:?}");
+        assert!((260..=272).contains(&quality.mos.unwrap()), "{quality:?}");
+        let remote = RemoteQuality {
+            lost_permille: 101,
+            jitter_ms: 20,
+            mos: 340,
+        };
+        assert_eq!((quality.remote, quality.round_trip_ms), (Some(remote), Some(40)));
+        let stats = house.stats(AGENT);
+        assert_eq!((stats.lost, stats.remote_lost, stats.remote_fraction_lost), (200, 40, 26));
+        assert_eq!(stats.remote_jitter, 20 * MS);
+        assert!(stats.round_trip.unwrap().abs_diff(40 * MS) < MS);
+        // Of all that came 15 of a hundred are missing, of all that went 4.
+        assert!(
+            (290..=300).contains(&stats.mos.unwrap()) && (395..=415).contains(&stats.remote_mos.unwrap()),
+            "{stats:?}"
+        );
+    }
+
+    #[test]
+    fn a_leg_of_which_nothing_comes_has_no_mos() {
+        let mut house = House::pcmu(None);
+        house.say(0, 0);
+        house.pass(Duration::from_secs(10));
+        let expected = Quality {
+            packets_sent: 1,
+            ..Quality::default()
+        };
+        assert_eq!(house.qualities_of(CUSTOMER)[0], expected);
+        assert_eq!((house.stats(CUSTOMER).mos, house.stats(CUSTOMER).remote_mos), (None, None));
+    }
+
+    #[test]
+    fn who_shares_the_port_gets_and_sends_rtcp_there_and_nowhere_else() {
+        let mut house = House::pcmu(None);
+        let shared = LegMedia {
+            rtcp_mux: true,
+            ..media(0, Codec::Pcmu)
+        };
+        house.call.handle_describe(AGENT, shared, house.time());
+        house.talk(500);
+        let places = |leg, house: &House| {
+            let of = house.reports.iter().filter(move |report| report.listener == leg);
+            let mut places: Vec<_> = of.map(|report| (report.to, report.muxed)).collect();
+            places.dedup();
+            places
+        };
+        assert_eq!(places(AGENT, &house), [(address(0), true)]);
+        assert_eq!(places(CUSTOMER, &house), [(rtcp_address(1), false)]);
+        let report = receiver_report(100, (1, 1), 0, (0, 0));
+        assert!(house.call.is_rtcp(0, &report) && !house.call.is_rtcp(1, &report));
+        assert!(!house.call.is_rtcp(0, &packet(0, 0, 1, 160, &[0; 160])));
+        assert_eq!(house.rtcp_from(0, address(0), &report), Verdict::Accepted);
+        assert_eq!(house.rtcp_from(0, rtcp_address(0), &report), Verdict::Foreign);
+        assert_eq!(house.rtcp_from(1, rtcp_address(1), &report), Verdict::Accepted);
+        assert_eq!(house.rtcp_from(1, address(1), &report), Verdict::Foreign);
+    }
+
+    #[test]
+    fn behind_a_nat_shared_rtcp_goes_where_rtp_was_learned() {
+        let mut house = House::pcmu(None);
+        let shared = LegMedia {
+            rtcp_mux: true,
+            nat: true,
+            ..media(0, Codec::Pcmu)
+        };
+        house.call.handle_describe(AGENT, shared, house.time());
+        let mut real = address(0);
+        real.set_port(9999);
+        let report = receiver_report(100, (1, 1), 0, (0, 0));
+        assert_eq!(house.rtcp_from(0, real, &report), Verdict::Foreign, "RTCP teaches nothing");
+        house.datagram(0, real, packet(0, 0, 1, 160, &[0; 160]));
+        house.datagram(0, real, packet(0, 0, 2, 320, &[0; 160]));
+        assert_eq!(house.rtcp_from(0, real, &report), Verdict::Accepted);
+        house.pass(Duration::from_secs(8));
+        let to = house
+            .reports
+            .iter()
+            .filter(|report| report.listener == AGENT)
+            .map(|report| report.to);
+        assert!(to.clone().count() > 0 && to.into_iter().all(|to| to == real));
+    }
+
+    #[test]
+    fn who_is_released_is_told_goodbye_and_who_never_got_anything_is_not() {
+        let mut house = House::pcmu(None);
+        house.say(0, 0);
+        let farewell = |house: &mut House, leg| {
+            let now = Now {
+                mono: house.time(),
+                wall: Timestamp(0),
+            };
+            let mut said = Vec::new();
+            house.call.farewell(leg, now, &mut |packet| {
+                assert_eq!((packet.sent, packet.to), (Sent::Rtcp, rtcp_address(packet.slot)));
+                said.push(packet.bytes.to_vec());
+            });
+            said
+        };
+        assert!(farewell(&mut house, AGENT).is_empty(), "nothing ever went to him");
+        let said = farewell(&mut house, CUSTOMER);
+        assert_eq!(said.len(), 1);
+        assert!(said[0].ends_with(&[0x81, 203, 0, 1, 0, 0, 0, 101]), "{said:?}");
+        assert_eq!(said[0][1], 200, "a report comes first");
+        house.call.take(CUSTOMER, house.time());
+        assert!(farewell(&mut house, CUSTOMER).is_empty());
     }
 
     /// What the network and the supervision do.

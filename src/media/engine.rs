@@ -191,6 +191,7 @@ impl Engine {
             ssrc: rand::random(),
             sequence: rand::random::<u16>() >> 1,
             timestamp: rand::random(),
+            reports: rand::random(),
         };
         let parcel = Box::new(Parcel {
             leg: Leg::new(leg, start, clock::instant()),

@@ -1,68 +1,167 @@
 //! RTCP (RFC 3550 6): what we report to a leg, what it reports to us.
 //!
-//! Reports inform counters and nothing else. A BYE ends nothing: signalling does.
+//! Reports inform counters and nothing else. A BYE ends nothing: signalling does. What comes need be no compound (RFC 5506); what goes is
+//! one, always: SR or RR, SDES, and at the end BYE.
 
-use super::rtp::{CLOCK, Received, Stream};
+use super::rtp::{Received, Stream};
 use crate::words::{Now, Timestamp};
 use rtcp_types::prelude::*;
-use rtcp_types::{Compound, Packet, ReceiverReport, ReportBlock, Sdes, SdesChunk, SdesItem, SenderReport};
-use std::time::Instant;
+use rtcp_types::{ReceiverReport, ReportBlock, SenderReport};
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 /// The longest RTCP packet we take.
 pub const MAX_PACKET: usize = 1500;
+/// Room for the longest packet that [`Reporter`] writes, and for what may be put around it.
+pub const MAX_REPORT: usize = 256;
 /// Sub-packets of a compound looked at.
 const MAX_SUBPACKETS: usize = 32;
+
+const SENDER_REPORT: u8 = 200;
+const RECEIVER_REPORT: u8 = 201;
+const SDES: u8 = 202;
+const BYE: u8 = 203;
+/// RFC 3550 6.5.1.
+const CNAME: u8 = 1;
+
+/// A second octet that tells RTCP from RTP on a port they share (RFC 5761 4).
+const PACKET_TYPES: RangeInclusive<u8> = 192..=223;
+/// Payload types that look like it with the marker bit (RFC 5761 4): with them RTP and RTCP can not share a port.
+pub const AMBIGUOUS_PAYLOAD_TYPES: RangeInclusive<u8> = 64..=95;
+
+/// A round trip beyond it is no round trip.
+const MAX_ROUND_TRIP: Duration = Duration::from_secs(10);
+/// Sender reports of ours that a peer may still refer to.
+const REMEMBERED: usize = 4;
+
+/// A packet on a port that RTP and RTCP share is RTCP (RFC 5761 4).
+pub fn is_rtcp(packet: &[u8]) -> bool {
+    packet.get(1).is_some_and(|second| PACKET_TYPES.contains(second))
+}
 
 /// How a source is received: RFC 3550 A.1, A.3 and A.8.
 #[derive(Clone, Debug, Default)]
 pub struct Reception {
     source: Option<u32>,
+    /// The first sequence number, and the highest, extended by cycles of 2¹⁶; the first cycle is the second here, so that none is negative.
     base: u64,
     highest: u64,
     received: u64,
+    /// After a jump: the number that makes it a restart (RFC 3550 A.1).
+    restart: Option<u16>,
+    /// Nothing was to be received: what comes next follows the highest, whatever its number.
+    paused: bool,
     lost_before: u64,
     expected_prior: u64,
     received_prior: u64,
+    /// Timestamp units, times 16 (RFC 3550 A.8).
     jitter: u32,
+    /// Timestamp units a second of what the jitter is measured in; 0 before the first packet.
+    clock: u32,
     transit: Option<u32>,
     origin: Option<Instant>,
     sender_report: Option<(u32, Instant)>,
 }
 
+/// What a reception came to since its last report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interval {
+    /// Packets that were due by sequence number.
+    pub expected: u64,
+    /// Of them, those that did not come.
+    pub lost: u64,
+}
+
+/// A report block (RFC 3550 6.4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Block {
+    /// Of the packets since the report before, in 1/256.
+    pub fraction_lost: u8,
+    /// Since the source began; negative when more came than were due.
+    pub lost: i32,
+    /// Cycles in the upper half.
+    pub highest: u32,
+    /// In timestamp units.
+    pub jitter: u32,
+    /// The middle 32 bits of the NTP timestamp of the last sender report; 0: none came.
+    pub last_sender_report: u32,
+    /// Since that came, in 1/65536 s.
+    pub delay: u32,
+}
+
+/// MAX_DROPOUT and MAX_MISORDER of RFC 3550 A.1: a jump of 20 s is a restart rather than loss.
+const MAX_DROPOUT: i16 = 1000;
+const MAX_MISORDER: i16 = 100;
+/// What 24 bits hold, signed.
+const LOST: RangeInclusive<i64> = -0x80_0000..=0x7f_ffff;
+
 impl Reception {
-    /// Notes a valid packet.
-    pub fn note(&mut self, packet: &Received, now: Instant) {
-        let origin = *self.origin.get_or_insert(now);
-        let ahead = packet.sequence.wrapping_sub(self.highest as u16) as i16;
-        if self.source != Some(packet.ssrc) || !(-100..1000).contains(&ahead) {
-            *self = Self {
-                source: Some(packet.ssrc),
-                base: 0x1_0000 + u64::from(packet.sequence),
-                highest: 0x1_0000 + u64::from(packet.sequence),
-                lost_before: self.lost(),
-                sender_report: self.sender_report.filter(|_| self.source == Some(packet.ssrc)),
-                origin: Some(origin),
-                ..Self::default()
-            };
-        } else if ahead > 0 {
-            self.highest += ahead as u64;
+    /// Notes a valid packet; `clock` is the timestamp units a second of its payload type.
+    pub fn note(&mut self, packet: &Received, clock: u32, now: Instant) {
+        if self.source != Some(packet.ssrc) {
+            self.begin(packet);
+        } else if self.paused {
+            self.go_on(packet);
+        } else {
+            let ahead = packet.sequence.wrapping_sub(self.highest as u16) as i16;
+            if (-MAX_MISORDER..MAX_DROPOUT).contains(&ahead) {
+                self.highest += u64::try_from(ahead).unwrap_or(0);
+                self.restart = None;
+            } else if self.restart == Some(packet.sequence) {
+                self.begin(packet);
+            } else {
+                self.restart = Some(packet.sequence.wrapping_add(1));
+                return;
+            }
         }
         self.received += 1;
-        let arrival = (now.saturating_duration_since(origin).as_micros() as u64 * u64::from(CLOCK) / 1_000_000) as u32;
-        let transit = arrival.wrapping_sub(packet.timestamp);
+        self.note_transit(packet.timestamp, clock, now);
+    }
+
+    fn begin(&mut self, packet: &Received) {
+        let first = 0x1_0000 + u64::from(packet.sequence);
+        *self = Self {
+            source: Some(packet.ssrc),
+            base: first,
+            highest: first,
+            lost_before: self.lost(),
+            sender_report: self.sender_report.filter(|_| self.source == Some(packet.ssrc)),
+            origin: self.origin,
+            ..Self::default()
+        };
+    }
+
+    /// The first packet after a pause: those between were not due.
+    fn go_on(&mut self, packet: &Received) {
+        let ahead = packet.sequence.wrapping_sub(self.highest as u16);
+        if ahead == 0 || ahead > i16::MAX as u16 {
+            return self.begin(packet);
+        }
+        self.paused = false;
+        self.highest += u64::from(ahead);
+        self.base += u64::from(ahead) - 1;
+    }
+
+    fn note_transit(&mut self, timestamp: u32, clock: u32, now: Instant) {
+        if self.clock != clock {
+            self.clock = clock;
+            self.jitter = 0;
+            self.transit = None;
+        }
+        let origin = *self.origin.get_or_insert(now);
+        let arrival = (now.saturating_duration_since(origin).as_micros() * u128::from(clock) / 1_000_000) as u32;
+        let transit = arrival.wrapping_sub(timestamp);
         if let Some(before) = self.transit.replace(transit) {
-            let distance = (transit.wrapping_sub(before) as i32).unsigned_abs().min(CLOCK);
+            let distance = (transit.wrapping_sub(before) as i32).unsigned_abs().min(clock);
             self.jitter = self.jitter + distance - ((self.jitter + 8) >> 4);
         }
     }
 
-    /// Nothing is to be received for a while: what comes after it begins anew, and what was not received meanwhile is not lost.
+    /// Nothing is to be received for a while: what is not received meanwhile is not lost.
     pub fn pause(&mut self) {
-        *self = Self {
-            lost_before: self.lost(),
-            origin: self.origin,
-            ..Self::default()
-        };
+        self.paused = true;
+        self.restart = None;
+        self.transit = None;
     }
 
     /// Notes a sender report: the middle 32 bits of its NTP timestamp.
@@ -72,65 +171,196 @@ impl Reception {
         }
     }
 
-    /// Packets lost since the leg began.
-    pub fn lost(&self) -> u64 {
-        let expected = if self.source.is_some() { self.highest + 1 - self.base } else { 0 };
-        self.lost_before + expected.saturating_sub(self.received)
+    fn expected(&self) -> u64 {
+        if self.source.is_some() { self.highest + 1 - self.base } else { 0 }
     }
 
-    /// Interarrival jitter in timestamp units.
+    /// Packets lost since the leg began, over all its sources; fewer when one comes late.
+    pub fn lost(&self) -> u64 {
+        self.lost_before + self.expected().saturating_sub(self.received)
+    }
+
+    /// Interarrival jitter in timestamp units (RFC 3550 A.8).
     pub fn jitter(&self) -> u32 {
         self.jitter >> 4
     }
 
-    fn block(&mut self, now: Instant) -> Option<rtcp_types::ReportBlockBuilder> {
-        let source = self.source?;
-        let expected = self.highest + 1 - self.base;
-        let expected_now = expected - self.expected_prior;
+    /// Interarrival jitter as time.
+    pub fn jitter_time(&self) -> Duration {
+        time_of(self.jitter(), self.clock)
+    }
+
+    /// Ends an interval: what is to be reported of it. `None` when nothing came (RFC 3550 6.4).
+    fn close_interval(&mut self, now: Instant) -> (Interval, Option<Block>) {
+        let expected = self.expected();
+        let expected_now = expected.saturating_sub(self.expected_prior);
         let received_now = self.received - self.received_prior;
         self.expected_prior = expected;
         self.received_prior = self.received;
-        let lost_now = expected_now.saturating_sub(received_now);
-        let fraction = (lost_now * 256).checked_div(expected_now).unwrap_or(0).min(255) as u8;
-        let mut block = ReportBlock::builder(source)
-            .fraction_lost(fraction)
-            .cumulative_lost(expected.saturating_sub(self.received).min(0x7f_ffff) as u32)
-            .extended_sequence_number((self.highest - 0x1_0000) as u32)
-            .interarrival_jitter(self.jitter());
-        if let Some((middle, at)) = self.sender_report {
-            let delay = now.saturating_duration_since(at).as_micros().min(60_000_000) as u64 * 65_536 / 1_000_000;
-            block = block
-                .last_sender_report_timestamp(middle)
-                .delay_since_last_sender_report_timestamp(delay as u32);
+        let interval = Interval {
+            expected: expected_now,
+            lost: expected_now.saturating_sub(received_now),
+        };
+        if received_now == 0 {
+            return (interval, None);
         }
-        Some(block)
+        let lost = expected as i64 - self.received as i64;
+        let (last_sender_report, delay) = match self.sender_report {
+            Some((middle, at)) => (middle, in_65536ths(now.saturating_duration_since(at))),
+            None => (0, 0),
+        };
+        let block = Block {
+            fraction_lost: (interval.lost * 256).checked_div(expected_now).unwrap_or(0).min(255) as u8,
+            lost: lost.clamp(*LOST.start(), *LOST.end()) as i32,
+            highest: (self.highest - 0x1_0000) as u32,
+            jitter: self.jitter(),
+            last_sender_report,
+            delay,
+        };
+        (interval, Some(block))
     }
 }
 
-/// Writes our report to a leg: SR or RR, and SDES with a CNAME that tells nothing. Returns its bytes.
-pub fn report<'a>(stream: &Stream, reception: &mut Reception, now: Now, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    let block = reception.block(now.mono);
-    let name = format!("{:08x}", stream.ssrc());
-    let chunk = SdesChunk::builder(stream.ssrc()).add_item(SdesItem::builder(SdesItem::CNAME, &name));
-    let sdes = Sdes::builder().add_chunk(chunk);
-    let written = if stream.packets() > 0 {
-        let mut sender = SenderReport::builder(stream.ssrc())
-            .ntp_timestamp(ntp(now.wall))
-            .rtp_timestamp(stream.timestamp_at(now.mono))
-            .packet_count(stream.packets())
-            .octet_count(stream.octets());
-        if let Some(block) = block {
-            sender = sender.add_report_block(block);
+/// A number of timestamp units as time; nothing when the clock is not known.
+pub fn time_of(units: u32, clock: u32) -> Duration {
+    Duration::from_micros((u64::from(units) * 1_000_000).checked_div(u64::from(clock)).unwrap_or(0))
+}
+
+fn in_65536ths(time: Duration) -> u32 {
+    u32::try_from(time.as_micros() * 65_536 / 1_000_000).unwrap_or(u32::MAX)
+}
+
+fn of_65536ths(delay: u32) -> Duration {
+    Duration::from_micros(u64::from(delay) * 1_000_000 / 65_536)
+}
+
+/// Our reports to one leg.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    /// A short-term persistent CNAME: 96 random bits as base64 (RFC 7022 4.2). It tells nothing of anybody.
+    cname: [u8; 16],
+    /// Turned at every report; spreads them over time.
+    seed: u32,
+    /// Packets of ours at the last report and at the one before: who has sent since that one is a sender (RFC 3550 6.4).
+    sent: [u32; 2],
+    /// When sender reports went, by the middle of their NTP timestamps.
+    ours: [Option<(u32, Instant)>; REMEMBERED],
+    next: usize,
+}
+
+impl Reporter {
+    /// From random bits: 96 for the name, the others to spread the reports.
+    pub fn new(random: u128) -> Self {
+        const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        Self {
+            cname: std::array::from_fn(|at| BASE64[(random >> (6 * at)) as usize & 63]),
+            seed: (random >> 96) as u32,
+            sent: [0; 2],
+            ours: [None; REMEMBERED],
+            next: 0,
         }
-        Compound::builder().add_packet(sender).add_packet(sdes).write_into(buffer)
-    } else {
-        let mut receiver = ReceiverReport::builder(stream.ssrc());
-        if let Some(block) = block {
-            receiver = receiver.add_report_block(block);
+    }
+
+    /// How long until the next report: half to one and a half of the interval, evenly (RFC 3550 6.2).
+    pub fn next_interval(&mut self, interval: Duration) -> Duration {
+        // A full-period sequence modulo 2³²; its upper half is even enough.
+        self.seed = self.seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        interval / 2 + interval * (self.seed >> 16) / 65_536
+    }
+
+    /// Writes our report to a leg: SR or RR, SDES, and BYE if it is the last one. Returns its bytes and what the interval came to.
+    pub fn report<'a>(
+        &mut self,
+        stream: &Stream,
+        reception: &mut Reception,
+        is_last: bool,
+        now: Now,
+        buffer: &'a mut [u8; MAX_REPORT],
+    ) -> (&'a [u8], Interval) {
+        let source = reception.source.unwrap_or(0);
+        let (interval, block) = reception.close_interval(now.mono);
+        let is_sender = stream.packets() != self.sent[1];
+        self.sent = [stream.packets(), self.sent[0]];
+        let ssrc = stream.ssrc();
+        let mut packet = Writer { buffer, len: 0 };
+        packet.sub(
+            if is_sender { SENDER_REPORT } else { RECEIVER_REPORT },
+            u8::from(block.is_some()),
+            |packet| {
+                packet.word(ssrc);
+                if is_sender {
+                    let ntp = ntp(now.wall);
+                    let [high, low] = [(ntp >> 32) as u32, ntp as u32];
+                    [high, low, stream.timestamp_at(now.mono), stream.packets(), stream.octets()]
+                        .into_iter()
+                        .for_each(|word| packet.word(word));
+                    self.ours[self.next] = Some(((ntp >> 16) as u32, now.mono));
+                    self.next = (self.next + 1) % REMEMBERED;
+                }
+                if let Some(block) = block {
+                    packet.word(source);
+                    packet.word(u32::from(block.fraction_lost) << 24 | block.lost as u32 & 0xff_ffff);
+                    [block.highest, block.jitter, block.last_sender_report, block.delay]
+                        .into_iter()
+                        .for_each(|word| packet.word(word));
+                }
+            },
+        );
+        packet.sub(SDES, 1, |packet| {
+            packet.word(ssrc);
+            packet.put(&[CNAME, self.cname.len() as u8]);
+            packet.put(&self.cname);
+            // The end of the items, and up to the next word (RFC 3550 6.5).
+            packet.put(&[0; 2]);
+        });
+        if is_last {
+            packet.sub(BYE, 1, |packet| packet.word(ssrc));
         }
-        Compound::builder().add_packet(receiver).add_packet(sdes).write_into(buffer)
-    };
-    buffer.get(..written.ok()?)
+        let Writer { buffer, len } = packet;
+        (&buffer[..len], interval)
+    }
+
+    /// The round trip that a block about us tells (RFC 3550 6.4.1): since that sender report went, less what the peer kept it.
+    ///
+    /// It is measured by our clock that no one sets. `None` for a report that we did not send, and for what can not be.
+    pub fn round_trip(&self, block: &Block, now: Instant) -> Option<Duration> {
+        let known = self.ours.iter().flatten();
+        let (_, went) = known
+            .filter(|_| block.last_sender_report != 0)
+            .find(|(middle, _)| *middle == block.last_sender_report)?;
+        let round_trip = now.checked_duration_since(*went)?.checked_sub(of_65536ths(block.delay))?;
+        (round_trip <= MAX_ROUND_TRIP).then_some(round_trip)
+    }
+}
+
+/// Writes packets one after another. What is written is shorter than the buffer by far; what would not fit is left out.
+struct Writer<'a> {
+    buffer: &'a mut [u8; MAX_REPORT],
+    len: usize,
+}
+
+impl Writer<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.buffer.get_mut(self.len..self.len + bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.len += bytes.len();
+        }
+    }
+
+    fn word(&mut self, word: u32) {
+        self.put(&word.to_be_bytes());
+    }
+
+    /// A packet of whole words; its length is filled in after it.
+    fn sub(&mut self, packet_type: u8, count: u8, body: impl FnOnce(&mut Self)) {
+        let start = self.len;
+        self.put(&[0x80 | count, packet_type, 0, 0]);
+        body(self);
+        let words = ((self.len - start) / 4).saturating_sub(1) as u16;
+        if let Some(length) = self.buffer.get_mut(start + 2..start + 4) {
+            length.copy_from_slice(&words.to_be_bytes());
+        }
+    }
 }
 
 /// What a leg reported.
@@ -138,8 +368,8 @@ pub fn report<'a>(stream: &Stream, reception: &mut Reception, now: Now, buffer: 
 pub struct Report {
     /// Its SSRC and the middle 32 bits of its NTP timestamp, when it sends.
     pub sender: Option<(u32, u32)>,
-    /// What it lost of ours since its last report, in 1/256.
-    pub fraction_lost: Option<u8>,
+    /// How it receives us.
+    pub about_us: Option<Block>,
 }
 
 /// The bytes are not RTCP.
@@ -147,21 +377,38 @@ pub struct Report {
 #[error("not RTCP")]
 pub struct NotRtcp;
 
-/// Reads a compound packet; `ours` is the SSRC we send to that leg.
+/// Reads a packet, compound or not (RFC 5506); `ours` is the SSRC we send to that leg. What is neither SR nor RR is passed over.
 pub fn read(packet: &[u8], ours: u32) -> Result<Report, NotRtcp> {
-    if packet.len() > MAX_PACKET {
+    if packet.is_empty() || packet.len() > MAX_PACKET {
         return Err(NotRtcp);
     }
     let mut report = Report::default();
-    for sub in Compound::parse(packet).map_err(|_| NotRtcp)?.take(MAX_SUBPACKETS) {
-        match sub.map_err(|_| NotRtcp)? {
-            Packet::Sr(sr) => {
+    let mut rest = packet;
+    for _ in 0..MAX_SUBPACKETS {
+        let Some(&[first, packet_type, high, low]) = rest.first_chunk() else {
+            break;
+        };
+        let len = 4 * (usize::from(u16::from_be_bytes([high, low])) + 1);
+        let (sub, after) = rest.split_at_checked(len).ok_or(NotRtcp)?;
+        if first >> 6 != 2 || !PACKET_TYPES.contains(&packet_type) {
+            return Err(NotRtcp);
+        }
+        match packet_type {
+            SENDER_REPORT => {
+                let sr = SenderReport::parse(sub).map_err(|_| NotRtcp)?;
                 report.sender = Some((sr.ssrc(), (sr.ntp_timestamp() >> 16) as u32));
                 report.note_blocks(sr.report_blocks(), ours);
             }
-            Packet::Rr(rr) => report.note_blocks(rr.report_blocks(), ours),
+            RECEIVER_REPORT => {
+                let rr = ReceiverReport::parse(sub).map_err(|_| NotRtcp)?;
+                report.note_blocks(rr.report_blocks(), ours);
+            }
             _ => {}
         }
+        rest = after;
+    }
+    if rest.len() == packet.len() || (1..4).contains(&rest.len()) {
+        return Err(NotRtcp);
     }
     Ok(report)
 }
@@ -169,7 +416,15 @@ pub fn read(packet: &[u8], ours: u32) -> Result<Report, NotRtcp> {
 impl Report {
     fn note_blocks<'a>(&mut self, mut blocks: impl Iterator<Item = ReportBlock<'a>>, ours: u32) {
         if let Some(block) = blocks.find(|block| block.ssrc() == ours) {
-            self.fraction_lost = Some(block.fraction_lost());
+            self.about_us = Some(Block {
+                fraction_lost: block.fraction_lost(),
+                // From 24 bits to 32 with their sign.
+                lost: (block.cumulative_lost() << 8) as i32 >> 8,
+                highest: block.extended_sequence_number(),
+                jitter: block.interarrival_jitter(),
+                last_sender_report: block.last_sender_report_timestamp(),
+                delay: block.delay_since_last_sender_report_timestamp(),
+            });
         }
     }
 }
@@ -185,14 +440,25 @@ fn ntp(wall: Timestamp) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::rtp::Origin;
     use proptest::prelude::*;
-    use std::time::Duration;
+    use rtcp_types::{Compound, Packet, SdesItem};
+
+    const CLOCK: u32 = 8000;
+    const MS: Duration = Duration::from_millis(1);
 
     #[expect(clippy::disallowed_methods, reason = "an arbitrary origin of the test's clock")]
     fn start() -> Now {
         Now {
             mono: Instant::now(),
             wall: Timestamp(1_700_000_000_500),
+        }
+    }
+
+    fn later(now: Now, by: Duration) -> Now {
+        Now {
+            mono: now.mono + by,
+            wall: Timestamp(now.wall.0 + by.as_millis() as u64),
         }
     }
 
@@ -207,42 +473,299 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_report_of_ours_is_read_by_the_other_side() {
-        let now = start();
-        let mut stream = Stream::new(0xabcd, 0, 0);
-        stream.own(160, 160, now.mono);
-        let mut reception = Reception::default();
-        for sequence in [65_530, 65_531, 65_535, 0, 1] {
-            reception.note(&packet(sequence), now.mono);
+    /// Our side of a leg: what it says is read by somebody else's reader.
+    struct Side {
+        reporter: Reporter,
+        stream: Stream,
+        reception: Reception,
+    }
+
+    impl Side {
+        fn new() -> Self {
+            Self {
+                reporter: Reporter::new(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
+                stream: Stream::new(0xabcd, 65_530, u32::MAX - 100),
+                reception: Reception::default(),
+            }
         }
-        assert_eq!(reception.lost(), 3);
-        let mut buffer = [0; 256];
-        let bytes = report(&stream, &mut reception, now, &mut buffer).unwrap();
-        let seen = read(bytes, 7).unwrap();
-        assert_eq!(seen.fraction_lost, Some(96));
-        assert_eq!(seen.sender.unwrap().0, 0xabcd);
-        let again = report(&stream, &mut reception, now, &mut buffer).unwrap();
-        assert_eq!(read(again, 7).unwrap().fraction_lost, Some(0));
+
+        fn receive(&mut self, sequences: impl IntoIterator<Item = u16>, now: Now) {
+            for sequence in sequences {
+                self.reception.note(&packet(sequence), CLOCK, now.mono);
+            }
+        }
+
+        fn report(&mut self, now: Now) -> Vec<u8> {
+            let mut buffer = [0; MAX_REPORT];
+            let (bytes, _) = self.reporter.report(&self.stream, &mut self.reception, false, now, &mut buffer);
+            bytes.to_vec()
+        }
+
+        /// Its block about SSRC 7.
+        fn block(&mut self, now: Now) -> Block {
+            read(&self.report(now), 7).unwrap().about_us.unwrap()
+        }
+    }
+
+    fn kinds(bytes: &[u8]) -> Vec<u8> {
+        let subs = Compound::parse(bytes).unwrap().map(Result::unwrap);
+        subs.map(|sub| match sub {
+            Packet::Sr(_) => SENDER_REPORT,
+            Packet::Rr(_) => RECEIVER_REPORT,
+            Packet::Sdes(_) => SDES,
+            Packet::Bye(bye) => {
+                assert_eq!(bye.ssrcs().collect::<Vec<_>>(), [0xabcd]);
+                BYE
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect()
     }
 
     #[test]
-    fn who_only_listens_gets_a_receiver_report() {
-        let mut buffer = [0; 256];
-        let bytes = report(&Stream::new(1, 0, 0), &mut Reception::default(), start(), &mut buffer).unwrap();
-        assert_eq!(bytes[1], 201);
-        assert_eq!(read(bytes, 7).unwrap(), Report::default());
+    fn another_reader_finds_every_number_of_a_sender_report_where_it_belongs() {
+        let now = start();
+        let mut side = Side::new();
+        for n in 0..3 {
+            side.stream.own(160, 160, now.mono + 20 * MS * n);
+        }
+        // Two cycles after the first: 65530, 65531, then 65535, 0 and 1 of the next.
+        side.receive([65_530, 65_531, 65_535, 0, 1], now);
+        side.reception.note_sender_report(7, 0x1234_5678, now.mono + 40 * MS);
+        let at = later(now, 540 * MS);
+        let bytes = side.report(at);
+        let mut subs = Compound::parse(&bytes).unwrap().map(Result::unwrap);
+        let Some(Packet::Sr(sr)) = subs.next() else {
+            panic!("no sender report")
+        };
+        assert_eq!((sr.ssrc(), sr.packet_count(), sr.octet_count()), (0xabcd, 3, 480));
+        // 2023-11-14 22:13:21.040 UTC, and the timestamp of that very moment: the third packet's, half a second on.
+        assert_eq!(sr.ntp_timestamp() >> 32, 1_700_000_001 + 2_208_988_800);
+        assert_eq!(((sr.ntp_timestamp() & 0xffff_ffff) * 1000) >> 32, 39);
+        assert_eq!(sr.rtp_timestamp(), (u32::MAX - 100).wrapping_add(320 + 4000));
+        let blocks: Vec<_> = sr.report_blocks().collect();
+        let [block] = &blocks[..] else { panic!("{} blocks", blocks.len()) };
+        assert_eq!((block.ssrc(), block.fraction_lost(), block.cumulative_lost()), (7, 96, 3));
+        assert_eq!(block.extended_sequence_number(), 0x1_0001);
+        assert_eq!(block.last_sender_report_timestamp(), 0x1234_5678);
+        assert_eq!(block.delay_since_last_sender_report_timestamp(), 32_768);
+        let Some(Packet::Sdes(sdes)) = subs.next() else {
+            panic!("no description")
+        };
+        let chunks: Vec<_> = sdes.chunks().collect();
+        assert_eq!((chunks.len(), chunks[0].ssrc()), (1, 0xabcd));
+        let items: Vec<_> = chunks[0].items().map(|item| (item.type_(), item.value().to_vec())).collect();
+        assert_eq!(items, [(SdesItem::CNAME, side.reporter.cname.to_vec())]);
+        assert!(subs.next().is_none());
     }
 
     #[test]
-    fn steady_packets_have_no_jitter() {
+    fn every_leg_has_a_name_of_its_own_and_keeps_it() {
+        let name = |random| Reporter::new(random).cname;
+        assert_eq!(name(0), *b"AAAAAAAAAAAAAAAA");
+        assert_eq!(name(u128::MAX), *b"////////////////");
+        assert_ne!(name(1), name(2));
+        let mut side = Side::new();
+        assert_eq!(side.report(start()), side.report(start()));
+    }
+
+    #[test]
+    fn who_only_listens_gets_a_receiver_report_and_who_has_fallen_silent_too() {
         let now = start();
-        let mut reception = Reception::default();
-        for i in 0..100 {
-            reception.note(&packet(i), now.mono + Duration::from_millis(20) * u32::from(i));
+        let mut side = Side::new();
+        assert_eq!(kinds(&side.report(now)), [RECEIVER_REPORT, SDES]);
+        assert_eq!(read(&side.report(now), 7).unwrap(), Report::default());
+        side.stream.own(160, 160, now.mono);
+        let after: Vec<_> = (0..4).map(|_| kinds(&side.report(now))[0]).collect();
+        assert_eq!(after, [SENDER_REPORT, SENDER_REPORT, RECEIVER_REPORT, RECEIVER_REPORT]);
+    }
+
+    #[test]
+    fn the_last_report_says_goodbye() {
+        let now = start();
+        let mut side = Side::new();
+        side.receive([1], now);
+        let mut buffer = [0; MAX_REPORT];
+        let (bytes, _) = side.reporter.report(&side.stream, &mut side.reception, true, now, &mut buffer);
+        assert_eq!(kinds(bytes), [RECEIVER_REPORT, SDES, BYE]);
+    }
+
+    #[test]
+    fn a_fraction_is_that_of_the_interval_and_the_sum_that_of_all() {
+        let now = start();
+        let mut side = Side::new();
+        side.receive([0, 1, 3], now);
+        let first = side.block(now);
+        assert_eq!((first.fraction_lost, first.lost), (64, 1));
+        side.receive(4..8, now);
+        let second = side.block(now);
+        assert_eq!((second.fraction_lost, second.lost), (0, 1));
+        assert_eq!(read(&side.report(now), 7).unwrap().about_us, None, "nothing has come since");
+    }
+
+    #[test]
+    fn what_was_lost_and_comes_late_is_lost_no_more() {
+        let now = start();
+        let mut side = Side::new();
+        side.receive([0, 2], now);
+        assert_eq!((side.reception.lost(), side.block(now).lost), (1, 1));
+        side.receive([1], now);
+        let late = side.block(now);
+        assert_eq!((side.reception.lost(), late.lost, late.fraction_lost), (0, 0, 0));
+        // Doubled on the way: more came than were sent.
+        side.receive([1, 2], now);
+        assert_eq!((side.reception.lost(), side.block(now).lost), (0, -2));
+    }
+
+    #[test]
+    fn the_highest_number_counts_its_cycles() {
+        let now = start();
+        let mut side = Side::new();
+        for cycle in 0..3u32 {
+            for sequence in (0..=u16::MAX).step_by(500) {
+                side.receive([sequence], now);
+            }
+            assert_eq!(side.block(now).highest, cycle << 16 | 65_500);
         }
-        assert_eq!(reception.jitter(), 0);
-        assert_eq!(reception.lost(), 0);
+    }
+
+    #[test]
+    fn one_packet_from_elsewhere_in_the_sequence_is_a_stray_and_two_are_a_restart() {
+        let now = start();
+        let mut side = Side::new();
+        side.receive([10, 11, 30_000, 12, 13], now);
+        assert_eq!((side.reception.lost(), side.block(now).highest), (0, 13));
+        side.receive([15, 30_000, 30_001], now);
+        let restarted = side.block(now);
+        assert_eq!((side.reception.lost(), restarted.lost, restarted.highest), (1, 0, 30_001));
+    }
+
+    #[test]
+    fn what_came_while_nothing_was_to_be_received_is_not_lost() {
+        let now = start();
+        let mut side = Side::new();
+        side.receive([65_000, 65_002], now);
+        side.reception.pause();
+        side.receive([400, 401], now);
+        let block = side.block(now);
+        assert_eq!((side.reception.lost(), block.lost, block.highest), (1, 1, 0x1_0000 + 401));
+        side.reception.pause();
+        side.receive([7, 8], now);
+        assert_eq!((side.reception.lost(), side.block(now).lost), (1, 0));
+    }
+
+    #[test]
+    fn steady_packets_have_no_jitter_and_others_have_that_of_their_clock() {
+        let now = start().mono;
+        for clock in [8000, 48_000] {
+            let samples = clock / 50;
+            let mut steady = Reception::default();
+            let mut unsteady = Reception::default();
+            for i in 0..1000u16 {
+                let packet = Received {
+                    timestamp: u32::from(i) * samples,
+                    ..packet(i)
+                };
+                let at = now + 20 * MS * u32::from(i);
+                steady.note(&packet, clock, at);
+                unsteady.note(&packet, clock, at + 10 * MS * u32::from(i % 2));
+            }
+            assert_eq!((steady.jitter(), steady.lost()), (0, 0));
+            // Every distance is 10 ms.
+            let expected = clock / 100;
+            assert!((expected - 1..=expected).contains(&unsteady.jitter()), "{}", unsteady.jitter());
+            assert!((9..=10).contains(&unsteady.jitter_time().as_millis()));
+        }
+    }
+
+    #[test]
+    fn a_round_trip_is_what_the_peer_did_not_keep() {
+        let now = start();
+        let mut side = Side::new();
+        side.stream.own(160, 160, now.mono);
+        let sr = read(&side.report(now), 7).unwrap().sender.unwrap();
+        assert_eq!(sr.0, 0xabcd);
+        let answer = Block {
+            last_sender_report: sr.1,
+            delay: 65_536,
+            ..Block::default()
+        };
+        let after = |ms| now.mono + MS * ms;
+        assert_eq!(side.reporter.round_trip(&answer, after(1030)), Some(30 * MS));
+        assert_eq!(
+            side.reporter.round_trip(&answer, after(999)),
+            None,
+            "he kept it longer than it was away"
+        );
+        assert_eq!(side.reporter.round_trip(&answer, after(11_001)), None, "too long for a round trip");
+        for foreign in [0, sr.1 + 1] {
+            let foreign = Block {
+                last_sender_report: foreign,
+                ..answer
+            };
+            assert_eq!(side.reporter.round_trip(&foreign, after(1030)), None, "no report of ours");
+        }
+        for _ in 0..REMEMBERED {
+            side.stream.own(160, 160, now.mono);
+            side.report(later(now, 5000 * MS));
+        }
+        assert_eq!(side.reporter.round_trip(&answer, after(6000)), None, "long forgotten");
+    }
+
+    #[test]
+    fn reports_are_spread_from_half_to_one_and_a_half_of_the_interval() {
+        let mut reporter = Reporter::new(9 << 96);
+        let intervals: Vec<_> = (0..1000).map(|_| reporter.next_interval(1000 * MS)).collect();
+        assert!(intervals.iter().all(|interval| (500 * MS..1500 * MS).contains(interval)));
+        let sum: Duration = intervals.iter().sum();
+        assert!((950..1050).contains(&(sum / 1000).as_millis()), "{sum:?}");
+        assert!(intervals.iter().min() < Some(&(510 * MS)) && intervals.iter().max() > Some(&(1490 * MS)));
+        assert_ne!(Reporter::new(8 << 96).next_interval(MS), Reporter::new(9 << 96).next_interval(MS));
+    }
+
+    #[test]
+    fn a_single_packet_will_do_and_an_unknown_one_is_passed_over() {
+        let block = [0, 0, 0, 7, 25, 0xff, 0xff, 0xfe, 0, 0, 0, 9, 0, 0, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2];
+        let rr = [&[0x81, 201, 0, 7, 0, 0, 0, 1][..], &block].concat();
+        let unknown = [0x80, 210, 0, 1, 1, 2, 3, 4];
+        let expected = Report {
+            sender: None,
+            about_us: Some(Block {
+                fraction_lost: 25,
+                lost: -2,
+                highest: 9,
+                jitter: 80,
+                last_sender_report: 1,
+                delay: 2,
+            }),
+        };
+        assert_eq!(read(&rr, 7), Ok(expected));
+        assert_eq!(read(&[&unknown[..], &rr].concat(), 7), Ok(expected));
+        assert_eq!(read(&unknown, 7), Ok(Report::default()));
+        assert_eq!(read(&rr, 8), Ok(Report::default()), "about somebody else");
+        for cut in 1..rr.len() {
+            assert_eq!(read(&rr[..cut], 7), Err(NotRtcp), "{cut} octets");
+        }
+    }
+
+    #[test]
+    fn on_a_shared_port_the_second_octet_tells_rtcp_from_rtp() {
+        let of = |second| is_rtcp(&[0x80, second, 0, 0]);
+        assert!((192..=223).all(of));
+        assert!(!(0..192).chain(224..=255).any(of));
+        assert!(!is_rtcp(&[0x80]));
+    }
+
+    #[test]
+    fn a_digit_does_not_move_the_timestamp_of_a_report() {
+        let now = start().mono;
+        let mut stream = Stream::new(1, 0, 0);
+        stream.own(160, 160, now);
+        let origin = Origin { slot: 0, ssrc: 7 };
+        for step in 1..=20 {
+            stream.event(origin, &packet(1), now + 20 * MS * step);
+        }
+        assert_eq!(stream.timestamp_at(now + 400 * MS), 3200);
     }
 
     proptest! {
@@ -252,13 +775,30 @@ mod tests {
         }
 
         #[test]
-        fn no_sequence_panics(sequences in proptest::collection::vec((any::<u16>(), 0u32..3, any::<u32>()), 0..100)) {
-            let now = start();
-            let mut reception = Reception::default();
-            let mut buffer = [0; 256];
-            for (sequence, ssrc, timestamp) in sequences {
-                reception.note(&Received { ssrc, timestamp, ..packet(sequence) }, now.mono);
-                prop_assert!(report(&Stream::new(1, 0, 0), &mut reception, now, &mut buffer).is_some());
+        fn no_report_panics(kind in 200u8..=201, count in 0u8..32, words in 0u16..60, rest in proptest::collection::vec(any::<u8>(), 0..240), ours: u32) {
+            let [high, low] = words.to_be_bytes();
+            let _ = read(&[&[0x80 | count, kind, high, low], &rest[..]].concat(), ours);
+        }
+
+        #[test]
+        fn every_report_is_read_by_another_reader(
+            happenings in proptest::collection::vec((any::<u16>(), 0u32..3, any::<u32>(), 0u8..8), 0..100),
+            clock in prop_oneof![Just(8000), Just(48_000)],
+            random: u128,
+        ) {
+            let mut now = start();
+            let mut side = Side { reporter: Reporter::new(random), ..Side::new() };
+            for (sequence, ssrc, timestamp, what) in happenings {
+                now = later(now, MS * u32::from(sequence) / 64);
+                match what {
+                    0 => side.reception.pause(),
+                    1 => side.reception.note_sender_report(ssrc, timestamp, now.mono),
+                    2 => drop(side.stream.own(160, 160, now.mono)),
+                    _ => side.reception.note(&Received { ssrc, timestamp, ..packet(sequence) }, clock, now.mono),
+                }
+                let bytes = side.report(now);
+                prop_assert_eq!(kinds(&bytes).len(), 2);
+                prop_assert!(read(&bytes, ssrc).is_ok());
             }
         }
     }

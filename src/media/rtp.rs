@@ -136,6 +136,8 @@ pub struct Stream {
     /// The event going on in a mixed stream: its speaker, his timestamp, ours.
     event: Option<(usize, u32, u32)>,
     last: Option<(Instant, u32)>,
+    /// When the newest packet of sound went, and its timestamp.
+    anchor: Option<(Instant, u32)>,
     packets: u32,
     octets: u32,
 }
@@ -157,6 +159,7 @@ impl Stream {
             mapping: None,
             event: None,
             last: None,
+            anchor: None,
             packets: 0,
             octets: 0,
         }
@@ -192,11 +195,8 @@ impl Stream {
 
     /// The timestamp that belongs to `now`, for sender reports.
     pub fn timestamp_at(&self, now: Instant) -> u32 {
-        match self.last {
-            Some((at, samples)) => self
-                .next_timestamp
-                .wrapping_sub(samples)
-                .wrapping_add(ticks_in(now.saturating_duration_since(at), self.clock)),
+        match self.anchor {
+            Some((at, timestamp)) => timestamp.wrapping_add(ticks_in(now.saturating_duration_since(at), self.clock)),
             None => self.next_timestamp,
         }
     }
@@ -226,6 +226,7 @@ impl Stream {
                     let end = timestamp.wrapping_add(samples);
                     if end.wrapping_sub(self.next_timestamp) as i32 > 0 {
                         self.next_timestamp = end;
+                        self.anchor = (samples > 0).then_some((now, timestamp)).or(self.anchor);
                     }
                 }
                 (sequence, timestamp, received.marker)
@@ -241,6 +242,7 @@ impl Stream {
                 });
                 self.next_sequence = sequence.wrapping_add(1);
                 self.next_timestamp = timestamp.wrapping_add(samples);
+                self.anchor = (samples > 0).then_some((now, timestamp)).or(self.anchor);
                 (sequence, timestamp, true)
             }
         };
@@ -262,6 +264,7 @@ impl Stream {
         let timestamp = self.next_timestamp.wrapping_add(self.gap(now));
         self.next_sequence = sequence.wrapping_add(1);
         self.next_timestamp = timestamp.wrapping_add(samples);
+        self.anchor = Some((now, timestamp));
         self.count(octets, samples, now);
         self.header(sequence, timestamp, begins)
     }

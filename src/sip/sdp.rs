@@ -8,6 +8,7 @@
 //! Other media lines are refused with port 0. A stream that is only offered encrypted is never answered in clear.
 
 use crate::media::codec::Codec;
+use crate::media::rtcp;
 use sdp_types::{Attribute, Connection, Media, Origin, Time};
 use std::net::{IpAddr, SocketAddr};
 
@@ -128,6 +129,8 @@ pub struct Audio {
     /// Where he wants RTCP (RFC 3605); `None` when RTP goes nowhere or there is no next port. Another host than that of RTP is
     /// not believed.
     pub rtcp: Option<SocketAddr>,
+    /// He can have RTCP on the ports of RTP (RFC 5761).
+    pub rtcp_mux: bool,
     /// What he does; 0.0.0.0 counts as not receiving.
     pub direction: Direction,
     /// The codecs we speak in his order of preference, with their payload types.
@@ -215,6 +218,7 @@ fn read_audio(session: &sdp_types::Session, media: &Media) -> Result<Audio, SdpE
     Ok(Audio {
         rtp,
         rtcp: rtp.and_then(|rtp| read_rtcp(media, rtp)),
+        rtcp_mux: media.attributes.iter().any(|attribute| attribute.attribute == "rtcp-mux"),
         direction: Direction::of(direction.sends(), direction.receives() && rtp.is_some()),
         codecs: formats.codecs,
         telephone_events: formats.events,
@@ -319,6 +323,8 @@ pub struct Agreed {
     pub remote: Option<SocketAddr>,
     /// Where we send RTCP.
     pub remote_rtcp: Option<SocketAddr>,
+    /// RTCP shares the ports of RTP.
+    pub rtcp_mux: bool,
     /// The codec, both ways.
     pub codec: Codec,
     /// Its payload type as he maps it.
@@ -341,14 +347,20 @@ impl Agreed {
     fn of(audio: &Audio, ours: Direction) -> Agreed {
         let direction = ours.and(audio.direction.reversed());
         let (payload_type, codec) = audio.codecs.first().copied().unwrap_or((0, Codec::Pcmu));
+        let telephone_event = audio.events_for(codec);
+        // Its clock is 8000 Hz, and so must be that of the stream it stands in for (RFC 3389 4).
+        let comfort_noise = audio.comfort_noise.filter(|_| codec.clock() == 8000);
+        let events = telephone_event.map(|(payload_type, _)| payload_type);
+        let mut payload_types = [Some(payload_type), events, comfort_noise].into_iter().flatten();
+        let rtcp_mux = audio.rtcp_mux && !payload_types.any(|it| rtcp::AMBIGUOUS_PAYLOAD_TYPES.contains(&it));
         Agreed {
             remote: audio.rtp,
-            remote_rtcp: audio.rtcp,
+            remote_rtcp: if rtcp_mux { audio.rtp } else { audio.rtcp },
+            rtcp_mux,
             codec,
             payload_type,
-            telephone_event: audio.events_for(codec),
-            // Its clock is 8000 Hz, and so must be that of the stream it stands in for (RFC 3389 4).
-            comfort_noise: audio.comfort_noise.filter(|_| codec.clock() == 8000),
+            telephone_event,
+            comfort_noise,
             send: direction.sends(),
             receive: direction.receives(),
             held: audio.is_hold(),
@@ -367,6 +379,8 @@ pub struct Local {
     lines: Vec<Line>,
     taken: usize,
     direction: Direction,
+    /// What we say next has `a=rtcp-mux`: every offer, and the answer to whoever offers it.
+    rtcp_mux: bool,
     telephone_events: [(u8, u32); 3],
     /// The codecs of our last offer: an answer may take none but these (RFC 3264 6.1).
     offered: Vec<Codec>,
@@ -385,6 +399,7 @@ impl Local {
             lines: Vec::new(),
             taken: 0,
             direction: Direction::SendRecv,
+            rtcp_mux: true,
             telephone_events: TELEPHONE_EVENTS,
             offered: Vec::new(),
         }
@@ -403,6 +418,7 @@ impl Local {
     /// An offer of these codecs, the preferred one first, and telephone events.
     pub fn offer_codecs(&mut self, direction: Direction, codecs: &[Codec]) -> Vec<u8> {
         self.direction = direction;
+        self.rtcp_mux = true;
         self.offered = codecs.to_vec();
         let mut formats = Formats {
             codecs: codecs.iter().map(|codec| (codec.payload_type(), *codec)).collect(),
@@ -424,6 +440,7 @@ impl Local {
         self.direction = direction;
         self.learn(&offer.audio);
         let agreed = Agreed::of(&offer.audio, direction);
+        self.rtcp_mux = agreed.rtcp_mux;
         let formats = Formats {
             codecs: vec![(agreed.payload_type, agreed.codec)],
             events: agreed.telephone_event.into_iter().collect(),
@@ -494,6 +511,9 @@ impl Local {
             audio.add_attribute_with_value("rtpmap", format!("{payload_type} telephone-event/{clock}"));
             audio.add_attribute_with_value("fmtp", format!("{payload_type} 0-15"));
         }
+        if self.rtcp_mux {
+            audio.add_attribute(Attribute::new("rtcp-mux"));
+        }
         audio.add_attribute_with_value("ptime", 20);
         audio.add_attribute(Attribute::new(direction.name()));
         let mut session = sdp_types::Session::new(Origin::with_ip_addr(self.id, self.version, self.address.ip()), "-");
@@ -552,7 +572,7 @@ mod tests {
         assert_eq!(
             text(ours().offer(Direction::SendRecv)),
             "v=0\no=- 4 1 IN IP4 192.0.2.9\ns=-\nc=IN IP4 192.0.2.9\nt=0 0\nm=audio 20000 RTP/AVP 0 8 101\na=rtpmap:0 PCMU/8000\n\
-             a=rtpmap:8 PCMA/8000\na=rtpmap:101 telephone-event/8000\na=fmtp:101 0-15\na=ptime:20\na=sendrecv\n"
+             a=rtpmap:8 PCMA/8000\na=rtpmap:101 telephone-event/8000\na=fmtp:101 0-15\na=rtcp-mux\na=ptime:20\na=sendrecv\n"
         );
     }
 
@@ -567,6 +587,7 @@ mod tests {
         let expected = Agreed {
             remote: Some("192.0.2.1:5000".parse().unwrap()),
             remote_rtcp: Some("192.0.2.1:5009".parse().unwrap()),
+            rtcp_mux: false,
             codec: Codec::Pcma,
             payload_type: 8,
             telephone_event: Some((97, 8000)),
@@ -715,6 +736,30 @@ mod tests {
             Some("192.0.2.1:5001")
         );
         assert_eq!(rtcp("m=audio 65535 RTP/AVP 0\n"), None);
+    }
+
+    #[test]
+    fn rtcp_shares_the_ports_of_rtp_when_both_want_it_and_payload_types_allow_it() {
+        let answered = |rest| {
+            let (body, agreed) = ours().answer(&parse("IP4 192.0.2.1", rest).unwrap(), Direction::SendRecv);
+            let says_so = text(body).contains("a=rtcp-mux\n");
+            assert_eq!(says_so, agreed.rtcp_mux);
+            (says_so, agreed.remote_rtcp.unwrap().port())
+        };
+        assert_eq!(answered("m=audio 5000 RTP/AVP 0\na=rtcp-mux\n"), (true, 5000));
+        assert_eq!(answered("m=audio 5000 RTP/AVP 0\na=rtcp-mux\na=rtcp:5009\n"), (true, 5000));
+        assert_eq!(answered("m=audio 5000 RTP/AVP 0\n"), (false, 5001));
+        let ambiguous = "m=audio 5000 RTP/AVP 0 72\na=rtpmap:72 telephone-event/8000\na=rtcp-mux\n";
+        assert_eq!(answered(ambiguous), (false, 5001));
+
+        let accepted = |rest| {
+            let mut local = ours();
+            assert!(text(local.offer(Direction::SendRecv)).contains("a=rtcp-mux\n"));
+            local.accept(&parse("IP4 192.0.2.1", rest).unwrap()).unwrap()
+        };
+        let shared = accepted("m=audio 5000 RTP/AVP 0\na=rtcp-mux\n");
+        assert_eq!((shared.rtcp_mux, shared.remote_rtcp), (true, shared.remote));
+        assert!(!accepted("m=audio 5000 RTP/AVP 0\na=rtcp:5009\n").rtcp_mux);
     }
 
     #[test]

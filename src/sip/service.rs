@@ -317,10 +317,10 @@ impl Shell {
             }
             MediaEvent::Closed { leg, stats } => {
                 tracing::debug!(leg = leg.0, ?stats, "media closed");
-                self.journal.silent(*leg, stats);
+                self.journal.silent(*leg, stats, now);
             }
             MediaEvent::Inactive { leg } => tracing::debug!(leg = leg.0, "silent"),
-            MediaEvent::Active { .. } | MediaEvent::Digits { .. } => {}
+            MediaEvent::Active { .. } | MediaEvent::Digits { .. } | MediaEvent::Quality { .. } => {}
         }
         self.board.handle_media(event, now);
     }
@@ -371,10 +371,10 @@ impl Shell {
                     }
                 }
                 Output::Media(command) => {
-                    if let MediaCommand::Describe { leg, .. } = &command
+                    if let MediaCommand::Describe { leg, media } = &command
                         && let Some((call, role)) = self.board.seat_of(LegKey(leg.0))
                     {
-                        self.journal.seat(*leg, call, role);
+                        self.journal.seat(*leg, call, role, media.codec, clock::instant());
                     }
                     self.engine.command(command);
                 }

@@ -30,8 +30,8 @@ use crate::sip::leg::{Destination, Identity, LegCommand, LegKey, LegSource};
 use crate::sip::sdp::{Direction, Local};
 use crate::supervision::{self, Supervision};
 use crate::words::{
-    Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Failure, Mode, MonitorFact, Now, Number, PartyRole, Reason,
-    Refusal, Scope,
+    Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Failure, Mode, MonitorFact, Now, Number, PartyRole, Quality,
+    Reason, Refusal, Scope,
 };
 use call::{Call, Exchange, Rules, Seat, Stage, media_leg};
 use numbering::Place;
@@ -69,6 +69,8 @@ pub struct SwitchboardConfig {
     pub beep: bool,
     /// How long live calls may go on after a request to stop.
     pub grace: Duration,
+    /// How a call's sound fares is told at most so often, when nothing else is to be told of the call: 10 s.
+    pub quality_interval: Duration,
     /// Who joins whom when.
     pub supervision: supervision::Config,
 }
@@ -89,6 +91,7 @@ impl Default for SwitchboardConfig {
             duck: Gain::UNITY,
             beep: false,
             grace: Duration::from_secs(5),
+            quality_interval: Duration::from_secs(10),
             supervision: supervision::Config::default(),
         }
     }
@@ -277,9 +280,30 @@ impl<O: Outside> Switchboard<O> {
         match event {
             MediaEvent::Inactive { leg } => self.probe(LegKey(leg.0)),
             MediaEvent::LeakGuard { call, leg: _ } => self.distrust(call),
+            MediaEvent::Quality { leg, quality } => return self.note_quality(LegKey(leg.0), quality, now),
             MediaEvent::Active { .. } | MediaEvent::Digits { .. } | MediaEvent::Closed { .. } => {}
         }
         self.settle(now);
+    }
+
+    /// A leg's quality is no change of its call: supervision is never told. It goes along with the next change, or by itself when it is a
+    /// leg's first, or when the last time is long enough ago.
+    fn note_quality(&mut self, leg: LegKey, quality: Quality, now: Now) {
+        let interval = self.config.quality_interval;
+        let Some(call) = self.call_of(leg) else { return };
+        let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over()) else {
+            return;
+        };
+        let before = seat.quality.replace(quality);
+        if before == Some(quality) {
+            return;
+        }
+        let is_due = before.is_none() || call.quality_told.is_none_or(|told| told + interval <= now.mono);
+        if is_due && let Some(reported) = &call.reported {
+            let fact = call.measured(reported.clone());
+            call.quality_told = Some(now.mono);
+            self.outputs.push_back(Output::Fact(Fact::Call(fact)));
+        }
     }
 
     /// Supervisors are heard by nobody on this call any more, and told so: who watches writes it down.
@@ -422,6 +446,7 @@ impl<O: Outside> Switchboard<O> {
         let fact = call.fact();
         if call.reported.as_ref() != Some(&fact) {
             call.reported = Some(fact.clone());
+            let fact = call.measured(fact);
             self.outputs.insert(first, Output::Fact(Fact::Call(fact)));
         }
     }
@@ -647,6 +672,7 @@ impl<O: Outside> Switchboard<O> {
             told: Direction::SendRecv,
             exchange: Exchange::Idle,
             watch: None,
+            quality: None,
         })
     }
 

@@ -1053,6 +1053,7 @@ fn fact(id: &str, call_type: CallType, parties: &[(&str, PartyRole, LegState)]) 
                 activity: None,
                 monitors: None,
                 established_at: matches!(state, Established | Held | Released).then_some(Timestamp(0)),
+                quality: None,
             })
             .collect(),
     }

@@ -672,6 +672,7 @@ fn party(device: Option<DeviceId>, number: Number) -> Party {
         activity: None,
         monitors: None,
         established_at: None,
+        quality: None,
     }
 }
 

@@ -127,6 +127,39 @@ pub struct Party {
     pub monitors: Option<DeviceId>,
     /// When his leg was established.
     pub established_at: Option<Timestamp>,
+    /// How his sound fares; `None` before the first report, and where nobody measures it.
+    pub quality: Option<Quality>,
+}
+
+/// How the sound of one leg fares: the packets since it began, the rest as of its last report. Estimates are MOS in hundredths, by the
+/// E-model (ITU-T G.107).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quality {
+    /// RTP packets sent to it.
+    pub packets_sent: u64,
+    /// RTP packets received from it.
+    pub packets_received: u64,
+    /// Of a thousand packets of its, those that did not come.
+    pub lost_permille: u16,
+    /// Interarrival jitter of what came, in milliseconds.
+    pub jitter_ms: u32,
+    /// How good what it sends can sound; `None` when nothing came.
+    pub mos: Option<u16>,
+    /// What it reports of what we send to it; `None` while it reports nothing.
+    pub remote: Option<RemoteQuality>,
+    /// The round trip to it and back, in milliseconds, when it is known.
+    pub round_trip_ms: Option<u32>,
+}
+
+/// How a leg receives us, by its own report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RemoteQuality {
+    /// Of a thousand packets of ours, those that did not reach it.
+    pub lost_permille: u16,
+    /// Interarrival jitter, in milliseconds.
+    pub jitter_ms: u32,
+    /// How good what we send can sound there.
+    pub mos: u16,
 }
 
 /// A call as it is now.
@@ -156,6 +189,15 @@ impl CallFact {
     /// Every party has left.
     pub fn is_over(&self) -> bool {
         self.parties.iter().all(|party| party.state == LegState::Released)
+    }
+
+    /// Nothing but how the sound fares differs.
+    pub fn is_same_but_quality(&self, other: &CallFact) -> bool {
+        let mut alike = self.clone();
+        for (party, others) in alike.parties.iter_mut().zip(&other.parties) {
+            party.quality = others.quality;
+        }
+        alike == *other
     }
 
     /// The leg of a device that has not left.

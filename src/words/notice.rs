@@ -1,6 +1,7 @@
 use super::monitoring::spoken;
 use super::{
-    Activity, AgentState, CallId, CallType, DeviceId, Feature, LegState, Mode, Number, Refusal, Role, Scope, Timestamp, UnknownWord, UserId,
+    Activity, AgentState, CallId, CallType, DeviceId, Feature, LegState, Mode, Number, Quality, Refusal, Role, Scope, Timestamp,
+    UnknownWord, UserId,
 };
 use std::fmt;
 use std::str::FromStr;
@@ -117,6 +118,8 @@ pub struct DeviceView {
 pub struct ParticipantView {
     /// His number.
     pub number: Number,
+    /// `mediaQuality` of his leg; only in what is read.
+    pub quality: Option<Quality>,
 }
 
 /// One user's leg of a call as he sees it (GWS v2 call).
@@ -158,4 +161,6 @@ pub struct CallView {
     pub monitoring: bool,
     /// `supervisorMonitoringState.state`
     pub monitoring_state: Option<Activity>,
+    /// `mediaQuality` of his leg; only in what is read, so that no client is told whenever it changes.
+    pub quality: Option<Quality>,
 }

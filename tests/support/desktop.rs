@@ -271,8 +271,12 @@ impl Audience {
 /// Without what passes by itself, and sets in one order.
 pub(crate) fn timeless(value: &Value) -> Value {
     let mut value = value.clone();
+    for one in value["participants"].as_array_mut().into_iter().flatten() {
+        one.as_object_mut().unwrap().remove("mediaQuality");
+    }
     if let Some(fields) = value.as_object_mut() {
         fields.remove("duration");
+        fields.remove("mediaQuality");
         fields.get_mut("capabilities").map(sort);
     }
     value

@@ -186,7 +186,7 @@ impl Worker {
             watch.lap(|watch| &mut watch.receive);
         }
         let sums = &mut self.sums;
-        let verdict = if which == Which::Rtcp {
+        let verdict = if which == Which::Rtcp || call.is_rtcp(slot, &datagram[..len]) {
             let verdict = call.handle_rtcp(slot, from, &datagram[..len], now.mono);
             sums.rtcp_received += u64::from(verdict == Verdict::Accepted);
             verdict
@@ -266,14 +266,15 @@ impl Worker {
             if matches!(job, Job::Stop) {
                 return false;
             }
-            self.do_job(job, now.mono);
+            self.do_job(job, now);
         }
         true
     }
 
-    fn do_job(&mut self, job: Job, now: Instant) {
+    fn do_job(&mut self, job: Job, at: Now) {
+        let now = at.mono;
         match job {
-            Job::Put { call, parcel } => self.put(call, *parcel, now),
+            Job::Put { call, parcel } => self.put(call, *parcel, at),
             Job::Hear { call, hearing } => match self.calls.get(&call).copied() {
                 Some(place) => {
                     if let Some(room) = self.rooms[place].as_mut() {
@@ -305,13 +306,14 @@ impl Worker {
             Job::Move { leg, call, to } => {
                 let Some(parcel) = self.take(leg, now) else { return };
                 if to == self.index {
-                    self.put(call, parcel, now);
+                    self.put(call, parcel, at);
                 } else {
                     let parcel = Box::new(parcel);
                     self.posts[to].send(Job::Put { call, parcel });
                 }
             }
             Job::Close { leg } => {
+                self.farewell(leg, at);
                 if let Some(Parcel { leg: closed, sockets }) = self.take(leg, now) {
                     drop(sockets);
                     let stats = closed.stats();
@@ -330,15 +332,23 @@ impl Worker {
         self.settle(place);
     }
 
-    fn put(&mut self, key: CallKey, parcel: Parcel, now: Instant) {
+    fn farewell(&mut self, leg: MediaLeg, now: Now) {
+        let Some(&place) = self.legs.get(&leg) else { return };
+        if let Some(Room { call, sockets }) = self.rooms[place].as_mut() {
+            let sums = &mut self.sums;
+            call.farewell(leg, now, &mut |packet| send(sockets, packet, sums));
+        }
+    }
+
+    fn put(&mut self, key: CallKey, parcel: Parcel, now: Now) {
         let place = match self.calls.get(&key) {
             Some(place) => *place,
-            None => self.open_room(key, now),
+            None => self.open_room(key, now.mono),
         };
         let Parcel { leg, sockets } = parcel;
         let name = leg.name();
         let Some(room) = self.rooms[place].as_mut() else { return };
-        let Ok(slot) = room.call.put(leg, now) else {
+        let Ok(slot) = room.call.put(leg, now.mono) else {
             // The directory counts legs; a call is never fuller here than there.
             tracing::error!(call = key.0, leg = name.0, "a leg has no place in its call");
             return;
@@ -426,7 +436,7 @@ impl Watch {
 fn send(sockets: &[Option<Sockets>], packet: Transmit<'_>, sums: &mut EngineStats) {
     let Some(Some(here)) = sockets.get(packet.slot) else { return };
     let sent = match packet.sent {
-        Sent::Rtcp => here.send_rtcp(packet.bytes, packet.to),
+        Sent::Rtcp if !packet.muxed => here.send_rtcp(packet.bytes, packet.to),
         _ => here.send(packet.bytes, packet.to),
     };
     if sent.is_err() {

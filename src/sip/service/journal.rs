@@ -1,7 +1,7 @@
 //! What the operator is told of calls: lines in the log and figures in the metrics. Decides nothing.
 
 use crate::media::engine::EngineStats;
-use crate::media::{LegStats, MediaLeg};
+use crate::media::{Codec, LegStats, MediaLeg};
 use crate::sip::leg::{LegEvent, LegKey};
 use crate::telemetry::Pii;
 use crate::words::{CallFact, CallId, DeviceId, Fact, LegState, MonitorFact, MonitorState, Now, PartyRole};
@@ -18,11 +18,20 @@ pub(super) struct Journal {
     /// The SIP Call-IDs of legs.
     call_ids: BTreeMap<LegKey, String>,
     /// Whose sound a leg carries.
-    media: BTreeMap<MediaLeg, (CallId, PartyRole)>,
+    media: BTreeMap<MediaLeg, Sounding>,
     /// The legs of a call whose sound has not ended.
     sounding: BTreeMap<CallId, BTreeSet<MediaLeg>>,
     calls: BTreeMap<CallId, Known>,
     monitors: BTreeMap<DeviceId, Watched>,
+}
+
+/// A leg with sound.
+#[derive(Debug)]
+struct Sounding {
+    call: CallId,
+    role: PartyRole,
+    codec: Codec,
+    since: Instant,
 }
 
 /// A call that was spoken of.
@@ -89,15 +98,20 @@ impl Journal {
     }
 
     /// A leg's sound belongs to this party of this call.
-    pub(super) fn seat(&mut self, leg: MediaLeg, call: &CallId, role: PartyRole) {
+    pub(super) fn seat(&mut self, leg: MediaLeg, call: &CallId, role: PartyRole, codec: Codec, now: Instant) {
         self.sounding.entry(call.clone()).or_default().insert(leg);
-        self.media.insert(leg, (call.clone(), role));
+        let since = self.media.get(&leg).map_or(now, |sounding| sounding.since);
+        let call = call.clone();
+        self.media.insert(leg, Sounding { call, role, codec, since });
     }
 
     /// A leg's sound has ended.
-    pub(super) fn silent(&mut self, leg: MediaLeg, stats: &LegStats) {
+    pub(super) fn silent(&mut self, leg: MediaLeg, stats: &LegStats, now: Now) {
         counter!("undertone_media_packets_lost_total").increment(stats.lost);
-        let Some((call, role)) = self.media.remove(&leg) else { return };
+        measure_leg(stats);
+        let Some(sounding) = self.media.remove(&leg) else { return };
+        sounding.sum_up(stats, now.mono);
+        let Sounding { call, role, .. } = sounding;
         let is_customer = role == PartyRole::Customer;
         if is_customer {
             counter!("undertone_customer_packets_total").increment(stats.sent);
@@ -231,6 +245,51 @@ impl Journal {
             gauge!("undertone_monitors", "state" => state).set(count as f64);
         }
     }
+}
+
+impl Sounding {
+    /// How the leg fared, in one line.
+    fn sum_up(&self, stats: &LegStats, now: Instant) {
+        tracing::info!(
+            call = %self.call,
+            role = self.role.as_str(),
+            codec = self.codec.name(),
+            seconds = now.saturating_duration_since(self.since).as_secs(),
+            sent = stats.sent,
+            received = stats.received,
+            lost = stats.lost,
+            remote_lost = stats.remote_lost,
+            jitter_ms = stats.jitter.as_millis() as u64,
+            remote_jitter_ms = stats.remote_jitter.as_millis() as u64,
+            round_trip_ms = stats.round_trip.map(|time| time.as_millis() as u64),
+            mos = stats.mos.map(opinion),
+            remote_mos = stats.remote_mos.map(opinion),
+            "sound of a leg"
+        );
+    }
+}
+
+/// Every leg counts once, at its end: what came from it as `in`, what it says it received as `out`.
+fn measure_leg(stats: &LegStats) {
+    let seen = stats
+        .mos
+        .map(|mos| (mos, stats.lost, stats.received + stats.lost, stats.jitter, "in"));
+    let told = stats
+        .remote_mos
+        .map(|mos| (mos, stats.remote_lost, stats.sent, stats.remote_jitter, "out"));
+    for (mos, lost, expected, jitter, direction) in seen.into_iter().chain(told) {
+        let loss = if expected == 0 { 0.0 } else { lost as f64 / expected as f64 };
+        histogram!("undertone_media_loss_ratio", "direction" => direction).record(loss);
+        histogram!("undertone_media_jitter_seconds", "direction" => direction).record(jitter.as_secs_f64());
+        histogram!("undertone_media_mos", "direction" => direction).record(opinion(mos));
+    }
+    if let Some(time) = stats.round_trip {
+        histogram!("undertone_media_round_trip_seconds").record(time.as_secs_f64());
+    }
+}
+
+fn opinion(hundredths: u16) -> f64 {
+    f64::from(hundredths) / 100.0
 }
 
 fn left(supervisor: &DeviceId, call: Option<&CallId>) {

@@ -7,8 +7,9 @@ use super::{Output, Terms};
 use crate::media::{CallKey, Codec, Gain, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, MediaLeg};
 use crate::sip::leg::{LegCommand, LegKey, LegSource, PassedHeader};
 use crate::sip::sdp::{Agreed, Direction, Local, SdpError, Session};
-use crate::words::{Activity, CallFact, CallId, CallType, DeviceId, LegState, Now, Number, Party, PartyRole, Timestamp};
+use crate::words::{Activity, CallFact, CallId, CallType, DeviceId, LegState, Now, Number, Party, PartyRole, Quality, Timestamp};
 use std::net::IpAddr;
+use std::time::Instant;
 
 pub(super) struct Call {
     pub(super) key: CallKey,
@@ -37,8 +38,10 @@ pub(super) struct Call {
     pub(super) owner: Option<DeviceId>,
     /// The hearing that the engine was told last.
     pub(super) told: Hearing,
-    /// The fact that was published last.
+    /// The fact that was published last, without its quality.
     pub(super) reported: Option<CallFact>,
+    /// When its quality was published for its own sake.
+    pub(super) quality_told: Option<Instant>,
     /// What supervision was told last.
     pub(super) supervised: Option<CallFact>,
 }
@@ -73,6 +76,8 @@ pub(super) struct Seat {
     pub(super) told: Direction,
     pub(super) exchange: Exchange,
     pub(super) watch: Option<Watch>,
+    /// How his sound fared by the last report.
+    pub(super) quality: Option<Quality>,
 }
 
 /// How far a leg is.
@@ -243,11 +248,21 @@ impl Seat {
                 .as_ref()
                 .map(|watch| watch.coached.as_ref().unwrap_or(&watch.target).clone()),
             established_at: self.established_at,
+            quality: None,
         }
     }
 }
 
 impl Call {
+    /// Its fact with how the sound of each seat fares.
+    pub(super) fn measured(&self, mut fact: CallFact) -> CallFact {
+        for (party, seat) in fact.parties.iter_mut().zip(&self.seats) {
+            party.quality = seat.quality;
+        }
+        fact
+    }
+
+    /// Its fact, without how its sound fares: that is no news.
     pub(super) fn fact(&self) -> CallFact {
         let mut parties: Vec<Party> = self.seats.iter().map(Seat::party).collect();
         if let (Some(_), Some(dialler)) = (&self.dials, parties.first_mut())

@@ -212,6 +212,7 @@ impl<O: Outside> Switchboard<O> {
             told: Hearing::default(),
             supervised: None,
             reported: None,
+            quality_told: None,
         });
         Ok(())
     }

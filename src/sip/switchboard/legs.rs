@@ -162,6 +162,7 @@ impl<O: Outside> Switchboard<O> {
             told: Hearing::default(),
             supervised: None,
             reported: None,
+            quality_told: None,
         };
         self.begin(call);
         if self.call_out(key, callee, incoming.from, &codecs).is_none() {

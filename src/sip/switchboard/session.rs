@@ -41,6 +41,7 @@ pub(super) fn media_of(agreed: Agreed, nat: bool, host: Option<IpAddr>) -> LegMe
     LegMedia {
         remote: agreed.remote.map(seen),
         remote_rtcp: agreed.remote_rtcp.map(seen),
+        rtcp_mux: agreed.rtcp_mux,
         codec: agreed.codec,
         payload_type: agreed.payload_type,
         dtmf_pt: agreed.telephone_event.map(|(payload_type, _)| payload_type),

@@ -4,7 +4,7 @@ use super::house::{AGENT, CUSTOMER, House, OTHER, codecs_of, sdp};
 use crate::media::{Codec, MediaCommand, MediaEvent, MediaLeg};
 use crate::sip::leg::{Destination, EndReason, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
 use crate::sip::switchboard::{Kept, Output, SwitchboardConfig};
-use crate::words::{CallType, Command, LegState, PartyRole, Reason};
+use crate::words::{CallType, Command, Fact, LegState, Party, PartyRole, Quality, Reason};
 use std::time::Duration;
 
 fn rejected(house: &mut House) -> Vec<u16> {
@@ -683,4 +683,70 @@ fn an_identity_goes_on_to_the_number_it_was_signed_for_and_not_to_where_that_is_
     };
     house.command(forward).expect("accepted");
     assert_eq!(passed_on(&mut house), ["User-to-User"]);
+}
+
+fn quality(leg: LegKey, packets_sent: u64) -> MediaEvent {
+    MediaEvent::Quality {
+        leg: MediaLeg(leg.0),
+        quality: Quality {
+            packets_sent,
+            ..Quality::default()
+        },
+    }
+}
+
+/// Packets sent by leg, in every fact since the last look.
+fn measured(house: &mut House) -> Vec<Vec<Option<u64>>> {
+    let facts = std::mem::take(&mut house.log).into_iter().map(|output| match output {
+        Output::Fact(Fact::Call(call)) => call,
+        other => panic!("{other:?}"),
+    });
+    let packets = |party: &Party| party.quality.map(|quality| quality.packets_sent);
+    facts.map(|call| call.parties.iter().map(packets).collect()).collect()
+}
+
+#[test]
+fn how_the_sound_of_a_leg_fares_is_told_at_first_and_then_every_ten_seconds() {
+    let mut house = House::new();
+    let (customer, agent) = house.talk();
+    house.log.clear();
+    house.media(quality(customer, 1));
+    house.media(quality(agent, 2));
+    assert_eq!(measured(&mut house), [[Some(1), None], [Some(1), Some(2)]]);
+    for packets in 3..6 {
+        house.media(quality(customer, packets));
+        house.wait(Duration::from_secs(3));
+    }
+    assert_eq!(measured(&mut house), [[None; 2]; 0]);
+    house.wait(Duration::from_secs(1));
+    house.media(quality(customer, 5));
+    assert_eq!(measured(&mut house), [[None; 2]; 0], "nothing is new");
+    house.media(quality(agent, 6));
+    assert_eq!(measured(&mut house), [[Some(5), Some(6)]]);
+}
+
+#[test]
+fn how_the_sound_fares_goes_along_with_a_change_and_makes_none() {
+    let mut house = House::new();
+    let (customer, agent) = house.talk();
+    house.media(quality(customer, 1));
+    house.media(quality(customer, 2));
+    let before = house.only_call().clone();
+    house.log.clear();
+    let hold = Command::Hold {
+        device: AGENT.into(),
+        call: before.id.clone(),
+    };
+    house.command(hold).expect("accepted");
+    let call = house.only_call();
+    assert_eq!(call.parties[0].quality.map(|quality| quality.packets_sent), Some(2));
+    assert!(!call.is_same_but_quality(&before));
+    // Who has left is measured no more.
+    house.leg(LegEvent::Ended {
+        leg: agent,
+        reason: EndReason::Bye,
+    });
+    house.log.clear();
+    house.media(quality(agent, 9));
+    assert_eq!(measured(&mut house), [[None; 2]; 0]);
 }
