@@ -1,5 +1,6 @@
 //! Every test of Undertone that needs more than one room. One program: modules are named by behaviour.
 
+mod allocation;
 mod attacks;
 mod bayeux;
 mod clients;

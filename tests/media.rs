@@ -1,6 +1,7 @@
 //! The media engine on real sockets: calls, strangers, and the packets of tests/data/torture/rtp.
 
 use crate::corpus;
+use crate::support::allocations;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 use undertone::clock;
@@ -615,4 +616,29 @@ fn the_corpora_of_the_fuzz_targets_hold() {
         assert!(!files.is_empty());
         files.iter().for_each(|(_, bytes)| target(bytes));
     }
+}
+
+#[test]
+fn the_thread_that_serves_packets_takes_no_memory_for_them() {
+    let (engine, _events) = engine(1);
+    let mut phones = call_of_three(&engine, Activity::Coach);
+    let mut rounds = |count: usize| {
+        for _ in 0..count {
+            let received = engine.stats().received;
+            phones.iter_mut().for_each(Phone::say);
+            wait("the packets are taken", || engine.stats().received >= received + 3);
+            phones.iter().for_each(|phone| drop(phone.heard()));
+        }
+    };
+    rounds(50);
+    let allocated = allocations::of_thread_during("media-0", || rounds(300));
+    assert_eq!(allocated, 0, "allocations for 900 packets");
+    // Whoever is watched is counted: opening a leg takes memory there.
+    let allocated = allocations::of_thread_during("media-0", || {
+        engine.open(CallKey(77), MediaLeg(77)).expect("a leg");
+        engine.command(MediaCommand::Close { leg: MediaLeg(77) });
+        wait("it is closed", || engine.stats().legs == 3);
+        rounds(5);
+    });
+    assert!(allocated > 0);
 }

@@ -1,5 +1,6 @@
 //! What several tests share.
 
+pub(crate) mod allocations;
 pub(crate) mod cable;
 pub(crate) mod desktop;
 pub(crate) mod floor;

@@ -42,6 +42,8 @@ const PIECE: usize = 480;
 const TALKS: Duration = Duration::from_millis(200);
 /// Sends over which a standing lead is looked for.
 const WINDOW: u16 = 25;
+/// Packets of speech for which a lead is kept rather than given back.
+const MAX_PUT_OFF: u16 = 250;
 /// A leak guard event at most this often per leg.
 const GUARD_INTERVAL: Duration = Duration::from_secs(1);
 /// One step of a digit that we send: 20 ms.
@@ -205,6 +207,8 @@ struct Pace {
     frame: u32,
     low: Duration,
     sends: u16,
+    /// How often a lead was not given back because somebody spoke.
+    put_off: u16,
 }
 
 /// What a packet of the pacer triggers.
@@ -223,6 +227,7 @@ impl Pace {
             frame: FRAME,
             low: Duration::MAX,
             sends: 0,
+            put_off: 0,
         }
     }
 
@@ -247,6 +252,17 @@ impl Pace {
         }
         self.until -= low;
         Turn::Send
+    }
+
+    /// A lead is given back where it costs nobody a word: now, or when the next packets are quiet, but after some seconds in any case.
+    fn may_give_back(&mut self, is_quiet: bool) -> bool {
+        if is_quiet || self.put_off >= MAX_PUT_OFF {
+            self.put_off = 0;
+            return true;
+        }
+        self.put_off += 1;
+        self.sends = WINDOW - 1;
+        false
     }
 
     fn sent(&mut self, samples: u32, now: Instant) {
@@ -1223,8 +1239,20 @@ impl Call {
                 }
                 Turn::Wait => return,
                 Turn::GiveBack => {
-                    if let Some(ring) = self.legs[pacer].as_ref().map(|leg| &leg.ring) {
-                        self.ears[listener][pacer].reader.drain(ring);
+                    let len = (frame * (self.rate / CLOCK)) as usize;
+                    let reader = self.ears[listener][pacer].reader;
+                    let is_quiet = self.legs[pacer].as_ref().is_some_and(|leg| reader.is_quiet(&leg.ring, len));
+                    let Some(leg) = self.legs[listener].as_mut() else { return };
+                    if !leg.pace.may_give_back(is_quiet) {
+                        leg.pace.sent(frame, now);
+                        self.send_frame(listener, frame, now, out);
+                        continue;
+                    }
+                    let reader = &mut self.ears[listener][pacer].reader;
+                    match self.legs[pacer].as_ref() {
+                        Some(leg) if is_quiet => reader.skip(&leg.ring, len),
+                        Some(leg) => reader.drain(&leg.ring),
+                        None => {}
                     }
                     return;
                 }

@@ -1,0 +1,185 @@
+//! The way of a packet takes no memory: in the machine of a call, whatever its codecs and its troubles, and in the thread that runs it.
+
+use crate::support::allocations;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use undertone::clock;
+use undertone::media::call::{Call, CallConfig, Leg, StreamStart, Verdict};
+use undertone::media::codec::{Codec, Encoder};
+use undertone::media::{CallKey, Hearing, HearingRole, LegMedia, MediaLeg};
+use undertone::words::{Activity, Now, Timestamp};
+
+const LEGS: [MediaLeg; 3] = [MediaLeg(1), MediaLeg(2), MediaLeg(3)];
+const FRAME: Duration = Duration::from_millis(20);
+
+fn address(index: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, index as u8 + 1], 4000))
+}
+
+fn media(index: usize, codec: Codec) -> LegMedia {
+    LegMedia {
+        remote: Some(address(index)),
+        remote_rtcp: None,
+        rtcp_mux: true,
+        codec,
+        payload_type: codec.payload_type(),
+        dtmf_pt: Some(101),
+        dtmf_clock: 8000,
+        comfort_noise: Some(13),
+        send: true,
+        receive: true,
+        nat: false,
+    }
+}
+
+fn hearing(activity: Option<Activity>) -> Hearing {
+    let mut roles = vec![(LEGS[0], HearingRole::Agent), (LEGS[1], HearingRole::Customer)];
+    if let Some(activity) = activity {
+        let supervisor = HearingRole::Supervisor {
+            activity,
+            coached: Some(LEGS[0]),
+            agent_side_only: false,
+        };
+        roles.push((LEGS[2], supervisor));
+    }
+    Hearing::of(&roles)
+}
+
+/// A call whose three phones talk, and a network that loses, doubles, delays and swaps.
+struct Talk {
+    call: Call,
+    start: Instant,
+    codecs: [Codec; 3],
+    payloads: [Vec<u8>; 3],
+    sent: [u32; 3],
+    round: u32,
+    out: u64,
+}
+
+impl Talk {
+    fn new(codecs: [Codec; 3], activity: Option<Activity>) -> Self {
+        let start = clock::instant();
+        let config = CallConfig {
+            rtcp_interval: Duration::from_millis(200),
+            ..CallConfig::default()
+        };
+        let mut call = Call::new(CallKey(1), config);
+        for (index, name) in LEGS.into_iter().enumerate() {
+            let numbers = StreamStart {
+                ssrc: index as u32,
+                sequence: 1,
+                timestamp: 1,
+                reports: index as u128,
+            };
+            call.put(Leg::new(name, numbers, start), start).expect("a place");
+            call.handle_describe(name, media(index, codecs[index]), start);
+        }
+        call.handle_hear(hearing(activity), start);
+        let payloads = codecs.map(|codec| {
+            let samples: Vec<i16> = (0..codec.sample_rate() / 50).map(|n| ((n * 331) % 6000) as i16).collect();
+            let mut payload = vec![0; 1400];
+            let len = Encoder::new(codec).encode(&samples, &mut payload);
+            payload.truncate(len);
+            payload
+        });
+        Self {
+            call,
+            start,
+            codecs,
+            payloads,
+            sent: [0; 3],
+            round: 0,
+            out: 0,
+        }
+    }
+
+    fn say(&mut self, index: usize, number: u32, payload_type: u8, payload: Option<&[u8]>, now: Instant) {
+        let ticks = self.codecs[index].clock() / 50;
+        let mut packet = [0; 1500];
+        packet[0] = 0x80;
+        packet[1] = payload_type;
+        packet[2..4].copy_from_slice(&(number as u16).to_be_bytes());
+        packet[4..8].copy_from_slice(&number.wrapping_mul(ticks).to_be_bytes());
+        packet[8..12].copy_from_slice(&(index as u32 + 7).to_be_bytes());
+        let payload = payload.unwrap_or(&self.payloads[index]);
+        let len = 12 + payload.len();
+        packet[12..len].copy_from_slice(payload);
+        let out = &mut self.out;
+        let verdict = self
+            .call
+            .handle_rtp(index, address(index), &mut packet[..len], now, &mut |_| *out += 1);
+        assert_ne!(verdict, Verdict::Foreign);
+    }
+
+    fn rounds(&mut self, count: u32) {
+        for _ in 0..count {
+            let round = self.round;
+            self.round += 1;
+            let now = self.start + FRAME * round;
+            for index in 0..3 {
+                let number = self.sent[index];
+                self.sent[index] += 1;
+                let payload_type = self.codecs[index].payload_type();
+                match (round + index as u32 * 5) % 23 {
+                    // Lost; swapped with the one before; doubled; a digit; comfort noise instead.
+                    3 => {}
+                    7 => {
+                        self.say(index, number + 1, payload_type, None, now);
+                        self.say(index, number, payload_type, None, now);
+                        self.sent[index] += 1;
+                    }
+                    11 => {
+                        self.say(index, number, payload_type, None, now);
+                        self.say(index, number, payload_type, None, now);
+                    }
+                    15 => self.say(index, number, 101, Some(&[5, 0x0a, 0, 160]), now),
+                    19 => self.say(index, number, 13, Some(&[60]), now),
+                    _ => self.say(index, number, payload_type, None, now),
+                }
+                let junk = [0x81, 200, 0, 1, 0, 0];
+                self.call.handle_rtcp(index, address(index), &junk, now);
+            }
+            let mut due = now;
+            while let Some(at) = self.call.poll_timeout().filter(|at| *at < now + FRAME) {
+                due = due.max(at);
+                let wall = Timestamp(1_700_000_000_000);
+                let out = &mut self.out;
+                self.call.handle_timeout(Now { mono: due, wall }, &mut |_| *out += 1);
+            }
+            while self.call.poll_event().is_some() {}
+        }
+    }
+}
+
+#[test]
+fn the_machine_of_a_call_takes_no_memory_for_a_packet_whatever_the_codecs_and_the_network() {
+    use Codec::{G722, L16, Opus, Pcma, Pcmu};
+    let activities = [None, Some(Activity::ListenIn), Some(Activity::Coach), Some(Activity::BargeIn)];
+    for codecs in [
+        [Pcmu, Pcmu, Pcmu],
+        [Pcmu, Pcma, Pcmu],
+        [Opus, Opus, Opus],
+        [G722, Pcmu, Opus],
+        [Opus, Pcma, G722],
+        [L16, L16, Pcmu],
+    ] {
+        for activity in activities {
+            let mut talk = Talk::new(codecs, activity);
+            talk.rounds(60);
+            let before = talk.out;
+            let allocated = allocations::during(|| talk.rounds(300));
+            assert!(talk.out - before > 400, "{codecs:?} {activity:?}: {}", talk.out - before);
+            assert_eq!(
+                allocated,
+                0,
+                "{codecs:?} {activity:?}: allocations for {} packets sent",
+                talk.out - before
+            );
+        }
+    }
+}
+
+#[test]
+fn the_counting_allocator_counts() {
+    assert_eq!(allocations::during(|| drop(std::hint::black_box(vec![1, 2, 3]))), 1);
+}
