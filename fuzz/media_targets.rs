@@ -51,6 +51,8 @@ pub fn media_call(mut data: &[u8]) {
             codec: Codec::Pcmu,
             payload_type: 0,
             dtmf_pt: Some(101),
+            dtmf_clock: 8000,
+            comfort_noise: None,
             send: true,
             receive: true,
             nat: false,

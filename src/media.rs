@@ -18,6 +18,7 @@ pub mod mix;
 pub mod quality;
 pub mod rtcp;
 pub mod rtp;
+pub mod transcode;
 
 pub use codec::Codec;
 pub use hearing::{Gain, Hearing, HearingRole, HearingRules};
@@ -44,6 +45,9 @@ pub struct MediaConfig {
     pub advertised: Option<IpAddr>,
     /// The UDP ports: RTP on even ones, RTCP on the odd one after. `None`: any the system gives (tests).
     pub ports: Option<RangeInclusive<u16>>,
+    /// A pair of ports that was given back rests so long before another leg gets it: what is still on its way to the old call does not reach
+    /// the new one. 5 s.
+    pub port_rest: Duration,
     /// Worker threads; 0: one per core. Each call stays with one.
     pub workers: usize,
     /// A leg that should send and does not, for so long, is reported. 15 s.
@@ -60,6 +64,7 @@ impl Default for MediaConfig {
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             advertised: None,
             ports: Some(20_000..=29_999),
+            port_rest: Duration::from_secs(5),
             workers: 0,
             inactivity: Duration::from_secs(15),
             rtcp_interval: Duration::from_secs(5),
@@ -85,6 +90,10 @@ pub struct LegMedia {
     pub payload_type: u8,
     /// The payload type of telephone-event (RFC 4733) both ways, if agreed.
     pub dtmf_pt: Option<u8>,
+    /// The clock of their durations, in ticks a second: 8000, or the codec's.
+    pub dtmf_clock: u32,
+    /// The payload type of comfort noise (RFC 3389) both ways, if agreed.
+    pub comfort_noise: Option<u8>,
     /// We may send to it (its direction is sendrecv or recvonly).
     pub send: bool,
     /// We accept from it (its direction is sendrecv or sendonly).

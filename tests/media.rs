@@ -4,8 +4,9 @@ use crate::corpus;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 use undertone::clock;
+use undertone::media::codec::{Codec, Decoder, Encoder};
 use undertone::media::engine::{Engine, EngineStats, MediaError, MediaEvents};
-use undertone::media::{CallKey, Codec, Hearing, HearingRole, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent, MediaLeg};
+use undertone::media::{CallKey, Hearing, HearingRole, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent, MediaLeg};
 use undertone::words::{Activity, Quality};
 
 const CALL: CallKey = CallKey(1);
@@ -50,6 +51,8 @@ impl Phone {
             codec: Codec::Pcmu,
             payload_type: 0,
             dtmf_pt: Some(101),
+            dtmf_clock: 8000,
+            comfort_noise: None,
             send: true,
             receive: true,
             nat: false,
@@ -108,14 +111,14 @@ fn engine(workers: usize) -> (Engine, MediaEvents) {
 
 fn linear(byte: u8) -> i32 {
     let mut sample = [0];
-    Codec::Pcmu.decode(&[byte], &mut sample);
+    Decoder::new(Codec::Pcmu).decode(&[byte], &mut sample);
     i32::from(sample[0])
 }
 
 /// The µ-law byte nearest to a level.
 fn byte(level: i16) -> u8 {
     let mut byte = [0];
-    Codec::Pcmu.encode(&[level], &mut byte);
+    Encoder::new(Codec::Pcmu).encode(&[level], &mut byte);
     byte[0]
 }
 
@@ -383,7 +386,7 @@ fn a_leg_moves_to_a_call_of_another_worker_and_is_heard_there_only_when_its_list
 }
 
 #[test]
-fn closing_tells_what_a_leg_did_and_frees_its_ports() {
+fn closing_tells_what_a_leg_did_and_frees_its_ports_after_a_rest() {
     let free = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
         .expect("a socket")
         .local_addr()
@@ -392,6 +395,7 @@ fn closing_tells_what_a_leg_did_and_frees_its_ports() {
     let first = (free & !1).clamp(10_000, 60_000);
     let (engine, mut events) = Engine::start(MediaConfig {
         ports: Some(first..=first + 7),
+        port_rest: Duration::from_millis(50),
         workers: 1,
         ..MediaConfig::default()
     })

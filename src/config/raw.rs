@@ -191,6 +191,8 @@ pub(super) struct Monitoring {
     pub(super) monitor_consult_calls: Consults,
     pub(super) monitor_party_on_hold: bool,
     pub(super) agent_side_only: bool,
+    pub(super) whisper_gain_db: f32,
+    pub(super) duck_db: f32,
     pub(super) one_way_coach: bool,
     pub(super) notify_agent: NotifyAgent,
     pub(super) command_deadline: SomeSeconds,
@@ -219,6 +221,12 @@ pub(super) enum Codec {
     Pcmu,
     #[serde(rename = "PCMA")]
     Pcma,
+    #[serde(rename = "G722")]
+    G722,
+    #[serde(rename = "OPUS")]
+    Opus,
+    #[serde(rename = "L16")]
+    L16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -5,7 +5,7 @@ use crate::front::bayeux::hub::STATES;
 use crate::front::bayeux::message::Pattern;
 use crate::front::{self, auth, bayeux};
 use crate::gateway::{self, DeviceEntry, Directory, Group, NotifyAgent, User, VoiceEnvironment};
-use crate::media::{Codec, MediaConfig};
+use crate::media::{Codec, Gain, MediaConfig};
 use crate::sip;
 use crate::sip::config::{Account, AutoAnswer, Limits, Listen, Login, Source, Trunk};
 use crate::sip::digest::Algorithm;
@@ -233,6 +233,8 @@ fn switchboard(sip: &raw::Sip, monitoring: &raw::Monitoring) -> SwitchboardConfi
         monitor_party_on_hold: monitoring.monitor_party_on_hold,
         supervisors_hear_each_other: monitoring.supervisors_hear_each_other,
         agent_side_only: monitoring.agent_side_only,
+        whisper: Gain::from_db(monitoring.whisper_gain_db),
+        duck: Gain::from_db(monitoring.duck_db),
         beep: matches!(monitoring.notify_agent, raw::NotifyAgent::Beep),
         grace: sip.grace.0,
         supervision: supervision(monitoring),
@@ -244,6 +246,9 @@ fn codec(codec: raw::Codec) -> Codec {
     match codec {
         raw::Codec::Pcmu => Codec::Pcmu,
         raw::Codec::Pcma => Codec::Pcma,
+        raw::Codec::G722 => Codec::G722,
+        raw::Codec::Opus => Codec::Opus,
+        raw::Codec::L16 => Codec::L16,
     }
 }
 
@@ -366,6 +371,7 @@ fn media(media: &raw::Media) -> MediaConfig {
         inactivity: media.inactivity.0,
         rtcp_interval: media.rtcp_interval.0,
         dscp: media.dscp,
+        ..MediaConfig::default()
     }
 }
 
@@ -648,6 +654,17 @@ impl Checks {
             !media.bind.is_unspecified() || media.advertised.is_some(),
             &[&"media", &"bind"],
             "binding every address needs media.advertised: the address that phones can reach",
+        );
+        let monitoring = &shapes.monitoring;
+        self.unless(
+            (-20.0..=20.0).contains(&monitoring.whisper_gain_db),
+            &[&"monitoring", &"whisper_gain_db"],
+            "must be -20 to 20",
+        );
+        self.unless(
+            (-40.0..=0.0).contains(&monitoring.duck_db),
+            &[&"monitoring", &"duck_db"],
+            "must be -40 to 0",
         );
         self.unless(media.dscp < 64, &[&"media", &"dscp"], "must be at most 63");
         self.unless(media.workers <= 1024, &[&"media", &"workers"], "must be at most 1024");

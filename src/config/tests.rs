@@ -265,8 +265,8 @@ fn each_bad_value_names_its_key_and_line() {
         ),
         ("[sip]\nrealm = \"a\\\"b\"", "undertone.toml:2: sip.realm: "),
         (
-            "[sip]\ncodecs = [\"OPUS\"]",
-            "undertone.toml:2: sip.codecs[0]: 'OPUS' is not one of PCMU, PCMA",
+            "[sip]\ncodecs = [\"G729\"]",
+            "undertone.toml:2: sip.codecs[0]: 'G729' is not one of PCMU, PCMA, G722, OPUS, L16",
         ),
         ("[sip]\nmin_expires = 7200", "undertone.toml:1: sip.max_expires: "),
         ("[media]\nports = [20000]", "undertone.toml:2: media.ports"),

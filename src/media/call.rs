@@ -13,13 +13,14 @@
 //!
 //! Whatever the rows say, every packet is held against [`Hearing::permits`] just before it leaves: the leak guard.
 
-use super::codec::Codec;
+use super::codec::{Codec, ComfortNoise, Decoder, Downsampler, Encoder, MAX_DECODED, Upsampler, noise_level};
 use super::hearing::{Gain, Hearing};
 use super::jitter::{Reader, Ring};
 use super::mix::{MAX_FRAME, Sum};
 use super::quality;
 use super::rtcp::{self, Block, Interval, Reception, Reporter};
-use super::rtp::{self, HEADER, Header, MAX_PAYLOAD, Origin, Received, Stream};
+use super::rtp::{self, CLOCK, HEADER, Header, MAX_PAYLOAD, Origin, Received, Stream};
+use super::transcode::Transcoder;
 use super::{CallKey, LegMedia, LegStats, MediaEvent, MediaLeg};
 use crate::words::{Now, Quality, RemoteQuality};
 use std::collections::VecDeque;
@@ -29,8 +30,12 @@ use std::time::{Duration, Instant};
 /// Legs a call may have.
 pub const MAX_LEGS: usize = 16;
 
-/// Samples of a frame on our own clock until somebody's packets say otherwise: 20 ms.
+/// A frame on our own clock until somebody's packets say otherwise, in ticks of 1/8000 s as all frames: 20 ms.
 const FRAME: u32 = 160;
+/// The longest frame: 30 ms.
+const LONGEST: u32 = 240;
+/// What one piece of a payload is decoded to at most.
+const PIECE: usize = 480;
 /// A party who has not sent for so long no longer paces anybody.
 const TALKS: Duration = Duration::from_millis(200);
 /// Sends over which a standing lead is looked for.
@@ -49,7 +54,9 @@ const DIGIT_VOLUME: u8 = 10;
 const OURS: usize = MAX_LEGS;
 /// Digits of one leg that may wait; beyond it they are dropped.
 const MAX_DIGITS: usize = 64;
-/// Samples of a beep: 200 ms.
+/// Louder than this, -40 dBFS, a supervisor speaks.
+const SPEECH: u16 = 328;
+/// Ticks of a beep: 200 ms.
 const BEEP: u32 = 1600;
 /// Events nobody has polled; beyond it they are dropped.
 const MAX_EVENTS: usize = 64;
@@ -153,7 +160,39 @@ impl Row {
 #[derive(Clone, Copy, Debug, Default)]
 struct Ear {
     gain: u16,
+    /// What `gain` is times while a supervisor speaks to the listener, in 1/256.
+    duck: u16,
     reader: Reader,
+}
+
+/// How far the others have gone softer for a supervisor who speaks to the listener.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ducking {
+    /// 0: not at all, 256: all the way.
+    level: u16,
+    /// Samples for which it stays so.
+    hold: u32,
+}
+
+impl Ducking {
+    /// All the way within the frame in which he begins; back again within 200 ms, from 300 ms after his last word.
+    fn pass(&mut self, speaks: bool, samples: u32) {
+        const HOLD: u32 = 2400;
+        const RELEASE: u32 = 1600;
+        if speaks {
+            *self = Self { level: 256, hold: HOLD };
+        } else if self.hold > 0 {
+            self.hold = self.hold.saturating_sub(samples);
+        } else {
+            self.level = self.level.saturating_sub((256 * samples / RELEASE).max(1) as u16);
+        }
+    }
+
+    /// The gain of whoever goes softer to `duck` times it.
+    fn of(self, gain: u16, duck: u16) -> u16 {
+        let duck = 256 + (i32::from(duck) - 256) * i32::from(self.level) / 256;
+        (i32::from(gain) * duck / 256) as u16
+    }
 }
 
 /// When a listener is sent to.
@@ -188,7 +227,7 @@ impl Pace {
     /// Whether a packet that just came may trigger a frame: he has no more than one and a half in hand. What a burst brings beyond
     /// that stays in the ring. A lead that stands is given back, a frame at a time.
     fn turn(&mut self, samples: u32, now: Instant) -> Turn {
-        self.frame = samples.clamp(FRAME / 2, MAX_FRAME as u32);
+        self.frame = samples.clamp(FRAME / 2, LONGEST);
         let frame = rtp::duration_of(self.frame);
         let lead = self.until.saturating_duration_since(now);
         if lead > frame * 3 / 2 {
@@ -313,6 +352,16 @@ pub struct Leg {
     /// What the leg reported last of what it receives.
     remote: Option<Block>,
     ring: Ring,
+    /// What it says, as samples, while somebody mixes it.
+    decoder: Option<(Codec, Decoder)>,
+    up: Upsampler,
+    /// What is mixed for it, as payloads.
+    encoder: Option<(Codec, Encoder)>,
+    down: Downsampler,
+    /// What one other says in this one's codec.
+    transcoder: Option<(MediaLeg, Box<Transcoder>)>,
+    /// It has said that it is silent, and how that sounds.
+    noise: Option<ComfortNoise>,
     row: Row,
     /// Who may be heard at most: the leak guard.
     permitted: u16,
@@ -330,8 +379,9 @@ pub struct Leg {
     digit: Option<(u32, u32)>,
     /// What we dial in his name.
     dialling: Option<Box<Dialling>>,
-    /// Samples of a tone that he has still to hear.
+    /// Ticks of a tone that he has still to hear.
     beep: u32,
+    ducking: Ducking,
     guard_said: Option<Instant>,
     stats: LegStats,
 }
@@ -366,6 +416,12 @@ impl Leg {
             reporter: Reporter::new(start.reports),
             remote: None,
             ring: Ring::default(),
+            decoder: None,
+            up: Upsampler::default(),
+            encoder: None,
+            down: Downsampler::default(),
+            transcoder: None,
+            noise: None,
             row: Row::Silent,
             permitted: 0,
             mixed_by: 0,
@@ -380,6 +436,7 @@ impl Leg {
             digit: None,
             dialling: None,
             beep: 0,
+            ducking: Ducking::default(),
             guard_said: None,
             stats: LegStats::default(),
         }
@@ -400,13 +457,13 @@ impl Leg {
             jitter: self.reception.jitter_time(),
             remote_lost,
             remote_fraction_lost: self.remote.map_or(0, |remote| remote.fraction_lost),
-            remote_jitter: self.remote.map_or(Duration::ZERO, remote_jitter),
+            remote_jitter: self.remote.map_or(Duration::ZERO, |remote| self.remote_jitter(&remote)),
             mos: (stats.received > 0)
                 .then(|| self.mos(lost, stats.received + lost, self.reception.jitter_time()))
                 .flatten(),
             remote_mos: self
                 .remote
-                .and_then(|remote| self.mos(remote_lost, stats.sent, remote_jitter(remote))),
+                .and_then(|remote| self.mos(remote_lost, stats.sent, self.remote_jitter(&remote))),
             ..stats
         }
     }
@@ -426,12 +483,17 @@ impl Leg {
                 let lost = u64::from(remote.fraction_lost);
                 Some(RemoteQuality {
                     lost_permille: permille(lost, 256),
-                    jitter_ms: millis(remote_jitter(remote)),
-                    mos: self.mos(lost, 256, remote_jitter(remote))?,
+                    jitter_ms: millis(self.remote_jitter(&remote)),
+                    mos: self.mos(lost, 256, self.remote_jitter(&remote))?,
                 })
             }),
             round_trip_ms: stats.round_trip.map(millis),
         }
+    }
+
+    /// A leg measures the jitter of what we send it by the clock of what we send.
+    fn remote_jitter(&self, remote: &Block) -> Duration {
+        rtcp::time_of(remote.jitter, self.stream.clock())
     }
 
     fn mos(&self, lost: u64, expected: u64, jitter: Duration) -> Option<u16> {
@@ -478,6 +540,61 @@ impl Leg {
             .min()
     }
 
+    /// A payload of its own into its ring, piece by piece. Returns whether the ring grew.
+    fn decode(&mut self, received: &Received, payload: &[u8], rate: u32) -> bool {
+        let Some((codec, decoder)) = &mut self.decoder else { return false };
+        let clock = codec.clock();
+        // Distances count, and a wrap is a restart at most once a day.
+        let mut timestamp = if clock > rate {
+            received.timestamp / (clock / rate)
+        } else {
+            received.timestamp.wrapping_mul(rate / clock)
+        };
+        let mut write = |samples: &[i16]| {
+            let grew = self.ring.write(received.ssrc, timestamp, samples);
+            timestamp = timestamp.wrapping_add(samples.len() as u32);
+            grew
+        };
+        if *codec == Codec::Opus {
+            let mut samples = [0; MAX_DECODED];
+            let count = decoder.decode(payload, &mut samples);
+            return samples[..count].chunks(PIECE).fold(false, |grew, piece| write(piece) | grew);
+        }
+        let mut grew = false;
+        let octets = if *codec == Codec::L16 { 2 * PIECE } else { PIECE / 2 };
+        for piece in payload.chunks(octets) {
+            let mut samples = [0; PIECE];
+            let count = decoder.decode(piece, &mut samples);
+            if codec.sample_rate() == rate {
+                grew |= write(&samples[..count]);
+            } else {
+                let mut wide = [0; PIECE];
+                self.up.pass(&samples[..count], &mut wide[..2 * count]);
+                grew |= write(&wide[..2 * count]);
+            }
+        }
+        grew
+    }
+
+    /// A frame at the call's rate as a payload; silence when it cannot be coded. Returns its octets.
+    fn encode(&mut self, codec: Codec, samples: &[i16], rate: u32, payload: &mut [u8]) -> usize {
+        let octets = match &mut self.encoder {
+            Some((_, encoder)) if codec.sample_rate() == rate => encoder.encode(samples, payload),
+            Some((_, encoder)) => {
+                let mut narrow = [0; MAX_FRAME / 2];
+                let narrow = &mut narrow[..samples.len() / 2];
+                self.down.pass(samples, narrow);
+                encoder.encode(narrow, payload)
+            }
+            None => 0,
+        };
+        if octets > 0 {
+            octets
+        } else {
+            codec.silence(samples.len() as u32 / (rate / CLOCK), payload)
+        }
+    }
+
     fn send(&mut self, slot: usize, sent: Sent, to: SocketAddr, bytes: &[u8], out: &mut impl FnMut(Transmit<'_>)) {
         let muxed = sent == Sent::Rtcp && self.source.rtcp_mux;
         out(Transmit {
@@ -520,6 +637,10 @@ pub struct Call {
     config: CallConfig,
     hearing: Hearing,
     legs: Vec<Option<Leg>>,
+    /// Who is a party, by slot.
+    parties: u16,
+    /// Samples a second of rings and sums: the most that anybody who mixes or is mixed has.
+    rate: u32,
     ears: Vec<[Ear; MAX_LEGS]>,
     events: VecDeque<MediaEvent>,
     wake: Option<Instant>,
@@ -535,6 +656,8 @@ impl Call {
             config,
             hearing: Hearing::default(),
             legs: Vec::with_capacity(4),
+            parties: 0,
+            rate: CLOCK,
             ears: Vec::with_capacity(4),
             events: VecDeque::with_capacity(8),
             wake: None,
@@ -617,6 +740,7 @@ impl Call {
         let Some(slot) = self.slot(leg) else { return };
         let Some(here) = self.legs[slot].as_mut() else { return };
         let before = here.media.replace(media);
+        here.stream.set_clock(media.codec.clock());
         let addresses = |media: LegMedia| (media.remote, media.remote_rtcp, media.rtcp_mux, media.nat);
         if before.map(addresses) != Some(addresses(media)) {
             here.source = Source::of(&media);
@@ -702,7 +826,8 @@ impl Call {
         let parsed = rtp::parse(packet).ok();
         let media = leg.media;
         let known = parsed.as_ref().filter(|received| {
-            media.is_some_and(|media| received.payload_type == media.payload_type || Some(received.payload_type) == media.dtmf_pt)
+            let kinds = |media: LegMedia| [Some(media.payload_type), media.dtmf_pt, media.comfort_noise];
+            media.is_some_and(|media| kinds(media).contains(&Some(received.payload_type)))
         });
         let was_settled = leg.source.settled;
         if !leg.source.admits(from, known) {
@@ -719,18 +844,20 @@ impl Call {
             return Verdict::Discarded;
         }
         leg.stats.received += 1;
-        leg.reception.note(received, rtp::CLOCK, now);
+        let is_event = Some(received.payload_type) == media.dtmf_pt;
+        leg.reception.note(received, (!is_event).then_some(media.codec.clock()), now);
         leg.heard = now;
         if std::mem::take(&mut leg.inactive) {
             let event = MediaEvent::Active { leg: leg.name };
             self.wake = earlier(self.wake, now + self.config.inactivity);
             self.tell(event);
         }
+        let received = received.clone();
         if received.payload_type == media.payload_type {
-            let received = received.clone();
             self.hear_audio(slot, media.codec, &received, packet, now, out)
+        } else if Some(received.payload_type) == media.comfort_noise {
+            self.hear_noise(slot, &received, packet, now, out)
         } else {
-            let received = received.clone();
             self.hear_event(slot, &received, packet, now, out)
         }
     }
@@ -775,9 +902,11 @@ impl Call {
                 if leg.clock_due().is_none_or(|due| due > now.mono) {
                     break;
                 }
+                let frame = leg.pace.frame;
+                let frame = leg.outlet().and_then(|(media, _)| media.codec.frame(frame)).unwrap_or(frame);
+                leg.pace.frame = frame;
                 leg.pace.ticked(now.mono);
-                let samples = leg.pace.frame;
-                self.send_frame(slot, samples, now.mono, out);
+                self.send_frame(slot, frame, now.mono, out);
             }
             let Some(leg) = self.legs[slot].as_mut() else { continue };
             if leg.rtcp_due().is_some_and(|due| due <= now.mono) {
@@ -841,28 +970,27 @@ impl Call {
         let Some(leg) = self.legs[slot].as_mut() else {
             return Verdict::Foreign;
         };
+        let Some(ticks) = codec.ticks(&packet[received.payload.clone()]) else {
+            leg.stats.malformed += 1;
+            return Verdict::Malformed;
+        };
         leg.last_audio = Some(now);
+        leg.noise = None;
         let (mixed_by, passed_to) = (leg.mixed_by, leg.passed_to);
-        let samples = received.payload.len() as u32;
+        let frame = ticks / (codec.clock() / CLOCK);
         let mut grew = false;
         if mixed_by != 0 {
             if slots(mixed_by).all(|listener| self.ears[listener][slot].reader.behind(&leg.ring) == 0) {
                 leg.ring.rewind();
             }
-            let mut linear = [0; MAX_FRAME];
-            let mut timestamp = received.timestamp;
-            for piece in packet[received.payload.clone()].chunks(MAX_FRAME) {
-                codec.decode(piece, &mut linear);
-                grew |= leg.ring.write(received.ssrc, timestamp, &linear[..piece.len()]);
-                timestamp = timestamp.wrapping_add(piece.len() as u32);
-            }
+            grew = leg.decode(received, &packet[received.payload.clone()], self.rate);
         }
         for listener in slots(passed_to) {
-            self.pass(slot, listener, received, packet, now, out);
+            self.pass(slot, listener, ticks, received, packet, now, out);
         }
         for listener in slots(mixed_by) {
             if grew && self.pacer(listener, now) == Some(slot) {
-                self.send_paced(slot, listener, samples, now, out);
+                self.send_paced(slot, listener, frame, now, out);
             }
         }
         Verdict::Accepted
@@ -873,6 +1001,7 @@ impl Call {
         &mut self,
         speaker: usize,
         listener: usize,
+        ticks: u32,
         received: &Received,
         packet: &mut [u8],
         now: Instant,
@@ -893,8 +1022,15 @@ impl Call {
             slot: speaker,
             ssrc: received.ssrc,
         };
-        let samples = received.payload.len() as u32;
-        let Some(header) = leg.stream.relay(origin, received, samples, now) else {
+        let frame = ticks / (codec.clock() / CLOCK);
+        leg.pace.sent(frame, now);
+        let permitted = leg.permitted & bit(speaker) != 0;
+        if let (Row::Transcode(_), true, Some((_, transcoder))) = (leg.row, permitted, &mut leg.transcoder) {
+            if transcoder.is(codec, media.codec) {
+                return self.transcode(listener, origin, received, packet, now, out);
+            }
+        }
+        let Some(header) = leg.stream.relay(origin, received, ticks, now) else {
             leg.stats.discarded += 1;
             return;
         };
@@ -902,31 +1038,112 @@ impl Call {
             payload_type: media.payload_type,
             ..header
         };
-        leg.pace.sent(samples, now);
-        let permitted = leg.permitted & bit(speaker) != 0;
-        match leg.row {
-            Row::Relay(_) if permitted && media.codec == codec => {
+        if matches!(leg.row, Row::Relay(_)) && permitted && media.codec == codec {
+            let sent = Sent::Unchanged;
+            let bytes = header.put_before(packet, &received.payload);
+            return leg.send(listener, sent, to, bytes, out);
+        }
+        let mut buffer = [0; HEADER + MAX_PAYLOAD];
+        buffer[..HEADER].copy_from_slice(&header.to_bytes());
+        let room = &mut buffer[HEADER..];
+        let payload = &packet[received.payload.clone()];
+        if matches!(leg.row, Row::Transcode(_)) && permitted && codec.transcode_law(media.codec, payload, room) {
+            let sent = Sent::Transcoded;
+            return leg.send(listener, sent, to, &buffer[..HEADER + payload.len()], out);
+        }
+        let octets = media.codec.silence(frame, room);
+        let sent = Sent::Guarded;
+        leg.send(listener, sent, to, &buffer[..HEADER + octets], out);
+        self.guard(listener, now);
+    }
+
+    /// One speaker's packet in a listener's codec. One for one, loss and reordering of the source stay visible; where lengths do not fit, the
+    /// packets are numbered as they are made.
+    fn transcode(
+        &mut self,
+        listener: usize,
+        origin: Origin,
+        received: &Received,
+        packet: &[u8],
+        now: Instant,
+        out: &mut impl FnMut(Transmit<'_>),
+    ) {
+        let Some(leg) = self.legs[listener].as_mut() else { return };
+        let Some((media, to)) = leg.outlet() else { return };
+        let Some((_, transcoder)) = &mut leg.transcoder else { return };
+        let timestamp = transcoder.timestamp(received.timestamp);
+        let mut is_one_for_one = transcoder.take(&packet[received.payload.clone()]);
+        let mut buffer = [0; HEADER + MAX_PAYLOAD];
+        while let Some((frame, is_all)) = transcoder.ready() {
+            let octets = transcoder.give(&mut buffer[HEADER..]);
+            let ticks = frame * (media.codec.clock() / CLOCK);
+            is_one_for_one &= is_all;
+            let header = if is_one_for_one {
+                let theirs = Received {
+                    timestamp,
+                    payload: HEADER..HEADER + octets,
+                    ..*received
+                };
+                leg.stream.relay(origin, &theirs, ticks, now)
+            } else {
+                Some(leg.stream.own(ticks, octets, now))
+            };
+            let Some(header) = header else {
+                leg.stats.discarded += 1;
+                return;
+            };
+            let header = Header {
+                payload_type: media.payload_type,
+                ..header
+            };
+            buffer[..HEADER].copy_from_slice(&header.to_bytes());
+            let transmit = Transmit {
+                slot: listener,
+                sent: Sent::Transcoded,
+                muxed: false,
+                to,
+                bytes: &buffer[..HEADER + octets],
+            };
+            out(transmit);
+            leg.stats.transcoded += 1;
+            leg.stats.sent += 1;
+        }
+    }
+
+    /// Comfort noise (RFC 3389): passed on to who knows it, and heard in sums.
+    fn hear_noise(
+        &mut self,
+        slot: usize,
+        received: &Received,
+        packet: &mut [u8],
+        now: Instant,
+        out: &mut impl FnMut(Transmit<'_>),
+    ) -> Verdict {
+        let Some(level) = noise_level(&packet[received.payload.clone()]) else {
+            return self.discard(slot);
+        };
+        let Some(leg) = self.legs[slot].as_mut() else {
+            return Verdict::Foreign;
+        };
+        leg.noise = Some(ComfortNoise::new(level));
+        let passed_to = leg.passed_to;
+        let origin = Origin { slot, ssrc: received.ssrc };
+        for listener in slots(passed_to) {
+            let Some(leg) = self.legs[listener].as_mut() else { continue };
+            let Some((media, to)) = leg.outlet() else { continue };
+            let is_relayed = matches!(leg.row, Row::Relay(_)) && leg.permitted & bit(slot) != 0;
+            let Some(payload_type) = media.comfort_noise.filter(|_| is_relayed) else {
+                // Numbers nobody gets are not lost: the next packet goes on without them.
+                leg.stream.cut();
+                continue;
+            };
+            if let Some(header) = leg.stream.relay(origin, received, 0, now) {
                 let sent = Sent::Unchanged;
-                let bytes = header.put_before(packet, &received.payload);
+                let bytes = Header { payload_type, ..header }.put_before(packet, &received.payload);
                 leg.send(listener, sent, to, bytes, out);
-            }
-            Row::Transcode(_) if permitted => {
-                let mut buffer = [0; HEADER + MAX_PAYLOAD];
-                let bytes = &mut buffer[..HEADER + received.payload.len()];
-                bytes[..HEADER].copy_from_slice(&header.to_bytes());
-                codec.transcode(media.codec, &packet[received.payload.clone()], &mut bytes[HEADER..]);
-                let sent = Sent::Transcoded;
-                leg.send(listener, sent, to, bytes, out);
-            }
-            Row::Relay(_) | Row::Transcode(_) | Row::Silent | Row::Mix(_) => {
-                let mut buffer = [media.codec.silence(); HEADER + MAX_PAYLOAD];
-                let bytes = &mut buffer[..HEADER + received.payload.len()];
-                bytes[..HEADER].copy_from_slice(&header.to_bytes());
-                let sent = Sent::Guarded;
-                leg.send(listener, sent, to, bytes, out);
-                self.guard(listener, now);
             }
         }
+        Verdict::Accepted
     }
 
     /// The next step of the digits that are sent in a leg's name.
@@ -987,12 +1204,15 @@ impl Call {
     }
 
     /// A packet of the pacer came: as much is sent, if the listener is not ahead already.
-    fn send_paced(&mut self, pacer: usize, listener: usize, samples: u32, now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
-        let mut left = samples;
+    fn send_paced(&mut self, pacer: usize, listener: usize, ticks: u32, now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
+        let mut left = ticks;
         while left > 0 {
-            let frame = left.min(MAX_FRAME as u32);
-            left -= frame;
             let Some(leg) = self.legs[listener].as_mut() else { return };
+            // What is too short for a frame waits in the ring for the rest.
+            let Some(frame) = leg.outlet().and_then(|(media, _)| media.codec.frame(left)) else {
+                return;
+            };
+            left -= frame;
             match leg.pace.turn(frame, now) {
                 Turn::Send => {
                     leg.pace.sent(frame, now);
@@ -1010,7 +1230,7 @@ impl Call {
     }
 
     /// Mixes and sends one frame, or silence when there is nobody to hear.
-    fn send_frame(&mut self, listener: usize, samples: u32, now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
+    fn send_frame(&mut self, listener: usize, ticks: u32, now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
         let Some(leg) = self.legs[listener].as_ref() else { return };
         let Some((media, to)) = leg.outlet() else { return };
         let speakers = match leg.row {
@@ -1018,45 +1238,62 @@ impl Call {
             Row::Silent | Row::Relay(_) | Row::Transcode(_) => 0,
         };
         let (permitted, beep) = (leg.permitted, leg.beep);
-        let samples = samples.min(MAX_FRAME as u32);
-        let len = samples as usize;
+        let Some(ticks) = media.codec.frame(ticks) else { return };
+        let len = (ticks * (self.rate / CLOCK)) as usize;
         let mut sum = Sum::default();
         let mut linear = [0; MAX_FRAME];
         let linear = &mut linear[..len];
         let mut contributors = 0;
-        for speaker in slots(speakers) {
-            let Some(ring) = self.legs[speaker].as_ref().map(|leg| &leg.ring) else {
-                continue;
-            };
-            let ear = &mut self.ears[listener][speaker];
-            if ear.reader.read(ring, linear) {
+        let mut speaks = false;
+        let before = leg.ducking;
+        let mut ducking = before;
+        // Supervisors first: how soft the others are depends on them.
+        let parties = self.parties & speakers;
+        for (those, are_parties) in [(speakers & !parties, false), (parties, true)] {
+            for speaker in slots(those) {
+                let Some(leg) = self.legs[speaker].as_mut() else { continue };
+                let ear = &mut self.ears[listener][speaker];
+                if !ear.reader.read(&leg.ring, linear) {
+                    let Some(noise) = &mut leg.noise else { continue };
+                    noise.fill(linear);
+                }
                 contributors |= bit(speaker);
-                sum.add(linear, ear.gain);
+                if !are_parties {
+                    speaks |= linear.iter().any(|sample| sample.unsigned_abs() > SPEECH);
+                }
+                if ear.duck == Gain::UNITY.0 {
+                    sum.add(linear, ear.gain);
+                } else {
+                    sum.add_between(linear, before.of(ear.gain, ear.duck), ducking.of(ear.gain, ear.duck));
+                }
+            }
+            if !are_parties {
+                ducking.pass(speaks, ticks);
             }
         }
         if beep > 0 {
-            tone(BEEP - beep, beep, linear);
+            tone(BEEP - beep, beep, self.rate / CLOCK, linear);
             sum.add(linear, Gain::UNITY.0);
         }
-        let mut buffer = [media.codec.silence(); HEADER + MAX_FRAME];
-        let bytes = &mut buffer[..HEADER + len];
-        let sent = if contributors & !permitted != 0 {
-            Sent::Guarded
+        let mut buffer = [0; HEADER + MAX_PAYLOAD];
+        let payload = &mut buffer[HEADER..];
+        let Some(leg) = self.legs[listener].as_mut() else { return };
+        let (sent, octets) = if contributors & !permitted != 0 {
+            (Sent::Guarded, media.codec.silence(ticks, payload))
         } else if contributors == 0 && beep == 0 {
-            Sent::Silent
+            (Sent::Silent, media.codec.silence(ticks, payload))
         } else {
             sum.saturate(linear);
-            media.codec.encode(linear, &mut bytes[HEADER..]);
-            Sent::Mixed
+            (Sent::Mixed, leg.encode(media.codec, linear, self.rate, payload))
         };
-        let Some(leg) = self.legs[listener].as_mut() else { return };
         let header = Header {
             payload_type: media.payload_type,
-            ..leg.stream.own(samples, now)
+            ..leg.stream.own(ticks * (media.codec.clock() / CLOCK), octets, now)
         };
-        bytes[..HEADER].copy_from_slice(&header.to_bytes());
-        leg.send(listener, sent, to, bytes, out);
-        leg.beep = beep.saturating_sub(samples);
+        buffer[..HEADER].copy_from_slice(&header.to_bytes());
+        leg.send(listener, sent, to, &buffer[..HEADER + octets], out);
+        leg.beep = beep.saturating_sub(ticks);
+        leg.ducking = ducking;
         let is_over = beep > 0 && leg.beep == 0;
         if sent == Sent::Guarded {
             self.guard(listener, now);
@@ -1112,6 +1349,11 @@ impl Call {
         out: &mut impl FnMut(Transmit<'_>),
     ) {
         let (speaker, is_ours) = (origin.slot % OURS, origin.slot >= OURS);
+        let theirs = self.legs[speaker]
+            .as_ref()
+            .and_then(|leg| leg.media)
+            .map_or(CLOCK, |media| media.dtmf_clock);
+        let clock = if is_ours { CLOCK } else { theirs };
         let Some(leg) = self.legs[listener].as_mut() else { return };
         let Some((media, to)) = leg.outlet() else { return };
         let Some(payload_type) = media.dtmf_pt else { return };
@@ -1134,8 +1376,19 @@ impl Call {
         };
         let header = Header { payload_type, ..header };
         let sent = Sent::Unchanged;
-        let bytes = header.put_before(packet, &received.payload);
-        leg.send(listener, sent, to, bytes, out);
+        if clock == media.dtmf_clock {
+            let bytes = header.put_before(packet, &received.payload);
+            return leg.send(listener, sent, to, bytes, out);
+        }
+        let Some([event, flags, high, low]) = packet[received.payload.clone()].first_chunk::<4>().copied() else {
+            return;
+        };
+        let ticks = u64::from(u16::from_be_bytes([high, low])) * u64::from(media.dtmf_clock) / u64::from(clock.max(1));
+        let [high, low] = (ticks.min(0xffff) as u16).to_be_bytes();
+        let mut bytes = [0; HEADER + 4];
+        bytes[..HEADER].copy_from_slice(&header.to_bytes());
+        bytes[HEADER..].copy_from_slice(&[event, flags, high, low]);
+        leg.send(listener, sent, to, &bytes, out);
     }
 
     fn discard(&mut self, slot: usize) -> Verdict {
@@ -1178,6 +1431,7 @@ impl Call {
             let supervisor = self.hearing.is_supervisor(listener);
             let mut permitted = 0;
             let mut gains = [0; MAX_LEGS];
+            let mut ducks = [Gain::UNITY.0; MAX_LEGS];
             for (other, fact) in facts.iter().enumerate() {
                 let &Some((speaker, Some(_), muted)) = fact else { continue };
                 if other == slot || (muted && !supervisor) {
@@ -1187,6 +1441,7 @@ impl Call {
                     permitted |= bit(other);
                 }
                 gains[other] = self.hearing.gain(listener, speaker).map_or(0, |gain| gain.0);
+                ducks[other] = self.hearing.ducked(listener, speaker).0;
             }
             let heard = (0..MAX_LEGS)
                 .filter(|&other| gains[other] > 0)
@@ -1222,6 +1477,7 @@ impl Call {
                     ear.reader = Reader::at_end(ring);
                 }
                 ear.gain = gains[other];
+                ear.duck = ducks[other];
             }
             let Some(leg) = self.legs[slot].as_mut() else { continue };
             if row != before && !matches!(before, Row::Mix(_)) {
@@ -1231,32 +1487,87 @@ impl Call {
             leg.permitted = permitted;
             leg.party = self.hearing.role(listener).is_some() && !supervisor;
         }
+        self.prepare(&mixed_by);
         for (slot, leg) in self.legs.iter_mut().enumerate() {
             if let Some(leg) = leg {
+                self.parties = self.parties & !bit(slot) | if leg.party { bit(slot) } else { 0 };
                 leg.mixed_by = mixed_by[slot];
                 leg.passed_to = passed_to[slot];
             }
         }
         self.wake = self.legs.iter().flatten().filter_map(|leg| leg.due(&self.config)).min();
     }
+
+    /// Gives every leg what its row needs and nothing else: this is where memory is taken, never in the way of a packet.
+    fn prepare(&mut self, mixed_by: &[u16; MAX_LEGS]) {
+        let speaks = |slot: usize, leg: &Leg| leg.media.filter(|_| mixed_by[slot] != 0).map(|media| media.codec);
+        let hears = |leg: &Leg| leg.media.filter(|_| matches!(leg.row, Row::Mix(_))).map(|media| media.codec);
+        let all = self.legs.iter().enumerate().filter_map(|(slot, leg)| Some((slot, leg.as_ref()?)));
+        let rates = all
+            .flat_map(|(slot, leg)| [speaks(slot, leg), hears(leg)])
+            .flatten()
+            .map(Codec::sample_rate);
+        let rate = rates.max().unwrap_or(CLOCK);
+        let is_other = std::mem::replace(&mut self.rate, rate) != rate;
+        let codecs: [Option<(MediaLeg, Codec)>; MAX_LEGS] = std::array::from_fn(|slot| {
+            let leg = self.legs.get(slot)?.as_ref()?;
+            Some((leg.name, leg.media?.codec))
+        });
+        for (slot, leg) in self.legs.iter_mut().enumerate() {
+            let Some(leg) = leg else { continue };
+            let (spoken, heard) = (speaks(slot, leg), hears(leg));
+            if is_other || leg.decoder.as_ref().map(|(codec, _)| *codec) != spoken {
+                leg.decoder = spoken.map(|codec| (codec, Decoder::new(codec)));
+                leg.up = Upsampler::default();
+            }
+            match spoken {
+                Some(_) if is_other || !leg.ring.is_open() => leg.ring.open(rate),
+                Some(_) => {}
+                None => leg.ring.close(),
+            }
+            if is_other || leg.encoder.as_ref().map(|(codec, _)| *codec) != heard {
+                leg.encoder = heard.map(|codec| (codec, Encoder::new(codec)));
+                leg.down = Downsampler::default();
+            }
+            let wanted = match (leg.row, leg.media) {
+                (Row::Transcode(other), Some(media)) => codecs[other].map(|(name, from)| (name, from, media.codec)),
+                _ => None,
+            };
+            let wanted = wanted.filter(|(_, from, to)| !from.is_law() || !to.is_law());
+            let is_there = |(name, from, to): (MediaLeg, Codec, Codec)| {
+                let has = |(speaker, transcoder): &(MediaLeg, Box<Transcoder>)| *speaker == name && transcoder.is(from, to);
+                leg.transcoder.as_ref().is_some_and(has)
+            };
+            if !wanted.is_some_and(is_there) {
+                leg.transcoder = wanted.map(|(name, from, to)| (name, Box::new(Transcoder::new(from, to))));
+            }
+        }
+        if is_other {
+            for ears in &mut self.ears {
+                for (ear, speaker) in ears.iter_mut().zip(&self.legs) {
+                    if let Some(speaker) = speaker {
+                        ear.reader = Reader::at_end(&speaker.ring);
+                    }
+                }
+            }
+        }
+    }
 }
 
-/// A piece of a soft 440 Hz tone, from its `begun`th sample on; silence when `left` are over. It swells and fades for 10 ms, without a click.
-fn tone(begun: u32, left: u32, samples: &mut [i16]) {
+/// A piece of a soft 440 Hz tone, from its `begun`th tick on, so many samples a tick; silence when `left` are over. It swells and fades for
+/// 10 ms, without a click.
+fn tone(begun: u32, left: u32, samples_per_tick: u32, samples: &mut [i16]) {
     const FADE: f32 = 80.0;
-    for (n, sample) in (0..left).zip(samples.iter_mut()) {
-        let at = (begun + n) as f32;
-        let swell = (at / FADE).min((left - n) as f32 / FADE).min(1.0);
-        *sample = (2000.0 * swell * (at * 440.0 / 8000.0 * std::f32::consts::TAU).sin()) as i16;
+    let left = (left * samples_per_tick) as usize;
+    for (n, sample) in samples.iter_mut().take(left).enumerate() {
+        let at = begun as f32 + n as f32 / samples_per_tick as f32;
+        let to_go = (left - n) as f32 / samples_per_tick as f32;
+        let swell = (at / FADE).min(to_go / FADE).min(1.0);
+        *sample = (2000.0 * swell * (at * 440.0 / CLOCK as f32 * std::f32::consts::TAU).sin()) as i16;
     }
-    if let Some(rest) = samples.get_mut(left as usize..) {
+    if let Some(rest) = samples.get_mut(left..) {
         rest.fill(0);
     }
-}
-
-/// A leg measures the jitter of what we send it by the clock of what we send.
-fn remote_jitter(remote: Block) -> Duration {
-    rtcp::time_of(remote.jitter, rtp::CLOCK)
 }
 
 fn permille(part: u64, whole: u64) -> u16 {
@@ -1288,7 +1599,7 @@ fn earlier(a: Option<Instant>, b: Instant) -> Option<Instant> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hearing::HearingRole;
+    use super::super::hearing::{HearingRole, HearingRules};
     use super::*;
     use crate::words::{Activity, Timestamp};
     use proptest::prelude::*;
@@ -1312,8 +1623,9 @@ mod tests {
 
     impl Heard {
         fn samples(&self, codec: Codec) -> Vec<i16> {
-            let mut samples = vec![0; self.payload.len()];
-            codec.decode(&self.payload, &mut samples);
+            let mut samples = vec![0; MAX_DECODED];
+            let count = Decoder::new(codec).decode(&self.payload, &mut samples);
+            samples.truncate(count);
             samples
         }
     }
@@ -1359,6 +1671,8 @@ mod tests {
             codec,
             payload_type: codec.payload_type(),
             dtmf_pt: Some(TELEPHONE_EVENT),
+            dtmf_clock: 8000,
+            comfort_noise: None,
             send: true,
             receive: true,
             nat: false,
@@ -1474,11 +1788,24 @@ mod tests {
             self.datagram(index, address(index), packet(index, payload_type, sequence, timestamp, payload))
         }
 
+        /// The phone says a payload of its codec.
+        fn speak(&mut self, index: usize, payload: &[u8]) -> Verdict {
+            let (sequence, timestamp) = self.phones[index];
+            let codec = self.codecs[index];
+            let ticks = codec.ticks(payload).unwrap();
+            self.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(ticks));
+            self.datagram(
+                index,
+                address(index),
+                packet(index, codec.payload_type(), sequence, timestamp, payload),
+            )
+        }
+
         /// The phone says 20 ms of one level.
         fn say(&mut self, index: usize, level: i16) -> Verdict {
             let codec = self.codecs[index];
             let mut payload = [0; 160];
-            codec.encode(&[level; 160], &mut payload);
+            Encoder::new(codec).encode(&[level; 160], &mut payload);
             self.payload(index, codec.payload_type(), &payload)
         }
 
@@ -1592,6 +1919,238 @@ mod tests {
         house.pass(10 * MS);
         let supervisor = house.to(SUPERVISOR).filter(|heard| heard.sent == Sent::Mixed).last();
         assert!(supervisor.is_some());
+    }
+
+    /// A stream of a phone: a tone of its own, coded once and said packet by packet.
+    struct Voice {
+        encoder: Encoder,
+        codec: Codec,
+        hertz: f64,
+        said: usize,
+    }
+
+    impl Voice {
+        fn new(codec: Codec, hertz: f64) -> Self {
+            Self {
+                encoder: Encoder::new(codec),
+                codec,
+                hertz,
+                said: 0,
+            }
+        }
+
+        /// The next 20 ms.
+        fn next(&mut self) -> Vec<u8> {
+            let rate = self.codec.sample_rate() as usize;
+            let sample = |n: usize| (6000.0 * (std::f64::consts::TAU * self.hertz * n as f64 / rate as f64).sin()) as i16;
+            let samples: Vec<i16> = (self.said..self.said + rate / 50).map(sample).collect();
+            self.said += rate / 50;
+            let mut payload = [0; MAX_PAYLOAD];
+            let len = self.encoder.encode(&samples, &mut payload);
+            payload[..len].to_vec()
+        }
+    }
+
+    const TONES: [f64; 3] = [400.0, 700.0, 1100.0];
+
+    /// The level of a tone in what a phone heard, in dB below what was said; the first half second is left out.
+    fn level_of(house: &House, listener: usize, hertz: f64) -> f64 {
+        let codec = house.codecs[listener];
+        let rate = f64::from(codec.sample_rate());
+        let mut decoder = Decoder::new(codec);
+        let mut heard = Vec::new();
+        for packet in house.to(LEGS[listener]) {
+            let mut samples = [0; MAX_DECODED];
+            let count = decoder.decode(&packet.payload, &mut samples);
+            heard.extend_from_slice(&samples[..count]);
+        }
+        let heard = &heard[heard.len() / 4..];
+        let (mut re, mut im) = (0.0, 0.0);
+        for (n, sample) in heard.iter().enumerate() {
+            let phase = std::f64::consts::TAU * hertz * n as f64 / rate;
+            re += f64::from(*sample) * phase.cos();
+            im += f64::from(*sample) * phase.sin();
+        }
+        20.0 * (2.0 * re.hypot(im) / heard.len() as f64 / 6000.0).log10()
+    }
+
+    fn converse(codecs: [Codec; 3], activity: Option<Activity>) -> House {
+        let mut house = House::new(codecs, activity);
+        let mut voices: [Voice; 3] = std::array::from_fn(|index| Voice::new(codecs[index], TONES[index]));
+        for _ in 0..150 {
+            for (index, voice) in voices.iter_mut().enumerate() {
+                let payload = voice.next();
+                assert_eq!(house.speak(index, &payload), Verdict::Accepted);
+            }
+            house.pass(20 * MS);
+        }
+        house
+    }
+
+    #[test]
+    fn whatever_codecs_they_have_each_hears_whom_he_may_and_nobody_else() {
+        use Codec::{G722, L16, Opus, Pcma, Pcmu};
+        let mixtures = [
+            [Pcmu, Pcmu, Opus],
+            [Opus, Opus, Pcmu],
+            [G722, Pcma, Opus],
+            [Pcmu, Opus, G722],
+            [L16, G722, Pcma],
+            [Opus, Opus, Opus],
+            [G722, G722, G722],
+        ];
+        for codecs in mixtures {
+            let house = converse(codecs, Some(Activity::Coach));
+            for (listener, hears) in [(0, [false, true, true]), (1, [true, false, false]), (2, [true, true, false])] {
+                for (speaker, hears) in hears.into_iter().enumerate() {
+                    let level = level_of(&house, listener, TONES[speaker]);
+                    match hears {
+                        true => assert!(level > -6.0, "{codecs:?}: {listener} hears {speaker} at {level} dB"),
+                        // What Opus and G.722 add of their own lies about 40 dB below.
+                        false => assert!(level < -30.0, "{codecs:?}: {listener} hears {speaker} at {level} dB"),
+                    }
+                }
+            }
+            let stats = house.stats(CUSTOMER);
+            assert_eq!((stats.mixed, stats.silent, stats.leak_guards), (0, 0, 0));
+            assert!(stats.sent >= 149);
+            for leg in LEGS {
+                let packets: Vec<_> = house.to(leg).collect();
+                let ticks = house.codecs[house.call.slot(leg).unwrap()].clock() / 50;
+                for two in packets.windows(2).skip(3) {
+                    assert_eq!(two[1].rtp.timestamp.wrapping_sub(two[0].rtp.timestamp), ticks, "{codecs:?} {leg:?}");
+                    assert_eq!(two[1].rtp.sequence.wrapping_sub(two[0].rtp.sequence), 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_customer_with_another_codec_gets_the_same_bytes_whether_or_not_somebody_coaches() {
+        use Codec::{G722, L16, Opus, Pcma, Pcmu};
+        for (agent, customer) in [(Pcmu, Pcma), (G722, Pcmu), (Opus, Pcma), (Pcmu, Opus), (L16, G722), (Opus, G722)] {
+            for supervisor in [Pcmu, Opus] {
+                let sent = |activity| {
+                    let house = converse([agent, customer, supervisor], activity);
+                    let packets = house.to(CUSTOMER).map(|heard| (heard.at, heard.rtp.clone(), heard.payload.clone()));
+                    packets.collect::<Vec<_>>()
+                };
+                let alone = sent(None);
+                assert_eq!(alone.len(), 150, "{agent:?} to {customer:?}");
+                assert!(
+                    alone == sent(Some(Activity::Coach)),
+                    "{agent:?} to {customer:?} under {supervisor:?}"
+                );
+                assert!(alone == sent(Some(Activity::ListenIn)));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_decoded_while_nobody_monitors_and_nothing_ever_of_who_is_relayed_alone() {
+        let house = converse([Codec::Opus, Codec::Opus, Codec::Opus], None);
+        assert!(
+            house
+                .call
+                .legs
+                .iter()
+                .flatten()
+                .all(|leg| leg.decoder.is_none() && leg.encoder.is_none() && !leg.ring.is_open())
+        );
+        let stats = house.stats(AGENT);
+        assert_eq!((stats.sent, stats.unchanged), (150, 150));
+        let house = converse([Codec::Opus, Codec::Opus, Codec::Opus], Some(Activity::Coach));
+        let customer = house.call.leg(CUSTOMER).unwrap();
+        assert!(customer.encoder.is_none() && customer.transcoder.is_none());
+        assert_eq!(house.stats(CUSTOMER).unchanged, house.stats(CUSTOMER).sent);
+    }
+
+    #[test]
+    fn comfort_noise_is_passed_on_to_who_knows_it_and_is_a_soft_noise_for_the_supervisor() {
+        let mut house = House::pcmu(Some(Activity::ListenIn));
+        for (index, leg) in LEGS.into_iter().enumerate() {
+            let knows = LegMedia {
+                comfort_noise: (index != 1).then_some(13),
+                ..media(index, Codec::Pcmu)
+            };
+            house.call.handle_describe(leg, knows, house.time());
+        }
+        let known = LegMedia {
+            comfort_noise: Some(13),
+            ..media(1, Codec::Pcmu)
+        };
+        for round in 0..100 {
+            house.say(0, AGENT_LEVEL);
+            if round < 20 {
+                house.say(1, CUSTOMER_LEVEL);
+            } else if round == 20 {
+                house.call.handle_describe(CUSTOMER, known, house.time());
+                assert_eq!(house.payload(1, 13, &[50]), Verdict::Accepted);
+            }
+            house.pass(20 * MS);
+        }
+        let noise: Vec<_> = house.to(AGENT).filter(|heard| heard.payload.len() == 1).collect();
+        assert_eq!(noise.len(), 1);
+        assert_eq!((noise[0].payload[0], noise[0].rtp.payload_type), (50, 13));
+        let heard = house.last(SUPERVISOR).samples(Codec::Pcmu);
+        let differs = heard.iter().filter(|sample| (**sample - AGENT_LEVEL).abs() > 16).count();
+        assert!(differs > 40, "{heard:?}");
+        assert!(heard.iter().all(|sample| (sample - AGENT_LEVEL).abs() < 300));
+    }
+
+    #[test]
+    fn digits_keep_their_length_between_clocks() {
+        let mut house = House::new([Codec::Opus, Codec::Pcmu, Codec::Pcmu], None);
+        let wide = LegMedia {
+            dtmf_clock: 48_000,
+            ..media(0, Codec::Opus)
+        };
+        house.call.handle_describe(AGENT, wide, house.time());
+        house.payload(0, TELEPHONE_EVENT, &[5, 0x8a, 0x12, 0xc0]);
+        assert_eq!(house.last(CUSTOMER).payload, [5, 0x8a, 0x03, 0x20]);
+        house.payload(1, TELEPHONE_EVENT, &[5, 0x8a, 0x03, 0x20]);
+        assert_eq!(house.last(AGENT).payload, [5, 0x8a, 0x12, 0xc0]);
+    }
+
+    #[test]
+    fn while_the_coach_speaks_the_customer_goes_softer_for_the_agent_and_comes_back_without_a_step() {
+        let mut house = House::pcmu(None);
+        let rules = HearingRules {
+            whisper: Gain::from_db(-6.0),
+            duck: Gain::from_db(-12.0),
+            ..HearingRules::default()
+        };
+        let coach = HearingRole::Supervisor {
+            activity: Activity::Coach,
+            coached: Some(AGENT),
+            agent_side_only: false,
+        };
+        let roles = [(AGENT, HearingRole::Agent), (CUSTOMER, HearingRole::Customer), (SUPERVISOR, coach)];
+        house.call.handle_hear(Hearing::with(&roles, rules), house.time());
+        for round in 0..150 {
+            house.say(0, AGENT_LEVEL);
+            house.say(1, CUSTOMER_LEVEL);
+            house.say(2, if (50..75).contains(&round) { SUPERVISOR_LEVEL } else { 0 });
+            house.pass(20 * MS);
+        }
+        let heard: Vec<i16> = house.to(AGENT).flat_map(|heard| heard.samples(Codec::Pcmu)).collect();
+        let (whisper, softer) = (i32::from(SUPERVISOR_LEVEL) / 2, i32::from(CUSTOMER_LEVEL) / 4);
+        let about = |from: usize, to: usize, level: i32| {
+            let samples = &heard[from * 160..to * 160];
+            assert!(
+                samples.iter().all(|sample| is_about(*sample, level)),
+                "{from} to {to}: {:?}",
+                &samples[..8]
+            );
+        };
+        about(5, 49, i32::from(CUSTOMER_LEVEL));
+        about(53, 74, whisper + softer);
+        about(78, 88, softer);
+        about(110, 145, i32::from(CUSTOMER_LEVEL));
+        let back = &heard[78 * 160..145 * 160];
+        assert!(back.windows(2).all(|two| (two[1] - two[0]).abs() <= 256), "a step on the way back");
+        let customer: Vec<_> = house.to(CUSTOMER).map(|heard| heard.sent).collect();
+        assert!(customer.iter().all(|sent| *sent == Sent::Unchanged));
     }
 
     #[test]
@@ -1907,7 +2466,7 @@ mod tests {
                     house.call.handle_beep(AGENT, house.time());
                 }
                 house.payload(0, 0, &[round; 160]);
-                house.payload(1, 0, &[Codec::Pcmu.silence(); 160]);
+                house.payload(1, 0, &[0xff; 160]);
                 house.pass(20 * MS);
                 let last = house.last(AGENT);
                 let loud = last.samples(Codec::Pcmu).iter().any(|sample| *sample > 1500);
@@ -2354,13 +2913,13 @@ mod tests {
                     house.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(160));
                     house.say(index, LEVELS[index]);
                     let mut payload = [0; 160];
-                    Codec::Pcmu.encode(&[LEVELS[index]; 160], &mut payload);
+                    Encoder::new(Codec::Pcmu).encode(&[LEVELS[index]; 160], &mut payload);
                     house.datagram(index, address(index), packet(index, 0, sequence, timestamp, &payload));
                 }
                 Happening::Restart(index) => house.phones[index] = (house.phones[index].0 ^ 0x5a5a, house.phones[index].1 ^ 0xdead_beef),
                 Happening::Stranger(index) => {
                     let mut payload = [0; 160];
-                    Codec::Pcmu.encode(&[-20_000; 160], &mut payload);
+                    Encoder::new(Codec::Pcmu).encode(&[-20_000; 160], &mut payload);
                     house.datagram(index, address(9), packet(index, 0, 1, 160, &payload));
                 }
                 Happening::Hear(next) => {

@@ -1,20 +1,48 @@
-//! G.711, both laws, both directions, and from one law to the other: tables only.
+//! Codecs: G.711 by tables, G.722, Opus, L16, and comfort noise; and the way from one sample rate to the other.
 
-/// An audio codec; RTP clock 8000 Hz, one byte a sample.
+mod g711;
+mod g722;
+mod noise;
+mod opus;
+mod resample;
+
+pub use noise::{ComfortNoise, level as noise_level};
+pub use resample::{Downsampler, Upsampler};
+
+use super::mix::MAX_FRAME;
+use super::rtp::MAX_PAYLOAD;
+use g711::Law;
+
+/// The most samples that one packet decodes to: 120 ms of Opus at 16 kHz, and what fits a packet of the others.
+pub const MAX_DECODED: usize = 2 * MAX_PAYLOAD;
+
+/// An audio codec, mono.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Codec {
     /// G.711 µ-law, static payload type 0.
     Pcmu,
     /// G.711 A-law, static payload type 8.
     Pcma,
+    /// G.722 at 64 kbit/s, static payload type 9.
+    G722,
+    /// Opus (RFC 7587). Relayed as it is; heard in sums at 16 kHz.
+    Opus,
+    /// Sixteen bits, linear, at 16 kHz (RFC 3551 4.5.11).
+    L16,
 }
 
 impl Codec {
-    /// Its static payload type (RFC 3551).
+    /// All of them, as they are offered unless configured otherwise.
+    pub const ALL: [Codec; 5] = [Codec::Pcmu, Codec::Pcma, Codec::G722, Codec::Opus, Codec::L16];
+
+    /// The payload type in our offers: static where RFC 3551 has one.
     pub fn payload_type(self) -> u8 {
         match self {
             Codec::Pcmu => 0,
             Codec::Pcma => 8,
+            Codec::G722 => 9,
+            Codec::Opus => 111,
+            Codec::L16 => 112,
         }
     }
 
@@ -23,230 +51,309 @@ impl Codec {
         match self {
             Codec::Pcmu => "PCMU",
             Codec::Pcma => "PCMA",
+            Codec::G722 => "G722",
+            Codec::Opus => "opus",
+            Codec::L16 => "L16",
         }
     }
 
-    /// The byte that is silence.
-    pub fn silence(self) -> u8 {
+    /// The codec of that name, in any case.
+    pub fn named(name: &str) -> Option<Codec> {
+        Codec::ALL.into_iter().find(|codec| codec.name().eq_ignore_ascii_case(name))
+    }
+
+    /// Ticks a second of its RTP timestamps. G.722's is 8000, by an old mistake that was kept (RFC 3551 4.5.2).
+    pub fn clock(self) -> u32 {
         match self {
-            Codec::Pcmu => 0xff,
-            Codec::Pcma => 0xd5,
+            Codec::Pcmu | Codec::Pcma | Codec::G722 => 8000,
+            Codec::Opus => 48_000,
+            Codec::L16 => 16_000,
         }
     }
 
-    /// Bytes to 16-bit samples; as many as the shorter slice holds.
-    pub fn decode(self, payload: &[u8], samples: &mut [i16]) {
-        let table = match self {
-            Codec::Pcmu => &ULAW_TO_LINEAR,
-            Codec::Pcma => &ALAW_TO_LINEAR,
-        };
-        for (sample, byte) in samples.iter_mut().zip(payload) {
-            *sample = table[usize::from(*byte)];
-        }
-    }
-
-    /// 16-bit samples to bytes; as many as the shorter slice holds.
-    pub fn encode(self, samples: &[i16], payload: &mut [u8]) {
+    /// Samples a second that a [`Decoder`] gives and an [`Encoder`] takes: 8000 or 16000.
+    pub fn sample_rate(self) -> u32 {
         match self {
-            Codec::Pcmu => {
-                for (byte, sample) in payload.iter_mut().zip(samples) {
-                    *byte = LINEAR_TO_ULAW[usize::from(*sample as u16 >> 2)];
-                }
-            }
-            Codec::Pcma => {
-                for (byte, sample) in payload.iter_mut().zip(samples) {
-                    *byte = LINEAR_TO_ALAW[usize::from(*sample as u16 >> 3)];
-                }
-            }
+            Codec::Pcmu | Codec::Pcma => 8000,
+            Codec::G722 | Codec::Opus | Codec::L16 => 16_000,
         }
     }
 
-    /// Bytes of this codec to bytes of another; as many as the shorter slice holds.
-    pub fn transcode(self, to: Codec, payload: &[u8], transcoded: &mut [u8]) {
-        let table = match (self, to) {
-            (Codec::Pcmu, Codec::Pcma) => &ULAW_TO_ALAW,
-            (Codec::Pcma, Codec::Pcmu) => &ALAW_TO_ULAW,
-            (Codec::Pcmu, Codec::Pcmu) | (Codec::Pcma, Codec::Pcma) => {
-                let len = payload.len().min(transcoded.len());
-                transcoded[..len].copy_from_slice(&payload[..len]);
-                return;
-            }
+    /// Channels in SDP: Opus says two and means at most (RFC 7587 7).
+    pub fn channels(self) -> u32 {
+        match self {
+            Codec::Opus => 2,
+            Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::L16 => 1,
+        }
+    }
+
+    /// How long a payload sounds, in ticks of [`Codec::clock`]; `None`: it is not one of this codec's.
+    pub fn ticks(self, payload: &[u8]) -> Option<u32> {
+        match self {
+            Codec::Pcmu | Codec::Pcma | Codec::G722 => Some(payload.len() as u32),
+            Codec::Opus => opus::ticks(payload),
+            Codec::L16 => (payload.len().is_multiple_of(2)).then_some(payload.len() as u32 / 2),
+        }
+    }
+
+    /// The longest frame at or below so many ticks of 1/8000 s that one packet can be made of; `None`: there is none.
+    pub fn frame(self, ticks: u32) -> Option<u32> {
+        match self {
+            Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::L16 => Some(ticks.min(MAX_FRAME as u32 / 2)).filter(|ticks| *ticks > 0),
+            Codec::Opus => [160, 80].into_iter().find(|frame| *frame <= ticks),
+        }
+    }
+
+    /// Writes so many ticks of 1/8000 s of silence; returns its octets.
+    pub fn silence(self, ticks: u32, payload: &mut [u8]) -> usize {
+        // TOC alone: nothing to decode, for as long as it says (RFC 6716 3.1: SILK, wideband).
+        let (octet, len) = match self {
+            Codec::Pcmu => (0xff, ticks as usize),
+            Codec::Pcma => (0xd5, ticks as usize),
+            Codec::G722 => (0xfc, ticks as usize),
+            Codec::Opus => (if ticks < 160 { 8 << 3 } else { 9 << 3 }, 1),
+            Codec::L16 => (0, ticks as usize * 4),
         };
-        for (byte, from) in transcoded.iter_mut().zip(payload) {
-            *byte = table[usize::from(*from)];
+        let len = len.min(payload.len());
+        payload[..len].fill(octet);
+        len
+    }
+
+    /// It is G.711, of either law.
+    pub fn is_law(self) -> bool {
+        self.law().is_some()
+    }
+
+    fn law(self) -> Option<Law> {
+        match self {
+            Codec::Pcmu => Some(Law::Mu),
+            Codec::Pcma => Some(Law::A),
+            Codec::G722 | Codec::Opus | Codec::L16 => None,
+        }
+    }
+
+    /// From one law of G.711 to the other, octet by octet; false when that is not what is asked.
+    pub fn transcode_law(self, to: Codec, payload: &[u8], transcoded: &mut [u8]) -> bool {
+        match (self.law(), to.law()) {
+            (Some(from), Some(to)) if from != to => {
+                from.transcode(payload, transcoded);
+                true
+            }
+            _ => false,
         }
     }
 }
 
-static ULAW_TO_LINEAR: [i16; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = ulaw_to_linear(byte as u8);
-        byte += 1;
-    }
-    table
-};
+/// Payloads of one speaker to samples. What has a state has it on the heap.
+#[derive(Debug)]
+pub struct Decoder(Decoding);
 
-static ALAW_TO_LINEAR: [i16; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = alaw_to_linear(byte as u8);
-        byte += 1;
-    }
-    table
-};
-
-/// By the upper 14 bits of the sample.
-static LINEAR_TO_ULAW: [u8; 1 << 14] = {
-    let mut table = [0; 1 << 14];
-    let mut upper = 0;
-    while upper < 1 << 14 {
-        table[upper] = linear_to_ulaw(((upper << 2) as u16 as i16) >> 2);
-        upper += 1;
-    }
-    table
-};
-
-/// By the upper 13 bits of the sample.
-static LINEAR_TO_ALAW: [u8; 1 << 13] = {
-    let mut table = [0; 1 << 13];
-    let mut upper = 0;
-    while upper < 1 << 13 {
-        table[upper] = linear_to_alaw(((upper << 3) as u16 as i16) >> 3);
-        upper += 1;
-    }
-    table
-};
-
-static ULAW_TO_ALAW: [u8; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = linear_to_alaw(ulaw_to_linear(byte as u8) >> 3);
-        byte += 1;
-    }
-    table
-};
-
-static ALAW_TO_ULAW: [u8; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = linear_to_ulaw(alaw_to_linear(byte as u8) >> 2);
-        byte += 1;
-    }
-    table
-};
-
-/// ITU-T G.711 table 2.
-const fn ulaw_to_linear(byte: u8) -> i16 {
-    let byte = !byte;
-    let magnitude = ((((byte & 0x0f) as i16) << 3) + 0x84) << ((byte & 0x70) >> 4);
-    if byte & 0x80 != 0 { 0x84 - magnitude } else { magnitude - 0x84 }
+#[derive(Debug)]
+enum Decoding {
+    Law(Law),
+    G722(Box<g722::Decoder>),
+    Opus(Option<Box<opus::Decoder>>),
+    L16,
 }
 
-/// ITU-T G.711 table 1.
-const fn alaw_to_linear(byte: u8) -> i16 {
-    let byte = byte ^ 0x55;
-    let step = ((byte & 0x0f) as i16) << 4;
-    let magnitude = match (byte & 0x70) >> 4 {
-        0 => step + 8,
-        segment => (step + 0x108) << (segment - 1),
-    };
-    if byte & 0x80 != 0 { magnitude } else { -magnitude }
+impl Decoder {
+    /// A decoder for a stream that begins.
+    pub fn new(codec: Codec) -> Self {
+        Self(match codec {
+            Codec::Pcmu => Decoding::Law(Law::Mu),
+            Codec::Pcma => Decoding::Law(Law::A),
+            Codec::G722 => Decoding::G722(Box::new(g722::Decoder::new())),
+            Codec::Opus => Decoding::Opus(opus::Decoder::new().map(Box::new)),
+            Codec::L16 => Decoding::L16,
+        })
+    }
+
+    /// A payload's samples at [`Codec::sample_rate`], as many as `samples` has room for ([`MAX_DECODED`] is enough). Returns how many; 0
+    /// for what cannot be decoded.
+    pub fn decode(&mut self, payload: &[u8], samples: &mut [i16]) -> usize {
+        match &mut self.0 {
+            Decoding::Law(law) => {
+                law.decode(payload, samples);
+                payload.len().min(samples.len())
+            }
+            Decoding::G722(decoder) => {
+                decoder.decode(payload, samples);
+                (2 * payload.len()).min(samples.len() & !1)
+            }
+            Decoding::Opus(decoder) => decoder.as_mut().map_or(0, |decoder| decoder.decode(payload, samples)),
+            Decoding::L16 => {
+                let octets = payload.chunks_exact(2).filter_map(<[u8]>::first_chunk::<2>);
+                let pairs = samples.iter_mut().zip(octets);
+                pairs.map(|(sample, octets)| *sample = i16::from_be_bytes(*octets)).count()
+            }
+        }
+    }
+
+    /// What stands in for a lost packet, by the codec itself; false if it leaves that to the jitter buffer.
+    pub fn conceal(&mut self, samples: &mut [i16]) -> bool {
+        match &mut self.0 {
+            Decoding::Opus(Some(decoder)) => {
+                decoder.conceal(samples);
+                true
+            }
+            Decoding::Opus(None) | Decoding::Law(_) | Decoding::G722(_) | Decoding::L16 => false,
+        }
+    }
 }
 
-/// A 14-bit sample.
-const fn linear_to_ulaw(sample: i16) -> u8 {
-    let (magnitude, mask) = if sample < 0 { (-sample, 0x7f) } else { (sample, 0xff) };
-    let magnitude = if magnitude > 8158 { 8158 } else { magnitude } + 33;
-    let mut segment = 0;
-    while segment < 7 && magnitude > (0x40 << segment) - 1 {
-        segment += 1;
-    }
-    (((segment << 4) | ((magnitude >> (segment + 1)) & 0x0f)) as u8) ^ mask
+/// Samples to one listener's payloads. What has a state has it on the heap.
+#[derive(Debug)]
+pub struct Encoder(Encoding);
+
+#[derive(Debug)]
+enum Encoding {
+    Law(Law),
+    G722(Box<g722::Encoder>),
+    Opus(Option<Box<opus::Encoder>>),
+    L16,
 }
 
-/// A 13-bit sample.
-const fn linear_to_alaw(sample: i16) -> u8 {
-    let (magnitude, mask) = if sample < 0 { (-sample - 1, 0x55) } else { (sample, 0xd5) };
-    let mut segment = 0;
-    while segment < 7 && magnitude > (0x20 << segment) - 1 {
-        segment += 1;
+impl Encoder {
+    /// An encoder for a stream that begins.
+    pub fn new(codec: Codec) -> Self {
+        Self(match codec {
+            Codec::Pcmu => Encoding::Law(Law::Mu),
+            Codec::Pcma => Encoding::Law(Law::A),
+            Codec::G722 => Encoding::G722(Box::new(g722::Encoder::new())),
+            Codec::Opus => Encoding::Opus(opus::Encoder::new().map(Box::new)),
+            Codec::L16 => Encoding::L16,
+        })
     }
-    let shift = if segment < 2 { 1 } else { segment };
-    (((segment << 4) | ((magnitude >> shift) & 0x0f)) as u8) ^ mask
+
+    /// One frame of samples at [`Codec::sample_rate`], of a length that [`Codec::frame`] allows. Returns its octets; 0 if it cannot be coded.
+    pub fn encode(&mut self, samples: &[i16], payload: &mut [u8]) -> usize {
+        match &mut self.0 {
+            Encoding::Law(law) => {
+                law.encode(samples, payload);
+                samples.len().min(payload.len())
+            }
+            Encoding::G722(encoder) => {
+                encoder.encode(samples, payload);
+                (samples.len() / 2).min(payload.len())
+            }
+            Encoding::Opus(encoder) => encoder.as_mut().map_or(0, |encoder| encoder.encode(samples, payload)),
+            Encoding::L16 => {
+                let octets = payload.chunks_exact_mut(2).zip(samples);
+                2 * octets.map(|(octets, sample)| octets.copy_from_slice(&sample.to_be_bytes())).count()
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    #[test]
-    fn known_values_are_those_of_g711() {
-        let mut samples = [0; 4];
-        Codec::Pcmu.decode(&[0x00, 0x80, 0xff, 0x7f], &mut samples);
-        assert_eq!(samples, [-32124, 32124, 0, 0]);
-        Codec::Pcma.decode(&[0x55, 0xd5, 0x2a, 0xaa], &mut samples);
-        assert_eq!(samples, [-8, 8, -32256, 32256]);
+    fn tone(rate: u32, len: usize) -> Vec<i16> {
+        let sample = |n: usize| (8000.0 * (std::f64::consts::TAU * 440.0 * n as f64 / f64::from(rate)).sin()) as i16;
+        (0..len).map(sample).collect()
+    }
+
+    fn power(samples: &[i16]) -> f64 {
+        samples.iter().map(|sample| f64::from(*sample).powi(2)).sum::<f64>() / samples.len() as f64
     }
 
     #[test]
-    fn every_byte_survives_decoding_and_encoding() {
-        for codec in [Codec::Pcmu, Codec::Pcma] {
-            for byte in 0..=255 {
-                let mut sample = [0];
-                codec.decode(&[byte], &mut sample);
-                let mut again = [0];
-                codec.encode(&sample, &mut again);
-                // µ-law has two zeros.
-                let expected = if codec == Codec::Pcmu && byte == 0x7f { 0xff } else { byte };
-                assert_eq!(again[0], expected, "{codec:?} {byte:#x}");
+    fn a_tone_comes_through_every_codec_as_loud_as_it_was() {
+        for codec in Codec::ALL {
+            let rate = codec.sample_rate();
+            let (mut encoder, mut decoder) = (Encoder::new(codec), Decoder::new(codec));
+            let said = tone(rate, rate as usize);
+            let mut heard = Vec::new();
+            for frame in said.chunks_exact(rate as usize / 50) {
+                let mut payload = [0; MAX_PAYLOAD];
+                let len = encoder.encode(frame, &mut payload);
+                assert_eq!(codec.ticks(&payload[..len]), Some(codec.clock() / 50), "{codec:?}");
+                let mut samples = [0; MAX_DECODED];
+                let count = decoder.decode(&payload[..len], &mut samples);
+                assert_eq!(count, frame.len(), "{codec:?}");
+                heard.extend(&samples[..count]);
             }
+            let change = 10.0 * (power(&heard[4000..]) / power(&said[4000..])).log10();
+            assert!(change.abs() < 1.0, "{codec:?}: {change} dB");
         }
     }
 
     #[test]
-    fn every_sample_comes_back_within_its_quantising_step() {
-        for codec in [Codec::Pcmu, Codec::Pcma] {
-            for sample in i16::MIN..=i16::MAX {
-                let mut byte = [0];
-                codec.encode(&[sample], &mut byte);
-                let mut again = [0];
-                codec.decode(&byte, &mut again);
-                let error = (i32::from(sample) - i32::from(again[0])).abs();
-                assert!(error <= 16 + i32::from(sample).abs() / 16, "{codec:?} {sample} {}", again[0]);
-            }
-        }
-    }
-
-    #[test]
-    fn transcoding_is_decoding_and_encoding() {
-        for (from, to) in [(Codec::Pcmu, Codec::Pcma), (Codec::Pcma, Codec::Pcmu), (Codec::Pcmu, Codec::Pcmu)] {
-            for byte in 0..=255 {
-                let mut direct = [0];
-                from.transcode(to, &[byte], &mut direct);
-                let mut sample = [0];
-                from.decode(&[byte], &mut sample);
-                let mut expected = [0];
-                to.encode(&sample, &mut expected);
-                if from != to {
-                    assert_eq!(direct, expected);
-                } else {
-                    assert_eq!(direct, [byte]);
+    fn silence_is_silent_and_as_long_as_it_says() {
+        for codec in Codec::ALL {
+            let mut decoder = Decoder::new(codec);
+            let mut payload = [0; MAX_PAYLOAD];
+            for ticks in [80, 160] {
+                for _ in 0..5 {
+                    let len = codec.silence(ticks, &mut payload);
+                    assert_eq!(codec.ticks(&payload[..len]), Some(ticks * (codec.clock() / 8000)), "{codec:?}");
+                    let mut samples = [1; MAX_DECODED];
+                    let count = decoder.decode(&payload[..len], &mut samples);
+                    assert_eq!(count as u32, ticks * codec.sample_rate() / 8000);
+                    assert!(samples[..count].iter().all(|sample| sample.abs() <= 8), "{codec:?}");
                 }
             }
         }
     }
 
     #[test]
-    fn silence_is_silent() {
-        for codec in [Codec::Pcmu, Codec::Pcma] {
-            let mut sample = [1];
-            codec.decode(&[codec.silence()], &mut sample);
-            assert!(sample[0].abs() <= 8);
+    fn opus_packets_say_how_long_they_are() {
+        assert_eq!(opus::ticks(&[]), None);
+        assert_eq!(opus::ticks(&[9 << 3]), Some(960));
+        assert_eq!(opus::ticks(&[31 << 3 | 1, 0]), Some(1920));
+        assert_eq!(opus::ticks(&[3 << 3 | 3, 2]), Some(5760));
+        assert_eq!(opus::ticks(&[3 << 3 | 3, 3]), None, "over 120 ms");
+        assert_eq!(opus::ticks(&[3 << 3 | 3, 0]), None, "no frames");
+        assert_eq!(opus::ticks(&[3 << 3 | 3]), None);
+    }
+
+    #[test]
+    fn a_lost_packet_of_opus_is_concealed_by_opus() {
+        let (mut encoder, mut decoder) = (Encoder::new(Codec::Opus), Decoder::new(Codec::Opus));
+        let mut samples = [0; MAX_DECODED];
+        for frame in tone(16_000, 16_000).chunks_exact(320) {
+            let mut packet = [0; MAX_PAYLOAD];
+            let len = encoder.encode(frame, &mut packet);
+            decoder.decode(&packet[..len], &mut samples);
+        }
+        let before = power(&samples[..320]);
+        assert!(decoder.conceal(&mut samples[..320]));
+        assert!(power(&samples[..320]) > before / 20.0);
+        assert!(!Decoder::new(Codec::Pcmu).conceal(&mut samples));
+    }
+
+    #[test]
+    fn a_frame_is_one_that_the_codec_has() {
+        assert_eq!(Codec::Pcmu.frame(480), Some(240));
+        assert_eq!(Codec::Pcmu.frame(200), Some(200));
+        assert_eq!(Codec::Opus.frame(480), Some(160));
+        assert_eq!(Codec::Opus.frame(100), Some(80));
+        assert_eq!(Codec::Opus.frame(40), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_payload_panics_and_none_gives_more_than_there_is_room_for(
+            payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..MAX_PAYLOAD), 1..6), room in 0usize..MAX_DECODED
+        ) {
+            for codec in Codec::ALL {
+                let mut decoder = Decoder::new(codec);
+                for payload in &payloads {
+                    let mut samples = vec![0; room];
+                    prop_assert!(decoder.decode(payload, &mut samples) <= room);
+                    decoder.conceal(&mut samples);
+                }
+            }
+        }
+
+        #[test]
+        fn no_frame_panics(samples in proptest::collection::vec(any::<i16>(), 0..1000), room in 0usize..MAX_PAYLOAD) {
+            for codec in Codec::ALL {
+                let mut payload = vec![0; room];
+                prop_assert!(Encoder::new(codec).encode(&samples, &mut payload) <= room);
+            }
         }
     }
 }

@@ -9,6 +9,12 @@ pub struct Gain(pub u16);
 impl Gain {
     /// As it comes. One speaker at unity is relayed, not mixed.
     pub const UNITY: Gain = Gain(256);
+
+    /// From decibels, at most ±40.
+    pub fn from_db(db: f32) -> Gain {
+        let factor = 10_f32.powf(db.clamp(-40.0, 40.0) / 20.0);
+        Gain((factor * f32::from(Gain::UNITY.0)).round() as u16)
+    }
 }
 
 /// What a leg is, as far as hearing goes.
@@ -31,10 +37,24 @@ pub enum HearingRole {
 }
 
 /// Rules that hold for every call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HearingRules {
     /// Several supervisors of a call hear each other.
     pub supervisors_hear_each_other: bool,
+    /// How loud a supervisor is for the parties who hear him.
+    pub whisper: Gain,
+    /// How loud a customer is for an agent while a supervisor speaks to that agent.
+    pub duck: Gain,
+}
+
+impl Default for HearingRules {
+    fn default() -> Self {
+        Self {
+            supervisors_hear_each_other: false,
+            whisper: Gain::UNITY,
+            duck: Gain::UNITY,
+        }
+    }
 }
 
 /// Who hears whom: `hears[listener][speaker]`, empty by default. A cell is set, or it is silence.
@@ -103,6 +123,14 @@ impl Hearing {
         self.hears.get(&(listener, speaker)).copied().filter(|gain| gain.0 > 0)
     }
 
+    /// What the speaker's loudness for the listener is times while a supervisor speaks to the listener.
+    pub fn ducked(&self, listener: MediaLeg, speaker: MediaLeg) -> Gain {
+        match (self.role(listener), self.role(speaker)) {
+            (Some(HearingRole::Agent), Some(HearingRole::Customer)) => self.rules.duck,
+            _ => Gain::UNITY,
+        }
+    }
+
     /// What the leg is.
     pub fn role(&self, leg: MediaLeg) -> Option<HearingRole> {
         self.roles.get(&leg).copied()
@@ -167,7 +195,9 @@ impl Hearing {
         for &listener in &legs {
             for &speaker in &legs {
                 if self.permits(listener, speaker) {
-                    self.hears.insert((listener, speaker), Gain::UNITY);
+                    let whispers = self.is_supervisor(speaker) && !self.is_supervisor(listener);
+                    let gain = if whispers { self.rules.whisper } else { Gain::UNITY };
+                    self.hears.insert((listener, speaker), gain);
                 }
             }
         }
@@ -271,9 +301,34 @@ mod tests {
         assert_eq!(who_hears_whom(&Hearing::of(&roles)), [(1, 4), (3, 1), (4, 1)]);
         let rules = HearingRules {
             supervisors_hear_each_other: true,
+            ..HearingRules::default()
         };
         let together = Hearing::with(&roles, rules);
         assert_eq!(who_hears_whom(&together), [(1, 4), (3, 1), (3, 4), (4, 1), (4, 3)]);
+    }
+
+    #[test]
+    fn a_whisper_has_its_own_loudness_and_only_a_customer_goes_softer_for_an_agent() {
+        let rules = HearingRules {
+            whisper: Gain::from_db(6.0),
+            duck: Gain::from_db(-12.0),
+            ..HearingRules::default()
+        };
+        let hearing = Hearing::with(
+            &[
+                (AGENT, HearingRole::Agent),
+                (CUSTOMER, HearingRole::Customer),
+                (SUPERVISOR, supervisor(Activity::Coach, Some(AGENT), false)),
+            ],
+            rules,
+        );
+        assert_eq!(hearing.gain(AGENT, SUPERVISOR), Some(Gain(511)));
+        assert_eq!(hearing.gain(AGENT, CUSTOMER), Some(Gain::UNITY));
+        assert_eq!(hearing.gain(SUPERVISOR, AGENT), Some(Gain::UNITY));
+        assert_eq!(hearing.ducked(AGENT, CUSTOMER), Gain(64));
+        for (listener, speaker) in [(CUSTOMER, AGENT), (SUPERVISOR, CUSTOMER), (AGENT, SUPERVISOR)] {
+            assert_eq!(hearing.ducked(listener, speaker), Gain::UNITY);
+        }
     }
 
     #[test]

@@ -10,26 +10,29 @@
 //! together, the reader is behind by so much; what it is behind *at least* during half a second serves no purpose, and is
 //! drained by skipping silence and by playing up to an eighth faster. Nothing said is ever thrown away, short of a whole ring.
 
-/// Samples a ring holds: 1.024 s.
+/// Samples a ring holds: a second at 8 kHz, half of one at 16 kHz.
 pub const CAPACITY: usize = 8192;
-/// A gap in timestamps up to this becomes silence that a late packet can still fill: 60 ms.
-const MAX_HOLE: i32 = 480;
-/// A packet so late is a restart of the source: 200 ms.
-const MAX_LATE: i32 = 1600;
+/// A gap in timestamps up to this becomes silence that a late packet can still fill, in ms.
+const MAX_HOLE: u32 = 60;
+/// A packet so late is a restart of the source, in ms.
+const MAX_LATE: u32 = 200;
 /// Reads over which the smallest delay is taken: half a second of 20 ms frames.
 const WINDOW: u16 = 25;
-/// A standing delay below this is left alone: 1 ms.
-const TOLERATED: u32 = 8;
-/// From this on, 100 ms, frames are played an eighth faster instead of a sixteenth.
-const MUCH: u32 = 800;
-/// Blocks of silence are skipped whole: 10 ms, every sample below −54 dBFS.
-const BLOCK: usize = 80;
+/// A standing delay below this is left alone, in ms.
+const TOLERATED: u32 = 1;
+/// From this on, in ms, frames are played an eighth faster instead of a sixteenth.
+const MUCH: u32 = 100;
+/// Blocks of silence are skipped whole, of so many ms, every sample below −54 dBFS.
+const BLOCK: u32 = 10;
 const QUIET: i16 = 64;
 
 /// What one speaker said, in the order of his timestamps.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Ring {
+    /// Empty while it is closed.
     samples: Box<[i16]>,
+    /// Samples a millisecond.
+    rate: u32,
     /// The position at the front of `samples`.
     base: u64,
     end: u64,
@@ -37,27 +40,47 @@ pub struct Ring {
     hole: (u64, u64),
 }
 
-impl Default for Ring {
-    fn default() -> Self {
-        Self {
+impl Ring {
+    /// Begins to take what is said, at so many samples a second; the only place that takes memory.
+    pub fn open(&mut self, rate: u32) {
+        *self = Self {
             samples: vec![0; CAPACITY].into_boxed_slice(),
-            base: 0,
-            end: 0,
+            rate: rate / 1000,
+            // Readers know positions of before.
+            base: self.end,
+            end: self.end,
             source: None,
             hole: (0, 0),
-        }
+        };
     }
-}
 
-impl Ring {
+    /// Takes nothing any more, and gives its memory back.
+    pub fn close(&mut self) {
+        self.samples = Box::default();
+        self.base = self.end;
+    }
+
+    /// Whether it takes what is said.
+    pub fn is_open(&self) -> bool {
+        !self.samples.is_empty()
+    }
+
+    fn ms(&self, millis: u32) -> u32 {
+        millis * self.rate
+    }
+
     /// Takes the samples of a packet. Returns whether the end moved: not for a packet that came too late.
     pub fn write(&mut self, ssrc: u32, timestamp: u32, samples: &[i16]) -> bool {
+        if !self.is_open() {
+            return false;
+        }
+        let (max_late, max_hole) = (self.ms(MAX_LATE) as i32, self.ms(MAX_HOLE) as i32);
         let ahead = match self.source {
             Some((source, next)) if source == ssrc => Some(timestamp.wrapping_sub(next) as i32),
             Some(_) | None => None,
         };
         match ahead {
-            Some(late) if (-MAX_LATE..0).contains(&late) => {
+            Some(late) if (-max_late..0).contains(&late) => {
                 let behind = late.unsigned_abs() as usize;
                 let (old, new) = samples.split_at(behind.min(samples.len()));
                 if let Some(at) = self.end.checked_sub(behind as u64) {
@@ -68,7 +91,7 @@ impl Ring {
                 }
                 self.append(new);
             }
-            Some(hole) if (1..=MAX_HOLE).contains(&hole) => {
+            Some(hole) if (1..=max_hole).contains(&hole) => {
                 let from = self.end;
                 for _ in 0..hole {
                     self.append(&[0]);
@@ -98,7 +121,7 @@ impl Ring {
     }
 
     fn put(&mut self, at: u64, samples: &[i16]) {
-        if at < self.base {
+        if at < self.base || samples.len() > self.samples.len() {
             return;
         }
         let at = self.place(at);
@@ -109,12 +132,15 @@ impl Ring {
     }
 
     fn at(&self, position: u64) -> i16 {
-        self.samples[self.place(position)]
+        self.samples.get(self.place(position)).copied().unwrap_or(0)
     }
 
     fn copy(&self, from: u64, samples: &mut [i16]) {
         let at = self.place(from);
         let len = samples.len();
+        if len > self.samples.len() {
+            return samples.fill(0);
+        }
         let first = len.min(CAPACITY - at);
         samples[..first].copy_from_slice(&self.samples[at..at + first]);
         samples[first..].copy_from_slice(&self.samples[..len - first]);
@@ -166,10 +192,10 @@ impl Reader {
         if there == 0 {
             frame.fill(0);
             self.starved = self.starved.saturating_add(wanted as u64);
-            self.note(0);
+            self.note(ring, 0);
             return false;
         }
-        let take = self.share(there, wanted);
+        let take = self.share(ring, there, wanted);
         if take == wanted {
             ring.copy(self.position, frame);
         } else if take > wanted || take + wanted / 16 >= wanted {
@@ -181,7 +207,7 @@ impl Reader {
         self.position += take as u64;
         self.surplus = self.surplus.saturating_sub(take.saturating_sub(wanted) as u32);
         self.starved = wanted.saturating_sub(take) as u64;
-        self.note(self.behind(ring));
+        self.note(ring, self.behind(ring));
         true
     }
 
@@ -196,7 +222,7 @@ impl Reader {
             self.position += len.min(self.starved);
         }
         for _ in 0..4 {
-            let skip = self.surplus.min(BLOCK as u32) as usize;
+            let skip = self.surplus.min(ring.ms(BLOCK)) as usize;
             if skip == 0 || !ring.is_quiet(self.position, skip) {
                 return;
             }
@@ -206,10 +232,10 @@ impl Reader {
     }
 
     /// How many samples go into the frame.
-    fn share(&self, there: usize, wanted: usize) -> usize {
+    fn share(&self, ring: &Ring, there: usize, wanted: usize) -> usize {
         let faster = match self.surplus {
             0 => 0,
-            surplus if surplus > MUCH => wanted / 8,
+            surplus if surplus > ring.ms(MUCH) => wanted / 8,
             _ => wanted / 16,
         };
         there.min(wanted + faster.min(self.surplus as usize))
@@ -227,11 +253,11 @@ impl Reader {
         }
     }
 
-    fn note(&mut self, left: u32) {
+    fn note(&mut self, ring: &Ring, left: u32) {
         self.low = self.low.min(left);
         self.reads += 1;
         if self.reads >= WINDOW {
-            self.surplus = if self.low > TOLERATED { self.low } else { 0 };
+            self.surplus = if self.low > ring.ms(TOLERATED) { self.low } else { 0 };
             self.low = u32::MAX;
             self.reads = 0;
         }
@@ -243,6 +269,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn ring() -> Ring {
+        let mut ring = Ring::default();
+        ring.open(8000);
+        ring
+    }
+
     /// A speaker who counts: sample `n` is `n % 20000 + 1000`, never quiet.
     struct Counter {
         ring: Ring,
@@ -251,10 +283,7 @@ mod tests {
 
     impl Counter {
         fn new() -> Self {
-            Self {
-                ring: Ring::default(),
-                said: 0,
-            }
+            Self { ring: ring(), said: 0 }
         }
 
         fn packet(&mut self, len: u32) {
@@ -323,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_hiccup_followed_by_silence_is_drained_at_once() {
-        let mut ring = Ring::default();
+        let mut ring = ring();
         let mut reader = Reader::at_end(&ring);
         let mut frame = [0; 160];
         let mut timestamp = 0;
@@ -385,7 +414,7 @@ mod tests {
 
     #[test]
     fn a_lost_packet_is_silence_once_and_adds_no_delay() {
-        let mut ring = Ring::default();
+        let mut ring = ring();
         let mut reader = Reader::at_end(&ring);
         let mut frame = [0; 160];
         ring.write(1, 0, &[1000; 160]);
@@ -399,7 +428,7 @@ mod tests {
 
     #[test]
     fn a_late_packet_fills_its_place_while_it_is_still_to_be_heard() {
-        let mut ring = Ring::default();
+        let mut ring = ring();
         let mut reader = Reader::at_end(&ring);
         let mut frame = [0; 480];
         ring.write(1, 0, &[1000; 160]);
@@ -415,7 +444,7 @@ mod tests {
         fn nothing_panics_and_nothing_is_heard_that_was_not_written(
             packets in proptest::collection::vec((0u32..3, any::<u32>(), 0usize..1488, any::<bool>()), 1..200)
         ) {
-            let mut ring = Ring::default();
+            let mut ring = ring();
             let mut reader = Reader::at_end(&ring);
             let mut frame = [0; 160];
             let mut timestamp = 0u32;

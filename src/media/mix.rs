@@ -1,7 +1,7 @@
 //! Sums.
 
-/// The longest frame mixed at once: 30 ms.
-pub const MAX_FRAME: usize = 240;
+/// The longest frame mixed at once: 30 ms at 16 kHz.
+pub const MAX_FRAME: usize = 480;
 
 /// A sum of speakers, kept wide until the end: nothing is clipped before everything is in, and nothing is ever subtracted.
 #[derive(Clone, Debug)]
@@ -27,6 +27,16 @@ impl Sum {
                     *sum += i32::from(*sample) * i32::from(gain) / 256;
                 }
             }
+        }
+    }
+
+    /// Adds a speaker's samples at a gain that goes evenly from one to another, in 1/256: no step, no click.
+    pub fn add_between(&mut self, samples: &[i16], from: u16, to: u16) {
+        let (from, step) = (i32::from(from), i32::from(to) - i32::from(from));
+        let len = samples.len().max(1) as i32;
+        for (n, (sum, sample)) in self.0.iter_mut().zip(samples).enumerate() {
+            let gain = from + step * (n as i32 + 1) / len;
+            *sum += i32::from(*sample) * gain / 256;
         }
     }
 

@@ -40,7 +40,7 @@ impl Equipment {
     /// That of a codec.
     pub fn of(codec: Codec) -> Equipment {
         match codec {
-            Codec::Pcmu | Codec::Pcma => Equipment::CONCEALED_G711,
+            Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::Opus | Codec::L16 => Equipment::CONCEALED_G711,
         }
     }
 

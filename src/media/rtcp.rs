@@ -96,8 +96,9 @@ const MAX_MISORDER: i16 = 100;
 const LOST: RangeInclusive<i64> = -0x80_0000..=0x7f_ffff;
 
 impl Reception {
-    /// Notes a valid packet; `clock` is the timestamp units a second of its payload type.
-    pub fn note(&mut self, packet: &Received, clock: u32, now: Instant) {
+    /// Notes a valid packet; `clock` is the timestamp units a second of its payload type. `None`: its timestamp tells nothing of when it was
+    /// sent, as that of an event (RFC 4733 2.2), which all its packets share.
+    pub fn note(&mut self, packet: &Received, clock: Option<u32>, now: Instant) {
         if self.source != Some(packet.ssrc) {
             self.begin(packet);
         } else if self.paused {
@@ -115,7 +116,9 @@ impl Reception {
             }
         }
         self.received += 1;
-        self.note_transit(packet.timestamp, clock, now);
+        if let Some(clock) = clock {
+            self.note_transit(packet.timestamp, clock, now);
+        }
     }
 
     fn begin(&mut self, packet: &Received) {
@@ -491,7 +494,7 @@ mod tests {
 
         fn receive(&mut self, sequences: impl IntoIterator<Item = u16>, now: Now) {
             for sequence in sequences {
-                self.reception.note(&packet(sequence), CLOCK, now.mono);
+                self.reception.note(&packet(sequence), Some(CLOCK), now.mono);
             }
         }
 
@@ -527,7 +530,7 @@ mod tests {
         let now = start();
         let mut side = Side::new();
         for n in 0..3 {
-            side.stream.own(160, now.mono + 20 * MS * n);
+            side.stream.own(160, 160, now.mono + 20 * MS * n);
         }
         // Two cycles after the first: 65530, 65531, then 65535, 0 and 1 of the next.
         side.receive([65_530, 65_531, 65_535, 0, 1], now);
@@ -575,7 +578,7 @@ mod tests {
         let mut side = Side::new();
         assert_eq!(kinds(&side.report(now)), [RECEIVER_REPORT, SDES]);
         assert_eq!(read(&side.report(now), 7).unwrap(), Report::default());
-        side.stream.own(160, now.mono);
+        side.stream.own(160, 160, now.mono);
         let after: Vec<_> = (0..4).map(|_| kinds(&side.report(now))[0]).collect();
         assert_eq!(after, [SENDER_REPORT, SENDER_REPORT, RECEIVER_REPORT, RECEIVER_REPORT]);
     }
@@ -667,8 +670,8 @@ mod tests {
                     ..packet(i)
                 };
                 let at = now + 20 * MS * u32::from(i);
-                steady.note(&packet, clock, at);
-                unsteady.note(&packet, clock, at + 10 * MS * u32::from(i % 2));
+                steady.note(&packet, Some(clock), at);
+                unsteady.note(&packet, Some(clock), at + 10 * MS * u32::from(i % 2));
             }
             assert_eq!((steady.jitter(), steady.lost()), (0, 0));
             // Every distance is 10 ms.
@@ -679,10 +682,25 @@ mod tests {
     }
 
     #[test]
+    fn a_digit_is_no_jitter() {
+        let now = start().mono;
+        let mut reception = Reception::default();
+        for i in 0..100u16 {
+            let is_event = (40..60).contains(&i);
+            let packet = Received {
+                timestamp: if is_event { 6400 } else { u32::from(i) * 160 },
+                ..packet(i)
+            };
+            reception.note(&packet, (!is_event).then_some(CLOCK), now + 20 * MS * u32::from(i));
+        }
+        assert_eq!((reception.jitter(), reception.lost()), (0, 0));
+    }
+
+    #[test]
     fn a_round_trip_is_what_the_peer_did_not_keep() {
         let now = start();
         let mut side = Side::new();
-        side.stream.own(160, now.mono);
+        side.stream.own(160, 160, now.mono);
         let sr = read(&side.report(now), 7).unwrap().sender.unwrap();
         assert_eq!(sr.0, 0xabcd);
         let answer = Block {
@@ -706,7 +724,7 @@ mod tests {
             assert_eq!(side.reporter.round_trip(&foreign, after(1030)), None, "no report of ours");
         }
         for _ in 0..REMEMBERED {
-            side.stream.own(160, now.mono);
+            side.stream.own(160, 160, now.mono);
             side.report(later(now, 5000 * MS));
         }
         assert_eq!(side.reporter.round_trip(&answer, after(6000)), None, "long forgotten");
@@ -760,7 +778,7 @@ mod tests {
     fn a_digit_does_not_move_the_timestamp_of_a_report() {
         let now = start().mono;
         let mut stream = Stream::new(1, 0, 0);
-        stream.own(160, now);
+        stream.own(160, 160, now);
         let origin = Origin { slot: 0, ssrc: 7 };
         for step in 1..=20 {
             stream.event(origin, &packet(1), now + 20 * MS * step);
@@ -793,8 +811,8 @@ mod tests {
                 match what {
                     0 => side.reception.pause(),
                     1 => side.reception.note_sender_report(ssrc, timestamp, now.mono),
-                    2 => drop(side.stream.own(160, now.mono)),
-                    _ => side.reception.note(&Received { ssrc, timestamp, ..packet(sequence) }, clock, now.mono),
+                    2 => drop(side.stream.own(160, 160, now.mono)),
+                    _ => side.reception.note(&Received { ssrc, timestamp, ..packet(sequence) }, Some(clock), now.mono),
                 }
                 let bytes = side.report(now);
                 prop_assert_eq!(kinds(&bytes).len(), 2);

@@ -13,7 +13,7 @@ pub const HEADER: usize = 12;
 /// The longest payload we take: what fits an Ethernet frame of 1500 octets.
 pub const MAX_PAYLOAD: usize = 1488;
 
-/// Samples a second of every codec here, and so the RTP clock.
+/// The ticks a second in which frames and paces are measured, whatever the clock of a codec.
 pub const CLOCK: u32 = 8000;
 
 /// What a received packet says, and where its payload lies.
@@ -128,6 +128,8 @@ struct Mapping {
 #[derive(Clone, Debug)]
 pub struct Stream {
     ssrc: u32,
+    /// Ticks a second of its timestamps.
+    clock: u32,
     next_sequence: u16,
     next_timestamp: u32,
     mapping: Option<Mapping>,
@@ -143,14 +145,15 @@ pub struct Stream {
 /// A jump in the source's numbers beyond these is a restart, not loss: about the "MAX_DROPOUT" and "MAX_MISORDER" of RFC 3550 A.1.
 const MAX_DROPOUT: i16 = 1000;
 const MAX_MISORDER: i16 = 100;
-/// A timestamp so far from the time that passed is a restart: 2 s.
-const MAX_LEAP: i64 = 2 * CLOCK as i64;
+/// A timestamp so far from the time that passed is a restart, in seconds.
+const MAX_LEAP: i64 = 2;
 
 impl Stream {
     /// A stream that begins there. All three should be random (RFC 3550 5.1).
     pub fn new(ssrc: u32, sequence: u16, timestamp: u32) -> Self {
         Self {
             ssrc,
+            clock: CLOCK,
             next_sequence: sequence,
             next_timestamp: timestamp,
             mapping: None,
@@ -160,6 +163,20 @@ impl Stream {
             packets: 0,
             octets: 0,
         }
+    }
+
+    /// Its clock from now on, in ticks a second; until then 8000. The timestamps go on.
+    pub fn set_clock(&mut self, clock: u32) {
+        if self.clock != clock {
+            self.clock = clock;
+            self.anchor = None;
+            self.cut();
+        }
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> u32 {
+        self.clock
     }
 
     /// Its SSRC.
@@ -180,12 +197,12 @@ impl Stream {
     /// The timestamp that belongs to `now`, for sender reports.
     pub fn timestamp_at(&self, now: Instant) -> u32 {
         match self.anchor {
-            Some((at, timestamp)) => timestamp.wrapping_add(samples_in(now.saturating_duration_since(at))),
+            Some((at, timestamp)) => timestamp.wrapping_add(ticks_in(now.saturating_duration_since(at), self.clock)),
             None => self.next_timestamp,
         }
     }
 
-    /// The header for a packet forwarded from `origin`. Loss and reordering of the source stay visible. `None`: it is older than the
+    /// The header for a packet forwarded from `origin`, of so many ticks of its clock. Loss and reordering of the source stay visible. `None`: it is older than the
     /// mapping and must not be sent. `samples` is 0 for events.
     pub fn relay(&mut self, origin: Origin, received: &Received, samples: u32, now: Instant) -> Option<Header> {
         let kept = self.mapping.filter(|mapping| mapping.origin == origin).and_then(|mapping| {
@@ -195,8 +212,9 @@ impl Stream {
             let leap = i64::from(timestamp.wrapping_sub(self.next_timestamp) as i32);
             let elapsed = self
                 .last
-                .map_or(0, |(at, _)| i64::from(samples_in(now.saturating_duration_since(at))));
-            let restarted = !(-MAX_MISORDER..=MAX_DROPOUT).contains(&ahead) || leap > elapsed + MAX_LEAP || leap < -MAX_LEAP;
+                .map_or(0, |(at, _)| i64::from(ticks_in(now.saturating_duration_since(at), self.clock)));
+            let most = MAX_LEAP * i64::from(self.clock);
+            let restarted = !(-MAX_MISORDER..=MAX_DROPOUT).contains(&ahead) || leap > elapsed + most || leap < -most;
             (!restarted).then_some((mapping, sequence, timestamp, ahead))
         });
         let (sequence, timestamp, marker) = match kept {
@@ -240,15 +258,15 @@ impl Stream {
         self.event = None;
     }
 
-    /// The header for a packet of our own making.
-    pub fn own(&mut self, samples: u32, now: Instant) -> Header {
+    /// The header for a packet of our own making, of so many ticks of its clock and so many octets.
+    pub fn own(&mut self, samples: u32, octets: usize, now: Instant) -> Header {
         let begins = self.mapping.take().is_some() || self.last.is_none();
         let sequence = self.next_sequence;
         let timestamp = self.next_timestamp.wrapping_add(self.gap(now));
         self.next_sequence = sequence.wrapping_add(1);
         self.next_timestamp = timestamp.wrapping_add(samples);
         self.anchor = Some((now, timestamp));
-        self.count(samples as usize, samples, now);
+        self.count(octets, samples, now);
         self.header(sequence, timestamp, begins)
     }
 
@@ -271,8 +289,8 @@ impl Stream {
     /// How far the timestamp moves when nothing was sent for a while; small lateness is jitter and moves nothing.
     fn gap(&self, now: Instant) -> u32 {
         let Some((at, samples)) = self.last else { return 0 };
-        let late = samples_in(now.saturating_duration_since(at)).saturating_sub(samples);
-        if late > CLOCK / 16 { late } else { 0 }
+        let late = ticks_in(now.saturating_duration_since(at), self.clock).saturating_sub(samples);
+        if late > self.clock / 16 { late } else { 0 }
     }
 
     fn count(&mut self, octets: usize, samples: u32, now: Instant) {
@@ -292,12 +310,12 @@ impl Stream {
     }
 }
 
-/// Samples in a duration, at most a day's.
-pub fn samples_in(duration: Duration) -> u32 {
-    (duration.as_micros().min(86_400_000_000) as u64 * u64::from(CLOCK) / 1_000_000) as u32
+/// Ticks of a clock in a duration, at most those of an hour.
+pub fn ticks_in(duration: Duration, clock: u32) -> u32 {
+    (duration.as_micros().min(3_600_000_000) as u64 * u64::from(clock) / 1_000_000) as u32
 }
 
-/// The duration of some samples.
+/// The duration of some ticks of [`CLOCK`].
 pub fn duration_of(samples: u32) -> Duration {
     Duration::from_micros(u64::from(samples) * 1_000_000 / u64::from(CLOCK))
 }
@@ -392,9 +410,9 @@ mod tests {
         let mut sent = Vec::new();
         sent.push(stream.relay(ALICE, &packet(10, 1000), 160, now).unwrap());
         sent.push(stream.relay(ALICE, &packet(11, 1160), 160, now + frame).unwrap());
-        sent.push(stream.own(160, now + 2 * frame));
+        sent.push(stream.own(160, 160, now + 2 * frame));
         sent.push(stream.relay(BOB, &packet(40_000, 5), 160, now + 3 * frame).unwrap());
-        sent.push(stream.own(160, now + 4 * frame));
+        sent.push(stream.own(160, 160, now + 4 * frame));
         sent.push(stream.relay(ALICE, &packet(15, 1800), 160, now + 5 * frame).unwrap());
         for (i, header) in sent.iter().enumerate() {
             assert_eq!(header.sequence, 65_534_u16.wrapping_add(i as u16));
@@ -412,7 +430,7 @@ mod tests {
         let late = stream.relay(ALICE, &packet(12, 1920), 160, now).unwrap();
         assert_eq!((late.sequence, late.timestamp), (102, 320));
         assert_eq!(stream.relay(ALICE, &packet(9, 1440), 160, now), None);
-        assert_eq!(stream.own(160, now).sequence, 104);
+        assert_eq!(stream.own(160, 160, now).sequence, 104);
         assert_eq!(stream.relay(ALICE, &packet(14, 2240), 160, now).unwrap().sequence, 105);
     }
 
@@ -431,17 +449,17 @@ mod tests {
     fn a_pause_moves_the_timestamp_by_the_time_that_passed() {
         let now = start();
         let mut stream = Stream::new(1, 0, 0);
-        stream.own(160, now);
-        assert_eq!(stream.own(160, now + Duration::from_secs(1)).timestamp, 8000);
+        stream.own(160, 160, now);
+        assert_eq!(stream.own(160, 160, now + Duration::from_secs(1)).timestamp, 8000);
     }
 
     #[test]
     fn an_event_keeps_one_timestamp_among_mixed_packets() {
         let now = start();
         let mut stream = Stream::new(1, 0, 0);
-        stream.own(160, now);
+        stream.own(160, 160, now);
         let first = stream.event(ALICE, &packet(1, 777), now);
-        stream.own(160, now);
+        stream.own(160, 160, now);
         let second = stream.event(ALICE, &packet(2, 777), now);
         assert_eq!((first.sequence, first.timestamp), (1, 160));
         assert_eq!((second.sequence, second.timestamp), (3, 160));

@@ -1,4 +1,4 @@
-//! Session descriptions (RFC 8866) and offer/answer (RFC 3264) for one audio stream of G.711 and telephone events.
+//! Session descriptions (RFC 8866) and offer/answer (RFC 3264) for one audio stream with telephone events.
 //!
 //! ```text
 //!  incoming leg: Session::parse(offer) ─▶ Local::answer ─▶ body + Agreed
@@ -12,8 +12,9 @@ use crate::media::rtcp;
 use sdp_types::{Attribute, Connection, Media, Origin, Time};
 use std::net::{IpAddr, SocketAddr};
 
-/// The payload type of telephone events in our offers, unless the peer has chosen another before.
-pub const TELEPHONE_EVENT: u8 = 101;
+/// The payload type of telephone events in our offers, unless the peer has chosen another before; and the clock they are for: that of the codec
+/// beside them (RFC 4733 2.1).
+const TELEPHONE_EVENTS: [(u8, u32); 3] = [(101, 8000), (100, 48_000), (99, 16_000)];
 
 /// The most media lines of a description.
 pub const MAX_LINES: usize = 16;
@@ -134,13 +135,21 @@ pub struct Audio {
     pub direction: Direction,
     /// The codecs we speak in his order of preference, with their payload types.
     pub codecs: Vec<(u8, Codec)>,
-    /// The payload type of telephone events (RFC 4733).
-    pub telephone_event: Option<u8>,
+    /// The payload types of telephone events (RFC 4733), each with its clock.
+    pub telephone_events: Vec<(u8, u32)>,
+    /// The payload type of comfort noise (RFC 3389).
+    pub comfort_noise: Option<u8>,
     /// Milliseconds a packet, when he says.
     pub ptime: Option<u32>,
 }
 
 impl Audio {
+    /// The telephone events that go with a codec: those of its clock; else those of 8000 Hz, which some phones have alone.
+    fn events_for(&self, codec: Codec) -> Option<(u8, u32)> {
+        let of = |clock| self.telephone_events.iter().find(|(_, known)| *known == clock);
+        of(codec.clock()).or_else(|| of(8000)).copied()
+    }
+
     /// He has put us on hold: he does not want to hear us (RFC 3264 8.4), with or without music of his own.
     pub fn is_hold(&self) -> bool {
         !self.direction.receives()
@@ -199,8 +208,8 @@ fn read_audio(session: &sdp_types::Session, media: &Media) -> Result<Audio, SdpE
     let connection = media.connections.first().or(session.connection.as_ref()).ok_or(SdpError::Address)?;
     let ip = read_address(connection)?;
     let rtp = (!ip.is_unspecified()).then(|| SocketAddr::new(ip, media.port));
-    let (codecs, telephone_event) = read_formats(media);
-    if codecs.is_empty() {
+    let formats = read_formats(media);
+    if formats.codecs.is_empty() {
         return Err(SdpError::Codec);
     }
     let direction = direction_in(&media.attributes)
@@ -211,8 +220,9 @@ fn read_audio(session: &sdp_types::Session, media: &Media) -> Result<Audio, SdpE
         rtcp: rtp.and_then(|rtp| read_rtcp(media, rtp)),
         rtcp_mux: media.attributes.iter().any(|attribute| attribute.attribute == "rtcp-mux"),
         direction: Direction::of(direction.sends(), direction.receives() && rtp.is_some()),
-        codecs,
-        telephone_event,
+        codecs: formats.codecs,
+        telephone_events: formats.events,
+        comfort_noise: formats.comfort_noise,
         ptime: value_of(media, "ptime")
             .and_then(|value| value.trim().parse().ok())
             .filter(|ptime| (1..=1000).contains(ptime)),
@@ -240,22 +250,40 @@ fn read_rtcp(media: &Media, rtp: SocketAddr) -> Option<SocketAddr> {
     }
 }
 
-fn read_formats(media: &Media) -> (Vec<(u8, Codec)>, Option<u8>) {
-    let (mut codecs, mut events) = (Vec::new(), None);
+#[derive(Default)]
+struct Formats {
+    codecs: Vec<(u8, Codec)>,
+    events: Vec<(u8, u32)>,
+    comfort_noise: Option<u8>,
+}
+
+fn read_formats(media: &Media) -> Formats {
+    let mut formats = Formats::default();
     let types = media
         .fmt
         .split_ascii_whitespace()
         .filter_map(|format| format.parse::<u8>().ok())
         .filter(|number| *number < 128);
     for payload_type in types {
-        match encoding_of(media, payload_type).as_deref() {
-            Some("PCMU/8000" | "PCMU/8000/1") => codecs.push((payload_type, Codec::Pcmu)),
-            Some("PCMA/8000" | "PCMA/8000/1") => codecs.push((payload_type, Codec::Pcma)),
-            Some("TELEPHONE-EVENT/8000" | "TELEPHONE-EVENT/8000/1") => events = events.or(Some(payload_type)),
-            _ => {}
+        let Some(encoding) = encoding_of(media, payload_type) else {
+            continue;
+        };
+        let mut words = encoding.split('/');
+        let name = words.next().unwrap_or_default();
+        let clock: Option<u32> = words.next().and_then(|clock| clock.parse().ok());
+        let channels: Option<u32> = words.next().map_or(Some(1), |channels| channels.parse().ok());
+        match (name, clock, channels) {
+            ("TELEPHONE-EVENT", Some(clock @ (8000 | 16_000 | 48_000)), Some(1)) => formats.events.push((payload_type, clock)),
+            ("CN", Some(8000), Some(1)) => formats.comfort_noise = formats.comfort_noise.or(Some(payload_type)),
+            _ => {
+                let fits = |codec: &Codec| clock == Some(codec.clock()) && channels == Some(codec.channels());
+                formats
+                    .codecs
+                    .extend(Codec::named(name).filter(fits).map(|codec| (payload_type, codec)));
+            }
         }
     }
-    (codecs, events)
+    formats
 }
 
 fn encoding_of(media: &Media, payload_type: u8) -> Option<String> {
@@ -269,6 +297,8 @@ fn encoding_of(media: &Media, payload_type: u8) -> Option<String> {
     mapped.or_else(|| match payload_type {
         0 => Some("PCMU/8000".to_owned()),
         8 => Some("PCMA/8000".to_owned()),
+        9 => Some("G722/8000".to_owned()),
+        13 => Some("CN/8000".to_owned()),
         _ => None,
     })
 }
@@ -299,8 +329,10 @@ pub struct Agreed {
     pub codec: Codec,
     /// Its payload type as he maps it.
     pub payload_type: u8,
-    /// The payload type of telephone events, when both know them.
-    pub telephone_event: Option<u8>,
+    /// The payload type of telephone events and their clock, when both know them.
+    pub telephone_event: Option<(u8, u32)>,
+    /// The payload type of comfort noise, when both know it.
+    pub comfort_noise: Option<u8>,
     /// We send.
     pub send: bool,
     /// We receive.
@@ -315,7 +347,11 @@ impl Agreed {
     fn of(audio: &Audio, ours: Direction) -> Agreed {
         let direction = ours.and(audio.direction.reversed());
         let (payload_type, codec) = audio.codecs.first().copied().unwrap_or((0, Codec::Pcmu));
-        let mut payload_types = audio.telephone_event.into_iter().chain([payload_type]);
+        let telephone_event = audio.events_for(codec);
+        // Its clock is 8000 Hz, and so must be that of the stream it stands in for (RFC 3389 4).
+        let comfort_noise = audio.comfort_noise.filter(|_| codec.clock() == 8000);
+        let events = telephone_event.map(|(payload_type, _)| payload_type);
+        let mut payload_types = [Some(payload_type), events, comfort_noise].into_iter().flatten();
         let rtcp_mux = audio.rtcp_mux && !payload_types.any(|it| rtcp::AMBIGUOUS_PAYLOAD_TYPES.contains(&it));
         Agreed {
             remote: audio.rtp,
@@ -323,7 +359,8 @@ impl Agreed {
             rtcp_mux,
             codec,
             payload_type,
-            telephone_event: audio.telephone_event,
+            telephone_event,
+            comfort_noise,
             send: direction.sends(),
             receive: direction.receives(),
             held: audio.is_hold(),
@@ -344,7 +381,7 @@ pub struct Local {
     direction: Direction,
     /// What we say next has `a=rtcp-mux`: every offer, and the answer to whoever offers it.
     rtcp_mux: bool,
-    telephone_event: u8,
+    telephone_events: [(u8, u32); 3],
     /// The codecs of our last offer: an answer may take none but these (RFC 3264 6.1).
     offered: Vec<Codec>,
 }
@@ -363,7 +400,7 @@ impl Local {
             taken: 0,
             direction: Direction::SendRecv,
             rtcp_mux: true,
-            telephone_event: TELEPHONE_EVENT,
+            telephone_events: TELEPHONE_EVENTS,
             offered: Vec::new(),
         }
     }
@@ -383,8 +420,17 @@ impl Local {
         self.direction = direction;
         self.rtcp_mux = true;
         self.offered = codecs.to_vec();
-        let formats: Vec<(u8, Codec)> = codecs.iter().map(|codec| (codec.payload_type(), *codec)).collect();
-        self.write("RTP/AVP", &formats, Some(self.telephone_event), direction)
+        let mut formats = Formats {
+            codecs: codecs.iter().map(|codec| (codec.payload_type(), *codec)).collect(),
+            ..Formats::default()
+        };
+        let has_clock = |clock: u32| codecs.iter().any(|codec| codec.clock() == clock);
+        let events = self
+            .telephone_events
+            .into_iter()
+            .filter(|(_, clock)| *clock == 8000 || has_clock(*clock));
+        formats.events = events.collect();
+        self.write("RTP/AVP", &formats, direction)
     }
 
     /// The answer to an offer: its first codec that we speak, its payload types, no more than it and `direction` allow.
@@ -392,12 +438,16 @@ impl Local {
         self.lines = offer.lines.clone();
         self.taken = offer.taken;
         self.direction = direction;
-        self.telephone_event = offer.audio.telephone_event.unwrap_or(self.telephone_event);
+        self.learn(&offer.audio);
         let agreed = Agreed::of(&offer.audio, direction);
         self.rtcp_mux = agreed.rtcp_mux;
-        let formats = [(agreed.payload_type, agreed.codec)];
+        let formats = Formats {
+            codecs: vec![(agreed.payload_type, agreed.codec)],
+            events: agreed.telephone_event.into_iter().collect(),
+            comfort_noise: agreed.comfort_noise,
+        };
         let proto = offer.lines.get(offer.taken).map_or("RTP/AVP", |line| line.proto.as_str());
-        let body = self.write(proto, &formats, agreed.telephone_event, Direction::of(agreed.send, agreed.receive));
+        let body = self.write(proto, &formats, Direction::of(agreed.send, agreed.receive));
         (body, agreed)
     }
 
@@ -412,26 +462,54 @@ impl Local {
             return Err(SdpError::Codec);
         }
         self.lines = answer.lines.clone();
-        self.telephone_event = answer.audio.telephone_event.unwrap_or(self.telephone_event);
+        self.learn(&answer.audio);
         Ok(Agreed::of(&audio, self.direction))
     }
 
-    fn write(&mut self, proto: &str, formats: &[(u8, Codec)], events: Option<u8>, direction: Direction) -> Vec<u8> {
-        // A dynamic type of the peer's must not be the one of a codec of ours.
-        let events = events.filter(|events| !formats.iter().any(|(payload_type, _)| payload_type == events));
-        let types: Vec<String> = formats
-            .iter()
-            .map(|(payload_type, _)| *payload_type)
-            .chain(events)
-            .map(|it| it.to_string())
-            .collect();
-        let mut audio = line("audio", self.address.port(), proto, &types.join(" "));
-        for (payload_type, codec) in formats {
-            audio.add_attribute_with_value("rtpmap", format!("{payload_type} {}/8000", codec.name()));
+    /// The payload types of telephone events that the peer has chosen are ours from now on.
+    fn learn(&mut self, audio: &Audio) {
+        for (ours, clock) in &mut self.telephone_events {
+            if let Some((theirs, _)) = audio.telephone_events.iter().find(|(_, known)| known == clock) {
+                *ours = *theirs;
+            }
         }
-        if let Some(events) = events {
-            audio.add_attribute_with_value("rtpmap", format!("{events} telephone-event/8000"));
-            audio.add_attribute_with_value("fmtp", format!("{events} 0-15"));
+    }
+
+    fn write(&mut self, proto: &str, formats: &Formats, direction: Direction) -> Vec<u8> {
+        let mut taken: Vec<u8> = formats.codecs.iter().map(|(payload_type, _)| *payload_type).collect();
+        // A dynamic type of the peer's must not be the one of a codec of ours.
+        let mut free = |payload_type: u8| {
+            let is_free = !taken.contains(&payload_type);
+            taken.push(payload_type);
+            is_free
+        };
+        let comfort_noise = formats.comfort_noise.filter(|it| free(*it));
+        let events: Vec<(u8, u32)> = formats.events.iter().filter(|(it, _)| free(*it)).copied().collect();
+        let types = formats
+            .codecs
+            .iter()
+            .map(|(it, _)| *it)
+            .chain(comfort_noise)
+            .chain(events.iter().map(|(it, _)| *it));
+        let types: Vec<String> = types.map(|it| it.to_string()).collect();
+        let mut audio = line("audio", self.address.port(), proto, &types.join(" "));
+        for (payload_type, codec) in &formats.codecs {
+            let channels = if codec.channels() > 1 {
+                format!("/{}", codec.channels())
+            } else {
+                String::new()
+            };
+            audio.add_attribute_with_value("rtpmap", format!("{payload_type} {}/{}{channels}", codec.name(), codec.clock()));
+            if *codec == Codec::Opus {
+                audio.add_attribute_with_value("fmtp", format!("{payload_type} useinbandfec=1"));
+            }
+        }
+        if let Some(payload_type) = comfort_noise {
+            audio.add_attribute_with_value("rtpmap", format!("{payload_type} CN/8000"));
+        }
+        for (payload_type, clock) in events {
+            audio.add_attribute_with_value("rtpmap", format!("{payload_type} telephone-event/{clock}"));
+            audio.add_attribute_with_value("fmtp", format!("{payload_type} 0-15"));
         }
         if self.rtcp_mux {
             audio.add_attribute(Attribute::new("rtcp-mux"));
@@ -502,7 +580,7 @@ mod tests {
     fn the_answer_takes_the_first_common_codec_and_refuses_other_media() {
         let offer = parse(
             "IP4 192.0.2.1",
-            "m=video 4000 RTP/AVP 96\na=rtpmap:96 VP8/90000\nm=audio 5000 RTP/AVP 9 8 0 97\na=rtpmap:97 telephone-event/8000\na=rtcp:5009\na=ptime:30\n",
+            "m=video 4000 RTP/AVP 96\na=rtpmap:96 VP8/90000\nm=audio 5000 RTP/AVP 18 8 0 97\na=rtpmap:97 telephone-event/8000\na=rtcp:5009\na=ptime:30\n",
         );
         let offer = offer.unwrap();
         let (body, agreed) = ours().answer(&offer, Direction::SendRecv);
@@ -512,7 +590,8 @@ mod tests {
             rtcp_mux: false,
             codec: Codec::Pcma,
             payload_type: 8,
-            telephone_event: Some(97),
+            telephone_event: Some((97, 8000)),
+            comfort_noise: None,
             send: true,
             receive: true,
             held: false,
@@ -533,7 +612,45 @@ mod tests {
             codecs("m=audio 5000 RTP/AVP 96 8\na=rtpmap:96 pcmu/8000\n"),
             Ok(vec![(96, Codec::Pcmu), (8, Codec::Pcma)])
         );
-        assert_eq!(codecs("m=audio 5000 RTP/AVP 0\na=rtpmap:0 opus/48000/2\n"), Err(SdpError::Codec));
+        assert_eq!(codecs("m=audio 5000 RTP/AVP 0\na=rtpmap:0 G729/8000\n"), Err(SdpError::Codec));
+    }
+
+    #[test]
+    fn wideband_codecs_are_read_with_their_clocks_and_answered_as_the_peer_maps_them() {
+        let offer = parse(
+            "IP4 192.0.2.1",
+            "m=audio 5000 RTP/AVP 107 9 0 13 98 110 101\na=rtpmap:107 opus/48000/2\na=fmtp:107 useinbandfec=1\na=rtpmap:98 L16/16000\n\
+             a=rtpmap:110 telephone-event/48000\na=rtpmap:101 telephone-event/8000\n",
+        )
+        .unwrap();
+        let expected = [(107, Codec::Opus), (9, Codec::G722), (0, Codec::Pcmu), (98, Codec::L16)];
+        assert_eq!(offer.audio.codecs, expected);
+        let (body, agreed) = ours().answer(&offer, Direction::SendRecv);
+        assert_eq!((agreed.codec, agreed.payload_type), (Codec::Opus, 107));
+        assert_eq!((agreed.telephone_event, agreed.comfort_noise), (Some((110, 48_000)), None));
+        assert!(text(body).contains(
+            "RTP/AVP 107 110\na=rtpmap:107 opus/48000/2\na=fmtp:107 useinbandfec=1\na=rtpmap:110 telephone-event/48000\na=fmtp:110 0-15\n"
+        ));
+        let mut narrow = offer.clone();
+        narrow.audio.codecs.retain(|(_, codec)| *codec == Codec::G722);
+        let (body, agreed) = ours().answer(&narrow, Direction::SendRecv);
+        assert_eq!((agreed.telephone_event, agreed.comfort_noise), (Some((101, 8000)), Some(13)));
+        assert!(text(body).contains("RTP/AVP 9 13 101\na=rtpmap:9 G722/8000\na=rtpmap:13 CN/8000\na=rtpmap:101 telephone-event/8000\n"));
+    }
+
+    #[test]
+    fn what_has_another_clock_or_more_channels_is_another_codec() {
+        for map in ["opus/48000", "opus/8000/2", "L16/44100", "L16/16000/2", "G722/16000", "PCMU/16000"] {
+            let offer = format!("m=audio 5000 RTP/AVP 96\na=rtpmap:96 {map}\n");
+            assert_eq!(parse("IP4 192.0.2.1", &offer).unwrap_err(), SdpError::Codec, "{map}");
+        }
+    }
+
+    #[test]
+    fn an_offer_of_opus_has_telephone_events_for_its_clock_too() {
+        let offer = text(ours().offer_codecs(Direction::SendRecv, &[Codec::Opus, Codec::Pcmu]));
+        assert!(offer.contains("RTP/AVP 111 0 101 100\na=rtpmap:111 opus/48000/2\n"), "{offer}");
+        assert!(offer.contains("a=rtpmap:100 telephone-event/48000\n"));
     }
 
     #[test]
@@ -585,7 +702,7 @@ mod tests {
         assert_eq!(parse("IP4 192.0.2.1", "").unwrap_err(), SdpError::NoAudio);
         assert_eq!(parse("IP4 192.0.2.1", "m=audio 0 RTP/AVP 0\n").unwrap_err(), SdpError::NoAudio);
         assert_eq!(parse("IP4 192.0.2.1", "m=video 5000 RTP/AVP 0\n").unwrap_err(), SdpError::NoAudio);
-        assert_eq!(parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 9 18\n").unwrap_err(), SdpError::Codec);
+        assert_eq!(parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 3 18\n").unwrap_err(), SdpError::Codec);
         assert_eq!(
             parse("IP4 192.0.2.1", "m=audio 5000 RTP/SAVP 0\n").unwrap_err(),
             SdpError::Transport
@@ -682,7 +799,10 @@ mod tests {
         local.offer(Direction::SendRecv);
         let fitting = parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 8 101\na=rtpmap:101 telephone-event/8000\n").unwrap();
         let agreed = local.accept(&fitting).unwrap();
-        assert_eq!((agreed.codec, agreed.telephone_event, agreed.send), (Codec::Pcma, Some(101), true));
+        assert_eq!(
+            (agreed.codec, agreed.telephone_event, agreed.send),
+            (Codec::Pcma, Some((101, 8000)), true)
+        );
         let two = parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 8\nm=audio 5002 RTP/AVP 8\n").unwrap();
         assert_eq!(local.accept(&two), Err(SdpError::Mismatch));
     }

@@ -177,17 +177,11 @@ fn numbering(sip: &SipConfig) -> Numbering {
     let trunks = sip.trunks.iter().map(|trunk| TrunkRoute {
         name: trunk.name.clone(),
         prefixes: trunk.prefixes.clone(),
-        codecs: trunk.codecs.iter().filter_map(|name| codec_named(name)).collect(),
+        codecs: trunk.codecs.iter().filter_map(|name| Codec::named(name)).collect(),
         max_calls: trunk.max_calls,
         nat: trunk.nat,
     });
     Numbering::new(extensions, trunks.collect())
-}
-
-fn codec_named(name: &str) -> Option<Codec> {
-    [Codec::Pcmu, Codec::Pcma]
-        .into_iter()
-        .find(|codec| codec.name().eq_ignore_ascii_case(name))
 }
 
 struct Surroundings {

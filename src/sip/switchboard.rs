@@ -25,7 +25,7 @@ mod transfer;
 
 pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
 
-use crate::media::{CallKey, Codec, MediaCommand, MediaEvent, MediaLeg};
+use crate::media::{CallKey, Codec, Gain, MediaCommand, MediaEvent, MediaLeg};
 use crate::sip::leg::{Destination, Identity, LegCommand, LegKey, LegSource};
 use crate::sip::sdp::{Direction, Local};
 use crate::supervision::{self, Supervision};
@@ -61,6 +61,10 @@ pub struct SwitchboardConfig {
     pub supervisors_hear_each_other: bool,
     /// Supervisors hear agents only, where listening to customers is unlawful.
     pub agent_side_only: bool,
+    /// How loud a supervisor is for those he speaks to.
+    pub whisper: Gain,
+    /// How loud the customer is for an agent while a supervisor speaks to him.
+    pub duck: Gain,
     /// An agent hears a short tone when somebody begins to monitor him.
     pub beep: bool,
     /// How long live calls may go on after a request to stop.
@@ -83,6 +87,8 @@ impl Default for SwitchboardConfig {
             monitor_party_on_hold: true,
             supervisors_hear_each_other: false,
             agent_side_only: false,
+            whisper: Gain::UNITY,
+            duck: Gain::UNITY,
             beep: false,
             grace: Duration::from_secs(5),
             quality_interval: Duration::from_secs(10),
@@ -468,6 +474,8 @@ impl<O: Outside> Switchboard<O> {
             monitor_party_on_hold: self.config.monitor_party_on_hold,
             supervisors_hear_each_other: self.config.supervisors_hear_each_other,
             agent_side_only: self.config.agent_side_only,
+            whisper: self.config.whisper,
+            duck: self.config.duck,
         };
         let Some(call) = self.calls.get_mut(&key).filter(|call| !call.is_over()) else {
             return;

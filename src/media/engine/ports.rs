@@ -4,21 +4,21 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-/// A port that was given back rests so long: what is still on its way to the old call does not reach a new one.
-pub(super) const REST: Duration = Duration::from_secs(5);
-
 /// The pairs of a range that are free, the one that has rested longest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ports {
+    rest: Duration,
     /// The even port, and since when it may be taken; `None`: always.
     free: VecDeque<(u16, Option<Instant>)>,
 }
 
 impl Ports {
-    pub(super) fn of(range: &RangeInclusive<u16>) -> Self {
+    /// `rest`: how long a pair that was given back is not taken.
+    pub(super) fn of(range: &RangeInclusive<u16>, rest: Duration) -> Self {
         let first = range.start().next_multiple_of(2).max(2);
         let pairs = (first..*range.end()).step_by(2);
         Self {
+            rest,
             free: pairs.map(|port| (port, None)).collect(),
         }
     }
@@ -35,7 +35,7 @@ impl Ports {
 
     /// The pair is free again, after its rest.
     pub(super) fn give_back(&mut self, port: u16, now: Instant) {
-        self.free.push_back((port, Some(now + REST)));
+        self.free.push_back((port, Some(now + self.rest)));
     }
 
     /// Pairs that can be taken now.
@@ -48,6 +48,8 @@ impl Ports {
 mod tests {
     use super::*;
 
+    const REST: Duration = Duration::from_secs(5);
+
     #[expect(clippy::disallowed_methods, reason = "an arbitrary origin of the test's clock")]
     fn start() -> Instant {
         Instant::now()
@@ -56,7 +58,7 @@ mod tests {
     #[test]
     fn a_pair_is_taken_again_only_after_five_seconds() {
         let now = start();
-        let mut ports = Ports::of(&(20_001..=20_005));
+        let mut ports = Ports::of(&(20_001..=20_005), REST);
         assert_eq!(
             (ports.take(now), ports.take(now), ports.take(now)),
             (Some(20_002), Some(20_004), None)
@@ -70,7 +72,7 @@ mod tests {
     #[test]
     fn the_port_that_has_rested_longest_is_next() {
         let now = start();
-        let mut ports = Ports::of(&(20_000..=20_007));
+        let mut ports = Ports::of(&(20_000..=20_007), REST);
         let first = ports.take(now).unwrap();
         ports.give_back(first, now);
         let later = now + Duration::from_secs(60);
@@ -88,7 +90,7 @@ mod tests {
             (65_534..=65_535, 1),
             (0..=3, 1),
         ] {
-            assert_eq!(Ports::of(&range).ready(now), pairs, "{range:?}");
+            assert_eq!(Ports::of(&range, REST).ready(now), pairs, "{range:?}");
         }
     }
 }

@@ -29,6 +29,8 @@ const MAX_WAITING: usize = 32;
 const CROWD: usize = 2;
 /// How long a turn is: the most that a packet waits for others.
 const TURN: Duration = Duration::from_micros(500);
+/// One packet in so many is timed: what the clock costs must not show.
+const SAMPLE: u64 = 64;
 /// The wake-up's place among the sockets.
 const WAKE: u64 = u64::MAX;
 
@@ -94,6 +96,7 @@ pub(super) struct Worker {
     /// Allow-lists for calls whose first leg is on its way here.
     hearings: BTreeMap<CallKey, Box<Hearing>>,
     wheel: Wheel,
+    taken: u64,
     sums: EngineStats,
 }
 
@@ -127,6 +130,7 @@ impl Worker {
             waiting: BTreeMap::new(),
             hearings: BTreeMap::new(),
             wheel: Wheel::new(clock::instant()),
+            taken: 0,
             sums: EngineStats::default(),
         })
     }
@@ -175,7 +179,12 @@ impl Worker {
         };
         let Room { call, sockets } = room;
         let Some(Some(here)) = sockets.get(slot) else { return };
+        self.taken += 1;
+        let mut watch = self.taken.is_multiple_of(SAMPLE).then(Watch::start);
         let Ok((len, from)) = here.receive(which, datagram) else { return };
+        if let Some(watch) = &mut watch {
+            watch.lap(|watch| &mut watch.receive);
+        }
         let sums = &mut self.sums;
         let verdict = if which == Which::Rtcp || call.is_rtcp(slot, &datagram[..len]) {
             let verdict = call.handle_rtcp(slot, from, &datagram[..len], now.mono);
@@ -183,11 +192,23 @@ impl Worker {
             verdict
         } else {
             let verdict = call.handle_rtp(slot, from, &mut datagram[..len], now.mono, &mut |packet| {
-                send(sockets, packet, sums)
+                let Some(watch) = &mut watch else {
+                    return send(sockets, packet, sums);
+                };
+                watch.lap(|watch| &mut watch.machine);
+                send(sockets, packet, sums);
+                watch.lap(|watch| &mut watch.send);
             });
             sums.received += u64::from(verdict == Verdict::Accepted);
             verdict
         };
+        if let Some(mut watch) = watch {
+            watch.lap(|watch| &mut watch.machine);
+            let nanos = |time: Duration| time.as_nanos() as u64 * SAMPLE;
+            self.sums.receive_nanos += nanos(watch.receive);
+            self.sums.send_nanos += nanos(watch.send);
+            self.sums.machine_nanos += nanos(watch.machine);
+        }
         match verdict {
             Verdict::Accepted => {}
             Verdict::Foreign => self.sums.foreign += 1,
@@ -383,6 +404,32 @@ impl Worker {
             self.settle(place);
         }
         Some(Parcel { leg, sockets })
+    }
+}
+
+/// Times a packet on its way through.
+struct Watch {
+    at: Instant,
+    receive: Duration,
+    machine: Duration,
+    send: Duration,
+}
+
+impl Watch {
+    fn start() -> Self {
+        Self {
+            at: clock::instant(),
+            receive: Duration::ZERO,
+            machine: Duration::ZERO,
+            send: Duration::ZERO,
+        }
+    }
+
+    /// The time since the last lap was for this.
+    fn lap(&mut self, what: impl FnOnce(&mut Self) -> &mut Duration) {
+        let now = clock::instant();
+        let time = now.saturating_duration_since(std::mem::replace(&mut self.at, now));
+        *what(self) += time;
     }
 }
 

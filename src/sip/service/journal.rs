@@ -305,6 +305,7 @@ fn millis(from: Instant, to: Instant) -> u64 {
 /// What the media engine has counted: read when somebody asks, so that no packet costs more for it.
 pub(super) fn measure_media(stats: &EngineStats) {
     gauge!("undertone_media_legs").set(stats.legs as f64);
+    gauge!("undertone_media_ports_free").set(stats.ports_free as f64);
     for (name, value) in [
         ("undertone_media_packets_received_total", stats.received),
         ("undertone_media_packets_sent_total", stats.sent),
@@ -314,6 +315,7 @@ pub(super) fn measure_media(stats: &EngineStats) {
         ("undertone_media_packets_discarded_total", stats.discarded),
         ("undertone_media_send_errors_total", stats.send_errors),
         ("undertone_media_events_lost_total", stats.events_lost),
+        ("undertone_media_legs_refused_total", stats.legs_refused),
         ("undertone_leak_guards_total", stats.leak_guards),
     ] {
         counter!(name).absolute(value);

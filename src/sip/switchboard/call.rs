@@ -4,7 +4,7 @@ use super::consult::Consult;
 use super::session::media_of;
 use super::transfer::Transfer;
 use super::{Output, Terms};
-use crate::media::{CallKey, Codec, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, MediaLeg};
+use crate::media::{CallKey, Codec, Gain, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, MediaLeg};
 use crate::sip::leg::{LegCommand, LegKey, LegSource, PassedHeader};
 use crate::sip::sdp::{Agreed, Direction, Local, SdpError, Session};
 use crate::words::{Activity, CallFact, CallId, CallType, DeviceId, LegState, Now, Number, Party, PartyRole, Quality, Timestamp};
@@ -142,6 +142,8 @@ pub(super) struct Rules {
     pub(super) monitor_party_on_hold: bool,
     pub(super) supervisors_hear_each_other: bool,
     pub(super) agent_side_only: bool,
+    pub(super) whisper: Gain,
+    pub(super) duck: Gain,
 }
 
 impl Seat {
@@ -386,6 +388,8 @@ impl Call {
             &roles,
             HearingRules {
                 supervisors_hear_each_other: rules.supervisors_hear_each_other,
+                whisper: rules.whisper,
+                duck: rules.duck,
             },
         );
         for seat in &audible {

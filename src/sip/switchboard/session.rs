@@ -24,9 +24,11 @@ pub(super) fn prefer(session: &mut Session, wish: Option<Codec>) {
     session.audio.codecs.sort_by_key(|(_, codec)| Some(*codec) != wish);
 }
 
-/// These codecs first, then the rest.
+/// These codecs first, then what everybody speaks: who is not offered more has no reason to choose what must be transcoded.
 pub(super) fn first_of(first: &[Codec], codecs: &[Codec]) -> Vec<Codec> {
-    let rest = codecs.iter().filter(|codec| !first.contains(codec));
+    let rest = codecs
+        .iter()
+        .filter(|codec| !first.contains(codec) && (codec.is_law() || first.is_empty()));
     first.iter().chain(rest).copied().collect()
 }
 
@@ -42,7 +44,9 @@ pub(super) fn media_of(agreed: Agreed, nat: bool, host: Option<IpAddr>) -> LegMe
         rtcp_mux: agreed.rtcp_mux,
         codec: agreed.codec,
         payload_type: agreed.payload_type,
-        dtmf_pt: agreed.telephone_event,
+        dtmf_pt: agreed.telephone_event.map(|(payload_type, _)| payload_type),
+        dtmf_clock: agreed.telephone_event.map_or(8000, |(_, clock)| clock),
+        comfort_noise: agreed.comfort_noise,
         send: agreed.send,
         receive: agreed.receive,
         nat,

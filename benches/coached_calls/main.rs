@@ -1,0 +1,505 @@
+//! What a coached call costs, against the bare receiving and sending of as many packets.
+//!
+//! ```text
+//! cargo bench --bench coached_calls -- [--calls 10,100,500,1000] [--seconds 5] [--workers 1] [--kinds relay,coached] [--json]
+//! cargo bench --bench coached_calls -- --limits [--calls 100,500] [--seconds 5]
+//! ```
+//!
+//! Three processes: the phones, which all talk, 50 packets a second each, phases spread over the 20 ms; a bare loop (receive, send back, a
+//! socket a leg, epoll); the engine, in this one. The phones talk to the bare loop and to the engine in turns, a second each, so that what
+//! else the machine does disturbs both alike. CPU is what the kernel booked for the threads that serve. Delays are from the sending of a
+//! marked packet to the first packet of the listener that carries the mark, so a mix includes the wait for the packet that paces it.
+//!
+//! `--limits` compares the bare loop with the system's other ways to receive and send as many packets.
+
+mod bare;
+mod phones;
+
+use bare::Loop;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use phones::{Ask, Heard, Report};
+use serde::de::DeserializeOwned;
+use std::error::Error;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+use undertone::clock::instant;
+use undertone::media::engine::{Engine, EngineStats};
+use undertone::media::{CallKey, Codec, Hearing, HearingRole, LegMedia, MediaCommand, MediaConfig, MediaLeg};
+use undertone::words::Activity;
+
+const FRAME: Duration = Duration::from_millis(20);
+const WARM_UP: u64 = 1500;
+const SLICE: u64 = 1000;
+/// Beyond this the phones did not keep up, and the row says nothing.
+const LATE: f64 = 100.0;
+const AGENT: usize = 0;
+const CUSTOMER: usize = 1;
+const SUPERVISOR: usize = 2;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Relay,
+    Coached,
+}
+
+impl Kind {
+    fn legs(self) -> usize {
+        match self {
+            Kind::Relay => 2,
+            Kind::Coached => 3,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Relay => "relay",
+            Kind::Coached => "coached",
+        }
+    }
+
+    fn named(name: &str) -> Result<Self, String> {
+        [Kind::Relay, Kind::Coached]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or(format!("no such kind: {name}"))
+    }
+}
+
+struct Options {
+    calls: Vec<usize>,
+    seconds: u64,
+    workers: usize,
+    kinds: Vec<Kind>,
+    json: bool,
+    limits: bool,
+    /// For profiles of the engine alone.
+    no_bare: bool,
+}
+
+fn options(mut args: impl Iterator<Item = String>) -> Result<Options, Box<dyn Error>> {
+    let mut options = Options {
+        calls: vec![10, 100, 500, 1000],
+        seconds: 5,
+        workers: 1,
+        kinds: vec![Kind::Relay, Kind::Coached],
+        json: false,
+        limits: false,
+        no_bare: false,
+    };
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or(format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--calls" => options.calls = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            "--seconds" => options.seconds = value()?.parse()?,
+            "--workers" => options.workers = value()?.parse()?,
+            "--kinds" => options.kinds = value()?.split(',').map(Kind::named).collect::<Result<_, _>>()?,
+            "--json" => options.json = true,
+            "--limits" => options.limits = true,
+            "--no-bare" => options.no_bare = true,
+            "--bench" => {}
+            other => return Err(format!("unknown argument {other}").into()),
+        }
+    }
+    Ok(options)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let word = |at: usize| args.get(at).map(String::as_str).unwrap_or_default();
+    match word(0) {
+        "phones" => return phones::run(Kind::named(word(1))?, word(2).parse()?),
+        "bare" => return bare::run(Loop::ALL[word(1).parse::<usize>()?].0),
+        _ => {}
+    }
+    let options = options(args.into_iter())?;
+    let mut rows = Vec::new();
+    for &calls in &options.calls {
+        if options.limits {
+            rows.extend(limits(calls, &options)?);
+            continue;
+        }
+        for &kind in &options.kinds {
+            let row = measure(kind, calls, &options)?;
+            if !options.json {
+                row.print();
+            }
+            rows.push(row.json());
+        }
+    }
+    if options.json {
+        println!("{}", serde_json::json!({ "rows": rows }));
+    }
+    Ok(())
+}
+
+/// One of our other processes. It ends with us.
+struct Helper {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Helper {
+    fn start(args: &[&str]) -> Result<Self, Box<dyn Error>> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let input = child.stdin.take().ok_or("no standard input")?;
+        let output = BufReader::new(child.stdout.take().ok_or("no standard output")?);
+        Ok(Self { child, input, output })
+    }
+
+    fn tell(&mut self, what: &impl serde::Serialize) -> Result<(), Box<dyn Error>> {
+        writeln!(self.input, "{}", serde_json::to_string(what)?)?;
+        Ok(())
+    }
+
+    fn hear<T: DeserializeOwned>(&mut self) -> Result<T, Box<dyn Error>> {
+        let mut line = String::new();
+        if self.output.read_line(&mut line)? == 0 {
+            return Err("a process of the bench has ended".into());
+        }
+        Ok(serde_json::from_str(&line)?)
+    }
+
+    fn cpu(&self) -> Duration {
+        cpu_of(&self.child.id().to_string(), "")
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The phones and the bare loop that answers them.
+struct Stage {
+    phones: Helper,
+    ports: Vec<u16>,
+    bare: Helper,
+    bare_ports: Vec<u16>,
+}
+
+impl Stage {
+    fn set(kind: Kind, calls: usize, bare: usize) -> Result<Self, Box<dyn Error>> {
+        let mut phones = Helper::start(&["phones", kind.name(), &calls.to_string()])?;
+        let ports: Vec<u16> = phones.hear()?;
+        let mut bare = Helper::start(&["bare", &bare.to_string()])?;
+        bare.tell(&ports)?;
+        let bare_ports = bare.hear()?;
+        Ok(Self {
+            phones,
+            ports,
+            bare,
+            bare_ports,
+        })
+    }
+
+    fn talk(&mut self, bare: bool, millis: u64) -> Result<Heard, Box<dyn Error>> {
+        self.phones.tell(&Ask::Talk { bare, millis })?;
+        self.phones.hear()
+    }
+
+    fn talk_to_bare(&mut self, millis: u64) -> Result<Turn, Box<dyn Error>> {
+        let before = self.bare.cpu();
+        let heard = self.talk(true, millis)?;
+        Ok(Turn {
+            cpu: self.bare.cpu() - before,
+            heard,
+        })
+    }
+}
+
+/// What a second of talking took.
+#[derive(Default)]
+struct Turn {
+    cpu: Duration,
+    heard: Heard,
+}
+
+impl Turn {
+    fn add(&mut self, other: Turn) {
+        self.cpu += other.cpu;
+        self.heard.sent += other.heard.sent;
+        self.heard.received += other.heard.received;
+    }
+
+    /// Microseconds of CPU for each packet in and out.
+    fn per_packet(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.heard.sent as f64
+    }
+}
+
+/// The bare loops beside each other.
+fn limits(calls: usize, options: &Options) -> Result<Vec<serde_json::Value>, Box<dyn Error>> {
+    let kind = Kind::Coached;
+    let mut stages = Vec::new();
+    for index in 0..Loop::ALL.len() {
+        let mut stage = Stage::set(kind, calls, index)?;
+        let sides = Ask::Sides {
+            engine: Vec::new(),
+            bare: stage.bare_ports.clone(),
+        };
+        stage.phones.tell(&sides)?;
+        stage.talk(true, WARM_UP)?;
+        stages.push((stage, Turn::default()));
+    }
+    for _ in 0..options.seconds {
+        for (stage, turn) in &mut stages {
+            turn.add(stage.talk_to_bare(SLICE)?);
+        }
+    }
+    let limit = stages[0].1.per_packet();
+    let mut rows = Vec::new();
+    for ((_, turn), (_, name)) in stages.iter().zip(Loop::ALL) {
+        let lost = turn.heard.sent.saturating_sub(turn.heard.received);
+        let ratio = turn.per_packet() / limit;
+        if !options.json {
+            println!(
+                "{calls:>5} calls {name:<40} {:5.2} µs a packet, ratio {ratio:4.2}, lost {lost}",
+                turn.per_packet()
+            );
+        }
+        rows.push(serde_json::json!({
+            "loop": name, "calls": calls, "us_per_packet": turn.per_packet(), "ratio": ratio, "lost": lost,
+        }));
+    }
+    Ok(rows)
+}
+
+struct Row {
+    kind: Kind,
+    calls: usize,
+    engine: Turn,
+    bare: Turn,
+    talked: f64,
+    lost: u64,
+    kib_per_leg: f64,
+    stats: EngineStats,
+    report: Report,
+}
+
+impl Row {
+    fn ratio(&self) -> f64 {
+        self.engine.per_packet() / self.bare.per_packet()
+    }
+
+    /// Microseconds of CPU for a second of one call.
+    fn cpu(&self, turn: &Turn) -> f64 {
+        turn.per_packet() * self.kind.legs() as f64 / FRAME.as_secs_f64()
+    }
+
+    /// Where the engine's time goes: receiving, sending, the machine of the call, and the rest (waiting, clocks, counting), as shares.
+    fn split(&self) -> [f64; 4] {
+        let all = self.engine.cpu.as_nanos() as f64;
+        let [receive, send, machine] =
+            [self.stats.receive_nanos, self.stats.send_nanos, self.stats.machine_nanos].map(|nanos| nanos as f64 / all);
+        [receive, send, machine, 1.0 - receive - send - machine]
+    }
+
+    fn print(&self) {
+        let [receive, send, machine, rest] = self.split().map(|share| share * 100.0);
+        let report = &self.report;
+        println!(
+            "{:>5} {:<8} {:6.0} µs a call·s (bare {:5.0}, ratio {:4.2}), {:5.0} calls a core, {:4.1} KiB a leg, lost {} (bare {}), changed {} of {}{}",
+            self.calls,
+            self.kind.name(),
+            self.cpu(&self.engine),
+            self.cpu(&self.bare),
+            self.ratio(),
+            1e6 / self.cpu(&self.engine),
+            self.kib_per_leg,
+            self.lost,
+            self.bare.heard.sent.saturating_sub(self.bare.heard.received),
+            report.changed,
+            report.to_customers,
+            if report.late > LATE { ", PHONES DID NOT KEEP UP" } else { "" },
+        );
+        println!(
+            "{:15}receive {receive:.0} %, send {send:.0} %, decode+mix+encode {machine:.0} %, rest {rest:.0} %; spacing toward agents {:.2} ms p99 off 20 ms; phones {:.0} ms late at worst",
+            "",
+            share(&report.spacing, 0.99).unwrap_or_default(),
+            report.late,
+        );
+        for (delays, name) in report.delays.iter().zip(["customer→agent", "supervisor→agent", "agent→supervisor"]) {
+            if let (Some(median), Some(high)) = (share(delays, 0.5), share(delays, 0.99)) {
+                println!("{:15}{name:<17} {median:6.2} ms p50, {high:6.2} ms p99, {} marks", "", delays.len());
+            }
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let report = &self.report;
+        let delay = |path: usize| serde_json::json!({ "p50": share(&report.delays[path], 0.5), "p99": share(&report.delays[path], 0.99) });
+        let [receive, send, machine, rest] = self.split();
+        serde_json::json!({
+            "engine": "epoll",
+            "kind": self.kind.name(),
+            "codec": Codec::Pcmu.name(),
+            "calls": self.calls,
+            "cpu_us_per_call_s": self.cpu(&self.engine),
+            "bare_cpu_us_per_call_s": self.cpu(&self.bare),
+            "ratio": self.ratio(),
+            "calls_per_core": 1e6 / self.cpu(&self.engine),
+            "cpu_share": { "receive": receive, "send": send, "machine": machine, "rest": rest },
+            "lost": self.lost,
+            "changed": report.changed,
+            "to_customers": report.to_customers,
+            "kib_per_leg": self.kib_per_leg,
+            "spacing_p99_ms": share(&report.spacing, 0.99),
+            "phones_late_ms": report.late,
+            "seconds": self.talked,
+            "delay_ms": { "customer_agent": delay(0), "supervisor_agent": delay(1), "agent_supervisor": delay(2) },
+        })
+    }
+}
+
+/// The value below which so many of the sorted ones lie.
+fn share(sorted: &[f64], share: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get(((sorted.len() as f64 * share) as usize).min(last)).copied()
+}
+
+fn measure(kind: Kind, calls: usize, options: &Options) -> Result<Row, Box<dyn Error>> {
+    let mut stage = Stage::set(kind, calls, 0)?;
+    let rtcp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let before = resident();
+    let (engine, _events) = Engine::start(MediaConfig {
+        workers: options.workers,
+        ports: None,
+        ..MediaConfig::default()
+    })?;
+    let ports = open(&engine, kind, calls, &stage.ports, rtcp.local_addr()?)?;
+    let sides = Ask::Sides {
+        engine: ports,
+        bare: stage.bare_ports.clone(),
+    };
+    stage.phones.tell(&sides)?;
+    stage.talk(true, WARM_UP)?;
+    stage.talk(false, WARM_UP)?;
+    let memory = resident().saturating_sub(before);
+    stage.phones.tell(&Ask::Reset)?;
+
+    let [mut served, mut bare] = [const {
+        Turn {
+            cpu: Duration::ZERO,
+            heard: Heard { sent: 0, received: 0 },
+        }
+    }; 2];
+    let before = engine.stats();
+    let began = instant();
+    for _ in 0..options.seconds {
+        if !options.no_bare {
+            bare.add(stage.talk_to_bare(SLICE)?);
+        }
+        let cpu_before = cpu_of("self", "media-");
+        let heard = stage.talk(false, SLICE)?;
+        served.add(Turn {
+            cpu: cpu_of("self", "media-") - cpu_before,
+            heard,
+        });
+    }
+    let talked = began.elapsed().as_secs_f64();
+    // Time for the last of the counters to be told.
+    stage.talk(true, 20)?;
+    let stats = engine.stats().since(&before);
+    stage.phones.tell(&Ask::Report)?;
+    let report: Report = stage.phones.hear()?;
+    // On the way to the engine, and on the way from it, its own clock's frames included; what it sends while nobody talks to it is silence
+    // that the phones do not count.
+    let in_lost = served.heard.sent.saturating_sub(stats.received);
+    let out_lost = stats.unchanged.saturating_sub(report.to_customers) + stats.send_errors;
+    Ok(Row {
+        kind,
+        calls,
+        lost: in_lost
+            + if kind == Kind::Coached {
+                out_lost
+            } else {
+                served.heard.sent.saturating_sub(served.heard.received)
+            },
+        engine: served,
+        bare,
+        talked,
+        kib_per_leg: memory as f64 / 1024.0 / (calls * kind.legs()) as f64,
+        stats,
+        report,
+    })
+}
+
+fn open(engine: &Engine, kind: Kind, calls: usize, phones: &[u16], rtcp: SocketAddr) -> Result<Vec<u16>, Box<dyn Error>> {
+    let mut ports = Vec::new();
+    for call in 0..calls {
+        let key = CallKey(call as u64);
+        let mut roles = Vec::new();
+        for leg in 0..kind.legs() {
+            let index = call * kind.legs() + leg;
+            let name = MediaLeg(index as u64);
+            ports.push(engine.open(key, name)?.port());
+            let media = LegMedia {
+                remote: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, phones[index]))),
+                remote_rtcp: Some(rtcp),
+                rtcp_mux: false,
+                codec: Codec::Pcmu,
+                payload_type: 0,
+                dtmf_pt: None,
+                dtmf_clock: 8000,
+                comfort_noise: None,
+                send: true,
+                receive: true,
+                nat: false,
+            };
+            engine.command(MediaCommand::Describe { leg: name, media });
+            let agent = MediaLeg((call * kind.legs() + AGENT) as u64);
+            roles.push((
+                name,
+                match leg {
+                    AGENT => HearingRole::Agent,
+                    CUSTOMER => HearingRole::Customer,
+                    _ => HearingRole::Supervisor {
+                        activity: Activity::Coach,
+                        coached: Some(agent),
+                        agent_side_only: false,
+                    },
+                },
+            ));
+        }
+        let hearing = Hearing::of(&roles);
+        engine.command(MediaCommand::Hear { call: key, hearing });
+    }
+    Ok(ports)
+}
+
+/// CPU time of a process's threads whose name begins so, to the nanosecond (proc(5): schedstat).
+fn cpu_of(process: &str, name: &str) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let nanos = tasks.filter_map(|task| {
+        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).ok();
+        if !read("comm")?.starts_with(name) {
+            return None;
+        }
+        read("schedstat")?.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
+/// Resident bytes (proc(5): statm).
+fn resident() -> u64 {
+    const PAGE: u64 = 4096;
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm
+        .split_whitespace()
+        .nth(1)
+        .and_then(|pages| pages.parse::<u64>().ok())
+        .unwrap_or(0)
+        * PAGE
+}
