@@ -34,6 +34,8 @@ pub const MAX_LEGS: usize = 16;
 const FRAME: u32 = 160;
 /// The longest frame: 30 ms.
 const LONGEST: u32 = 240;
+/// The longest hole that a codec conceals itself: 200 ms at 16 kHz.
+const MAX_HOLE: usize = 3200;
 /// What one piece of a payload is decoded to at most.
 const PIECE: usize = 480;
 /// A party who has not sent for so long no longer paces anybody.
@@ -457,13 +459,13 @@ impl Leg {
             jitter: self.reception.jitter_time(),
             remote_lost,
             remote_fraction_lost: self.remote.map_or(0, |remote| remote.fraction_lost),
-            remote_jitter: self.remote.map_or(Duration::ZERO, |remote| self.remote_jitter(&remote)),
+            remote_jitter: self.remote.map_or(Duration::ZERO, |remote| self.remote_jitter(remote)),
             mos: (stats.received > 0)
                 .then(|| self.mos(lost, stats.received + lost, self.reception.jitter_time()))
                 .flatten(),
             remote_mos: self
                 .remote
-                .and_then(|remote| self.mos(remote_lost, stats.sent, self.remote_jitter(&remote))),
+                .and_then(|remote| self.mos(remote_lost, stats.sent, self.remote_jitter(remote))),
             ..stats
         }
     }
@@ -483,8 +485,8 @@ impl Leg {
                 let lost = u64::from(remote.fraction_lost);
                 Some(RemoteQuality {
                     lost_permille: permille(lost, 256),
-                    jitter_ms: millis(self.remote_jitter(&remote)),
-                    mos: self.mos(lost, 256, self.remote_jitter(&remote))?,
+                    jitter_ms: millis(self.remote_jitter(remote)),
+                    mos: self.mos(lost, 256, self.remote_jitter(remote))?,
                 })
             }),
             round_trip_ms: stats.round_trip.map(millis),
@@ -492,7 +494,7 @@ impl Leg {
     }
 
     /// A leg measures the jitter of what we send it by the clock of what we send.
-    fn remote_jitter(&self, remote: &Block) -> Duration {
+    fn remote_jitter(&self, remote: Block) -> Duration {
         rtcp::time_of(remote.jitter, self.stream.clock())
     }
 
@@ -541,7 +543,7 @@ impl Leg {
     }
 
     /// A payload of its own into its ring, piece by piece. Returns whether the ring grew.
-    fn decode(&mut self, received: &Received, payload: &[u8], rate: u32) -> bool {
+    fn decode(&mut self, received: &Received, payload: &[u8], rate: u32, now: Instant) -> bool {
         let Some((codec, decoder)) = &mut self.decoder else { return false };
         let clock = codec.clock();
         // Distances count, and a wrap is a restart at most once a day.
@@ -550,8 +552,16 @@ impl Leg {
         } else {
             received.timestamp.wrapping_mul(rate / clock)
         };
+        if *codec == Codec::Opus {
+            // What is not lost but late is decoded out of its order when it comes.
+            let mut samples = [0; MAX_HOLE];
+            let missing = self.ring.missing(received.ssrc, timestamp).min(MAX_HOLE);
+            if missing > 0 && decoder.conceal(&mut samples[..missing]) {
+                self.ring.fill(&samples[..missing]);
+            }
+        }
         let mut write = |samples: &[i16]| {
-            let grew = self.ring.write(received.ssrc, timestamp, samples);
+            let grew = self.ring.write(received.ssrc, timestamp, samples, now);
             timestamp = timestamp.wrapping_add(samples.len() as u32);
             grew
         };
@@ -983,7 +993,7 @@ impl Call {
             if slots(mixed_by).all(|listener| self.ears[listener][slot].reader.behind(&leg.ring) == 0) {
                 leg.ring.rewind();
             }
-            grew = leg.decode(received, &packet[received.payload.clone()], self.rate);
+            grew = leg.decode(received, &packet[received.payload.clone()], self.rate, now);
         }
         for listener in slots(passed_to) {
             self.pass(slot, listener, ticks, received, packet, now, out);
@@ -1074,7 +1084,9 @@ impl Call {
         let timestamp = transcoder.timestamp(received.timestamp);
         let mut is_one_for_one = transcoder.take(&packet[received.payload.clone()]);
         let mut buffer = [0; HEADER + MAX_PAYLOAD];
-        while let Some((frame, is_all)) = transcoder.ready() {
+        while let Some((_, transcoder)) = &mut leg.transcoder
+            && let Some((frame, is_all)) = transcoder.ready()
+        {
             let octets = transcoder.give(&mut buffer[HEADER..]);
             let ticks = frame * (media.codec.clock() / CLOCK);
             is_one_for_one &= is_all;
@@ -1097,16 +1109,8 @@ impl Call {
                 ..header
             };
             buffer[..HEADER].copy_from_slice(&header.to_bytes());
-            let transmit = Transmit {
-                slot: listener,
-                sent: Sent::Transcoded,
-                muxed: false,
-                to,
-                bytes: &buffer[..HEADER + octets],
-            };
-            out(transmit);
-            leg.stats.transcoded += 1;
-            leg.stats.sent += 1;
+            let sent = Sent::Transcoded;
+            leg.send(listener, sent, to, &buffer[..HEADER + octets], out);
         }
     }
 
@@ -1474,7 +1478,13 @@ impl Call {
                 };
                 let ear = &mut self.ears[slot][other];
                 if !matches!(before, Row::Mix(_)) || !before.has(other) {
-                    ear.reader = Reader::at_end(ring);
+                    let is_supervision = supervisor || self.hearing.is_supervisor(facts[other].map_or(listener, |(name, ..)| name));
+                    let reader = if is_supervision {
+                        Reader::buffered(ring)
+                    } else {
+                        Reader::direct(ring)
+                    };
+                    ear.reader = if before.has(other) { reader.going_on() } else { reader };
                 }
                 ear.gain = gains[other];
                 ear.duck = ducks[other];
@@ -1546,7 +1556,7 @@ impl Call {
             for ears in &mut self.ears {
                 for (ear, speaker) in ears.iter_mut().zip(&self.legs) {
                     if let Some(speaker) = speaker {
-                        ear.reader = Reader::at_end(&speaker.ring);
+                        ear.reader = ear.reader.anew(&speaker.ring);
                     }
                 }
             }
@@ -1905,8 +1915,9 @@ mod tests {
         let agent = house.last(AGENT);
         assert_eq!(agent.sent, Sent::Mixed);
         assert_eq!(agent.at, 20 * MS, "the mix leaves with the customer's packet");
-        for sample in agent.samples(Codec::Pcmu) {
-            assert!(is_about(sample, i32::from(CUSTOMER_LEVEL) + i32::from(SUPERVISOR_LEVEL)));
+        // The coach begins softly: 4 ms.
+        for sample in &agent.samples(Codec::Pcmu)[32..] {
+            assert!(is_about(*sample, i32::from(CUSTOMER_LEVEL) + i32::from(SUPERVISOR_LEVEL)));
         }
         let customer = house.last(CUSTOMER);
         assert_eq!(customer.sent, Sent::Unchanged);
@@ -2606,7 +2617,8 @@ mod tests {
                         .count()
                 })
                 .sum();
-            assert!(still <= 240, "speaker {speaker}: {still} samples of his were still to come");
+            // And the 60 ms in which what is concealed fades.
+            assert!(still <= 240 + 480, "speaker {speaker}: {still} samples of his were still to come");
         }
     }
 
@@ -2961,10 +2973,14 @@ mod tests {
                         _ => 0,
                     };
                     let samples = heard.samples(Codec::Pcmu);
-                    let forbidden: Vec<_> = samples
-                        .into_iter()
-                        .filter(|sample| speakers_in(*sample).is_none_or(|speakers| speakers & !allowed != 0))
-                        .collect();
+                    // Whoever fades in or out is anywhere below his level; whoever goes on is at it.
+                    let most: i32 = (0..3).filter(|index| allowed & 1 << index != 0).map(|index| i32::from(LEVELS[index])).sum();
+                    let is_steady = samples.iter().all(|sample| *sample == samples[0]);
+                    let is_forbidden = |sample: i16| match is_steady {
+                        true => speakers_in(sample).is_none_or(|speakers| speakers & !allowed != 0),
+                        false => !(-64..=most + 64 + most / 16).contains(&i32::from(sample)),
+                    };
+                    let forbidden: Vec<_> = samples.into_iter().filter(|sample| is_forbidden(*sample)).collect();
                     // A sample between sound and silence may fall between two levels.
                     assert!(forbidden.len() <= 3, "{:?} heard {forbidden:?} in {activity:?}", heard.listener);
                 }

@@ -78,7 +78,7 @@ pub struct SwitchboardConfig {
 impl Default for SwitchboardConfig {
     fn default() -> Self {
         Self {
-            codecs: vec![Codec::Pcmu, Codec::Pcma],
+            codecs: vec![Codec::Pcmu, Codec::Pcma, Codec::G722, Codec::Opus],
             ring_timeout: Duration::from_secs(60),
             call_waiting: true,
             max_calls: 2000,
