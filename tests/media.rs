@@ -523,6 +523,27 @@ fn a_phone_that_shares_its_port_gets_reports_there_and_its_answers_are_taken() {
 }
 
 #[test]
+fn no_rtcp_of_the_corpus_hurts_a_leg_that_shares_its_port() {
+    let (engine, _events) = engine(1);
+    let mut phones = call_of_three(&engine, Activity::Coach);
+    phones[0].describe(&engine, |media| media.rtcp_mux = true);
+    for (name, accepted) in [("rtcp_4octets", 0), ("rtcp_len_overrun", 0), ("rtcp_bye_spoof", 1)] {
+        let bytes = corpus::file(&format!("torture/rtp/{name}.bin"));
+        let before = engine.stats();
+        phones[0].rtp.send_to(&bytes, phones[0].ours).expect("sent");
+        wait(name, || {
+            let stats = engine.stats();
+            (stats.rtcp_received, stats.malformed) == (before.rtcp_received + accepted, before.malformed + 1 - accepted)
+        });
+    }
+    phones.iter_mut().for_each(|phone| drop(phone.heard()));
+    wait("the call still carries sound", || {
+        phones.iter_mut().for_each(Phone::say);
+        phones[1].heard().iter().any(|payload| payload[..] == [byte(1000); 160])
+    });
+}
+
+#[test]
 fn a_phone_is_told_goodbye_when_its_leg_closes_and_not_when_it_moves() {
     let (engine, mut events) = engine(2);
     let mut agent = Phone::new(&engine, CALL, AGENT, byte(1000));

@@ -263,7 +263,11 @@ async fn the_openapi_document_names_every_route() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert!(document["components"]["schemas"].get("DeviceJson").is_some(), "{document}");
+    let schemas = &document["components"]["schemas"];
+    assert!(schemas.get("DeviceJson").is_some(), "{document}");
+    assert!(schemas["CallJson"]["properties"].get("mediaQuality").is_some(), "{schemas}");
+    assert!(schemas.get("MediaQualityJson").is_some(), "{schemas}");
+    assert_eq!(schemas["Mos"]["type"], "number");
 }
 
 #[tokio::test]

@@ -226,10 +226,13 @@ pub struct MediaQualityJson {
     pub round_trip_ms: Option<u32>,
 }
 
-/// A mean opinion score: hundredths here, a number with two decimals on the wire.
+/// A mean opinion score with two decimals, 1.00 to 4.50.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
 #[schema(value_type = f64)]
-pub struct Mos(pub u16);
+pub struct Mos(
+    /// In hundredths.
+    pub u16,
+);
 
 impl Serialize for Mos {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

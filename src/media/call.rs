@@ -870,7 +870,8 @@ impl Call {
             return Verdict::Discarded;
         }
         leg.stats.received += 1;
-        leg.reception.note(received, media.codec.clock(), now);
+        let is_event = Some(received.payload_type) == media.dtmf_pt;
+        leg.reception.note(received, (!is_event).then_some(media.codec.clock()), now);
         leg.heard = now;
         if std::mem::take(&mut leg.inactive) {
             let event = MediaEvent::Active { leg: leg.name };

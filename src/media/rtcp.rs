@@ -96,8 +96,9 @@ const MAX_MISORDER: i16 = 100;
 const LOST: RangeInclusive<i64> = -0x80_0000..=0x7f_ffff;
 
 impl Reception {
-    /// Notes a valid packet; `clock` is the timestamp units a second of its payload type.
-    pub fn note(&mut self, packet: &Received, clock: u32, now: Instant) {
+    /// Notes a valid packet; `clock` is the timestamp units a second of its payload type. `None`: its timestamp tells nothing of when it was
+    /// sent, as that of an event (RFC 4733 2.2), which all its packets share.
+    pub fn note(&mut self, packet: &Received, clock: Option<u32>, now: Instant) {
         if self.source != Some(packet.ssrc) {
             self.begin(packet);
         } else if self.paused {
@@ -115,7 +116,9 @@ impl Reception {
             }
         }
         self.received += 1;
-        self.note_transit(packet.timestamp, clock, now);
+        if let Some(clock) = clock {
+            self.note_transit(packet.timestamp, clock, now);
+        }
     }
 
     fn begin(&mut self, packet: &Received) {
@@ -491,7 +494,7 @@ mod tests {
 
         fn receive(&mut self, sequences: impl IntoIterator<Item = u16>, now: Now) {
             for sequence in sequences {
-                self.reception.note(&packet(sequence), CLOCK, now.mono);
+                self.reception.note(&packet(sequence), Some(CLOCK), now.mono);
             }
         }
 
@@ -667,8 +670,8 @@ mod tests {
                     ..packet(i)
                 };
                 let at = now + 20 * MS * u32::from(i);
-                steady.note(&packet, clock, at);
-                unsteady.note(&packet, clock, at + 10 * MS * u32::from(i % 2));
+                steady.note(&packet, Some(clock), at);
+                unsteady.note(&packet, Some(clock), at + 10 * MS * u32::from(i % 2));
             }
             assert_eq!((steady.jitter(), steady.lost()), (0, 0));
             // Every distance is 10 ms.
@@ -676,6 +679,21 @@ mod tests {
             assert!((expected - 1..=expected).contains(&unsteady.jitter()), "{}", unsteady.jitter());
             assert!((9..=10).contains(&unsteady.jitter_time().as_millis()));
         }
+    }
+
+    #[test]
+    fn a_digit_is_no_jitter() {
+        let now = start().mono;
+        let mut reception = Reception::default();
+        for i in 0..100u16 {
+            let is_event = (40..60).contains(&i);
+            let packet = Received {
+                timestamp: if is_event { 6400 } else { u32::from(i) * 160 },
+                ..packet(i)
+            };
+            reception.note(&packet, (!is_event).then_some(CLOCK), now + 20 * MS * u32::from(i));
+        }
+        assert_eq!((reception.jitter(), reception.lost()), (0, 0));
     }
 
     #[test]
@@ -794,7 +812,7 @@ mod tests {
                     0 => side.reception.pause(),
                     1 => side.reception.note_sender_report(ssrc, timestamp, now.mono),
                     2 => drop(side.stream.own(160, 160, now.mono)),
-                    _ => side.reception.note(&Received { ssrc, timestamp, ..packet(sequence) }, clock, now.mono),
+                    _ => side.reception.note(&Received { ssrc, timestamp, ..packet(sequence) }, Some(clock), now.mono),
                 }
                 let bytes = side.report(now);
                 prop_assert_eq!(kinds(&bytes).len(), 2);

@@ -169,6 +169,7 @@ impl Stream {
     pub fn set_clock(&mut self, clock: u32) {
         if self.clock != clock {
             self.clock = clock;
+            self.anchor = None;
             self.cut();
         }
     }
