@@ -258,7 +258,11 @@ fn open(engine: &Engine, kind: Kind, calls: usize, phones: &Phones) -> Result<Ve
                 receive: true,
                 nat: false,
             };
-            engine.command(MediaCommand::Describe { leg: name, media });
+            engine.command(MediaCommand::Describe {
+                leg: name,
+                media,
+                srtp: None,
+            });
             let agent = MediaLeg((call * kind.legs() + AGENT) as u64);
             roles.push((
                 name,

@@ -4,6 +4,7 @@
 //! worker: wait, do commands, take packets, do what is due.
 
 use super::call::{Call, CallConfig, Leg, MAX_LEGS, Sent, StreamStart, Transmit, Verdict};
+use super::srtp::Keys;
 use super::{CallKey, Hearing, LegMedia, MediaCommand, MediaConfig, MediaEvent, MediaLeg};
 use crate::clock;
 use crate::words::Now;
@@ -90,6 +91,10 @@ pub struct EngineStats {
     pub malformed: u64,
     /// Packets dropped as too late or not to be received.
     pub discarded: u64,
+    /// Packets dropped as not authentic under the agreed SRTP key.
+    pub srtp_rejected: u64,
+    /// SRTP packets dropped as replays.
+    pub srtp_replayed: u64,
     /// Times the leak guard sent silence.
     pub leak_guards: u64,
     /// RTCP packets received.
@@ -197,7 +202,7 @@ impl Engine {
         let mut directory = shared.directory();
         let of = |directory: &Directory, leg| directory.legs.get(&leg).map(|(_, worker)| *worker);
         let (worker, job) = match command {
-            MediaCommand::Describe { leg, media } => (of(&directory, leg), Job::Describe { leg, media }),
+            MediaCommand::Describe { leg, media, srtp } => (of(&directory, leg), Job::Describe { leg, media, srtp }),
             MediaCommand::Mute { leg, muted } => (of(&directory, leg), Job::Mute { leg, muted }),
             MediaCommand::SendDigits { leg, digits } => (of(&directory, leg), Job::SendDigits { leg, digits }),
             MediaCommand::Beep { leg } => (of(&directory, leg), Job::Beep { leg }),
@@ -399,14 +404,38 @@ impl Post {
 /// What a worker is asked to do.
 #[derive(Debug)]
 enum Job {
-    Put { call: CallKey, parcel: Box<Parcel> },
-    Describe { leg: MediaLeg, media: LegMedia },
-    Mute { leg: MediaLeg, muted: bool },
-    Hear { call: CallKey, hearing: Box<Hearing> },
-    SendDigits { leg: MediaLeg, digits: String },
-    Beep { leg: MediaLeg },
-    Move { leg: MediaLeg, call: CallKey, to: usize },
-    Close { leg: MediaLeg },
+    Put {
+        call: CallKey,
+        parcel: Box<Parcel>,
+    },
+    Describe {
+        leg: MediaLeg,
+        media: LegMedia,
+        srtp: Option<Box<Keys>>,
+    },
+    Mute {
+        leg: MediaLeg,
+        muted: bool,
+    },
+    Hear {
+        call: CallKey,
+        hearing: Box<Hearing>,
+    },
+    SendDigits {
+        leg: MediaLeg,
+        digits: String,
+    },
+    Beep {
+        leg: MediaLeg,
+    },
+    Move {
+        leg: MediaLeg,
+        call: CallKey,
+        to: usize,
+    },
+    Close {
+        leg: MediaLeg,
+    },
     Stop,
 }
 
@@ -544,6 +573,8 @@ impl Worker {
             Verdict::Foreign => self.sums.foreign += 1,
             Verdict::Malformed => self.sums.malformed += 1,
             Verdict::Discarded => self.sums.discarded += 1,
+            Verdict::Unauthenticated => self.sums.srtp_rejected += 1,
+            Verdict::Replayed => self.sums.srtp_replayed += 1,
         }
         self.settle(place);
     }
@@ -622,7 +653,10 @@ impl Worker {
                     waiting.push(job);
                 }
             }
-            Job::Describe { leg, media } => self.at(leg, |call| call.handle_describe(leg, media, now)),
+            Job::Describe { leg, media, srtp } => self.at(leg, |call| {
+                call.handle_keys(leg, srtp.as_deref());
+                call.handle_describe(leg, media, now);
+            }),
             Job::Mute { leg, muted } => self.at(leg, |call| call.handle_mute(leg, muted, now)),
             Job::SendDigits { leg, digits } => self.at(leg, |call| call.handle_digits(leg, &digits, now)),
             Job::Beep { leg } => self.at(leg, |call| call.handle_beep(leg, now)),
@@ -792,6 +826,8 @@ counters!(
     foreign,
     malformed,
     discarded,
+    srtp_rejected,
+    srtp_replayed,
     leak_guards,
     rtcp_received,
     rtcp_sent,

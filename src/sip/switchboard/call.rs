@@ -190,6 +190,7 @@ impl Seat {
             outputs.push(Output::Media(MediaCommand::Describe {
                 leg: self.media_leg(),
                 media,
+                srtp: None,
             }));
             self.media = Some(media);
         }
