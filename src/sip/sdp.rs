@@ -6,16 +6,55 @@
 //! ```
 //!
 //! Other media lines are refused with port 0. A stream that is only offered encrypted is never answered in clear.
+//!
+//! Encrypted means SRTP with keys in the descriptions (SDES, RFC 4568); [`Srtp`] says who has it.
 
 use crate::media::codec::Codec;
+use crate::media::srtp::{Key, Keys, MAX_MATERIAL, Suite};
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use hmac::{Hmac, KeyInit, Mac};
 use sdp_types::{Attribute, Connection, Media, Origin, Time};
+use sha2::Sha512;
 use std::net::{IpAddr, SocketAddr};
+use zeroize::Zeroizing;
 
 /// The payload type of telephone events in our offers, unless the peer has chosen another before.
 pub const TELEPHONE_EVENT: u8 = 101;
 
 /// The most media lines of a description.
 pub const MAX_LINES: usize = 16;
+
+/// The most `a=crypto` lines of a stream that are looked at.
+const MAX_CRYPTO: usize = 16;
+
+/// Base64 as keys come in: with its padding, or as some phones have it, without.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Whether a leg's media is encrypted: SRTP with keys in the descriptions (RFC 4568).
+///
+/// | | offers we take | our offer | answers we take |
+/// |---|---|---|---|
+/// | off | RTP/AVP; its keys are passed over | RTP/AVP | RTP/AVP |
+/// | optional | RTP/SAVP; RTP/AVP with keys, encrypted; RTP/AVP in clear | RTP/AVP with keys | encrypted or clear |
+/// | required | RTP/SAVP; RTP/AVP with keys | RTP/SAVP | RTP/SAVP |
+///
+/// A peer that does no SRTP refuses RTP/SAVP with 488, and there is no second INVITE to try it in clear. So an optional offer is RTP/AVP
+/// with `a=crypto` lines, as telephones make it that call this "best effort": who does not know the lines leaves them out of his answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Srtp {
+    /// Never.
+    #[default]
+    Off,
+    /// When the peer does it.
+    Optional,
+    /// Always: what cannot be encrypted is refused.
+    Required,
+}
 
 /// Why a description is refused, always with 488 (`SdpError::STATUS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,9 +65,12 @@ pub enum SdpError {
     /// It has no audio stream, or all are refused or switched off (port 0).
     #[error("no audio stream")]
     NoAudio,
-    /// Audio is offered only over SRTP or DTLS, or over something that is no RTP.
-    #[error("no audio stream over plain RTP")]
+    /// Audio is offered only over what this leg does not have: SRTP, or RTP in clear, or DTLS, or something that is no RTP.
+    #[error("no audio stream over a transport that is wanted here")]
     Transport,
+    /// An answer without a key where there must be one, or with another than was asked for.
+    #[error("no usable key")]
+    Crypto,
     /// No codec that we speak.
     #[error("no common codec")]
     Codec,
@@ -135,6 +177,21 @@ pub struct Audio {
     pub telephone_event: Option<u8>,
     /// Milliseconds a packet, when he says.
     pub ptime: Option<u32>,
+    /// It is RTP/SAVP or RTP/SAVPF.
+    pub secure: bool,
+    /// His keys that we can use, in his order of preference.
+    pub crypto: Vec<Crypto>,
+    /// He has `a=crypto` lines, and there is none among them that we can use.
+    pub unusable_crypto: bool,
+}
+
+/// An `a=crypto` line (RFC 4568 9.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crypto {
+    /// Its tag, by which an answer names what it takes.
+    pub tag: u32,
+    /// What its sender protects his packets with.
+    pub key: Key,
 }
 
 impl Audio {
@@ -153,8 +210,13 @@ struct Line {
 }
 
 impl Session {
-    /// Reads a description. What is not UTF-8 in its texts is no fault.
+    /// Reads a description, whether it is encrypted or not. What is not UTF-8 in its texts is no fault.
     pub fn parse(body: &[u8]) -> Result<Session, SdpError> {
+        Session::parse_for(body, Srtp::Optional)
+    }
+
+    /// Reads a description of a leg for which this is the rule: a stream that it rules out is passed over.
+    pub fn parse_for(body: &[u8], srtp: Srtp) -> Result<Session, SdpError> {
         let text = String::from_utf8_lossy(body);
         let read = sdp_types::Session::parse(text.as_bytes()).map_err(|_| SdpError::Unreadable)?;
         if read.medias.len() > MAX_LINES {
@@ -165,7 +227,7 @@ impl Session {
             if !media.media.eq_ignore_ascii_case("audio") || media.port == 0 {
                 continue;
             }
-            match read_audio(&read, media) {
+            match read_audio(&read, media, srtp) {
                 Ok(audio) => {
                     let line = |media: &Media| Line {
                         media: media.media.clone(),
@@ -189,8 +251,22 @@ impl Session {
     }
 }
 
-fn read_audio(session: &sdp_types::Session, media: &Media) -> Result<Audio, SdpError> {
-    if !matches!(media.proto.to_ascii_uppercase().as_str(), "RTP/AVP" | "RTP/AVPF") {
+fn read_audio(session: &sdp_types::Session, media: &Media, srtp: Srtp) -> Result<Audio, SdpError> {
+    let secure = match media.proto.to_ascii_uppercase().as_str() {
+        "RTP/AVP" | "RTP/AVPF" => false,
+        "RTP/SAVP" | "RTP/SAVPF" => true,
+        _ => return Err(SdpError::Transport),
+    };
+    let lines = media.attributes.iter().filter(|attribute| attribute.attribute == "crypto");
+    let has_crypto = lines.clone().next().is_some();
+    let crypto: Vec<Crypto> = match srtp {
+        Srtp::Off => Vec::new(),
+        Srtp::Optional | Srtp::Required => lines
+            .take(MAX_CRYPTO)
+            .filter_map(|attribute| read_crypto(attribute.value.as_deref()?))
+            .collect(),
+    };
+    if crypto.is_empty() && (secure || srtp == Srtp::Required) {
         return Err(SdpError::Transport);
     }
     let connection = media.connections.first().or(session.connection.as_ref()).ok_or(SdpError::Address)?;
@@ -212,7 +288,38 @@ fn read_audio(session: &sdp_types::Session, media: &Media) -> Result<Audio, SdpE
         ptime: value_of(media, "ptime")
             .and_then(|value| value.trim().parse().ok())
             .filter(|ptime| (1..=1000).contains(ptime)),
+        secure,
+        unusable_crypto: has_crypto && crypto.is_empty(),
+        crypto,
     })
+}
+
+/// Reads the value of an `a=crypto` line (RFC 4568 9.1): `1 AES_CM_128_HMAC_SHA1_80 inline:…|2^31 WSH=64`. `None`: an unknown suite, or
+/// something in it that we would have to honour and do not: an MKI, several keys, a part left in clear or unauthenticated, a key
+/// derivation rate, an order of FEC. A lifetime binds whoever sends under the key: him.
+fn read_crypto(value: &str) -> Option<Crypto> {
+    let mut words = value.split_ascii_whitespace();
+    let tag = words.next().filter(|tag| is_number(tag, 9))?.parse().ok()?;
+    let suite = Suite::named(words.next()?)?;
+    let parameters = words.next()?;
+    let (method, key) = parameters.split_once(':')?;
+    let (key, lifetime) = key.split_once('|').map_or((key, None), |(key, rest)| (key, Some(rest)));
+    let is_lifetime = |text: &str| is_number(text.strip_prefix("2^").unwrap_or(text), 15);
+    if !method.eq_ignore_ascii_case("inline") || !lifetime.is_none_or(is_lifetime) {
+        return None;
+    }
+    // A window of ours may be larger than he asks for; what has a minus need not be understood.
+    if !words.all(|parameter| parameter.starts_with('-') || parameter.to_ascii_uppercase().starts_with("WSH=")) {
+        return None;
+    }
+    let mut material = Zeroizing::new([0; MAX_MATERIAL + 4]);
+    let len = BASE64.decode_slice(key, &mut *material).ok()?;
+    let key = Key::new(suite, material.get(..len)?)?;
+    Some(Crypto { tag, key })
+}
+
+fn is_number(text: &str, most: usize) -> bool {
+    (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn read_address(connection: &Connection) -> Result<IpAddr, SdpError> {
@@ -283,7 +390,7 @@ fn value_of<'a>(media: &'a Media, name: &str) -> Option<&'a str> {
 }
 
 /// What offer and answer have come to, seen from us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreed {
     /// Where we send RTP; `None` when he wants none.
     pub remote: Option<SocketAddr>,
@@ -303,6 +410,8 @@ pub struct Agreed {
     pub held: bool,
     /// Milliseconds a packet, when he says.
     pub ptime: Option<u32>,
+    /// The keys of SRTP; `None`: RTP in clear.
+    pub srtp: Option<Box<Keys>>,
 }
 
 impl Agreed {
@@ -319,8 +428,67 @@ impl Agreed {
             receive: direction.receives(),
             held: audio.is_hold(),
             ptime: audio.ptime,
+            srtp: None,
         }
     }
+}
+
+/// Our keys of one leg, all made of one secret. A key is never taken up again once packets went out under it and another, or none, came
+/// in its place: their indices begin anew, and a pair of packets under one index gives both away.
+#[derive(Clone)]
+struct OurKeys {
+    secret: Zeroizing<[u8; 32]>,
+    generation: u32,
+    /// Keys of this generation are in use, or were.
+    used: bool,
+    /// What SRTP has come to: the suite, over RTP/SAVP or not, and the peer's key and address.
+    agreed: Option<(Suite, bool, Key, Option<SocketAddr>)>,
+}
+
+impl std::fmt::Debug for OurKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OurKeys({:?})", self.agreed.as_ref().map(|(suite, ..)| suite))
+    }
+}
+
+impl OurKeys {
+    fn suite(&self) -> Option<Suite> {
+        self.agreed.as_ref().map(|(suite, ..)| *suite)
+    }
+
+    /// The keys that were used are done with.
+    fn renew(&mut self) {
+        if std::mem::take(&mut self.used) {
+            self.generation = self.generation.wrapping_add(1);
+        }
+    }
+
+    fn key(&self, suite: Suite) -> Option<Key> {
+        let mut mac = Hmac::<Sha512>::new_from_slice(&*self.secret).ok()?;
+        mac.update(&self.generation.to_be_bytes());
+        mac.update(suite.name().as_bytes());
+        let derived = Zeroizing::new(<[u8; 64]>::from(mac.finalize().into_bytes()));
+        Key::new(suite, derived.get(..suite.material_len())?)
+    }
+
+    fn agree(&mut self, audio: &Audio, theirs: &Key) -> Option<Box<Keys>> {
+        let ours = self.key(theirs.suite())?;
+        self.used = true;
+        self.agreed = Some((theirs.suite(), audio.secure, theirs.clone(), audio.rtp));
+        Some(Box::new(Keys {
+            ours,
+            theirs: theirs.clone(),
+        }))
+    }
+}
+
+/// The tag of a suite in our offers.
+fn tag_of(suite: Suite) -> u32 {
+    Suite::ALL
+        .iter()
+        .zip(1..)
+        .find(|(known, _)| **known == suite)
+        .map_or(0, |(_, tag)| tag)
 }
 
 /// Our end of one leg's session: writes offers and answers, and counts the version up whenever what it says changes (RFC 3264 8).
@@ -336,6 +504,11 @@ pub struct Local {
     telephone_event: u8,
     /// The codecs of our last offer: an answer may take none but these (RFC 3264 6.1).
     offered: Vec<Codec>,
+    srtp: Srtp,
+    keys: OurKeys,
+    /// The suites of our last offer, and whether it was RTP/SAVP.
+    offered_suites: Vec<Suite>,
+    offered_secure: bool,
 }
 
 impl Local {
@@ -353,7 +526,23 @@ impl Local {
             direction: Direction::SendRecv,
             telephone_event: TELEPHONE_EVENT,
             offered: Vec::new(),
+            srtp: Srtp::Off,
+            keys: OurKeys {
+                secret: Zeroizing::new([0; 32]),
+                generation: 0,
+                used: false,
+                agreed: None,
+            },
+            offered_suites: Vec::new(),
+            offered_secure: false,
         }
+    }
+
+    /// With SRTP by this rule. `secret` is random: our keys are made of it.
+    pub fn with_srtp(mut self, srtp: Srtp, secret: [u8; 32]) -> Local {
+        self.srtp = srtp;
+        self.keys.secret = Zeroizing::new(secret);
+        self
     }
 
     /// Where we receive RTP.
@@ -371,19 +560,56 @@ impl Local {
         self.direction = direction;
         self.offered = codecs.to_vec();
         let formats: Vec<(u8, Codec)> = codecs.iter().map(|codec| (codec.payload_type(), *codec)).collect();
-        self.write("RTP/AVP", &formats, Some(self.telephone_event), direction)
+        let agreed = self.keys.suite();
+        if agreed.is_none() {
+            self.keys.renew();
+        }
+        // What is agreed stays as it is: the key, the suite and the profile.
+        self.offered_suites = match (self.srtp, agreed) {
+            (Srtp::Off, _) => Vec::new(),
+            (_, Some(suite)) => vec![suite],
+            (_, None) => Suite::ALL.to_vec(),
+        };
+        self.offered_secure = match &self.keys.agreed {
+            Some((_, secure, ..)) => *secure,
+            None => self.srtp == Srtp::Required,
+        };
+        let crypto = self.offered_suites.iter().map(|suite| (tag_of(*suite), *suite)).collect::<Vec<_>>();
+        let proto = if self.offered_secure { "RTP/SAVP" } else { "RTP/AVP" };
+        self.write(proto, &formats, Some(self.telephone_event), direction, &crypto)
     }
 
-    /// The answer to an offer: its first codec that we speak, its payload types, no more than it and `direction` allow.
+    /// The answer to an offer: its first codec that we speak, its payload types, no more than it and `direction` allow; the first of its
+    /// keys that we can use. An offer that this leg's [`Srtp`] rules out ([`Session::parse_for`] has not been asked) comes to nothing sent
+    /// and nothing received.
     pub fn answer(&mut self, offer: &Session, direction: Direction) -> (Vec<u8>, Agreed) {
         self.lines = offer.lines.clone();
         self.taken = offer.taken;
         self.direction = direction;
         self.telephone_event = offer.audio.telephone_event.unwrap_or(self.telephone_event);
-        let agreed = Agreed::of(&offer.audio, direction);
+        let mut agreed = Agreed::of(&offer.audio, direction);
+        let crypto = offer.audio.crypto.first().filter(|_| self.srtp != Srtp::Off);
+        match crypto {
+            Some(crypto) => {
+                let other = self.keys.agreed.as_ref().is_none_or(|(suite, _, theirs, at)| {
+                    // Another key and another place is another telephone: it does not know how far we are under ours.
+                    *suite != crypto.key.suite() || *theirs != crypto.key && *at != offer.audio.rtp
+                });
+                if other {
+                    self.keys.renew();
+                }
+                agreed.srtp = self.keys.agree(&offer.audio, &crypto.key);
+            }
+            None => self.keys.agreed = None,
+        }
+        if agreed.srtp.is_none() && (offer.audio.secure || self.srtp == Srtp::Required) {
+            (agreed.remote, agreed.remote_rtcp, agreed.send, agreed.receive) = (None, None, false, false);
+        }
         let formats = [(agreed.payload_type, agreed.codec)];
         let proto = offer.lines.get(offer.taken).map_or("RTP/AVP", |line| line.proto.as_str());
-        let body = self.write(proto, &formats, agreed.telephone_event, Direction::of(agreed.send, agreed.receive));
+        let direction = Direction::of(agreed.send, agreed.receive);
+        let crypto: Vec<(u32, Suite)> = crypto.iter().map(|crypto| (crypto.tag, crypto.key.suite())).collect();
+        let body = self.write(proto, &formats, agreed.telephone_event, direction, &crypto);
         (body, agreed)
     }
 
@@ -397,12 +623,43 @@ impl Local {
         if audio.codecs.is_empty() {
             return Err(SdpError::Codec);
         }
+        let crypto = self.taken_crypto(&audio)?;
+        let mut agreed = Agreed::of(&audio, self.direction);
+        match crypto {
+            Some(crypto) => agreed.srtp = Some(self.keys.agree(&audio, &crypto.key).ok_or(SdpError::Crypto)?),
+            None => self.keys.agreed = None,
+        }
         self.lines = answer.lines.clone();
         self.telephone_event = answer.audio.telephone_event.unwrap_or(self.telephone_event);
-        Ok(Agreed::of(&audio, self.direction))
+        Ok(agreed)
     }
 
-    fn write(&mut self, proto: &str, formats: &[(u8, Codec)], events: Option<u8>, direction: Direction) -> Vec<u8> {
+    /// The key of an answer: of a suite that we offered, under its tag (RFC 4568 5.1.3). None at all is right where RTP in clear is.
+    fn taken_crypto<'a>(&self, answer: &'a Audio) -> Result<Option<&'a Crypto>, SdpError> {
+        let fits = |crypto: &&Crypto| {
+            let offered = self.offered_suites.contains(&crypto.key.suite());
+            offered && crypto.tag == tag_of(crypto.key.suite())
+        };
+        let taken = answer.crypto.iter().find(fits);
+        match taken {
+            _ if self.srtp == Srtp::Off && answer.secure => Err(SdpError::Transport),
+            _ if self.srtp == Srtp::Off => Ok(None),
+            _ if self.offered_secure && !answer.secure => Err(SdpError::Transport),
+            Some(_) => Ok(taken),
+            None if answer.secure || self.srtp == Srtp::Required => Err(SdpError::Crypto),
+            None if answer.unusable_crypto || !answer.crypto.is_empty() => Err(SdpError::Crypto),
+            None => Ok(None),
+        }
+    }
+
+    fn write(
+        &mut self,
+        proto: &str,
+        formats: &[(u8, Codec)],
+        events: Option<u8>,
+        direction: Direction,
+        crypto: &[(u32, Suite)],
+    ) -> Vec<u8> {
         // A dynamic type of the peer's must not be the one of a codec of ours.
         let events = events.filter(|events| !formats.iter().any(|(payload_type, _)| payload_type == events));
         let types: Vec<String> = formats
@@ -418,6 +675,12 @@ impl Local {
         if let Some(events) = events {
             audio.add_attribute_with_value("rtpmap", format!("{events} telephone-event/8000"));
             audio.add_attribute_with_value("fmtp", format!("{events} 0-15"));
+        }
+        for (tag, suite) in crypto {
+            if let Some(key) = self.keys.key(*suite) {
+                let inline = Zeroizing::new(BASE64.encode(key.material()));
+                audio.add_attribute_with_value("crypto", format!("{tag} {} inline:{}", suite.name(), *inline));
+            }
         }
         audio.add_attribute_with_value("ptime", 20);
         audio.add_attribute(Attribute::new(direction.name()));
@@ -499,6 +762,7 @@ mod tests {
             receive: true,
             held: false,
             ptime: Some(30),
+            srtp: None,
         };
         assert_eq!(agreed, expected);
         assert!(text(body).ends_with(
