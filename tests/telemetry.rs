@@ -231,6 +231,8 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         ("undertone_media_packets_sent_total", 10.0),
         ("undertone_media_packets_lost_total", 0.0),
         ("undertone_media_packets_discarded_total", 0.0),
+        ("undertone_media_srtp_rejected_total", 0.0),
+        ("undertone_media_srtp_replayed_total", 0.0),
         ("undertone_leak_guards_total", 0.0),
         ("undertone_rest_requests_total{operation=\"Coach\",status=\"200\"}", 1.0),
     ] {

@@ -16,7 +16,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use hmac::{Hmac, KeyInit, Mac};
 use sdp_types::{Attribute, Connection, Media, Origin, Time};
-use sha2::Sha512;
+use sha2::{Digest, Sha512};
 use std::net::{IpAddr, SocketAddr};
 use zeroize::Zeroizing;
 
@@ -497,7 +497,8 @@ pub struct Local {
     id: u64,
     version: u64,
     address: SocketAddr,
-    said: Option<sdp_types::Session>,
+    /// A digest of what was said last, its version aside: the keys in it are kept nowhere else.
+    said: Option<[u8; 64]>,
     lines: Vec<Line>,
     taken: usize,
     direction: Direction,
@@ -692,16 +693,21 @@ impl Local {
             Some(place) => *place = audio,
             None => session.medias.push(audio),
         }
-        if self.said.as_ref().is_none_or(|said| *said != session) {
+        session.origin.sess_version = 0;
+        let says = <[u8; 64]>::from(Sha512::digest(&*Zeroizing::new(bytes_of(&session))));
+        if self.said.replace(says) != Some(says) {
             self.version += 1;
-            session.origin.sess_version = self.version;
-            self.said = Some(session.clone());
         }
-        let mut body = Vec::new();
-        // Writing into memory does not fail.
-        let _ = session.write(&mut body);
-        body
+        session.origin.sess_version = self.version;
+        bytes_of(&session)
     }
+}
+
+fn bytes_of(session: &sdp_types::Session) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // Writing into memory does not fail.
+    let _ = session.write(&mut bytes);
+    bytes
 }
 
 fn line(media: &str, port: u16, proto: &str, fmt: &str) -> Media {
@@ -918,6 +924,211 @@ mod tests {
         let both = parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 0 8\n").unwrap();
         let agreed = local.accept(&both).unwrap();
         assert_eq!((agreed.codec, agreed.payload_type), (Codec::Pcma, 8));
+    }
+
+    const KEY_80: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwd";
+
+    fn secure(srtp: Srtp) -> Local {
+        ours().with_srtp(srtp, [7; 32])
+    }
+
+    fn with_crypto(proto: &str, lines: &[&str]) -> Vec<u8> {
+        let lines: String = lines.iter().map(|line| format!("a=crypto:{line}\n")).collect();
+        body("IP4 192.0.2.1", &format!("m=audio 5000 {proto} 0\n{lines}"))
+    }
+
+    fn line_80(tag: u32) -> String {
+        format!("{tag} AES_CM_128_HMAC_SHA1_80 inline:{KEY_80}")
+    }
+
+    fn crypto_lines(body: &[u8]) -> Vec<String> {
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        text.lines()
+            .filter_map(|line| line.strip_prefix("a=crypto:"))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn crypto_lines_are_read_by_rfc_4568() {
+        let read = |value: &str| read_crypto(value).map(|crypto| (crypto.tag, crypto.key.suite()));
+        let cm = Some((1, Suite::AesCm128HmacSha1_80));
+        assert_eq!(read(&line_80(1)), cm);
+        assert_eq!(read(&format!("{}|2^31", line_80(1))), cm);
+        assert_eq!(read(&format!("{}|1048576 WSH=128 -NEW", line_80(1))), cm);
+        assert_eq!(read(&line_80(1).replace("inline", "INLINE")), cm);
+        let short = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGw";
+        for key in [short.to_owned(), format!("{short}==")] {
+            let gcm = Some((9, Suite::AeadAes128Gcm));
+            assert_eq!(read(&format!("9 AEAD_AES_128_GCM inline:{key}")), gcm, "{key}");
+        }
+        let long = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKis=";
+        assert_eq!(
+            read(&format!("999999999 AEAD_AES_256_GCM inline:{long}")),
+            Some((999_999_999, Suite::AeadAes256Gcm))
+        );
+    }
+
+    #[test]
+    fn crypto_lines_that_cannot_be_honoured_are_passed_over() {
+        let good = line_80(1);
+        let wrong = [
+            format!("{good}|1:4"),
+            format!("{good}|2^20|1:4"),
+            format!("{good};inline:{KEY_80}|2:4"),
+            format!("{good}|2^x"),
+            format!("{good} UNENCRYPTED_SRTP"),
+            format!("{good} UNAUTHENTICATED_SRTP"),
+            format!("{good} UNENCRYPTED_SRTCP"),
+            format!("{good} KDR=1"),
+            format!("{good} FEC_ORDER=FEC_SRTP"),
+            format!("{good} NEW=1"),
+            good.replace("inline:", "uri:"),
+            good.replace(" inline:", ""),
+            good.replace("AES_CM_128", "F8_128"),
+            format!("{good}AAAA"),
+            good.trim_end_matches("xwd").to_owned(),
+            format!("-{good}"),
+            format!("1234567890{good}"),
+            format!("x{good}"),
+            "1".to_owned(),
+            String::new(),
+            format!("1 AEAD_AES_128_GCM inline:{KEY_80}"),
+            format!("1 AES_CM_128_HMAC_SHA1_80 inline:{}", "A".repeat(10_000)),
+        ];
+        for line in wrong {
+            assert_eq!(read_crypto(&line), None, "{line}");
+            let offer = with_crypto("RTP/SAVP", &[&line]);
+            assert_eq!(Session::parse_for(&offer, Srtp::Required).unwrap_err(), SdpError::Transport);
+        }
+    }
+
+    #[test]
+    fn a_description_is_taken_or_refused_by_the_rule_of_its_leg() {
+        let line = line_80(1);
+        let takes = |proto, lines: &[&str]| {
+            [Srtp::Off, Srtp::Optional, Srtp::Required].map(|srtp| Session::parse_for(&with_crypto(proto, lines), srtp).is_ok())
+        };
+        assert_eq!(takes("RTP/AVP", &[]), [true, true, false]);
+        assert_eq!(takes("RTP/AVP", &[&line]), [true, true, true]);
+        assert_eq!(takes("RTP/SAVP", &[&line]), [false, true, true]);
+        assert_eq!(takes("RTP/SAVPF", &[&line]), [false, true, true]);
+        assert_eq!(takes("RTP/SAVP", &[]), [false, false, false]);
+        assert_eq!(takes("UDP/TLS/RTP/SAVPF", &[&line]), [false, false, false]);
+    }
+
+    #[test]
+    fn an_answer_takes_the_first_key_it_can_use_with_its_tag_and_profile() {
+        for proto in ["RTP/AVP", "RTP/SAVP", "RTP/SAVPF"] {
+            let bad = "4 F8_128_HMAC_SHA1_80 inline:AAAA";
+            let offer = Session::parse(&with_crypto(proto, &[bad, &line_80(12), &line_80(13)])).unwrap();
+            for srtp in [Srtp::Optional, Srtp::Required] {
+                let (body, agreed) = secure(srtp).answer(&offer, Direction::SendRecv);
+                let lines = crypto_lines(&body);
+                assert_eq!(lines.len(), 1);
+                let (tag, ours) = (&lines[0][..2], read_crypto(&lines[0]).unwrap().key);
+                let keys = agreed.srtp.unwrap();
+                assert_eq!((tag, &ours), ("12", &keys.ours));
+                assert_eq!(BASE64.encode(keys.theirs.material()), KEY_80);
+                assert!(text(body).contains(&format!("m=audio 20000 {proto} 0")));
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_rule_forbids_is_never_answered_with_sound() {
+        let quiet = |srtp, body: Vec<u8>| {
+            let (_, agreed) = secure(srtp).answer(&Session::parse(&body).unwrap(), Direction::SendRecv);
+            (agreed.remote, agreed.remote_rtcp, agreed.send, agreed.receive, agreed.srtp) == (None, None, false, false, None)
+        };
+        assert!(quiet(Srtp::Required, with_crypto("RTP/AVP", &[])));
+        assert!(quiet(Srtp::Off, with_crypto("RTP/SAVP", &[&line_80(1)])));
+        assert!(!quiet(Srtp::Off, with_crypto("RTP/AVP", &[&line_80(1)])));
+    }
+
+    #[test]
+    fn an_offer_has_a_key_for_every_suite_each_another() {
+        let body = secure(Srtp::Required).offer(Direction::SendRecv);
+        let offered: Vec<Crypto> = crypto_lines(&body).iter().map(|line| read_crypto(line).unwrap()).collect();
+        assert_eq!(offered.iter().map(|crypto| crypto.key.suite()).collect::<Vec<_>>(), Suite::ALL);
+        assert_eq!(offered.iter().map(|crypto| crypto.tag).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        let starts: std::collections::BTreeSet<&[u8]> = offered.iter().map(|crypto| &crypto.key.material()[..16]).collect();
+        assert_eq!(starts.len(), 4);
+        assert!(text(body).contains("m=audio 20000 RTP/SAVP 0 8 101\n"));
+        let body = secure(Srtp::Optional).offer(Direction::SendRecv);
+        assert_eq!(crypto_lines(&body).len(), 4);
+        assert!(text(body).contains("m=audio 20000 RTP/AVP 0 8 101\n"));
+        assert_eq!(crypto_lines(&ours().offer(Direction::SendRecv)), [""; 0]);
+    }
+
+    #[test]
+    fn an_answer_names_a_tag_and_a_suite_that_were_offered() {
+        let accept = |srtp, proto: &str, lines: &[&str]| {
+            let mut local = secure(srtp);
+            local.offer(Direction::SendRecv);
+            let answer = Session::parse(&with_crypto(proto, lines))?;
+            local.accept(&answer).map(|agreed| agreed.srtp.is_some())
+        };
+        let (right, wrong) = (line_80(3), line_80(1));
+        let unusable = format!("{right}|1:4");
+        for srtp in [Srtp::Optional, Srtp::Required] {
+            assert_eq!(accept(srtp, "RTP/SAVP", &[&right]), Ok(true));
+            assert_eq!(accept(srtp, "RTP/SAVP", &[&wrong]), Err(SdpError::Crypto));
+        }
+        assert_eq!(accept(Srtp::Required, "RTP/AVP", &[&right]), Err(SdpError::Transport));
+        assert_eq!(accept(Srtp::Required, "RTP/AVP", &[]), Err(SdpError::Transport));
+        assert_eq!(accept(Srtp::Optional, "RTP/AVP", &[&right]), Ok(true));
+        assert_eq!(accept(Srtp::Optional, "RTP/AVP", &[]), Ok(false));
+        assert_eq!(accept(Srtp::Optional, "RTP/AVP", &[&wrong]), Err(SdpError::Crypto));
+        assert_eq!(accept(Srtp::Optional, "RTP/AVP", &[&unusable]), Err(SdpError::Crypto));
+        assert_eq!(accept(Srtp::Off, "RTP/SAVP", &[&right]), Err(SdpError::Transport));
+        assert_eq!(accept(Srtp::Off, "RTP/AVP", &[&right]), Ok(false));
+    }
+
+    #[test]
+    fn our_key_stays_until_something_else_is_agreed_and_never_comes_back() {
+        let mut local = secure(Srtp::Optional);
+        let secret = |key: &str, suite: &str| {
+            let line = format!("1 {suite} inline:{key}");
+            Session::parse(&with_crypto("RTP/SAVP", &[&line])).unwrap()
+        };
+        let other = KEY_80.replace("AAEC", "BBEC");
+        let (cm, shorter) = ("AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32");
+        let answer = |local: &mut Local, offer: &Session| local.answer(offer, Direction::SendRecv).1.srtp.map(|keys| keys.ours);
+        let first = answer(&mut local, &secret(KEY_80, cm)).unwrap();
+        assert_eq!(answer(&mut local, &secret(KEY_80, cm)), Some(first.clone()));
+        assert_eq!(answer(&mut local, &secret(&other, cm)), Some(first.clone()));
+        let again = local.offer(Direction::SendRecv);
+        let lines = crypto_lines(&again);
+        assert_eq!((lines.len(), read_crypto(&lines[0]).unwrap().key), (1, first.clone()));
+        assert_eq!(local.offer(Direction::SendRecv), again);
+        assert!(text(again).contains("RTP/SAVP"));
+
+        let mut seen = vec![first];
+        let mut elsewhere = secret(KEY_80, cm);
+        elsewhere.audio.rtp = Some("192.0.2.77:5000".parse().unwrap());
+        let clear = Session::parse(&with_crypto("RTP/AVP", &[])).unwrap();
+        for offer in [
+            &elsewhere,
+            &secret(KEY_80, shorter),
+            &secret(KEY_80, cm),
+            &clear,
+            &secret(KEY_80, cm),
+        ] {
+            let Some(key) = answer(&mut local, offer) else { continue };
+            assert!(!seen.iter().any(|seen| seen.material()[..16] == key.material()[..16]));
+            seen.push(key);
+        }
+        assert_eq!(seen.len(), 5);
+    }
+
+    #[test]
+    fn keys_are_shown_by_no_debug() {
+        let mut local = secure(Srtp::Required);
+        let offer = Session::parse(&with_crypto("RTP/SAVP", &[&line_80(1)])).unwrap();
+        let (_, agreed) = local.answer(&offer, Direction::SendRecv);
+        let shown = format!("{offer:?} {agreed:?} {local:?}");
+        assert!(!shown.contains(KEY_80) && !shown.contains("material") && !shown.contains("inline"), "{shown}");
     }
 
     #[test]
