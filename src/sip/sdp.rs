@@ -1128,7 +1128,10 @@ mod tests {
         let offer = Session::parse(&with_crypto("RTP/SAVP", &[&line_80(1)])).unwrap();
         let (_, agreed) = local.answer(&offer, Direction::SendRecv);
         let shown = format!("{offer:?} {agreed:?} {local:?}");
-        assert!(!shown.contains(KEY_80) && !shown.contains("material") && !shown.contains("inline"), "{shown}");
+        assert!(
+            !shown.contains(KEY_80) && !shown.contains("material") && !shown.contains("inline"),
+            "{shown}"
+        );
     }
 
     #[test]
