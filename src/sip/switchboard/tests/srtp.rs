@@ -28,11 +28,11 @@ fn text(body: &[u8]) -> String {
 
 /// The keys that the engine was told last for a leg; `None`: clear.
 fn keys(house: &House, leg: LegKey) -> Option<Box<Keys>> {
-    let told = house.log.iter().filter_map(|output| match output {
+    let mut told = house.log.iter().filter_map(|output| match output {
         Output::Media(MediaCommand::Describe { leg: told, srtp, .. }) if told.0 == leg.0 => Some(srtp.clone()),
         _ => None,
     });
-    told.last().expect("described")
+    told.next_back().expect("described")
 }
 
 fn is_described(house: &House, leg: LegKey) -> bool {
