@@ -122,7 +122,7 @@ pub fn media_jitter(data: &[u8]) {
     const LOUD: i16 = 4242;
     let mut now = start();
     let mut ring = Ring::default();
-    ring.open(if data.len() % 2 == 0 { 8000 } else { 16_000 });
+    ring.open(if data.len().is_multiple_of(2) { 8000 } else { 16_000 });
     let mut readers = [Reader::direct(&ring), Reader::buffered(&ring)];
     let mut timestamp = 0_u32;
     for happening in data.chunks_exact(3) {

@@ -1113,7 +1113,7 @@ impl Call {
             grew = leg.decode(received, &packet[received.payload.clone()], self.rate, now);
         }
         for listener in slots(passed_to) {
-            self.pass(slot, listener, ticks, received, packet, now, out);
+            self.pass(slot, listener, received, packet, now, out);
         }
         for listener in slots(mixed_by) {
             if grew && self.pacer(listener, now) == Some(slot) {
@@ -1128,7 +1128,6 @@ impl Call {
         &mut self,
         speaker: usize,
         listener: usize,
-        ticks: u32,
         received: &Received,
         packet: &mut [u8],
         now: Instant,
@@ -1149,13 +1148,16 @@ impl Call {
             slot: speaker,
             ssrc: received.ssrc,
         };
+        let Some(ticks) = codec.ticks(&packet[received.payload.clone()]) else {
+            return;
+        };
         let frame = ticks / (codec.clock() / CLOCK);
         leg.pace.sent(frame, now);
         let permitted = leg.permitted & bit(speaker) != 0;
-        if let (Row::Transcode(_), true, Some((_, transcoder))) = (leg.row, permitted, &mut leg.transcoder) {
-            if transcoder.is(codec, media.codec) {
-                return self.transcode(listener, origin, received, packet, now, out);
-            }
+        if let (Row::Transcode(_), true, Some((_, transcoder))) = (leg.row, permitted, &mut leg.transcoder)
+            && transcoder.is(codec, media.codec)
+        {
+            return self.transcode(listener, origin, received, packet, now, out);
         }
         let Some(header) = leg.stream.relay(origin, received, ticks, now) else {
             leg.stats.discarded += 1;
