@@ -67,6 +67,94 @@ async fn sipp_as_agent_hears_the_whisper_of_baresip_and_sipp_as_customer_does_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn baresip_in_srtp_as_agent_and_supervisor_and_sipp_in_clear_as_customer() {
+    let house = House::with_srtp(&[AGENT, SUPERVISOR], "required").await;
+    let place = folder();
+    let tap = Tap::start();
+    let secure = "audio_codecs=pcmu/8000/1;mediaenc=srtp-mand";
+    let agent = Baresip::start_as(secure, "srtp.so", &house, AGENT, AGENT_HZ, &place);
+    let supervisor = Baresip::start_as(secure, "srtp.so", &house, SUPERVISOR, SUPERVISOR_HZ, &place);
+    house.registered(AGENT).await;
+    house.registered(SUPERVISOR).await;
+    house.coach(json!({"supervisorMonitoringMode": "NextCall"})).await;
+    let customer = Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(5), &place);
+    let customer_port = customer.finished(SOON).await;
+    let at_agent = agent.finished().await;
+    let at_supervisor = supervisor.finished().await;
+    let at_customer = tap.finish().samples_to(customer_port);
+    assert!(peak(&at_agent, SUPERVISOR_HZ) > HEARD && peak(&at_agent, CUSTOMER_HZ) > HEARD);
+    assert!(peak(&at_supervisor, CUSTOMER_HZ) > HEARD && peak(&at_supervisor, AGENT_HZ) > HEARD);
+    assert!(level(&at_customer, AGENT_HZ) > HEARD, "the customer hears the agent in clear");
+    assert!(peak(&at_customer, SUPERVISOR_HZ) < SILENT);
+    let media = house.running.backend().unwrap().media();
+    assert_eq!((media.srtp_rejected, media.srtp_replayed), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn baresip_without_srtp_is_not_called_where_it_is_required() {
+    let house = House::with_srtp(&[AGENT], "required").await;
+    let place = folder();
+    let agent = Baresip::start(&house, AGENT, AGENT_HZ, &place);
+    let customer = Baresip::start(&house, CUSTOMER, CUSTOMER_HZ, &place);
+    house.registered(AGENT).await;
+    house.registered(CUSTOMER).await;
+    let address = format!("sip:{}@{}", AGENT.number, house.sip);
+    customer.does("dial", &address).await;
+    let refused = customer.says("488").await;
+    assert!(refused, "the call is refused as not acceptable");
+    assert_eq!(house.running.backend().unwrap().media().sent, 0, "nothing was sent in clear");
+    drop(agent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_baresips_with_opus_or_g722_hear_whom_they_may_and_the_customer_gets_what_the_agent_sent() {
+    for (codec, module) in [("opus/48000/2", "opus.so"), ("g722/16000/1", "g722.so")] {
+        let house = House::start().await;
+        let place = folder();
+        let speaks = format!("audio_codecs={codec}");
+        let start = |account, hz| Baresip::start_as(&speaks, module, &house, account, hz, &place);
+        let agent = start(AGENT, AGENT_HZ);
+        let supervisor = start(SUPERVISOR, SUPERVISOR_HZ);
+        let customer = start(CUSTOMER, CUSTOMER_HZ);
+        for account in [AGENT, SUPERVISOR, CUSTOMER] {
+            house.registered(account).await;
+        }
+        house.coach(json!({"supervisorMonitoringMode": "NextCall"})).await;
+        customer.does("dial", &format!("sip:{}@{}", AGENT.number, house.sip)).await;
+        let backend = house.running.backend().unwrap();
+        let talked = async {
+            while backend.media().mixed < 300 {
+                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(SOON, talked)
+            .await
+            .unwrap_or_else(|_| panic!("{codec}: {:?}", backend.media()));
+        let media = backend.media();
+        assert_eq!((media.transcoded, media.leak_guards), (0, 0), "{codec}");
+        assert!(
+            media.unchanged > 100,
+            "{codec}: the agent's packets reach the customer as they were"
+        );
+        let at_customer = customer.finished().await;
+        let at_agent = agent.finished().await;
+        let at_supervisor = supervisor.finished().await;
+        let heard = |samples: &[i16], hz: f32, who: &str| assert!(peak(samples, hz) > HEARD, "{codec}: {who}: {}", peak(samples, hz));
+        heard(&at_agent, SUPERVISOR_HZ, "the whisper at the agent");
+        heard(&at_agent, CUSTOMER_HZ, "the customer at the agent");
+        heard(&at_customer, AGENT_HZ, "the agent at the customer");
+        heard(&at_supervisor, AGENT_HZ, "the agent at the supervisor");
+        heard(&at_supervisor, CUSTOMER_HZ, "the customer at the supervisor");
+        assert!(
+            peak(&at_customer, SUPERVISOR_HZ) < SILENT,
+            "{codec}: {}",
+            peak(&at_customer, SUPERVISOR_HZ)
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn baresip_as_agent_records_the_whisper_and_sipp_as_customer_never_gets_it() {
     let house = House::start().await;
     let place = folder();

@@ -213,6 +213,11 @@ pub struct Baresip {
 
 impl Baresip {
     pub fn start(house: &House, account: Account, hz: f32, place: &TempDir) -> Baresip {
+        Baresip::start_as("audio_codecs=pcmu/8000/1", "", house, account, hz, place)
+    }
+
+    /// With these parameters of its account, and one more module.
+    pub fn start_as(params: &str, module: &str, house: &House, account: Account, hz: f32, place: &TempDir) -> Baresip {
         let place = place.path().join(format!("baresip-{}", account.number));
         fs::create_dir_all(place.join("heard")).unwrap();
         write_wav(&place.join("tone.wav"), &speech(hz));
@@ -231,16 +236,20 @@ impl Baresip {
             "poll_method epoll\nsip_listen 127.0.0.1:{port}\nnet_interface 127.0.0.1\nrtp_ports {media}-{}\n\
              audio_player aubridge,nowhere\naudio_alert aubridge,nowhere\naudio_source aufile,{here}/tone.wav\n\
              ausrc_srate 8000\nauplay_srate 8000\nausrc_channels 1\nauplay_channels 1\nsnd_path {here}/heard\nmodule_path {}\n\
-             module g711.so\nmodule aubridge.so\nmodule aufile.so\nmodule sndfile.so\n\
+             module g711.so\n{module}module aubridge.so\nmodule aufile.so\nmodule sndfile.so\n\
              module_tmp uuid.so\nmodule_tmp account.so\nmodule_app contact.so\nmodule_app menu.so\nmodule_app ctrl_tcp.so\n\
              ctrl_tcp_listen {control}\n",
             media + 5,
             modules.display(),
+            module = if module.is_empty() {
+                String::new()
+            } else {
+                format!("module {module}\n")
+            },
         );
         fs::write(place.join("config"), config).unwrap();
         let (number, password, sip) = (account.number, account.password, house.sip);
-        let account =
-            format!("<sip:{number}@{sip}>;auth_user={number};auth_pass={password};answermode=auto;regint=120;audio_codecs=pcmu/8000/1\n");
+        let account = format!("<sip:{number}@{sip}>;auth_user={number};auth_pass={password};answermode=auto;regint=120;{params}\n");
         fs::write(place.join("accounts"), account).unwrap();
         fs::write(place.join("contacts"), "").unwrap();
         let arguments = ["-4", "-s", "-f", place.to_str().unwrap()].map(str::to_owned);
@@ -260,6 +269,17 @@ impl Baresip {
         let mut answer = [0; 1024];
         let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut answer)).await;
         read.expect("baresip answers").expect("in full");
+    }
+
+    /// Whether it comes to say this on its screen, within ten seconds.
+    pub async fn says(&self, what: &str) -> bool {
+        for _ in 0..500 {
+            if fs::read_to_string(self.place.join("screen")).unwrap_or_default().contains(what) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        false
     }
 
     /// Ends it; what it has heard in its calls.
@@ -296,11 +316,15 @@ fn write_wav(path: &Path, samples: &[i16]) {
     fs::write(path, bytes).unwrap();
 }
 
-/// The samples of a 16-bit mono WAV file, also of one whose writer did not come to fill in the sizes.
+/// The samples of a 16-bit WAV file, also of one whose writer did not come to fill in the sizes: one channel, at 8 kHz. The tones lie far below.
 fn read_wav(bytes: &[u8]) -> Vec<i16> {
-    let data = bytes.windows(4).position(|window| window == b"data").expect("a data chunk") + 8;
-    bytes[data..]
-        .chunks_exact(2)
+    let chunk = |name: &[u8]| bytes.windows(4).position(|window| window == name).expect("a chunk") + 8;
+    let format = chunk(b"fmt ");
+    let channels = usize::from(u16::from_le_bytes([bytes[format + 2], bytes[format + 3]]));
+    let rate = u32::from_le_bytes([bytes[format + 4], bytes[format + 5], bytes[format + 6], bytes[format + 7]]) as usize;
+    let samples = bytes[chunk(b"data")..].chunks_exact(2);
+    samples
+        .step_by(channels * rate / 8000)
         .map(|pair| i16::from_le_bytes([pair[0], pair[1]]))
         .collect()
 }

@@ -70,8 +70,25 @@ impl House {
 
     /// With more TOML in front of the directory.
     pub async fn configured(more: &str) -> House {
+        House::described(|state| describe(state, more)).await
+    }
+
+    /// With `srtp` of the devices of these accounts.
+    pub async fn with_srtp(accounts: &[Account], srtp: &str) -> House {
+        House::described(|state| {
+            let mut text = describe(state, "");
+            for account in accounts {
+                let number = format!("number = '{}'\n", account.number);
+                text = text.replace(&number, &format!("{number}srtp = '{srtp}'\n"));
+            }
+            text
+        })
+        .await
+    }
+
+    async fn described(describe: impl FnOnce(&Path) -> String) -> House {
         let state = tempfile::tempdir().unwrap();
-        let text = describe(state.path(), more);
+        let text = describe(state.path());
         let mut config = config::parse(Some((Path::new("test.toml"), &text)), []).unwrap();
         config.media.ports = None;
         let running = serve::start(config, Part::Serve, None).await.unwrap();
