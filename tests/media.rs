@@ -2,7 +2,7 @@
 
 use crate::corpus;
 use crate::support::allocations;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 use undertone::clock;
 use undertone::media::codec::{Codec, Decoder, Encoder};
@@ -684,4 +684,49 @@ fn the_thread_that_serves_packets_takes_no_memory_for_them() {
         rounds(5);
     });
     assert!(allocated > 0);
+}
+
+#[test]
+fn a_call_over_ipv6_is_a_call() {
+    let (engine, _events) = Engine::start(MediaConfig {
+        bind: Ipv6Addr::LOCALHOST.into(),
+        ports: None,
+        workers: 1,
+        ..MediaConfig::default()
+    })
+    .expect("an engine");
+    let mut phones = Vec::new();
+    for leg in [AGENT, CUSTOMER] {
+        let socket = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).expect("a socket");
+        socket.set_nonblocking(true).expect("non-blocking");
+        let ours = engine.open(CALL, leg).expect("a leg");
+        assert!(ours.is_ipv6());
+        let media = LegMedia {
+            remote: Some(socket.local_addr().expect("an address")),
+            remote_rtcp: None,
+            rtcp_mux: true,
+            codec: Codec::Pcmu,
+            payload_type: 0,
+            dtmf_pt: None,
+            dtmf_clock: 8000,
+            comfort_noise: None,
+            send: true,
+            receive: true,
+            nat: false,
+        };
+        engine.command(MediaCommand::Describe { leg, media, srtp: None });
+        phones.push((socket, ours));
+    }
+    let hearing = Hearing::of(&[(AGENT, HearingRole::Agent), (CUSTOMER, HearingRole::Customer)]);
+    engine.command(MediaCommand::Hear { call: CALL, hearing });
+    let mut sequence = 0_u8;
+    let mut buffer = [0; 512];
+    wait("the customer hears the agent", || {
+        sequence += 1;
+        let mut packet = vec![0x80, 0, 0, sequence, 0, 0, 0, sequence, 0, 0, 0, 9];
+        packet.extend([0x55; 160]);
+        phones[0].0.send_to(&packet, phones[0].1).expect("sent");
+        let heard = phones[1].0.recv_from(&mut buffer);
+        heard.is_ok_and(|(len, from)| from == phones[1].1 && buffer[12..len] == [0x55; 160])
+    });
 }

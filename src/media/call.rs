@@ -1604,7 +1604,7 @@ impl Call {
                 continue;
             };
             for other in slots(heard) {
-                let Some(ring) = self.legs[other].as_ref().map(|leg| &leg.ring) else {
+                let Some(ring) = self.legs[other].as_mut().map(|leg| &mut leg.ring) else {
                     continue;
                 };
                 let ear = &mut self.ears[slot][other];
@@ -1615,7 +1615,12 @@ impl Call {
                     } else {
                         Reader::direct(ring)
                     };
-                    ear.reader = if before.has(other) { reader.going_on() } else { reader };
+                    ear.reader = if before.has(other) {
+                        reader.going_on()
+                    } else {
+                        ring.forget();
+                        reader
+                    };
                 }
                 ear.gain = gains[other];
                 ear.duck = ducks[other];
@@ -2408,6 +2413,39 @@ mod tests {
     }
 
     #[test]
+    fn what_was_said_while_muted_does_not_come_back_to_conceal_a_loss() {
+        let mut house = House::pcmu(Some(Activity::BargeIn));
+        house.call.handle_mute(AGENT, true, house.time());
+        let shout = |house: &mut House| {
+            let mut payload = [0; 160];
+            let samples: [i16; 160] = std::array::from_fn(|n| if n % 40 < 20 { 16_000 } else { -16_000 });
+            Encoder::new(Codec::Pcmu).encode(&samples, &mut payload);
+            house.payload(0, 0, &payload);
+        };
+        for _ in 0..20 {
+            shout(&mut house);
+            house.say(1, 0);
+            house.pass(20 * MS);
+        }
+        house.heard.clear();
+        house.call.handle_mute(AGENT, false, house.time());
+        house.lose(0);
+        for _ in 0..3 {
+            house.pass(20 * MS);
+            house.say(0, AGENT_LEVEL);
+            house.lose(0);
+        }
+        house.pass(100 * MS);
+        let loudest = house
+            .to(CUSTOMER)
+            .flat_map(|heard| heard.samples(Codec::Pcmu))
+            .map(i16::unsigned_abs)
+            .max();
+        assert!(loudest <= Some(AGENT_LEVEL.unsigned_abs() + 64), "{loudest:?}");
+        assert!(house.to(CUSTOMER).count() > 0);
+    }
+
+    #[test]
     fn with_15_per_cent_of_the_supervisors_packets_lost_agent_and_customer_notice_nothing() {
         for supervisor in [Codec::Pcmu, Codec::Opus] {
             let codecs = [Codec::Pcmu, Codec::Pcmu, supervisor];
@@ -2708,7 +2746,10 @@ mod tests {
             for heard in house.to(CUSTOMER) {
                 assert!(
                     heard.payload.iter().all(|byte| *byte == 0xff)
-                        || heard.sent == Sent::Mixed && is_about(heard.samples(Codec::Pcmu)[0], i32::from(AGENT_LEVEL))
+                        || heard.sent == Sent::Mixed && is_about(heard.samples(Codec::Pcmu)[0], i32::from(AGENT_LEVEL)),
+                    "{:?} {:?} {also_agent}",
+                    heard.sent,
+                    heard.samples(Codec::Pcmu)
                 );
                 assert!(
                     heard
