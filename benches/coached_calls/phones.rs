@@ -113,6 +113,9 @@ struct Phones {
     marked: Vec<Option<Instant>>,
     heard_at: Vec<Option<Instant>>,
     began: Option<Instant>,
+    origin: Instant,
+    /// 20 ms since the beginning that passed while they were talking to the other side, or to nobody.
+    silent: u32,
     heard: Heard,
     bare: bool,
     report: Report,
@@ -149,6 +152,8 @@ impl Phones {
             marked: vec![None; count],
             heard_at: vec![None; count],
             began: None,
+            origin: instant(),
+            silent: 0,
             heard: Heard::default(),
             bare: false,
             report: Report::default(),
@@ -172,6 +177,9 @@ impl Phones {
         self.heard_at.fill(None);
         let start = instant();
         self.began = Some(start);
+        // Their clocks go on while they say nothing.
+        let passed = start.saturating_duration_since(self.origin).as_millis() as u32 / 20;
+        self.silent = passed.saturating_sub(self.packets.first().copied().unwrap_or(0));
         let mut round = 0;
         while FRAME * round < time {
             for turn in 0..self.turns.len() {
@@ -187,6 +195,7 @@ impl Phones {
             }
             round += 1;
         }
+        self.began = None;
         let until = instant() + Duration::from_millis(60);
         while instant() < until {
             self.listen(until)?;
@@ -219,7 +228,7 @@ impl Phones {
         packet[0] = 0x80;
         packet[1] = codec.payload_type();
         packet[2..4].copy_from_slice(&(number as u16).to_be_bytes());
-        packet[4..8].copy_from_slice(&number.wrapping_mul(codec.clock() / 50).to_be_bytes());
+        packet[4..8].copy_from_slice(&(number + self.silent).wrapping_mul(codec.clock() / 50).to_be_bytes());
         packet[8..12].copy_from_slice(&(index as u32 + 1).to_be_bytes());
         packet[12..len].copy_from_slice(payload);
         if is_mark {

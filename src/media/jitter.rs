@@ -16,7 +16,7 @@
 //!
 //! Two parties who talk to each other are read *direct*: no target, all delay is drained. Supervisors, both ways, are read *buffered*.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a ring holds, in ms: a power of two of samples at 8 and 16 kHz.
 const CAPACITY_MS: u32 = 512;
@@ -54,11 +54,15 @@ const BLOCK: u32 = 10;
 const QUIET: i16 = 64;
 /// Seconds of the network's past that count.
 const SECONDS: usize = 5;
+/// Who sends nothing for so long has paused.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// How late packets come, against the earliest of the last seconds; in samples. Small: it is touched at every packet.
 #[derive(Clone, Copy, Debug)]
 struct Arrivals {
     origin: Option<Instant>,
+    /// When the last packet came.
+    last: Option<Instant>,
     /// Of each second the earliest packet's transit ([`i32::MAX`]: none) and the latest packet's lateness; the running second first.
     early: [i32; SECONDS],
     late: [u16; SECONDS],
@@ -71,6 +75,7 @@ impl Default for Arrivals {
     fn default() -> Self {
         Self {
             origin: None,
+            last: None,
             early: [i32::MAX; SECONDS],
             late: [0; SECONDS],
             target: 0,
@@ -82,6 +87,11 @@ impl Default for Arrivals {
 impl Arrivals {
     fn note(&mut self, timestamp: u32, rate: u32, now: Instant) {
         let origin = *self.origin.get_or_insert(now);
+        let last = self.last.replace(now);
+        // Not every telephone's clock goes on while it is silent.
+        if last.is_some_and(|last| now.saturating_duration_since(last) > PAUSE) {
+            self.forget();
+        }
         let elapsed = now.saturating_duration_since(origin);
         let second = elapsed.as_secs() as u32;
         if second != self.turned {
@@ -693,7 +703,6 @@ impl Reader {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::Duration;
 
     const RATE: u32 = 8000;
     const MS: Duration = Duration::from_millis(1);
@@ -957,6 +966,23 @@ mod tests {
             .collect();
         let begins = frames.windows(2).filter(|two| !two[0] && two[1]).count();
         assert!(begins <= 12, "{begins} beginnings of ten talkspurts");
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_during_a_pause_is_no_late_network() {
+        let mut line = Line::new(true);
+        line.second(0, |_| Some(MS));
+        for second in 1..6 {
+            // A second's pause in which the sender's timestamps do not go on.
+            let at = |frame: u32| Duration::from_secs(2 * second) + 20 * MS * frame;
+            (0..50).for_each(|frame| line.listen(at(frame) - 990 * MS));
+            line.forget();
+            for frame in 0..50 {
+                line.send(at(frame), Some(MS));
+                line.listen(at(frame) + 10 * MS);
+            }
+            assert_eq!((line.starved, line.behind), (0, 0), "after {second} pauses");
+        }
     }
 
     #[test]
