@@ -86,7 +86,7 @@ pub(super) enum Stage {
     /// He calls, and has no answer yet.
     Calling {
         /// His offer, if his INVITE had one.
-        offer: Option<Session>,
+        offer: Option<Box<Session>>,
         /// The answer he was given with early media: it stays the same (RFC 3261 13.3.1).
         early: Option<Vec<u8>>,
     },

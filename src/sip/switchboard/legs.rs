@@ -137,6 +137,7 @@ impl<O: Outside> Switchboard<O> {
         let callers = offer.as_ref().map(codecs_of).unwrap_or_default();
         let codecs = first_of(&callers, &self.config.codecs);
         let party = (incoming.from.number.clone(), caller.role);
+        let offer = offer.map(Box::new);
         let stage = Stage::Calling { offer, early: None };
         let seat = self
             .new_seat(key, incoming.leg, incoming.source, party, caller.terms.clone(), stage)
