@@ -18,6 +18,7 @@ pub mod mix;
 pub mod quality;
 pub mod rtcp;
 pub mod rtp;
+pub mod srtp;
 pub mod transcode;
 
 pub use codec::Codec;
@@ -111,6 +112,8 @@ pub enum MediaCommand {
         leg: MediaLeg,
         /// What was agreed.
         media: LegMedia,
+        /// The keys of its SRTP; `None`: RTP in clear, both ways.
+        srtp: Option<Box<srtp::Keys>>,
     },
     /// Replaces the whole allow-list of a call between two packets. Legs it does not name hear nobody and are heard by nobody.
     Hear {
@@ -217,6 +220,10 @@ pub struct LegStats {
     pub malformed: u64,
     /// Dropped: too late for the stream it belongs to, or while we do not receive.
     pub discarded: u64,
+    /// Dropped: not authentic under the agreed SRTP key, RTP or RTCP.
+    pub srtp_rejected: u64,
+    /// Dropped: SRTP or SRTCP that was there before, or is too old to tell.
+    pub srtp_replayed: u64,
     /// Packets of the leg that the network lost, by sequence number.
     pub lost: u64,
     /// Times the leak guard sent silence to it.

@@ -223,6 +223,11 @@ fn describe() {
             "Packets dropped as too late or not to be received.",
         ),
         (
+            "undertone_media_srtp_rejected_total",
+            "Packets dropped as not authentic under the agreed SRTP key.",
+        ),
+        ("undertone_media_srtp_replayed_total", "SRTP packets dropped as replays."),
+        (
             "undertone_media_packets_lost_total",
             "Packets lost on their way to us, counted at the end of each leg.",
         ),

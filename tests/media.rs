@@ -59,7 +59,11 @@ impl Phone {
             nat: false,
         };
         change(&mut media);
-        engine.command(MediaCommand::Describe { leg: self.leg, media });
+        engine.command(MediaCommand::Describe {
+            leg: self.leg,
+            media,
+            srtp: None,
+        });
     }
 
     fn say(&mut self) {

@@ -458,7 +458,11 @@ fn open(engine: &Engine, kind: Kind, calls: usize, phones: &[u16], rtcp: SocketA
                 receive: true,
                 nat: false,
             };
-            engine.command(MediaCommand::Describe { leg: name, media });
+            engine.command(MediaCommand::Describe {
+                leg: name,
+                media,
+                srtp: None,
+            });
             let agent = MediaLeg((call * kind.legs() + AGENT) as u64);
             roles.push((
                 name,

@@ -236,6 +236,15 @@ pub(super) enum Protocol {
     Tcp,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Srtp {
+    #[default]
+    Off,
+    Optional,
+    Required,
+}
+
 /// `udp:127.0.0.1:5060`
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Listen {
@@ -324,6 +333,8 @@ pub(super) struct Trunk {
     pub(super) max_calls: Option<usize>,
     #[serde(default)]
     pub(super) nat: bool,
+    #[serde(default)]
+    pub(super) srtp: Srtp,
     pub(super) user: Option<String>,
     pub(super) password: Option<String>,
     pub(super) realm: Option<String>,
@@ -389,6 +400,8 @@ pub(super) struct Device {
     pub(super) voice_environment: Option<String>,
     #[serde(default)]
     pub(super) nat: bool,
+    #[serde(default)]
+    pub(super) srtp: Srtp,
     #[serde(default = "yes")]
     pub(super) auto_answer: bool,
     pub(super) password: Option<String>,

@@ -10,6 +10,7 @@ use crate::sip;
 use crate::sip::config::{Account, AutoAnswer, Limits, Listen, Login, Source, Trunk};
 use crate::sip::digest::Algorithm;
 use crate::sip::flow::Protocol;
+use crate::sip::sdp::Srtp;
 use crate::sip::switchboard::{AccountKind, Extension, Numbering, SwitchboardConfig, TrunkRoute};
 use crate::supervision;
 use crate::telemetry;
@@ -300,6 +301,7 @@ fn account(device: &raw::Device) -> Account {
         ha1s: BTreeMap::new(),
         kind: kind(device.kind),
         nat: device.nat,
+        srtp: srtp(device.srtp),
         auto_answer: AutoAnswer {
             answer_mode: auto_answer,
             call_info: auto_answer,
@@ -334,7 +336,16 @@ fn trunk(trunk: &raw::Trunk) -> Trunk {
         codecs: trunk.codecs.iter().map(|offered| codec(*offered).name().to_owned()).collect(),
         max_calls: trunk.max_calls,
         nat: trunk.nat,
+        srtp: srtp(trunk.srtp),
         login,
+    }
+}
+
+fn srtp(srtp: raw::Srtp) -> Srtp {
+    match srtp {
+        raw::Srtp::Off => Srtp::Off,
+        raw::Srtp::Optional => Srtp::Optional,
+        raw::Srtp::Required => Srtp::Required,
     }
 }
 
@@ -351,6 +362,7 @@ fn numbering(shapes: &Shapes) -> Numbering {
         number: Number::from(device.number.as_str()),
         kind: kind(device.kind),
         nat: device.nat,
+        srtp: srtp(device.srtp),
     });
     let trunks = shapes.trunks.iter().map(|trunk| TrunkRoute {
         name: trunk.name.clone(),
@@ -358,6 +370,7 @@ fn numbering(shapes: &Shapes) -> Numbering {
         codecs: trunk.codecs.iter().map(|offered| codec(*offered)).collect(),
         max_calls: trunk.max_calls,
         nat: trunk.nat,
+        srtp: srtp(trunk.srtp),
     });
     Numbering::new(extensions, trunks.collect())
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::sip::sdp::Srtp;
 use crate::words::{DeviceId, Role};
 use std::collections::BTreeSet;
 
@@ -33,6 +34,25 @@ fn gateway_and_sip_backend_without_configuration_find_each_other_and_share_no_do
     assert_eq!(distinct.len(), doors.len(), "{doors:?}");
     assert_eq!(config.backend_url, format!("http://{}", config.backend_grpc_bind));
     assert_ne!(config.state_file("gateway"), config.state_file("sip-backend"));
+}
+
+#[test]
+fn srtp_is_off_unless_a_device_or_a_trunk_has_it() {
+    let text = "[[device]]\nid = \"d\"\nnumber = \"1\"\nsrtp = \"required\"\n[[device]]\nid = \"e\"\nnumber = \"2\"\n\
+                [[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\nsrtp = \"optional\"\n\
+                [[sip.trunk]]\nname = \"b\"\nsources = []\ntarget = \"192.0.2.2\"\n";
+    let config = read(text).expect("nothing is wrong");
+    let accounts: Vec<_> = config
+        .sip
+        .accounts
+        .iter()
+        .map(|account| (account.number.as_str(), account.srtp))
+        .collect();
+    assert_eq!(accounts, [("1", Srtp::Required), ("2", Srtp::Off)]);
+    let trunks: Vec<_> = config.sip.trunks.iter().map(|trunk| (trunk.name.as_str(), trunk.srtp)).collect();
+    assert_eq!(trunks, [("a", Srtp::Optional), ("b", Srtp::Off)]);
+    let numbered: Vec<_> = config.numbering.extensions().map(|extension| extension.srtp).collect();
+    assert_eq!(numbered, [Srtp::Required, Srtp::Off]);
 }
 
 #[test]
@@ -297,6 +317,10 @@ fn each_bad_value_names_its_key_and_line() {
         (
             "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x\"\nuser = \"u\"",
             "undertone.toml:5: sip.trunk[0].user: user, password and realm belong together",
+        ),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\nsrtp = \"always\"",
+            "undertone.toml:4: device[0].srtp: ",
         ),
         (
             "[[device]]\nid = \"d\"\nnumber = \"1\"\nringtone = 1",

@@ -20,6 +20,7 @@ use super::mix::{MAX_FRAME, Sum};
 use super::quality;
 use super::rtcp::{self, Block, Interval, Reception, Reporter};
 use super::rtp::{self, CLOCK, HEADER, Header, MAX_PAYLOAD, Origin, Received, Stream};
+use super::srtp::{self, Protection, SrtpError};
 use super::transcode::Transcoder;
 use super::{CallKey, LegMedia, LegStats, MediaEvent, MediaLeg};
 use crate::words::{Now, Quality, RemoteQuality};
@@ -64,6 +65,8 @@ const SPEECH: u16 = 328;
 const BEEP: u32 = 1600;
 /// Events nobody has polled; beyond it they are dropped.
 const MAX_EVENTS: usize = 64;
+/// The longest packet that leaves a leg under SRTP: the longest RTP, or a report, with what protects it.
+const MAX_PROTECTED: usize = HEADER + MAX_PAYLOAD + srtp::MAX_RTCP_GROWTH;
 
 /// Settings of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +142,10 @@ pub enum Verdict {
     Malformed,
     /// Of the right source, but late or not to be received now.
     Discarded,
+    /// Of the right source, but without the protection that was agreed (RFC 3711).
+    Unauthenticated,
+    /// Of the right source, but it was there before, or is too old to tell (RFC 3711 3.3.2).
+    Replayed,
 }
 
 /// How a listener is served; speakers as bits by slot.
@@ -340,6 +347,19 @@ impl Source {
         if self.rtcp_mux { self.rtp } else { self.rtcp }
     }
 
+    /// Whether a packet from there may be the leg's, once it has shown to be valid.
+    fn may_admit(&self, from: SocketAddr) -> bool {
+        self.rtp == Some(from) || !self.settled && self.rtp.is_some_and(|known| known.ip() == from.ip())
+    }
+
+    /// The same of RTCP.
+    fn may_admit_rtcp(&self, from: SocketAddr) -> bool {
+        if self.rtcp_mux {
+            return self.rtp == Some(from);
+        }
+        self.rtcp == Some(from) || !self.rtcp_settled && self.rtcp.is_some_and(|known| known.ip() == from.ip())
+    }
+
     fn admits_rtcp(&mut self, from: SocketAddr, valid: bool) -> bool {
         if self.rtcp_mux {
             return self.rtp == Some(from);
@@ -363,6 +383,8 @@ impl Source {
 pub struct Leg {
     name: MediaLeg,
     media: Option<LegMedia>,
+    /// Its packets are protected, both ways.
+    srtp: Option<Box<Protection>>,
     source: Source,
     stream: Stream,
     reception: Reception,
@@ -428,6 +450,7 @@ impl Leg {
         Self {
             name,
             media: None,
+            srtp: None,
             source: Source::default(),
             stream: Stream::new(start.ssrc, start.sequence, start.timestamp),
             reception: Reception::default(),
@@ -623,6 +646,25 @@ impl Leg {
 
     fn send(&mut self, slot: usize, sent: Sent, to: SocketAddr, bytes: &[u8], out: &mut impl FnMut(Transmit<'_>)) {
         let muxed = sent == Sent::Rtcp && self.source.rtcp_mux;
+        let Some(srtp) = &mut self.srtp else {
+            out(Transmit {
+                slot,
+                sent,
+                muxed,
+                to,
+                bytes,
+            });
+            return self.count(sent);
+        };
+        let mut buffer = [0; MAX_PROTECTED];
+        let protected = match sent {
+            Sent::Rtcp => srtp.protect_rtcp(bytes, &mut buffer),
+            Sent::Unchanged | Sent::Transcoded | Sent::Mixed | Sent::Silent | Sent::Guarded => srtp.protect_rtp(bytes, &mut buffer),
+        };
+        let Some(bytes) = protected else {
+            self.stats.discarded += 1;
+            return;
+        };
         out(Transmit {
             slot,
             sent,
@@ -631,6 +673,45 @@ impl Leg {
             bytes,
         });
         self.count(sent);
+    }
+
+    /// Takes the protection off an RTP packet, if it is this leg's to have one; returns the packet's length then. What comes from
+    /// elsewhere is left as it is: foreign.
+    fn unprotect_rtp(&mut self, from: SocketAddr, packet: &mut [u8]) -> Result<usize, Verdict> {
+        match &mut self.srtp {
+            Some(srtp) if self.source.may_admit(from) => {
+                let is_known = self.source.rtp == Some(from);
+                srtp.unprotect_rtp(packet).map_err(|error| self.unprotected(error, is_known))
+            }
+            Some(_) | None => Ok(packet.len()),
+        }
+    }
+
+    /// The same of RTCP, in the buffer, where there is protection to take off.
+    fn unprotect_rtcp<'a>(&mut self, from: SocketAddr, packet: &'a [u8], buffer: &'a mut [u8]) -> Result<&'a [u8], Verdict> {
+        match &mut self.srtp {
+            Some(srtp) if self.source.may_admit_rtcp(from) => {
+                let is_known = self.source.rtcp == Some(from);
+                let Some(room) = buffer.get_mut(..packet.len()) else {
+                    self.stats.malformed += 1;
+                    return Err(Verdict::Malformed);
+                };
+                room.copy_from_slice(packet);
+                let len = srtp.unprotect_rtcp(room).map_err(|error| self.unprotected(error, is_known))?;
+                Ok(room.get(..len).unwrap_or_default())
+            }
+            Some(_) | None => Ok(packet),
+        }
+    }
+
+    fn unprotected(&mut self, error: SrtpError, is_known: bool) -> Verdict {
+        let (count, verdict) = match error {
+            _ if !is_known => (&mut self.stats.foreign, Verdict::Foreign),
+            SrtpError::Unauthenticated => (&mut self.stats.srtp_rejected, Verdict::Unauthenticated),
+            SrtpError::Replayed => (&mut self.stats.srtp_replayed, Verdict::Replayed),
+        };
+        *count += 1;
+        verdict
     }
 
     fn count(&mut self, sent: Sent) {
@@ -797,6 +878,17 @@ impl Call {
         self.arrange(now);
     }
 
+    /// Sets the keys of a leg's SRTP (RFC 3711), or that it has none; comes right before [`Call::handle_describe`], in one step with it.
+    /// Keys that stay go on where they are; see [`Protection::rekey`].
+    pub fn handle_keys(&mut self, leg: MediaLeg, keys: Option<&srtp::Keys>) {
+        let Some(here) = self.leg_mut(leg) else { return };
+        match (keys, &mut here.srtp) {
+            (Some(keys), Some(srtp)) => srtp.rekey(keys),
+            (Some(keys), none) => *none = Some(Box::new(Protection::new(keys))),
+            (None, some) => *some = None,
+        }
+    }
+
     /// Replaces the allow-list.
     pub fn handle_hear(&mut self, hearing: Hearing, now: Instant) {
         self.hearing = hearing;
@@ -849,6 +941,10 @@ impl Call {
         let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut) else {
             return Verdict::Foreign;
         };
+        let packet = match leg.unprotect_rtp(from, packet) {
+            Ok(len) => packet.get_mut(..len).unwrap_or_default(),
+            Err(verdict) => return verdict,
+        };
         let parsed = rtp::parse(packet).ok();
         let media = leg.media;
         let known = parsed.as_ref().filter(|received| {
@@ -898,6 +994,11 @@ impl Call {
     pub fn handle_rtcp(&mut self, slot: usize, from: SocketAddr, packet: &[u8], now: Instant) -> Verdict {
         let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut) else {
             return Verdict::Foreign;
+        };
+        let mut buffer = [0; rtcp::MAX_PACKET + srtp::MAX_RTCP_GROWTH];
+        let packet = match leg.unprotect_rtcp(from, packet, &mut buffer) {
+            Ok(packet) => packet,
+            Err(verdict) => return verdict,
         };
         let report = rtcp::read(packet, leg.stream.ssrc());
         if !leg.source.admits_rtcp(from, report.is_ok()) {
@@ -1899,6 +2000,214 @@ mod tests {
 
     fn is_about(sample: i16, level: i32) -> bool {
         (i32::from(sample) - level).abs() <= 64 + level.abs() / 16
+    }
+
+    const SUITES: [srtp::Suite; 4] = srtp::Suite::ALL;
+
+    fn srtp_key(suite: srtp::Suite, first: u8) -> srtp::Key {
+        srtp::Key::new(suite, &vec![first; suite.material_len()]).unwrap()
+    }
+
+    /// The keys of a leg as we have them; the phone's `Protection` has them the other way round.
+    fn srtp_keys(suite: srtp::Suite, ours: u8, theirs: u8) -> srtp::Keys {
+        srtp::Keys {
+            ours: srtp_key(suite, ours),
+            theirs: srtp_key(suite, theirs),
+        }
+    }
+
+    fn secure(house: &mut House, index: usize, keys: &srtp::Keys) {
+        let codec = house.codecs[index];
+        house.call.handle_keys(LEGS[index], Some(keys));
+        house.call.handle_describe(LEGS[index], media(index, codec), house.time());
+    }
+
+    /// The next packet of a phone, protected by it.
+    fn protected(house: &mut House, index: usize, phone: &mut Protection, payload: &[u8]) -> Vec<u8> {
+        let (sequence, timestamp) = house.phones[index];
+        house.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(160));
+        let mut buffer = [0; MAX_PROTECTED];
+        let clear = packet(index, 0, sequence, timestamp, payload);
+        phone.protect_rtp(&clear, &mut buffer).unwrap().to_vec()
+    }
+
+    /// One datagram in; what leaves to a leg, as it leaves.
+    fn raw(house: &mut House, index: usize, from: SocketAddr, mut bytes: Vec<u8>, to: usize) -> (Verdict, Vec<Vec<u8>>) {
+        let now = house.time();
+        let mut sent = Vec::new();
+        let verdict = house.call.handle_rtp(index, from, &mut bytes, now, &mut |packet| {
+            if packet.slot == to {
+                sent.push(packet.bytes.to_vec());
+            }
+        });
+        (verdict, sent)
+    }
+
+    #[test]
+    fn srtp_toward_the_agent_and_clear_toward_the_customer_carry_the_same_payload() {
+        for suite in SUITES {
+            let mut house = House::pcmu(None);
+            let keys = srtp_keys(suite, 1, 2);
+            let mut phone = Protection::new(&srtp_keys(suite, 2, 1));
+            secure(&mut house, 0, &keys);
+            for round in 0..50_u8 {
+                let secret = protected(&mut house, 0, &mut phone, &[round; 160]);
+                let (verdict, sent) = raw(&mut house, 0, address(0), secret, 1);
+                assert_eq!(verdict, Verdict::Accepted);
+                assert_eq!(sent.len(), 1);
+                assert_eq!(sent[0][HEADER..], [round; 160]);
+
+                let clear = packet(1, 0, u16::from(round), u32::from(round) * 160, &[round ^ 0x55; 160]);
+                let (_, sent) = raw(&mut house, 1, address(1), clear, 0);
+                let mut sent = sent.into_iter().next().unwrap();
+                assert_ne!(sent[HEADER..HEADER + 160], [round ^ 0x55; 160]);
+                assert_eq!(phone.unprotect_rtp(&mut sent), Ok(HEADER + 160));
+                assert_eq!(sent[HEADER..HEADER + 160], [round ^ 0x55; 160]);
+            }
+            let (agent, customer) = (house.stats(AGENT), house.stats(CUSTOMER));
+            assert_eq!((agent.received, agent.unchanged, agent.srtp_rejected), (50, 50, 0));
+            assert_eq!((customer.received, customer.unchanged), (50, 50));
+        }
+    }
+
+    #[test]
+    fn the_longest_packet_passes_under_srtp() {
+        let mut house = House::pcmu(None);
+        secure(&mut house, 0, &srtp_keys(SUITES[0], 1, 2));
+        let (verdict, sent) = raw(&mut house, 1, address(1), packet(1, 0, 1, 1, &[9; MAX_PAYLOAD]), 0);
+        assert_eq!((verdict, sent[0].len()), (Verdict::Accepted, HEADER + MAX_PAYLOAD + 16));
+        let mut phone = Protection::new(&srtp_keys(SUITES[0], 2, 1));
+        let secret = protected(&mut house, 0, &mut phone, &[9; MAX_PAYLOAD]);
+        let (verdict, sent) = raw(&mut house, 0, address(0), secret, 1);
+        assert_eq!((verdict, sent[0].len()), (Verdict::Accepted, HEADER + MAX_PAYLOAD));
+    }
+
+    #[test]
+    fn bad_packets_are_dropped_and_counted_and_end_nothing() {
+        let mut house = House::pcmu(None);
+        let mut phone = Protection::new(&srtp_keys(SUITES[2], 2, 1));
+        let mut stranger = Protection::new(&srtp_keys(SUITES[2], 3, 1));
+        secure(&mut house, 0, &srtp_keys(SUITES[2], 1, 2));
+        let first = protected(&mut house, 0, &mut phone, &[1; 160]);
+        assert_eq!(raw(&mut house, 0, address(0), first.clone(), 1).0, Verdict::Accepted);
+        for round in 0..200_u8 {
+            let forged = match round % 3 {
+                0 => protected(&mut house, 0, &mut stranger, &[round; 160]),
+                1 => packet(0, 0, 9000, 9000, &[round; 160]),
+                _ => vec![0x80; 13],
+            };
+            let (verdict, sent) = raw(&mut house, 0, address(0), forged, 1);
+            assert_eq!((verdict, sent.len()), (Verdict::Unauthenticated, 0));
+        }
+        assert_eq!(raw(&mut house, 0, address(0), first, 1).0, Verdict::Replayed);
+        assert_eq!(raw(&mut house, 0, address(2), vec![0x80; 172], 1).0, Verdict::Foreign);
+        let next = protected(&mut house, 0, &mut phone, &[7; 160]);
+        let (verdict, sent) = raw(&mut house, 0, address(0), next, 1);
+        assert_eq!((verdict, &sent[0][HEADER..]), (Verdict::Accepted, &[7; 160][..]));
+        let stats = house.stats(AGENT);
+        assert_eq!(
+            (
+                stats.srtp_rejected,
+                stats.srtp_replayed,
+                stats.foreign,
+                stats.received,
+                stats.malformed
+            ),
+            (200, 1, 1, 2, 0)
+        );
+    }
+
+    #[test]
+    fn a_new_key_counts_at_once_and_what_was_on_its_way_is_heard() {
+        let mut house = House::pcmu(None);
+        let mut before = Protection::new(&srtp_keys(SUITES[0], 2, 1));
+        secure(&mut house, 0, &srtp_keys(SUITES[0], 1, 2));
+        let packet = protected(&mut house, 0, &mut before, &[1; 160]);
+        assert_eq!(raw(&mut house, 0, address(0), packet, 1).0, Verdict::Accepted);
+        // Of two packets under the key before one is too late.
+        let on_its_way = [(); 2].map(|()| protected(&mut house, 0, &mut before, &[2; 160]));
+        secure(&mut house, 0, &srtp_keys(SUITES[0], 1, 4));
+        let [soon, late] = on_its_way;
+        assert_eq!(raw(&mut house, 0, address(0), soon, 1).0, Verdict::Accepted);
+        let mut after = Protection::new(&srtp_keys(SUITES[0], 4, 1));
+        for round in 0..5 {
+            let packet = protected(&mut house, 0, &mut after, &[round; 160]);
+            let (verdict, sent) = raw(&mut house, 0, address(0), packet, 1);
+            assert_eq!((verdict, &sent[0][HEADER..]), (Verdict::Accepted, &[round; 160][..]));
+        }
+        assert_eq!(raw(&mut house, 0, address(0), late, 1).0, Verdict::Unauthenticated);
+        // Our own key has stayed: the phone's decryption goes on.
+        house.say(1, CUSTOMER_LEVEL);
+        assert_eq!(house.stats(CUSTOMER).sent, 7);
+    }
+
+    #[test]
+    fn the_same_description_again_leaves_srtp_where_it_is() {
+        let mut house = House::pcmu(None);
+        let keys = srtp_keys(SUITES[1], 1, 2);
+        let mut phone = Protection::new(&srtp_keys(SUITES[1], 2, 1));
+        secure(&mut house, 0, &keys);
+        let packet = protected(&mut house, 0, &mut phone, &[1; 160]);
+        assert_eq!(raw(&mut house, 0, address(0), packet.clone(), 1).0, Verdict::Accepted);
+        secure(&mut house, 0, &keys);
+        assert_eq!(raw(&mut house, 0, address(0), packet, 1).0, Verdict::Replayed);
+    }
+
+    #[test]
+    fn a_port_behind_a_nat_is_learned_from_authentic_packets_alone() {
+        let mut house = House::pcmu(None);
+        let mut phone = Protection::new(&srtp_keys(SUITES[2], 2, 1));
+        house.call.handle_keys(AGENT, Some(&srtp_keys(SUITES[2], 1, 2)));
+        let behind = LegMedia {
+            nat: true,
+            ..media(0, Codec::Pcmu)
+        };
+        house.call.handle_describe(AGENT, behind, house.time());
+        let mut elsewhere = address(0);
+        elsewhere.set_port(5555);
+        for sequence in 0..4 {
+            let clear = packet(0, 0, sequence, 0, &[1; 160]);
+            assert_eq!(raw(&mut house, 0, elsewhere, clear, 1).0, Verdict::Foreign);
+        }
+        let verdicts = [(); 3].map(|()| {
+            let secret = protected(&mut house, 0, &mut phone, &[1; 160]);
+            raw(&mut house, 0, elsewhere, secret, 1).0
+        });
+        assert_eq!(verdicts, [Verdict::Foreign, Verdict::Accepted, Verdict::Accepted]);
+    }
+
+    #[test]
+    fn reports_are_protected_both_ways() {
+        let mut house = House::pcmu(None);
+        let mut phone = Protection::new(&srtp_keys(SUITES[3], 2, 1));
+        secure(&mut house, 0, &srtp_keys(SUITES[3], 1, 2));
+        let mut sent = Vec::new();
+        for _ in 0..3 {
+            house.now = house.call.poll_timeout().unwrap().saturating_duration_since(house.start);
+            let now = Now {
+                mono: house.time(),
+                wall: Timestamp(0),
+            };
+            house.call.handle_timeout(now, &mut |packet| {
+                if packet.slot == 0 && packet.sent == Sent::Rtcp {
+                    sent.push(packet.bytes.to_vec());
+                }
+            });
+        }
+        assert!(!sent.is_empty());
+        for report in &mut sent {
+            let len = phone.unprotect_rtcp(report).unwrap();
+            assert!(rtcp::read(&report[..len], 100).is_ok());
+        }
+        let from = SocketAddr::new(address(0).ip(), address(0).port() + 1);
+        let report = [0x80, 201, 0, 1, 0, 0, 0, 9];
+        let mut buffer = [0; 64];
+        let secret = phone.protect_rtcp(&report, &mut buffer).unwrap();
+        assert_eq!(house.call.handle_rtcp(0, from, secret, house.time()), Verdict::Accepted);
+        assert_eq!(house.call.handle_rtcp(0, from, secret, house.time()), Verdict::Replayed);
+        assert_eq!(house.call.handle_rtcp(0, from, &report, house.time()), Verdict::Unauthenticated);
+        let stats = house.stats(AGENT);
+        assert_eq!((stats.rtcp_received, stats.srtp_replayed, stats.srtp_rejected), (1, 1, 1));
     }
 
     #[test]

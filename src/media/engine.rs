@@ -86,6 +86,10 @@ pub struct EngineStats {
     pub malformed: u64,
     /// Packets dropped as too late or not to be received.
     pub discarded: u64,
+    /// Packets dropped as not authentic under the agreed SRTP key.
+    pub srtp_rejected: u64,
+    /// SRTP packets dropped as replays.
+    pub srtp_replayed: u64,
     /// Times the leak guard sent silence.
     pub leak_guards: u64,
     /// RTCP packets received.
@@ -214,7 +218,7 @@ impl Engine {
         let mut directory = shared.directory();
         let of = |directory: &Directory, leg| directory.legs.get(&leg).map(|seat| seat.worker);
         let (worker, job) = match command {
-            MediaCommand::Describe { leg, media } => (of(&directory, leg), Job::Describe { leg, media }),
+            MediaCommand::Describe { leg, media, srtp } => (of(&directory, leg), Job::Describe { leg, media, srtp }),
             MediaCommand::Mute { leg, muted } => (of(&directory, leg), Job::Mute { leg, muted }),
             MediaCommand::SendDigits { leg, digits } => (of(&directory, leg), Job::SendDigits { leg, digits }),
             MediaCommand::Beep { leg } => (of(&directory, leg), Job::Beep { leg }),
@@ -429,6 +433,8 @@ counters!(
     foreign,
     malformed,
     discarded,
+    srtp_rejected,
+    srtp_replayed,
     leak_guards,
     rtcp_received,
     rtcp_sent,

@@ -2,6 +2,7 @@
 
 use super::digest::{Algorithm, ha1};
 use super::flow::Protocol;
+use super::sdp::Srtp;
 use super::switchboard::AccountKind;
 use super::transaction::{Bounds, Timing};
 use crate::words::{DeviceId, Number};
@@ -121,6 +122,8 @@ pub struct Account {
     pub kind: AccountKind,
     /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
+    /// Whether its media is encrypted.
+    pub srtp: Srtp,
 }
 
 impl Account {
@@ -136,6 +139,7 @@ impl Account {
             auto_answer: AutoAnswer::default(),
             kind: AccountKind::House,
             nat: false,
+            srtp: Srtp::Off,
         }
     }
 }
@@ -190,6 +194,8 @@ pub struct Trunk {
     pub max_calls: Option<usize>,
     /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
+    /// Whether its media is encrypted.
+    pub srtp: Srtp,
 }
 
 impl Trunk {
@@ -209,6 +215,7 @@ impl Trunk {
             login: None,
             max_calls: None,
             nat: false,
+            srtp: Srtp::Off,
         }
     }
 

@@ -6,11 +6,20 @@
 //! ```
 //!
 //! Other media lines are refused with port 0. A stream that is only offered encrypted is never answered in clear.
+//!
+//! Encrypted means SRTP with keys in the descriptions (SDES, RFC 4568); [`Srtp`] says who has it.
 
 use crate::media::codec::Codec;
 use crate::media::rtcp;
+use crate::media::srtp::{Key, Keys, MAX_MATERIAL, Suite};
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use hmac::{Hmac, KeyInit, Mac};
 use sdp_types::{Attribute, Connection, Media, Origin, Time};
+use sha2::{Digest, Sha512};
 use std::net::{IpAddr, SocketAddr};
+use zeroize::Zeroizing;
 
 /// The payload type of telephone events in our offers, unless the peer has chosen another before; and the clock they are for: that of the codec
 /// beside them (RFC 4733 2.1).
@@ -18,6 +27,36 @@ const TELEPHONE_EVENTS: [(u8, u32); 3] = [(101, 8000), (100, 48_000), (99, 16_00
 
 /// The most media lines of a description.
 pub const MAX_LINES: usize = 16;
+
+/// The most `a=crypto` lines of a stream that are looked at.
+const MAX_CRYPTO: usize = 16;
+
+/// Base64 as keys come in: with its padding, or as some phones have it, without.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Whether a leg's media is encrypted: SRTP with keys in the descriptions (RFC 4568).
+///
+/// | | offers we take | our offer | answers we take |
+/// |---|---|---|---|
+/// | off | RTP/AVP; its keys are passed over | RTP/AVP | RTP/AVP |
+/// | optional | RTP/SAVP; RTP/AVP with keys, encrypted; RTP/AVP in clear | RTP/AVP with keys | encrypted or clear |
+/// | required | RTP/SAVP; RTP/AVP with keys | RTP/SAVP | RTP/SAVP |
+///
+/// A peer that does no SRTP refuses RTP/SAVP with 488, and there is no second INVITE to try it in clear. So an optional offer is RTP/AVP
+/// with `a=crypto` lines, as telephones make it that call this "best effort": who does not know the lines leaves them out of his answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Srtp {
+    /// Never.
+    #[default]
+    Off,
+    /// When the peer does it.
+    Optional,
+    /// Always: what cannot be encrypted is refused.
+    Required,
+}
 
 /// Why a description is refused, always with 488 (`SdpError::STATUS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,9 +67,12 @@ pub enum SdpError {
     /// It has no audio stream, or all are refused or switched off (port 0).
     #[error("no audio stream")]
     NoAudio,
-    /// Audio is offered only over SRTP or DTLS, or over something that is no RTP.
-    #[error("no audio stream over plain RTP")]
+    /// Audio is offered only over what this leg does not have: SRTP, or RTP in clear, or DTLS, or something that is no RTP.
+    #[error("no audio stream over a transport that is wanted here")]
     Transport,
+    /// An answer without a key where there must be one, or with another than was asked for.
+    #[error("no usable key")]
+    Crypto,
     /// No codec that we speak.
     #[error("no common codec")]
     Codec,
@@ -141,6 +183,21 @@ pub struct Audio {
     pub comfort_noise: Option<u8>,
     /// Milliseconds a packet, when he says.
     pub ptime: Option<u32>,
+    /// It is RTP/SAVP or RTP/SAVPF.
+    pub secure: bool,
+    /// His keys that we can use, in his order of preference.
+    pub crypto: Vec<Crypto>,
+    /// He has `a=crypto` lines, and there is none among them that we can use.
+    pub unusable_crypto: bool,
+}
+
+/// An `a=crypto` line (RFC 4568 9.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crypto {
+    /// Its tag, by which an answer names what it takes.
+    pub tag: u32,
+    /// What its sender protects his packets with.
+    pub key: Key,
 }
 
 impl Audio {
@@ -165,8 +222,13 @@ struct Line {
 }
 
 impl Session {
-    /// Reads a description. What is not UTF-8 in its texts is no fault.
+    /// Reads a description, whether it is encrypted or not. What is not UTF-8 in its texts is no fault.
     pub fn parse(body: &[u8]) -> Result<Session, SdpError> {
+        Session::parse_for(body, Srtp::Optional)
+    }
+
+    /// Reads a description of a leg for which this is the rule: a stream that it rules out is passed over.
+    pub fn parse_for(body: &[u8], srtp: Srtp) -> Result<Session, SdpError> {
         let text = String::from_utf8_lossy(body);
         let read = sdp_types::Session::parse(text.as_bytes()).map_err(|_| SdpError::Unreadable)?;
         if read.medias.len() > MAX_LINES {
@@ -177,7 +239,7 @@ impl Session {
             if !media.media.eq_ignore_ascii_case("audio") || media.port == 0 {
                 continue;
             }
-            match read_audio(&read, media) {
+            match read_audio(&read, media, srtp) {
                 Ok(audio) => {
                     let line = |media: &Media| Line {
                         media: media.media.clone(),
@@ -201,8 +263,22 @@ impl Session {
     }
 }
 
-fn read_audio(session: &sdp_types::Session, media: &Media) -> Result<Audio, SdpError> {
-    if !matches!(media.proto.to_ascii_uppercase().as_str(), "RTP/AVP" | "RTP/AVPF") {
+fn read_audio(session: &sdp_types::Session, media: &Media, srtp: Srtp) -> Result<Audio, SdpError> {
+    let secure = match media.proto.to_ascii_uppercase().as_str() {
+        "RTP/AVP" | "RTP/AVPF" => false,
+        "RTP/SAVP" | "RTP/SAVPF" => true,
+        _ => return Err(SdpError::Transport),
+    };
+    let lines = media.attributes.iter().filter(|attribute| attribute.attribute == "crypto");
+    let has_crypto = lines.clone().next().is_some();
+    let crypto: Vec<Crypto> = match srtp {
+        Srtp::Off => Vec::new(),
+        Srtp::Optional | Srtp::Required => lines
+            .take(MAX_CRYPTO)
+            .filter_map(|attribute| read_crypto(attribute.value.as_deref()?))
+            .collect(),
+    };
+    if crypto.is_empty() && (secure || srtp == Srtp::Required) {
         return Err(SdpError::Transport);
     }
     let connection = media.connections.first().or(session.connection.as_ref()).ok_or(SdpError::Address)?;
@@ -226,7 +302,38 @@ fn read_audio(session: &sdp_types::Session, media: &Media) -> Result<Audio, SdpE
         ptime: value_of(media, "ptime")
             .and_then(|value| value.trim().parse().ok())
             .filter(|ptime| (1..=1000).contains(ptime)),
+        secure,
+        unusable_crypto: has_crypto && crypto.is_empty(),
+        crypto,
     })
+}
+
+/// Reads the value of an `a=crypto` line (RFC 4568 9.1): `1 AES_CM_128_HMAC_SHA1_80 inline:…|2^31 WSH=64`. `None`: an unknown suite, or
+/// something in it that we would have to honour and do not: an MKI, several keys, a part left in clear or unauthenticated, a key
+/// derivation rate, an order of FEC. A lifetime binds whoever sends under the key: him.
+fn read_crypto(value: &str) -> Option<Crypto> {
+    let mut words = value.split_ascii_whitespace();
+    let tag = words.next().filter(|tag| is_number(tag, 9))?.parse().ok()?;
+    let suite = Suite::named(words.next()?)?;
+    let parameters = words.next()?;
+    let (method, key) = parameters.split_once(':')?;
+    let (key, lifetime) = key.split_once('|').map_or((key, None), |(key, rest)| (key, Some(rest)));
+    let is_lifetime = |text: &str| is_number(text.strip_prefix("2^").unwrap_or(text), 15);
+    if !method.eq_ignore_ascii_case("inline") || !lifetime.is_none_or(is_lifetime) {
+        return None;
+    }
+    // A window of ours may be larger than he asks for; what has a minus need not be understood.
+    if !words.all(|parameter| parameter.starts_with('-') || parameter.to_ascii_uppercase().starts_with("WSH=")) {
+        return None;
+    }
+    let mut material = Zeroizing::new([0; MAX_MATERIAL + 4]);
+    let len = BASE64.decode_slice(key, &mut *material).ok()?;
+    let key = Key::new(suite, material.get(..len)?)?;
+    Some(Crypto { tag, key })
+}
+
+fn is_number(text: &str, most: usize) -> bool {
+    (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn read_address(connection: &Connection) -> Result<IpAddr, SdpError> {
@@ -317,7 +424,7 @@ fn value_of<'a>(media: &'a Media, name: &str) -> Option<&'a str> {
 }
 
 /// What offer and answer have come to, seen from us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreed {
     /// Where we send RTP; `None` when he wants none.
     pub remote: Option<SocketAddr>,
@@ -341,6 +448,8 @@ pub struct Agreed {
     pub held: bool,
     /// Milliseconds a packet, when he says.
     pub ptime: Option<u32>,
+    /// The keys of SRTP; `None`: RTP in clear.
+    pub srtp: Option<Box<Keys>>,
 }
 
 impl Agreed {
@@ -365,8 +474,67 @@ impl Agreed {
             receive: direction.receives(),
             held: audio.is_hold(),
             ptime: audio.ptime,
+            srtp: None,
         }
     }
+}
+
+/// Our keys of one leg, all made of one secret. A key is never taken up again once packets went out under it and another, or none, came
+/// in its place: their indices begin anew, and a pair of packets under one index gives both away.
+#[derive(Clone)]
+struct OurKeys {
+    secret: Zeroizing<[u8; 32]>,
+    generation: u32,
+    /// Keys of this generation are in use, or were.
+    used: bool,
+    /// What SRTP has come to: the suite, over RTP/SAVP or not, and the peer's key and address.
+    agreed: Option<(Suite, bool, Key, Option<SocketAddr>)>,
+}
+
+impl std::fmt::Debug for OurKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OurKeys({:?})", self.agreed.as_ref().map(|(suite, ..)| suite))
+    }
+}
+
+impl OurKeys {
+    fn suite(&self) -> Option<Suite> {
+        self.agreed.as_ref().map(|(suite, ..)| *suite)
+    }
+
+    /// The keys that were used are done with.
+    fn renew(&mut self) {
+        if std::mem::take(&mut self.used) {
+            self.generation = self.generation.wrapping_add(1);
+        }
+    }
+
+    fn key(&self, suite: Suite) -> Option<Key> {
+        let mut mac = Hmac::<Sha512>::new_from_slice(&*self.secret).ok()?;
+        mac.update(&self.generation.to_be_bytes());
+        mac.update(suite.name().as_bytes());
+        let derived = Zeroizing::new(<[u8; 64]>::from(mac.finalize().into_bytes()));
+        Key::new(suite, derived.get(..suite.material_len())?)
+    }
+
+    fn agree(&mut self, audio: &Audio, theirs: &Key) -> Option<Box<Keys>> {
+        let ours = self.key(theirs.suite())?;
+        self.used = true;
+        self.agreed = Some((theirs.suite(), audio.secure, theirs.clone(), audio.rtp));
+        Some(Box::new(Keys {
+            ours,
+            theirs: theirs.clone(),
+        }))
+    }
+}
+
+/// The tag of a suite in our offers.
+fn tag_of(suite: Suite) -> u32 {
+    Suite::ALL
+        .iter()
+        .zip(1..)
+        .find(|(known, _)| **known == suite)
+        .map_or(0, |(_, tag)| tag)
 }
 
 /// Our end of one leg's session: writes offers and answers, and counts the version up whenever what it says changes (RFC 3264 8).
@@ -375,7 +543,8 @@ pub struct Local {
     id: u64,
     version: u64,
     address: SocketAddr,
-    said: Option<sdp_types::Session>,
+    /// A digest of what was said last, its version aside: the keys in it are kept nowhere else.
+    said: Option<[u8; 64]>,
     lines: Vec<Line>,
     taken: usize,
     direction: Direction,
@@ -384,6 +553,11 @@ pub struct Local {
     telephone_events: [(u8, u32); 3],
     /// The codecs of our last offer: an answer may take none but these (RFC 3264 6.1).
     offered: Vec<Codec>,
+    srtp: Srtp,
+    keys: OurKeys,
+    /// The suites of our last offer, and whether it was RTP/SAVP.
+    offered_suites: Vec<Suite>,
+    offered_secure: bool,
 }
 
 impl Local {
@@ -402,7 +576,23 @@ impl Local {
             rtcp_mux: true,
             telephone_events: TELEPHONE_EVENTS,
             offered: Vec::new(),
+            srtp: Srtp::Off,
+            keys: OurKeys {
+                secret: Zeroizing::new([0; 32]),
+                generation: 0,
+                used: false,
+                agreed: None,
+            },
+            offered_suites: Vec::new(),
+            offered_secure: false,
         }
+    }
+
+    /// With SRTP by this rule. `secret` is random: our keys are made of it.
+    pub fn with_srtp(mut self, srtp: Srtp, secret: [u8; 32]) -> Local {
+        self.srtp = srtp;
+        self.keys.secret = Zeroizing::new(secret);
+        self
     }
 
     /// Where we receive RTP.
@@ -430,16 +620,51 @@ impl Local {
             .into_iter()
             .filter(|(_, clock)| *clock == 8000 || has_clock(*clock));
         formats.events = events.collect();
-        self.write("RTP/AVP", &formats, direction)
+        let agreed = self.keys.suite();
+        if agreed.is_none() {
+            self.keys.renew();
+        }
+        // What is agreed stays as it is: the key, the suite and the profile.
+        self.offered_suites = match (self.srtp, agreed) {
+            (Srtp::Off, _) => Vec::new(),
+            (_, Some(suite)) => vec![suite],
+            (_, None) => Suite::ALL.to_vec(),
+        };
+        self.offered_secure = match &self.keys.agreed {
+            Some((_, secure, ..)) => *secure,
+            None => self.srtp == Srtp::Required,
+        };
+        let crypto = self.offered_suites.iter().map(|suite| (tag_of(*suite), *suite)).collect::<Vec<_>>();
+        let proto = if self.offered_secure { "RTP/SAVP" } else { "RTP/AVP" };
+        self.write(proto, &formats, direction, &crypto)
     }
 
-    /// The answer to an offer: its first codec that we speak, its payload types, no more than it and `direction` allow.
+    /// The answer to an offer: its first codec that we speak, its payload types, no more than it and `direction` allow; the first of its
+    /// keys that we can use. An offer that this leg's [`Srtp`] rules out ([`Session::parse_for`] has not been asked) comes to nothing sent
+    /// and nothing received.
     pub fn answer(&mut self, offer: &Session, direction: Direction) -> (Vec<u8>, Agreed) {
         self.lines = offer.lines.clone();
         self.taken = offer.taken;
         self.direction = direction;
         self.learn(&offer.audio);
-        let agreed = Agreed::of(&offer.audio, direction);
+        let mut agreed = Agreed::of(&offer.audio, direction);
+        let crypto = offer.audio.crypto.first().filter(|_| self.srtp != Srtp::Off);
+        match crypto {
+            Some(crypto) => {
+                let other = self.keys.agreed.as_ref().is_none_or(|(suite, _, theirs, at)| {
+                    // Another key and another place is another telephone: it does not know how far we are under ours.
+                    *suite != crypto.key.suite() || *theirs != crypto.key && *at != offer.audio.rtp
+                });
+                if other {
+                    self.keys.renew();
+                }
+                agreed.srtp = self.keys.agree(&offer.audio, &crypto.key);
+            }
+            None => self.keys.agreed = None,
+        }
+        if agreed.srtp.is_none() && (offer.audio.secure || self.srtp == Srtp::Required) {
+            (agreed.remote, agreed.remote_rtcp, agreed.send, agreed.receive) = (None, None, false, false);
+        }
         self.rtcp_mux = agreed.rtcp_mux;
         let formats = Formats {
             codecs: vec![(agreed.payload_type, agreed.codec)],
@@ -447,7 +672,9 @@ impl Local {
             comfort_noise: agreed.comfort_noise,
         };
         let proto = offer.lines.get(offer.taken).map_or("RTP/AVP", |line| line.proto.as_str());
-        let body = self.write(proto, &formats, Direction::of(agreed.send, agreed.receive));
+        let direction = Direction::of(agreed.send, agreed.receive);
+        let crypto: Vec<(u32, Suite)> = crypto.iter().map(|crypto| (crypto.tag, crypto.key.suite())).collect();
+        let body = self.write(proto, &formats, direction, &crypto);
         (body, agreed)
     }
 
@@ -461,9 +688,33 @@ impl Local {
         if audio.codecs.is_empty() {
             return Err(SdpError::Codec);
         }
+        let crypto = self.taken_crypto(&audio)?;
+        let mut agreed = Agreed::of(&audio, self.direction);
+        match crypto {
+            Some(crypto) => agreed.srtp = Some(self.keys.agree(&audio, &crypto.key).ok_or(SdpError::Crypto)?),
+            None => self.keys.agreed = None,
+        }
         self.lines = answer.lines.clone();
         self.learn(&answer.audio);
-        Ok(Agreed::of(&audio, self.direction))
+        Ok(agreed)
+    }
+
+    /// The key of an answer: of a suite that we offered, under its tag (RFC 4568 5.1.3). None at all is right where RTP in clear is.
+    fn taken_crypto<'a>(&self, answer: &'a Audio) -> Result<Option<&'a Crypto>, SdpError> {
+        let fits = |crypto: &&Crypto| {
+            let offered = self.offered_suites.contains(&crypto.key.suite());
+            offered && crypto.tag == tag_of(crypto.key.suite())
+        };
+        let taken = answer.crypto.iter().find(fits);
+        match taken {
+            _ if self.srtp == Srtp::Off && answer.secure => Err(SdpError::Transport),
+            _ if self.srtp == Srtp::Off => Ok(None),
+            _ if self.offered_secure && !answer.secure => Err(SdpError::Transport),
+            Some(_) => Ok(taken),
+            None if answer.secure || self.srtp == Srtp::Required => Err(SdpError::Crypto),
+            None if answer.unusable_crypto || !answer.crypto.is_empty() => Err(SdpError::Crypto),
+            None => Ok(None),
+        }
     }
 
     /// The payload types of telephone events that the peer has chosen are ours from now on.
@@ -475,7 +726,7 @@ impl Local {
         }
     }
 
-    fn write(&mut self, proto: &str, formats: &Formats, direction: Direction) -> Vec<u8> {
+    fn write(&mut self, proto: &str, formats: &Formats, direction: Direction, crypto: &[(u32, Suite)]) -> Vec<u8> {
         let mut taken: Vec<u8> = formats.codecs.iter().map(|(payload_type, _)| *payload_type).collect();
         // A dynamic type of the peer's must not be the one of a codec of ours.
         let mut free = |payload_type: u8| {
@@ -514,6 +765,12 @@ impl Local {
         if self.rtcp_mux {
             audio.add_attribute(Attribute::new("rtcp-mux"));
         }
+        for (tag, suite) in crypto {
+            if let Some(key) = self.keys.key(*suite) {
+                let inline = Zeroizing::new(BASE64.encode(key.material()));
+                audio.add_attribute_with_value("crypto", format!("{tag} {} inline:{}", suite.name(), *inline));
+            }
+        }
         audio.add_attribute_with_value("ptime", 20);
         audio.add_attribute(Attribute::new(direction.name()));
         let mut session = sdp_types::Session::new(Origin::with_ip_addr(self.id, self.version, self.address.ip()), "-");
@@ -524,16 +781,21 @@ impl Local {
             Some(place) => *place = audio,
             None => session.medias.push(audio),
         }
-        if self.said.as_ref().is_none_or(|said| *said != session) {
+        session.origin.sess_version = 0;
+        let says = <[u8; 64]>::from(Sha512::digest(&*Zeroizing::new(bytes_of(&session))));
+        if self.said.replace(says) != Some(says) {
             self.version += 1;
-            session.origin.sess_version = self.version;
-            self.said = Some(session.clone());
         }
-        let mut body = Vec::new();
-        // Writing into memory does not fail.
-        let _ = session.write(&mut body);
-        body
+        session.origin.sess_version = self.version;
+        bytes_of(&session)
     }
+}
+
+fn bytes_of(session: &sdp_types::Session) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // Writing into memory does not fail.
+    let _ = session.write(&mut bytes);
+    bytes
 }
 
 fn line(media: &str, port: u16, proto: &str, fmt: &str) -> Media {
@@ -596,6 +858,7 @@ mod tests {
             receive: true,
             held: false,
             ptime: Some(30),
+            srtp: None,
         };
         assert_eq!(agreed, expected);
         assert!(text(body).ends_with(
@@ -816,6 +1079,214 @@ mod tests {
         let both = parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 0 8\n").unwrap();
         let agreed = local.accept(&both).unwrap();
         assert_eq!((agreed.codec, agreed.payload_type), (Codec::Pcma, 8));
+    }
+
+    const KEY_80: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwd";
+
+    fn secure(srtp: Srtp) -> Local {
+        ours().with_srtp(srtp, [7; 32])
+    }
+
+    fn with_crypto(proto: &str, lines: &[&str]) -> Vec<u8> {
+        let lines: String = lines.iter().map(|line| format!("a=crypto:{line}\n")).collect();
+        body("IP4 192.0.2.1", &format!("m=audio 5000 {proto} 0\n{lines}"))
+    }
+
+    fn line_80(tag: u32) -> String {
+        format!("{tag} AES_CM_128_HMAC_SHA1_80 inline:{KEY_80}")
+    }
+
+    fn crypto_lines(body: &[u8]) -> Vec<String> {
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        text.lines()
+            .filter_map(|line| line.strip_prefix("a=crypto:"))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn crypto_lines_are_read_by_rfc_4568() {
+        let read = |value: &str| read_crypto(value).map(|crypto| (crypto.tag, crypto.key.suite()));
+        let cm = Some((1, Suite::AesCm128HmacSha1_80));
+        assert_eq!(read(&line_80(1)), cm);
+        assert_eq!(read(&format!("{}|2^31", line_80(1))), cm);
+        assert_eq!(read(&format!("{}|1048576 WSH=128 -NEW", line_80(1))), cm);
+        assert_eq!(read(&line_80(1).replace("inline", "INLINE")), cm);
+        let short = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGw";
+        for key in [short.to_owned(), format!("{short}==")] {
+            let gcm = Some((9, Suite::AeadAes128Gcm));
+            assert_eq!(read(&format!("9 AEAD_AES_128_GCM inline:{key}")), gcm, "{key}");
+        }
+        let long = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKis=";
+        assert_eq!(
+            read(&format!("999999999 AEAD_AES_256_GCM inline:{long}")),
+            Some((999_999_999, Suite::AeadAes256Gcm))
+        );
+    }
+
+    #[test]
+    fn crypto_lines_that_cannot_be_honoured_are_passed_over() {
+        let good = line_80(1);
+        let wrong = [
+            format!("{good}|1:4"),
+            format!("{good}|2^20|1:4"),
+            format!("{good};inline:{KEY_80}|2:4"),
+            format!("{good}|2^x"),
+            format!("{good} UNENCRYPTED_SRTP"),
+            format!("{good} UNAUTHENTICATED_SRTP"),
+            format!("{good} UNENCRYPTED_SRTCP"),
+            format!("{good} KDR=1"),
+            format!("{good} FEC_ORDER=FEC_SRTP"),
+            format!("{good} NEW=1"),
+            good.replace("inline:", "uri:"),
+            good.replace(" inline:", ""),
+            good.replace("AES_CM_128", "F8_128"),
+            format!("{good}AAAA"),
+            good.trim_end_matches("xwd").to_owned(),
+            format!("-{good}"),
+            format!("1234567890{good}"),
+            format!("x{good}"),
+            "1".to_owned(),
+            String::new(),
+            format!("1 AEAD_AES_128_GCM inline:{KEY_80}"),
+            format!("1 AES_CM_128_HMAC_SHA1_80 inline:{}", "A".repeat(10_000)),
+        ];
+        for line in wrong {
+            assert_eq!(read_crypto(&line), None, "{line}");
+            let offer = with_crypto("RTP/SAVP", &[&line]);
+            assert_eq!(Session::parse_for(&offer, Srtp::Required).unwrap_err(), SdpError::Transport);
+        }
+    }
+
+    #[test]
+    fn a_description_is_taken_or_refused_by_the_rule_of_its_leg() {
+        let line = line_80(1);
+        let takes = |proto, lines: &[&str]| {
+            [Srtp::Off, Srtp::Optional, Srtp::Required].map(|srtp| Session::parse_for(&with_crypto(proto, lines), srtp).is_ok())
+        };
+        assert_eq!(takes("RTP/AVP", &[]), [true, true, false]);
+        assert_eq!(takes("RTP/AVP", &[&line]), [true, true, true]);
+        assert_eq!(takes("RTP/SAVP", &[&line]), [false, true, true]);
+        assert_eq!(takes("RTP/SAVPF", &[&line]), [false, true, true]);
+        assert_eq!(takes("RTP/SAVP", &[]), [false, false, false]);
+        assert_eq!(takes("UDP/TLS/RTP/SAVPF", &[&line]), [false, false, false]);
+    }
+
+    #[test]
+    fn an_answer_takes_the_first_key_it_can_use_with_its_tag_and_profile() {
+        for proto in ["RTP/AVP", "RTP/SAVP", "RTP/SAVPF"] {
+            let bad = "4 F8_128_HMAC_SHA1_80 inline:AAAA";
+            let offer = Session::parse(&with_crypto(proto, &[bad, &line_80(12), &line_80(13)])).unwrap();
+            for srtp in [Srtp::Optional, Srtp::Required] {
+                let (body, agreed) = secure(srtp).answer(&offer, Direction::SendRecv);
+                let lines = crypto_lines(&body);
+                assert_eq!(lines.len(), 1);
+                let (tag, ours) = (&lines[0][..2], read_crypto(&lines[0]).unwrap().key);
+                let keys = agreed.srtp.unwrap();
+                assert_eq!((tag, &ours), ("12", &keys.ours));
+                assert_eq!(BASE64.encode(keys.theirs.material()), KEY_80);
+                assert!(text(body).contains(&format!("m=audio 20000 {proto} 0")));
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_rule_forbids_is_never_answered_with_sound() {
+        let quiet = |srtp, body: Vec<u8>| {
+            let (_, agreed) = secure(srtp).answer(&Session::parse(&body).unwrap(), Direction::SendRecv);
+            (agreed.remote, agreed.remote_rtcp, agreed.send, agreed.receive, agreed.srtp) == (None, None, false, false, None)
+        };
+        assert!(quiet(Srtp::Required, with_crypto("RTP/AVP", &[])));
+        assert!(quiet(Srtp::Off, with_crypto("RTP/SAVP", &[&line_80(1)])));
+        assert!(!quiet(Srtp::Off, with_crypto("RTP/AVP", &[&line_80(1)])));
+    }
+
+    #[test]
+    fn an_offer_has_a_key_for_every_suite_each_another() {
+        let body = secure(Srtp::Required).offer(Direction::SendRecv);
+        let offered: Vec<Crypto> = crypto_lines(&body).iter().map(|line| read_crypto(line).unwrap()).collect();
+        assert_eq!(offered.iter().map(|crypto| crypto.key.suite()).collect::<Vec<_>>(), Suite::ALL);
+        assert_eq!(offered.iter().map(|crypto| crypto.tag).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        let starts: std::collections::BTreeSet<&[u8]> = offered.iter().map(|crypto| &crypto.key.material()[..16]).collect();
+        assert_eq!(starts.len(), 4);
+        assert!(text(body).contains("m=audio 20000 RTP/SAVP 0 8 101\n"));
+        let body = secure(Srtp::Optional).offer(Direction::SendRecv);
+        assert_eq!(crypto_lines(&body).len(), 4);
+        assert!(text(body).contains("m=audio 20000 RTP/AVP 0 8 101\n"));
+        assert_eq!(crypto_lines(&ours().offer(Direction::SendRecv)), [""; 0]);
+    }
+
+    #[test]
+    fn an_answer_names_a_tag_and_a_suite_that_were_offered() {
+        let accept = |srtp, proto: &str, lines: &[&str]| {
+            let mut local = secure(srtp);
+            local.offer(Direction::SendRecv);
+            let answer = Session::parse(&with_crypto(proto, lines))?;
+            local.accept(&answer).map(|agreed| agreed.srtp.is_some())
+        };
+        let (right, wrong) = (line_80(3), line_80(1));
+        let unusable = format!("{right}|1:4");
+        for srtp in [Srtp::Optional, Srtp::Required] {
+            assert_eq!(accept(srtp, "RTP/SAVP", &[&right]), Ok(true));
+            assert_eq!(accept(srtp, "RTP/SAVP", &[&wrong]), Err(SdpError::Crypto));
+        }
+        assert_eq!(accept(Srtp::Required, "RTP/AVP", &[&right]), Err(SdpError::Transport));
+        assert_eq!(accept(Srtp::Required, "RTP/AVP", &[]), Err(SdpError::Transport));
+        assert_eq!(accept(Srtp::Optional, "RTP/AVP", &[&right]), Ok(true));
+        assert_eq!(accept(Srtp::Optional, "RTP/AVP", &[]), Ok(false));
+        assert_eq!(accept(Srtp::Optional, "RTP/AVP", &[&wrong]), Err(SdpError::Crypto));
+        assert_eq!(accept(Srtp::Optional, "RTP/AVP", &[&unusable]), Err(SdpError::Crypto));
+        assert_eq!(accept(Srtp::Off, "RTP/SAVP", &[&right]), Err(SdpError::Transport));
+        assert_eq!(accept(Srtp::Off, "RTP/AVP", &[&right]), Ok(false));
+    }
+
+    #[test]
+    fn our_key_stays_until_something_else_is_agreed_and_never_comes_back() {
+        let mut local = secure(Srtp::Optional);
+        let secret = |key: &str, suite: &str| {
+            let line = format!("1 {suite} inline:{key}");
+            Session::parse(&with_crypto("RTP/SAVP", &[&line])).unwrap()
+        };
+        let other = KEY_80.replace("AAEC", "BBEC");
+        let (cm, shorter) = ("AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32");
+        let answer = |local: &mut Local, offer: &Session| local.answer(offer, Direction::SendRecv).1.srtp.map(|keys| keys.ours);
+        let first = answer(&mut local, &secret(KEY_80, cm)).unwrap();
+        assert_eq!(answer(&mut local, &secret(KEY_80, cm)), Some(first.clone()));
+        assert_eq!(answer(&mut local, &secret(&other, cm)), Some(first.clone()));
+        let again = local.offer(Direction::SendRecv);
+        let lines = crypto_lines(&again);
+        assert_eq!((lines.len(), read_crypto(&lines[0]).unwrap().key), (1, first.clone()));
+        assert_eq!(local.offer(Direction::SendRecv), again);
+        assert!(text(again).contains("RTP/SAVP"));
+
+        let mut seen = vec![first];
+        let mut elsewhere = secret(KEY_80, cm);
+        elsewhere.audio.rtp = Some("192.0.2.77:5000".parse().unwrap());
+        let clear = Session::parse(&with_crypto("RTP/AVP", &[])).unwrap();
+        for offer in [
+            &elsewhere,
+            &secret(KEY_80, shorter),
+            &secret(KEY_80, cm),
+            &clear,
+            &secret(KEY_80, cm),
+        ] {
+            let Some(key) = answer(&mut local, offer) else { continue };
+            assert!(!seen.iter().any(|seen| seen.material()[..16] == key.material()[..16]));
+            seen.push(key);
+        }
+        assert_eq!(seen.len(), 5);
+    }
+
+    #[test]
+    fn keys_are_shown_by_no_debug() {
+        let mut local = secure(Srtp::Required);
+        let offer = Session::parse(&with_crypto("RTP/SAVP", &[&line_80(1)])).unwrap();
+        let (_, agreed) = local.answer(&offer, Direction::SendRecv);
+        let shown = format!("{offer:?} {agreed:?} {local:?}");
+        assert!(
+            !shown.contains(KEY_80) && !shown.contains("material") && !shown.contains("inline"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::config::Config as SipConfig;
 use super::endpoint::Endpoint;
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent, LegKey};
+use super::sdp::Srtp;
 use super::switchboard::{Extension, Keep, Numbering, Output, Outside, Switchboard, SwitchboardConfig, TrunkRoute};
 use crate::clock;
 use crate::contract::{self, FactLog, Placed, Port, proto};
@@ -130,6 +131,7 @@ pub async fn start(config: Config, store: Store) -> Result<(TelephonyServer<cont
     let (kept, bindings, keeping) = keeper::start(store).await?;
     let (engine, media) = Engine::start(config.media).map_err(StartError::Media)?;
     let numbering = numbering(&config.sip);
+    warn_of_open_keys(&config.sip);
     let mut endpoint = Endpoint::bind(config.sip).await.map_err(StartError::Sip)?;
     let sip = endpoint.local_addrs().to_vec();
     let grace = config.switchboard.grace;
@@ -173,6 +175,7 @@ fn numbering(sip: &SipConfig) -> Numbering {
         number: account.number.clone(),
         kind: account.kind,
         nat: account.nat,
+        srtp: account.srtp,
     });
     let trunks = sip.trunks.iter().map(|trunk| TrunkRoute {
         name: trunk.name.clone(),
@@ -180,8 +183,22 @@ fn numbering(sip: &SipConfig) -> Numbering {
         codecs: trunk.codecs.iter().filter_map(|name| Codec::named(name)).collect(),
         max_calls: trunk.max_calls,
         nat: trunk.nat,
+        srtp: trunk.srtp,
     });
     Numbering::new(extensions, trunks.collect())
+}
+
+/// Keys of SRTP stand in the descriptions (RFC 4568 8.3): whoever reads the signalling hears the call.
+fn warn_of_open_keys(sip: &SipConfig) {
+    let accounts = sip.accounts.iter().filter(|account| account.srtp != Srtp::Off).count();
+    let trunks = sip.trunks.iter().filter(|trunk| trunk.srtp != Srtp::Off).count();
+    if accounts + trunks > 0 {
+        tracing::warn!(
+            accounts,
+            trunks,
+            "SRTP keys go over SIP that is not encrypted: only a network that nobody else can read protects them"
+        );
+    }
 }
 
 struct Surroundings {
@@ -371,7 +388,7 @@ impl Shell {
                     }
                 }
                 Output::Media(command) => {
-                    if let MediaCommand::Describe { leg, media } = &command
+                    if let MediaCommand::Describe { leg, media, .. } = &command
                         && let Some((call, role)) = self.board.seat_of(LegKey(leg.0))
                     {
                         self.journal.seat(*leg, call, role, media.codec, clock::instant());

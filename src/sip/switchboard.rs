@@ -27,7 +27,7 @@ pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
 
 use crate::media::{CallKey, Codec, Gain, MediaCommand, MediaEvent, MediaLeg};
 use crate::sip::leg::{Destination, Identity, LegCommand, LegKey, LegSource};
-use crate::sip::sdp::{Direction, Local};
+use crate::sip::sdp::{Direction, Local, Srtp};
 use crate::supervision::{self, Supervision};
 use crate::words::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Failure, Mode, MonitorFact, Now, Number, PartyRole, Quality,
@@ -200,6 +200,7 @@ struct Terms {
     nat: bool,
     /// The codecs it may use, never empty.
     codecs: Vec<Codec>,
+    srtp: Srtp,
 }
 
 /// Who is called, after forwarding.
@@ -581,6 +582,7 @@ impl<O: Outside> Switchboard<O> {
     fn terms_of_extension(&self, extension: &Extension) -> Terms {
         Terms {
             nat: extension.nat,
+            srtp: extension.srtp,
             codecs: self.config.codecs.clone(),
         }
     }
@@ -594,6 +596,7 @@ impl<O: Outside> Switchboard<O> {
             .collect();
         Terms {
             nat: trunk.nat,
+            srtp: trunk.srtp,
             codecs: if common.is_empty() { self.config.codecs.clone() } else { common },
         }
     }
@@ -645,6 +648,11 @@ impl<O: Outside> Switchboard<O> {
     ) -> Option<Seat> {
         let address = self.outside.open_port(call, media_leg(leg))?;
         let (number, role) = party;
+        let local = Local::new(session_id(self.outside.random()), address);
+        let local = match terms.srtp {
+            Srtp::Off => local,
+            Srtp::Optional | Srtp::Required => local.with_srtp(terms.srtp, self.secret()),
+        };
         let device = match &peer {
             LegSource::Account(device) => Some(device.clone()),
             LegSource::Trunk(_) => None,
@@ -667,13 +675,23 @@ impl<O: Outside> Switchboard<O> {
             held_by_command: false,
             held_by_phone: false,
             established_at: None,
-            local: Local::new(session_id(self.outside.random()), address),
+            local,
             media: None,
+            keys: None,
             told: Direction::SendRecv,
             exchange: Exchange::Idle,
             watch: None,
             quality: None,
         })
+    }
+
+    /// Random octets, of which the keys of a leg are made.
+    fn secret(&mut self) -> [u8; 32] {
+        let mut secret = [0; 32];
+        for half in secret.chunks_exact_mut(16) {
+            half.copy_from_slice(&self.outside.random().to_be_bytes());
+        }
+        secret
     }
 
     fn new_ids(&mut self) -> (CallKey, CallId, String) {

@@ -4,6 +4,7 @@
 //! many, and no packet later for it than the turn is long.
 
 use super::super::call::{Call, CallConfig, Leg, Sent, Transmit, Verdict};
+use super::super::srtp::Keys;
 use super::super::{CallKey, Hearing, LegMedia, MediaConfig, MediaEvent, MediaLeg};
 use super::sockets::{Manner, Sockets, Which};
 use super::wheel::Wheel;
@@ -53,14 +54,38 @@ impl Post {
 /// What a worker is asked to do.
 #[derive(Debug)]
 pub(super) enum Job {
-    Put { call: CallKey, parcel: Box<Parcel> },
-    Describe { leg: MediaLeg, media: LegMedia },
-    Mute { leg: MediaLeg, muted: bool },
-    Hear { call: CallKey, hearing: Box<Hearing> },
-    SendDigits { leg: MediaLeg, digits: String },
-    Beep { leg: MediaLeg },
-    Move { leg: MediaLeg, call: CallKey, to: usize },
-    Close { leg: MediaLeg },
+    Put {
+        call: CallKey,
+        parcel: Box<Parcel>,
+    },
+    Describe {
+        leg: MediaLeg,
+        media: LegMedia,
+        srtp: Option<Box<Keys>>,
+    },
+    Mute {
+        leg: MediaLeg,
+        muted: bool,
+    },
+    Hear {
+        call: CallKey,
+        hearing: Box<Hearing>,
+    },
+    SendDigits {
+        leg: MediaLeg,
+        digits: String,
+    },
+    Beep {
+        leg: MediaLeg,
+    },
+    Move {
+        leg: MediaLeg,
+        call: CallKey,
+        to: usize,
+    },
+    Close {
+        leg: MediaLeg,
+    },
     Stop,
 }
 
@@ -214,6 +239,8 @@ impl Worker {
             Verdict::Foreign => self.sums.foreign += 1,
             Verdict::Malformed => self.sums.malformed += 1,
             Verdict::Discarded => self.sums.discarded += 1,
+            Verdict::Unauthenticated => self.sums.srtp_rejected += 1,
+            Verdict::Replayed => self.sums.srtp_replayed += 1,
         }
         self.settle(place);
     }
@@ -299,7 +326,10 @@ impl Worker {
                     waiting.push(job);
                 }
             }
-            Job::Describe { leg, media } => self.at(leg, |call| call.handle_describe(leg, media, now)),
+            Job::Describe { leg, media, srtp } => self.at(leg, |call| {
+                call.handle_keys(leg, srtp.as_deref());
+                call.handle_describe(leg, media, now);
+            }),
             Job::Mute { leg, muted } => self.at(leg, |call| call.handle_mute(leg, muted, now)),
             Job::SendDigits { leg, digits } => self.at(leg, |call| call.handle_digits(leg, &digits, now)),
             Job::Beep { leg } => self.at(leg, |call| call.handle_beep(leg, now)),

@@ -313,6 +313,8 @@ pub(super) fn measure_media(stats: &EngineStats) {
         ("undertone_media_packets_foreign_total", stats.foreign),
         ("undertone_media_packets_malformed_total", stats.malformed),
         ("undertone_media_packets_discarded_total", stats.discarded),
+        ("undertone_media_srtp_rejected_total", stats.srtp_rejected),
+        ("undertone_media_srtp_replayed_total", stats.srtp_replayed),
         ("undertone_media_send_errors_total", stats.send_errors),
         ("undertone_media_events_lost_total", stats.events_lost),
         ("undertone_media_legs_refused_total", stats.legs_refused),

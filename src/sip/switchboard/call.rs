@@ -4,6 +4,7 @@ use super::consult::Consult;
 use super::session::media_of;
 use super::transfer::Transfer;
 use super::{Output, Terms};
+use crate::media::srtp::Keys;
 use crate::media::{CallKey, Codec, Gain, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, MediaLeg};
 use crate::sip::leg::{LegCommand, LegKey, LegSource, PassedHeader};
 use crate::sip::sdp::{Agreed, Direction, Local, SdpError, Session};
@@ -72,6 +73,8 @@ pub(super) struct Seat {
     pub(super) local: Local,
     /// What the engine was told of this leg.
     pub(super) media: Option<LegMedia>,
+    /// The keys of its SRTP that the engine was told with it.
+    pub(super) keys: Option<Box<Keys>>,
     /// The way media may flow, as he was told last.
     pub(super) told: Direction,
     pub(super) exchange: Exchange,
@@ -192,11 +195,13 @@ impl Seat {
     }
 
     fn describe(&mut self, agreed: Agreed, outputs: &mut Vec<Output>) {
-        let media = media_of(agreed, self.terms.nat, self.host);
-        if self.media.as_ref() != Some(&media) {
+        let media = media_of(&agreed, self.terms.nat, self.host);
+        if self.media.as_ref() != Some(&media) || self.keys != agreed.srtp {
+            self.keys.clone_from(&agreed.srtp);
             outputs.push(Output::Media(MediaCommand::Describe {
                 leg: self.media_leg(),
                 media,
+                srtp: agreed.srtp,
             }));
             self.media = Some(media);
         }
@@ -217,6 +222,7 @@ impl Seat {
         };
         self.exchange = Exchange::Idle;
         self.media = None;
+        self.keys = None;
         if let Some(watch) = &mut self.watch {
             watch.joined = false;
         }

@@ -338,7 +338,7 @@ impl<O: Outside> Switchboard<O> {
             return Err(503);
         }
         let (number, role, codec) = (old.number.clone(), old.role, call.codec());
-        let offer = offer.map(|body| read(body, &terms.codecs)).transpose()?;
+        let offer = offer.map(|body| read(body, &terms)).transpose()?;
         let number = match &source {
             LegSource::Account(_) => number,
             LegSource::Trunk(_) => from.number,

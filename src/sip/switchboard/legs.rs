@@ -128,7 +128,7 @@ impl<O: Outside> Switchboard<O> {
         if self.is_full(&incoming.source) {
             return Err(503);
         }
-        let offer = incoming.offer.map(|body| read(&body, &caller.terms.codecs)).transpose()?;
+        let offer = incoming.offer.map(|body| read(&body, &caller.terms)).transpose()?;
         let callee = self.route(&caller, &incoming.to)?;
 
         let consult = caller.device.as_ref().and_then(|device| self.asks_about(device));
@@ -137,8 +137,10 @@ impl<O: Outside> Switchboard<O> {
         let callers = offer.as_ref().map(codecs_of).unwrap_or_default();
         let codecs = first_of(&callers, &self.config.codecs);
         let party = (incoming.from.number.clone(), caller.role);
-        let offer = offer.map(Box::new);
-        let stage = Stage::Calling { offer, early: None };
+        let stage = Stage::Calling {
+            offer: offer.map(Box::new),
+            early: None,
+        };
         let seat = self
             .new_seat(key, incoming.leg, incoming.source, party, caller.terms.clone(), stage)
             .ok_or(503_u16)?;
@@ -244,7 +246,7 @@ impl<O: Outside> Switchboard<O> {
         if seat.is_supervisor() {
             return self.changed(leg, outputs);
         }
-        let early = media.and_then(|body| read(&body, &seat.terms.codecs).ok());
+        let early = media.and_then(|body| read(&body, &seat.terms).ok());
         let agreed = early.and_then(|early| seat.accept_answer(&early, &mut outputs).ok());
         let codec = agreed.and(seat.codec());
         for caller in call.seats.iter_mut() {
@@ -267,7 +269,7 @@ impl<O: Outside> Switchboard<O> {
         let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
             return;
         };
-        let answer = read(body, &seat.terms.codecs).ok();
+        let answer = read(body, &seat.terms).ok();
         let agreed = answer.filter(|answer| seat.accept_answer(answer, &mut outputs).is_ok());
         let (Some(answer), Some(codec)) = (agreed, seat.codec()) else {
             return self.unusable(leg, now);
@@ -387,7 +389,7 @@ impl<O: Outside> Switchboard<O> {
             return;
         };
         seat.exchange = Exchange::Idle;
-        let answer = answer.and_then(|body| read(body, &seat.terms.codecs).ok());
+        let answer = answer.and_then(|body| read(body, &seat.terms).ok());
         let Some(answer) = answer.filter(|answer| seat.accept_answer(answer, &mut outputs).is_ok()) else {
             return self.unusable(leg, now);
         };
@@ -423,7 +425,7 @@ impl<O: Outside> Switchboard<O> {
             return;
         };
         let ready = matches!(seat.stage, Stage::Talking | Stage::Waiting) && seat.exchange == Exchange::Idle;
-        let reply = match offer.map(|body| read(body, &seat.terms.codecs)) {
+        let reply = match offer.map(|body| read(body, &seat.terms)) {
             _ if !ready => LegCommand::RejectOffer { leg, status: 491 },
             Some(Err(status)) => LegCommand::RejectOffer { leg, status },
             Some(Ok(mut offer)) => {

@@ -1,6 +1,7 @@
 //! From a number to where it rings.
 
 use crate::media::Codec;
+use crate::sip::sdp::Srtp;
 use crate::words::{DeviceId, Number};
 use std::collections::BTreeMap;
 
@@ -24,6 +25,8 @@ pub struct Extension {
     pub kind: AccountKind,
     /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
+    /// Whether its media is encrypted.
+    pub srtp: Srtp,
 }
 
 /// A trunk and the numbers it takes out.
@@ -39,6 +42,8 @@ pub struct TrunkRoute {
     pub max_calls: Option<usize>,
     /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
+    /// Whether its media is encrypted.
+    pub srtp: Srtp,
 }
 
 /// Every number of the house, and the ways out of it.
@@ -108,6 +113,7 @@ mod tests {
             number: "5001".into(),
             kind: AccountKind::House,
             nat: false,
+            srtp: Srtp::Off,
         };
         let trunk = |name: &str, prefix: &str| TrunkRoute {
             name: name.into(),
@@ -115,6 +121,7 @@ mod tests {
             codecs: Vec::new(),
             max_calls: None,
             nat: false,
+            srtp: Srtp::Off,
         };
         Numbering::new(
             [desk],

@@ -1,13 +1,14 @@
 //! Offer and answer, as far as calls look at them.
 
+use super::Terms;
 use crate::media::{Codec, LegMedia};
 use crate::sip::sdp::{Agreed, SdpError, Session};
 use std::net::{IpAddr, SocketAddr};
 
-/// Reads a description that has at least one codec of ours; the error is the status that refuses it.
-pub(super) fn read(body: &[u8], ours: &[Codec]) -> Result<Session, u16> {
-    let mut session = Session::parse(body).map_err(|_| SdpError::STATUS)?;
-    session.audio.codecs.retain(|(_, codec)| ours.contains(codec));
+/// Reads a description that has at least one codec of ours, and SRTP where it must have it; the error is the status that refuses it.
+pub(super) fn read(body: &[u8], terms: &Terms) -> Result<Session, u16> {
+    let mut session = Session::parse_for(body, terms.srtp).map_err(|_| SdpError::STATUS)?;
+    session.audio.codecs.retain(|(_, codec)| terms.codecs.contains(codec));
     if session.audio.codecs.is_empty() {
         return Err(SdpError::STATUS);
     }
@@ -33,7 +34,7 @@ pub(super) fn first_of(first: &[Codec], codecs: &[Codec]) -> Vec<Codec> {
 }
 
 /// What the engine has to know. Behind a NAT the peer is at `host`, where its signalling comes from; the port is learned from there.
-pub(super) fn media_of(agreed: Agreed, nat: bool, host: Option<IpAddr>) -> LegMedia {
+pub(super) fn media_of(agreed: &Agreed, nat: bool, host: Option<IpAddr>) -> LegMedia {
     let seen = |described: SocketAddr| match host {
         Some(host) if nat && host.is_ipv4() == described.is_ipv4() => SocketAddr::new(host, described.port()),
         _ => described,

@@ -6,4 +6,5 @@ mod coaching;
 mod consultations;
 mod house;
 mod refusals;
+mod srtp;
 mod transfers;

@@ -84,7 +84,7 @@ fn a_caller_and_a_callee_without_a_common_codec_talk_transcoded() {
         media: sdp(5001, "0 101", "sendrecv"),
     });
     let codecs = house.log.iter().filter_map(|output| match output {
-        Output::Media(MediaCommand::Describe { leg, media }) => Some((LegKey(leg.0), media.codec)),
+        Output::Media(MediaCommand::Describe { leg, media, .. }) => Some((LegKey(leg.0), media.codec)),
         _ => None,
     });
     assert_eq!(codecs.collect::<Vec<_>>(), [(agent, Codec::Pcmu), (customer, Codec::Pcma)]);

@@ -5,6 +5,7 @@
 
 use crate::media::{CallKey, Codec, Hearing, HearingRole, MediaCommand, MediaEvent, MediaLeg};
 use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
+use crate::sip::sdp::Srtp;
 use crate::sip::switchboard::{AccountKind, Extension, Keep, Kept, Numbering, Output, Outside, Switchboard, SwitchboardConfig, TrunkRoute};
 use crate::words::{
     Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now, Number, Party, PartyRole, Refusal,
@@ -99,6 +100,7 @@ impl House {
                 AccountKind::House
             },
             nat: false,
+            srtp: Srtp::Off,
         });
         let trunk = |name: &str, prefix: &str, codecs| TrunkRoute {
             name: name.into(),
@@ -106,8 +108,18 @@ impl House {
             codecs,
             max_calls: (name == "a-law").then_some(2),
             nat: false,
+            srtp: match name {
+                "secret" => Srtp::Required,
+                "either" => Srtp::Optional,
+                _ => Srtp::Off,
+            },
         };
-        let trunks = vec![trunk("city", "0", Vec::new()), trunk("a-law", "08", vec![Codec::Pcma])];
+        let trunks = vec![
+            trunk("city", "0", Vec::new()),
+            trunk("a-law", "08", vec![Codec::Pcma]),
+            trunk("secret", "0991", Vec::new()),
+            trunk("either", "0992", Vec::new()),
+        ];
         let ports = Ports {
             random: 7,
             free: 1_000_000,
