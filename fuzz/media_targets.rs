@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use undertone::media::call::{Call, CallConfig, Leg, Sent, StreamStart, Transmit};
+use undertone::media::jitter::{Reader, Ring};
+use undertone::media::srtp::{Inbound, Key, Outbound, Suite};
 use undertone::media::{CallKey, Codec, Hearing, HearingRole, LegMedia, MediaLeg, rtcp, rtp};
 use undertone::words::{Activity, Now, Timestamp};
 
@@ -35,6 +37,11 @@ fn hearing(activity: Activity) -> Hearing {
 pub fn media_call(mut data: &[u8]) {
     let start = start();
     let mut call = Call::new(CallKey(1), CallConfig::default());
+    // The first octet says what the parties speak, and what the supervisor does.
+    let codecs = data.split_first().map_or([Codec::Pcmu; 2], |(first, rest)| {
+        data = rest;
+        [first % 5, first / 5 % 5].map(|which| Codec::ALL[usize::from(which)])
+    });
     for index in 0..3 {
         let leg = MediaLeg(index);
         let numbers = StreamStart {
@@ -48,11 +55,11 @@ pub fn media_call(mut data: &[u8]) {
             remote: Some(address(index as usize)),
             remote_rtcp: None,
             rtcp_mux: index == 2,
-            codec: Codec::Pcmu,
+            codec: codecs[index as usize / 2],
             payload_type: 0,
             dtmf_pt: Some(101),
             dtmf_clock: 8000,
-            comfort_noise: None,
+            comfort_noise: Some(13),
             send: true,
             receive: true,
             nat: false,
@@ -106,6 +113,71 @@ pub fn media_rtp(data: &[u8]) {
     if let Ok(received) = rtp::parse(data) {
         assert!(received.payload.start >= rtp::HEADER && received.payload.end <= data.len() && !received.payload.is_empty());
         let _ = rtp::telephone_event(&data[received.payload]);
+    }
+}
+
+/// What a network may do to a speaker: each happening is three octets: how far the timestamp goes, how much is said or heard, what. What is heard
+/// is never louder than what was said.
+pub fn media_jitter(data: &[u8]) {
+    const LOUD: i16 = 4242;
+    let mut now = start();
+    let mut ring = Ring::default();
+    ring.open(if data.len().is_multiple_of(2) { 8000 } else { 16_000 });
+    let mut readers = [Reader::direct(&ring), Reader::buffered(&ring)];
+    let mut timestamp = 0_u32;
+    for happening in data.chunks_exact(3) {
+        let [ahead, much, what] = *happening else { return };
+        let len = usize::from(much) * 2;
+        timestamp = match what / 8 % 4 {
+            0 => timestamp.wrapping_add(u32::from(ahead)),
+            1 => timestamp.wrapping_sub(u32::from(ahead) * 8),
+            2 => timestamp.wrapping_add(u32::from(ahead) << 24),
+            _ => timestamp,
+        };
+        let ssrc = u32::from(what / 32 % 2);
+        match what % 8 {
+            0..=2 => {
+                if readers.iter().all(|reader| reader.behind(&ring) == 0) {
+                    ring.rewind();
+                }
+                ring.write(ssrc, timestamp, &vec![LOUD; len], now);
+                timestamp = timestamp.wrapping_add(len as u32);
+            }
+            3 => {
+                let missing = ring.missing(ssrc, timestamp);
+                ring.fill(&vec![LOUD; missing]);
+            }
+            4 | 5 => {
+                let mut frame = vec![0; len.clamp(1, 480)];
+                readers[usize::from(what % 2)].read(&ring, &mut frame);
+                assert!(frame.iter().all(|sample| (0..=LOUD).contains(sample)));
+            }
+            6 => now += Duration::from_millis(u64::from(ahead)),
+            _ if ahead < 8 => {
+                ring.close();
+                ring.open(8000);
+                readers = readers.map(|reader| reader.anew(&ring));
+            }
+            _ => readers[0].drain(&ring),
+        }
+    }
+}
+
+/// Bytes that claim to be SRTP or SRTCP under a key: nothing but what the key has made is taken, and refusing changes nothing.
+pub fn media_srtp(data: &[u8]) {
+    for suite in Suite::ALL {
+        let Some(key) = Key::new(suite, &[9; 64][..suite.material_len()]) else {
+            return;
+        };
+        let mut inbound = Inbound::new(&key);
+        assert!(inbound.unprotect_rtp(&mut data.to_vec()).is_err());
+        assert!(inbound.unprotect_rtcp(&mut data.to_vec()).is_err());
+        let mut buffer = vec![0; data.len() + 64];
+        if let Some(packet) = Outbound::new(&key).protect_rtp(data, &mut buffer) {
+            let mut packet = packet.to_vec();
+            let len = inbound.unprotect_rtp(&mut packet).expect("what the key has made");
+            assert_eq!(&packet[..len], data);
+        }
     }
 }
 

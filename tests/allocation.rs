@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use undertone::clock;
 use undertone::media::call::{Call, CallConfig, Leg, StreamStart, Verdict};
 use undertone::media::codec::{Codec, Encoder};
+use undertone::media::srtp::{Key, Keys, Outbound, Suite};
 use undertone::media::{CallKey, Hearing, HearingRole, LegMedia, MediaLeg};
 use undertone::words::{Activity, Now, Timestamp};
 
@@ -14,6 +15,15 @@ const FRAME: Duration = Duration::from_millis(20);
 
 fn address(index: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, index as u8 + 1], 4000))
+}
+
+fn keys(index: usize) -> Option<Keys> {
+    let suite = [Suite::AesCm128HmacSha1_80, Suite::AeadAes128Gcm, Suite::AeadAes256Gcm][index];
+    let key = Key::new(suite, &[index as u8; 64][..suite.material_len()])?;
+    Some(Keys {
+        ours: key.clone(),
+        theirs: key,
+    })
 }
 
 fn media(index: usize, codec: Codec) -> LegMedia {
@@ -51,13 +61,14 @@ struct Talk {
     start: Instant,
     codecs: [Codec; 3],
     payloads: [Vec<u8>; 3],
+    protects: Option<[Outbound; 3]>,
     sent: [u32; 3],
     round: u32,
     out: u64,
 }
 
 impl Talk {
-    fn new(codecs: [Codec; 3], activity: Option<Activity>) -> Self {
+    fn new(codecs: [Codec; 3], activity: Option<Activity>, is_secure: bool) -> Self {
         let start = clock::instant();
         let config = CallConfig {
             rtcp_interval: Duration::from_millis(200),
@@ -72,6 +83,7 @@ impl Talk {
                 reports: index as u128,
             };
             call.put(Leg::new(name, numbers, start), start).expect("a place");
+            call.handle_keys(name, keys(index).filter(|_| is_secure).as_ref());
             call.handle_describe(name, media(index, codecs[index]), start);
         }
         call.handle_hear(hearing(activity), start);
@@ -87,6 +99,7 @@ impl Talk {
             start,
             codecs,
             payloads,
+            protects: is_secure.then(|| [0, 1, 2].map(|index| Outbound::new(&keys(index).expect("keys").theirs))),
             sent: [0; 3],
             round: 0,
             out: 0,
@@ -104,10 +117,20 @@ impl Talk {
         let payload = payload.unwrap_or(&self.payloads[index]);
         let len = 12 + payload.len();
         packet[12..len].copy_from_slice(payload);
-        let out = &mut self.out;
-        let verdict = self
-            .call
-            .handle_rtp(index, address(index), &mut packet[..len], now, &mut |_| *out += 1);
+        let mut protected = [0; 1500];
+        let len = match &mut self.protects {
+            Some(protects) => match protects[index].protect_rtp(&packet[..len], &mut protected) {
+                Some(bytes) => bytes.len(),
+                // A packet that was sent already is not protected twice.
+                None => return,
+            },
+            None => {
+                protected[..len].copy_from_slice(&packet[..len]);
+                len
+            }
+        };
+        let (call, out) = (&mut self.call, &mut self.out);
+        let verdict = call.handle_rtp(index, address(index), &mut protected[..len], now, &mut |_| *out += 1);
         assert_ne!(verdict, Verdict::Foreign);
     }
 
@@ -164,17 +187,15 @@ fn the_machine_of_a_call_takes_no_memory_for_a_packet_whatever_the_codecs_and_th
         [L16, L16, Pcmu],
     ] {
         for activity in activities {
-            let mut talk = Talk::new(codecs, activity);
-            talk.rounds(60);
-            let before = talk.out;
-            let allocated = allocations::during(|| talk.rounds(300));
-            assert!(talk.out - before > 400, "{codecs:?} {activity:?}: {}", talk.out - before);
-            assert_eq!(
-                allocated,
-                0,
-                "{codecs:?} {activity:?}: allocations for {} packets sent",
-                talk.out - before
-            );
+            for is_secure in [false, true] {
+                let mut talk = Talk::new(codecs, activity, is_secure);
+                talk.rounds(60);
+                let before = talk.out;
+                let allocated = allocations::during(|| talk.rounds(200));
+                let sent = talk.out - before;
+                assert!(sent > 300, "{codecs:?} {activity:?}: {sent}");
+                assert_eq!(allocated, 0, "{codecs:?} {activity:?}: allocations for {sent} packets sent");
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The limit: receive and send back, nothing else, in a process of its own. The first loop is what everything is compared with; the others
-//! show what the system's other ways to do the same would bring.
+//! The limit: receive and send, nothing else, in a process of its own. The first loop, which sends back, is what everything is compared with. The
+//! others show what the system's other ways would bring to who passes packets on to another leg's telephone, as calls do.
 
 #![expect(unsafe_code, reason = "an io_uring is filled by hand")]
 
@@ -24,7 +24,7 @@ const SHARED: usize = 4;
 pub enum Loop {
     /// A socket a leg, each packet as it comes: the limit that ratios are against.
     Epoll,
-    /// The same, in turns of half a millisecond.
+    /// The same, passed on, in turns of half a millisecond.
     Turns,
     /// The same, each socket connected to its phone: what the engine does.
     Connected,
@@ -36,7 +36,7 @@ pub enum Loop {
 
 impl Loop {
     pub const ALL: [(Loop, &str); 5] = [
-        (Loop::Epoll, "epoll"),
+        (Loop::Epoll, "epoll, sent back"),
         (Loop::Turns, "epoll, turns"),
         (Loop::Connected, "epoll, connected, turns"),
         (Loop::Shared, "recvmmsg/sendmmsg on four ports, turns"),
@@ -70,10 +70,10 @@ pub fn run(kind: Loop) -> Result<(), Box<dyn Error>> {
         .collect::<Result<_, _>>()?;
     println!("{}", serde_json::to_string(&ports)?);
     match kind {
-        Loop::Epoll => one_by_one(&sockets, None, false),
-        Loop::Turns => one_by_one(&sockets, Some(TURN), false),
-        Loop::Connected => one_by_one(&sockets, Some(TURN), true),
-        Loop::Shared => by_many(&sockets),
+        Loop::Epoll => sent_back(&sockets),
+        Loop::Turns => one_by_one(&sockets, &phones, false),
+        Loop::Connected => one_by_one(&sockets, &phones, true),
+        Loop::Shared => by_many(&sockets, &phones),
         Loop::Uring => by_uring(&sockets),
     }
 }
@@ -86,7 +86,12 @@ fn waiting_for(sockets: &[UdpSocket]) -> nix::Result<Epoll> {
     Ok(epoll)
 }
 
-fn one_by_one(sockets: &[UdpSocket], turn: Option<Duration>, connected: bool) -> Result<(), Box<dyn Error>> {
+/// Whose telephone gets the packet.
+fn partner(index: usize, count: usize) -> usize {
+    if index ^ 1 < count { index ^ 1 } else { index }
+}
+
+fn sent_back(sockets: &[UdpSocket]) -> Result<(), Box<dyn Error>> {
     let epoll = waiting_for(sockets)?;
     let mut ready = [EpollEvent::empty(); 256];
     let mut packet = [0; 2048];
@@ -96,21 +101,38 @@ fn one_by_one(sockets: &[UdpSocket], turn: Option<Duration>, connected: bool) ->
             let socket = &sockets[event.data() as usize];
             if let Ok((len, from)) = socket.recv_from(&mut packet) {
                 // What is lost is counted by the phones.
-                let _ = if connected {
-                    socket.send(&packet[..len])
-                } else {
-                    socket.send_to(&packet[..len], from)
-                };
+                let _ = socket.send_to(&packet[..len], from);
             }
-        }
-        if let Some(turn) = turn {
-            std::thread::sleep(turn);
         }
     }
 }
 
-fn by_many(sockets: &[UdpSocket]) -> Result<(), Box<dyn Error>> {
+fn one_by_one(sockets: &[UdpSocket], phones: &[u16], connected: bool) -> Result<(), Box<dyn Error>> {
     let epoll = waiting_for(sockets)?;
+    let mut ready = [EpollEvent::empty(); 256];
+    let mut packet = [0; 2048];
+    loop {
+        let count = epoll.wait(&mut ready, 100_u8).unwrap_or(0);
+        for event in &ready[..count] {
+            let index = event.data() as usize;
+            if let Ok((len, _)) = sockets[index].recv_from(&mut packet) {
+                let to = partner(index, sockets.len());
+                let _ = match connected {
+                    true => sockets[to].send(&packet[..len]),
+                    false => sockets[to].send_to(&packet[..len], (Ipv4Addr::LOCALHOST, phones[to])),
+                };
+            }
+        }
+        std::thread::sleep(TURN);
+    }
+}
+
+fn by_many(sockets: &[UdpSocket], phones: &[u16]) -> Result<(), Box<dyn Error>> {
+    let epoll = waiting_for(sockets)?;
+    let mut partners = vec![0_u16; 1 << 16];
+    for (index, port) in phones.iter().enumerate() {
+        partners[usize::from(*port)] = phones[partner(index, phones.len())];
+    }
     let mut ready = [EpollEvent::empty(); 256];
     let mut buffers = vec![[0_u8; 2048]; BATCH];
     let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
@@ -134,7 +156,8 @@ fn by_many(sockets: &[UdpSocket]) -> Result<(), Box<dyn Error>> {
                     .zip(&buffers)
                     .map(|((len, _), buffer)| [IoSlice::new(&buffer[..*len])])
                     .collect();
-                let addresses: Vec<Option<SockaddrIn>> = came.iter().map(|(_, from)| *from).collect();
+                let to = |from: SockaddrIn| SockaddrIn::new(127, 0, 0, 1, partners[usize::from(from.port())]);
+                let addresses: Vec<Option<SockaddrIn>> = came.iter().map(|(_, from)| from.map(to)).collect();
                 let _ = sendmmsg(socket, &mut answers, &slices, &addresses, [], MsgFlags::MSG_DONTWAIT);
                 if came.len() < BATCH {
                     break;
@@ -215,8 +238,9 @@ fn by_uring(sockets: &[UdpSocket]) -> Result<(), Box<dyn Error>> {
             if let (Ok(len), Some(buffer)) = (u32::try_from(result), cqueue::buffer_select(flags)) {
                 // SAFETY: the buffer's index is below BUFFERS.
                 let bytes = unsafe { base.add(usize::from(buffer) * BUFFER) };
-                let send = opcode::Send::new(types::Fixed(name as u32), bytes, len).flags(nix::libc::MSG_DONTWAIT);
-                push(&mut ring, &send.build().user_data((u64::from(buffer) + 1) * SENT | name))?;
+                let to = partner(name as usize, sockets.len()) as u32;
+                let send = opcode::Send::new(types::Fixed(to), bytes, len).flags(nix::libc::MSG_DONTWAIT);
+                push(&mut ring, &send.build().user_data(((u64::from(buffer) + 1) * SENT) | name))?;
             }
         }
         publish(tail);

@@ -1,12 +1,13 @@
 //! What a coached call costs, against the bare receiving and sending of as many packets.
 //!
 //! ```text
-//! cargo bench --bench coached_calls -- [--calls 10,100,500,1000] [--seconds 5] [--workers 1] [--kinds relay,coached] [--json]
+//! cargo bench --bench coached_calls -- [--calls 10,100,500,1000] [--seconds 5] [--workers 1] [--kinds relay,coached]
+//!     [--sounds PCMU,G722,opus,PCMU+AES_CM_128_HMAC_SHA1_80,PCMU+AEAD_AES_128_GCM] [--json]
 //! cargo bench --bench coached_calls -- --limits [--calls 100,500] [--seconds 5]
 //! ```
 //!
 //! Three processes: the phones, which all talk, 50 packets a second each, phases spread over the 20 ms; a bare loop (receive, send back, a
-//! socket a leg, epoll); the engine, in this one. The phones talk to the bare loop and to the engine in turns, a second each, so that what
+//! socket a leg, epoll); the engine, in this one. The phones talk to the bare loop and to the engine in turns, two seconds each, so that what
 //! else the machine does disturbs both alike. CPU is what the kernel booked for the threads that serve. Delays are from the sending of a
 //! marked packet to the first packet of the listener that carries the mark, so a mix includes the wait for the packet that paces it.
 //!
@@ -26,14 +27,17 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 use undertone::clock::instant;
 use undertone::media::engine::{Engine, EngineStats};
+use undertone::media::srtp::{Key, Keys, Suite};
 use undertone::media::{CallKey, Codec, Hearing, HearingRole, LegMedia, MediaCommand, MediaConfig, MediaLeg};
 use undertone::words::Activity;
 
 const FRAME: Duration = Duration::from_millis(20);
 const WARM_UP: u64 = 1500;
-const SLICE: u64 = 1000;
+const SLICE: u64 = 2000;
 /// Beyond this the phones did not keep up, and the row says nothing.
 const LATE: f64 = 100.0;
+/// The most calls with another sound than PCMU.
+const OTHERS: usize = 100;
 const AGENT: usize = 0;
 const CUSTOMER: usize = 1;
 const SUPERVISOR: usize = 2;
@@ -67,11 +71,46 @@ impl Kind {
     }
 }
 
+/// What the packets are: a codec, perhaps in SRTP.
+#[derive(Clone, Copy)]
+struct Sound {
+    codec: Codec,
+    suite: Option<Suite>,
+}
+
+impl Sound {
+    const ALL: [&str; 5] = ["PCMU", "G722", "opus", "PCMU+AES_CM_128_HMAC_SHA1_80", "PCMU+AEAD_AES_128_GCM"];
+
+    fn named(name: &str) -> Result<Self, String> {
+        let (codec, suite) = match name.split_once('+') {
+            Some((codec, suite)) => (codec, Some(Suite::named(suite).ok_or(format!("no such suite: {suite}"))?)),
+            None => (name, None),
+        };
+        let codec = Codec::named(codec).ok_or(format!("no such codec: {codec}"))?;
+        Ok(Self { codec, suite })
+    }
+
+    fn name(self) -> String {
+        match self.suite {
+            Some(suite) => format!("{}+{}", self.codec.name(), suite.name()),
+            None => self.codec.name().to_owned(),
+        }
+    }
+
+    /// Everybody's key.
+    fn key(self) -> Option<Key> {
+        let suite = self.suite?;
+        Key::new(suite, &[7; 64][..suite.material_len()])
+    }
+}
+
 struct Options {
     calls: Vec<usize>,
     seconds: u64,
     workers: usize,
     kinds: Vec<Kind>,
+    /// Others than PCMU are measured with up to so many calls: [`OTHERS`].
+    sounds: Vec<Sound>,
     json: bool,
     limits: bool,
     /// For profiles of the engine alone.
@@ -84,6 +123,7 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Options, Box<dyn Er
         seconds: 5,
         workers: 1,
         kinds: vec![Kind::Relay, Kind::Coached],
+        sounds: Sound::ALL.into_iter().map(Sound::named).collect::<Result<_, _>>()?,
         json: false,
         limits: false,
         no_bare: false,
@@ -95,6 +135,7 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Options, Box<dyn Er
             "--seconds" => options.seconds = value()?.parse()?,
             "--workers" => options.workers = value()?.parse()?,
             "--kinds" => options.kinds = value()?.split(',').map(Kind::named).collect::<Result<_, _>>()?,
+            "--sounds" => options.sounds = value()?.split(',').map(Sound::named).collect::<Result<_, _>>()?,
             "--json" => options.json = true,
             "--limits" => options.limits = true,
             "--no-bare" => options.no_bare = true,
@@ -111,7 +152,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let word = |at: usize| args.get(at).map(String::as_str).unwrap_or_default();
     match word(0) {
-        "phones" => return phones::run(Kind::named(word(1))?, word(2).parse()?),
+        "phones" => return phones::run(Kind::named(word(1))?, word(2).parse()?, Sound::named(word(3))?),
         "bare" => return bare::run(Loop::ALL[word(1).parse::<usize>()?].0),
         _ => {}
     }
@@ -122,12 +163,18 @@ fn main() -> Result<(), Box<dyn Error>> {
             rows.extend(limits(calls, &options)?);
             continue;
         }
-        for &kind in &options.kinds {
-            let row = measure(kind, calls, &options)?;
-            if !options.json {
-                row.print();
+        for &sound in &options.sounds {
+            let is_plain = sound.codec == Codec::Pcmu && sound.suite.is_none();
+            if !is_plain && calls > OTHERS {
+                continue;
             }
-            rows.push(row.json());
+            for &kind in &options.kinds {
+                let row = measure(kind, calls, sound, &options)?;
+                if !options.json {
+                    row.print();
+                }
+                rows.push(row.json());
+            }
         }
     }
     if options.json {
@@ -190,8 +237,8 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(kind: Kind, calls: usize, bare: usize) -> Result<Self, Box<dyn Error>> {
-        let mut phones = Helper::start(&["phones", kind.name(), &calls.to_string()])?;
+    fn set(kind: Kind, calls: usize, sound: Sound, bare: usize) -> Result<Self, Box<dyn Error>> {
+        let mut phones = Helper::start(&["phones", kind.name(), &calls.to_string(), &sound.name()])?;
         let ports: Vec<u16> = phones.hear()?;
         let mut bare = Helper::start(&["bare", &bare.to_string()])?;
         bare.tell(&ports)?;
@@ -244,7 +291,7 @@ fn limits(calls: usize, options: &Options) -> Result<Vec<serde_json::Value>, Box
     let kind = Kind::Coached;
     let mut stages = Vec::new();
     for index in 0..Loop::ALL.len() {
-        let mut stage = Stage::set(kind, calls, index)?;
+        let mut stage = Stage::set(kind, calls, Sound::named("PCMU")?, index)?;
         let sides = Ask::Sides {
             engine: Vec::new(),
             bare: stage.bare_ports.clone(),
@@ -253,7 +300,7 @@ fn limits(calls: usize, options: &Options) -> Result<Vec<serde_json::Value>, Box
         stage.talk(true, WARM_UP)?;
         stages.push((stage, Turn::default()));
     }
-    for _ in 0..options.seconds {
+    for _ in 0..options.seconds.div_ceil(SLICE / 1000) {
         for (stage, turn) in &mut stages {
             turn.add(stage.talk_to_bare(SLICE)?);
         }
@@ -279,6 +326,7 @@ fn limits(calls: usize, options: &Options) -> Result<Vec<serde_json::Value>, Box
 struct Row {
     kind: Kind,
     calls: usize,
+    sound: Sound,
     engine: Turn,
     bare: Turn,
     talked: f64,
@@ -310,9 +358,10 @@ impl Row {
         let [receive, send, machine, rest] = self.split().map(|share| share * 100.0);
         let report = &self.report;
         println!(
-            "{:>5} {:<8} {:6.0} µs a call·s (bare {:5.0}, ratio {:4.2}), {:5.0} calls a core, {:4.1} KiB a leg, lost {} (bare {}), changed {} of {}{}",
+            "{:>5} {:<8} {:<28} {:6.0} µs a call·s (bare {:5.0}, ratio {:4.2}), {:5.0} calls a core, {:4.1} KiB a leg, lost {} (bare {}), changed {} of {}{}",
             self.calls,
             self.kind.name(),
+            self.sound.name(),
             self.cpu(&self.engine),
             self.cpu(&self.bare),
             self.ratio(),
@@ -344,7 +393,8 @@ impl Row {
         serde_json::json!({
             "engine": "epoll",
             "kind": self.kind.name(),
-            "codec": Codec::Pcmu.name(),
+            "codec": self.sound.codec.name(),
+            "srtp": self.sound.suite.map(Suite::name),
             "calls": self.calls,
             "cpu_us_per_call_s": self.cpu(&self.engine),
             "bare_cpu_us_per_call_s": self.cpu(&self.bare),
@@ -369,8 +419,8 @@ fn share(sorted: &[f64], share: f64) -> Option<f64> {
     sorted.get(((sorted.len() as f64 * share) as usize).min(last)).copied()
 }
 
-fn measure(kind: Kind, calls: usize, options: &Options) -> Result<Row, Box<dyn Error>> {
-    let mut stage = Stage::set(kind, calls, 0)?;
+fn measure(kind: Kind, calls: usize, sound: Sound, options: &Options) -> Result<Row, Box<dyn Error>> {
+    let mut stage = Stage::set(kind, calls, sound, 0)?;
     let rtcp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let before = resident();
     let (engine, _events) = Engine::start(MediaConfig {
@@ -378,7 +428,7 @@ fn measure(kind: Kind, calls: usize, options: &Options) -> Result<Row, Box<dyn E
         ports: None,
         ..MediaConfig::default()
     })?;
-    let ports = open(&engine, kind, calls, &stage.ports, rtcp.local_addr()?)?;
+    let ports = open(&engine, kind, calls, sound, &stage.ports, rtcp.local_addr()?)?;
     let sides = Ask::Sides {
         engine: ports,
         bare: stage.bare_ports.clone(),
@@ -397,7 +447,7 @@ fn measure(kind: Kind, calls: usize, options: &Options) -> Result<Row, Box<dyn E
     }; 2];
     let before = engine.stats();
     let began = instant();
-    for _ in 0..options.seconds {
+    for _ in 0..options.seconds.div_ceil(SLICE / 1000) {
         if !options.no_bare {
             bare.add(stage.talk_to_bare(SLICE)?);
         }
@@ -421,6 +471,7 @@ fn measure(kind: Kind, calls: usize, options: &Options) -> Result<Row, Box<dyn E
     Ok(Row {
         kind,
         calls,
+        sound,
         lost: in_lost
             + if kind == Kind::Coached {
                 out_lost
@@ -436,7 +487,7 @@ fn measure(kind: Kind, calls: usize, options: &Options) -> Result<Row, Box<dyn E
     })
 }
 
-fn open(engine: &Engine, kind: Kind, calls: usize, phones: &[u16], rtcp: SocketAddr) -> Result<Vec<u16>, Box<dyn Error>> {
+fn open(engine: &Engine, kind: Kind, calls: usize, sound: Sound, phones: &[u16], rtcp: SocketAddr) -> Result<Vec<u16>, Box<dyn Error>> {
     let mut ports = Vec::new();
     for call in 0..calls {
         let key = CallKey(call as u64);
@@ -449,8 +500,8 @@ fn open(engine: &Engine, kind: Kind, calls: usize, phones: &[u16], rtcp: SocketA
                 remote: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, phones[index]))),
                 remote_rtcp: Some(rtcp),
                 rtcp_mux: false,
-                codec: Codec::Pcmu,
-                payload_type: 0,
+                codec: sound.codec,
+                payload_type: sound.codec.payload_type(),
                 dtmf_pt: None,
                 dtmf_clock: 8000,
                 comfort_noise: None,
@@ -461,7 +512,12 @@ fn open(engine: &Engine, kind: Kind, calls: usize, phones: &[u16], rtcp: SocketA
             engine.command(MediaCommand::Describe {
                 leg: name,
                 media,
-                srtp: None,
+                srtp: sound.key().map(|key| {
+                    Box::new(Keys {
+                        ours: key.clone(),
+                        theirs: key,
+                    })
+                }),
             });
             let agent = MediaLeg((call * kind.legs() + AGENT) as u64);
             roles.push((

@@ -3,7 +3,7 @@
 //! Its parent says what to do in lines on its standard input and reads lines of JSON from its standard output:
 //! first the ports of the phones, then one [`Heard`] for each `talk` and one [`Report`] for `report`.
 
-use crate::{FRAME, Kind};
+use crate::{FRAME, Kind, Sound};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use serde::{Deserialize, Serialize};
 use std::error::Error;
@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 use undertone::clock::instant;
 use undertone::media::codec::{Codec, Encoder};
+use undertone::media::srtp::{Inbound, Outbound};
 
 /// The rest when there is nothing to do: it is as much as delays are overstated.
 const NAP: Duration = Duration::from_micros(100);
@@ -20,6 +21,10 @@ const MARK_EVERY: u32 = 60;
 /// What a marked packet of each role says; everything else is silence.
 const LEVELS: [i16; 3] = [2000, 5000, 12_000];
 const PAYLOAD: usize = 160;
+/// After a pause of everybody the engine's own clock gives way to the phones'.
+const SETTLING: Duration = Duration::from_millis(700);
+/// Frames of each role's voice in another codec than PCMU, said again and again.
+const LOOP: usize = 50;
 /// Where a payload says whose it is and which one.
 const NAME: usize = 8;
 /// Where marks are looked for: a frame that is not aligned still has one.
@@ -51,7 +56,8 @@ pub struct Report {
     /// Milliseconds from the sending of a marked packet to the first packet of the listener that carries the mark, sorted:
     /// customer→agent, supervisor→agent, agent→supervisor.
     pub delays: [Vec<f64>; 3],
-    /// How far the distance of two packets toward an agent is from 20 ms, in milliseconds, sorted.
+    /// How far the distance of two packets toward an agent is from 20 ms, in milliseconds, sorted; without the first moments after a pause of
+    /// everybody.
     pub spacing: Vec<f64>,
     /// Packets toward a customer that are not, byte for byte, one his agent has sent.
     pub changed: u64,
@@ -61,8 +67,8 @@ pub struct Report {
     pub late: f64,
 }
 
-pub fn run(kind: Kind, calls: usize) -> Result<(), Box<dyn Error>> {
-    let mut phones = Phones::new(kind, calls)?;
+pub fn run(kind: Kind, calls: usize, sound: Sound) -> Result<(), Box<dyn Error>> {
+    let mut phones = Phones::new(kind, calls, sound)?;
     let ports: Vec<u16> = phones
         .sockets
         .iter()
@@ -106,14 +112,19 @@ struct Phones {
     packets: Vec<u32>,
     marked: Vec<Option<Instant>>,
     heard_at: Vec<Option<Instant>>,
+    began: Option<Instant>,
     heard: Heard,
     bare: bool,
     report: Report,
     marks: [u8; 3],
+    sound: Sound,
+    /// By role, in another codec than PCMU.
+    voices: [Vec<Vec<u8>>; 3],
+    keys: Vec<(Outbound, Inbound)>,
 }
 
 impl Phones {
-    fn new(kind: Kind, calls: usize) -> Result<Self, Box<dyn Error>> {
+    fn new(kind: Kind, calls: usize, sound: Sound) -> Result<Self, Box<dyn Error>> {
         let count = calls * kind.legs();
         let epoll = Epoll::new(EpollCreateFlags::empty())?;
         let mut sockets = Vec::new();
@@ -137,6 +148,7 @@ impl Phones {
             packets: vec![0; count],
             marked: vec![None; count],
             heard_at: vec![None; count],
+            began: None,
             heard: Heard::default(),
             bare: false,
             report: Report::default(),
@@ -145,6 +157,12 @@ impl Phones {
                 Encoder::new(Codec::Pcmu).encode(&[level], &mut byte);
                 byte[0]
             }),
+            sound,
+            voices: [250.0, 400.0, 650.0].map(|hertz| voice(sound.codec, hertz)),
+            keys: match sound.key() {
+                Some(key) => (0..count).map(|_| (Outbound::new(&key), Inbound::new(&key))).collect(),
+                None => Vec::new(),
+            },
         })
     }
 
@@ -153,6 +171,7 @@ impl Phones {
         self.bare = side == 1;
         self.heard_at.fill(None);
         let start = instant();
+        self.began = Some(start);
         let mut round = 0;
         while FRAME * round < time {
             for turn in 0..self.turns.len() {
@@ -175,7 +194,7 @@ impl Phones {
         Ok(self.heard)
     }
 
-    /// What a phone says in its `number`th packet: its name and number, then silence or its mark.
+    /// What a phone says in its `number`th packet of PCMU: its name and number, then silence or its mark.
     fn payload(&self, index: usize, number: u32) -> ([u8; PAYLOAD], bool) {
         let (call, role) = (index / self.kind.legs(), index % self.kind.legs());
         let turn = [40, 0, 20][role];
@@ -189,17 +208,29 @@ impl Phones {
     fn say(&mut self, index: usize, to: SocketAddr) -> Result<(), Box<dyn Error>> {
         let number = self.packets[index];
         self.packets[index] += 1;
-        let (payload, is_mark) = self.payload(index, number);
-        let mut packet = [0; 12 + PAYLOAD];
+        let (named, is_mark) = self.payload(index, number);
+        let codec = self.sound.codec;
+        let payload = match codec {
+            Codec::Pcmu => &named[..],
+            _ => &self.voices[index % self.kind.legs()][number as usize % LOOP],
+        };
+        let mut packet = [0; 1500];
+        let len = 12 + payload.len();
         packet[0] = 0x80;
+        packet[1] = codec.payload_type();
         packet[2..4].copy_from_slice(&(number as u16).to_be_bytes());
-        packet[4..8].copy_from_slice(&number.wrapping_mul(160).to_be_bytes());
+        packet[4..8].copy_from_slice(&number.wrapping_mul(codec.clock() / 50).to_be_bytes());
         packet[8..12].copy_from_slice(&(index as u32 + 1).to_be_bytes());
-        packet[12..].copy_from_slice(&payload);
+        packet[12..len].copy_from_slice(payload);
         if is_mark {
             self.marked[index] = Some(instant());
         }
-        self.sockets[index].send_to(&packet, to)?;
+        let mut protected = [0; 1500];
+        let bytes = match self.keys.get_mut(index) {
+            Some((outbound, _)) => outbound.protect_rtp(&packet[..len], &mut protected).ok_or("not protected")?,
+            None => &packet[..len],
+        };
+        self.sockets[index].send_to(bytes, to)?;
         self.heard.sent += 1;
         Ok(())
     }
@@ -215,11 +246,15 @@ impl Phones {
         let mut packet = [0; 2048];
         for event in &ready[..count] {
             let index = event.data() as usize;
-            while let Ok(len) = self.sockets[index].recv(&mut packet) {
+            while let Ok(mut len) = self.sockets[index].recv(&mut packet) {
                 self.heard.received += 1;
-                if !self.bare {
-                    self.hear(index, packet.get(12..len).unwrap_or_default(), now);
+                if self.bare {
+                    continue;
                 }
+                if let Some((_, inbound)) = self.keys.get_mut(index) {
+                    len = inbound.unprotect_rtp(&mut packet[..len])?;
+                }
+                self.hear(index, packet.get(12..len).unwrap_or_default(), now);
             }
         }
         Ok(())
@@ -234,7 +269,8 @@ impl Phones {
             crate::SUPERVISOR => &[(2, crate::AGENT)],
             _ => &[],
         };
-        for &(path, speaker) in paths.iter().filter(|(_, speaker)| *speaker < legs) {
+        let is_pcmu = self.sound.codec == Codec::Pcmu;
+        for &(path, speaker) in paths.iter().filter(|(_, speaker)| is_pcmu && *speaker < legs) {
             let mark = self.marks[speaker];
             if PROBES.iter().any(|at| payload.get(*at) == Some(&mark))
                 && let Some(at) = self.marked[first + speaker].take()
@@ -244,6 +280,7 @@ impl Phones {
         }
         if role == crate::AGENT
             && let Some(before) = self.heard_at[index].replace(now)
+            && self.began.is_some_and(|began| now.saturating_duration_since(began) > SETTLING)
         {
             let distance = now.saturating_duration_since(before).as_secs_f64() * 1000.0;
             self.report.spacing.push((distance - FRAME.as_secs_f64() * 1000.0).abs());
@@ -253,8 +290,31 @@ impl Phones {
             let number = payload
                 .get(4..NAME)
                 .and_then(|bytes| Some(u32::from_be_bytes(*bytes.first_chunk()?)));
-            let said = number.map(|number| self.payload(first + crate::AGENT, number).0);
-            self.report.changed += u64::from(said.is_none_or(|said| said != payload));
+            let is_said = match is_pcmu {
+                true => number.is_some_and(|number| self.payload(first + crate::AGENT, number).0 == payload),
+                false => self.voices[crate::AGENT].iter().any(|said| said == payload),
+            };
+            self.report.changed += u64::from(!is_said);
         }
     }
+}
+
+/// A second of a tone that swells, in frames of 20 ms.
+fn voice(codec: Codec, hertz: f64) -> Vec<Vec<u8>> {
+    let rate = codec.sample_rate() as usize;
+    let mut encoder = Encoder::new(codec);
+    let sample = |n: usize| {
+        let at = n as f64 / rate as f64 * std::f64::consts::TAU;
+        (8000.0 * (2.0 * at).sin() * (hertz * at).sin()) as i16
+    };
+    let samples: Vec<i16> = (0..rate).map(sample).collect();
+    let frames = samples.chunks_exact(rate / LOOP);
+    frames
+        .map(|frame| {
+            let mut payload = vec![0; 1400];
+            let len = encoder.encode(frame, &mut payload);
+            payload.truncate(len);
+            payload
+        })
+        .collect()
 }

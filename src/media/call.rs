@@ -1113,7 +1113,7 @@ impl Call {
             grew = leg.decode(received, &packet[received.payload.clone()], self.rate, now);
         }
         for listener in slots(passed_to) {
-            self.pass(slot, listener, ticks, received, packet, now, out);
+            self.pass(slot, listener, received, packet, now, out);
         }
         for listener in slots(mixed_by) {
             if grew && self.pacer(listener, now) == Some(slot) {
@@ -1128,7 +1128,6 @@ impl Call {
         &mut self,
         speaker: usize,
         listener: usize,
-        ticks: u32,
         received: &Received,
         packet: &mut [u8],
         now: Instant,
@@ -1149,13 +1148,16 @@ impl Call {
             slot: speaker,
             ssrc: received.ssrc,
         };
+        let Some(ticks) = codec.ticks(&packet[received.payload.clone()]) else {
+            return;
+        };
         let frame = ticks / (codec.clock() / CLOCK);
         leg.pace.sent(frame, now);
         let permitted = leg.permitted & bit(speaker) != 0;
-        if let (Row::Transcode(_), true, Some((_, transcoder))) = (leg.row, permitted, &mut leg.transcoder) {
-            if transcoder.is(codec, media.codec) {
-                return self.transcode(listener, origin, received, packet, now, out);
-            }
+        if let (Row::Transcode(_), true, Some((_, transcoder))) = (leg.row, permitted, &mut leg.transcoder)
+            && transcoder.is(codec, media.codec)
+        {
+            return self.transcode(listener, origin, received, packet, now, out);
         }
         let Some(header) = leg.stream.relay(origin, received, ticks, now) else {
             leg.stats.discarded += 1;
@@ -2323,11 +2325,22 @@ mod tests {
     }
 
     fn converse(codecs: [Codec; 3], activity: Option<Activity>) -> House {
+        converse_over(codecs, activity, |_| false)
+    }
+
+    /// The same when the network loses some of the supervisor's packets.
+    fn converse_over(codecs: [Codec; 3], activity: Option<Activity>, loses: impl Fn(u32) -> bool) -> House {
         let mut house = House::new(codecs, activity);
         let mut voices: [Voice; 3] = std::array::from_fn(|index| Voice::new(codecs[index], TONES[index]));
-        for _ in 0..150 {
+        for round in 0..150 {
             for (index, voice) in voices.iter_mut().enumerate() {
                 let payload = voice.next();
+                if index == 2 && loses(round) {
+                    let ticks = codecs[index].clock() / 50;
+                    let (sequence, timestamp) = house.phones[index];
+                    house.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(ticks));
+                    continue;
+                }
                 assert_eq!(house.speak(index, &payload), Verdict::Accepted);
             }
             house.pass(20 * MS);
@@ -2391,6 +2404,32 @@ mod tests {
                 );
                 assert!(alone == sent(Some(Activity::ListenIn)));
             }
+        }
+    }
+
+    #[test]
+    fn with_15_per_cent_of_the_supervisors_packets_lost_agent_and_customer_notice_nothing() {
+        for supervisor in [Codec::Pcmu, Codec::Opus] {
+            let codecs = [Codec::Pcmu, Codec::Pcmu, supervisor];
+            // 23 of 150, singly and in pairs.
+            let loses = |round: u32| round > 0 && round * 7919 % 150 < 24;
+            let whole = converse(codecs, Some(Activity::Coach));
+            let lossy = converse_over(codecs, Some(Activity::Coach), loses);
+            let packets = |house: &House, leg| {
+                let packets = house
+                    .to(leg)
+                    .map(|heard| (heard.at, heard.rtp.sequence, heard.rtp.timestamp, heard.payload.len()));
+                packets.collect::<Vec<_>>()
+            };
+            assert_eq!(packets(&whole, AGENT), packets(&lossy, AGENT));
+            assert_eq!(packets(&whole, CUSTOMER), packets(&lossy, CUSTOMER));
+            let bytes = |house: &House| house.to(CUSTOMER).map(|heard| heard.payload.clone()).collect::<Vec<_>>();
+            assert!(bytes(&whole) == bytes(&lossy));
+            let customer = level_of(&lossy, 0, TONES[1]);
+            assert!(customer.abs() < 0.5, "the agent hears the customer at {customer} dB");
+            let whisper = level_of(&lossy, 0, TONES[2]);
+            assert!(whisper > -3.0, "and the whisper at {whisper} dB");
+            assert_eq!(lossy.stats(SUPERVISOR).lost, 23);
         }
     }
 

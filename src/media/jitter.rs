@@ -49,53 +49,73 @@ const QUIET: i16 = 64;
 /// Seconds of the network's past that count.
 const SECONDS: usize = 5;
 
-/// How late packets come, against the earliest of the last seconds; in samples.
-#[derive(Clone, Copy, Debug, Default)]
+/// How late packets come, against the earliest of the last seconds; in samples. Small: it is touched at every packet.
+#[derive(Clone, Copy, Debug)]
 struct Arrivals {
     origin: Option<Instant>,
-    /// Of each second the latest packet's lateness, and the earliest packet's transit; the running second first.
-    late: [u32; SECONDS],
-    early: [Option<i32>; SECONDS],
-    turned: u64,
+    /// Of each second the earliest packet's transit ([`i32::MAX`]: none) and the latest packet's lateness; the running second first.
+    early: [i32; SECONDS],
+    late: [u16; SECONDS],
+    /// What is needed by what the seconds before the running one have shown.
+    target: u16,
+    turned: u32,
+}
+
+impl Default for Arrivals {
+    fn default() -> Self {
+        Self {
+            origin: None,
+            early: [i32::MAX; SECONDS],
+            late: [0; SECONDS],
+            target: 0,
+            turned: 0,
+        }
+    }
 }
 
 impl Arrivals {
     fn note(&mut self, timestamp: u32, rate: u32, now: Instant) {
         let origin = *self.origin.get_or_insert(now);
-        let elapsed = now.saturating_duration_since(origin).as_micros() as u64;
-        let second = elapsed / 1_000_000;
-        if second > self.turned {
-            let seconds = (second - self.turned).min(SECONDS as u64) as usize;
-            self.late.rotate_right(seconds);
-            self.early.rotate_right(seconds);
+        let elapsed = now.saturating_duration_since(origin);
+        let second = elapsed.as_secs() as u32;
+        if second != self.turned {
+            let seconds = (second.wrapping_sub(self.turned) as usize).min(SECONDS);
+            self.late.rotate_right(seconds % SECONDS);
+            self.early.rotate_right(seconds % SECONDS);
             self.late[..seconds].fill(0);
-            self.early[..seconds].fill(None);
+            self.early[..seconds].fill(i32::MAX);
             self.turned = second;
+            self.target = self.needed();
         }
-        let arrival = (elapsed * u64::from(rate) / 1000) as u32;
+        let arrival = second.wrapping_mul(1000 * rate).wrapping_add(elapsed.subsec_micros() * rate / 1000);
         let transit = arrival.wrapping_sub(timestamp) as i32;
-        let early = self.early[0].get_or_insert(transit);
-        *early = (*early).min(transit);
-        let earliest = self.early.iter().flatten().copied().min().unwrap_or(transit);
-        self.late[0] = self.late[0].max(transit.wrapping_sub(earliest).max(0) as u32);
+        self.early[0] = self.early[0].min(transit);
+        let earliest = self.early.iter().copied().min().unwrap_or(transit);
+        let late = transit.wrapping_sub(earliest).clamp(0, i32::from(u16::MAX)) as u16;
+        self.late[0] = self.late[0].max(late);
     }
 
     /// Transits of another source, or after a restart, say nothing about these.
     fn forget(&mut self) {
-        self.early = [None; SECONDS];
+        self.early = [i32::MAX; SECONDS];
     }
 
     /// What has happened in two of the last seconds happens again; what has happened once does not.
-    fn target(&self) -> u32 {
-        let highest = self.late.iter().copied().max().unwrap_or(0);
-        let at = self.late.iter().position(|late| *late == highest).unwrap_or(0);
-        let rest = self.late.iter().enumerate().filter(|(n, _)| *n != at);
-        rest.map(|(_, late)| *late).max().unwrap_or(0)
+    fn needed(&self) -> u16 {
+        let (mut highest, mut second) = (0, 0);
+        for late in self.late {
+            if late > highest {
+                second = std::mem::replace(&mut highest, late);
+            } else {
+                second = second.max(late);
+            }
+        }
+        second
     }
 
     /// The lateness of the last two or three seconds.
     fn recent(&self) -> u32 {
-        self.late[..3].iter().copied().max().unwrap_or(0)
+        self.late[..3].iter().copied().max().map_or(0, u32::from)
     }
 }
 
@@ -160,7 +180,7 @@ impl Ring {
 
     /// The delay that this network needs, in samples: what packets have been late, more than once in the last five seconds.
     pub fn target(&self) -> u32 {
-        self.arrivals.target().min(self.ms(MAX_TARGET))
+        u32::from(self.arrivals.target).min(self.ms(MAX_TARGET))
     }
 
     /// Samples missing before a packet, as far as they can be concealed: lost, or late.
@@ -283,14 +303,15 @@ impl Ring {
         fine.min_by_key(distance).unwrap_or(rough) as u32
     }
 
-    /// Begins again at the front, which the cache still has, once every reader has heard everything: in a steady call that is at every
-    /// packet, and the rest of the ring is never touched.
+    /// Begins again at the front, which the cache still has, once every reader has heard everything: in a steady call the ring is never touched
+    /// beyond its first eighth of a second.
     pub fn rewind(&mut self) {
         let past = self.ms(PAST) as usize;
         let Some(from) = self.end.checked_sub(self.base).and_then(|len| (len as usize).checked_sub(past)) else {
             return;
         };
-        if from > 0 && from + past <= self.samples.len() {
+        // Not at every packet: what is kept of the past has to be moved.
+        if from > 3 * past && from + past <= self.samples.len() {
             self.samples.copy_within(from..from + past, 0);
             self.base = self.end - past as u64;
         }

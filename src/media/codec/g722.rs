@@ -96,7 +96,7 @@ impl Band {
 
     /// Clause 6.2.1.3 and 6.2.2.3: the logarithm leaks, is moved, and becomes the next scale factor.
     fn adapt_scale(&mut self, multiplier: i32, limit: i32, shift: i32) {
-        self.nb = ((self.nb * 127 >> 7) + multiplier).clamp(0, limit);
+        self.nb = (((self.nb * 127) >> 7) + multiplier).clamp(0, limit);
         let mantissa = ILB[(self.nb >> 6 & 31) as usize];
         let exponent = shift - (self.nb >> 11);
         let scale = if exponent < 0 {
@@ -116,15 +116,15 @@ impl Band {
         let lift = saturate(self.a[0] << 2);
         let toward = if same(p, self.p[0]) { -lift } else { lift }.min(32_767) >> 7;
         let bias = if same(p, self.p[1]) { 128 } else { -128 };
-        let a2 = (toward + bias + (self.a[1] * 32_512 >> 15)).clamp(-12_288, 12_288);
+        let a2 = (toward + bias + ((self.a[1] * 32_512) >> 15)).clamp(-12_288, 12_288);
         let step = if same(p, self.p[0]) { 192 } else { -192 };
         let bound = saturate(15_360 - a2);
-        let a1 = saturate(step + (self.a[0] * 32_640 >> 15)).clamp(-bound, bound);
+        let a1 = saturate(step + ((self.a[0] * 32_640) >> 15)).clamp(-bound, bound);
 
         let step = if d == 0 { 0 } else { 128 };
         for (b, before) in self.b.iter_mut().zip(&self.d) {
             let step = if same(d, *before) { step } else { -step };
-            *b = saturate(step + (*b * 32_640 >> 15));
+            *b = saturate(step + ((*b * 32_640) >> 15));
         }
 
         self.a = [a1, a2];
@@ -133,7 +133,7 @@ impl Band {
         self.d.rotate_right(1);
         self.d[0] = d;
 
-        let weigh = |coefficient: i32, value: i32| coefficient * saturate(value + value) >> 15;
+        let weigh = |coefficient: i32, value: i32| (coefficient * saturate(value + value)) >> 15;
         self.sp = saturate(weigh(a1, self.r[0]) + weigh(a2, self.r[1]));
         // From the oldest on, as the recommendation adds: rounding depends on nothing, saturation on the end alone.
         self.sz = saturate(self.b.iter().zip(&self.d).rev().map(|(b, d)| weigh(*b, *d)).sum());
@@ -142,13 +142,13 @@ impl Band {
 
     fn adapt_lower(&mut self, code: usize) {
         let index = code >> 2 & 15;
-        let d = self.det * QM4[index] >> 15;
+        let d = (self.det * QM4[index]) >> 15;
         self.adapt_scale(WL[index], 18_432, 8);
         self.adapt_predictor(d);
     }
 
     fn adapt_higher(&mut self, code: usize) -> i32 {
-        let d = self.det * QM2[code & 3] >> 15;
+        let d = (self.det * QM2[code & 3]) >> 15;
         self.adapt_scale(WH[code & 3], 22_528, 10);
         self.adapt_predictor(d);
         d
@@ -191,7 +191,7 @@ impl Decoder {
     pub(super) fn decode(&mut self, payload: &[u8], samples: &mut [i16]) {
         for (octet, pair) in payload.iter().zip(samples.chunks_exact_mut(2)) {
             let code = usize::from(*octet);
-            let low = (self.lower.s + (self.lower.det * QM6[code & 63] >> 15)).clamp(-16_384, 16_383);
+            let low = (self.lower.s + ((self.lower.det * QM6[code & 63]) >> 15)).clamp(-16_384, 16_383);
             self.lower.adapt_lower(code & 63);
             let predicted = self.higher.s;
             let high = (predicted + self.higher.adapt_higher(code >> 6)).clamp(-16_384, 16_383);
@@ -225,9 +225,9 @@ impl Encoder {
         for (pair, octet) in samples.chunks_exact(2).zip(payload) {
             push(&mut self.history, [i32::from(pair[0]), i32::from(pair[1])]);
             let (odd, even) = split(&self.history);
-            let low = Self::quantize_lower(&self.lower, even + odd >> 14);
+            let low = Self::quantize_lower(&self.lower, (even + odd) >> 14);
             self.lower.adapt_lower(low);
-            let high = Self::quantize_higher(&self.higher, even - odd >> 14);
+            let high = Self::quantize_higher(&self.higher, (even - odd) >> 14);
             self.higher.adapt_higher(high);
             *octet = (high << 6 | low) as u8;
         }
@@ -237,7 +237,7 @@ impl Encoder {
     fn quantize_lower(band: &Band, sample: i32) -> usize {
         let e = saturate(sample - band.s);
         let size = if e < 0 { -(e + 1) } else { e };
-        let level = Q6[1..30].iter().position(|bound| size < *bound * band.det >> 12).unwrap_or(29) + 1;
+        let level = Q6[1..30].iter().position(|bound| size < (*bound * band.det) >> 12).unwrap_or(29) + 1;
         match (e < 0, level) {
             (true, 1 | 2) => 64 - level,
             (true, _) => 34 - level,
@@ -248,7 +248,7 @@ impl Encoder {
     fn quantize_higher(band: &Band, sample: i32) -> usize {
         let e = saturate(sample - band.s);
         let size = if e < 0 { -(e + 1) } else { e };
-        let is_outer = size >= 564 * band.det >> 12;
+        let is_outer = size >= (564 * band.det) >> 12;
         match (e < 0, is_outer) {
             (true, false) => 1,
             (true, true) => 0,

@@ -30,7 +30,7 @@ impl ComfortNoise {
             self.state ^= self.state >> 17;
             self.state ^= self.state << 5;
             let unit = i64::from(self.state as i32);
-            *sample = (unit * i64::from(self.peak) >> 31) as i16;
+            *sample = ((unit * i64::from(self.peak)) >> 31) as i16;
         }
     }
 }
