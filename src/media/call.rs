@@ -866,6 +866,9 @@ impl Call {
         if before.is_some_and(|before| sends(before) != sends(media)) {
             here.stream.cut();
         }
+        if !receives(media) {
+            here.noise = None;
+        }
         if before.is_some_and(|before| receives(before) != receives(media)) {
             here.reception.pause();
             let listeners = here.passed_to;
@@ -2530,6 +2533,29 @@ mod tests {
                 assert_eq!(after.timestamp.wrapping_sub(sound.timestamp), 9 * frame, "the sound: {name}");
             }
         }
+    }
+
+    #[test]
+    fn noise_of_who_is_held_is_heard_no_more() {
+        let mut house = House::pcmu(Some(Activity::ListenIn));
+        let quiet = LegMedia {
+            comfort_noise: Some(13),
+            ..media(1, Codec::Pcmu)
+        };
+        house.call.handle_describe(CUSTOMER, quiet, house.time());
+        house.say(1, CUSTOMER_LEVEL);
+        house.payload(1, 13, &[40]);
+        let held = LegMedia { receive: false, ..quiet };
+        house.call.handle_describe(CUSTOMER, held, house.time());
+        house.pass(400 * MS);
+        house.heard.clear();
+        for _ in 0..10 {
+            house.say(0, 0);
+            house.pass(20 * MS);
+        }
+        let heard: Vec<i16> = house.to(SUPERVISOR).flat_map(|heard| heard.samples(Codec::Pcmu)).collect();
+        assert!(heard.len() > 800);
+        assert!(heard.iter().all(|sample| sample.abs() < 16), "{:?}", &heard[..20]);
     }
 
     #[test]
