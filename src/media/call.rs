@@ -869,8 +869,12 @@ impl Call {
         if !receives(media) {
             here.noise = None;
         }
-        if before.is_some_and(|before| receives(before) != receives(media)) {
+        let was_held = before.is_some_and(|before| receives(before) != receives(media));
+        if was_held {
             here.reception.pause();
+        }
+        // Another codec is another clock: what was made of the timestamps under the one says nothing of those under the other.
+        if was_held || before.is_some_and(|before| before.codec != media.codec) {
             let listeners = here.passed_to;
             for listener in slots(listeners) {
                 if let Some(listener) = self.legs[listener].as_mut() {
@@ -2556,6 +2560,25 @@ mod tests {
         let heard: Vec<i16> = house.to(SUPERVISOR).flat_map(|heard| heard.samples(Codec::Pcmu)).collect();
         assert!(heard.len() > 800);
         assert!(heard.iter().all(|sample| sample.abs() < 16), "{:?}", &heard[..20]);
+    }
+
+    #[test]
+    fn a_speaker_who_changes_his_codec_goes_on_in_the_time_of_his_listener() {
+        let mut house = House::new([Codec::Opus, Codec::Pcmu, Codec::Pcmu], None);
+        let mut encoder = Encoder::new(Codec::Opus);
+        let mut payload = [0; MAX_PAYLOAD];
+        for _ in 0..15 {
+            let len = encoder.encode(&[500; 320], &mut payload);
+            house.speak(0, &payload[..len]);
+            house.pass(20 * MS);
+        }
+        let before = house.last(CUSTOMER).rtp.clone();
+        house.codecs[0] = Codec::Pcmu;
+        house.call.handle_describe(AGENT, media(0, Codec::Pcmu), house.time());
+        house.speak(0, &[0x55; 160]);
+        let after = house.last(CUSTOMER).rtp.clone();
+        assert_eq!(after.sequence, before.sequence.wrapping_add(1));
+        assert_eq!(after.timestamp.wrapping_sub(before.timestamp), 160);
     }
 
     #[test]
