@@ -866,8 +866,15 @@ impl Call {
         if before.is_some_and(|before| sends(before) != sends(media)) {
             here.stream.cut();
         }
-        if before.is_some_and(|before| receives(before) != receives(media)) {
+        if !receives(media) {
+            here.noise = None;
+        }
+        let was_held = before.is_some_and(|before| receives(before) != receives(media));
+        if was_held {
             here.reception.pause();
+        }
+        // Another codec is another clock: what was made of the timestamps under the one says nothing of those under the other.
+        if was_held || before.is_some_and(|before| before.codec != media.codec) {
             let listeners = here.passed_to;
             for listener in slots(listeners) {
                 if let Some(listener) = self.legs[listener].as_mut() {
@@ -1500,10 +1507,16 @@ impl Call {
             self.guard(listener, now);
             return;
         }
-        let header = match leg.row {
-            Row::Relay(_) | Row::Transcode(_) if !is_ours => leg.stream.relay(origin, received, 0, now),
-            Row::Relay(_) | Row::Transcode(_) | Row::Mix(_) => Some(leg.stream.event(origin, received, now)),
-            Row::Silent => None,
+        let header = match (leg.row, &mut leg.transcoder) {
+            (Row::Transcode(_), Some((_, transcoder))) if !is_ours => {
+                // In the time of the sound that it stands in for.
+                let timestamp = transcoder.timestamp(received.timestamp);
+                let theirs = Received { timestamp, ..received.clone() };
+                leg.stream.relay(origin, &theirs, 0, now)
+            }
+            (Row::Relay(_) | Row::Transcode(_), _) if !is_ours => leg.stream.relay(origin, received, 0, now),
+            (Row::Relay(_) | Row::Transcode(_) | Row::Mix(_), _) => Some(leg.stream.event(origin, received, now)),
+            (Row::Silent, _) => None,
         };
         let Some(header) = header else {
             leg.stats.discarded += 1;
@@ -2521,6 +2534,89 @@ mod tests {
         let differs = heard.iter().filter(|sample| (**sample - AGENT_LEVEL).abs() > 16).count();
         assert!(differs > 40, "{heard:?}");
         assert!(heard.iter().all(|sample| (sample - AGENT_LEVEL).abs() < 300));
+    }
+
+    #[test]
+    fn a_digit_takes_its_time_in_a_stream_that_is_transcoded() {
+        for (codecs, ticks) in [
+            ([Codec::Opus, Codec::Pcmu, Codec::Pcmu], 960),
+            ([Codec::Pcmu, Codec::Opus, Codec::Pcmu], 160),
+            ([Codec::G722, Codec::Pcma, Codec::Pcmu], 160),
+            ([Codec::Pcmu, Codec::Pcma, Codec::Pcmu], 160),
+            ([Codec::Opus, Codec::Opus, Codec::Pcmu], 960),
+        ] {
+            for before in [15, 200] {
+                let mut house = House::new(codecs, None);
+                let samples = vec![500; codecs[0].sample_rate() as usize / 50];
+                let mut encoder = Encoder::new(codecs[0]);
+                let mut payload = [0; MAX_PAYLOAD];
+                let mut say = |house: &mut House| {
+                    let len = encoder.encode(&samples, &mut payload);
+                    house.speak(0, &payload[..len]);
+                    house.pass(20 * MS);
+                };
+                (0..before).for_each(|_| say(&mut house));
+                let sound = house.last(CUSTOMER).rtp.clone();
+                let (_, digit) = house.phones[0];
+                for step in 0..8 {
+                    let (sequence, timestamp) = house.phones[0];
+                    house.phones[0] = (sequence.wrapping_add(1), timestamp.wrapping_add(ticks));
+                    let end = if step < 5 { 0 } else { 0x80 };
+                    let event = packet(0, TELEPHONE_EVENT, sequence, digit, &[5, end | 10, 0, 160]);
+                    house.datagram(0, address(0), event);
+                    house.pass(20 * MS);
+                }
+                let event = house.last(CUSTOMER).rtp.clone();
+                say(&mut house);
+                let after = house.last(CUSTOMER).rtp.clone();
+                let frame = codecs[1].clock() / 50;
+                let name = format!("{codecs:?} after {before}");
+                assert_eq!(event.timestamp.wrapping_sub(sound.timestamp), frame, "the digit: {name}");
+                assert_eq!(after.timestamp.wrapping_sub(sound.timestamp), 9 * frame, "the sound: {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn noise_of_who_is_held_is_heard_no_more() {
+        let mut house = House::pcmu(Some(Activity::ListenIn));
+        let quiet = LegMedia {
+            comfort_noise: Some(13),
+            ..media(1, Codec::Pcmu)
+        };
+        house.call.handle_describe(CUSTOMER, quiet, house.time());
+        house.say(1, CUSTOMER_LEVEL);
+        house.payload(1, 13, &[40]);
+        let held = LegMedia { receive: false, ..quiet };
+        house.call.handle_describe(CUSTOMER, held, house.time());
+        house.pass(400 * MS);
+        house.heard.clear();
+        for _ in 0..10 {
+            house.say(0, 0);
+            house.pass(20 * MS);
+        }
+        let heard: Vec<i16> = house.to(SUPERVISOR).flat_map(|heard| heard.samples(Codec::Pcmu)).collect();
+        assert!(heard.len() > 800);
+        assert!(heard.iter().all(|sample| sample.abs() < 16), "{:?}", &heard[..20]);
+    }
+
+    #[test]
+    fn a_speaker_who_changes_his_codec_goes_on_in_the_time_of_his_listener() {
+        let mut house = House::new([Codec::Opus, Codec::Pcmu, Codec::Pcmu], None);
+        let mut encoder = Encoder::new(Codec::Opus);
+        let mut payload = [0; MAX_PAYLOAD];
+        for _ in 0..15 {
+            let len = encoder.encode(&[500; 320], &mut payload);
+            house.speak(0, &payload[..len]);
+            house.pass(20 * MS);
+        }
+        let before = house.last(CUSTOMER).rtp.clone();
+        house.codecs[0] = Codec::Pcmu;
+        house.call.handle_describe(AGENT, media(0, Codec::Pcmu), house.time());
+        house.speak(0, &[0x55; 160]);
+        let after = house.last(CUSTOMER).rtp.clone();
+        assert_eq!(after.sequence, before.sequence.wrapping_add(1));
+        assert_eq!(after.timestamp.wrapping_sub(before.timestamp), 160);
     }
 
     #[test]
