@@ -1511,7 +1511,10 @@ impl Call {
             (Row::Transcode(_), Some((_, transcoder))) if !is_ours => {
                 // In the time of the sound that it stands in for.
                 let timestamp = transcoder.timestamp(received.timestamp);
-                let theirs = Received { timestamp, ..received.clone() };
+                let theirs = Received {
+                    timestamp,
+                    ..received.clone()
+                };
                 leg.stream.relay(origin, &theirs, 0, now)
             }
             (Row::Relay(_) | Row::Transcode(_), _) if !is_ours => leg.stream.relay(origin, received, 0, now),
