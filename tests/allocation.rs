@@ -1,11 +1,12 @@
 //! The way of a packet takes no memory: in the machine of a call, whatever its codecs and its troubles, and in the thread that runs it.
 
 use crate::support::allocations;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use undertone::clock;
 use undertone::media::call::{Call, CallConfig, Leg, StreamStart, Verdict};
-use undertone::media::codec::{Codec, Encoder};
+use undertone::media::codec::{Codec, Decoder, Encoder, MAX_DECODED};
 use undertone::media::srtp::{Key, Keys, Outbound, Suite};
 use undertone::media::{CallKey, Hearing, HearingRole, LegMedia, MediaLeg};
 use undertone::words::{Activity, Now, Timestamp};
@@ -203,4 +204,49 @@ fn the_machine_of_a_call_takes_no_memory_for_a_packet_whatever_the_codecs_and_th
 #[test]
 fn the_counting_allocator_counts() {
     assert_eq!(allocations::during(|| drop(std::hint::black_box(vec![1, 2, 3]))), 1);
+}
+
+/// Telephones and browsers send more of Opus than our own encoder makes: every mode and band, stereo, several frames in a packet.
+#[test]
+fn every_mode_of_opus_is_decoded_without_memory() {
+    use opus_rs::{Application, OpusEncoder};
+    let mut kinds = BTreeSet::new();
+    for (application, rate, bits) in [
+        (Application::Voip, 8000, 12_000),
+        (Application::Voip, 16_000, 24_000),
+        (Application::Voip, 48_000, 32_000),
+        (Application::Audio, 48_000, 64_000),
+        (Application::RestrictedLowDelay, 48_000, 64_000),
+    ] {
+        for channels in [1, 2] {
+            for part in [100, 50, 25] {
+                let Ok(mut encoder) = OpusEncoder::new(rate, channels, application) else {
+                    continue;
+                };
+                encoder.bitrate_bps = bits;
+                let frame = rate as usize / part;
+                let mut packets = Vec::new();
+                for round in 0..20 {
+                    let samples: Vec<i16> = (0..frame * channels).map(|n| (((n + round * 7) * 331) % 6000) as i16).collect();
+                    let mut packet = [0; 1400];
+                    if let Ok(len) = encoder.encode_i16(&samples, frame, &mut packet) {
+                        packets.push(packet[..len].to_vec());
+                    }
+                }
+                let mut decoder = Decoder::new(Codec::Opus);
+                let mut samples = [0; MAX_DECODED];
+                let mut decoded = 0;
+                let allocated = allocations::during(|| {
+                    for packet in &packets {
+                        decoded += decoder.decode(packet, &mut samples);
+                        decoder.conceal(&mut samples[..320]);
+                    }
+                });
+                kinds.extend(packets.iter().map(|packet| packet[0] >> 2));
+                assert!(decoded > 3000, "{application:?} {rate} {channels} {part}: {decoded} samples");
+                assert_eq!(allocated, 0, "{application:?} {rate} {channels} {part}");
+            }
+        }
+    }
+    assert!(kinds.len() > 12, "configurations and channels: {kinds:?}");
 }

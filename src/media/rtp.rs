@@ -217,6 +217,8 @@ impl Stream {
             let restarted = !(-MAX_MISORDER..=MAX_DROPOUT).contains(&ahead) || leap > elapsed + most || leap < -most;
             (!restarted).then_some((mapping, sequence, timestamp, ahead))
         });
+        // What an event takes is time that its packets, which share one timestamp, do not tell.
+        let mut tells_time = samples > 0;
         let (sequence, timestamp, marker) = match kept {
             Some((mapping, sequence, timestamp, ahead)) => {
                 if (sequence.wrapping_sub(mapping.first) as i16) < 0 {
@@ -226,6 +228,7 @@ impl Stream {
                     self.next_sequence = sequence.wrapping_add(1);
                     let end = timestamp.wrapping_add(samples);
                     if end.wrapping_sub(self.next_timestamp) as i32 > 0 {
+                        tells_time = true;
                         self.next_timestamp = end;
                         self.anchor = (samples > 0).then_some((now, timestamp)).or(self.anchor);
                     }
@@ -233,6 +236,7 @@ impl Stream {
                 (sequence, timestamp, received.marker)
             }
             None => {
+                tells_time = true;
                 let sequence = self.next_sequence;
                 let timestamp = self.next_timestamp.wrapping_add(self.gap(now));
                 self.mapping = Some(Mapping {
@@ -248,7 +252,10 @@ impl Stream {
             }
         };
         self.event = None;
-        self.count(received.payload.len(), samples, now);
+        self.count(received.payload.len());
+        if tells_time {
+            self.last = Some((now, samples));
+        }
         Some(self.header(sequence, timestamp, marker))
     }
 
@@ -266,7 +273,8 @@ impl Stream {
         self.next_sequence = sequence.wrapping_add(1);
         self.next_timestamp = timestamp.wrapping_add(samples);
         self.anchor = Some((now, timestamp));
-        self.count(octets, samples, now);
+        self.count(octets);
+        self.last = Some((now, samples));
         self.header(sequence, timestamp, begins)
     }
 
@@ -280,8 +288,7 @@ impl Stream {
         self.mapping = None;
         let sequence = self.next_sequence;
         self.next_sequence = sequence.wrapping_add(1);
-        self.packets = self.packets.wrapping_add(1);
-        self.octets = self.octets.wrapping_add(received.payload.len() as u32);
+        self.count(received.payload.len());
         self.last.get_or_insert((now, 0));
         self.header(sequence, timestamp, received.marker)
     }
@@ -293,10 +300,9 @@ impl Stream {
         if late > self.clock / 16 { late } else { 0 }
     }
 
-    fn count(&mut self, octets: usize, samples: u32, now: Instant) {
+    fn count(&mut self, octets: usize) {
         self.packets = self.packets.wrapping_add(1);
         self.octets = self.octets.wrapping_add(octets as u32);
-        self.last = Some((now, samples));
     }
 
     fn header(&self, sequence: u16, timestamp: u32, marker: bool) -> Header {
@@ -400,6 +406,22 @@ mod tests {
         assert_eq!(parse(&long), Err(RtpError::TooLong));
         long.pop();
         assert!(parse(&long).is_ok());
+    }
+
+    #[test]
+    fn an_event_whose_source_counts_its_time_apart_takes_its_time() {
+        let now = start();
+        let frame = Duration::from_millis(20);
+        let mut stream = Stream::new(1, 10, 1000);
+        stream.relay(ALICE, &packet(10, 1000), 160, now).unwrap();
+        // The event is in the source's other clock, far from its sound.
+        for step in 1..=8 {
+            let event = packet(10 + step, 900_000);
+            let header = stream.relay(ALICE, &event, 0, now + frame * u32::from(step)).unwrap();
+            assert_eq!(header.timestamp, 1160);
+        }
+        let after = stream.relay(ALICE, &packet(19, 1000 + 9 * 160), 160, now + frame * 9).unwrap();
+        assert_eq!((after.sequence, after.timestamp), (19, 1000 + 9 * 160));
     }
 
     #[test]
