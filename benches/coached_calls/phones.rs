@@ -255,9 +255,14 @@ impl Phones {
         let mut packet = [0; 2048];
         for event in &ready[..count] {
             let index = event.data() as usize;
-            while let Ok(mut len) = self.sockets[index].recv(&mut packet) {
+            while let Ok((mut len, from)) = self.sockets[index].recv_from(&mut packet) {
+                // What one side sends late comes while they talk to the other.
+                let is_bare = self.sides[0].get(index) != Some(&from);
+                if is_bare != self.bare {
+                    continue;
+                }
                 self.heard.received += 1;
-                if self.bare {
+                if is_bare {
                     continue;
                 }
                 if let Some((_, inbound)) = self.keys.get_mut(index) {
