@@ -551,6 +551,8 @@ pub struct Local {
     /// What we say next has `a=rtcp-mux`: every offer, and the answer to whoever offers it.
     rtcp_mux: bool,
     telephone_events: [(u8, u32); 3],
+    /// The codecs that the peer has mapped, and how (RFC 3264 8.3.2).
+    mapped: Vec<(u8, Codec)>,
     /// The codecs of our last offer: an answer may take none but these (RFC 3264 6.1).
     offered: Vec<Codec>,
     srtp: Srtp,
@@ -575,6 +577,7 @@ impl Local {
             direction: Direction::SendRecv,
             rtcp_mux: true,
             telephone_events: TELEPHONE_EVENTS,
+            mapped: Vec::new(),
             offered: Vec::new(),
             srtp: Srtp::Off,
             keys: OurKeys {
@@ -611,7 +614,7 @@ impl Local {
         self.rtcp_mux = true;
         self.offered = codecs.to_vec();
         let mut formats = Formats {
-            codecs: codecs.iter().map(|codec| (codec.payload_type(), *codec)).collect(),
+            codecs: codecs.iter().map(|codec| (self.payload_type(*codec), *codec)).collect(),
             ..Formats::default()
         };
         let has_clock = |clock: u32| codecs.iter().any(|codec| codec.clock() == clock);
@@ -717,8 +720,30 @@ impl Local {
         }
     }
 
-    /// The payload types of telephone events that the peer has chosen are ours from now on.
+    /// The payload type of a codec in our offers: as the peer has mapped it; else ours, or where he has that for something else, a free one.
+    fn payload_type(&self, codec: Codec) -> u8 {
+        if let Some((payload_type, _)) = self.mapped.iter().find(|(_, known)| *known == codec) {
+            return *payload_type;
+        }
+        let ours = codec.payload_type();
+        let is_taken = |it: u8| {
+            let by_codec = self.mapped.iter().any(|(payload_type, _)| *payload_type == it);
+            by_codec || self.telephone_events.iter().any(|(payload_type, _)| *payload_type == it)
+        };
+        let is_theirs = |it: u8| Codec::ALL.iter().any(|other| *other != codec && other.payload_type() == it);
+        if ours < 96 || !is_taken(ours) {
+            return ours;
+        }
+        (96..128).find(|it| !is_taken(*it) && !is_theirs(*it)).unwrap_or(ours)
+    }
+
+    /// The payload types that the peer has chosen are ours from now on.
     fn learn(&mut self, audio: &Audio) {
+        // The first of two that he has for one codec counts; and what he maps now, over what he mapped before.
+        for (theirs, codec) in audio.codecs.iter().rev() {
+            self.mapped.retain(|(payload_type, known)| known != codec && payload_type != theirs);
+            self.mapped.push((*theirs, *codec));
+        }
         for (ours, clock) in &mut self.telephone_events {
             if let Some((theirs, _)) = audio.telephone_events.iter().find(|(_, known)| known == clock) {
                 *ours = *theirs;
@@ -876,6 +901,27 @@ mod tests {
             Ok(vec![(96, Codec::Pcmu), (8, Codec::Pcma)])
         );
         assert_eq!(codecs("m=audio 5000 RTP/AVP 0\na=rtpmap:0 G729/8000\n"), Err(SdpError::Codec));
+    }
+
+    #[test]
+    fn a_payload_type_that_the_peer_has_mapped_stays_in_our_offers() {
+        let offer = parse(
+            "IP4 192.0.2.1",
+            "m=audio 5000 RTP/AVP 107 111 0\na=rtpmap:107 opus/48000/2\na=rtpmap:111 telephone-event/48000\n",
+        )
+        .unwrap();
+        let mut local = ours();
+        local.answer(&offer, Direction::SendRecv);
+        let again = text(local.offer_codecs(Direction::SendOnly, &[Codec::Opus, Codec::Pcmu]));
+        assert!(again.contains("a=rtpmap:107 opus/48000/2\n"), "{again}");
+        assert!(again.contains("a=rtpmap:111 telephone-event/48000\n"), "{again}");
+        // A number that he has for something else is not ours to take.
+        let offer = parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 0 111\na=rtpmap:111 telephone-event/8000\n");
+        let mut local = ours();
+        local.answer(&offer.unwrap(), Direction::SendRecv);
+        let again = text(local.offer_codecs(Direction::SendRecv, &[Codec::Pcmu, Codec::Opus]));
+        assert!(again.contains("a=rtpmap:96 opus/48000/2\n"), "{again}");
+        assert!(again.contains("a=rtpmap:111 telephone-event/8000\n"), "{again}");
     }
 
     #[test]
