@@ -87,7 +87,9 @@ async fn baresip_in_srtp_as_agent_and_supervisor_and_sipp_in_clear_as_customer()
     assert!(level(&at_customer, AGENT_HZ) > HEARD, "the customer hears the agent in clear");
     assert!(peak(&at_customer, SUPERVISOR_HZ) < SILENT);
     let media = house.running.backend().unwrap().media();
-    assert_eq!((media.srtp_rejected, media.srtp_replayed), (0, 0));
+    // baresip drops its keys before it says goodbye: its RTCP BYE is in clear, and refused where it comes before the leg is gone.
+    let goodbyes = 2;
+    assert!(media.srtp_rejected <= goodbyes && media.srtp_replayed == 0, "{media:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
