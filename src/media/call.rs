@@ -31,6 +31,9 @@ use std::time::{Duration, Instant};
 /// Legs a call may have.
 pub const MAX_LEGS: usize = 16;
 
+/// Legs that a call holds in one piece: customer, agent, supervisor.
+pub const USUAL_LEGS: usize = 3;
+
 /// A frame on our own clock until somebody's packets say otherwise, in ticks of 1/8000 s as all frames: 20 ms.
 const FRAME: u32 = 160;
 /// The longest frame: 30 ms.

@@ -2,8 +2,10 @@
 //!
 //! While there is little to do, every packet wakes it. When packets come in crowds it takes them in turns of half a millisecond: one waking for
 //! many, and no packet later for it than the turn is long.
+//!
+//! What a call needs for a packet lies close together: with hundreds of calls each packet finds a cold cache, and every page and line costs.
 
-use super::super::call::{Call, CallConfig, Leg, Sent, Transmit, Verdict};
+use super::super::call::{Call, CallConfig, Leg, Sent, Transmit, USUAL_LEGS, Verdict};
 use super::super::srtp::Keys;
 use super::super::{CallKey, Hearing, LegMedia, MediaConfig, MediaEvent, MediaLeg};
 use super::sockets::{Manner, Sockets, Which};
@@ -13,6 +15,7 @@ use crate::clock;
 use crate::words::Now;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
+use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -26,8 +29,10 @@ const BATCH: usize = 256;
 const DATAGRAM: usize = 2048;
 /// Commands kept for a leg on its way from another worker.
 const MAX_WAITING: usize = 32;
-/// So many sockets ready at once are a crowd, and the next turn is a whole one.
-const CROWD: usize = 2;
+/// So many packets within [`WATCHED`] are a crowd: from here on a timer for a turn is cheaper than being woken by each.
+const CROWD: usize = 64;
+/// How long packets are counted before it is said whether they are a crowd.
+const WATCHED: Duration = Duration::from_millis(4);
 /// How long a turn is: the most that a packet waits for others.
 const TURN: Duration = Duration::from_micros(500);
 /// One packet in so many is timed: what the clock costs must not show.
@@ -100,7 +105,30 @@ pub(super) struct Parcel {
 #[derive(Debug)]
 struct Room {
     call: Call,
-    sockets: Vec<Option<Sockets>>,
+    /// When the wheel wakes it, at the latest.
+    awaited: Option<Instant>,
+    sockets: SmallVec<[Option<Sockets>; USUAL_LEGS]>,
+}
+
+/// Whether packets come in crowds.
+struct Crowd {
+    since: Instant,
+    packets: usize,
+    is_here: bool,
+}
+
+impl Crowd {
+    /// So many were taken in a turn; returns whether the next turn is a whole one.
+    fn note(&mut self, packets: usize, now: Instant) -> bool {
+        self.packets += packets;
+        let watched = now.saturating_duration_since(self.since);
+        if watched >= WATCHED {
+            self.is_here = self.packets as u128 * WATCHED.as_nanos() >= CROWD as u128 * watched.as_nanos();
+            self.since = now;
+            self.packets = 0;
+        }
+        self.is_here
+    }
 }
 
 /// A thread's calls, and the loop that serves them.
@@ -113,7 +141,7 @@ pub(super) struct Worker {
     events: mpsc::Sender<MediaEvent>,
     counters: Arc<Counters>,
     config: CallConfig,
-    rooms: Vec<Option<Room>>,
+    rooms: Vec<Option<Box<Room>>>,
     calls: BTreeMap<CallKey, usize>,
     legs: BTreeMap<MediaLeg, usize>,
     /// Commands for legs that are on their way here from another worker.
@@ -163,8 +191,14 @@ impl Worker {
     pub(super) fn run(mut self) {
         let mut ready = [EpollEvent::empty(); BATCH];
         let mut datagram = [0; DATAGRAM];
+        let mut after = clock::instant();
+        let mut crowd = Crowd {
+            since: after,
+            packets: 0,
+            is_here: false,
+        };
         loop {
-            let count = match self.epoll.wait(&mut ready, self.timeout()) {
+            let count = match self.epoll.wait(&mut ready, self.timeout(after)) {
                 Ok(count) => count,
                 Err(nix::errno::Errno::EINTR) => 0,
                 Err(error) => {
@@ -183,15 +217,18 @@ impl Worker {
             }
             self.do_due(now);
             self.counters.publish(&self.sums);
-            if (CROWD..BATCH).contains(&count) {
-                std::thread::sleep(TURN.saturating_sub(clock::instant().saturating_duration_since(now.mono)));
+            after = clock::instant();
+            if crowd.note(count, after) && count < BATCH {
+                let rest = TURN.saturating_sub(after.saturating_duration_since(now.mono));
+                std::thread::sleep(rest);
+                after += rest;
             }
         }
     }
 
-    fn timeout(&self) -> EpollTimeout {
+    fn timeout(&self, now: Instant) -> EpollTimeout {
         let Some(wake) = self.wheel.next() else { return EpollTimeout::NONE };
-        let wait = wake.saturating_duration_since(clock::instant());
+        let wait = wake.saturating_duration_since(now);
         let millis = wait.as_micros().div_ceil(1000).min(10_000) as u16;
         EpollTimeout::from(millis)
     }
@@ -199,10 +236,10 @@ impl Worker {
     /// Takes one datagram. What is left makes the socket ready again in the next turn, so a flood at one port starves no other.
     fn receive(&mut self, token: u64, datagram: &mut [u8], now: Now) {
         let (place, slot, which) = from_token(token);
-        let Some(room) = self.rooms.get_mut(place).and_then(Option::as_mut) else {
+        let Some(room) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
             return;
         };
-        let Room { call, sockets } = room;
+        let Room { call, sockets, .. } = room;
         let Some(Some(here)) = sockets.get(slot) else { return };
         self.taken += 1;
         let mut watch = self.taken.is_multiple_of(SAMPLE).then(Watch::start);
@@ -247,8 +284,11 @@ impl Worker {
 
     fn do_due(&mut self, now: Now) {
         while let Some(place) = self.wheel.take(now.mono) {
-            let Some(Some(room)) = self.rooms.get_mut(place) else { continue };
-            let Room { call, sockets } = room;
+            let Some(room) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
+                continue;
+            };
+            let Room { call, sockets, awaited } = room;
+            *awaited = None;
             if call.poll_timeout().is_some_and(|at| at <= now.mono) {
                 let sums = &mut self.sums;
                 call.handle_timeout(now, &mut |packet| send(sockets, packet, sums));
@@ -259,11 +299,15 @@ impl Worker {
 
     /// After every touch of a call: its events out, its next deadline noted, its legs' sockets connected to where they now come from.
     fn settle(&mut self, place: usize) {
-        let Some(Some(Room { call, sockets })) = self.rooms.get_mut(place) else {
+        let Some(room) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
             return;
         };
-        if let Some(at) = call.poll_timeout() {
+        let Room { call, sockets, awaited } = room;
+        if let Some(at) = call.poll_timeout()
+            && awaited.is_none_or(|awaited| at < awaited)
+        {
             self.wheel.wake(place, at);
+            *awaited = Some(at);
         }
         if call.take_moved() {
             for (slot, sockets) in sockets.iter_mut().enumerate() {
@@ -364,7 +408,7 @@ impl Worker {
 
     fn farewell(&mut self, leg: MediaLeg, now: Now) {
         let Some(&place) = self.legs.get(&leg) else { return };
-        if let Some(Room { call, sockets }) = self.rooms[place].as_mut() {
+        if let Some(Room { call, sockets, .. }) = self.rooms[place].as_deref_mut() {
             let sums = &mut self.sums;
             call.farewell(leg, now, &mut |packet| send(sockets, packet, sums));
         }
@@ -402,8 +446,11 @@ impl Worker {
         if let Some(hearing) = self.hearings.remove(&key) {
             call.handle_hear(*hearing, now);
         }
-        let sockets = Vec::with_capacity(4);
-        let room = Some(Room { call, sockets });
+        let room = Some(Box::new(Room {
+            call,
+            awaited: None,
+            sockets: SmallVec::new(),
+        }));
         let place = match self.rooms.iter().position(Option::is_none) {
             Some(free) => free,
             None => {
