@@ -24,8 +24,10 @@ use super::srtp::{self, Protection, SrtpError};
 use super::transcode::Transcoder;
 use super::{CallKey, LegMedia, LegStats, MediaEvent, MediaLeg};
 use crate::words::{Now, Quality, RemoteQuality};
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::ops::{Index, IndexMut};
 use std::time::{Duration, Instant};
 
 /// Legs a call may have.
@@ -42,6 +44,8 @@ const LONGEST: u32 = 240;
 const MAX_HOLE: usize = 3200;
 /// What one piece of a payload is decoded to at most.
 const PIECE: usize = 480;
+/// A deadline so near is looked at again when a packet comes, so that the call is not visited for it alone.
+const SOON: Duration = Duration::from_millis(10);
 /// A party who has not sent for so long no longer paces anybody.
 const TALKS: Duration = Duration::from_millis(200);
 /// Sends over which a standing lead is looked for.
@@ -382,29 +386,15 @@ impl Source {
 }
 
 /// A leg with its stream and its counters, as it goes from call to call.
+///
+/// What a packet touches comes first and in the order of its use: with hundreds of calls it is the cold lines that cost.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Leg {
-    name: MediaLeg,
-    media: Option<LegMedia>,
     /// Its packets are protected, both ways.
     srtp: Option<Box<Protection>>,
-    source: Source,
-    stream: Stream,
-    reception: Reception,
-    reporter: Reporter,
-    /// What the leg reported last of what it receives.
-    remote: Option<Block>,
-    ring: Ring,
-    /// What it says, as samples, while somebody mixes it.
-    decoder: Option<(Codec, Decoder)>,
-    up: Upsampler,
-    /// What is mixed for it, as payloads.
-    encoder: Option<(Codec, Encoder)>,
-    down: Downsampler,
-    /// What one other says in this one's codec.
-    transcoder: Option<(MediaLeg, Box<Transcoder>)>,
-    /// It has said that it is silent, and how that sounds.
-    noise: Option<ComfortNoise>,
+    /// What we dial in his name.
+    dialling: Option<Box<Dialling>>,
     row: Row,
     /// Who may be heard at most: the leak guard.
     permitted: u16,
@@ -414,19 +404,42 @@ pub struct Leg {
     /// An agent or a customer by the allow-list; not a supervisor, not unnamed.
     party: bool,
     muted: bool,
-    pace: Pace,
-    last_audio: Option<Instant>,
-    heard: Instant,
     inactive: bool,
-    rtcp_due: Instant,
-    digit: Option<(u32, u32)>,
-    /// What we dial in his name.
-    dialling: Option<Box<Dialling>>,
+    /// It has said that it is silent, and how that sounds.
+    noise: Option<ComfortNoise>,
+    source: Source,
+    media: Option<LegMedia>,
+    heard: Instant,
+    last_audio: Option<Instant>,
+    pace: Pace,
+    reception: Reception,
+    stream: Stream,
+    stats: LegStats,
+    /// What one other says in this one's codec.
+    transcoder: Option<(MediaLeg, Box<Transcoder>)>,
+    /// What it says, as samples, while somebody mixes it.
+    decoder: Option<(Codec, Decoder)>,
+    /// What is mixed for it, as payloads.
+    encoder: Option<(Codec, Encoder)>,
+    ring: Ring,
     /// Ticks of a tone that he has still to hear.
     beep: u32,
     ducking: Ducking,
+    rtcp_due: Instant,
+    name: MediaLeg,
+    seldom: Box<Seldom>,
+}
+
+/// What of a leg no packet in G.711 touches.
+#[derive(Debug)]
+struct Seldom {
+    reporter: Reporter,
+    /// What the leg reported last of what it receives.
+    remote: Option<Block>,
+    up: Upsampler,
+    down: Downsampler,
+    digit: Option<(u32, u32)>,
     guard_said: Option<Instant>,
-    stats: LegStats,
 }
 
 /// Digits that are sent in a leg's name, one after another: 100 ms each and as much of silence after it.
@@ -451,38 +464,40 @@ impl Leg {
     /// A leg that nothing was agreed for yet.
     pub fn new(name: MediaLeg, start: StreamStart, now: Instant) -> Self {
         Self {
-            name,
-            media: None,
             srtp: None,
-            source: Source::default(),
-            stream: Stream::new(start.ssrc, start.sequence, start.timestamp),
-            reception: Reception::default(),
-            reporter: Reporter::new(start.reports),
-            remote: None,
-            ring: Ring::default(),
-            decoder: None,
-            up: Upsampler::default(),
-            encoder: None,
-            down: Downsampler::default(),
-            transcoder: None,
-            noise: None,
+            dialling: None,
             row: Row::Silent,
             permitted: 0,
             mixed_by: 0,
             passed_to: 0,
             party: false,
             muted: false,
-            pace: Pace::new(now),
-            last_audio: None,
-            heard: now,
             inactive: false,
-            rtcp_due: now,
-            digit: None,
-            dialling: None,
+            noise: None,
+            source: Source::default(),
+            media: None,
+            heard: now,
+            last_audio: None,
+            pace: Pace::new(now),
+            reception: Reception::default(),
+            stream: Stream::new(start.ssrc, start.sequence, start.timestamp),
+            stats: LegStats::default(),
+            transcoder: None,
+            decoder: None,
+            encoder: None,
+            ring: Ring::default(),
             beep: 0,
             ducking: Ducking::default(),
-            guard_said: None,
-            stats: LegStats::default(),
+            rtcp_due: now,
+            name,
+            seldom: Box::new(Seldom {
+                reporter: Reporter::new(start.reports),
+                remote: None,
+                up: Upsampler::default(),
+                down: Downsampler::default(),
+                digit: None,
+                guard_said: None,
+            }),
         }
     }
 
@@ -495,17 +510,18 @@ impl Leg {
     pub fn stats(&self) -> LegStats {
         let stats = self.stats;
         let lost = self.reception.lost();
-        let remote_lost = self.remote.map_or(0, |remote| u64::try_from(remote.lost).unwrap_or(0));
+        let remote_lost = self.seldom.remote.map_or(0, |remote| u64::try_from(remote.lost).unwrap_or(0));
         LegStats {
             lost,
             jitter: self.reception.jitter_time(),
             remote_lost,
-            remote_fraction_lost: self.remote.map_or(0, |remote| remote.fraction_lost),
-            remote_jitter: self.remote.map_or(Duration::ZERO, |remote| self.remote_jitter(remote)),
+            remote_fraction_lost: self.seldom.remote.map_or(0, |remote| remote.fraction_lost),
+            remote_jitter: self.seldom.remote.map_or(Duration::ZERO, |remote| self.remote_jitter(remote)),
             mos: (stats.received > 0)
                 .then(|| self.mos(lost, stats.received + lost, self.reception.jitter_time()))
                 .flatten(),
             remote_mos: self
+                .seldom
                 .remote
                 .and_then(|remote| self.mos(remote_lost, stats.sent, self.remote_jitter(remote))),
             ..stats
@@ -523,7 +539,7 @@ impl Leg {
             lost_permille: permille(interval.lost, interval.expected),
             jitter_ms: millis(jitter),
             mos: came.then(|| self.mos(interval.lost, interval.expected, jitter)).flatten(),
-            remote: self.remote.and_then(|remote| {
+            remote: self.seldom.remote.and_then(|remote| {
                 let lost = u64::from(remote.fraction_lost);
                 Some(RemoteQuality {
                     lost_permille: permille(lost, 256),
@@ -621,7 +637,7 @@ impl Leg {
                 grew |= write(&samples[..count]);
             } else {
                 let mut wide = [0; PIECE];
-                self.up.pass(&samples[..count], &mut wide[..2 * count]);
+                self.seldom.up.pass(&samples[..count], &mut wide[..2 * count]);
                 grew |= write(&wide[..2 * count]);
             }
         }
@@ -635,7 +651,7 @@ impl Leg {
             Some((_, encoder)) => {
                 let mut narrow = [0; MAX_FRAME / 2];
                 let narrow = &mut narrow[..samples.len() / 2];
-                self.down.pass(samples, narrow);
+                self.seldom.down.pass(samples, narrow);
                 encoder.encode(narrow, payload)
             }
             None => 0,
@@ -742,36 +758,70 @@ impl Leg {
 /// After any `handle_*`, drain [`Call::poll_event`] and ask [`Call::poll_timeout`] when [`Call::handle_timeout`] is due. Packets to send
 /// are handed to the `out` of the method that caused them, before it returns: their bytes lie in the received packet itself.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Call {
-    key: CallKey,
-    config: CallConfig,
-    hearing: Hearing,
-    legs: Vec<Option<Leg>>,
-    /// Who is a party, by slot.
-    parties: u16,
+    wake: Option<Instant>,
     /// Samples a second of rings and sums: the most that anybody who mixes or is mixed has.
     rate: u32,
-    ears: Vec<[Ear; MAX_LEGS]>,
-    events: VecDeque<MediaEvent>,
-    wake: Option<Instant>,
+    /// Who is a party, by slot.
+    parties: u16,
     /// A leg's packets may come from elsewhere since [`Call::take_moved`] was asked.
     moved: bool,
+    events: VecDeque<MediaEvent>,
+    config: CallConfig,
+    key: CallKey,
+    ears: Ears,
+    legs: SmallVec<[Option<Leg>; USUAL_LEGS]>,
+    hearing: Hearing,
+}
+
+/// How everybody hears everybody, by listener and speaker; the usual legs' close together.
+#[derive(Debug, Default)]
+struct Ears(SmallVec<[Ear; USUAL_LEGS * USUAL_LEGS]>);
+
+impl Ears {
+    /// Among the first `n` slots come the first `n²` places.
+    fn place(listener: usize, speaker: usize) -> usize {
+        if listener >= speaker {
+            listener * listener + speaker
+        } else {
+            speaker * speaker + speaker + 1 + listener
+        }
+    }
+
+    fn make_room(&mut self, slots: usize) {
+        self.0.resize(slots * slots, Ear::default());
+    }
+}
+
+impl Index<(usize, usize)> for Ears {
+    type Output = Ear;
+
+    fn index(&self, (listener, speaker): (usize, usize)) -> &Ear {
+        &self.0[Self::place(listener, speaker)]
+    }
+}
+
+impl IndexMut<(usize, usize)> for Ears {
+    fn index_mut(&mut self, (listener, speaker): (usize, usize)) -> &mut Ear {
+        &mut self.0[Self::place(listener, speaker)]
+    }
 }
 
 impl Call {
     /// A call without legs.
     pub fn new(key: CallKey, config: CallConfig) -> Self {
         Self {
-            key,
-            config,
-            hearing: Hearing::default(),
-            legs: Vec::with_capacity(4),
-            parties: 0,
-            rate: CLOCK,
-            ears: Vec::with_capacity(4),
-            events: VecDeque::with_capacity(8),
             wake: None,
+            rate: CLOCK,
+            parties: 0,
             moved: false,
+            events: VecDeque::with_capacity(8),
+            config,
+            key,
+            ears: Ears::default(),
+            legs: SmallVec::new(),
+            hearing: Hearing::default(),
         }
     }
 
@@ -806,7 +856,7 @@ impl Call {
             Some(free) => free,
             None if self.legs.len() < MAX_LEGS => {
                 self.legs.push(None);
-                self.ears.push([Ear::default(); MAX_LEGS]);
+                self.ears.make_room(self.legs.len());
                 self.legs.len() - 1
             }
             None => return Err(Box::new(leg)),
@@ -814,9 +864,9 @@ impl Call {
         leg.row = Row::Silent;
         leg.permitted = 0;
         leg.stream.cut();
-        self.ears[slot] = [Ear::default(); MAX_LEGS];
-        for ears in &mut self.ears {
-            ears[slot] = Ear::default();
+        for other in 0..self.legs.len() {
+            self.ears[(slot, other)] = Ear::default();
+            self.ears[(other, slot)] = Ear::default();
         }
         self.legs[slot] = Some(leg);
         self.arrange(now);
@@ -861,7 +911,7 @@ impl Call {
             here.inactive = false;
         }
         if before.is_none() {
-            here.rtcp_due = now + here.reporter.next_interval(self.config.rtcp_interval) / 2;
+            here.rtcp_due = now + here.seldom.reporter.next_interval(self.config.rtcp_interval) / 2;
         }
         // What was never due is not lost: whoever was not sent to goes on with the next number.
         let sends = |media: LegMedia| media.send && media.remote.is_some();
@@ -1024,8 +1074,8 @@ impl Call {
             leg.reception.note_sender_report(ssrc, middle, now);
         }
         if let Some(block) = report.about_us {
-            leg.stats.round_trip = leg.reporter.round_trip(&block, now).or(leg.stats.round_trip);
-            leg.remote = Some(block);
+            leg.stats.round_trip = leg.seldom.reporter.round_trip(&block, now).or(leg.stats.round_trip);
+            leg.seldom.remote = Some(block);
         }
         Verdict::Accepted
     }
@@ -1047,7 +1097,7 @@ impl Call {
             }
             let Some(leg) = self.legs[slot].as_mut() else { continue };
             if leg.rtcp_due().is_some_and(|due| due <= now.mono) {
-                leg.rtcp_due = now.mono + leg.reporter.next_interval(self.config.rtcp_interval);
+                leg.rtcp_due = now.mono + leg.seldom.reporter.next_interval(self.config.rtcp_interval);
                 self.report(slot, false, now, out);
             }
             let Some(leg) = self.legs[slot].as_mut() else { continue };
@@ -1057,7 +1107,7 @@ impl Call {
                 self.tell(event);
             }
         }
-        self.wake = self.legs.iter().flatten().filter_map(|leg| leg.due(&self.config)).min();
+        self.wake = self.earliest();
     }
 
     /// Says goodbye to a leg that is about to be closed: a last report with BYE (RFC 3550 6.6), if it ever got anything from us.
@@ -1073,7 +1123,10 @@ impl Call {
         let Some(leg) = self.legs[slot].as_mut() else { return };
         let Some(to) = leg.source.rtcp_to() else { return };
         let mut buffer = [0; rtcp::MAX_REPORT];
-        let (bytes, interval) = leg.reporter.report(&leg.stream, &mut leg.reception, is_last, now, &mut buffer);
+        let (bytes, interval) = leg
+            .seldom
+            .reporter
+            .report(&leg.stream, &mut leg.reception, is_last, now, &mut buffer);
         leg.send(slot, Sent::Rtcp, to, bytes, out);
         if !is_last && leg.stats.sent + leg.stats.received > 0 {
             let event = MediaEvent::Quality {
@@ -1087,6 +1140,10 @@ impl Call {
     /// When [`Call::handle_timeout`] is due; may be earlier than needed, never later.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.wake
+    }
+
+    fn earliest(&self) -> Option<Instant> {
+        self.legs.iter().flatten().filter_map(|leg| leg.due(&self.config)).min()
     }
 
     /// What happened.
@@ -1117,7 +1174,7 @@ impl Call {
         let frame = ticks / (codec.clock() / CLOCK);
         let mut grew = false;
         if mixed_by != 0 {
-            if slots(mixed_by).all(|listener| self.ears[listener][slot].reader.behind(&leg.ring) == 0) {
+            if slots(mixed_by).all(|listener| self.ears[(listener, slot)].reader.behind(&leg.ring) == 0) {
                 leg.ring.rewind();
             }
             grew = leg.decode(received, &packet[received.payload.clone()], self.rate, now);
@@ -1129,6 +1186,10 @@ impl Call {
             if grew && self.pacer(listener, now) == Some(slot) {
                 self.send_paced(slot, listener, frame, now, out);
             }
+        }
+        // Now that its legs are at hand: whoever was just sent to is not due as early as he was.
+        if mixed_by != 0 && self.wake.is_some_and(|wake| wake < now + SOON) {
+            self.wake = self.earliest();
         }
         Verdict::Accepted
     }
@@ -1354,7 +1415,7 @@ impl Call {
                 Turn::Wait => return,
                 Turn::GiveBack => {
                     let len = (frame * (self.rate / CLOCK)) as usize;
-                    let reader = self.ears[listener][pacer].reader;
+                    let reader = self.ears[(listener, pacer)].reader;
                     let is_quiet = self.legs[pacer].as_ref().is_some_and(|leg| reader.is_quiet(&leg.ring, len));
                     let Some(leg) = self.legs[listener].as_mut() else { return };
                     if !leg.pace.may_give_back(is_quiet) {
@@ -1362,7 +1423,7 @@ impl Call {
                         self.send_frame(listener, frame, now, out);
                         continue;
                     }
-                    let reader = &mut self.ears[listener][pacer].reader;
+                    let reader = &mut self.ears[(listener, pacer)].reader;
                     match self.legs[pacer].as_ref() {
                         Some(leg) if is_quiet => reader.skip(&leg.ring, len),
                         Some(leg) => reader.drain(&leg.ring),
@@ -1397,7 +1458,7 @@ impl Call {
         for (those, are_parties) in [(speakers & !parties, false), (parties, true)] {
             for speaker in slots(those) {
                 let Some(leg) = self.legs[speaker].as_mut() else { continue };
-                let ear = &mut self.ears[listener][speaker];
+                let ear = &mut self.ears[(listener, speaker)];
                 if !ear.reader.read(&leg.ring, linear) {
                     let Some(noise) = &mut leg.noise else { continue };
                     noise.fill(linear);
@@ -1468,8 +1529,8 @@ impl Call {
             return self.discard(slot);
         }
         let this = (received.ssrc, received.timestamp);
-        if event.end && leg.digit != Some(this) {
-            leg.digit = Some(this);
+        if event.end && leg.seldom.digit != Some(this) {
+            leg.seldom.digit = Some(this);
             let event = MediaEvent::Digits {
                 leg: leg.name,
                 digit: event.digit,
@@ -1554,10 +1615,14 @@ impl Call {
 
     fn guard(&mut self, listener: usize, now: Instant) {
         let Some(leg) = self.legs[listener].as_mut() else { return };
-        if leg.guard_said.is_some_and(|at| now.saturating_duration_since(at) < GUARD_INTERVAL) {
+        if leg
+            .seldom
+            .guard_said
+            .is_some_and(|at| now.saturating_duration_since(at) < GUARD_INTERVAL)
+        {
             return;
         }
-        leg.guard_said = Some(now);
+        leg.seldom.guard_said = Some(now);
         let event = MediaEvent::LeakGuard {
             call: self.key,
             leg: leg.name,
@@ -1626,7 +1691,7 @@ impl Call {
                 let Some(ring) = self.legs[other].as_mut().map(|leg| &mut leg.ring) else {
                     continue;
                 };
-                let ear = &mut self.ears[slot][other];
+                let ear = &mut self.ears[(slot, other)];
                 if !matches!(before, Row::Mix(_)) || !before.has(other) {
                     let is_supervision = supervisor || self.hearing.is_supervisor(facts[other].map_or(listener, |(name, ..)| name));
                     let reader = if is_supervision {
@@ -1660,7 +1725,7 @@ impl Call {
                 leg.passed_to = passed_to[slot];
             }
         }
-        self.wake = self.legs.iter().flatten().filter_map(|leg| leg.due(&self.config)).min();
+        self.wake = self.earliest();
     }
 
     /// Gives every leg what its row needs and nothing else: this is where memory is taken, never in the way of a packet.
@@ -1683,7 +1748,7 @@ impl Call {
             let (spoken, heard) = (speaks(slot, leg), hears(leg));
             if is_other || leg.decoder.as_ref().map(|(codec, _)| *codec) != spoken {
                 leg.decoder = spoken.map(|codec| (codec, Decoder::new(codec)));
-                leg.up = Upsampler::default();
+                leg.seldom.up = Upsampler::default();
             }
             match spoken {
                 Some(_) if is_other || !leg.ring.is_open() => leg.ring.open(rate),
@@ -1692,7 +1757,7 @@ impl Call {
             }
             if is_other || leg.encoder.as_ref().map(|(codec, _)| *codec) != heard {
                 leg.encoder = heard.map(|codec| (codec, Encoder::new(codec)));
-                leg.down = Downsampler::default();
+                leg.seldom.down = Downsampler::default();
             }
             let wanted = match (leg.row, leg.media) {
                 (Row::Transcode(other), Some(media)) => codecs[other].map(|(name, from)| (name, from, media.codec)),
@@ -1708,11 +1773,11 @@ impl Call {
             }
         }
         if is_other {
-            for ears in &mut self.ears {
-                for (ear, speaker) in ears.iter_mut().zip(&self.legs) {
-                    if let Some(speaker) = speaker {
-                        ear.reader = ear.reader.anew(&speaker.ring);
-                    }
+            for (slot, speaker) in self.legs.iter().enumerate() {
+                let Some(speaker) = speaker else { continue };
+                for listener in 0..self.legs.len() {
+                    let reader = &mut self.ears[(listener, slot)].reader;
+                    *reader = reader.anew(&speaker.ring);
                 }
             }
         }

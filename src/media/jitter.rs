@@ -152,7 +152,7 @@ pub struct Ring {
     straggler: Option<(u32, u32)>,
     hole: (u64, u64),
     /// How the packet after the hole began, before it was joined.
-    after_hole: [i16; MAX_JOINT],
+    after_hole: Box<[i16]>,
     arrivals: Arrivals,
 }
 
@@ -167,7 +167,7 @@ impl Default for Ring {
             source: None,
             straggler: None,
             hole: (0, 0),
-            after_hole: [0; MAX_JOINT],
+            after_hole: Box::default(),
             arrivals: Arrivals::default(),
         }
     }
@@ -179,6 +179,7 @@ impl Ring {
         let rate = rate / 1000;
         *self = Self {
             samples: vec![0; (CAPACITY_MS * rate) as usize].into_boxed_slice(),
+            after_hole: vec![0; (JOINT * rate) as usize].into_boxed_slice(),
             rate,
             // Readers know positions of before; what was before is silence.
             base: self.end - u64::from(PAST * rate),
@@ -265,7 +266,8 @@ impl Ring {
                     let end = self.hole.0 + self.hole.1;
                     let joint = (self.ms(JOINT) as usize).min((self.end - end.min(self.end)) as usize);
                     if self.hole.1 > 0 && at + old.len() as u64 == end && joint > 0 {
-                        let unjoined = self.after_hole;
+                        let mut unjoined = [0; MAX_JOINT];
+                        unjoined[..joint].copy_from_slice(&self.after_hole[..joint]);
                         self.put(end, &unjoined[..joint]);
                     }
                 }
