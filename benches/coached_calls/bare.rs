@@ -24,6 +24,8 @@ const SHARED: usize = 4;
 pub enum Loop {
     /// A socket a leg, each packet as it comes: the limit that ratios are against.
     Epoll,
+    /// The same, each packet passed on to the partner's phone.
+    Passed,
     /// The same, passed on, in turns of half a millisecond.
     Turns,
     /// The same, each socket connected to its phone: what the engine does.
@@ -35,8 +37,9 @@ pub enum Loop {
 }
 
 impl Loop {
-    pub const ALL: [(Loop, &str); 5] = [
+    pub const ALL: [(Loop, &str); 6] = [
         (Loop::Epoll, "epoll, sent back"),
+        (Loop::Passed, "epoll, passed on"),
         (Loop::Turns, "epoll, turns"),
         (Loop::Connected, "epoll, connected, turns"),
         (Loop::Shared, "recvmmsg/sendmmsg on four ports, turns"),
@@ -57,7 +60,7 @@ pub fn run(kind: Loop) -> Result<(), Box<dyn Error>> {
         match kind {
             Loop::Connected | Loop::Uring => socket.connect((Ipv4Addr::LOCALHOST, *port))?,
             Loop::Shared => SockRef::from(&socket).set_recv_buffer_size(4 << 20)?,
-            Loop::Epoll | Loop::Turns => {}
+            Loop::Epoll | Loop::Passed | Loop::Turns => {}
         }
         sockets.push(socket);
     }
@@ -71,8 +74,9 @@ pub fn run(kind: Loop) -> Result<(), Box<dyn Error>> {
     println!("{}", serde_json::to_string(&ports)?);
     match kind {
         Loop::Epoll => sent_back(&sockets),
-        Loop::Turns => one_by_one(&sockets, &phones, false),
-        Loop::Connected => one_by_one(&sockets, &phones, true),
+        Loop::Passed => one_by_one(&sockets, &phones, false, Duration::ZERO),
+        Loop::Turns => one_by_one(&sockets, &phones, false, TURN),
+        Loop::Connected => one_by_one(&sockets, &phones, true, TURN),
         Loop::Shared => by_many(&sockets, &phones),
         Loop::Uring => by_uring(&sockets),
     }
@@ -107,7 +111,7 @@ fn sent_back(sockets: &[UdpSocket]) -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn one_by_one(sockets: &[UdpSocket], phones: &[u16], connected: bool) -> Result<(), Box<dyn Error>> {
+fn one_by_one(sockets: &[UdpSocket], phones: &[u16], connected: bool, turn: Duration) -> Result<(), Box<dyn Error>> {
     let epoll = waiting_for(sockets)?;
     let mut ready = [EpollEvent::empty(); 256];
     let mut packet = [0; 2048];
@@ -123,7 +127,9 @@ fn one_by_one(sockets: &[UdpSocket], phones: &[u16], connected: bool) -> Result<
                 };
             }
         }
-        std::thread::sleep(TURN);
+        if !turn.is_zero() {
+            std::thread::sleep(turn);
+        }
     }
 }
 
