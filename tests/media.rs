@@ -688,8 +688,20 @@ fn the_thread_that_serves_packets_takes_no_memory_for_them() {
 
 #[test]
 fn a_call_over_ipv6_is_a_call() {
+    a_call(Ipv6Addr::LOCALHOST.into(), None);
+}
+
+#[test]
+fn bound_to_every_address_of_both_families_a_call_over_ipv4_is_a_call() {
+    let engine = a_call(Ipv6Addr::UNSPECIFIED.into(), Some(Ipv4Addr::LOCALHOST.into()));
+    assert_eq!(engine.stats().foreign, 0);
+}
+
+fn a_call(bind: IpAddr, advertised: Option<IpAddr>) -> Engine {
+    let phone = advertised.unwrap_or(bind);
     let (engine, _events) = Engine::start(MediaConfig {
-        bind: Ipv6Addr::LOCALHOST.into(),
+        bind,
+        advertised,
         ports: None,
         workers: 1,
         ..MediaConfig::default()
@@ -697,10 +709,10 @@ fn a_call_over_ipv6_is_a_call() {
     .expect("an engine");
     let mut phones = Vec::new();
     for leg in [AGENT, CUSTOMER] {
-        let socket = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).expect("a socket");
+        let socket = UdpSocket::bind((phone, 0)).expect("a socket");
         socket.set_nonblocking(true).expect("non-blocking");
         let ours = engine.open(CALL, leg).expect("a leg");
-        assert!(ours.is_ipv6());
+        assert_eq!(ours.ip(), phone);
         let media = LegMedia {
             remote: Some(socket.local_addr().expect("an address")),
             remote_rtcp: None,
@@ -729,4 +741,6 @@ fn a_call_over_ipv6_is_a_call() {
         let heard = phones[1].0.recv_from(&mut buffer);
         heard.is_ok_and(|(len, from)| from == phones[1].1 && buffer[12..len] == [0x55; 160])
     });
+    assert_eq!(engine.stats().send_errors, 0);
+    engine
 }

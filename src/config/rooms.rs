@@ -101,7 +101,7 @@ impl Shapes {
             gateway: gateway(&self.monitoring, &self.audit),
             directory: directory(&self),
             sip: endpoint(&self),
-            switchboard: switchboard(&self.sip, &self.monitoring),
+            switchboard: switchboard(&self.sip, &self.media, &self.monitoring),
             numbering: numbering(&self),
             media: media(&self.media),
             telemetry: telemetry(&self.log),
@@ -223,9 +223,10 @@ fn supervision(monitoring: &raw::Monitoring) -> supervision::Config {
     }
 }
 
-fn switchboard(sip: &raw::Sip, monitoring: &raw::Monitoring) -> SwitchboardConfig {
+fn switchboard(sip: &raw::Sip, media: &raw::Media, monitoring: &raw::Monitoring) -> SwitchboardConfig {
     SwitchboardConfig {
         codecs: sip.codecs.iter().copied().map(codec).collect(),
+        media_over_ipv6: media.advertised.unwrap_or(media.bind).is_ipv6(),
         ring_timeout: sip.ring_timeout.0,
         call_waiting: sip.call_waiting,
         max_calls: sip.max_calls,
@@ -667,6 +668,16 @@ impl Checks {
             !media.bind.is_unspecified() || media.advertised.is_some(),
             &[&"media", &"bind"],
             "binding every address needs media.advertised: the address that phones can reach",
+        );
+        self.unless(
+            media.bind.is_ipv6() || !media.advertised.is_some_and(|advertised| advertised.is_ipv6()),
+            &[&"media", &"advertised"],
+            "is an IPv6 address, and media.bind is an IPv4 one: nothing would arrive",
+        );
+        self.unless(
+            media.bind.is_ipv4() || media.bind.is_unspecified() || !media.advertised.is_some_and(|advertised| advertised.is_ipv4()),
+            &[&"media", &"advertised"],
+            "is an IPv4 address, and media.bind is an IPv6 one: nothing would arrive; \"::\" takes both",
         );
         let monitoring = &shapes.monitoring;
         self.unless(

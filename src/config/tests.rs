@@ -300,6 +300,14 @@ fn each_bad_value_names_its_key_and_line() {
             "[media]\nbind = \"0.0.0.0\"",
             "undertone.toml:2: media.bind: binding every address needs",
         ),
+        (
+            "[media]\nadvertised = \"2001:db8::1\"",
+            "undertone.toml:2: media.advertised: is an IPv6 address, and media.bind is an IPv4 one",
+        ),
+        (
+            "[media]\nbind = \"::1\"\nadvertised = \"192.0.2.1\"",
+            "undertone.toml:3: media.advertised: is an IPv4 address, and media.bind is an IPv6 one",
+        ),
         ("[media]\ndscp = 64", "undertone.toml:2: media.dscp: "),
         ("[log]\nfilter = \"a=b=c\"", "undertone.toml:2: log.filter: "),
         (

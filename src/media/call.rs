@@ -618,8 +618,12 @@ impl Leg {
                 self.ring.fill(&samples[..missing]);
             }
         }
+        let mut is_first = true;
         let mut write = |samples: &[i16]| {
-            let grew = self.ring.write(received.ssrc, timestamp, samples, now);
+            let grew = match std::mem::take(&mut is_first) {
+                true => self.ring.write(received.ssrc, timestamp, samples, now),
+                false => self.ring.write_on(received.ssrc, timestamp, samples),
+            };
             timestamp = timestamp.wrapping_add(samples.len() as u32);
             grew
         };

@@ -240,6 +240,15 @@ impl Ring {
 
     /// Takes the samples of a packet; `timestamp` counts samples too. Returns whether the end moved: not for a packet that came too late.
     pub fn write(&mut self, ssrc: u32, timestamp: u32, samples: &[i16], now: Instant) -> bool {
+        self.take(ssrc, timestamp, samples, Some(now))
+    }
+
+    /// Takes what follows in the same packet: it says nothing more of when packets come.
+    pub fn write_on(&mut self, ssrc: u32, timestamp: u32, samples: &[i16]) -> bool {
+        self.take(ssrc, timestamp, samples, None)
+    }
+
+    fn take(&mut self, ssrc: u32, timestamp: u32, samples: &[i16], came: Option<Instant>) -> bool {
         if !self.is_open() {
             return false;
         }
@@ -255,7 +264,9 @@ impl Ring {
         if !ahead.is_some_and(|ahead| (-max_late..=max_late).contains(&ahead)) {
             self.arrivals.forget();
         }
-        self.arrivals.note(timestamp, self.rate, now);
+        if let Some(now) = came {
+            self.arrivals.note(timestamp, self.rate, now);
+        }
         match ahead {
             Some(late) if (-max_late..0).contains(&late) => {
                 let behind = late.unsigned_abs() as usize;
@@ -1115,6 +1126,18 @@ mod tests {
         assert!(frame.iter().any(|sample| sample.abs() > 2000), "its sound goes on");
         let said: Vec<i16> = (0..8000).map(voice).collect();
         assert_eq!(line.heard[31 * 160 + 32..], said[31 * 160 + 32..]);
+    }
+
+    #[test]
+    fn a_long_packet_in_pieces_is_no_late_network() {
+        let (mut ring, start) = (ring(), start());
+        for packet in 0..200 {
+            let now = start + 60 * MS * packet;
+            ring.write(1, packet * 480, &[1000; 240], now);
+            ring.write_on(1, packet * 480 + 240, &[1000; 240]);
+        }
+        assert_eq!(ring.target(), 0);
+        assert_eq!(ring.end, MAX_PAST as u64 + 200 * 480);
     }
 
     #[test]

@@ -44,6 +44,8 @@ use std::time::{Duration, Instant};
 pub struct SwitchboardConfig {
     /// The codecs we take part in, best first. A caller's own order counts for more.
     pub codecs: Vec<Codec>,
+    /// Phones are told an IPv6 address for their sound, and one that has only the other family for its own is refused with 488.
+    pub media_over_ipv6: bool,
     /// How long a phone may ring: 60 s, below the three minutes after which a proxy gives up (RFC 3261 16.6, timer C).
     pub ring_timeout: Duration,
     /// A device that is on a call rings for the next one; if false its caller gets 486.
@@ -79,6 +81,7 @@ impl Default for SwitchboardConfig {
     fn default() -> Self {
         Self {
             codecs: vec![Codec::Pcmu, Codec::Pcma, Codec::G722, Codec::Opus],
+            media_over_ipv6: false,
             ring_timeout: Duration::from_secs(60),
             call_waiting: true,
             max_calls: 2000,
@@ -201,6 +204,8 @@ struct Terms {
     /// The codecs it may use, never empty.
     codecs: Vec<Codec>,
     srtp: Srtp,
+    /// Of the address that we tell.
+    ipv6: bool,
 }
 
 /// Who is called, after forwarding.
@@ -583,6 +588,7 @@ impl<O: Outside> Switchboard<O> {
         Terms {
             nat: extension.nat,
             srtp: extension.srtp,
+            ipv6: self.config.media_over_ipv6,
             codecs: self.config.codecs.clone(),
         }
     }
@@ -597,6 +603,7 @@ impl<O: Outside> Switchboard<O> {
         Terms {
             nat: trunk.nat,
             srtp: trunk.srtp,
+            ipv6: self.config.media_over_ipv6,
             codecs: if common.is_empty() { self.config.codecs.clone() } else { common },
         }
     }

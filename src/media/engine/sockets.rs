@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 
 /// What every media socket of the engine is like.
@@ -43,11 +43,18 @@ impl Manner {
             return Err(Errno::EMFILE.into());
         }
         socket.set_nonblocking(true)?;
-        match self.bind {
-            IpAddr::V4(_) => socket.set_tos_v4(tos)?,
-            IpAddr::V6(_) => socket.set_tclass_v6(tos)?,
+        if self.bind.is_ipv4() || self.takes_both() {
+            socket.set_tos_v4(tos)?;
+        }
+        if self.bind.is_ipv6() {
+            socket.set_only_v6(!self.takes_both())?;
+            socket.set_tclass_v6(tos)?;
         }
         Ok(socket)
+    }
+
+    fn takes_both(&self) -> bool {
+        self.bind == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
     }
 
     /// A second socket on the port of `other`, for one source. No third may join them, neither before nor after.
@@ -61,8 +68,16 @@ impl Manner {
         other.set_reuse_address(false)?;
         socket.set_reuse_address(false)?;
         bound?;
-        socket.connect(&source.into())?;
+        socket.connect(&outward(source, self.takes_both()).into())?;
         Ok(socket.into())
+    }
+}
+
+/// How a socket names an address that it sends to.
+fn outward(to: SocketAddr, takes_both: bool) -> SocketAddr {
+    match to {
+        SocketAddr::V4(to) if takes_both => SocketAddr::new(to.ip().to_ipv6_mapped().into(), to.port()),
+        to => to,
     }
 }
 
@@ -83,6 +98,8 @@ pub(super) struct Sockets {
     rtp: UdpSocket,
     rtcp: UdpSocket,
     stream: Option<(UdpSocket, SocketAddr)>,
+    /// Bound to `::`: what comes over IPv4 comes from mapped addresses (RFC 4291 2.5.5.2), and is sent there by them.
+    takes_both: bool,
 }
 
 impl Sockets {
@@ -92,6 +109,7 @@ impl Sockets {
             rtp: manner.socket(port)?,
             rtcp: manner.socket(port + 1)?,
             stream: None,
+            takes_both: manner.takes_both(),
         })
     }
 
@@ -138,12 +156,13 @@ impl Sockets {
 
     /// One datagram. An ICMP error of an earlier packet comes out here; the next turn has the packets.
     pub(super) fn receive(&self, which: Which, datagram: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        match (which, &self.stream) {
-            (Which::Rtp, _) => self.rtp.recv_from(datagram),
-            (Which::Rtcp, _) => self.rtcp.recv_from(datagram),
-            (Which::Stream, Some((socket, _))) => socket.recv_from(datagram),
-            (Which::Stream, None) => Err(io::ErrorKind::NotConnected.into()),
-        }
+        let (len, from) = match (which, &self.stream) {
+            (Which::Rtp, _) => self.rtp.recv_from(datagram)?,
+            (Which::Rtcp, _) => self.rtcp.recv_from(datagram)?,
+            (Which::Stream, Some((socket, _))) => socket.recv_from(datagram)?,
+            (Which::Stream, None) => return Err(io::ErrorKind::NotConnected.into()),
+        };
+        Ok((len, SocketAddr::new(from.ip().to_canonical(), from.port())))
     }
 
     /// Sends RTP.
@@ -154,13 +173,13 @@ impl Sockets {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => socket.send(bytes),
                 sent => sent,
             },
-            Some(_) | None => self.rtp.send_to(bytes, to),
+            Some(_) | None => self.rtp.send_to(bytes, outward(to, self.takes_both)),
         }
     }
 
     /// Sends RTCP.
     pub(super) fn send_rtcp(&self, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
-        self.rtcp.send_to(bytes, to)
+        self.rtcp.send_to(bytes, outward(to, self.takes_both))
     }
 }
 

@@ -5,11 +5,13 @@ use crate::media::{Codec, LegMedia};
 use crate::sip::sdp::{Agreed, SdpError, Session};
 use std::net::{IpAddr, SocketAddr};
 
-/// Reads a description that has at least one codec of ours, and SRTP where it must have it; the error is the status that refuses it.
+/// Reads a description that has at least one codec of ours, an address of our family, and SRTP where it must have it; the error is the
+/// status that refuses it.
 pub(super) fn read(body: &[u8], terms: &Terms) -> Result<Session, u16> {
     let mut session = Session::parse_for(body, terms.srtp).map_err(|_| SdpError::STATUS)?;
     session.audio.codecs.retain(|(_, codec)| terms.codecs.contains(codec));
-    if session.audio.codecs.is_empty() {
+    let is_reachable = session.audio.rtp.is_none_or(|rtp| rtp.is_ipv6() == terms.ipv6);
+    if session.audio.codecs.is_empty() || !is_reachable {
         return Err(SdpError::STATUS);
     }
     Ok(session)

@@ -190,6 +190,31 @@ fn an_ack_without_the_answer_it_owes_ends_the_call() {
     house.assert_empty();
 }
 
+fn over_ipv6(sdp: Vec<u8>) -> Vec<u8> {
+    let text = String::from_utf8(sdp).expect("text");
+    text.replace("IP4 127.0.0.1", "IP6 ::1").into_bytes()
+}
+
+#[test]
+fn where_phones_are_told_an_ipv6_address_one_with_ipv6_is_taken_and_one_with_ipv4_is_not() {
+    let mut house = House::with(
+        SwitchboardConfig {
+            media_over_ipv6: true,
+            ..SwitchboardConfig::default()
+        },
+        Kept::default(),
+    );
+    house.incoming(LegSource::Account(CUSTOMER.into()), "5001", Some(sdp(4000, "0", "sendrecv")));
+    assert_eq!(rejected(&mut house), [488]);
+    house.incoming(
+        LegSource::Account(CUSTOMER.into()),
+        "5001",
+        Some(over_ipv6(sdp(4000, "0", "sendrecv"))),
+    );
+    house.ringing(AGENT);
+    assert!(rejected(&mut house).is_empty());
+}
+
 #[test]
 fn callers_are_told_404_480_482_486_488_and_503_where_each_is_right() {
     let mut house = House::new();
@@ -199,6 +224,12 @@ fn callers_are_told_404_480_482_486_488_and_503_where_each_is_right() {
     assert_eq!(rejected(&mut house), [403], "customers do not call out through us");
     house.incoming(LegSource::Account(CUSTOMER.into()), "5001", Some(sdp(4000, "18", "sendrecv")));
     assert_eq!(rejected(&mut house), [488], "no common codec");
+    house.incoming(
+        LegSource::Account(CUSTOMER.into()),
+        "5001",
+        Some(over_ipv6(sdp(4000, "0", "sendrecv"))),
+    );
+    assert_eq!(rejected(&mut house), [488], "an address that nothing of ours reaches");
     house.incoming(LegSource::Account(AGENT.into()), "5001", Some(sdp(4000, "0", "sendrecv")));
     assert_eq!(rejected(&mut house), [486], "he is on the line himself");
 
