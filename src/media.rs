@@ -46,6 +46,8 @@ pub struct MediaConfig {
     pub advertised: Option<IpAddr>,
     /// The UDP ports: RTP on even ones, RTCP on the odd one after. `None`: any the system gives (tests).
     pub ports: Option<RangeInclusive<u16>>,
+    /// Whether legs have ports of their own.
+    pub port_use: PortUse,
     /// A pair of ports that was given back rests so long before another leg gets it: what is still on its way to the old call does not reach
     /// the new one. 5 s.
     pub port_rest: Duration,
@@ -65,6 +67,7 @@ impl Default for MediaConfig {
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             advertised: None,
             ports: Some(20_000..=29_999),
+            port_use: PortUse::PerLeg,
             port_rest: Duration::from_secs(5),
             workers: 0,
             inactivity: Duration::from_secs(15),
@@ -72,6 +75,28 @@ impl Default for MediaConfig {
             dscp: 46,
         }
     }
+}
+
+/// Whether legs have ports of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PortUse {
+    /// Each leg has.
+    #[default]
+    PerLeg,
+    /// Legs whose source is known when they are opened ([`Expected`]) share a few pairs of ports, and are told apart by that source. It takes
+    /// the system less time, and legs less protection from each other: who floods one of these ports floods many calls.
+    Shared,
+}
+
+/// What is known, when a leg is opened, of where its packets will come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Nothing: it is behind a NAT, or it may use one port for several calls.
+    Nothing,
+    /// An address that nobody else's packets come from: a phone's.
+    Distinct,
+    /// This one: the offer said so.
+    From(SocketAddr),
 }
 
 /// What signalling has agreed for a leg.

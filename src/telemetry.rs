@@ -228,6 +228,10 @@ fn describe() {
         ),
         ("undertone_media_srtp_replayed_total", "SRTP packets dropped as replays."),
         (
+            "undertone_media_sources_taken_total",
+            "Legs whose packets come from where another's do, to a port that both share: nobody hears them.",
+        ),
+        (
             "undertone_media_packets_lost_total",
             "Packets lost on their way to us, counted at the end of each leg.",
         ),

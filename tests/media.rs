@@ -2,12 +2,15 @@
 
 use crate::corpus;
 use crate::support::allocations;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 use undertone::clock;
 use undertone::media::codec::{Codec, Decoder, Encoder};
 use undertone::media::engine::{Engine, EngineStats, MediaError, MediaEvents};
-use undertone::media::{CallKey, Hearing, HearingRole, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent, MediaLeg};
+use undertone::media::{
+    CallKey, Expected, Hearing, HearingRole, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent, MediaLeg, PortUse,
+};
 use undertone::words::{Activity, Quality};
 
 const CALL: CallKey = CallKey(1);
@@ -30,7 +33,7 @@ struct Phone {
 impl Phone {
     fn new(engine: &Engine, call: CallKey, leg: MediaLeg, says: u8) -> Self {
         let (rtp, rtcp) = sockets();
-        let ours = engine.open(call, leg).expect("a leg");
+        let ours = engine.open(call, leg, Expected::Distinct).expect("a leg");
         assert_eq!(ours.port() % 2, 0);
         let phone = Self {
             leg,
@@ -106,13 +109,20 @@ fn sockets() -> (UdpSocket, UdpSocket) {
 }
 
 fn engine(workers: usize) -> (Engine, MediaEvents) {
+    engine_with(workers, PortUse::PerLeg)
+}
+
+fn engine_with(workers: usize, port_use: PortUse) -> (Engine, MediaEvents) {
     Engine::start(MediaConfig {
         ports: None,
+        port_use,
         workers,
         ..MediaConfig::default()
     })
     .expect("an engine")
 }
+
+const PORT_USES: [PortUse; 2] = [PortUse::PerLeg, PortUse::Shared];
 
 fn linear(byte: u8) -> i32 {
     let mut sample = [0];
@@ -338,56 +348,58 @@ fn no_packet_of_the_corpus_hurts_a_call() {
 
 #[test]
 fn a_leg_moves_to_a_call_of_another_worker_and_is_heard_there_only_when_its_list_says_so() {
-    let (engine, _events) = engine(2);
-    let (first, second) = (CallKey(1), CallKey(2));
-    let mut agent = Phone::new(&engine, first, AGENT, byte(1000));
-    let mut customer = Phone::new(&engine, first, CUSTOMER, byte(4000));
-    let mut colleague = Phone::new(&engine, second, MediaLeg(4), byte(2000));
-    let hear = |call, legs: &[MediaLeg]| {
-        let roles: Vec<_> = legs.iter().map(|leg| (*leg, HearingRole::Agent)).collect();
-        let hearing = Hearing::of(&roles);
-        engine.command(MediaCommand::Hear { call, hearing });
-    };
-    hear(first, &[AGENT, CUSTOMER]);
-    wait("the first call talks", || {
-        agent.say();
-        customer.say();
-        !customer.heard().is_empty()
-    });
-    engine.command(MediaCommand::Move {
-        leg: CUSTOMER,
-        call: second,
-    });
-    hear(second, &[CUSTOMER, MediaLeg(4)]);
-    customer.describe(&engine, |_| {});
-    let mut since = Vec::new();
-    wait("the second call talks", || {
-        agent.say();
-        customer.say();
-        colleague.say();
-        since.extend(customer.heard());
-        !colleague.heard().is_empty() && since.iter().any(|payload| payload[..] == [byte(2000); 160])
-    });
-    agent.heard();
-    for _ in 0..20 {
-        customer.say();
+    for port_use in PORT_USES {
+        let (engine, _events) = engine_with(2, port_use);
+        let (first, second) = (CallKey(1), CallKey(2));
+        let mut agent = Phone::new(&engine, first, AGENT, byte(1000));
+        let mut customer = Phone::new(&engine, first, CUSTOMER, byte(4000));
+        let mut colleague = Phone::new(&engine, second, MediaLeg(4), byte(2000));
+        let hear = |call, legs: &[MediaLeg]| {
+            let roles: Vec<_> = legs.iter().map(|leg| (*leg, HearingRole::Agent)).collect();
+            let hearing = Hearing::of(&roles);
+            engine.command(MediaCommand::Hear { call, hearing });
+        };
+        hear(first, &[AGENT, CUSTOMER]);
+        wait("the first call talks", || {
+            agent.say();
+            customer.say();
+            !customer.heard().is_empty()
+        });
+        engine.command(MediaCommand::Move {
+            leg: CUSTOMER,
+            call: second,
+        });
+        hear(second, &[CUSTOMER, MediaLeg(4)]);
+        customer.describe(&engine, |_| {});
+        let mut since = Vec::new();
+        wait("the second call talks", || {
+            agent.say();
+            customer.say();
+            colleague.say();
+            since.extend(customer.heard());
+            !colleague.heard().is_empty() && since.iter().any(|payload| payload[..] == [byte(2000); 160])
+        });
+        agent.heard();
+        for _ in 0..20 {
+            customer.say();
+        }
+        let received = engine.stats().received;
+        wait("his packets are taken", || {
+            customer.say();
+            engine.stats().received > received + 20
+        });
+        let (agents, colleagues) = (byte(1000), byte(2000));
+        let order: Vec<_> = since
+            .iter()
+            .map(|payload| payload[0])
+            .filter(|byte| [agents, colleagues].contains(byte))
+            .collect();
+        assert!(
+            order.is_sorted_by_key(|byte| *byte == colleagues),
+            "sound of the first call after that of the second"
+        );
+        assert_eq!((engine.stats().calls, engine.stats().legs), (2, 3));
     }
-    let received = engine.stats().received;
-    wait("his packets are taken", || {
-        customer.say();
-        engine.stats().received > received + 20
-    });
-    let (agents, colleagues) = (byte(1000), byte(2000));
-    let order: Vec<_> = since
-        .iter()
-        .map(|payload| payload[0])
-        .filter(|byte| [agents, colleagues].contains(byte))
-        .collect();
-    assert!(
-        order.is_sorted_by_key(|byte| *byte == colleagues),
-        "sound of the first call after that of the second"
-    );
-    assert_eq!((engine.stats().calls, engine.stats().legs), (2, 3));
 }
 
 #[test]
@@ -407,7 +419,7 @@ fn closing_tells_what_a_leg_did_and_frees_its_ports_after_a_rest() {
     .expect("an engine");
     let mut opened = 0;
     let error = loop {
-        match engine.open(CALL, MediaLeg(opened)) {
+        match engine.open(CALL, MediaLeg(opened), Expected::Nothing) {
             Ok(address) => assert!((first..first + 8).contains(&address.port()) && address.port() % 2 == 0),
             Err(error) => break error,
         }
@@ -419,13 +431,13 @@ fn closing_tells_what_a_leg_did_and_frees_its_ports_after_a_rest() {
         // Another program has the whole range.
         return;
     }
-    assert_eq!(engine.open(CALL, MediaLeg(0)), Err(MediaError::LegExists));
+    assert_eq!(engine.open(CALL, MediaLeg(0), Expected::Nothing), Err(MediaError::LegExists));
     engine.command(MediaCommand::Close { leg: MediaLeg(0) });
     let closed = events.blocking_recv();
     let stats = LegStats::default();
     assert_eq!(closed, Some(MediaEvent::Closed { leg: MediaLeg(0), stats }));
     assert!(engine.stats().legs_refused > 0);
-    wait("the port has rested", || engine.open(CALL, MediaLeg(9)).is_ok());
+    wait("the port has rested", || engine.open(CALL, MediaLeg(9), Expected::Nothing).is_ok());
 }
 
 #[test]
@@ -549,46 +561,48 @@ fn no_rtcp_of_the_corpus_hurts_a_leg_that_shares_its_port() {
 
 #[test]
 fn a_phone_is_told_goodbye_when_its_leg_closes_and_not_when_it_moves() {
-    let (engine, mut events) = engine(2);
-    let mut agent = Phone::new(&engine, CALL, AGENT, byte(1000));
-    let customer = Phone::new(&engine, CALL, CUSTOMER, byte(4000));
-    engine.command(MediaCommand::Hear {
-        call: CALL,
-        hearing: Hearing::of(&[(AGENT, HearingRole::Agent), (CUSTOMER, HearingRole::Customer)]),
-    });
-    wait("the customer hears", || {
-        agent.say();
-        !customer.heard().is_empty()
-    });
-    let other = CallKey(2);
-    engine.command(MediaCommand::Move {
-        leg: CUSTOMER,
-        call: other,
-    });
-    engine.command(MediaCommand::Close { leg: AGENT });
-    wait("the agent's leg is closed", || {
-        matches!(events.try_recv(), Ok(MediaEvent::Closed { leg: AGENT, .. }))
-    });
-    assert!(all_of(&customer.rtcp).is_empty(), "he only moved");
-    assert!(all_of(&agent.rtcp).is_empty(), "he never got anything that could end");
-    engine.command(MediaCommand::Close { leg: CUSTOMER });
-    let mut closed = None;
-    wait("the customer's leg is closed", || {
-        if let Ok(MediaEvent::Closed { leg: CUSTOMER, stats }) = events.try_recv() {
-            closed = Some(stats);
-        }
-        closed.is_some()
-    });
-    let said = all_of(&customer.rtcp);
-    assert_eq!(said.len(), 1);
-    assert_eq!(said[0][1], 200, "a sender report comes first");
-    let bye = &said[0][said[0].len() - 8..];
-    assert_eq!(
-        (&bye[..4], &bye[4..]),
-        (&[0x81, 203, 0, 1][..], &said[0][4..8]),
-        "BYE of the same source"
-    );
-    assert_eq!(closed.expect("closed").rtcp_sent, 1);
+    for port_use in PORT_USES {
+        let (engine, mut events) = engine_with(2, port_use);
+        let mut agent = Phone::new(&engine, CALL, AGENT, byte(1000));
+        let customer = Phone::new(&engine, CALL, CUSTOMER, byte(4000));
+        engine.command(MediaCommand::Hear {
+            call: CALL,
+            hearing: Hearing::of(&[(AGENT, HearingRole::Agent), (CUSTOMER, HearingRole::Customer)]),
+        });
+        wait("the customer hears", || {
+            agent.say();
+            !customer.heard().is_empty()
+        });
+        let other = CallKey(2);
+        engine.command(MediaCommand::Move {
+            leg: CUSTOMER,
+            call: other,
+        });
+        engine.command(MediaCommand::Close { leg: AGENT });
+        wait("the agent's leg is closed", || {
+            matches!(events.try_recv(), Ok(MediaEvent::Closed { leg: AGENT, .. }))
+        });
+        assert!(all_of(&customer.rtcp).is_empty(), "he only moved");
+        assert!(all_of(&agent.rtcp).is_empty(), "he never got anything that could end");
+        engine.command(MediaCommand::Close { leg: CUSTOMER });
+        let mut closed = None;
+        wait("the customer's leg is closed", || {
+            if let Ok(MediaEvent::Closed { leg: CUSTOMER, stats }) = events.try_recv() {
+                closed = Some(stats);
+            }
+            closed.is_some()
+        });
+        let said = all_of(&customer.rtcp);
+        assert_eq!(said.len(), 1);
+        assert_eq!(said[0][1], 200, "a sender report comes first");
+        let bye = &said[0][said[0].len() - 8..];
+        assert_eq!(
+            (&bye[..4], &bye[4..]),
+            (&[0x81, 203, 0, 1][..], &said[0][4..8]),
+            "BYE of the same source"
+        );
+        assert_eq!(closed.expect("closed").rtcp_sent, 1);
+    }
 }
 
 #[test]
@@ -602,7 +616,7 @@ fn an_engine_on_all_addresses_must_be_told_what_to_tell_phones() {
     assert!(Engine::start(all.clone()).is_err());
     let advertised = Some(Ipv4Addr::new(192, 0, 2, 1).into());
     let (engine, _events) = Engine::start(MediaConfig { advertised, ..all }).expect("an engine");
-    let address = engine.open(CALL, AGENT).expect("a leg");
+    let address = engine.open(CALL, AGENT, Expected::Nothing).expect("a leg");
     assert_eq!(Some(address.ip()), advertised);
 }
 
@@ -613,7 +627,7 @@ fn sound_goes_on_while_calls_come_and_go() {
     let began: Instant = clock::instant();
     for round in 0..200 {
         let (call, leg) = (CallKey(100 + round), MediaLeg(100 + round));
-        engine.open(call, leg).expect("a leg");
+        engine.open(call, leg, Expected::Nothing).expect("a leg");
         phones.iter_mut().for_each(Phone::say);
         engine.command(MediaCommand::Close { leg });
     }
@@ -663,46 +677,169 @@ fn the_corpora_of_the_fuzz_targets_hold() {
 
 #[test]
 fn the_thread_that_serves_packets_takes_no_memory_for_them() {
-    let (engine, _events) = engine(1);
-    let mut phones = call_of_three(&engine, Activity::Coach);
-    let mut rounds = |count: usize| {
-        for _ in 0..count {
-            let received = engine.stats().received;
-            phones.iter_mut().for_each(Phone::say);
-            wait("the packets are taken", || engine.stats().received >= received + 3);
-            phones.iter().for_each(|phone| drop(phone.heard()));
+    for port_use in PORT_USES {
+        let (engine, _events) = engine_with(1, port_use);
+        let mut phones = call_of_three(&engine, Activity::Coach);
+        let mut rounds = |count: usize| {
+            for _ in 0..count {
+                let received = engine.stats().received;
+                phones.iter_mut().for_each(Phone::say);
+                wait("the packets are taken", || engine.stats().received >= received + 3);
+                phones.iter().for_each(|phone| drop(phone.heard()));
+            }
+        };
+        rounds(50);
+        let allocated = allocations::of_thread_during("media-0", || rounds(300));
+        assert_eq!(allocated, 0, "allocations for 900 packets");
+        // Whoever is watched is counted: opening a leg takes memory there.
+        let allocated = allocations::of_thread_during("media-0", || {
+            engine.open(CallKey(77), MediaLeg(77), Expected::Nothing).expect("a leg");
+            engine.command(MediaCommand::Close { leg: MediaLeg(77) });
+            wait("it is closed", || engine.stats().legs == 3);
+            rounds(5);
+        });
+        assert!(allocated > 0);
+    }
+}
+
+#[test]
+fn calls_that_share_ports_hear_themselves_and_nobody_else() {
+    let (engine, _events) = engine_with(1, PortUse::Shared);
+    let mut calls: Vec<(Phone, Phone)> = (0..12)
+        .map(|number| {
+            let (call, agent, customer) = (CallKey(number), MediaLeg(2 * number), MediaLeg(2 * number + 1));
+            let says = 0x10 + number as u8;
+            let phones = (
+                Phone::new(&engine, call, agent, says),
+                Phone::new(&engine, call, customer, says + 0x40),
+            );
+            let hearing = Hearing::of(&[(agent, HearingRole::Agent), (customer, HearingRole::Customer)]);
+            engine.command(MediaCommand::Hear { call, hearing });
+            phones
+        })
+        .collect();
+    let ports: BTreeSet<u16> = calls
+        .iter()
+        .flat_map(|(agent, customer)| [agent.ours.port(), customer.ours.port()])
+        .collect();
+    assert!(ports.len() <= 4, "{ports:?}");
+    let mut heard = [[0; 2]; 12];
+    wait("everybody hears his own", || {
+        for ((agent, customer), heard) in calls.iter_mut().zip(&mut heard) {
+            agent.say();
+            customer.say();
+            let [by_agent, by_customer] = heard;
+            for (phone, other, heard) in [(&*agent, customer.says, by_agent), (&*customer, agent.says, by_customer)] {
+                for payload in phone.heard() {
+                    assert_eq!(payload, [other; 160]);
+                    *heard += 1;
+                }
+            }
         }
-    };
-    rounds(50);
-    let allocated = allocations::of_thread_during("media-0", || rounds(300));
-    assert_eq!(allocated, 0, "allocations for 900 packets");
-    // Whoever is watched is counted: opening a leg takes memory there.
-    let allocated = allocations::of_thread_during("media-0", || {
-        engine.open(CallKey(77), MediaLeg(77)).expect("a leg");
-        engine.command(MediaCommand::Close { leg: MediaLeg(77) });
-        wait("it is closed", || engine.stats().legs == 3);
-        rounds(5);
+        heard.iter().flatten().all(|heard| *heard >= 50)
     });
-    assert!(allocated > 0);
+    let stats = engine.stats();
+    assert_eq!((stats.foreign, stats.send_errors, stats.sources_taken), (0, 0, 0));
+    assert_eq!(stats.mixed + stats.transcoded, 0);
+}
+
+#[test]
+fn a_stranger_at_a_shared_port_is_heard_by_nobody() {
+    let (engine, _events) = engine_with(1, PortUse::Shared);
+    let mut phones = call_of_three(&engine, Activity::Coach);
+    let stranger = UdpSocket::bind((STRANGER, 0)).expect("a socket");
+    let before = engine.stats().foreign;
+    phones[0].says = byte(-8000);
+    for _ in 0..10 {
+        phones[0].say_from_socket(Some(&stranger));
+    }
+    wait("they are counted", || engine.stats().foreign >= before + 10);
+    assert!(phones[1].heard().iter().all(|payload| payload[80] != byte(-8000)));
+}
+
+#[test]
+fn who_offers_an_address_that_another_leg_has_gets_another_port() {
+    let (engine, _events) = engine_with(1, PortUse::Shared);
+    let source = SocketAddr::from(([127, 0, 0, 1], 4000));
+    let open = |leg| engine.open(CALL, MediaLeg(leg), Expected::From(source)).expect("a leg").port();
+    let ports: BTreeSet<u16> = (0..8).map(open).collect();
+    assert_eq!(ports.len(), 8, "four are shared, four their own");
+    engine.command(MediaCommand::Close { leg: MediaLeg(2) });
+    assert!(ports.contains(&open(10)), "a shared one is free for it again");
+    assert_eq!(
+        engine
+            .open(CALL, MediaLeg(11), Expected::Nothing)
+            .map(|address| ports.contains(&address.port())),
+        Ok(false)
+    );
+}
+
+#[test]
+fn two_legs_from_one_source_at_one_port_are_never_taken_for_each_other() {
+    let (engine, _events) = engine_with(1, PortUse::Shared);
+    let mut phones = call_of_three(&engine, Activity::Coach);
+    // Three of the four pairs are given; the fifth leg from here shares the agent's.
+    let others: Vec<Phone> = (10..14)
+        .map(|leg| Phone::new(&engine, CallKey(2), MediaLeg(leg), byte(-8000)))
+        .collect();
+    let same = others
+        .iter()
+        .find(|phone| phone.ours == phones[0].ours)
+        .expect("a leg at the agent's port");
+    let customer = MediaLeg(20);
+    let hearing = Hearing::of(&[(same.leg, HearingRole::Agent), (customer, HearingRole::Customer)]);
+    engine.command(MediaCommand::Hear { call: CallKey(2), hearing });
+    let other_customer = Phone::new(&engine, CallKey(2), customer, byte(500));
+    let rtp = phones[0].rtp.local_addr().expect("an address");
+    same.describe(&engine, |media| media.remote = Some(rtp));
+    wait("it is seen", || engine.stats().sources_taken == 1);
+    let mut intruder = Phone {
+        leg: MediaLeg(99),
+        rtp: phones[0].rtp.try_clone().expect("a socket"),
+        rtcp: phones[0].rtcp.try_clone().expect("a socket"),
+        ours: phones[0].ours,
+        says: byte(-8000),
+        sequence: 0,
+    };
+    let before = engine.stats().foreign;
+    phones[1].heard();
+    let mut heard = 0;
+    wait("the first goes on", || {
+        intruder.say();
+        phones[0].say();
+        for payload in phones[1].heard() {
+            assert_ne!(payload[80], byte(-8000));
+            heard += usize::from(payload == [byte(1000); 160]);
+        }
+        heard > 30 && engine.stats().foreign > before + 30
+    });
+    assert!(
+        other_customer.heard().iter().all(|payload| payload[80] != byte(1000)),
+        "nor does the second call hear the first"
+    );
 }
 
 #[test]
 fn a_call_over_ipv6_is_a_call() {
-    a_call(Ipv6Addr::LOCALHOST.into(), None);
+    a_call(Ipv6Addr::LOCALHOST.into(), None, PortUse::PerLeg);
+    a_call(Ipv6Addr::LOCALHOST.into(), None, PortUse::Shared);
 }
 
 #[test]
 fn bound_to_every_address_of_both_families_a_call_over_ipv4_is_a_call() {
-    let engine = a_call(Ipv6Addr::UNSPECIFIED.into(), Some(Ipv4Addr::LOCALHOST.into()));
-    assert_eq!(engine.stats().foreign, 0);
+    for port_use in PORT_USES {
+        let engine = a_call(Ipv6Addr::UNSPECIFIED.into(), Some(Ipv4Addr::LOCALHOST.into()), port_use);
+        assert_eq!(engine.stats().foreign, 0);
+    }
 }
 
-fn a_call(bind: IpAddr, advertised: Option<IpAddr>) -> Engine {
+fn a_call(bind: IpAddr, advertised: Option<IpAddr>, port_use: PortUse) -> Engine {
     let phone = advertised.unwrap_or(bind);
     let (engine, _events) = Engine::start(MediaConfig {
         bind,
         advertised,
         ports: None,
+        port_use,
         workers: 1,
         ..MediaConfig::default()
     })
@@ -711,7 +848,7 @@ fn a_call(bind: IpAddr, advertised: Option<IpAddr>) -> Engine {
     for leg in [AGENT, CUSTOMER] {
         let socket = UdpSocket::bind((phone, 0)).expect("a socket");
         socket.set_nonblocking(true).expect("non-blocking");
-        let ours = engine.open(CALL, leg).expect("a leg");
+        let ours = engine.open(CALL, leg, Expected::Distinct).expect("a leg");
         assert_eq!(ours.ip(), phone);
         let media = LegMedia {
             remote: Some(socket.local_addr().expect("an address")),

@@ -8,6 +8,7 @@ use crate::support::floor::{
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
 use undertone::clock;
+use undertone::media::PortUse;
 use undertone::phone::{AnswerPolicy, Phone, PhoneEvent};
 use undertone::sip::service::Config;
 use undertone::words::{Activity, CallId, Command, Fact, LegState, Mode, MonitorFact, MonitorState, Reason, Scope, TransferStep};
@@ -38,7 +39,11 @@ async fn in_every_way_of(config: impl Fn() -> Config, play: impl AsyncFn(Stage))
         .iter()
         .flat_map(|mode| Scope::ALL.iter().map(move |scope| (*mode, *scope)));
     let played = ways.map(|(mode, scope)| {
-        let stage = Stage::open(config(), mode, scope);
+        let mut config = config();
+        // Where ports are shared and calls are on two threads, legs go from one to the other.
+        config.media.port_use = if mode == Mode::AllCalls { PortUse::Shared } else { PortUse::PerLeg };
+        config.media.workers = 2;
+        let stage = Stage::open(config, mode, scope);
         let play = &play;
         async move {
             println!("mode {mode}, scope {scope}");

@@ -265,6 +265,7 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         ("undertone_media_mos_count{direction=\"in\"}", 3.0),
         ("undertone_media_srtp_rejected_total", 0.0),
         ("undertone_media_srtp_replayed_total", 0.0),
+        ("undertone_media_sources_taken_total", 0.0),
         ("undertone_leak_guards_total", 0.0),
         ("undertone_rest_requests_total{operation=\"Coach\",status=\"200\"}", 1.0),
     ] {

@@ -334,10 +334,19 @@ pub(super) struct Trunk {
     #[serde(default)]
     pub(super) nat: bool,
     #[serde(default)]
+    pub(super) own_ports: bool,
+    #[serde(default)]
     pub(super) srtp: Srtp,
     pub(super) user: Option<String>,
     pub(super) password: Option<String>,
     pub(super) realm: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum PortUse {
+    PerLeg,
+    Shared,
 }
 
 #[derive(Debug, Deserialize)]
@@ -346,6 +355,7 @@ pub(super) struct Media {
     pub(super) bind: IpAddr,
     pub(super) advertised: Option<IpAddr>,
     pub(super) ports: (u16, u16),
+    pub(super) port_use: PortUse,
     pub(super) workers: usize,
     pub(super) inactivity: SomeSeconds,
     pub(super) rtcp_interval: SomeSeconds,
@@ -400,6 +410,8 @@ pub(super) struct Device {
     pub(super) voice_environment: Option<String>,
     #[serde(default)]
     pub(super) nat: bool,
+    #[serde(default)]
+    pub(super) own_ports: bool,
     #[serde(default)]
     pub(super) srtp: Srtp,
     #[serde(default = "yes")]

@@ -5,7 +5,7 @@ use crate::front::bayeux::hub::STATES;
 use crate::front::bayeux::message::Pattern;
 use crate::front::{self, auth, bayeux};
 use crate::gateway::{self, DeviceEntry, Directory, Group, NotifyAgent, User, VoiceEnvironment};
-use crate::media::{Codec, Gain, MediaConfig};
+use crate::media::{Codec, Gain, MediaConfig, PortUse};
 use crate::sip;
 use crate::sip::config::{Account, AutoAnswer, Limits, Listen, Login, Source, Trunk};
 use crate::sip::digest::Algorithm;
@@ -302,6 +302,7 @@ fn account(device: &raw::Device) -> Account {
         ha1s: BTreeMap::new(),
         kind: kind(device.kind),
         nat: device.nat,
+        own_ports: device.own_ports,
         srtp: srtp(device.srtp),
         auto_answer: AutoAnswer {
             answer_mode: auto_answer,
@@ -337,6 +338,7 @@ fn trunk(trunk: &raw::Trunk) -> Trunk {
         codecs: trunk.codecs.iter().map(|offered| codec(*offered).name().to_owned()).collect(),
         max_calls: trunk.max_calls,
         nat: trunk.nat,
+        own_ports: trunk.own_ports,
         srtp: srtp(trunk.srtp),
         login,
     }
@@ -363,6 +365,7 @@ fn numbering(shapes: &Shapes) -> Numbering {
         number: Number::from(device.number.as_str()),
         kind: kind(device.kind),
         nat: device.nat,
+        own_ports: device.own_ports,
         srtp: srtp(device.srtp),
     });
     let trunks = shapes.trunks.iter().map(|trunk| TrunkRoute {
@@ -371,6 +374,7 @@ fn numbering(shapes: &Shapes) -> Numbering {
         codecs: trunk.codecs.iter().map(|offered| codec(*offered)).collect(),
         max_calls: trunk.max_calls,
         nat: trunk.nat,
+        own_ports: trunk.own_ports,
         srtp: srtp(trunk.srtp),
     });
     Numbering::new(extensions, trunks.collect())
@@ -381,6 +385,10 @@ fn media(media: &raw::Media) -> MediaConfig {
         bind: media.bind,
         advertised: media.advertised,
         ports: Some(media.ports.0..=media.ports.1),
+        port_use: match media.port_use {
+            raw::PortUse::PerLeg => PortUse::PerLeg,
+            raw::PortUse::Shared => PortUse::Shared,
+        },
         workers: media.workers,
         inactivity: media.inactivity.0,
         rtcp_interval: media.rtcp_interval.0,

@@ -4,17 +4,19 @@
 //! worker: wait, do commands, take packets, do what is due.
 
 mod ports;
+mod shared;
 mod sockets;
 mod wheel;
 mod worker;
 
 use super::call::{Leg, MAX_LEGS, StreamStart};
-use super::{CallKey, MediaCommand, MediaConfig, MediaEvent, MediaLeg};
+use super::{CallKey, Expected, MediaCommand, MediaConfig, MediaEvent, MediaLeg, PortUse};
 use crate::clock;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit};
 use ports::Ports;
+use shared::{PAIRS, Pair};
 use sockets::{Manner, Sockets};
 use std::collections::BTreeMap;
 use std::io;
@@ -111,6 +113,8 @@ pub struct EngineStats {
     pub ports_free: u64,
     /// Legs that could not be opened for want of ports or descriptors.
     pub legs_refused: u64,
+    /// Legs of shared ports whose packets come from where another's do: nobody hears them.
+    pub sources_taken: u64,
 }
 
 /// The handle of the media engine. Its threads end when the last handle is dropped.
@@ -163,12 +167,22 @@ impl Engine {
             threads: Vec::new(),
             directory: Mutex::new(directory),
             manner,
+            pairs: Vec::new().into(),
             config,
         };
+        if shared.config.port_use == PortUse::Shared {
+            let mut directory = shared.directory();
+            let pairs =
+                (0..workers * PAIRS).map(|number| shared.bind(&mut directory, |manner, port| Pair::on(manner, port, number / PAIRS)));
+            let pairs = pairs.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
+            drop(directory);
+            shared.pairs = pairs.into();
+        }
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let counters = Arc::new(Counters::default());
             shared.counters.push(Arc::clone(&counters));
-            let worker = Worker::new(index, inbox, posts.clone(), events.clone(), counters, manner, &shared.config)?;
+            let lines = (manner, Arc::clone(&shared.pairs));
+            let worker = Worker::new(index, inbox, posts.clone(), events.clone(), counters, lines, &shared.config)?;
             let thread = std::thread::Builder::new()
                 .name(format!("media-{index}"))
                 .spawn(move || worker.run())?;
@@ -178,9 +192,9 @@ impl Engine {
         Ok((Engine { shared }, receiver))
     }
 
-    /// Opens a leg: an RTP socket on an even port, RTCP on the next. Nobody hears it and it hears nobody. Returns the RTP address to tell
+    /// Opens a leg: RTP on an even port, RTCP on the next. Nobody hears it and it hears nobody. Returns the RTP address to tell
     /// its phone. Does not wait for the worker.
-    pub fn open(&self, call: CallKey, leg: MediaLeg) -> Result<SocketAddr, MediaError> {
+    pub fn open(&self, call: CallKey, leg: MediaLeg, expected: Expected) -> Result<SocketAddr, MediaError> {
         let shared = &*self.shared;
         let mut directory = shared.directory();
         if directory.legs.contains_key(&leg) {
@@ -189,8 +203,16 @@ impl Engine {
         if directory.calls.get(&call).is_some_and(|place| place.legs >= MAX_LEGS) {
             return Err(MediaError::TooManyLegs);
         }
-        let sockets = shared.bind(&mut directory).inspect_err(|_| directory.refused += 1)?;
-        let mut address = sockets.local_addr().map_err(|error| refused(&error))?;
+        let worker = directory.worker_of(call, shared.posts.len());
+        let pair = directory.pair_for(worker, expected, &shared.pairs);
+        let (sockets, mut address) = match pair {
+            Some(pair) => (Sockets::shared(&shared.manner, pair), shared.pairs[pair].address),
+            None => shared
+                .bind(&mut directory, |manner, port| {
+                    Ok((Sockets::on(manner, port)?, SocketAddr::new(manner.bind, port)))
+                })
+                .inspect_err(|_| directory.refused += 1)?,
+        };
         let start = StreamStart {
             ssrc: rand::random(),
             sequence: rand::random::<u16>() >> 1,
@@ -201,7 +223,12 @@ impl Engine {
             leg: Leg::new(leg, start, clock::instant()),
             sockets,
         });
-        let worker = directory.enter(call, leg, address.port(), shared.posts.len());
+        let lines = match (pair, expected) {
+            (None, _) => Lines::Own(address.port()),
+            (Some(pair), Expected::From(source)) => Lines::Shared(pair, Some(source)),
+            (Some(pair), _) => Lines::Shared(pair, None),
+        };
+        directory.enter(call, leg, worker, lines);
         if !shared.posts[worker].send(Job::Put { call, parcel }) {
             directory.close(leg);
             return Err(MediaError::Stopping);
@@ -218,7 +245,10 @@ impl Engine {
         let mut directory = shared.directory();
         let of = |directory: &Directory, leg| directory.legs.get(&leg).map(|seat| seat.worker);
         let (worker, job) = match command {
-            MediaCommand::Describe { leg, media, srtp } => (of(&directory, leg), Job::Describe { leg, media, srtp }),
+            MediaCommand::Describe { leg, media, srtp } => {
+                directory.comes_from(leg, media.remote);
+                (of(&directory, leg), Job::Describe { leg, media, srtp })
+            }
             MediaCommand::Mute { leg, muted } => (of(&directory, leg), Job::Mute { leg, muted }),
             MediaCommand::SendDigits { leg, digits } => (of(&directory, leg), Job::SendDigits { leg, digits }),
             MediaCommand::Beep { leg } => (of(&directory, leg), Job::Beep { leg }),
@@ -230,10 +260,11 @@ impl Engine {
                 if directory.calls.get(&call).is_some_and(|place| place.legs >= MAX_LEGS) {
                     return;
                 }
-                let Some(Seat { worker, port, .. }) = directory.leave(leg) else {
+                let Some(Seat { worker, lines, .. }) = directory.leave(leg) else {
                     return;
                 };
-                let to = directory.enter(call, leg, port, shared.posts.len());
+                let to = directory.worker_of(call, shared.posts.len());
+                directory.enter(call, leg, to, lines);
                 (Some(worker), Job::Move { leg, call, to })
             }
             MediaCommand::Close { leg } => (directory.close(leg), Job::Close { leg }),
@@ -265,6 +296,8 @@ struct Shared {
     threads: Vec<JoinHandle<()>>,
     directory: Mutex<Directory>,
     manner: Manner,
+    /// Shared by many legs; none where each has its own.
+    pairs: Arc<[Pair]>,
     config: MediaConfig,
 }
 
@@ -274,14 +307,14 @@ impl Shared {
         self.directory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A pair of neighbouring ports. One that somebody else has rests like one that was given back.
-    fn bind(&self, directory: &mut Directory) -> Result<Sockets, MediaError> {
+    /// Sockets on a pair of neighbouring ports, and the first one's address. A pair that somebody else has rests like one that was given back.
+    fn bind<T>(&self, directory: &mut Directory, on: impl Fn(&Manner, u16) -> io::Result<T>) -> Result<T, MediaError> {
         let Some(ports) = &mut directory.ports else {
-            return self.bind_any();
+            return self.bind_any(on);
         };
         let now = clock::instant();
         while let Some(port) = ports.take(now) {
-            match Sockets::on(&self.manner, port) {
+            match on(&self.manner, port) {
                 Ok(sockets) => return Ok(sockets),
                 Err(error) => {
                     ports.give_back(port, now);
@@ -294,12 +327,12 @@ impl Shared {
         Err(MediaError::NoPorts)
     }
 
-    fn bind_any(&self) -> Result<Sockets, MediaError> {
+    fn bind_any<T>(&self, on: impl Fn(&Manner, u16) -> io::Result<T>) -> Result<T, MediaError> {
         for _ in 0..PORT_TRIES {
             let any = self.manner.socket(0).map_err(|error| refused(&error))?;
             let port = any.local_addr().map_err(|error| refused(&error))?.port();
             drop(any);
-            match Sockets::on(&self.manner, port & !1) {
+            match on(&self.manner, port & !1) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 Err(error) => return Err(refused(&error)),
                 Ok(sockets) => return Ok(sockets),
@@ -336,6 +369,10 @@ struct Directory {
     calls: BTreeMap<CallKey, Place>,
     /// `None`: any port that the system gives.
     ports: Option<Ports>,
+    /// Whose packets come from where to which shared pair.
+    sources: BTreeMap<(usize, SocketAddr), MediaLeg>,
+    /// Shared pairs given out.
+    given: usize,
     refused: u64,
 }
 
@@ -343,7 +380,16 @@ struct Directory {
 struct Seat {
     call: CallKey,
     worker: usize,
-    port: u16,
+    lines: Lines,
+}
+
+/// A leg's ports.
+#[derive(Clone, Copy, Debug)]
+enum Lines {
+    /// Its own, the even one.
+    Own(u16),
+    /// A shared pair, by number, and where its packets come from.
+    Shared(usize, Option<SocketAddr>),
 }
 
 #[derive(Debug)]
@@ -353,25 +399,57 @@ struct Place {
 }
 
 impl Directory {
-    /// A new call goes to the worker with the fewest legs.
-    fn enter(&mut self, call: CallKey, leg: MediaLeg, port: u16, workers: usize) -> usize {
-        let worker = match self.calls.get_mut(&call) {
-            Some(place) => {
-                place.legs += 1;
-                place.worker
-            }
-            None => {
-                let mut load = vec![0; workers];
-                for place in self.calls.values() {
-                    load[place.worker] += place.legs;
-                }
-                let worker = (0..workers).min_by_key(|&worker| load[worker]).unwrap_or(0);
-                self.calls.insert(call, Place { worker, legs: 1 });
-                worker
-            }
+    /// Whose the call is: a new one goes to the worker with the fewest legs.
+    fn worker_of(&self, call: CallKey, workers: usize) -> usize {
+        if let Some(place) = self.calls.get(&call) {
+            return place.worker;
+        }
+        let mut load = vec![0; workers];
+        for place in self.calls.values() {
+            load[place.worker] += place.legs;
+        }
+        (0..workers).min_by_key(|&worker| load[worker]).unwrap_or(0)
+    }
+
+    /// A pair of the worker's that a leg can share: one where nobody else's packets come from where its will. `None`: it gets ports of its own.
+    fn pair_for(&mut self, worker: usize, expected: Expected, pairs: &[Pair]) -> Option<usize> {
+        let first = worker * PAIRS;
+        pairs.get(first)?;
+        self.given += 1;
+        let mut theirs = (0..PAIRS).map(|turn| first + (self.given + turn) % PAIRS);
+        match expected {
+            Expected::Nothing => None,
+            Expected::Distinct => theirs.next(),
+            Expected::From(source) => theirs.find(|pair| !self.sources.contains_key(&(*pair, source))),
+        }
+    }
+
+    fn enter(&mut self, call: CallKey, leg: MediaLeg, worker: usize, lines: Lines) {
+        self.calls.entry(call).or_insert(Place { worker, legs: 0 }).legs += 1;
+        self.legs.insert(leg, Seat { call, worker, lines });
+        if let Lines::Shared(_, Some(source)) = lines {
+            self.comes_from(leg, Some(source));
+        }
+    }
+
+    /// Where a leg's packets come from, as far as other legs with the same ports have to know.
+    fn comes_from(&mut self, leg: MediaLeg, source: Option<SocketAddr>) {
+        let Some(Seat {
+            lines: Lines::Shared(pair, before),
+            ..
+        }) = self.legs.get_mut(&leg)
+        else {
+            return;
         };
-        self.legs.insert(leg, Seat { call, worker, port });
-        worker
+        let pair = *pair;
+        if let Some(before) = std::mem::replace(before, source)
+            && self.sources.get(&(pair, before)) == Some(&leg)
+        {
+            self.sources.remove(&(pair, before));
+        }
+        if let Some(source) = source {
+            self.sources.entry((pair, source)).or_insert(leg);
+        }
     }
 
     fn leave(&mut self, leg: MediaLeg) -> Option<Seat> {
@@ -387,9 +465,10 @@ impl Directory {
 
     /// The leg's port rests from now on. Returns the worker.
     fn close(&mut self, leg: MediaLeg) -> Option<usize> {
+        self.comes_from(leg, None);
         let seat = self.leave(leg)?;
-        if let Some(ports) = &mut self.ports {
-            ports.give_back(seat.port, clock::instant());
+        if let (Some(ports), Lines::Own(port)) = (&mut self.ports, seat.lines) {
+            ports.give_back(port, clock::instant());
         }
         Some(seat.worker)
     }
@@ -440,6 +519,7 @@ counters!(
     rtcp_sent,
     send_errors,
     events_lost,
+    sources_taken,
     receive_nanos,
     send_nanos,
     machine_nanos,
@@ -458,7 +538,7 @@ mod tests {
             ..MediaConfig::default()
         };
         let (engine, _events) = Engine::start_with_descriptors(config, 0).unwrap();
-        let error = engine.open(CallKey(1), MediaLeg(1)).unwrap_err();
+        let error = engine.open(CallKey(1), MediaLeg(1), Expected::Nothing).unwrap_err();
         assert_eq!(error, MediaError::NoDescriptors);
         assert!(error.to_string().contains("EMFILE"), "{error}");
         assert!(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_ok());

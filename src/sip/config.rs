@@ -122,6 +122,8 @@ pub struct Account {
     pub kind: AccountKind,
     /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
+    /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
+    pub own_ports: bool,
     /// Whether its media is encrypted.
     pub srtp: Srtp,
 }
@@ -139,6 +141,7 @@ impl Account {
             auto_answer: AutoAnswer::default(),
             kind: AccountKind::House,
             nat: false,
+            own_ports: false,
             srtp: Srtp::Off,
         }
     }
@@ -194,6 +197,8 @@ pub struct Trunk {
     pub max_calls: Option<usize>,
     /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
+    /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
+    pub own_ports: bool,
     /// Whether its media is encrypted.
     pub srtp: Srtp,
 }
@@ -215,6 +220,7 @@ impl Trunk {
             login: None,
             max_calls: None,
             nat: false,
+            own_ports: false,
             srtp: Srtp::Off,
         }
     }

@@ -15,7 +15,7 @@ use super::switchboard::{Extension, Keep, Numbering, Output, Outside, Switchboar
 use crate::clock;
 use crate::contract::{self, FactLog, Placed, Port, proto};
 use crate::media::engine::{Engine, EngineStats, MediaEvents};
-use crate::media::{CallKey, Codec, MediaCommand, MediaConfig, MediaEvent, MediaLeg};
+use crate::media::{CallKey, Codec, Expected, MediaCommand, MediaConfig, MediaEvent, MediaLeg};
 use crate::store::{Store, StoreError};
 use crate::words::{Fact, Now, Reason, Refusal};
 use journal::Journal;
@@ -175,6 +175,7 @@ fn numbering(sip: &SipConfig) -> Numbering {
         number: account.number.clone(),
         kind: account.kind,
         nat: account.nat,
+        own_ports: account.own_ports,
         srtp: account.srtp,
     });
     let trunks = sip.trunks.iter().map(|trunk| TrunkRoute {
@@ -183,6 +184,7 @@ fn numbering(sip: &SipConfig) -> Numbering {
         codecs: trunk.codecs.iter().filter_map(|name| Codec::named(name)).collect(),
         max_calls: trunk.max_calls,
         nat: trunk.nat,
+        own_ports: trunk.own_ports,
         srtp: trunk.srtp,
     });
     Numbering::new(extensions, trunks.collect())
@@ -206,9 +208,9 @@ struct Surroundings {
 }
 
 impl Outside for Surroundings {
-    fn open_port(&mut self, call: CallKey, leg: MediaLeg) -> Option<SocketAddr> {
+    fn open_port(&mut self, call: CallKey, leg: MediaLeg, expected: Expected) -> Option<SocketAddr> {
         self.engine
-            .open(call, leg)
+            .open(call, leg, expected)
             .inspect_err(|error| tracing::warn!(%error, "no media port for a leg"))
             .ok()
     }

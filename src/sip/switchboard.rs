@@ -25,7 +25,7 @@ mod transfer;
 
 pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
 
-use crate::media::{CallKey, Codec, Gain, MediaCommand, MediaEvent, MediaLeg};
+use crate::media::{CallKey, Codec, Expected, Gain, MediaCommand, MediaEvent, MediaLeg};
 use crate::sip::leg::{Destination, Identity, LegCommand, LegKey, LegSource};
 use crate::sip::sdp::{Direction, Local, Srtp};
 use crate::supervision::{self, Supervision};
@@ -103,7 +103,7 @@ impl Default for SwitchboardConfig {
 /// What the switchboard needs from outside in the middle of a step.
 pub trait Outside {
     /// Opens the ports of a leg: heard by nobody, hearing nobody. `None` when there is none left.
-    fn open_port(&mut self, call: CallKey, leg: MediaLeg) -> Option<SocketAddr>;
+    fn open_port(&mut self, call: CallKey, leg: MediaLeg, expected: Expected) -> Option<SocketAddr>;
 
     /// Random bits, for ids that cannot be guessed.
     fn random(&mut self) -> u128;
@@ -201,6 +201,7 @@ struct Caller {
 #[derive(Clone)]
 struct Terms {
     nat: bool,
+    own_ports: bool,
     /// The codecs it may use, never empty.
     codecs: Vec<Codec>,
     srtp: Srtp,
@@ -587,6 +588,7 @@ impl<O: Outside> Switchboard<O> {
     fn terms_of_extension(&self, extension: &Extension) -> Terms {
         Terms {
             nat: extension.nat,
+            own_ports: extension.own_ports,
             srtp: extension.srtp,
             ipv6: self.config.media_over_ipv6,
             codecs: self.config.codecs.clone(),
@@ -602,6 +604,7 @@ impl<O: Outside> Switchboard<O> {
             .collect();
         Terms {
             nat: trunk.nat,
+            own_ports: trunk.own_ports,
             srtp: trunk.srtp,
             ipv6: self.config.media_over_ipv6,
             codecs: if common.is_empty() { self.config.codecs.clone() } else { common },
@@ -653,7 +656,17 @@ impl<O: Outside> Switchboard<O> {
         terms: Terms,
         stage: Stage,
     ) -> Option<Seat> {
-        let address = self.outside.open_port(call, media_leg(leg))?;
+        let offered = match &stage {
+            Stage::Calling { offer: Some(offer), .. } => offer.audio.rtp,
+            _ => None,
+        };
+        let expected = match (offered, &peer) {
+            _ if terms.nat || terms.own_ports => Expected::Nothing,
+            (Some(source), _) => Expected::From(source),
+            (None, LegSource::Account(_)) => Expected::Distinct,
+            (None, LegSource::Trunk(_)) => Expected::Nothing,
+        };
+        let address = self.outside.open_port(call, media_leg(leg), expected)?;
         let (number, role) = party;
         let local = Local::new(session_id(self.outside.random()), address);
         let local = match terms.srtp {

@@ -2,12 +2,15 @@
 //!
 //! Two are bound to the RTP port. The one that is connected to the leg's source takes and sends its stream: the system has looked up the
 //! way there once and not for every packet. The other takes what comes from anywhere else, so that strangers are seen and counted, and
-//! everything while the source is not settled. RTCP has its own.
+//! everything while the source is not settled. RTCP has its own. Or it shares a pair of ports with other legs.
 //!
 //! The connected socket is a matter of cost, not of trust: whatever it delivers is held against the signalled source like the rest.
 
+use super::shared::{Outbox, Pair, Sources};
+use super::worker::{Way, to_token};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -53,11 +56,21 @@ impl Manner {
         Ok(socket)
     }
 
+    /// Room for what has come and is not taken yet, in bytes; as much of it as the system gives.
+    pub(super) fn make_room(&self, socket: &UdpSocket, bytes: usize) -> io::Result<()> {
+        // Who may, goes beyond the system's limit.
+        if setsockopt(socket, sockopt::RcvBufForce, &bytes).is_err() {
+            SockRef::from(socket).set_recv_buffer_size(bytes)?;
+        }
+        Ok(())
+    }
+
     fn takes_both(&self) -> bool {
         self.bind == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
     }
 
-    /// A second socket on the port of `other`, for one source. No third may join them, neither before nor after.
+    /// Another socket on the port of `other`, for one source. Sockets that are made here may share a port with each other, and with nobody else:
+    /// `other` lets nobody join it.
     fn connected(&self, other: &UdpSocket, source: SocketAddr) -> io::Result<UdpSocket> {
         let socket = self.unbound()?;
         let port = other.local_addr()?.port();
@@ -66,15 +79,19 @@ impl Manner {
         other.set_reuse_address(true)?;
         let bound = socket.bind(&SocketAddr::new(self.bind, port).into());
         other.set_reuse_address(false)?;
-        socket.set_reuse_address(false)?;
         bound?;
         socket.connect(&outward(source, self.takes_both()).into())?;
         Ok(socket.into())
     }
 }
 
+/// How we name an address that a socket names.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// How a socket names an address that it sends to.
-fn outward(to: SocketAddr, takes_both: bool) -> SocketAddr {
+pub(super) fn outward(to: SocketAddr, takes_both: bool) -> SocketAddr {
     match to {
         SocketAddr::V4(to) if takes_both => SocketAddr::new(to.ip().to_ipv6_mapped().into(), to.port()),
         to => to,
@@ -95,91 +112,222 @@ pub(super) enum Which {
 /// The sockets of a leg.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    rtp: UdpSocket,
-    rtcp: UdpSocket,
+    home: Home,
+    /// Connected to the source.
     stream: Option<(UdpSocket, SocketAddr)>,
-    /// Bound to `::`: what comes over IPv4 comes from mapped addresses (RFC 4291 2.5.5.2), and is sent there by them.
     takes_both: bool,
+}
+
+#[derive(Debug)]
+enum Home {
+    /// Ports of its own.
+    Own { rtp: UdpSocket, rtcp: UdpSocket },
+    /// A pair that it shares, by number, and as whom the worker of the pair has entered it: RTP and RTCP.
+    Shared { pair: usize, entered: [Option<SocketAddr>; 2] },
+    /// The same, but its call is another worker's: RTCP has a socket connected to its source, as RTP has `stream`.
+    Away {
+        pair: usize,
+        rtcp: Option<(UdpSocket, SocketAddr)>,
+    },
+}
+
+/// What a leg's sockets belong to.
+pub(super) struct Around<'a> {
+    pub worker: usize,
+    pub manner: &'a Manner,
+    pub epoll: &'a Epoll,
+    pub pairs: &'a [Pair],
+    pub sources: &'a mut Sources,
+    pub place: usize,
+    pub slot: usize,
+}
+
+impl Around<'_> {
+    fn token(&self, which: Which) -> u64 {
+        to_token(self.place, self.slot, which)
+    }
 }
 
 impl Sockets {
     /// An even port and its neighbour.
     pub(super) fn on(manner: &Manner, port: u16) -> io::Result<Self> {
-        Ok(Self {
+        let home = Home::Own {
             rtp: manner.socket(port)?,
             rtcp: manner.socket(port + 1)?,
+        };
+        Ok(Self {
+            home,
             stream: None,
             takes_both: manner.takes_both(),
         })
     }
 
-    /// Where RTP is received.
-    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.rtp.local_addr()
+    /// Those of a pair that is there.
+    pub(super) fn shared(manner: &Manner, pair: usize) -> Self {
+        Self {
+            home: Home::Shared { pair, entered: [None; 2] },
+            stream: None,
+            takes_both: manner.takes_both(),
+        }
     }
 
-    /// The worker waits for them.
-    pub(super) fn watch(&self, epoll: &Epoll, token: impl Fn(Which) -> u64) -> io::Result<()> {
-        let stream = self.stream.as_ref().map(|(socket, _)| (socket, Which::Stream));
-        for (socket, which) in [(&self.rtp, Which::Rtp), (&self.rtcp, Which::Rtcp)].into_iter().chain(stream) {
-            epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, token(which)))?;
+    /// The leg has come to a worker.
+    pub(super) fn arrive(&mut self, around: &Around<'_>) -> io::Result<()> {
+        match &mut self.home {
+            Home::Own { rtp, rtcp } => {
+                let stream = self.stream.as_ref().map(|(socket, _)| (socket, Which::Stream));
+                for (socket, which) in [(&*rtp, Which::Rtp), (&*rtcp, Which::Rtcp)].into_iter().chain(stream) {
+                    around.epoll.add(socket, readable(around.token(which)))?;
+                }
+            }
+            Home::Shared { pair, .. } | Home::Away { pair, .. } => {
+                let pair = *pair;
+                self.stream = None;
+                self.home = match around.pairs.get(pair).map(|pair| pair.worker) {
+                    Some(worker) if worker == around.worker => Home::Shared { pair, entered: [None; 2] },
+                    Some(_) | None => Home::Away { pair, rtcp: None },
+                };
+            }
         }
         Ok(())
     }
 
-    /// The worker no longer waits for them.
-    pub(super) fn unwatch(&self, epoll: &Epoll) -> io::Result<()> {
-        let stream = self.stream.as_ref().map(|(socket, _)| socket);
-        for socket in [&self.rtp, &self.rtcp].into_iter().chain(stream) {
-            epoll.delete(socket)?;
+    /// The leg leaves its worker.
+    pub(super) fn depart(&mut self, around: &mut Around<'_>) -> io::Result<()> {
+        match &mut self.home {
+            Home::Own { rtp, rtcp } => {
+                let stream = self.stream.as_ref().map(|(socket, _)| socket);
+                for socket in [&*rtp, &*rtcp].into_iter().chain(stream) {
+                    around.epoll.delete(socket)?;
+                }
+            }
+            Home::Shared { pair, entered } => {
+                for (way, from) in Way::BOTH.into_iter().zip(entered) {
+                    if let Some(from) = from.take() {
+                        around.sources.leave(*pair, way, from, around.place, around.slot);
+                    }
+                }
+            }
+            // Closed, they leave the epoll by themselves: nobody else has their descriptors.
+            Home::Away { rtcp, .. } => {
+                self.stream = None;
+                *rtcp = None;
+            }
         }
         Ok(())
     }
 
-    /// The source is settled, or is another one now. What cannot be connected is served as before.
-    pub(super) fn connect(&mut self, manner: &Manner, source: Option<SocketAddr>, epoll: &Epoll, token: u64) {
-        let Some(source) = source else { return };
-        if self.stream.as_ref().is_some_and(|(_, known)| *known == source) {
-            return;
-        }
-        // Closed, it leaves the epoll by itself: nobody else has its descriptor.
-        self.stream = None;
-        let connected = manner.connected(&self.rtp, source).and_then(|socket| {
-            epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
-            Ok(socket)
-        });
-        match connected {
-            Ok(socket) => self.stream = Some((socket, source)),
-            Err(error) => tracing::debug!(%error, %source, "a media socket cannot be connected"),
+    /// The sources of RTP and RTCP are settled, or are others now. A leg with ports of its own that cannot be connected is served as before.
+    /// Returns false when it cannot be told apart from another leg, or has no socket: nothing of its will be heard.
+    pub(super) fn connect(&mut self, around: &mut Around<'_>, sources: [Option<SocketAddr>; 2]) -> bool {
+        let [rtp_from, rtcp_from] = sources;
+        let stream = around.token(Which::Stream);
+        match &mut self.home {
+            Home::Own { rtp, .. } => {
+                if let Some(source) = rtp_from {
+                    connect(&mut self.stream, around, rtp, source, stream);
+                }
+                true
+            }
+            Home::Shared { pair, entered } => {
+                let mut is_alone = true;
+                for ((way, source), entered) in Way::BOTH.into_iter().zip(sources).zip(entered) {
+                    if *entered == source {
+                        continue;
+                    }
+                    if let Some(before) = entered.take() {
+                        around.sources.leave(*pair, way, before, around.place, around.slot);
+                    }
+                    let Some(source) = source else { continue };
+                    if around.sources.enter(*pair, way, source, around.place, around.slot) {
+                        *entered = Some(source);
+                    } else {
+                        is_alone &= way == Way::Rtcp;
+                    }
+                }
+                is_alone
+            }
+            Home::Away { pair, rtcp } => {
+                let Some(pair) = around.pairs.get(*pair) else { return false };
+                let ways = [
+                    (&mut self.stream, &pair.rtp, rtp_from, stream),
+                    (rtcp, &pair.rtcp, rtcp_from, around.token(Which::Rtcp)),
+                ];
+                for (socket, other, source, token) in ways {
+                    match source {
+                        Some(source) => connect(socket, around, other, source, token),
+                        None => *socket = None,
+                    }
+                }
+                rtp_from.is_none() || self.stream.is_some()
+            }
         }
     }
 
     /// One datagram. An ICMP error of an earlier packet comes out here; the next turn has the packets.
     pub(super) fn receive(&self, which: Which, datagram: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        let (len, from) = match (which, &self.stream) {
-            (Which::Rtp, _) => self.rtp.recv_from(datagram)?,
-            (Which::Rtcp, _) => self.rtcp.recv_from(datagram)?,
-            (Which::Stream, Some((socket, _))) => socket.recv_from(datagram)?,
-            (Which::Stream, None) => return Err(io::ErrorKind::NotConnected.into()),
+        let socket = match (which, &self.home, &self.stream) {
+            (Which::Rtp, Home::Own { rtp, .. }, _) => rtp,
+            (Which::Rtcp, Home::Own { rtcp, .. } | Home::Away { rtcp: Some((rtcp, _)), .. }, _) => rtcp,
+            (Which::Stream, _, Some((socket, _))) => socket,
+            _ => return Err(io::ErrorKind::NotConnected.into()),
         };
-        Ok((len, SocketAddr::new(from.ip().to_canonical(), from.port())))
+        let (len, from) = socket.recv_from(datagram)?;
+        Ok((len, canonical(from)))
     }
 
-    /// Sends RTP.
-    pub(super) fn send(&self, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
-        match &self.stream {
+    /// Sends RTP, at once or with the worker's other packets.
+    pub(super) fn send(&self, bytes: &[u8], to: SocketAddr, pairs: &[Pair], outbox: &mut Outbox) -> io::Result<()> {
+        if let Some((socket, source)) = &self.stream
+            && *source == to
+        {
             // An ICMP error of an earlier packet comes out here instead of sending.
-            Some((socket, source)) if *source == to => match socket.send(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => socket.send(bytes),
-                sent => sent,
-            },
-            Some(_) | None => self.rtp.send_to(bytes, outward(to, self.takes_both)),
+            match socket.send(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => socket.send(bytes)?,
+                sent => sent?,
+            };
+            return Ok(());
+        }
+        match &self.home {
+            Home::Own { rtp, .. } => rtp.send_to(bytes, outward(to, self.takes_both)).map(drop),
+            Home::Shared { pair, .. } | Home::Away { pair, .. } => {
+                outbox.put(pairs, *pair, bytes, to, self.takes_both);
+                Ok(())
+            }
         }
     }
 
     /// Sends RTCP.
-    pub(super) fn send_rtcp(&self, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
-        self.rtcp.send_to(bytes, outward(to, self.takes_both))
+    pub(super) fn send_rtcp(&self, bytes: &[u8], to: SocketAddr, pairs: &[Pair]) -> io::Result<()> {
+        let to = outward(to, self.takes_both);
+        match &self.home {
+            Home::Own { rtcp, .. } => rtcp.send_to(bytes, to).map(drop),
+            Home::Shared { pair, .. } | Home::Away { pair, .. } => match pairs.get(*pair) {
+                Some(pair) => pair.rtcp.send_to(bytes, to).map(drop),
+                None => Err(io::ErrorKind::NotConnected.into()),
+            },
+        }
+    }
+}
+
+fn readable(token: u64) -> EpollEvent {
+    EpollEvent::new(EpollFlags::EPOLLIN, token)
+}
+
+/// A socket on the port of `other` for one source, in place of the one for another.
+fn connect(socket: &mut Option<(UdpSocket, SocketAddr)>, around: &Around<'_>, other: &UdpSocket, source: SocketAddr, token: u64) {
+    if socket.as_ref().is_some_and(|(_, known)| *known == source) {
+        return;
+    }
+    // Closed, it leaves the epoll by itself: nobody else has its descriptor.
+    *socket = None;
+    let connected = around.manner.connected(other, source).and_then(|socket| {
+        around.epoll.add(&socket, readable(token))?;
+        Ok(socket)
+    });
+    match connected {
+        Ok(connected) => *socket = Some((connected, source)),
+        Err(error) => tracing::debug!(%error, %source, "a media socket cannot be connected"),
     }
 }
 
@@ -204,42 +352,91 @@ mod tests {
         datagram
     }
 
+    /// A port with a free neighbour, if one is there.
+    fn port() -> u16 {
+        let any = manner().socket(0).unwrap();
+        any.local_addr().unwrap().port() & !1
+    }
+
+    fn with<T>(worker: usize, pairs: &[Pair], then: impl FnOnce(&mut Around<'_>) -> T) -> T {
+        then(&mut Around {
+            worker,
+            manner: &manner(),
+            epoll: &Epoll::new(nix::sys::epoll::EpollCreateFlags::empty()).unwrap(),
+            pairs,
+            sources: &mut Sources::default(),
+            place: 0,
+            slot: 0,
+        })
+    }
+
+    fn rtp(sockets: &Sockets) -> &UdpSocket {
+        match &sockets.home {
+            Home::Own { rtp, .. } => rtp,
+            home => panic!("{home:?}"),
+        }
+    }
+
     #[test]
     fn the_source_comes_by_the_connected_socket_and_everybody_else_by_the_other() {
-        let any = manner().socket(0).unwrap();
-        let port = any.local_addr().unwrap().port() & !1;
-        drop(any);
-        let Ok(mut sockets) = Sockets::on(&manner(), port) else { return };
-        let epoll = Epoll::new(nix::sys::epoll::EpollCreateFlags::empty()).unwrap();
+        let Ok(mut sockets) = Sockets::on(&manner(), port()) else { return };
         let phones = [(); 2].map(|()| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
         let source = phones[0].local_addr().unwrap();
-        sockets.connect(&manner(), Some(source), &epoll, 0);
-        let here = sockets.local_addr().unwrap();
-        phones[0].send_to(&[1], here).unwrap();
-        phones[1].send_to(&[2], here).unwrap();
-        assert_eq!(wait_for(&sockets.stream.as_ref().unwrap().0), [1]);
-        assert_eq!(wait_for(&sockets.rtp), [2]);
-        sockets.send(&[3], source).unwrap();
-        assert_eq!(wait_for(&phones[0]), [3]);
-        // Moved to the other phone.
-        sockets.connect(&manner(), Some(phones[1].local_addr().unwrap()), &epoll, 0);
-        sockets.rtp.set_nonblocking(true).unwrap();
-        phones[1].send_to(&[4], here).unwrap();
-        assert_eq!(wait_for(&sockets.stream.as_ref().unwrap().0), [4]);
+        with(0, &[], |around| {
+            sockets.connect(around, [Some(source), None]);
+            let here = rtp(&sockets).local_addr().unwrap();
+            phones[0].send_to(&[1], here).unwrap();
+            phones[1].send_to(&[2], here).unwrap();
+            assert_eq!(wait_for(&sockets.stream.as_ref().unwrap().0), [1]);
+            assert_eq!(wait_for(rtp(&sockets)), [2]);
+            sockets.send(&[3], source, &[], &mut Outbox::new()).unwrap();
+            assert_eq!(wait_for(&phones[0]), [3]);
+            // Moved to the other phone.
+            sockets.connect(around, [Some(phones[1].local_addr().unwrap()), None]);
+            rtp(&sockets).set_nonblocking(true).unwrap();
+            phones[1].send_to(&[4], here).unwrap();
+            assert_eq!(wait_for(&sockets.stream.as_ref().unwrap().0), [4]);
+        });
     }
 
     #[test]
     fn nobody_else_gets_a_port_that_two_sockets_share() {
-        let any = manner().socket(0).unwrap();
-        let port = any.local_addr().unwrap().port() & !1;
-        drop(any);
-        let Ok(mut sockets) = Sockets::on(&manner(), port) else { return };
-        let epoll = Epoll::new(nix::sys::epoll::EpollCreateFlags::empty()).unwrap();
-        sockets.connect(&manner(), Some(SocketAddr::from(([127, 0, 0, 1], 9))), &epoll, 0);
+        let Ok(mut sockets) = Sockets::on(&manner(), port()) else { return };
+        with(0, &[], |around| {
+            sockets.connect(around, [Some(SocketAddr::from(([127, 0, 0, 1], 9))), None])
+        });
         assert!(sockets.stream.is_some());
         let third = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         third.set_reuse_address(true).unwrap();
+        let port = rtp(&sockets).local_addr().unwrap().port();
         let refused = third.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn legs_that_went_to_another_worker_have_their_packets_there_and_the_others_stay() {
+        let Ok(pair) = Pair::on(&manner(), port(), 0) else { return };
+        let pairs = [pair];
+        let phones = [(); 3].map(|()| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+        let mut away: Vec<Sockets> = (0..2).map(|_| Sockets::shared(&manner(), 0)).collect();
+        for (leg, phone) in away.iter_mut().zip(&phones) {
+            with(1, &pairs, |around| {
+                leg.arrive(around).unwrap();
+                assert!(leg.connect(around, [Some(phone.local_addr().unwrap()), None]));
+            });
+        }
+        for (sent, phone) in phones.iter().enumerate() {
+            phone.send_to(&[sent as u8], pairs[0].address).unwrap();
+        }
+        assert_eq!(wait_for(&away[0].stream.as_ref().unwrap().0), [0]);
+        assert_eq!(wait_for(&away[1].stream.as_ref().unwrap().0), [1]);
+        assert_eq!(wait_for(&pairs[0].rtp), [2]);
+        away[1]
+            .send(&[9], phones[1].local_addr().unwrap(), &pairs, &mut Outbox::new())
+            .unwrap();
+        assert_eq!(wait_for(&phones[1]), [9]);
+        let third = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        third.set_reuse_address(true).unwrap();
+        assert!(third.bind(&pairs[0].address.into()).is_err(), "nobody else gets the port");
     }
 }

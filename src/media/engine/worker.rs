@@ -8,7 +8,8 @@
 use super::super::call::{Call, CallConfig, Leg, Sent, Transmit, USUAL_LEGS, Verdict};
 use super::super::srtp::Keys;
 use super::super::{CallKey, Hearing, LegMedia, MediaConfig, MediaEvent, MediaLeg};
-use super::sockets::{Manner, Sockets, Which};
+use super::shared::{self, Mail, Outbox, Pair, ROUNDS, Sources};
+use super::sockets::{Around, Manner, Sockets, Which};
 use super::wheel::Wheel;
 use super::{Counters, EngineStats};
 use crate::clock;
@@ -18,6 +19,7 @@ use nix::sys::eventfd::EventFd;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc as queue;
 use std::time::{Duration, Instant};
@@ -25,8 +27,6 @@ use tokio::sync::mpsc;
 
 /// Sockets served in one turn.
 const BATCH: usize = 256;
-/// One byte more than the longest datagram we look at, so that a longer one is seen to be longer.
-const DATAGRAM: usize = 2048;
 /// Commands kept for a leg on its way from another worker.
 const MAX_WAITING: usize = 32;
 /// So many packets within [`WATCHED`] are a crowd: from here on a timer for a turn is cheaper than being woken by each.
@@ -39,6 +39,19 @@ const TURN: Duration = Duration::from_micros(500);
 const SAMPLE: u64 = 64;
 /// The wake-up's place among the sockets.
 const WAKE: u64 = u64::MAX;
+/// Tells shared sockets from those of one leg.
+const SHARED: u64 = 1 << 63;
+
+/// What a socket carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Way {
+    Rtp,
+    Rtcp,
+}
+
+impl Way {
+    pub(super) const BOTH: [Way; 2] = [Way::Rtp, Way::Rtcp];
+}
 
 /// A worker's letter box.
 #[derive(Clone, Debug)]
@@ -131,11 +144,29 @@ impl Crowd {
     }
 }
 
+/// What a leg's sockets belong to; beside a borrow of the rooms.
+macro_rules! around {
+    ($worker:expr, $place:expr, $slot:expr) => {
+        Around {
+            worker: $worker.index,
+            manner: &$worker.manner,
+            epoll: &$worker.epoll,
+            pairs: &$worker.pairs,
+            sources: &mut $worker.sources,
+            place: $place,
+            slot: $slot,
+        }
+    };
+}
+
 /// A thread's calls, and the loop that serves them.
 pub(super) struct Worker {
     index: usize,
     epoll: Epoll,
     manner: Manner,
+    /// Every worker's; this one receives at its own.
+    pairs: Arc<[Pair]>,
+    sources: Sources,
     inbox: queue::Receiver<Job>,
     posts: Vec<Post>,
     events: mpsc::Sender<MediaEvent>,
@@ -160,15 +191,23 @@ impl Worker {
         posts: Vec<Post>,
         events: mpsc::Sender<MediaEvent>,
         counters: Arc<Counters>,
-        manner: Manner,
+        (manner, pairs): (Manner, Arc<[Pair]>),
         config: &MediaConfig,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&*posts[index].wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        for (number, pair) in pairs.iter().enumerate().filter(|(_, pair)| pair.worker == index) {
+            for way in Way::BOTH {
+                let token = SHARED | (number as u64) << 1 | u64::from(way == Way::Rtcp);
+                epoll.add(pair.socket(way), EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+            }
+        }
         Ok(Self {
             index,
             epoll,
             manner,
+            pairs,
+            sources: Sources::default(),
             inbox,
             posts,
             events,
@@ -190,7 +229,8 @@ impl Worker {
 
     pub(super) fn run(mut self) {
         let mut ready = [EpollEvent::empty(); BATCH];
-        let mut datagram = [0; DATAGRAM];
+        let mut datagram = [0; shared::DATAGRAM];
+        let mut mail = Mail::new();
         let mut after = clock::instant();
         let mut crowd = Crowd {
             since: after,
@@ -209,16 +249,24 @@ impl Worker {
             let now = clock::now();
             let ready = &ready[..count];
             // First who may hear whom, then what has come: a worker that is late passes nothing on by a table that is no more.
-            if ready.iter().any(|event| event.data() == WAKE) && !self.do_jobs(now) {
+            if ready.iter().any(|event| event.data() == WAKE) && !self.do_jobs(&mut mail.out, now) {
                 return;
             }
+            let mut packets = 0;
             for event in ready.iter().filter(|event| event.data() != WAKE) {
-                self.receive(event.data(), &mut datagram, now);
+                packets += match event.data() & SHARED {
+                    0 => self.receive(event.data(), &mut datagram, &mut mail.out, now),
+                    _ => self.receive_many(event.data() & !SHARED, &mut mail, now),
+                };
             }
-            self.do_due(now);
+            self.do_due(&mut mail.out, now);
+            mail.out.flush(&self.pairs);
+            let (errors, time) = mail.out.take_sums();
+            self.sums.send_errors += errors;
+            self.sums.send_nanos += time.as_nanos() as u64;
             self.counters.publish(&self.sums);
             after = clock::instant();
-            if crowd.note(count, after) && count < BATCH {
+            if crowd.note(packets, after) && count < BATCH {
                 let rest = TURN.saturating_sub(after.saturating_duration_since(now.mono));
                 std::thread::sleep(rest);
                 after += rest;
@@ -233,32 +281,83 @@ impl Worker {
         EpollTimeout::from(millis)
     }
 
-    /// Takes one datagram. What is left makes the socket ready again in the next turn, so a flood at one port starves no other.
-    fn receive(&mut self, token: u64, datagram: &mut [u8], now: Now) {
+    /// Takes one datagram. What is left makes the socket ready again in the next turn, so a flood at one port starves no other. Returns how
+    /// many it took.
+    fn receive(&mut self, token: u64, datagram: &mut [u8], outbox: &mut Outbox, now: Now) -> usize {
         let (place, slot, which) = from_token(token);
-        let Some(room) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
-            return;
+        let Some(room) = self.rooms.get(place).and_then(Option::as_deref) else {
+            return 0;
         };
-        let Room { call, sockets, .. } = room;
-        let Some(Some(here)) = sockets.get(slot) else { return };
+        let Some(Some(here)) = room.sockets.get(slot) else { return 0 };
         self.taken += 1;
         let mut watch = self.taken.is_multiple_of(SAMPLE).then(Watch::start);
-        let Ok((len, from)) = here.receive(which, datagram) else { return };
+        let Ok((len, from)) = here.receive(which, datagram) else { return 1 };
         if let Some(watch) = &mut watch {
             watch.lap(|watch| &mut watch.receive);
         }
-        let sums = &mut self.sums;
-        let verdict = if which == Which::Rtcp || call.is_rtcp(slot, &datagram[..len]) {
-            let verdict = call.handle_rtcp(slot, from, &datagram[..len], now.mono);
+        let way = if which == Which::Rtcp { Way::Rtcp } else { Way::Rtp };
+        self.take_in((place, slot), way, from, &mut datagram[..len], outbox, watch, now);
+        1
+    }
+
+    /// Takes what has come to shared ports. Returns how many.
+    fn receive_many(&mut self, token: u64, mail: &mut Mail, now: Now) -> usize {
+        let (number, way) = ((token >> 1) as usize, if token & 1 == 0 { Way::Rtp } else { Way::Rtcp });
+        let pairs = Arc::clone(&self.pairs);
+        let Some(pair) = pairs.get(number) else { return 0 };
+        let mut all = 0;
+        for _ in 0..ROUNDS {
+            let start = clock::instant();
+            let count = mail.receive(pair.socket(way));
+            self.sums.receive_nanos += clock::instant().saturating_duration_since(start).as_nanos() as u64;
+            for (came, datagram) in mail.came[..count].iter().zip(mail.datagrams.iter_mut()) {
+                let Some((len, from)) = *came else { continue };
+                let datagram = &mut datagram[..len.min(shared::DATAGRAM)];
+                self.taken += 1;
+                let owner = self.sources.of(number, way, from).filter(|owner| {
+                    let room = self.rooms.get(owner.place).and_then(Option::as_deref);
+                    !owner.contested || room.is_some_and(|room| room.call.is_known(owner.slot, way == Way::Rtcp, datagram))
+                });
+                let Some(owner) = owner else {
+                    self.sums.foreign += 1;
+                    continue;
+                };
+                let watch = self.taken.is_multiple_of(SAMPLE).then(Watch::start);
+                self.take_in((owner.place, owner.slot), way, from, datagram, &mut mail.out, watch, now);
+            }
+            all += count;
+            if count < shared::BATCH {
+                break;
+            }
+        }
+        all
+    }
+
+    fn take_in(
+        &mut self,
+        (place, slot): (usize, usize),
+        way: Way,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        outbox: &mut Outbox,
+        mut watch: Option<Watch>,
+        now: Now,
+    ) {
+        let Some(Room { call, sockets, .. }) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
+            return;
+        };
+        let (sums, pairs) = (&mut self.sums, &*self.pairs);
+        let verdict = if way == Way::Rtcp || call.is_rtcp(slot, datagram) {
+            let verdict = call.handle_rtcp(slot, from, datagram, now.mono);
             sums.rtcp_received += u64::from(verdict == Verdict::Accepted);
             verdict
         } else {
-            let verdict = call.handle_rtp(slot, from, &mut datagram[..len], now.mono, &mut |packet| {
+            let verdict = call.handle_rtp(slot, from, datagram, now.mono, &mut |packet| {
                 let Some(watch) = &mut watch else {
-                    return send(sockets, packet, sums);
+                    return send(sockets, packet, pairs, outbox, sums);
                 };
                 watch.lap(|watch| &mut watch.machine);
-                send(sockets, packet, sums);
+                send(sockets, packet, pairs, outbox, sums);
                 watch.lap(|watch| &mut watch.send);
             });
             sums.received += u64::from(verdict == Verdict::Accepted);
@@ -282,7 +381,7 @@ impl Worker {
         self.settle(place);
     }
 
-    fn do_due(&mut self, now: Now) {
+    fn do_due(&mut self, outbox: &mut Outbox, now: Now) {
         while let Some(place) = self.wheel.take(now.mono) {
             let Some(room) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
                 continue;
@@ -290,8 +389,8 @@ impl Worker {
             let Room { call, sockets, awaited } = room;
             *awaited = None;
             if call.poll_timeout().is_some_and(|at| at <= now.mono) {
-                let sums = &mut self.sums;
-                call.handle_timeout(now, &mut |packet| send(sockets, packet, sums));
+                let (sums, pairs) = (&mut self.sums, &*self.pairs);
+                call.handle_timeout(now, &mut |packet| send(sockets, packet, pairs, outbox, sums));
             }
             self.settle(place);
         }
@@ -311,9 +410,15 @@ impl Worker {
         }
         if call.take_moved() {
             for (slot, sockets) in sockets.iter_mut().enumerate() {
-                if let Some(sockets) = sockets {
-                    let token = to_token(place, slot, Which::Stream);
-                    sockets.connect(&self.manner, call.source(slot), &self.epoll, token);
+                let Some(sockets) = sockets else { continue };
+                let sources = [call.source(slot), call.rtcp_source(slot)];
+                if !sockets.connect(&mut around!(self, place, slot), sources) {
+                    tracing::warn!(
+                        call = call.key().0,
+                        source = ?sources[0],
+                        "a leg's sound comes from where another's does, to a port that both share: nobody hears it; its device or trunk needs own_ports"
+                    );
+                    self.sums.sources_taken += 1;
                 }
             }
         }
@@ -330,22 +435,22 @@ impl Worker {
     }
 
     /// Returns false to stop.
-    fn do_jobs(&mut self, now: Now) -> bool {
+    fn do_jobs(&mut self, outbox: &mut Outbox, now: Now) -> bool {
         // Already empty is as good as emptied.
         let _ = self.posts[self.index].wake.read();
         while let Ok(job) = self.inbox.try_recv() {
             if matches!(job, Job::Stop) {
                 return false;
             }
-            self.do_job(job, now);
+            self.do_job(job, outbox, now);
         }
         true
     }
 
-    fn do_job(&mut self, job: Job, at: Now) {
+    fn do_job(&mut self, job: Job, outbox: &mut Outbox, at: Now) {
         let now = at.mono;
         match job {
-            Job::Put { call, parcel } => self.put(call, *parcel, at),
+            Job::Put { call, parcel } => self.put(call, *parcel, outbox, at),
             Job::Hear { call, hearing } => match self.calls.get(&call).copied() {
                 Some(place) => {
                     if let Some(room) = self.rooms[place].as_mut() {
@@ -380,14 +485,14 @@ impl Worker {
             Job::Move { leg, call, to } => {
                 let Some(parcel) = self.take(leg, now) else { return };
                 if to == self.index {
-                    self.put(call, parcel, at);
+                    self.put(call, parcel, outbox, at);
                 } else {
                     let parcel = Box::new(parcel);
                     self.posts[to].send(Job::Put { call, parcel });
                 }
             }
             Job::Close { leg } => {
-                self.farewell(leg, at);
+                self.farewell(leg, outbox, at);
                 if let Some(Parcel { leg: closed, sockets }) = self.take(leg, now) {
                     drop(sockets);
                     let stats = closed.stats();
@@ -406,20 +511,20 @@ impl Worker {
         self.settle(place);
     }
 
-    fn farewell(&mut self, leg: MediaLeg, now: Now) {
+    fn farewell(&mut self, leg: MediaLeg, outbox: &mut Outbox, now: Now) {
         let Some(&place) = self.legs.get(&leg) else { return };
         if let Some(Room { call, sockets, .. }) = self.rooms[place].as_deref_mut() {
-            let sums = &mut self.sums;
-            call.farewell(leg, now, &mut |packet| send(sockets, packet, sums));
+            let (sums, pairs) = (&mut self.sums, &*self.pairs);
+            call.farewell(leg, now, &mut |packet| send(sockets, packet, pairs, outbox, sums));
         }
     }
 
-    fn put(&mut self, key: CallKey, parcel: Parcel, now: Now) {
+    fn put(&mut self, key: CallKey, parcel: Parcel, outbox: &mut Outbox, now: Now) {
         let place = match self.calls.get(&key) {
             Some(place) => *place,
             None => self.open_room(key, now.mono),
         };
-        let Parcel { leg, sockets } = parcel;
+        let Parcel { leg, mut sockets } = parcel;
         let name = leg.name();
         let Some(room) = self.rooms[place].as_mut() else { return };
         let Ok(slot) = room.call.put(leg, now.mono) else {
@@ -427,7 +532,7 @@ impl Worker {
             tracing::error!(call = key.0, leg = name.0, "a leg has no place in its call");
             return;
         };
-        if let Err(error) = sockets.watch(&self.epoll, |which| to_token(place, slot, which)) {
+        if let Err(error) = sockets.arrive(&around!(self, place, slot)) {
             tracing::error!(%error, leg = name.0, "a media socket cannot be waited for");
         }
         if room.sockets.len() <= slot {
@@ -437,7 +542,7 @@ impl Worker {
         self.legs.insert(name, place);
         self.settle(place);
         for job in self.waiting.remove(&name).unwrap_or_default() {
-            self.do_job(job, now);
+            self.do_job(job, outbox, now);
         }
     }
 
@@ -468,8 +573,8 @@ impl Worker {
         let place = self.legs.remove(&leg)?;
         let room = self.rooms[place].as_mut()?;
         let slot = room.call.slot(leg)?;
-        let sockets = room.sockets.get_mut(slot)?.take()?;
-        if let Err(error) = sockets.unwatch(&self.epoll) {
+        let mut sockets = room.sockets.get_mut(slot)?.take()?;
+        if let Err(error) = sockets.depart(&mut around!(self, place, slot)) {
             tracing::error!(%error, leg = leg.0, "a media socket cannot be let go");
         }
         let leg = room.call.take(leg, now)?;
@@ -510,11 +615,11 @@ impl Watch {
     }
 }
 
-fn send(sockets: &[Option<Sockets>], packet: Transmit<'_>, sums: &mut EngineStats) {
+fn send(sockets: &[Option<Sockets>], packet: Transmit<'_>, pairs: &[Pair], outbox: &mut Outbox, sums: &mut EngineStats) {
     let Some(Some(here)) = sockets.get(packet.slot) else { return };
     let sent = match packet.sent {
-        Sent::Rtcp if !packet.muxed => here.send_rtcp(packet.bytes, packet.to),
-        _ => here.send(packet.bytes, packet.to),
+        Sent::Rtcp if !packet.muxed => here.send_rtcp(packet.bytes, packet.to, pairs),
+        _ => here.send(packet.bytes, packet.to, pairs, outbox),
     };
     if sent.is_err() {
         sums.send_errors += 1;
@@ -543,7 +648,7 @@ fn tell(events: &mpsc::Sender<MediaEvent>, event: MediaEvent, sums: &mut EngineS
     }
 }
 
-fn to_token(place: usize, slot: usize, which: Which) -> u64 {
+pub(super) fn to_token(place: usize, slot: usize, which: Which) -> u64 {
     let which = match which {
         Which::Rtp => 0,
         Which::Stream => 1,

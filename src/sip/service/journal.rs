@@ -318,6 +318,7 @@ pub(super) fn measure_media(stats: &EngineStats) {
         ("undertone_media_send_errors_total", stats.send_errors),
         ("undertone_media_events_lost_total", stats.events_lost),
         ("undertone_media_legs_refused_total", stats.legs_refused),
+        ("undertone_media_sources_taken_total", stats.sources_taken),
         ("undertone_leak_guards_total", stats.leak_guards),
     ] {
         counter!(name).absolute(value);

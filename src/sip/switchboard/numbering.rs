@@ -25,6 +25,8 @@ pub struct Extension {
     pub kind: AccountKind,
     /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
+    /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
+    pub own_ports: bool,
     /// Whether its media is encrypted.
     pub srtp: Srtp,
 }
@@ -42,6 +44,8 @@ pub struct TrunkRoute {
     pub max_calls: Option<usize>,
     /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
+    /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
+    pub own_ports: bool,
     /// Whether its media is encrypted.
     pub srtp: Srtp,
 }
@@ -113,6 +117,7 @@ mod tests {
             number: "5001".into(),
             kind: AccountKind::House,
             nat: false,
+            own_ports: false,
             srtp: Srtp::Off,
         };
         let trunk = |name: &str, prefix: &str| TrunkRoute {
@@ -121,6 +126,7 @@ mod tests {
             codecs: Vec::new(),
             max_calls: None,
             nat: false,
+            own_ports: false,
             srtp: Srtp::Off,
         };
         Numbering::new(

@@ -1,10 +1,11 @@
 //! Calls between two, and what their callers are told.
 
 use super::house::{AGENT, CUSTOMER, House, OTHER, codecs_of, sdp};
-use crate::media::{Codec, MediaCommand, MediaEvent, MediaLeg};
+use crate::media::{Codec, Expected, MediaCommand, MediaEvent, MediaLeg};
 use crate::sip::leg::{Destination, EndReason, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
 use crate::sip::switchboard::{Kept, Output, SwitchboardConfig};
 use crate::words::{CallType, Command, Fact, LegState, Party, PartyRole, Quality, Reason};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 fn rejected(house: &mut House) -> Vec<u16> {
@@ -188,6 +189,24 @@ fn an_ack_without_the_answer_it_owes_ends_the_call() {
         media: None,
     });
     house.assert_empty();
+}
+
+#[test]
+fn ports_are_shared_where_it_is_known_whose_sound_comes_from_where() {
+    let mut house = House::new();
+    house.incoming(LegSource::Trunk("city".into()), "5001", Some(sdp(4000, "0", "sendrecv")));
+    let offered = SocketAddr::from(([127, 0, 0, 1], 4000));
+    assert_eq!(house.board.outside.expected, [Expected::From(offered), Expected::Distinct]);
+    house.board.outside.expected.clear();
+    house.incoming(LegSource::Trunk("city".into()), "5002", None);
+    assert_eq!(
+        house.board.outside.expected[0],
+        Expected::Nothing,
+        "a trunk that says nothing of it"
+    );
+    house.board.outside.expected.clear();
+    house.incoming(LegSource::Account(OTHER.into()), "0123", Some(sdp(4002, "0", "sendrecv")));
+    assert_eq!(house.board.outside.expected[1], Expected::Nothing, "a trunk that is called");
 }
 
 fn over_ipv6(sdp: Vec<u8>) -> Vec<u8> {

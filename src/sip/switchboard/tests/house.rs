@@ -3,7 +3,7 @@
 //! The model knows nothing of seats or roles in the engine. It reads the published [`CallFact`]s, and holds each `Hear` against the table of
 //! the mission; it counts the ends of legs and ports.
 
-use crate::media::{CallKey, Codec, Hearing, HearingRole, MediaCommand, MediaEvent, MediaLeg};
+use crate::media::{CallKey, Codec, Expected, Hearing, HearingRole, MediaCommand, MediaEvent, MediaLeg};
 use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
 use crate::sip::sdp::Srtp;
 use crate::sip::switchboard::{AccountKind, Extension, Keep, Kept, Numbering, Output, Outside, Switchboard, SwitchboardConfig, TrunkRoute};
@@ -33,12 +33,14 @@ pub(super) struct Ports {
     random: u128,
     pub(super) free: usize,
     opened: Vec<(CallKey, MediaLeg)>,
+    pub(super) expected: Vec<Expected>,
 }
 
 impl Outside for Ports {
-    fn open_port(&mut self, call: CallKey, leg: MediaLeg) -> Option<SocketAddr> {
+    fn open_port(&mut self, call: CallKey, leg: MediaLeg, expected: Expected) -> Option<SocketAddr> {
         self.free = self.free.checked_sub(1)?;
         self.opened.push((call, leg));
+        self.expected.push(expected);
         Some(SocketAddr::from(([127, 0, 0, 1], 20000 + 2 * (leg.0 as u16 % 20000))))
     }
 
@@ -100,6 +102,7 @@ impl House {
                 AccountKind::House
             },
             nat: false,
+            own_ports: false,
             srtp: Srtp::Off,
         });
         let trunk = |name: &str, prefix: &str, codecs| TrunkRoute {
@@ -108,6 +111,7 @@ impl House {
             codecs,
             max_calls: (name == "a-law").then_some(2),
             nat: false,
+            own_ports: false,
             srtp: match name {
                 "secret" => Srtp::Required,
                 "either" => Srtp::Optional,
@@ -124,6 +128,7 @@ impl House {
             random: 7,
             free: 1_000_000,
             opened: Vec::new(),
+            expected: Vec::new(),
         };
         let mut house = Self {
             board: Switchboard::new(config, Numbering::new(extensions, trunks), kept, ports),

@@ -1,0 +1,251 @@
+//! Ports that many legs share ([`PortUse::Shared`](super::super::PortUse)): a few pairs a worker, each leg known by where its packets come from.
+//!
+//! One call of the system brings what came for many legs, and one takes what goes to many. A pair is a worker's: it alone receives there. A leg
+//! whose call is another worker's gets sockets of its own on the same ports, connected to its source ([`Sockets`](super::sockets::Sockets)).
+
+use super::sockets::{Manner, canonical, outward};
+use super::worker::Way;
+use crate::clock;
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
+use std::collections::HashMap;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+/// Pairs of each worker. Legs are spread over them, so that what their sockets hold lasts through a stall; two legs whose packets come from one
+/// address get two of them.
+pub(super) const PAIRS: usize = 4;
+/// Datagrams of one call of the system.
+pub(super) const BATCH: usize = 64;
+/// Calls of the system for one socket in one turn.
+pub(super) const ROUNDS: usize = 8;
+/// What a socket should hold: 50 ms of some hundred calls. The system gives less where `net.core.rmem_max` says so.
+const HOLDS: usize = 8 << 20;
+/// One byte more than the longest datagram we look at, so that a longer one is seen to be longer.
+pub(super) const DATAGRAM: usize = 2048;
+/// One call of the system in so many is timed.
+const SAMPLE: u64 = 8;
+
+/// RTP on an even port, RTCP on the next.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub rtp: UdpSocket,
+    pub rtcp: UdpSocket,
+    pub address: SocketAddr,
+    /// The worker that receives here.
+    pub worker: usize,
+}
+
+impl Pair {
+    pub(super) fn on(manner: &Manner, port: u16, worker: usize) -> io::Result<Self> {
+        let (rtp, rtcp) = (manner.socket(port)?, manner.socket(port + 1)?);
+        manner.make_room(&rtp, HOLDS)?;
+        let address = rtp.local_addr()?;
+        Ok(Self {
+            rtp,
+            rtcp,
+            address,
+            worker,
+        })
+    }
+
+    pub(super) fn socket(&self, way: Way) -> &UdpSocket {
+        match way {
+            Way::Rtp => &self.rtp,
+            Way::Rtcp => &self.rtcp,
+        }
+    }
+}
+
+/// Whose a source's packets are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub place: usize,
+    pub slot: usize,
+    /// Another leg says that its packets come from there too. Only those with the SSRC that the first has had are known to be its.
+    pub contested: bool,
+}
+
+/// Which leg the packets of a source are, by socket.
+#[derive(Debug, Default)]
+pub(super) struct Sources(HashMap<(usize, Way, SocketAddr), Owner, foldhash::fast::RandomState>);
+
+impl Sources {
+    pub(super) fn of(&self, pair: usize, way: Way, from: SocketAddr) -> Option<Owner> {
+        self.0.get(&(pair, way, from)).copied()
+    }
+
+    /// Enters a leg. Returns false when another one is there: who was first stays, and is marked as contested.
+    pub(super) fn enter(&mut self, pair: usize, way: Way, from: SocketAddr, place: usize, slot: usize) -> bool {
+        let owner = self.0.entry((pair, way, from)).or_insert(Owner {
+            place,
+            slot,
+            contested: false,
+        });
+        let is_his = (owner.place, owner.slot) == (place, slot);
+        owner.contested |= !is_his;
+        is_his
+    }
+
+    /// Takes a leg out, if it is there.
+    pub(super) fn leave(&mut self, pair: usize, way: Way, from: SocketAddr, place: usize, slot: usize) {
+        let key = (pair, way, from);
+        if self.0.get(&key).is_some_and(|owner| (owner.place, owner.slot) == (place, slot)) {
+            self.0.remove(&key);
+        }
+    }
+}
+
+/// The room for what comes and goes by shared ports: a worker's, taken once.
+pub(super) struct Mail {
+    headers: MultiHeaders<SockaddrStorage>,
+    pub datagrams: Box<[[u8; DATAGRAM]; BATCH]>,
+    /// How long each is, and where it came from.
+    pub came: [Option<(usize, SocketAddr)>; BATCH],
+    pub out: Outbox,
+}
+
+impl Mail {
+    pub(super) fn new() -> Self {
+        Self {
+            headers: MultiHeaders::preallocate(BATCH, None),
+            datagrams: vec![[0; DATAGRAM]; BATCH]
+                .into_boxed_slice()
+                .try_into()
+                .unwrap_or_else(|_| Box::new([[0; DATAGRAM]; BATCH])),
+            came: [None; BATCH],
+            out: Outbox::new(),
+        }
+    }
+
+    /// Takes what has come, [`BATCH`] at most. Returns how many.
+    pub(super) fn receive(&mut self, socket: &UdpSocket) -> usize {
+        let mut slices = self.datagrams.each_mut().map(|datagram| [IoSliceMut::new(datagram)]);
+        let Ok(messages) = recvmmsg(
+            socket.as_raw_fd(),
+            &mut self.headers,
+            slices.iter_mut(),
+            MsgFlags::MSG_DONTWAIT,
+            None,
+        ) else {
+            return 0;
+        };
+        let mut count = 0;
+        for (came, message) in self.came.iter_mut().zip(messages) {
+            *came = message.address.and_then(address_of).map(|from| (message.bytes, from));
+            count += 1;
+        }
+        count
+    }
+}
+
+fn address_of(address: SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::from(*address));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::from(*address)))
+        .map(canonical)
+}
+
+/// Packets on their way out by one shared socket, until there are many or the turn is over.
+pub(super) struct Outbox {
+    headers: MultiHeaders<SockaddrStorage>,
+    letters: Box<[[u8; DATAGRAM]; BATCH]>,
+    lens: [usize; BATCH],
+    to: [Option<SockaddrStorage>; BATCH],
+    count: usize,
+    pair: usize,
+    calls: u64,
+    /// What the system did not take, and the time that its calls took, estimated; fetched with [`Outbox::take_sums`].
+    errors: u64,
+    time: Duration,
+}
+
+impl Outbox {
+    pub(super) fn new() -> Self {
+        Self {
+            headers: MultiHeaders::preallocate(BATCH, None),
+            letters: vec![[0; DATAGRAM]; BATCH]
+                .into_boxed_slice()
+                .try_into()
+                .unwrap_or_else(|_| Box::new([[0; DATAGRAM]; BATCH])),
+            lens: [0; BATCH],
+            to: [None; BATCH],
+            count: 0,
+            pair: 0,
+            calls: 0,
+            errors: 0,
+            time: Duration::ZERO,
+        }
+    }
+
+    /// A packet that leaves by a pair's RTP port.
+    pub(super) fn put(&mut self, pairs: &[Pair], pair: usize, bytes: &[u8], to: SocketAddr, takes_both: bool) {
+        if self.pair != pair || self.count == BATCH {
+            self.flush(pairs);
+            self.pair = pair;
+        }
+        let Some(letter) = self.letters.get_mut(self.count).and_then(|letter| letter.get_mut(..bytes.len())) else {
+            self.errors += 1;
+            return;
+        };
+        letter.copy_from_slice(bytes);
+        self.lens[self.count] = bytes.len();
+        self.to[self.count] = Some(SockaddrStorage::from(outward(to, takes_both)));
+        self.count += 1;
+    }
+
+    /// Sends them. What the system does not take is passed over; the others go.
+    pub(super) fn flush(&mut self, pairs: &[Pair]) {
+        let count = std::mem::take(&mut self.count);
+        let (Some(pair), true) = (pairs.get(self.pair), count > 0) else {
+            return;
+        };
+        self.calls += 1;
+        let watch = self.calls.is_multiple_of(SAMPLE).then(clock::instant);
+        let mut slices = [[IoSlice::new(&[])]; BATCH];
+        for ((slice, letter), len) in slices.iter_mut().zip(self.letters.iter()).zip(self.lens) {
+            *slice = [IoSlice::new(&letter[..len])];
+        }
+        let mut done = 0;
+        while done < count {
+            let (slices, to) = (&slices[done..count], &self.to[done..count]);
+            match sendmmsg(pair.rtp.as_raw_fd(), &mut self.headers, slices, to, [], MsgFlags::MSG_DONTWAIT) {
+                Ok(sent) => done += sent.count(),
+                Err(_) => {
+                    self.errors += 1;
+                    done += 1;
+                }
+            }
+        }
+        if let Some(watch) = watch {
+            self.time += clock::instant().saturating_duration_since(watch) * SAMPLE as u32;
+        }
+    }
+
+    /// Errors and time since this was asked last.
+    pub(super) fn take_sums(&mut self) -> (u64, Duration) {
+        (std::mem::take(&mut self.errors), std::mem::take(&mut self.time))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_first_at_a_source_stays_and_is_contested() {
+        let from = SocketAddr::from(([127, 0, 0, 1], 4000));
+        let mut sources = Sources::default();
+        assert!(sources.enter(1, Way::Rtp, from, 5, 0));
+        assert!(sources.enter(1, Way::Rtp, from, 5, 0));
+        assert!(!sources.of(1, Way::Rtp, from).unwrap().contested);
+        assert!(!sources.enter(1, Way::Rtp, from, 6, 0));
+        let owner = sources.of(1, Way::Rtp, from).unwrap();
+        assert_eq!((owner.place, owner.contested), (5, true));
+        sources.leave(1, Way::Rtp, from, 6, 0);
+        assert!(sources.of(1, Way::Rtp, from).is_some());
+        sources.leave(1, Way::Rtp, from, 5, 0);
+        assert_eq!(sources.of(1, Way::Rtp, from), None);
+        assert_eq!(sources.of(2, Way::Rtp, from), None);
+    }
+}
