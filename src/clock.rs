@@ -1,7 +1,7 @@
 //! The only lines that read the time.
 
 use crate::words::{Now, Timestamp};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Both clocks: what every machine takes as `now`.
 pub fn now() -> Now {
@@ -22,4 +22,11 @@ pub fn instant() -> Instant {
 pub fn wall() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp(since_epoch.as_millis() as u64)
+}
+
+/// What the calling thread has taken of its processor so far: for shares of it, not for time. Asks the system: some hundred nanoseconds.
+#[cfg(feature = "io")]
+pub fn thread_time() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

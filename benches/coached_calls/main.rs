@@ -1,7 +1,7 @@
 //! What a coached call costs, against the bare receiving and sending of as many packets.
 //!
 //! ```text
-//! cargo bench --bench coached_calls -- [--calls 10,100,500,1000] [--seconds 5] [--workers 1] [--kinds relay,coached]
+//! cargo bench --bench coached_calls -- [--calls 10,100,500,1000] [--seconds 5] [--workers 1] [--kinds relay,coached] [--ports per_leg,shared]
 //!     [--sounds PCMU,G722,opus,PCMU+AES_CM_128_HMAC_SHA1_80,PCMU+AEAD_AES_128_GCM] [--json]
 //! cargo bench --bench coached_calls -- --limits [--calls 100,500] [--seconds 5]
 //! ```
@@ -28,7 +28,7 @@ use std::time::Duration;
 use undertone::clock::instant;
 use undertone::media::engine::{Engine, EngineStats};
 use undertone::media::srtp::{Key, Keys, Suite};
-use undertone::media::{CallKey, Codec, Hearing, HearingRole, LegMedia, MediaCommand, MediaConfig, MediaLeg};
+use undertone::media::{CallKey, Codec, Expected, Hearing, HearingRole, LegMedia, MediaCommand, MediaConfig, MediaLeg, PortUse};
 use undertone::words::Activity;
 
 const FRAME: Duration = Duration::from_millis(20);
@@ -109,6 +109,7 @@ struct Options {
     seconds: u64,
     workers: usize,
     kinds: Vec<Kind>,
+    port_uses: Vec<PortUse>,
     /// Others than PCMU are measured with up to so many calls: [`OTHERS`].
     sounds: Vec<Sound>,
     json: bool,
@@ -117,12 +118,28 @@ struct Options {
     no_bare: bool,
 }
 
+fn name_of(port_use: PortUse) -> &'static str {
+    match port_use {
+        PortUse::PerLeg => "ports per leg",
+        PortUse::Shared => "shared ports",
+    }
+}
+
+fn port_use(name: &str) -> Result<PortUse, String> {
+    match name {
+        "per_leg" => Ok(PortUse::PerLeg),
+        "shared" => Ok(PortUse::Shared),
+        other => Err(format!("no such use of ports: {other}")),
+    }
+}
+
 fn options(mut args: impl Iterator<Item = String>) -> Result<Options, Box<dyn Error>> {
     let mut options = Options {
         calls: vec![10, 100, 500, 1000],
         seconds: 5,
         workers: 1,
         kinds: vec![Kind::Relay, Kind::Coached],
+        port_uses: vec![PortUse::PerLeg, PortUse::Shared],
         sounds: Sound::ALL.into_iter().map(Sound::named).collect::<Result<_, _>>()?,
         json: false,
         limits: false,
@@ -135,6 +152,7 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Options, Box<dyn Er
             "--seconds" => options.seconds = value()?.parse()?,
             "--workers" => options.workers = value()?.parse()?,
             "--kinds" => options.kinds = value()?.split(',').map(Kind::named).collect::<Result<_, _>>()?,
+            "--ports" => options.port_uses = value()?.split(',').map(port_use).collect::<Result<_, _>>()?,
             "--sounds" => options.sounds = value()?.split(',').map(Sound::named).collect::<Result<_, _>>()?,
             "--json" => options.json = true,
             "--limits" => options.limits = true,
@@ -169,11 +187,13 @@ fn main() -> Result<(), Box<dyn Error>> {
                 continue;
             }
             for &kind in &options.kinds {
-                let row = measure(kind, calls, sound, &options)?;
-                if !options.json {
-                    row.print();
+                for &port_use in &options.port_uses {
+                    let row = measure((kind, port_use), calls, sound, &options)?;
+                    if !options.json {
+                        row.print();
+                    }
+                    rows.push(row.json());
                 }
-                rows.push(row.json());
             }
         }
     }
@@ -325,6 +345,7 @@ fn limits(calls: usize, options: &Options) -> Result<Vec<serde_json::Value>, Box
 
 struct Row {
     kind: Kind,
+    port_use: PortUse,
     calls: usize,
     sound: Sound,
     engine: Turn,
@@ -358,9 +379,10 @@ impl Row {
         let [receive, send, machine, rest] = self.split().map(|share| share * 100.0);
         let report = &self.report;
         println!(
-            "{:>5} {:<8} {:<28} {:6.0} µs a call·s (bare {:5.0}, ratio {:4.2}), {:5.0} calls a core, {:4.1} KiB a leg, lost {} (bare {}), changed {} of {}{}",
+            "{:>5} {:<8} {:<14} {:<28} {:6.0} µs a call·s (bare {:5.0}, ratio {:4.2}), {:5.0} calls a core, {:4.1} KiB a leg, lost {} (bare {}), changed {} of {}{}",
             self.calls,
             self.kind.name(),
+            name_of(self.port_use),
             self.sound.name(),
             self.cpu(&self.engine),
             self.cpu(&self.bare),
@@ -392,6 +414,7 @@ impl Row {
         let [receive, send, machine, rest] = self.split();
         serde_json::json!({
             "engine": "epoll",
+            "ports": name_of(self.port_use),
             "kind": self.kind.name(),
             "codec": self.sound.codec.name(),
             "srtp": self.sound.suite.map(Suite::name),
@@ -419,13 +442,14 @@ fn share(sorted: &[f64], share: f64) -> Option<f64> {
     sorted.get(((sorted.len() as f64 * share) as usize).min(last)).copied()
 }
 
-fn measure(kind: Kind, calls: usize, sound: Sound, options: &Options) -> Result<Row, Box<dyn Error>> {
+fn measure((kind, port_use): (Kind, PortUse), calls: usize, sound: Sound, options: &Options) -> Result<Row, Box<dyn Error>> {
     let mut stage = Stage::set(kind, calls, sound, 0)?;
     let rtcp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let before = resident();
     let (engine, _events) = Engine::start(MediaConfig {
         workers: options.workers,
         ports: None,
+        port_use,
         ..MediaConfig::default()
     })?;
     let ports = open(&engine, kind, calls, sound, &stage.ports, rtcp.local_addr()?)?;
@@ -470,6 +494,7 @@ fn measure(kind: Kind, calls: usize, sound: Sound, options: &Options) -> Result<
     let out_lost = stats.unchanged.saturating_sub(report.to_customers) + stats.send_errors;
     Ok(Row {
         kind,
+        port_use,
         calls,
         sound,
         lost: in_lost
@@ -495,7 +520,7 @@ fn open(engine: &Engine, kind: Kind, calls: usize, sound: Sound, phones: &[u16],
         for leg in 0..kind.legs() {
             let index = call * kind.legs() + leg;
             let name = MediaLeg(index as u64);
-            ports.push(engine.open(key, name)?.port());
+            ports.push(engine.open(key, name, Expected::Distinct)?.port());
             let media = LegMedia {
                 remote: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, phones[index]))),
                 remote_rtcp: Some(rtcp),

@@ -3,7 +3,7 @@
 //! One call of the system brings what came for many legs, and one takes what goes to many. A pair is a worker's: it alone receives there. A leg
 //! whose call is another worker's gets sockets of its own on the same ports, connected to its source ([`Sockets`](super::sockets::Sockets)).
 
-use super::sockets::{Manner, canonical, outward};
+use super::sockets::{Manner, canonical};
 use super::worker::Way;
 use crate::clock;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
@@ -17,15 +17,17 @@ use std::time::Duration;
 /// address get two of them.
 pub(super) const PAIRS: usize = 4;
 /// Datagrams of one call of the system.
-pub(super) const BATCH: usize = 64;
+const BATCH: usize = 64;
+/// The same while there is little to do.
+const FEW: usize = 8;
 /// Calls of the system for one socket in one turn.
 pub(super) const ROUNDS: usize = 8;
 /// What a socket should hold: 50 ms of some hundred calls. The system gives less where `net.core.rmem_max` says so.
 const HOLDS: usize = 8 << 20;
 /// One byte more than the longest datagram we look at, so that a longer one is seen to be longer.
 pub(super) const DATAGRAM: usize = 2048;
-/// One call of the system in so many is timed.
-const SAMPLE: u64 = 8;
+/// One call of the system in so many is timed; not every fourth, which would be one pair alone.
+const SAMPLE: u64 = 7;
 
 /// RTP on an even port, RTCP on the next.
 #[derive(Debug)]
@@ -100,43 +102,60 @@ impl Sources {
 /// The room for what comes and goes by shared ports: a worker's, taken once.
 pub(super) struct Mail {
     headers: MultiHeaders<SockaddrStorage>,
-    pub datagrams: Box<[[u8; DATAGRAM]; BATCH]>,
+    /// None where no ports are shared.
+    pub datagrams: Option<Box<[[u8; DATAGRAM]; BATCH]>>,
     /// How long each is, and where it came from.
     pub came: [Option<(usize, SocketAddr)>; BATCH],
+    /// Datagrams that the next call of the system asks for.
+    wanted: usize,
+    calls: u64,
+    time: Duration,
     pub out: Outbox,
 }
 
 impl Mail {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(pairs: &[Pair], worker: usize) -> Self {
         Self {
             headers: MultiHeaders::preallocate(BATCH, None),
-            datagrams: vec![[0; DATAGRAM]; BATCH]
-                .into_boxed_slice()
-                .try_into()
-                .unwrap_or_else(|_| Box::new([[0; DATAGRAM]; BATCH])),
+            datagrams: (!pairs.is_empty())
+                .then(|| vec![[0; DATAGRAM]; BATCH].into_boxed_slice().try_into().ok())
+                .flatten(),
             came: [None; BATCH],
-            out: Outbox::new(),
+            wanted: FEW,
+            calls: 0,
+            time: Duration::ZERO,
+            out: Outbox::new(pairs, worker),
         }
     }
 
-    /// Takes what has come, [`BATCH`] at most. Returns how many.
-    pub(super) fn receive(&mut self, socket: &UdpSocket) -> usize {
-        let mut slices = self.datagrams.each_mut().map(|datagram| [IoSliceMut::new(datagram)]);
-        let Ok(messages) = recvmmsg(
-            socket.as_raw_fd(),
-            &mut self.headers,
-            slices.iter_mut(),
-            MsgFlags::MSG_DONTWAIT,
-            None,
-        ) else {
-            return 0;
+    /// Takes what has come, [`BATCH`] at most. Returns how many, and whether there may be more.
+    pub(super) fn receive(&mut self, socket: &UdpSocket) -> (usize, bool) {
+        let Some(datagrams) = &mut self.datagrams else {
+            return (0, false);
+        };
+        self.calls += 1;
+        let watch = self.calls.is_multiple_of(SAMPLE).then(clock::thread_time);
+        let wanted = self.wanted;
+        let mut slices = datagrams.each_mut().map(|datagram| [IoSliceMut::new(datagram)]);
+        let slices = slices.iter_mut().take(wanted);
+        let Ok(messages) = recvmmsg(socket.as_raw_fd(), &mut self.headers, slices, MsgFlags::MSG_DONTWAIT, None) else {
+            return (0, false);
         };
         let mut count = 0;
         for (came, message) in self.came.iter_mut().zip(messages) {
             *came = message.address.and_then(address_of).map(|from| (message.bytes, from));
             count += 1;
         }
-        count
+        self.wanted = if count == wanted { BATCH } else { FEW };
+        if let Some(watch) = watch {
+            self.time += clock::thread_time().saturating_sub(watch) * SAMPLE as u32;
+        }
+        (count, count == wanted)
+    }
+
+    /// The time that the system's calls took since this was asked last, estimated.
+    pub(super) fn take_time(&mut self) -> Duration {
+        std::mem::take(&mut self.time)
     }
 }
 
@@ -146,71 +165,92 @@ fn address_of(address: SockaddrStorage) -> Option<SocketAddr> {
         .map(canonical)
 }
 
-/// Packets on their way out by one shared socket, until there are many or the turn is over.
+/// Packets on their way out by a worker's shared ports, until there are many or the turn is over.
 pub(super) struct Outbox {
     headers: MultiHeaders<SockaddrStorage>,
-    letters: Box<[[u8; DATAGRAM]; BATCH]>,
-    lens: [usize; BATCH],
-    to: [Option<SockaddrStorage>; BATCH],
-    count: usize,
-    pair: usize,
+    /// The number of the worker's first pair.
+    first: usize,
+    drawers: Vec<Drawer>,
     calls: u64,
     /// What the system did not take, and the time that its calls took, estimated; fetched with [`Outbox::take_sums`].
     errors: u64,
     time: Duration,
 }
 
+/// What leaves by one pair.
+struct Drawer {
+    letters: Box<[[u8; DATAGRAM]]>,
+    lens: [usize; BATCH],
+    to: [Option<SockaddrStorage>; BATCH],
+    count: usize,
+}
+
 impl Outbox {
-    pub(super) fn new() -> Self {
-        Self {
-            headers: MultiHeaders::preallocate(BATCH, None),
-            letters: vec![[0; DATAGRAM]; BATCH]
-                .into_boxed_slice()
-                .try_into()
-                .unwrap_or_else(|_| Box::new([[0; DATAGRAM]; BATCH])),
+    /// For a worker's pairs; room is taken for those that are there.
+    pub(super) fn new(pairs: &[Pair], worker: usize) -> Self {
+        let drawer = || Drawer {
+            letters: vec![[0; DATAGRAM]; BATCH].into_boxed_slice(),
             lens: [0; BATCH],
             to: [None; BATCH],
             count: 0,
-            pair: 0,
+        };
+        let ours = pairs.iter().filter(|pair| pair.worker == worker);
+        Self {
+            headers: MultiHeaders::preallocate(BATCH, None),
+            first: pairs.iter().position(|pair| pair.worker == worker).unwrap_or(pairs.len()),
+            drawers: ours.map(|_| drawer()).collect(),
             calls: 0,
             errors: 0,
             time: Duration::ZERO,
         }
     }
 
-    /// A packet that leaves by a pair's RTP port.
-    pub(super) fn put(&mut self, pairs: &[Pair], pair: usize, bytes: &[u8], to: SocketAddr, takes_both: bool) {
-        if self.pair != pair || self.count == BATCH {
-            self.flush(pairs);
-            self.pair = pair;
+    /// A packet that leaves by a pair's RTP port; at once, if the pair is another worker's.
+    pub(super) fn put(&mut self, pairs: &[Pair], pair: usize, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
+        let number = pair.wrapping_sub(self.first);
+        if self.drawers.get(number).is_some_and(|drawer| drawer.count == BATCH) {
+            self.send(pairs, number);
         }
-        let Some(letter) = self.letters.get_mut(self.count).and_then(|letter| letter.get_mut(..bytes.len())) else {
-            self.errors += 1;
-            return;
+        let Some(drawer) = self.drawers.get_mut(number) else {
+            let pair = pairs.get(pair).ok_or(io::ErrorKind::NotConnected)?;
+            return pair.rtp.send_to(bytes, to).map(drop);
+        };
+        let at = drawer.count;
+        let Some(letter) = drawer.letters.get_mut(at).and_then(|letter| letter.get_mut(..bytes.len())) else {
+            return Err(io::ErrorKind::InvalidInput.into());
         };
         letter.copy_from_slice(bytes);
-        self.lens[self.count] = bytes.len();
-        self.to[self.count] = Some(SockaddrStorage::from(outward(to, takes_both)));
-        self.count += 1;
+        drawer.lens[at] = bytes.len();
+        drawer.to[at] = Some(SockaddrStorage::from(to));
+        drawer.count += 1;
+        Ok(())
     }
 
-    /// Sends them. What the system does not take is passed over; the others go.
+    /// Sends everything.
     pub(super) fn flush(&mut self, pairs: &[Pair]) {
-        let count = std::mem::take(&mut self.count);
-        let (Some(pair), true) = (pairs.get(self.pair), count > 0) else {
+        for number in 0..self.drawers.len() {
+            self.send(pairs, number);
+        }
+    }
+
+    /// Sends what is in a drawer. What the system does not take is passed over; the others go.
+    fn send(&mut self, pairs: &[Pair], number: usize) {
+        let Some(drawer) = self.drawers.get_mut(number) else { return };
+        let count = std::mem::take(&mut drawer.count);
+        let (Some(pair), true) = (pairs.get(self.first + number), count > 0) else {
             return;
         };
         self.calls += 1;
-        let watch = self.calls.is_multiple_of(SAMPLE).then(clock::instant);
+        let watch = self.calls.is_multiple_of(SAMPLE).then(clock::thread_time);
         let mut slices = [[IoSlice::new(&[])]; BATCH];
-        for ((slice, letter), len) in slices.iter_mut().zip(self.letters.iter()).zip(self.lens) {
+        for ((slice, letter), len) in slices.iter_mut().zip(&drawer.letters).zip(drawer.lens).take(count) {
             *slice = [IoSlice::new(&letter[..len])];
         }
         let mut done = 0;
         while done < count {
-            let (slices, to) = (&slices[done..count], &self.to[done..count]);
+            let (slices, to) = (&slices[done..count], &drawer.to[done..count]);
             match sendmmsg(pair.rtp.as_raw_fd(), &mut self.headers, slices, to, [], MsgFlags::MSG_DONTWAIT) {
-                Ok(sent) => done += sent.count(),
+                Ok(sent) => done += sent.count().max(1),
                 Err(_) => {
                     self.errors += 1;
                     done += 1;
@@ -218,7 +258,7 @@ impl Outbox {
             }
         }
         if let Some(watch) = watch {
-            self.time += clock::instant().saturating_duration_since(watch) * SAMPLE as u32;
+            self.time += clock::thread_time().saturating_sub(watch) * SAMPLE as u32;
         }
     }
 

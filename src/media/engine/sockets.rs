@@ -290,10 +290,7 @@ impl Sockets {
         }
         match &self.home {
             Home::Own { rtp, .. } => rtp.send_to(bytes, outward(to, self.takes_both)).map(drop),
-            Home::Shared { pair, .. } | Home::Away { pair, .. } => {
-                outbox.put(pairs, *pair, bytes, to, self.takes_both);
-                Ok(())
-            }
+            Home::Shared { pair, .. } | Home::Away { pair, .. } => outbox.put(pairs, *pair, bytes, outward(to, self.takes_both)),
         }
     }
 
@@ -389,7 +386,7 @@ mod tests {
             phones[1].send_to(&[2], here).unwrap();
             assert_eq!(wait_for(&sockets.stream.as_ref().unwrap().0), [1]);
             assert_eq!(wait_for(rtp(&sockets)), [2]);
-            sockets.send(&[3], source, &[], &mut Outbox::new()).unwrap();
+            sockets.send(&[3], source, &[], &mut Outbox::new(&[], 0)).unwrap();
             assert_eq!(wait_for(&phones[0]), [3]);
             // Moved to the other phone.
             sockets.connect(around, [Some(phones[1].local_addr().unwrap()), None]);
@@ -432,7 +429,7 @@ mod tests {
         assert_eq!(wait_for(&away[1].stream.as_ref().unwrap().0), [1]);
         assert_eq!(wait_for(&pairs[0].rtp), [2]);
         away[1]
-            .send(&[9], phones[1].local_addr().unwrap(), &pairs, &mut Outbox::new())
+            .send(&[9], phones[1].local_addr().unwrap(), &pairs, &mut Outbox::new(&pairs, 1))
             .unwrap();
         assert_eq!(wait_for(&phones[1]), [9]);
         let third = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();

@@ -230,7 +230,7 @@ impl Worker {
     pub(super) fn run(mut self) {
         let mut ready = [EpollEvent::empty(); BATCH];
         let mut datagram = [0; shared::DATAGRAM];
-        let mut mail = Mail::new();
+        let mut mail = Mail::new(&self.pairs, self.index);
         let mut after = clock::instant();
         let mut crowd = Crowd {
             since: after,
@@ -264,6 +264,7 @@ impl Worker {
             let (errors, time) = mail.out.take_sums();
             self.sums.send_errors += errors;
             self.sums.send_nanos += time.as_nanos() as u64;
+            self.sums.receive_nanos += mail.take_time().as_nanos() as u64;
             self.counters.publish(&self.sums);
             after = clock::instant();
             if crowd.note(packets, after) && count < BATCH {
@@ -307,10 +308,11 @@ impl Worker {
         let Some(pair) = pairs.get(number) else { return 0 };
         let mut all = 0;
         for _ in 0..ROUNDS {
-            let start = clock::instant();
-            let count = mail.receive(pair.socket(way));
-            self.sums.receive_nanos += clock::instant().saturating_duration_since(start).as_nanos() as u64;
-            for (came, datagram) in mail.came[..count].iter().zip(mail.datagrams.iter_mut()) {
+            let (count, is_more) = mail.receive(pair.socket(way));
+            for (came, datagram) in mail.came[..count]
+                .iter()
+                .zip(mail.datagrams.iter_mut().flat_map(|all| all.iter_mut()))
+            {
                 let Some((len, from)) = *came else { continue };
                 let datagram = &mut datagram[..len.min(shared::DATAGRAM)];
                 self.taken += 1;
@@ -326,7 +328,7 @@ impl Worker {
                 self.take_in((owner.place, owner.slot), way, from, datagram, &mut mail.out, watch, now);
             }
             all += count;
-            if count < shared::BATCH {
+            if !is_more {
                 break;
             }
         }
