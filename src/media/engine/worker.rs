@@ -297,7 +297,14 @@ impl Worker {
             watch.lap(|watch| &mut watch.receive);
         }
         let way = if which == Which::Rtcp { Way::Rtcp } else { Way::Rtp };
-        self.take_in((place, slot), way, from, &mut datagram[..len], outbox, watch, now);
+        let arrival = Arrival {
+            place,
+            slot,
+            way,
+            from,
+            watch,
+        };
+        self.take_in(arrival, &mut datagram[..len], outbox, now);
         1
     }
 
@@ -324,8 +331,14 @@ impl Worker {
                     self.sums.foreign += 1;
                     continue;
                 };
-                let watch = self.taken.is_multiple_of(SAMPLE).then(Watch::start);
-                self.take_in((owner.place, owner.slot), way, from, datagram, &mut mail.out, watch, now);
+                let arrival = Arrival {
+                    place: owner.place,
+                    slot: owner.slot,
+                    way,
+                    from,
+                    watch: self.taken.is_multiple_of(SAMPLE).then(Watch::start),
+                };
+                self.take_in(arrival, datagram, &mut mail.out, now);
             }
             all += count;
             if !is_more {
@@ -335,16 +348,14 @@ impl Worker {
         all
     }
 
-    fn take_in(
-        &mut self,
-        (place, slot): (usize, usize),
-        way: Way,
-        from: SocketAddr,
-        datagram: &mut [u8],
-        outbox: &mut Outbox,
-        mut watch: Option<Watch>,
-        now: Now,
-    ) {
+    fn take_in(&mut self, arrival: Arrival, datagram: &mut [u8], outbox: &mut Outbox, now: Now) {
+        let Arrival {
+            place,
+            slot,
+            way,
+            from,
+            mut watch,
+        } = arrival;
         let Some(Room { call, sockets, .. }) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
             return;
         };
@@ -589,6 +600,15 @@ impl Worker {
         }
         Some(Parcel { leg, sockets })
     }
+}
+
+/// Whose datagram has come, by which socket and from where.
+struct Arrival {
+    place: usize,
+    slot: usize,
+    way: Way,
+    from: SocketAddr,
+    watch: Option<Watch>,
 }
 
 /// Times a packet on its way through.
