@@ -31,11 +31,12 @@ fn free_port() -> u16 {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// The first of an even port and the five after it that nobody has now.
+/// The first of an even port and the five after it that nobody has now, nor gets unasked.
 fn free_media_port() -> u16 {
     loop {
-        let port = free_port() & !1;
-        if port < 60_000 && (port..port + 6).all(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok()) {
+        // Below those that the system gives to whoever asks for any.
+        let port = (10_000 + free_port() % 20_000) & !1;
+        if (port..port + 6).all(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok()) {
             return port;
         }
     }
@@ -221,7 +222,7 @@ impl Baresip {
         let place = place.path().join(format!("baresip-{}", account.number));
         fs::create_dir_all(place.join("heard")).unwrap();
         write_wav(&place.join("tone.wav"), &speech(hz));
-        let (port, media, here) = (free_port(), free_media_port(), place.display());
+        let (media, here) = (free_media_port(), place.display());
         let control = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let modules = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path());
         let modules = modules
@@ -233,7 +234,7 @@ impl Baresip {
             .expect("baresip's modules; ./test installs it");
         // aubridge to nowhere is a sound card that nobody hears; sndfile records what was decoded.
         let config = format!(
-            "poll_method epoll\nsip_listen 127.0.0.1:{port}\nnet_interface 127.0.0.1\nrtp_ports {media}-{}\n\
+            "poll_method epoll\nsip_listen 127.0.0.1:0\nnet_interface 127.0.0.1\nrtp_ports {media}-{}\n\
              audio_player aubridge,nowhere\naudio_alert aubridge,nowhere\naudio_source aufile,{here}/tone.wav\n\
              ausrc_srate 8000\nauplay_srate 8000\nausrc_channels 1\nauplay_channels 1\nsnd_path {here}/heard\nmodule_path {}\n\
              module g711.so\n{module}module aubridge.so\nmodule aufile.so\nmodule sndfile.so\n\
