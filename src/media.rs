@@ -83,20 +83,20 @@ pub enum PortUse {
     /// Each leg has.
     #[default]
     PerLeg,
-    /// Legs whose source is known when they are opened ([`Expected`]) share a few pairs of ports, and are told apart by that source. It takes
-    /// the system less time, and legs less protection from each other: who floods one of these ports floods many calls.
+    /// Legs of which enough is known when they are opened ([`Expected`]) share a few pairs of ports, and are told apart by where their packets
+    /// come from. It takes the system less time, and legs less protection from each other: who floods one of these ports floods many calls.
     Shared,
 }
 
 /// What is known, when a leg is opened, of where its packets will come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// Nothing: it is behind a NAT, or it may use one port for several calls.
     Nothing,
-    /// An address that nobody else's packets come from: a phone's.
-    Distinct,
-    /// This one: the offer said so.
-    From(SocketAddr),
+    /// A port of this telephone's. No two of its legs are at one pair: whatever port it uses for the next call, it is told apart.
+    Phone(String),
+    /// This address: the offer of a trunk said so.
+    Offered(SocketAddr),
 }
 
 /// What signalling has agreed for a leg.

@@ -33,7 +33,7 @@ struct Phone {
 impl Phone {
     fn new(engine: &Engine, call: CallKey, leg: MediaLeg, says: u8) -> Self {
         let (rtp, rtcp) = sockets();
-        let ours = engine.open(call, leg, Expected::Distinct).expect("a leg");
+        let ours = engine.open(call, leg, phone_of(leg)).expect("a leg");
         assert_eq!(ours.port() % 2, 0);
         let phone = Self {
             leg,
@@ -97,6 +97,11 @@ impl Phone {
         }
         payloads
     }
+}
+
+/// Each leg has a telephone of its own here.
+fn phone_of(leg: MediaLeg) -> Expected {
+    Expected::Phone(leg.0.to_string())
 }
 
 fn sockets() -> (UdpSocket, UdpSocket) {
@@ -758,65 +763,160 @@ fn a_stranger_at_a_shared_port_is_heard_by_nobody() {
 }
 
 #[test]
-fn who_offers_an_address_that_another_leg_has_gets_another_port() {
-    let (engine, _events) = engine_with(1, PortUse::Shared);
-    let source = SocketAddr::from(([127, 0, 0, 1], 4000));
-    let open = |leg| engine.open(CALL, MediaLeg(leg), Expected::From(source)).expect("a leg").port();
-    let ports: BTreeSet<u16> = (0..8).map(open).collect();
-    assert_eq!(ports.len(), 8, "four are shared, four their own");
-    engine.command(MediaCommand::Close { leg: MediaLeg(2) });
-    assert!(ports.contains(&open(10)), "a shared one is free for it again");
-    assert_eq!(
-        engine
-            .open(CALL, MediaLeg(11), Expected::Nothing)
-            .map(|address| ports.contains(&address.port())),
-        Ok(false)
-    );
+fn who_offers_an_address_that_another_leg_has_gets_another_port_and_so_does_a_phone_that_has_one() {
+    let port_rest = Duration::from_millis(50);
+    for number in 0..2 {
+        let (engine, _events) = Engine::start(MediaConfig {
+            ports: None,
+            port_rest,
+            port_use: PortUse::Shared,
+            workers: 1,
+            ..MediaConfig::default()
+        })
+        .expect("an engine");
+        let expected = || match number {
+            0 => Expected::Offered(SocketAddr::from(([127, 0, 0, 1], 4000))),
+            _ => Expected::Phone("5001".into()),
+        };
+        let open = |leg| engine.open(CallKey(leg), MediaLeg(leg), expected()).expect("a leg").port();
+        let first = open(0);
+        let ports: BTreeSet<u16> = (1..8).map(open).chain([first]).collect();
+        assert_eq!(ports.len(), 8, "four are shared, four their own");
+        engine.command(MediaCommand::Close { leg: MediaLeg(0) });
+        assert!(!ports.contains(&open(10)), "it rests");
+        let mut leg = 20;
+        wait("it is free for it again", || {
+            leg += 1;
+            open(leg) == first
+        });
+        let own = engine.open(CALL, MediaLeg(11), Expected::Nothing).expect("a leg");
+        assert!(!ports.contains(&own.port()));
+    }
+}
+
+fn hear_each_other(engine: &Engine, call: CallKey, agent: MediaLeg, customer: MediaLeg) {
+    let hearing = Hearing::of(&[(agent, HearingRole::Agent), (customer, HearingRole::Customer)]);
+    engine.command(MediaCommand::Hear { call, hearing });
+}
+
+/// A leg at the port where another one is.
+fn open_at(engine: &Engine, call: CallKey, from: u64, ours: SocketAddr) -> MediaLeg {
+    for leg in from..from + 40 {
+        if engine.open(call, MediaLeg(leg), phone_of(MediaLeg(leg))).expect("a leg") == ours {
+            return MediaLeg(leg);
+        }
+        engine.command(MediaCommand::Close { leg: MediaLeg(leg) });
+    }
+    panic!("no leg there")
+}
+
+/// The same telephone under another name.
+fn as_leg(phone: &Phone, leg: MediaLeg, says: u8) -> Phone {
+    Phone {
+        leg,
+        rtp: phone.rtp.try_clone().expect("a socket"),
+        rtcp: phone.rtcp.try_clone().expect("a socket"),
+        ours: phone.ours,
+        says,
+        sequence: 0,
+    }
+}
+
+fn count_of(phone: &Phone, says: u8) -> usize {
+    phone.heard().iter().filter(|payload| payload[80] == says).count()
+}
+
+/// Two calls whose agents are at one port and say that their packets come from one source; in the second case the later one's call is another
+/// thread's.
+fn contested(workers: usize) -> (Engine, [Phone; 2], [Phone; 2]) {
+    let (engine, _events) = engine_with(workers, PortUse::Shared);
+    let (first, second) = (CallKey(1), CallKey(2));
+    let mut agent = Phone::new(&engine, first, AGENT, byte(1000));
+    let customer = Phone::new(&engine, first, CUSTOMER, byte(4000));
+    hear_each_other(&engine, first, AGENT, CUSTOMER);
+    let other_customer = Phone::new(&engine, second, MediaLeg(50), byte(500));
+    let leg = open_at(&engine, first, 60, agent.ours);
+    engine.command(MediaCommand::Move { leg, call: second });
+    hear_each_other(&engine, second, leg, MediaLeg(50));
+    let mut heard = 0;
+    wait("the first call talks", || {
+        agent.say();
+        heard += count_of(&customer, byte(1000));
+        heard > 5
+    });
+    let other = as_leg(&agent, leg, byte(-8000));
+    other.describe(&engine, |_| {});
+    assert_eq!(engine.stats().sources_taken, 1);
+    (engine, [agent, customer], [other, other_customer])
 }
 
 #[test]
-fn two_legs_from_one_source_at_one_port_are_never_taken_for_each_other() {
-    let (engine, _events) = engine_with(1, PortUse::Shared);
-    let mut phones = call_of_three(&engine, Activity::Coach);
-    // Three of the four pairs are given; the fifth leg from here shares the agent's.
-    let others: Vec<Phone> = (10..14)
-        .map(|leg| Phone::new(&engine, CallKey(2), MediaLeg(leg), byte(-8000)))
-        .collect();
-    let same = others
-        .iter()
-        .find(|phone| phone.ours == phones[0].ours)
-        .expect("a leg at the agent's port");
-    let customer = MediaLeg(20);
-    let hearing = Hearing::of(&[(same.leg, HearingRole::Agent), (customer, HearingRole::Customer)]);
-    engine.command(MediaCommand::Hear { call: CallKey(2), hearing });
-    let other_customer = Phone::new(&engine, CallKey(2), customer, byte(500));
-    let rtp = phones[0].rtp.local_addr().expect("an address");
-    same.describe(&engine, |media| media.remote = Some(rtp));
-    wait("it is seen", || engine.stats().sources_taken == 1);
-    let mut intruder = Phone {
-        leg: MediaLeg(99),
-        rtp: phones[0].rtp.try_clone().expect("a socket"),
-        rtcp: phones[0].rtcp.try_clone().expect("a socket"),
-        ours: phones[0].ours,
-        says: byte(-8000),
-        sequence: 0,
-    };
-    let before = engine.stats().foreign;
-    phones[1].heard();
-    let mut heard = 0;
-    wait("the first goes on", || {
-        intruder.say();
-        phones[0].say();
-        for payload in phones[1].heard() {
-            assert_ne!(payload[80], byte(-8000));
-            heard += usize::from(payload == [byte(1000); 160]);
+fn two_legs_from_one_source_at_one_port_are_heard_by_nobody_until_one_is_gone() {
+    for workers in [1, 2] {
+        for gone in [0, 1] {
+            let (engine, first, second) = contested(workers);
+            let [[mut agent, customer], [mut other, other_customer]] = [first, second];
+            let before = engine.stats().foreign;
+            wait("nobody's", || {
+                agent.say();
+                other.say();
+                engine.stats().foreign > before + 50
+            });
+            customer.heard();
+            other_customer.heard();
+            for _ in 0..20 {
+                agent.say();
+                other.say();
+            }
+            let before = engine.stats().foreign;
+            wait("still nobody's", || {
+                agent.say();
+                engine.stats().foreign > before + 20
+            });
+            assert_eq!([count_of(&customer, byte(1000)), count_of(&customer, byte(-8000))], [0; 2]);
+            assert_eq!(
+                [count_of(&other_customer, byte(1000)), count_of(&other_customer, byte(-8000))],
+                [0; 2]
+            );
+            let legs = [agent.leg, other.leg];
+            engine.command(MediaCommand::Close { leg: legs[gone] });
+            let (mut left, hears) = if gone == 0 { (other, &other_customer) } else { (agent, &customer) };
+            let mut heard = 0;
+            wait("the one that is left is heard", || {
+                left.say();
+                heard += count_of(hears, left.says);
+                heard > 20
+            });
         }
-        heard > 30 && engine.stats().foreign > before + 30
-    });
-    assert!(
-        other_customer.heard().iter().all(|payload| payload[80] != byte(1000)),
-        "nor does the second call hear the first"
-    );
+    }
+}
+
+#[test]
+fn a_pair_is_not_given_for_a_source_that_two_of_its_legs_have_had() {
+    let (engine, [agent, _], [other, _]) = contested(1);
+    let source = agent.rtp.local_addr().expect("an address");
+    engine.command(MediaCommand::Close { leg: agent.leg });
+    let given = |leg| engine.open(CallKey(leg), MediaLeg(leg), Expected::Offered(source)).expect("a leg");
+    assert!((200..220).all(|leg| given(leg) != other.ours));
+}
+
+#[test]
+fn a_goodbye_on_the_port_of_sound_goes_out_though_the_engine_stops() {
+    for port_use in PORT_USES {
+        let (engine, _events) = engine_with(1, port_use);
+        let mut agent = Phone::new(&engine, CALL, AGENT, byte(1000));
+        let customer = Phone::new(&engine, CALL, CUSTOMER, byte(4000));
+        customer.describe(&engine, |media| media.rtcp_mux = true);
+        hear_each_other(&engine, CALL, AGENT, CUSTOMER);
+        wait("he hears", || {
+            agent.say();
+            !customer.heard().is_empty()
+        });
+        engine.command(MediaCommand::Close { leg: CUSTOMER });
+        drop(engine);
+        let said = all_of(&customer.rtp);
+        assert!(said.iter().any(|packet| packet[1] == 200), "{port_use:?}");
+    }
 }
 
 #[test]
@@ -848,7 +948,7 @@ fn a_call(bind: IpAddr, advertised: Option<IpAddr>, port_use: PortUse) -> Engine
     for leg in [AGENT, CUSTOMER] {
         let socket = UdpSocket::bind((phone, 0)).expect("a socket");
         socket.set_nonblocking(true).expect("non-blocking");
-        let ours = engine.open(CALL, leg, Expected::Distinct).expect("a leg");
+        let ours = engine.open(CALL, leg, phone_of(leg)).expect("a leg");
         assert_eq!(ours.ip(), phone);
         let media = LegMedia {
             remote: Some(socket.local_addr().expect("an address")),

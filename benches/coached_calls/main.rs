@@ -520,7 +520,7 @@ fn open(engine: &Engine, kind: Kind, calls: usize, sound: Sound, phones: &[u16],
         for leg in 0..kind.legs() {
             let index = call * kind.legs() + leg;
             let name = MediaLeg(index as u64);
-            ports.push(engine.open(key, name, Expected::Distinct)?.port());
+            ports.push(engine.open(key, name, Expected::Phone(index.to_string()))?.port());
             let media = LegMedia {
                 remote: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, phones[index]))),
                 remote_rtcp: Some(rtcp),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::media::PortUse;
 use crate::sip::sdp::Srtp;
 use crate::words::{DeviceId, Role};
 use std::collections::BTreeSet;
@@ -53,6 +54,20 @@ fn srtp_is_off_unless_a_device_or_a_trunk_has_it() {
     assert_eq!(trunks, [("a", Srtp::Optional), ("b", Srtp::Off)]);
     let numbered: Vec<_> = config.numbering.extensions().map(|extension| extension.srtp).collect();
     assert_eq!(numbered, [Srtp::Required, Srtp::Off]);
+}
+
+#[test]
+fn ports_are_shared_where_the_file_says_so_and_not_by_whom_it_says_not() {
+    let text = "[media]\nport_use = \"shared\"\n[[device]]\nid = \"d\"\nnumber = \"1\"\nown_ports = true\n\
+                [[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\nown_ports = true\n";
+    let config = read(text).expect("nothing is wrong");
+    assert_eq!(config.media.port_use, PortUse::Shared);
+    assert!(config.sip.accounts.iter().all(|account| account.own_ports));
+    assert!(config.sip.trunks.iter().all(|trunk| trunk.own_ports));
+    assert!(config.numbering.extensions().all(|extension| extension.own_ports));
+    let config = parse(None, []).expect("the defaults are fine");
+    assert_eq!(config.media.port_use, PortUse::PerLeg);
+    assert!(config.sip.accounts.iter().all(|account| !account.own_ports));
 }
 
 #[test]

@@ -851,15 +851,6 @@ impl Call {
         source.rtcp.filter(|_| source.rtcp_settled && !source.rtcp_mux)
     }
 
-    /// Whether a datagram says that it is of the source (SSRC) that the leg's sound has come from so far.
-    pub fn is_known(&self, slot: usize, is_rtcp: bool, packet: &[u8]) -> bool {
-        let at = if is_rtcp || self.is_rtcp(slot, packet) { 4 } else { 8 };
-        let said = packet.get(at..).and_then(|rest| rest.first_chunk::<4>());
-        let leg = self.legs.get(slot).and_then(Option::as_ref);
-        let known = leg.and_then(|leg| leg.reception.source());
-        known.is_some() && said.map(|said| u32::from_be_bytes(*said)) == known
-    }
-
     /// Whether a [`Call::source`] or [`Call::rtcp_source`] may be another one since this was asked last.
     pub fn take_moved(&mut self) -> bool {
         std::mem::take(&mut self.moved)

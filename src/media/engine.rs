@@ -25,6 +25,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as queue};
 use std::thread::JoinHandle;
+use std::time::Instant;
 use tokio::sync::mpsc;
 use worker::{Job, Parcel, Post, Worker};
 
@@ -52,7 +53,7 @@ pub enum MediaError {
     LegExists,
     /// The process has no file descriptors left for media.
     #[error(
-        "too many open files (EMFILE): raise the limit of open files, `ulimit -n` or LimitNOFILE; a call takes six, a coached one nine"
+        "too many open files (EMFILE): raise the limit of open files, `ulimit -n` or LimitNOFILE; with ports of their own a call's legs take six, a coached one's nine"
     )]
     NoDescriptors,
     /// The system refused the socket, with this errno.
@@ -113,7 +114,7 @@ pub struct EngineStats {
     pub ports_free: u64,
     /// Legs that could not be opened for want of ports or descriptors.
     pub legs_refused: u64,
-    /// Legs of shared ports whose packets come from where another's do: nobody hears them.
+    /// How often a leg of shared ports came to have its packets from where another's come from: nobody hears either.
     pub sources_taken: u64,
 }
 
@@ -204,7 +205,7 @@ impl Engine {
             return Err(MediaError::TooManyLegs);
         }
         let worker = directory.worker_of(call, shared.posts.len());
-        let pair = directory.pair_for(worker, expected, &shared.pairs);
+        let pair = directory.pair_for(worker, &expected, &shared.pairs, clock::instant());
         let (sockets, mut address) = match pair {
             Some(pair) => (Sockets::shared(&shared.manner, pair), shared.pairs[pair].address),
             None => shared
@@ -225,8 +226,9 @@ impl Engine {
         });
         let lines = match (pair, expected) {
             (None, _) => Lines::Own(address.port()),
-            (Some(pair), Expected::From(source)) => Lines::Shared(pair, Some(source)),
-            (Some(pair), _) => Lines::Shared(pair, None),
+            (Some(pair), Expected::Nothing) => Lines::Shared { pair, known: Vec::new() },
+            (Some(pair), Expected::Phone(phone)) => directory.hold(leg, pair, Known::Phone(phone)),
+            (Some(pair), Expected::Offered(source)) => directory.hold(leg, pair, Known::Source(source)),
         };
         directory.enter(call, leg, worker, lines);
         if !shared.posts[worker].send(Job::Put { call, parcel }) {
@@ -246,8 +248,15 @@ impl Engine {
         let of = |directory: &Directory, leg| directory.legs.get(&leg).map(|seat| seat.worker);
         let (worker, job) = match command {
             MediaCommand::Describe { leg, media, srtp } => {
-                directory.comes_from(leg, media.remote);
-                (of(&directory, leg), Job::Describe { leg, media, srtp })
+                shared.claim(&mut directory, leg, media.remote);
+                let is_alone = directory.is_alone(leg);
+                let job = Job::Describe {
+                    leg,
+                    media,
+                    srtp,
+                    is_alone,
+                };
+                (of(&directory, leg), job)
             }
             MediaCommand::Mute { leg, muted } => (of(&directory, leg), Job::Mute { leg, muted }),
             MediaCommand::SendDigits { leg, digits } => (of(&directory, leg), Job::SendDigits { leg, digits }),
@@ -267,7 +276,10 @@ impl Engine {
                 directory.enter(call, leg, to, lines);
                 (Some(worker), Job::Move { leg, call, to })
             }
-            MediaCommand::Close { leg } => (directory.close(leg), Job::Close { leg }),
+            MediaCommand::Close { leg } => {
+                shared.claim(&mut directory, leg, None);
+                (directory.close(leg), Job::Close { leg })
+            }
         };
         if let Some(worker) = worker {
             shared.posts[worker].send(job);
@@ -284,6 +296,7 @@ impl Engine {
         stats.calls = directory.calls.len() as u64;
         stats.legs = directory.legs.len() as u64;
         stats.legs_refused = directory.refused;
+        stats.sources_taken = directory.contested;
         stats.ports_free = directory.ports.as_ref().map_or(0, |ports| ports.ready(clock::instant())) as u64;
         stats
     }
@@ -305,6 +318,23 @@ impl Shared {
     /// A panic while it was held leaves it whole: every change is one insertion or removal.
     fn directory(&self) -> MutexGuard<'_, Directory> {
         self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A leg's packets come from there from now on. Two legs of one pair with one source cannot be told apart: neither has it until one is
+    /// gone.
+    fn claim(&self, directory: &mut Directory, leg: MediaLeg, source: Option<SocketAddr>) {
+        let changed = directory.comes_from(leg, source, clock::instant() + self.config.port_rest);
+        for (leg, is_alone) in changed {
+            if !is_alone {
+                tracing::warn!(
+                    leg = leg.0,
+                    "another leg's sound comes from where this one's does, to a port that both share: nobody hears either; the device or trunk needs own_ports"
+                );
+            }
+            if let Some(seat) = directory.legs.get(&leg) {
+                self.posts[seat.worker].send(Job::Tell { leg, is_alone });
+            }
+        }
     }
 
     /// Sockets on a pair of neighbouring ports, and the first one's address. A pair that somebody else has rests like one that was given back.
@@ -369,10 +399,11 @@ struct Directory {
     calls: BTreeMap<CallKey, Place>,
     /// `None`: any port that the system gives.
     ports: Option<Ports>,
-    /// Whose packets come from where to which shared pair.
-    sources: BTreeMap<(usize, SocketAddr), MediaLeg>,
+    /// What is known of the legs of a shared pair.
+    known: BTreeMap<(usize, Known), Holders>,
     /// Shared pairs given out.
     given: usize,
+    contested: u64,
     refused: u64,
 }
 
@@ -384,12 +415,29 @@ struct Seat {
 }
 
 /// A leg's ports.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Lines {
     /// Its own, the even one.
     Own(u16),
-    /// A shared pair, by number, and where its packets come from.
-    Shared(usize, Option<SocketAddr>),
+    /// A shared pair, by number, and what is known of the leg there.
+    Shared { pair: usize, known: Vec<Known> },
+}
+
+/// What a leg is told apart by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Known {
+    /// Where its packets come from.
+    Source(SocketAddr),
+    /// Whose it is.
+    Phone(String),
+}
+
+/// The legs of which one thing is known, and until when a pair rests from it when there is none: what is still on its way to the old call
+/// must not reach the next.
+#[derive(Debug, Default)]
+struct Holders {
+    legs: Vec<MediaLeg>,
+    rests: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -411,45 +459,87 @@ impl Directory {
         (0..workers).min_by_key(|&worker| load[worker]).unwrap_or(0)
     }
 
-    /// A pair of the worker's that a leg can share: one where nobody else's packets come from where its will. `None`: it gets ports of its own.
-    fn pair_for(&mut self, worker: usize, expected: Expected, pairs: &[Pair]) -> Option<usize> {
+    /// A pair of the worker's that a leg can share: one where nothing that is known of it is known of another. `None`: it gets ports of its own.
+    fn pair_for(&mut self, worker: usize, expected: &Expected, pairs: &[Pair], now: Instant) -> Option<usize> {
         let first = worker * PAIRS;
         pairs.get(first)?;
+        let known = match expected {
+            Expected::Nothing => return None,
+            Expected::Phone(phone) => Known::Phone(phone.clone()),
+            Expected::Offered(source) => Known::Source(*source),
+        };
+        self.known
+            .retain(|_, holders| !holders.legs.is_empty() || holders.rests.is_some_and(|until| until > now));
         self.given += 1;
-        let mut theirs = (0..PAIRS).map(|turn| first + (self.given + turn) % PAIRS);
-        match expected {
-            Expected::Nothing => None,
-            Expected::Distinct => theirs.next(),
-            Expected::From(source) => theirs.find(|pair| !self.sources.contains_key(&(*pair, source))),
-        }
+        let given = self.given;
+        let mut theirs = (0..PAIRS).map(|turn| (first + (given + turn) % PAIRS, known.clone()));
+        theirs.find(|place| !self.known.contains_key(place)).map(|(pair, _)| pair)
+    }
+
+    /// The leg is at the pair, and this is known of it.
+    fn hold(&mut self, leg: MediaLeg, pair: usize, known: Known) -> Lines {
+        self.known.entry((pair, known.clone())).or_default().legs.push(leg);
+        Lines::Shared { pair, known: vec![known] }
     }
 
     fn enter(&mut self, call: CallKey, leg: MediaLeg, worker: usize, lines: Lines) {
         self.calls.entry(call).or_insert(Place { worker, legs: 0 }).legs += 1;
         self.legs.insert(leg, Seat { call, worker, lines });
-        if let Lines::Shared(_, Some(source)) = lines {
-            self.comes_from(leg, Some(source));
-        }
     }
 
-    /// Where a leg's packets come from, as far as other legs with the same ports have to know.
-    fn comes_from(&mut self, leg: MediaLeg, source: Option<SocketAddr>) {
+    /// Where a leg's packets come from, `None` when it closes. What is left rests until then. Returns the other legs that are alone at their
+    /// source now, or are no more.
+    fn comes_from(&mut self, leg: MediaLeg, source: Option<SocketAddr>, until: Instant) -> Vec<(MediaLeg, bool)> {
         let Some(Seat {
-            lines: Lines::Shared(pair, before),
+            lines: Lines::Shared { pair, known },
             ..
         }) = self.legs.get_mut(&leg)
         else {
-            return;
+            return Vec::new();
         };
-        let pair = *pair;
-        if let Some(before) = std::mem::replace(before, source)
-            && self.sources.get(&(pair, before)) == Some(&leg)
-        {
-            self.sources.remove(&(pair, before));
+        let (pair, source) = (*pair, source.map(Known::Source));
+        let gone: Vec<Known> = match &source {
+            Some(source) => known
+                .extract_if(.., |known| matches!(known, Known::Source(_)) && known != source)
+                .collect(),
+            None => std::mem::take(known),
+        };
+        let fresh = source.filter(|source| !known.contains(source));
+        known.extend(fresh.clone());
+        let mut changed = Vec::new();
+        for known in gone {
+            let holders = self.known.entry((pair, known.clone())).or_default();
+            holders.legs.retain(|holder| *holder != leg);
+            holders.rests = Some(until);
+            if let (Known::Source(_), [other]) = (known, &holders.legs[..]) {
+                changed.push((*other, true));
+            }
         }
-        if let Some(source) = source {
-            self.sources.entry((pair, source)).or_insert(leg);
+        if let Some(source) = fresh {
+            let holders = self.known.entry((pair, source)).or_default();
+            if let [other] = holders.legs[..] {
+                changed.push((other, false));
+            }
+            self.contested += u64::from(!holders.legs.is_empty());
+            holders.legs.push(leg);
         }
+        changed
+    }
+
+    /// Nobody else of the leg's pair has its packets from where it has them from.
+    fn is_alone(&self, leg: MediaLeg) -> bool {
+        let Some(Seat {
+            lines: Lines::Shared { pair, known },
+            ..
+        }) = self.legs.get(&leg)
+        else {
+            return true;
+        };
+        let mut sources = known.iter().filter(|known| matches!(known, Known::Source(_)));
+        sources.all(|source| {
+            let holders = self.known.get(&(*pair, source.clone()));
+            holders.is_none_or(|holders| holders.legs[..] == [leg])
+        })
     }
 
     fn leave(&mut self, leg: MediaLeg) -> Option<Seat> {
@@ -465,7 +555,6 @@ impl Directory {
 
     /// The leg's port rests from now on. Returns the worker.
     fn close(&mut self, leg: MediaLeg) -> Option<usize> {
-        self.comes_from(leg, None);
         let seat = self.leave(leg)?;
         if let (Some(ports), Lines::Own(port)) = (&mut self.ports, seat.lines) {
             ports.give_back(port, clock::instant());
@@ -519,7 +608,6 @@ counters!(
     rtcp_sent,
     send_errors,
     events_lost,
-    sources_taken,
     receive_nanos,
     send_nanos,
     machine_nanos,

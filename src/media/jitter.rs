@@ -256,7 +256,8 @@ impl Ring {
         let ahead = self.ahead(ssrc, timestamp);
         let max_stray = self.ms(MAX_STRAY) as i32;
         let is_stray = ahead.is_some_and(|late| (-max_stray..-max_late).contains(&late));
-        let follows = self.straggler == Some((ssrc, timestamp));
+        // What else is in the packet does not make it a restart.
+        let follows = came.is_some() && self.straggler == Some((ssrc, timestamp));
         self.straggler = is_stray.then_some((ssrc, timestamp.wrapping_add(samples.len() as u32)));
         if is_stray && !follows {
             return false;
@@ -1138,6 +1139,22 @@ mod tests {
         }
         assert_eq!(ring.target(), 0);
         assert_eq!(ring.end, MAX_PAST as u64 + 200 * 480);
+    }
+
+    #[test]
+    fn a_straggler_in_pieces_is_a_straggler() {
+        let (mut ring, start) = (ring(), start());
+        for packet in 0..200 {
+            ring.write(1, packet * 160, &[1000; 160], start + 20 * MS * packet);
+        }
+        let (end, late) = (ring.end, 199 * 160 - MAX_LATE * 8 - 480);
+        assert!(!ring.write(1, late, &[9000; 240], start + 20 * MS * 200));
+        assert!(!ring.write_on(1, late + 240, &[9000; 240]));
+        assert_eq!(ring.end, end);
+        assert!(
+            ring.write(1, late + 480, &[9000; 240], start + 20 * MS * 200),
+            "but the next packet makes it a restart"
+        );
     }
 
     #[test]

@@ -178,11 +178,6 @@ impl Reception {
         if self.source.is_some() { self.highest + 1 - self.base } else { 0 }
     }
 
-    /// The SSRC that comes.
-    pub fn source(&self) -> Option<u32> {
-        self.source
-    }
-
     /// Packets lost since the leg began, over all its sources; fewer when one comes late.
     pub fn lost(&self) -> u64 {
         self.lost_before + self.expected().saturating_sub(self.received)

@@ -660,11 +660,11 @@ impl<O: Outside> Switchboard<O> {
             Stage::Calling { offer: Some(offer), .. } => offer.audio.rtp,
             _ => None,
         };
-        let expected = match (offered, &peer) {
+        let expected = match (&peer, offered) {
             _ if terms.nat || terms.own_ports => Expected::Nothing,
-            (Some(source), _) => Expected::From(source),
-            (None, LegSource::Account(_)) => Expected::Distinct,
-            (None, LegSource::Trunk(_)) => Expected::Nothing,
+            (LegSource::Account(device), _) => Expected::Phone(device.to_string()),
+            (LegSource::Trunk(_), Some(source)) => Expected::Offered(source),
+            (LegSource::Trunk(_), None) => Expected::Nothing,
         };
         let address = self.outside.open_port(call, media_leg(leg), expected)?;
         let (number, role) = party;

@@ -2,6 +2,7 @@
 //!
 //! One call of the system brings what came for many legs, and one takes what goes to many. A pair is a worker's: it alone receives there. A leg
 //! whose call is another worker's gets sockets of its own on the same ports, connected to its source ([`Sockets`](super::sockets::Sockets)).
+//! In the moment in which such a socket is bound and not yet connected, the system may hand it a packet of another leg, which is dropped.
 
 use super::sockets::{Manner, canonical};
 use super::worker::Way;
@@ -11,10 +12,11 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::Mutex;
 use std::time::Duration;
 
-/// Pairs of each worker. Legs are spread over them, so that what their sockets hold lasts through a stall; two legs whose packets come from one
-/// address get two of them.
+/// Pairs of each worker. Legs are spread over them, so that what their sockets hold lasts through a stall; two legs of one telephone, or with
+/// one address in their offers, get two of them.
 pub(super) const PAIRS: usize = 4;
 /// Datagrams of one call of the system.
 const BATCH: usize = 64;
@@ -37,6 +39,8 @@ pub(super) struct Pair {
     pub address: SocketAddr,
     /// The worker that receives here.
     pub worker: usize,
+    /// Held while another socket joins one of these ports; no packet waits for it.
+    pub joining: Mutex<()>,
 }
 
 impl Pair {
@@ -49,6 +53,7 @@ impl Pair {
             rtcp,
             address,
             worker,
+            joining: Mutex::new(()),
         })
     }
 
@@ -60,16 +65,10 @@ impl Pair {
     }
 }
 
-/// Whose a source's packets are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Owner {
-    pub place: usize,
-    pub slot: usize,
-    /// Another leg says that its packets come from there too. Only those with the SSRC that the first has had are known to be its.
-    pub contested: bool,
-}
+/// Whose a source's packets are: the place of a call, and the slot in it.
+pub(super) type Owner = (usize, usize);
 
-/// Which leg the packets of a source are, by socket.
+/// Which leg the packets of a source are, by socket. Whose they may be is decided before ([`Engine`](super::Engine) knows all workers' legs).
 #[derive(Debug, Default)]
 pub(super) struct Sources(HashMap<(usize, Way, SocketAddr), Owner, foldhash::fast::RandomState>);
 
@@ -78,22 +77,15 @@ impl Sources {
         self.0.get(&(pair, way, from)).copied()
     }
 
-    /// Enters a leg. Returns false when another one is there: who was first stays, and is marked as contested.
-    pub(super) fn enter(&mut self, pair: usize, way: Way, from: SocketAddr, place: usize, slot: usize) -> bool {
-        let owner = self.0.entry((pair, way, from)).or_insert(Owner {
-            place,
-            slot,
-            contested: false,
-        });
-        let is_his = (owner.place, owner.slot) == (place, slot);
-        owner.contested |= !is_his;
-        is_his
+    /// Enters a leg. Returns false when another one is there: who was first stays.
+    pub(super) fn enter(&mut self, pair: usize, way: Way, from: SocketAddr, owner: Owner) -> bool {
+        *self.0.entry((pair, way, from)).or_insert(owner) == owner
     }
 
     /// Takes a leg out, if it is there.
-    pub(super) fn leave(&mut self, pair: usize, way: Way, from: SocketAddr, place: usize, slot: usize) {
+    pub(super) fn leave(&mut self, pair: usize, way: Way, from: SocketAddr, owner: Owner) {
         let key = (pair, way, from);
-        if self.0.get(&key).is_some_and(|owner| (owner.place, owner.slot) == (place, slot)) {
+        if self.0.get(&key) == Some(&owner) {
             self.0.remove(&key);
         }
     }
@@ -273,19 +265,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_was_first_at_a_source_stays_and_is_contested() {
+    fn a_source_is_one_legs_until_it_leaves() {
         let from = SocketAddr::from(([127, 0, 0, 1], 4000));
         let mut sources = Sources::default();
-        assert!(sources.enter(1, Way::Rtp, from, 5, 0));
-        assert!(sources.enter(1, Way::Rtp, from, 5, 0));
-        assert!(!sources.of(1, Way::Rtp, from).unwrap().contested);
-        assert!(!sources.enter(1, Way::Rtp, from, 6, 0));
-        let owner = sources.of(1, Way::Rtp, from).unwrap();
-        assert_eq!((owner.place, owner.contested), (5, true));
-        sources.leave(1, Way::Rtp, from, 6, 0);
-        assert!(sources.of(1, Way::Rtp, from).is_some());
-        sources.leave(1, Way::Rtp, from, 5, 0);
-        assert_eq!(sources.of(1, Way::Rtp, from), None);
-        assert_eq!(sources.of(2, Way::Rtp, from), None);
+        assert!(sources.enter(1, Way::Rtp, from, (5, 0)));
+        assert!(sources.enter(1, Way::Rtp, from, (5, 0)));
+        assert!(!sources.enter(1, Way::Rtp, from, (6, 0)));
+        sources.leave(1, Way::Rtp, from, (6, 0));
+        assert_eq!(sources.of(1, Way::Rtp, from), Some((5, 0)));
+        assert_eq!((sources.of(2, Way::Rtp, from), sources.of(1, Way::Rtcp, from)), (None, None));
+        sources.leave(1, Way::Rtp, from, (5, 0));
+        assert!(sources.enter(1, Way::Rtp, from, (6, 0)));
     }
 }

@@ -15,6 +15,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::PoisonError;
 
 /// What every media socket of the engine is like.
 #[derive(Clone, Copy, Debug)]
@@ -123,10 +124,15 @@ enum Home {
     /// Ports of its own.
     Own { rtp: UdpSocket, rtcp: UdpSocket },
     /// A pair that it shares, by number, and as whom the worker of the pair has entered it: RTP and RTCP.
-    Shared { pair: usize, entered: [Option<SocketAddr>; 2] },
+    Shared {
+        pair: usize,
+        is_alone: bool,
+        entered: [Option<SocketAddr>; 2],
+    },
     /// The same, but its call is another worker's: RTCP has a socket connected to its source, as RTP has `stream`.
     Away {
         pair: usize,
+        is_alone: bool,
         rtcp: Option<(UdpSocket, SocketAddr)>,
     },
 }
@@ -165,7 +171,11 @@ impl Sockets {
     /// Those of a pair that is there.
     pub(super) fn shared(manner: &Manner, pair: usize) -> Self {
         Self {
-            home: Home::Shared { pair, entered: [None; 2] },
+            home: Home::Shared {
+                pair,
+                is_alone: false,
+                entered: [None; 2],
+            },
             stream: None,
             takes_both: manner.takes_both(),
         }
@@ -180,12 +190,20 @@ impl Sockets {
                     around.epoll.add(socket, readable(around.token(which)))?;
                 }
             }
-            Home::Shared { pair, .. } | Home::Away { pair, .. } => {
-                let pair = *pair;
+            Home::Shared { pair, is_alone, .. } | Home::Away { pair, is_alone, .. } => {
+                let (pair, is_alone) = (*pair, *is_alone);
                 self.stream = None;
                 self.home = match around.pairs.get(pair).map(|pair| pair.worker) {
-                    Some(worker) if worker == around.worker => Home::Shared { pair, entered: [None; 2] },
-                    Some(_) | None => Home::Away { pair, rtcp: None },
+                    Some(worker) if worker == around.worker => Home::Shared {
+                        pair,
+                        is_alone,
+                        entered: [None; 2],
+                    },
+                    Some(_) | None => Home::Away {
+                        pair,
+                        is_alone,
+                        rtcp: None,
+                    },
                 };
             }
         }
@@ -201,10 +219,10 @@ impl Sockets {
                     around.epoll.delete(socket)?;
                 }
             }
-            Home::Shared { pair, entered } => {
+            Home::Shared { pair, entered, .. } => {
                 for (way, from) in Way::BOTH.into_iter().zip(entered) {
                     if let Some(from) = from.take() {
-                        around.sources.leave(*pair, way, from, around.place, around.slot);
+                        around.sources.leave(*pair, way, from, (around.place, around.slot));
                     }
                 }
             }
@@ -217,49 +235,52 @@ impl Sockets {
         Ok(())
     }
 
+    /// Whether the packets of a leg that shares its ports can be told from those of others. Returns whether that is news.
+    pub(super) fn tell(&mut self, alone: bool) -> bool {
+        match &mut self.home {
+            Home::Own { .. } => false,
+            Home::Shared { is_alone, .. } | Home::Away { is_alone, .. } => std::mem::replace(is_alone, alone) != alone,
+        }
+    }
+
     /// The sources of RTP and RTCP are settled, or are others now. A leg with ports of its own that cannot be connected is served as before.
-    /// Returns false when it cannot be told apart from another leg, or has no socket: nothing of its will be heard.
-    pub(super) fn connect(&mut self, around: &mut Around<'_>, sources: [Option<SocketAddr>; 2]) -> bool {
-        let [rtp_from, rtcp_from] = sources;
+    pub(super) fn connect(&mut self, around: &mut Around<'_>, sources: [Option<SocketAddr>; 2]) {
         let stream = around.token(Which::Stream);
         match &mut self.home {
             Home::Own { rtp, .. } => {
-                if let Some(source) = rtp_from {
-                    connect(&mut self.stream, around, rtp, source, stream);
+                if let [Some(source), _] = sources
+                    && let Err(error) = connect(&mut self.stream, around, rtp, source, stream)
+                {
+                    tracing::debug!(%error, %source, "a media socket cannot be connected");
                 }
-                true
             }
-            Home::Shared { pair, entered } => {
-                let mut is_alone = true;
+            Home::Shared { pair, is_alone, entered } => {
+                let owner = (around.place, around.slot);
                 for ((way, source), entered) in Way::BOTH.into_iter().zip(sources).zip(entered) {
+                    let source = source.filter(|_| *is_alone);
                     if *entered == source {
                         continue;
                     }
                     if let Some(before) = entered.take() {
-                        around.sources.leave(*pair, way, before, around.place, around.slot);
+                        around.sources.leave(*pair, way, before, owner);
                     }
-                    let Some(source) = source else { continue };
-                    if around.sources.enter(*pair, way, source, around.place, around.slot) {
-                        *entered = Some(source);
-                    } else {
-                        is_alone &= way == Way::Rtcp;
-                    }
+                    *entered = source.filter(|source| around.sources.enter(*pair, way, *source, owner));
                 }
-                is_alone
             }
-            Home::Away { pair, rtcp } => {
-                let Some(pair) = around.pairs.get(*pair) else { return false };
-                let ways = [
-                    (&mut self.stream, &pair.rtp, rtp_from, stream),
-                    (rtcp, &pair.rtcp, rtcp_from, around.token(Which::Rtcp)),
-                ];
-                for (socket, other, source, token) in ways {
-                    match source {
-                        Some(source) => connect(socket, around, other, source, token),
-                        None => *socket = None,
+            Home::Away { pair, is_alone, rtcp } => {
+                let Some(pair) = around.pairs.get(*pair) else { return };
+                let rtcp_token = around.token(Which::Rtcp);
+                let ways = [(&mut self.stream, &pair.rtp, stream), (rtcp, &pair.rtcp, rtcp_token)];
+                for ((socket, other, token), source) in ways.into_iter().zip(sources) {
+                    let Some(source) = source.filter(|_| *is_alone) else {
+                        *socket = None;
+                        continue;
+                    };
+                    let _joining = pair.joining.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Err(error) = connect(socket, around, other, source, token) {
+                        tracing::warn!(%error, "a leg's shared port cannot be joined from another thread: it is not heard");
                     }
                 }
-                rtp_from.is_none() || self.stream.is_some()
             }
         }
     }
@@ -312,20 +333,22 @@ fn readable(token: u64) -> EpollEvent {
 }
 
 /// A socket on the port of `other` for one source, in place of the one for another.
-fn connect(socket: &mut Option<(UdpSocket, SocketAddr)>, around: &Around<'_>, other: &UdpSocket, source: SocketAddr, token: u64) {
+fn connect(
+    socket: &mut Option<(UdpSocket, SocketAddr)>,
+    around: &Around<'_>,
+    other: &UdpSocket,
+    source: SocketAddr,
+    token: u64,
+) -> io::Result<()> {
     if socket.as_ref().is_some_and(|(_, known)| *known == source) {
-        return;
+        return Ok(());
     }
     // Closed, it leaves the epoll by itself: nobody else has its descriptor.
     *socket = None;
-    let connected = around.manner.connected(other, source).and_then(|socket| {
-        around.epoll.add(&socket, readable(token))?;
-        Ok(socket)
-    });
-    match connected {
-        Ok(connected) => *socket = Some((connected, source)),
-        Err(error) => tracing::debug!(%error, %source, "a media socket cannot be connected"),
-    }
+    let connected = around.manner.connected(other, source)?;
+    around.epoll.add(&connected, readable(token))?;
+    *socket = Some((connected, source));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -355,6 +378,14 @@ mod tests {
         any.local_addr().unwrap().port() & !1
     }
 
+    fn pair() -> Pair {
+        (0..50).find_map(|_| Pair::on(&manner(), port(), 0).ok()).expect("two free ports")
+    }
+
+    fn own() -> Sockets {
+        (0..50).find_map(|_| Sockets::on(&manner(), port()).ok()).expect("two free ports")
+    }
+
     fn with<T>(worker: usize, pairs: &[Pair], then: impl FnOnce(&mut Around<'_>) -> T) -> T {
         then(&mut Around {
             worker,
@@ -376,7 +407,7 @@ mod tests {
 
     #[test]
     fn the_source_comes_by_the_connected_socket_and_everybody_else_by_the_other() {
-        let Ok(mut sockets) = Sockets::on(&manner(), port()) else { return };
+        let mut sockets = own();
         let phones = [(); 2].map(|()| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
         let source = phones[0].local_addr().unwrap();
         with(0, &[], |around| {
@@ -398,7 +429,7 @@ mod tests {
 
     #[test]
     fn nobody_else_gets_a_port_that_two_sockets_share() {
-        let Ok(mut sockets) = Sockets::on(&manner(), port()) else { return };
+        let mut sockets = own();
         with(0, &[], |around| {
             sockets.connect(around, [Some(SocketAddr::from(([127, 0, 0, 1], 9))), None])
         });
@@ -412,14 +443,14 @@ mod tests {
 
     #[test]
     fn legs_that_went_to_another_worker_have_their_packets_there_and_the_others_stay() {
-        let Ok(pair) = Pair::on(&manner(), port(), 0) else { return };
-        let pairs = [pair];
+        let pairs = [pair()];
         let phones = [(); 3].map(|()| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
         let mut away: Vec<Sockets> = (0..2).map(|_| Sockets::shared(&manner(), 0)).collect();
         for (leg, phone) in away.iter_mut().zip(&phones) {
             with(1, &pairs, |around| {
                 leg.arrive(around).unwrap();
-                assert!(leg.connect(around, [Some(phone.local_addr().unwrap()), None]));
+                leg.tell(true);
+                leg.connect(around, [Some(phone.local_addr().unwrap()), None]);
             });
         }
         for (sent, phone) in phones.iter().enumerate() {
@@ -435,5 +466,27 @@ mod tests {
         let third = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         third.set_reuse_address(true).unwrap();
         assert!(third.bind(&pairs[0].address.into()).is_err(), "nobody else gets the port");
+    }
+
+    #[test]
+    fn workers_join_a_pair_at_the_same_time() {
+        let pairs = [pair()];
+        std::thread::scope(|scope| {
+            for thread in 1..3 {
+                let pairs = &pairs;
+                scope.spawn(move || {
+                    for n in 0..500 {
+                        let mut leg = Sockets::shared(&manner(), 0);
+                        with(thread, pairs, |around| {
+                            leg.arrive(around).unwrap();
+                            leg.tell(true);
+                            let source = SocketAddr::from(([127, 0, 0, 1], 10_000 + 2 * n + thread as u16));
+                            leg.connect(around, [Some(source), None]);
+                        });
+                        assert!(leg.stream.is_some());
+                    }
+                });
+            }
+        });
     }
 }

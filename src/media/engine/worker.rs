@@ -80,6 +80,13 @@ pub(super) enum Job {
         leg: MediaLeg,
         media: LegMedia,
         srtp: Option<Box<Keys>>,
+        /// See [`Job::Tell`].
+        is_alone: bool,
+    },
+    /// Whether the packets of a leg that shares its ports can be told from those of others.
+    Tell {
+        leg: MediaLeg,
+        is_alone: bool,
     },
     Mute {
         leg: MediaLeg,
@@ -250,6 +257,7 @@ impl Worker {
             let ready = &ready[..count];
             // First who may hear whom, then what has come: a worker that is late passes nothing on by a table that is no more.
             if ready.iter().any(|event| event.data() == WAKE) && !self.do_jobs(&mut mail.out, now) {
+                mail.out.flush(&self.pairs);
                 return;
             }
             let mut packets = 0;
@@ -323,17 +331,13 @@ impl Worker {
                 let Some((len, from)) = *came else { continue };
                 let datagram = &mut datagram[..len.min(shared::DATAGRAM)];
                 self.taken += 1;
-                let owner = self.sources.of(number, way, from).filter(|owner| {
-                    let room = self.rooms.get(owner.place).and_then(Option::as_deref);
-                    !owner.contested || room.is_some_and(|room| room.call.is_known(owner.slot, way == Way::Rtcp, datagram))
-                });
-                let Some(owner) = owner else {
+                let Some((place, slot)) = self.sources.of(number, way, from) else {
                     self.sums.foreign += 1;
                     continue;
                 };
                 let arrival = Arrival {
-                    place: owner.place,
-                    slot: owner.slot,
+                    place,
+                    slot,
                     way,
                     from,
                     watch: self.taken.is_multiple_of(SAMPLE).then(Watch::start),
@@ -425,14 +429,7 @@ impl Worker {
             for (slot, sockets) in sockets.iter_mut().enumerate() {
                 let Some(sockets) = sockets else { continue };
                 let sources = [call.source(slot), call.rtcp_source(slot)];
-                if !sockets.connect(&mut around!(self, place, slot), sources) {
-                    tracing::warn!(
-                        call = call.key().0,
-                        source = ?sources[0],
-                        "a leg's sound comes from where another's does, to a port that both share: nobody hears it; its device or trunk needs own_ports"
-                    );
-                    self.sums.sources_taken += 1;
-                }
+                sockets.connect(&mut around!(self, place, slot), sources);
             }
         }
         while let Some(event) = call.poll_event() {
@@ -476,6 +473,7 @@ impl Worker {
                 }
             },
             Job::Describe { leg, .. }
+            | Job::Tell { leg, .. }
             | Job::Mute { leg, .. }
             | Job::SendDigits { leg, .. }
             | Job::Beep { leg }
@@ -488,10 +486,19 @@ impl Worker {
                     waiting.push(job);
                 }
             }
-            Job::Describe { leg, media, srtp } => self.at(leg, |call| {
-                call.handle_keys(leg, srtp.as_deref());
-                call.handle_describe(leg, media, now);
-            }),
+            Job::Describe {
+                leg,
+                media,
+                srtp,
+                is_alone,
+            } => {
+                self.tell(leg, is_alone);
+                self.at(leg, |call| {
+                    call.handle_keys(leg, srtp.as_deref());
+                    call.handle_describe(leg, media, now);
+                });
+            }
+            Job::Tell { leg, is_alone } => self.tell(leg, is_alone),
             Job::Mute { leg, muted } => self.at(leg, |call| call.handle_mute(leg, muted, now)),
             Job::SendDigits { leg, digits } => self.at(leg, |call| call.handle_digits(leg, &digits, now)),
             Job::Beep { leg } => self.at(leg, |call| call.handle_beep(leg, now)),
@@ -522,6 +529,20 @@ impl Worker {
             then(&mut room.call);
         }
         self.settle(place);
+    }
+
+    fn tell(&mut self, leg: MediaLeg, is_alone: bool) {
+        let Some(&place) = self.legs.get(&leg) else { return };
+        let Some(Room { call, sockets, .. }) = self.rooms[place].as_deref_mut() else {
+            return;
+        };
+        let Some(slot) = call.slot(leg) else { return };
+        if let Some(Some(sockets)) = sockets.get_mut(slot)
+            && sockets.tell(is_alone)
+        {
+            let sources = [call.source(slot), call.rtcp_source(slot)];
+            sockets.connect(&mut around!(self, place, slot), sources);
+        }
     }
 
     fn farewell(&mut self, leg: MediaLeg, outbox: &mut Outbox, now: Now) {

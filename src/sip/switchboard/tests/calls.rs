@@ -196,7 +196,10 @@ fn ports_are_shared_where_it_is_known_whose_sound_comes_from_where() {
     let mut house = House::new();
     house.incoming(LegSource::Trunk("city".into()), "5001", Some(sdp(4000, "0", "sendrecv")));
     let offered = SocketAddr::from(([127, 0, 0, 1], 4000));
-    assert_eq!(house.board.outside.expected, [Expected::From(offered), Expected::Distinct]);
+    assert_eq!(
+        house.board.outside.expected,
+        [Expected::Offered(offered), Expected::Phone(AGENT.into())]
+    );
     house.board.outside.expected.clear();
     house.incoming(LegSource::Trunk("city".into()), "5002", None);
     assert_eq!(
@@ -207,6 +210,17 @@ fn ports_are_shared_where_it_is_known_whose_sound_comes_from_where() {
     house.board.outside.expected.clear();
     house.incoming(LegSource::Account(OTHER.into()), "0123", Some(sdp(4002, "0", "sendrecv")));
     assert_eq!(house.board.outside.expected[1], Expected::Nothing, "a trunk that is called");
+}
+
+#[test]
+fn who_is_behind_a_nat_or_is_to_have_ports_of_his_own_shares_none() {
+    for (nat, own_ports) in [(true, false), (false, true)] {
+        let mut house = House::with_peers(SwitchboardConfig::default(), Kept::default(), |is_natted, has_own| {
+            (*is_natted, *has_own) = (nat, own_ports);
+        });
+        house.incoming(LegSource::Trunk("city".into()), "5001", Some(sdp(4000, "0", "sendrecv")));
+        assert_eq!(house.board.outside.expected, [Expected::Nothing, Expected::Nothing]);
+    }
 }
 
 fn over_ipv6(sdp: Vec<u8>) -> Vec<u8> {

@@ -93,7 +93,12 @@ impl House {
     }
 
     pub(super) fn with(config: SwitchboardConfig, kept: Kept) -> Self {
-        let extensions = DEVICES.map(|(device, number)| Extension {
+        Self::with_peers(config, kept, |_, _| {})
+    }
+
+    /// The devices and trunks have more or less to them: whether they are behind a NAT, and have ports of their own.
+    pub(super) fn with_peers(config: SwitchboardConfig, kept: Kept, change: impl Fn(&mut bool, &mut bool)) -> Self {
+        let mut extensions = DEVICES.map(|(device, number)| Extension {
             device: device.into(),
             number: number.into(),
             kind: if device == CUSTOMER {
@@ -118,12 +123,16 @@ impl House {
                 _ => Srtp::Off,
             },
         };
-        let trunks = vec![
+        let mut trunks = vec![
             trunk("city", "0", Vec::new()),
             trunk("a-law", "08", vec![Codec::Pcma]),
             trunk("secret", "0991", Vec::new()),
             trunk("either", "0992", Vec::new()),
         ];
+        extensions
+            .iter_mut()
+            .for_each(|extension| change(&mut extension.nat, &mut extension.own_ports));
+        trunks.iter_mut().for_each(|trunk| change(&mut trunk.nat, &mut trunk.own_ports));
         let ports = Ports {
             random: 7,
             free: 1_000_000,
