@@ -229,7 +229,7 @@ fn describe() {
         ("undertone_media_srtp_replayed_total", "SRTP packets dropped as replays."),
         (
             "undertone_media_sources_taken_total",
-            "Legs whose packets come from where another's do, to a port that both share: nobody hears them.",
+            "Legs that came to have their packets from where another's come from, to a port that both share: nobody hears either.",
         ),
         (
             "undertone_media_packets_lost_total",
