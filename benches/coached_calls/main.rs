@@ -26,7 +26,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 use undertone::clock::instant;
-use undertone::media::engine::{Engine, EngineStats};
+use undertone::media::engine::Engine;
 use undertone::media::srtp::{Key, Keys, Suite};
 use undertone::media::{CallKey, Codec, Expected, Hearing, HearingRole, LegMedia, MediaCommand, MediaConfig, MediaLeg, PortUse};
 use undertone::words::Activity;
@@ -346,6 +346,8 @@ fn limits(calls: usize, options: &Options) -> Result<Vec<serde_json::Value>, Box
 struct Row {
     kind: Kind,
     port_use: PortUse,
+    /// In receiving, sending and the machines, while it was talked to.
+    nanos: [u64; 3],
     calls: usize,
     sound: Sound,
     engine: Turn,
@@ -353,7 +355,6 @@ struct Row {
     talked: f64,
     lost: u64,
     kib_per_leg: f64,
-    stats: EngineStats,
     report: Report,
 }
 
@@ -370,8 +371,7 @@ impl Row {
     /// Where the engine's time goes: receiving, sending, the machine of the call, and the rest (waiting, clocks, counting), as shares.
     fn split(&self) -> [f64; 4] {
         let all = self.engine.cpu.as_nanos() as f64;
-        let [receive, send, machine] =
-            [self.stats.receive_nanos, self.stats.send_nanos, self.stats.machine_nanos].map(|nanos| nanos as f64 / all);
+        let [receive, send, machine] = self.nanos.map(|nanos| nanos as f64 / all);
         [receive, send, machine, 1.0 - receive - send - machine]
     }
 
@@ -469,18 +469,24 @@ fn measure((kind, port_use): (Kind, PortUse), calls: usize, sound: Sound, option
             heard: Heard { sent: 0, received: 0 },
         }
     }; 2];
+    let mut nanos = [0; 3];
     let before = engine.stats();
     let began = instant();
     for _ in 0..options.seconds.div_ceil(SLICE / 1000) {
         if !options.no_bare {
             bare.add(stage.talk_to_bare(SLICE)?);
         }
-        let cpu_before = cpu_of("self", "media-");
+        let (cpu_before, stats_before) = (cpu_of("self", "media-"), engine.stats());
         let heard = stage.talk(false, SLICE)?;
         served.add(Turn {
             cpu: cpu_of("self", "media-") - cpu_before,
             heard,
         });
+        // While nobody talks to it, it sends silence; that is not what its time is for here.
+        let slice = engine.stats().since(&stats_before);
+        for (all, nanos) in nanos.iter_mut().zip([slice.receive_nanos, slice.send_nanos, slice.machine_nanos]) {
+            *all += nanos;
+        }
     }
     let talked = began.elapsed().as_secs_f64();
     // Time for the last of the counters to be told.
@@ -495,6 +501,7 @@ fn measure((kind, port_use): (Kind, PortUse), calls: usize, sound: Sound, option
     Ok(Row {
         kind,
         port_use,
+        nanos,
         calls,
         sound,
         lost: in_lost
@@ -507,7 +514,6 @@ fn measure((kind, port_use): (Kind, PortUse), calls: usize, sound: Sound, option
         bare,
         talked,
         kib_per_leg: memory as f64 / 1024.0 / (calls * kind.legs()) as f64,
-        stats,
         report,
     })
 }
