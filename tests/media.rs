@@ -780,8 +780,22 @@ fn who_offers_an_address_that_another_leg_has_gets_another_port_and_so_does_a_ph
         };
         let open = |leg| engine.open(CallKey(leg), MediaLeg(leg), expected()).expect("a leg").port();
         let first = open(0);
-        let ports: BTreeSet<u16> = (1..8).map(open).chain([first]).collect();
+        let second = open(1);
+        let ports: BTreeSet<u16> = (2..8).map(open).chain([first, second]).collect();
         assert_eq!(ports.len(), 8, "four are shared, four their own");
+        if number == 1 {
+            let phone = Phone::new(&engine, CallKey(1000), MediaLeg(1000), 0);
+            let held = as_leg(&phone, MediaLeg(0), 0);
+            held.describe(&engine, |media| media.remote = None);
+            engine.command(MediaCommand::Close { leg: MediaLeg(1) });
+            let mut leg = 100;
+            wait("what is given back has rested", || {
+                leg += 1;
+                let port = open(leg);
+                assert_ne!(port, first, "on hold, with no address, the phone still has its leg there");
+                port == second
+            });
+        }
         engine.command(MediaCommand::Close { leg: MediaLeg(0) });
         assert!(!ports.contains(&open(10)), "it rests");
         let mut leg = 20;

@@ -205,9 +205,9 @@ impl Engine {
             return Err(MediaError::TooManyLegs);
         }
         let worker = directory.worker_of(call, shared.posts.len());
-        let pair = directory.pair_for(worker, &expected, &shared.pairs, clock::instant());
-        let (sockets, mut address) = match pair {
-            Some(pair) => (Sockets::shared(&shared.manner, pair), shared.pairs[pair].address),
+        let place = directory.pair_for(worker, expected, &shared.pairs, clock::instant());
+        let (sockets, mut address) = match &place {
+            Some((pair, _)) => (Sockets::shared(&shared.manner, *pair), shared.pairs[*pair].address),
             None => shared
                 .bind(&mut directory, |manner, port| {
                     Ok((Sockets::on(manner, port)?, SocketAddr::new(manner.bind, port)))
@@ -224,11 +224,9 @@ impl Engine {
             leg: Leg::new(leg, start, clock::instant()),
             sockets,
         });
-        let lines = match (pair, expected) {
-            (None, _) => Lines::Own(address.port()),
-            (Some(pair), Expected::Nothing) => Lines::Shared { pair, known: Vec::new() },
-            (Some(pair), Expected::Phone(phone)) => directory.hold(leg, pair, Known::Phone(phone)),
-            (Some(pair), Expected::Offered(source)) => directory.hold(leg, pair, Known::Source(source)),
+        let lines = match place {
+            Some((pair, known)) => directory.hold(leg, pair, known),
+            None => Lines::Own(address.port()),
         };
         directory.enter(call, leg, worker, lines);
         if !shared.posts[worker].send(Job::Put { call, parcel }) {
@@ -248,7 +246,8 @@ impl Engine {
         let of = |directory: &Directory, leg| directory.legs.get(&leg).map(|seat| seat.worker);
         let (worker, job) = match command {
             MediaCommand::Describe { leg, media, srtp } => {
-                shared.claim(&mut directory, leg, media.remote);
+                let changed = directory.comes_from(leg, media.remote, shared.rested());
+                shared.tell(&directory, changed);
                 let is_alone = directory.is_alone(leg);
                 let job = Job::Describe {
                     leg,
@@ -277,7 +276,8 @@ impl Engine {
                 (Some(worker), Job::Move { leg, call, to })
             }
             MediaCommand::Close { leg } => {
-                shared.claim(&mut directory, leg, None);
+                let changed = directory.release(leg, |_| true, shared.rested());
+                shared.tell(&directory, changed);
                 (directory.close(leg), Job::Close { leg })
             }
         };
@@ -320,10 +320,13 @@ impl Shared {
         self.directory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A leg's packets come from there from now on. Two legs of one pair with one source cannot be told apart: neither has it until one is
-    /// gone.
-    fn claim(&self, directory: &mut Directory, leg: MediaLeg, source: Option<SocketAddr>) {
-        let changed = directory.comes_from(leg, source, clock::instant() + self.config.port_rest);
+    /// When what is given back now has rested.
+    fn rested(&self) -> Instant {
+        clock::instant() + self.config.port_rest
+    }
+
+    /// Two legs of one pair with one source cannot be told apart: neither has it until one is gone.
+    fn tell(&self, directory: &Directory, changed: Vec<(MediaLeg, bool)>) {
         for (leg, is_alone) in changed {
             if !is_alone {
                 tracing::warn!(
@@ -459,21 +462,22 @@ impl Directory {
         (0..workers).min_by_key(|&worker| load[worker]).unwrap_or(0)
     }
 
-    /// A pair of the worker's that a leg can share: one where nothing that is known of it is known of another. `None`: it gets ports of its own.
-    fn pair_for(&mut self, worker: usize, expected: &Expected, pairs: &[Pair], now: Instant) -> Option<usize> {
+    /// A pair of the worker's that a leg can share: one where what is known of it is known of no other; and what that is. `None`: it gets ports
+    /// of its own.
+    fn pair_for(&mut self, worker: usize, expected: Expected, pairs: &[Pair], now: Instant) -> Option<(usize, Known)> {
         let first = worker * PAIRS;
         pairs.get(first)?;
         let known = match expected {
             Expected::Nothing => return None,
-            Expected::Phone(phone) => Known::Phone(phone.clone()),
-            Expected::Offered(source) => Known::Source(*source),
+            Expected::Phone(phone) => Known::Phone(phone),
+            Expected::Offered(source) => Known::Source(source),
         };
         self.known
             .retain(|_, holders| !holders.legs.is_empty() || holders.rests.is_some_and(|until| until > now));
         self.given += 1;
         let given = self.given;
         let mut theirs = (0..PAIRS).map(|turn| (first + (given + turn) % PAIRS, known.clone()));
-        theirs.find(|place| !self.known.contains_key(place)).map(|(pair, _)| pair)
+        theirs.find(|place| !self.known.contains_key(place))
     }
 
     /// The leg is at the pair, and this is known of it.
@@ -487,36 +491,38 @@ impl Directory {
         self.legs.insert(leg, Seat { call, worker, lines });
     }
 
-    /// Where a leg's packets come from, `None` when it closes. What is left rests until then. Returns the other legs that are alone at their
-    /// source now, or are no more.
-    fn comes_from(&mut self, leg: MediaLeg, source: Option<SocketAddr>, until: Instant) -> Vec<(MediaLeg, bool)> {
-        let Some(Seat {
-            lines: Lines::Shared { pair, known },
-            ..
-        }) = self.legs.get_mut(&leg)
-        else {
+    /// What of a leg holds no more; it rests until then. Returns the legs that are alone at their source now.
+    fn release(&mut self, leg: MediaLeg, is_over: impl Fn(&Known) -> bool, until: Instant) -> Vec<(MediaLeg, bool)> {
+        let Some(Lines::Shared { pair, known }) = self.legs.get_mut(&leg).map(|seat| &mut seat.lines) else {
             return Vec::new();
         };
-        let (pair, source) = (*pair, source.map(Known::Source));
-        let gone: Vec<Known> = match &source {
-            Some(source) => known
-                .extract_if(.., |known| matches!(known, Known::Source(_)) && known != source)
-                .collect(),
-            None => std::mem::take(known),
-        };
-        let fresh = source.filter(|source| !known.contains(source));
-        known.extend(fresh.clone());
-        let mut changed = Vec::new();
-        for known in gone {
-            let holders = self.known.entry((pair, known.clone())).or_default();
+        let pair = *pair;
+        let over: Vec<Known> = known.extract_if(.., |known| is_over(known)).collect();
+        let mut alone = Vec::new();
+        for known in over {
+            let is_source = matches!(known, Known::Source(_));
+            let holders = self.known.entry((pair, known)).or_default();
             holders.legs.retain(|holder| *holder != leg);
             holders.rests = Some(until);
-            if let (Known::Source(_), [other]) = (known, &holders.legs[..]) {
-                changed.push((*other, true));
+            if let (true, [other]) = (is_source, &holders.legs[..]) {
+                alone.push((*other, true));
             }
         }
-        if let Some(source) = fresh {
-            let holders = self.known.entry((pair, source)).or_default();
+        alone
+    }
+
+    /// Where a leg's packets come from; `None`: it has not said. Where they came from before rests until then. Returns the other legs that are
+    /// alone at their source now, or are no more.
+    fn comes_from(&mut self, leg: MediaLeg, source: Option<SocketAddr>, until: Instant) -> Vec<(MediaLeg, bool)> {
+        let source = source.map(Known::Source);
+        let is_before = |known: &Known| matches!(known, Known::Source(_)) && Some(known) != source.as_ref();
+        let mut changed = self.release(leg, is_before, until);
+        let (Some(Lines::Shared { pair, known }), Some(source)) = (self.legs.get_mut(&leg).map(|seat| &mut seat.lines), source) else {
+            return changed;
+        };
+        if !known.contains(&source) {
+            known.push(source.clone());
+            let holders = self.known.entry((*pair, source)).or_default();
             if let [other] = holders.legs[..] {
                 changed.push((other, false));
             }
