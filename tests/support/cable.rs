@@ -1,5 +1,6 @@
 //! A cable between a client and a house: it can be pulled, and plugged into another house.
 
+use super::front::PATIENCE;
 use super::line::Cut;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,12 +15,16 @@ pub(crate) struct Cable {
     /// Where clients connect to.
     pub(crate) address: SocketAddr,
     target: Arc<watch::Sender<SocketAddr>>,
-    cuts: watch::Sender<(u64, Cut)>,
     passes_websockets: Arc<AtomicBool>,
-    connections: Connections,
+    connections: Arc<Mutex<Connections>>,
 }
 
-type Connections = Arc<Mutex<Vec<JoinHandle<()>>>>;
+/// Those that the next cut ends. A client comes back at once: its new connection belongs to the cut after that.
+#[derive(Default)]
+struct Connections {
+    cut: watch::Sender<Option<Cut>>,
+    joined: Vec<JoinHandle<()>>,
+}
 
 impl Cable {
     /// From a free port to there.
@@ -27,22 +32,20 @@ impl Cable {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let target = Arc::new(watch::Sender::new(target));
-        let cuts = watch::Sender::new((0, Cut::Fin));
         let passes_websockets = Arc::new(AtomicBool::new(true));
-        let connections = Connections::default();
-        let spliced = connections.clone();
-        let (to, cut, passes) = (target.clone(), cuts.subscribe(), passes_websockets.clone());
+        let connections = Arc::<Mutex<Connections>>::default();
+        let (to, passes, all) = (target.clone(), passes_websockets.clone(), connections.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = *to.borrow();
-                let joined = tokio::spawn(join(client, server, cut.clone(), passes.load(Ordering::SeqCst)));
-                spliced.lock().expect("nobody died").push(joined);
+                let mut all = all.lock().expect("nobody died");
+                let joined = tokio::spawn(join(client, server, all.cut.subscribe(), passes.load(Ordering::SeqCst)));
+                all.joined.push(joined);
             }
         });
         Self {
             address,
             target,
-            cuts,
             passes_websockets,
             connections,
         }
@@ -60,19 +63,16 @@ impl Cable {
 
     /// Ends every connection, on both sides. When it returns, both kernels know.
     pub(crate) async fn cut(&self, how: Cut) {
-        self.cuts.send_modify(|(count, last)| {
-            *count += 1;
-            *last = how;
-        });
         let connections = std::mem::take(&mut *self.connections.lock().expect("nobody died"));
-        for connection in connections {
-            connection.await.expect("a connection");
+        connections.cut.send_replace(Some(how));
+        for connection in connections.joined {
+            let ended = tokio::time::timeout(PATIENCE, connection).await;
+            ended.expect("in time").expect("a connection");
         }
     }
 }
 
-async fn join(mut client: TcpStream, server: SocketAddr, mut cuts: watch::Receiver<(u64, Cut)>, passes_websockets: bool) {
-    cuts.mark_unchanged();
+async fn join(mut client: TcpStream, server: SocketAddr, mut cut: watch::Receiver<Option<Cut>>, passes_websockets: bool) {
     if !passes_websockets && asks_for_websocket(&client).await {
         let _ = client
             .write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -83,8 +83,8 @@ async fn join(mut client: TcpStream, server: SocketAddr, mut cuts: watch::Receiv
     let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
     tokio::select! {
         _ = copy_bidirectional(&mut client, &mut server) => {}
-        changed = cuts.changed() => {
-            if changed.is_ok() && cuts.borrow().1 == Cut::Rst {
+        how = cut.wait_for(Option::is_some) => {
+            if how.is_ok_and(|how| *how == Some(Cut::Rst)) {
                 let (_, _) = (client.set_zero_linger(), server.set_zero_linger());
             }
         }
