@@ -272,21 +272,18 @@ impl Hub {
 
     /// A request has come.
     pub fn handle_post(&mut self, post: Post, now: Now) {
+        let reach = post.reach();
         let Post {
-            no,
+            no: _,
             mut from,
             new_browser,
             via,
             fresh,
             messages,
         } = post;
-        let reach = match via {
-            Via::Socket(socket) => {
-                self.frame_came(socket);
-                Reach::Socket(socket)
-            }
-            Via::Http { .. } | Via::Callback => Reach::Post(no),
-        };
+        if let Reach::Socket(socket) = reach {
+            self.frame_came(socket);
+        }
         if let Some(handshake) = messages.iter().position(|message| matches!(message.kind, Kind::Handshake { .. })) {
             from.browser = from.browser.or(new_browser);
             // The text: other messages in the same request MUST be ignored.
@@ -318,6 +315,18 @@ impl Hub {
             Reach::Post(_) if held => {}
             Reach::Post(_) | Reach::Socket(_) => self.answer(reach, events, replies),
         }
+    }
+
+    /// Whether one of its connects would take the place of what its client does on another connection. If its own has gone, it is the
+    /// older one, only read later, and is not to be handed in.
+    pub fn takes_over(&self, post: &Post) -> bool {
+        let reach = post.reach();
+        post.messages.iter().any(|message| {
+            let id = message.client.as_ref().filter(|_| matches!(message.kind, Kind::Connect { .. }));
+            let no = id.and_then(|id| self.by_id.get(id));
+            no.and_then(|no| self.sessions.get(no))
+                .is_some_and(|session| session.is_elsewhere(reach))
+        })
     }
 
     /// The answer has left: its events are delivered.

@@ -153,6 +153,14 @@ impl Session {
         self.flight.as_ref().is_some_and(|flight| !flight.events.is_empty())
     }
 
+    /// A connect is held, events are on their way, or will be pushed, by another way than this one.
+    pub(super) fn is_elsewhere(&self, reach: Reach) -> bool {
+        let is_held = matches!(&self.place, Place::Held { connect, .. } if connect.reach != reach);
+        let is_on_its_way = self.is_in_doubt() && self.flight.as_ref().is_some_and(|flight| flight.by != reach);
+        let is_attached = self.socket.is_some_and(|socket| reach != Reach::Socket(socket));
+        is_held || is_on_its_way || is_attached
+    }
+
     /// How long its client may stay away of its own accord: as it says, or as it was told.
     pub(super) fn pause(&self, interval: Duration) -> Duration {
         match self.told_interval {

@@ -1,7 +1,7 @@
 //! The loop that owns the [`Hub`]. One rhythm: hand in, drain, wait.
 
 use super::Config;
-use super::hub::{Counts, Hub, Output, Post, PostNo, SessionNo, SocketNo, Transport};
+use super::hub::{Counts, Hub, Output, Post, PostNo, SessionNo, SocketNo, Transport, Via};
 use super::hub::{Kept, Numbered, STATES};
 use super::journal::{Journal, Legacy, Order};
 use super::wire::{Parcel, Wire, Written};
@@ -261,11 +261,23 @@ impl Shell {
         match happening {
             Happening::Posted(post, wire, reply, at) => {
                 self.lag.note(at, now.mono);
+                if self.hub.takes_over(&post) && wire.has_gone() {
+                    wire.abandon(Parcel::Post(post.no));
+                    return;
+                }
                 self.waiting.insert(post.no, (wire, Some(reply)));
                 self.hub.handle_post(post, now);
             }
             Happening::Frame(post, at) => {
                 self.lag.note(at, now.mono);
+                if let Via::Socket(socket) = post.via
+                    && self.hub.takes_over(&post)
+                    && self.sockets.get(&socket).is_some_and(|(wire, _)| wire.has_gone())
+                {
+                    // It reads on, and finds its end.
+                    self.tell_socket(socket, ToSocket::Next);
+                    return;
+                }
                 self.hub.handle_post(post, now);
             }
             Happening::Opened(socket, address, wire, tell) => {

@@ -158,6 +158,12 @@ impl Wire {
         state.write_at_once(at, bytes, at_once)
     }
 
+    /// The other end has closed it, as far as our kernel knows; or we have.
+    pub(super) fn has_gone(&self) -> bool {
+        let state = self.state();
+        state.is_dead || state.socket.is_some_and(has_gone)
+    }
+
     /// Its last answer has been given.
     pub(in crate::front) fn has_ended(&self) -> bool {
         self.state().has_ended

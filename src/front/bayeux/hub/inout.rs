@@ -1,7 +1,7 @@
 //! What goes into the hub and what comes out.
 
 use crate::front::bayeux::message::{ClientId, Event, Incoming};
-use crate::front::bayeux::session::{SessionNo, Transport};
+use crate::front::bayeux::session::{Reach, SessionNo, Transport};
 use crate::words::UserId;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -79,6 +79,15 @@ pub struct Post {
     pub fresh: ClientId,
     /// At least one.
     pub messages: Vec<Incoming>,
+}
+
+impl Post {
+    pub(super) fn reach(&self) -> Reach {
+        match self.via {
+            Via::Socket(socket) => Reach::Socket(socket),
+            Via::Http { .. } | Via::Callback => Reach::Post(self.no),
+        }
+    }
 }
 
 /// A session as it is kept for the next life of this process.
