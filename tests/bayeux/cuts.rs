@@ -277,19 +277,25 @@ async fn g07_and_g08_with_replay_nothing_is_lost_or_doubled_wherever_the_cut_com
     nothing_is_lost_or_doubled(Care::Replay).await;
 }
 
-/// A connect that was sent before a cut may be read after the one that its client has sent since. On one thread nobody reads between the
-/// sending and the cut.
+/// What was sent before a cut may be read after what its client has sent since. On one thread nobody reads between the sending and the cut.
 #[tokio::test]
-async fn a_connect_that_is_read_when_its_connection_has_gone_takes_nobodys_place() {
+async fn what_is_read_when_its_connection_has_gone_takes_nobodys_place() {
     let house = House::open(Wishes {
         crowd: 1,
         ..Wishes::default()
     });
     let house = house.await;
     let mut number = 0;
-    for gone_by in [By::Poll, By::Socket] {
+    for (gone_by, what) in [
+        (By::Poll, "connect"),
+        (By::Socket, "connect"),
+        (By::Socket, "subscribe"),
+        (By::Socket, "unsubscribe"),
+    ] {
         for by in [By::Poll, By::Socket] {
             for how in [Cut::Fin, Cut::Rst] {
+                number += 1;
+                let case = format!("{by:?} beside a {what} by a {gone_by:?} that is gone by {how:?}");
                 let mut client = Client::new("crowd0".to_owned(), by, Care::None);
                 let mut gone = Line::open(house.address, gone_by, &client.user).await;
                 let mut line = client.open(&house).await;
@@ -300,17 +306,15 @@ async fn a_connect_that_is_read_when_its_connection_has_gone_takes_nobodys_place
                 client.connect(&mut line).await;
                 let is_held = timeout(PATIENCE, load.wait_for(|load| load.held == 1)).await;
                 is_held.expect("in time").expect("a hub");
-                client.connect(&mut gone).await;
+                gone.send(&json!([{
+                    "channel": format!("/meta/{what}"), "clientId": client.id, "connectionType": gone_by.name(), "subscription": "/x/y",
+                }]))
+                .await;
                 gone.cut(how);
-                number += 1;
                 happen(&house, "crowd0", &number.to_string()).await;
                 let came = line.receive().await;
-                client.hear(&came.unwrap_or_else(|| panic!("{by:?} is ended by a {gone_by:?} that is gone by {how:?}")));
-                assert_eq!(
-                    client.heard,
-                    [number.to_string()],
-                    "{by:?} beside a {gone_by:?} that is gone by {how:?}"
-                );
+                client.hear(&came.unwrap_or_else(|| panic!("{case}: it is ended")));
+                assert_eq!(client.heard, [number.to_string()], "{case}");
             }
         }
     }

@@ -317,13 +317,17 @@ impl Hub {
         }
     }
 
-    /// Whether one of its connects would take the place of what its client does on another connection. If its own has gone, it is the
-    /// older one, only read later, and is not to be handed in.
+    /// Whether it would draw its session away from another connection. If its own has gone, it is older than what came on that one, only
+    /// read later, and is not to be handed in.
     pub fn takes_over(&self, post: &Post) -> bool {
         let reach = post.reach();
         post.messages.iter().any(|message| {
-            let id = message.client.as_ref().filter(|_| matches!(message.kind, Kind::Connect { .. }));
-            let no = id.and_then(|id| self.by_id.get(id));
+            let draws = match message.kind {
+                Kind::Connect { .. } => true,
+                Kind::Subscribe(_) | Kind::Unsubscribe(_) | Kind::Publish { .. } => matches!(reach, Reach::Socket(_)),
+                Kind::Handshake { .. } | Kind::Disconnect | Kind::NoChannel | Kind::BadId { .. } | Kind::TooDeep { .. } => false,
+            };
+            let no = message.client.as_ref().filter(|_| draws).and_then(|id| self.by_id.get(id));
             no.and_then(|no| self.sessions.get(no))
                 .is_some_and(|session| session.is_elsewhere(reach))
         })
