@@ -315,6 +315,9 @@ async fn what_is_read_when_its_connection_has_gone_takes_nobodys_place() {
                 let came = line.receive().await;
                 client.hear(&came.unwrap_or_else(|| panic!("{case}: it is ended")));
                 assert_eq!(client.heard, [number.to_string()], "{case}");
+                let more = json!([{"channel": "/meta/unsubscribe", "clientId": client.id, "subscription": "/x/z"}]);
+                line.send(&more).await;
+                assert!(line.until_reply("/meta/unsubscribe").await.is_some(), "{case}: it is ended");
             }
         }
     }
