@@ -153,12 +153,17 @@ impl Session {
         self.flight.as_ref().is_some_and(|flight| !flight.events.is_empty())
     }
 
+    /// By which other way than this one events have left of which nobody knows yet whether they arrive.
+    pub(super) fn in_doubt_elsewhere(&self, reach: Reach) -> Option<Reach> {
+        let flight = self.flight.as_ref().filter(|_| self.is_in_doubt());
+        flight.map(|flight| flight.by).filter(|by| *by != reach)
+    }
+
     /// A connect is held, events are on their way, or will be pushed, by another way than this one.
     pub(super) fn is_elsewhere(&self, reach: Reach) -> bool {
         let is_held = matches!(&self.place, Place::Held { connect, .. } if connect.reach != reach);
-        let is_on_its_way = self.is_in_doubt() && self.flight.as_ref().is_some_and(|flight| flight.by != reach);
         let is_attached = self.socket.is_some_and(|socket| reach != Reach::Socket(socket));
-        is_held || is_on_its_way || is_attached
+        is_held || is_attached || self.in_doubt_elsewhere(reach).is_some()
     }
 
     /// How long its client may stay away of its own accord: as it says, or as it was told.

@@ -141,12 +141,10 @@ impl Hub {
 
     pub(super) fn ask_for_outcome(&mut self, no: SessionNo, reach: Reach) {
         let Some(session) = self.sessions.get(&no) else { return };
-        match &session.flight {
-            Some(flight) if flight.by != reach && session.is_in_doubt() => match flight.by {
-                Reach::Post(post) => self.outputs.push_back(Output::Abandon { post }),
-                Reach::Socket(socket) => self.outputs.push_back(Output::AbandonSocket { socket }),
-            },
-            Some(_) | None => {}
+        match session.in_doubt_elsewhere(reach) {
+            Some(Reach::Post(post)) => self.outputs.push_back(Output::Abandon { post }),
+            Some(Reach::Socket(socket)) => self.outputs.push_back(Output::AbandonSocket { socket }),
+            None => {}
         }
     }
 
