@@ -344,6 +344,7 @@ fn call(n: usize, state: LegState) -> CallFact {
         monitors: None,
         established_at: Some(Timestamp(1)),
         quality: None,
+        handed_on_to: None,
     };
     CallFact {
         id: format!("{n:032X}").into(),

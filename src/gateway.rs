@@ -25,8 +25,8 @@ pub use record::{Event, Hearing, Record};
 
 use crate::words::{
     Activity, AdmissionAsked, AgentState, Answer, Asked, CallFact, CallId, CallNotification, CallView, Capabilities, Command,
-    CommandContext, DeviceFact, DeviceId, DeviceView, Fact, Failure, LegState, MonitorFact, MonitorState, Notice, NoticeBody, Now, Query,
-    Reason, Refusal, RequestId, Timestamp, Topic, UserId, UserView,
+    CommandContext, DeviceFact, DeviceId, DeviceView, Fact, Failure, LegState, MonitorFact, MonitorState, Notice, NoticeBody, Now, Party,
+    Query, Reason, Refusal, RequestId, Timestamp, Topic, UserId, UserView,
 };
 use calls::Calls;
 use permission::House;
@@ -810,6 +810,11 @@ fn joined(monitor: &MonitorFact) -> Option<(&CallId, Activity, Timestamp)> {
     }
 }
 
+/// The same device has left for the same number.
+fn is_same_end(one: &Party, other: &Party) -> bool {
+    (&one.device, &one.handed_on_to, one.established_at) == (&other.device, &other.handed_on_to, other.established_at)
+}
+
 /// Facts, and who is told of them.
 impl Gateway {
     fn device(&mut self, device: DeviceFact) {
@@ -828,6 +833,7 @@ impl Gateway {
         let id = call.id.clone();
         let over = call.is_over();
         let parent = call.parent.clone().filter(|_| !over);
+        self.audit_handed_on(&call, now);
         let before = self.calls.insert(call).and_then(|call| call.parent);
         if let Some(parent) = &parent {
             self.asking.insert(parent.clone(), id.clone());
@@ -842,6 +848,25 @@ impl Gateway {
         }
         if over {
             self.calls.remove(&id);
+        }
+    }
+
+    /// Writes down, for each supervisor who hears a call or is about to, that a device's leg of it is with another number now.
+    fn audit_handed_on(&mut self, call: &CallFact, now: Now) {
+        let before = self.calls.get(&call.id).map(|call| call.parties.as_slice()).unwrap_or_default();
+        let is_news = |party: &&Party| party.handed_on_to.is_some() && !before.iter().any(|known| is_same_end(known, party));
+        let numbers = call.parties.iter().filter(is_news).filter_map(|party| party.handed_on_to.clone());
+        let hearing = self.hearing.values().filter(|hearing| hearing.call == call.id);
+        let records: Vec<Record> = hearing
+            .flat_map(|hearing| {
+                numbers.clone().map(|number| Record {
+                    number: Some(number),
+                    ..self.hearing_record(Event::HandedOn, hearing, now)
+                })
+            })
+            .collect();
+        for record in records {
+            self.audit(record, Work::Line, now);
         }
     }
 
@@ -959,9 +984,10 @@ impl Gateway {
             .map(|((_, device), view)| (device.clone(), view.clone()))
             .collect();
         for (device, view) in told {
-            let is_here = legs.get(&device).is_some_and(|leg| leg.state != LegState::Released);
-            if !is_here {
-                legs.insert(device, view::released(view));
+            let now = legs.get(&device);
+            if now.is_none_or(|leg| leg.state == LegState::Released) {
+                let handed_on_to = now.and_then(|leg| leg.handed_on_to.clone());
+                legs.insert(device, view::released(view, handed_on_to));
             }
         }
         for (device, leg) in legs {

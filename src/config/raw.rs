@@ -405,6 +405,8 @@ fn yes() -> bool {
 pub(super) struct Device {
     pub(super) id: String,
     pub(super) number: String,
+    #[serde(default)]
+    pub(super) aliases: Vec<String>,
     #[serde(default = "house")]
     pub(super) kind: Kind,
     pub(super) voice_environment: Option<String>,

@@ -298,6 +298,7 @@ fn account(device: &raw::Device) -> Account {
     Account {
         device: DeviceId::from(device.id.as_str()),
         number: Number::from(device.number.as_str()),
+        aliases: aliases(device),
         username: device.number.clone(),
         ha1s: BTreeMap::new(),
         kind: kind(device.kind),
@@ -359,10 +360,15 @@ fn kind(kind: raw::Kind) -> AccountKind {
     }
 }
 
+fn aliases(device: &raw::Device) -> Vec<Number> {
+    device.aliases.iter().map(|alias| Number::from(alias.as_str())).collect()
+}
+
 fn numbering(shapes: &Shapes) -> Numbering {
     let extensions = shapes.devices.iter().map(|device| Extension {
         device: DeviceId::from(device.id.as_str()),
         number: Number::from(device.number.as_str()),
+        aliases: aliases(device),
         kind: kind(device.kind),
         nat: device.nat,
         own_ports: device.own_ports,
@@ -717,7 +723,17 @@ impl Checks {
         );
         self.unique("device", "number", shapes.devices.iter().map(|it| it.number.as_str()), b"+#*");
         let devices = self.unique("device", "id", shapes.devices.iter().map(|it| it.id.as_str()), b"~");
+        let mut names: BTreeSet<&str> = shapes.devices.iter().map(|device| device.number.as_str()).collect();
         for (number, device) in shapes.devices.iter().enumerate() {
+            for (place, alias) in device.aliases.iter().enumerate() {
+                let at: [&dyn ToString; 4] = [&"device", &number, &"aliases", &place];
+                self.unless(!alias.is_empty(), &at, "must not be empty");
+                self.unless(
+                    names.insert(alias),
+                    &at,
+                    format!("'{alias}' is a number or an alias of a device already"),
+                );
+            }
             if let Some(environment) = &device.voice_environment {
                 self.unless(
                     environments.contains(environment.as_str()),

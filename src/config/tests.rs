@@ -359,6 +359,10 @@ fn each_bad_value_names_its_key_and_line() {
             "undertone.toml:6: device[1].number: '1' is there twice",
         ),
         (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\naliases = [\"7\"]\n[[device]]\nid = \"e\"\nnumber = \"2\"\naliases = [\"3\", \"1\"]",
+            "undertone.toml:8: device[1].aliases[1]: '1' is a number or an alias of a device already",
+        ),
+        (
             "[[device]]\nid = \"d\"\nnumber = \"1\"\nvoice_environment = \"x\"",
             "undertone.toml:4: device[0].voice_environment: there is no voice environment 'x'",
         ),

@@ -464,6 +464,7 @@ fn wire_party(party: &Party) -> proto::Party {
         monitors: party.monitors.as_ref().map(ToString::to_string).unwrap_or_default(),
         established_at_ms: party.established_at.map_or(0, |at| at.0),
         quality: party.quality.as_ref().map(wire_quality),
+        handed_on_to: party.handed_on_to.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 
@@ -529,6 +530,7 @@ fn party(party: proto::Party) -> Result<Party, Malformed> {
         monitors: optional("party.monitors", party.monitors)?,
         established_at: (party.established_at_ms > 0).then_some(Timestamp(party.established_at_ms)),
         quality: party.quality.map(quality),
+        handed_on_to: optional("party.handed_on_to", party.handed_on_to)?,
     })
 }
 
@@ -794,6 +796,7 @@ mod tests {
                 }),
                 round_trip_ms: Some(0),
             }),
+            handed_on_to: Some("0170".into()),
         };
         let roles = PartyRole::ALL.iter();
         let mut parties: Vec<_> = roles
@@ -806,6 +809,7 @@ mod tests {
             monitors: None,
             established_at: None,
             quality: Some(Quality::default()),
+            handed_on_to: None,
             ..party(PartyRole::Customer, LegState::Ringing)
         });
         let monitor = |state| {

@@ -514,6 +514,7 @@ mod tests {
                 monitors: None,
                 established_at: None,
                 quality: None,
+                handed_on_to: None,
             }],
         })
     }

@@ -174,6 +174,9 @@ pub struct CallJson {
     /// How his sound fares; only in answers to GET, and absent before the first report. An extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media_quality: Option<MediaQualityJson>,
+    /// Of a released leg: it has not ended but was handed on to this number, by the phone or the switch it is at. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handed_on_to: Option<String>,
     /// Its own URI.
     pub uri: String,
     /// Its path under the prefix.
@@ -413,6 +416,7 @@ pub fn call(uris: &Uris, view: &CallView) -> CallJson {
             .monitoring_state
             .map(|activity| CallMonitoringJson { state: activity.as_str() }),
         media_quality: view.quality.as_ref().map(media_quality),
+        handed_on_to: view.handed_on_to.as_ref().map(ToString::to_string),
         uri: uris.call(&view.id),
         path: call_path(&view.id),
     }
@@ -628,6 +632,7 @@ mod tests {
             monitoring: true,
             monitoring_state: None,
             quality: None,
+            handed_on_to: None,
         };
         let body = NoticeBody::CallStateChange {
             notification: CallNotification::StatusChange,

@@ -56,6 +56,9 @@ pub enum Event {
     FoundJoined,
     /// What he does on the call, or follows, or for how long, has changed.
     Changed,
+    /// The monitored leg did not end but was handed on to another number, by the phone or the switch it is at. What becomes of the supervisor
+    /// is in the lines that follow.
+    HandedOn,
     /// He has left the call.
     Released,
     /// He was on the call before the gateway or its backend was away, and is not any more: when he left is not known.
@@ -93,6 +96,7 @@ impl Event {
             Event::Joined => "joined",
             Event::FoundJoined => "found_joined",
             Event::Changed => "changed",
+            Event::HandedOn => "handed_on",
             Event::Released => "released",
             Event::Lost => "lost",
             Event::Failed => "failed",

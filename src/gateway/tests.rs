@@ -212,6 +212,7 @@ fn party(device: Option<&str>, number: &str, role: PartyRole, state: LegState) -
         monitors: None,
         established_at: (state == LegState::Established).then_some(Timestamp(1_000_000)),
         quality: None,
+        handed_on_to: None,
     }
 }
 
@@ -705,6 +706,49 @@ fn a_monitor_whose_permission_is_gone_is_cancelled() {
     assert!(outputs.iter().any(
         |output| matches!(output, Output::Command { command, .. } if *command == Command::StopMonitoring { supervisor: supervisor.clone() })
     ));
+}
+
+#[test]
+fn a_leg_that_was_handed_on_is_in_the_audit_before_its_supervisor_is_released_and_its_user_sees_where_it_went() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    let outputs = harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
+    written(&mut harness, outputs);
+    let handed_on = Party {
+        handed_on_to: Some("0170".into()),
+        state: LegState::Released,
+        ..bob()
+    };
+    let stranger = party(None, "0170", PartyRole::Customer, LegState::Established);
+    let boss = supervisor(Activity::Coach, LegState::Established);
+    let now = call(vec![customer(), handed_on.clone(), boss, stranger.clone()]);
+    let outputs = harness.facts(Fact::Call(now.clone()));
+    let released = notices(&outputs).into_iter().find_map(|notice| match &notice.body {
+        NoticeBody::CallStateChange { call, .. } if notice.user.as_str() == "bob" => Some(call.clone()),
+        _ => None,
+    });
+    let released = released.expect("is told");
+    assert_eq!((released.state, released.handed_on_to), (LegState::Released, Some("0170".into())));
+    let lines: Vec<_> = written(&mut harness, outputs);
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| (line.event, line.number.clone(), line.target.clone()))
+        .collect();
+    assert_eq!(told, [(Event::HandedOn, Some("0170".into()), Some(BOB_PHONE.into()))]);
+    let outputs = harness.facts(Fact::Call(now));
+    assert_eq!(written(&mut harness, outputs), [], "once");
+    assert_eq!(
+        harness
+            .leg(MEG)
+            .expect("still there")
+            .participants
+            .last()
+            .map(|last| last.number.clone()),
+        Some("0170".into())
+    );
+    let outputs = harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
+    let lines = written(&mut harness, outputs);
+    assert_eq!(lines.iter().map(|line| line.event).collect::<Vec<_>>(), [Event::Released]);
 }
 
 /// Event, target, call and refusal of every audit line; the lines are on disk.

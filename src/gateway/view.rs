@@ -4,7 +4,7 @@ use super::permission::may_monitor_at_all;
 use super::{Config, DeviceEntry, NotifyAgent, User};
 use crate::words::{
     Activity, AgentState, CallFact, CallId, CallView, Capabilities, DeviceFact, DeviceId, DeviceView, Feature, LegState, MonitorFact,
-    MonitorState, ParticipantView, Party, PartyRole, Timestamp,
+    MonitorState, Number, ParticipantView, Party, PartyRole, Timestamp,
 };
 
 /// What a device's own user sees; `state` is his voice state.
@@ -138,6 +138,7 @@ pub(super) fn call(
         monitoring: party.role == PartyRole::Supervisor,
         monitoring_state,
         quality: None,
+        handed_on_to: party.handed_on_to.clone(),
     }
 }
 
@@ -157,9 +158,10 @@ pub(super) fn timed(mut view: CallView, now: Timestamp) -> CallView {
 }
 
 /// The leg after it has left: what becomes of the call is not its user's to know.
-pub(super) fn released(view: CallView) -> CallView {
+pub(super) fn released(view: CallView, handed_on_to: Option<Number>) -> CallView {
     CallView {
         state: LegState::Released,
+        handed_on_to,
         capabilities: Vec::new(),
         monitoring_state: None,
         supervisor_listening_in: false,

@@ -112,6 +112,8 @@ pub struct Account {
     pub device: DeviceId,
     /// Its number: the user part of its address of record.
     pub number: Number,
+    /// What a switch that it is registered from may call it besides, in P-Asserted-Identity, Remote-Party-ID or From.
+    pub aliases: Vec<Number>,
     /// The user name of its digests; usually the number.
     pub username: String,
     /// What its digests are checked against: an HA1 for every algorithm of [`Config::algorithms`] (without `-sess`).
@@ -137,6 +139,7 @@ impl Account {
             ha1s: [Algorithm::Sha256, Algorithm::Md5].map(ha1).into(),
             device,
             number,
+            aliases: Vec::new(),
             username,
             auto_answer: AutoAnswer::default(),
             kind: AccountKind::House,

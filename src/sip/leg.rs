@@ -84,6 +84,14 @@ pub enum LegEvent {
         /// The peer's address as we see it.
         host: IpAddr,
     },
+    /// What the peer says of the party at its end: right after `Incoming`, right before `Answered`, `Offered` and `OfferAnswered`, and by
+    /// itself after an UPDATE. The same names again are no news.
+    ConnectedIdentity {
+        /// The leg.
+        leg: LegKey,
+        /// The numbers it names (RFC 3325 9.1, RFC 4916), at least one; `anonymous` where it withholds one.
+        names: Vec<Number>,
+    },
     /// A 1xx other than 100 on our INVITE.
     Progress {
         /// The leg.

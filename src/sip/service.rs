@@ -173,6 +173,7 @@ fn numbering(sip: &SipConfig) -> Numbering {
     let extensions = sip.accounts.iter().map(|account| Extension {
         device: account.device.clone(),
         number: account.number.clone(),
+        aliases: account.aliases.clone(),
         kind: account.kind,
         nat: account.nat,
         own_ports: account.own_ports,
@@ -313,6 +314,7 @@ impl Shell {
                 }
             }
             LegEvent::Located { .. }
+            | LegEvent::ConnectedIdentity { .. }
             | LegEvent::Dialled { .. }
             | LegEvent::Progress { .. }
             | LegEvent::Answered { .. }

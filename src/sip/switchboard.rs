@@ -14,6 +14,7 @@
 
 mod call;
 mod commands;
+mod connected;
 mod consult;
 mod legs;
 mod monitors;
@@ -684,6 +685,8 @@ impl<O: Outside> Switchboard<O> {
             peer,
             device,
             number,
+            known_as: Vec::new(),
+            handed_on_to: None,
             role,
             terms,
             host: None,

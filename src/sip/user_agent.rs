@@ -19,9 +19,11 @@
 //! | `refer` | RFC 3515 |
 //! | `reliable` | RFC 3262 |
 //! | `session` | RFC 4028 |
+//! | `connected` | who is at the far end now (RFC 4916, RFC 3325) |
 //! | `leg` | what a leg is |
 
 mod admission;
+mod connected;
 mod guesses;
 mod leg;
 mod refer;

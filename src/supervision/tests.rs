@@ -1054,6 +1054,7 @@ fn fact(id: &str, call_type: CallType, parties: &[(&str, PartyRole, LegState)]) 
                 monitors: None,
                 established_at: matches!(state, Established | Held | Released).then_some(Timestamp(0)),
                 quality: None,
+                handed_on_to: None,
             })
             .collect(),
     }

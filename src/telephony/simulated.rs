@@ -673,6 +673,7 @@ fn party(device: Option<DeviceId>, number: Number) -> Party {
         monitors: None,
         established_at: None,
         quality: None,
+        handed_on_to: None,
     }
 }
 

@@ -129,6 +129,9 @@ pub struct Party {
     pub established_at: Option<Timestamp>,
     /// How his sound fares; `None` before the first report, and where nobody measures it.
     pub quality: Option<Quality>,
+    /// Of a device that has left: the number that its leg was handed on to by the phone or the switch it is at, and that is a party of its
+    /// own since.
+    pub handed_on_to: Option<Number>,
 }
 
 /// How the sound of one leg fares: the packets since it began, the rest as of its last report. Estimates are MOS in hundredths, by the

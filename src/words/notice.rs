@@ -163,4 +163,6 @@ pub struct CallView {
     pub monitoring_state: Option<Activity>,
     /// `mediaQuality` of his leg; only in what is read, so that no client is told whenever it changes.
     pub quality: Option<Quality>,
+    /// `handedOnTo` of a released leg: the number that has it now.
+    pub handed_on_to: Option<Number>,
 }

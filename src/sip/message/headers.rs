@@ -508,6 +508,7 @@ fn is_list(name: &[u8]) -> bool {
         "Reason",
         "Record-Route",
         "Reject-Contact",
+        "Remote-Party-ID",
         "Require",
         "Route",
         "Security-Client",

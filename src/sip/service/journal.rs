@@ -40,6 +40,8 @@ struct Known {
     begun: Instant,
     answered: Option<Instant>,
     over: bool,
+    /// Its legs that were handed on and have been told of.
+    handed_on: usize,
     customer_packets: u64,
     customer_identical: u64,
 }
@@ -64,6 +66,7 @@ impl Journal {
         let leg = match event {
             LegEvent::Incoming { leg, .. }
             | LegEvent::Located { leg, .. }
+            | LegEvent::ConnectedIdentity { leg, .. }
             | LegEvent::Progress { leg, .. }
             | LegEvent::Answered { leg, .. }
             | LegEvent::Refused { leg, .. }
@@ -185,6 +188,7 @@ impl Journal {
                 begun: now,
                 answered: None,
                 over: false,
+                handed_on: 0,
                 customer_packets: 0,
                 customer_identical: 0,
             };
@@ -200,6 +204,13 @@ impl Journal {
             known.answered = Some(now);
             tracing::info!(call = %call.id, after_ms = millis(known.begun, now), "call answered");
         }
+        let handed_on = || call.parties.iter().filter(|party| party.handed_on_to.is_some());
+        for party in handed_on().skip(known.handed_on) {
+            let device = party.device.as_ref().map(DeviceId::as_str);
+            let to = party.handed_on_to.as_ref().map(Pii);
+            tracing::info!(call = %call.id, device, to = to.map(tracing::field::display), "a leg was handed on by its phone or switch");
+        }
+        known.handed_on = handed_on().count();
         if is_over && !known.over {
             known.over = true;
             let talked_ms = known.answered.map(|answered| millis(answered, now));

@@ -54,6 +54,10 @@ pub(super) struct Seat {
     pub(super) peer: LegSource,
     pub(super) device: Option<DeviceId>,
     pub(super) number: Number,
+    /// What the peer calls the party, when that is another name than its number.
+    pub(super) known_as: Vec<Number>,
+    /// The party has left, and its leg was handed on to this number.
+    pub(super) handed_on_to: Option<Number>,
     pub(super) role: PartyRole,
     pub(super) terms: Terms,
     /// Where he is, when his descriptions cannot say it: behind a NAT.
@@ -255,6 +259,7 @@ impl Seat {
                 .map(|watch| watch.coached.as_ref().unwrap_or(&watch.target).clone()),
             established_at: self.established_at,
             quality: None,
+            handed_on_to: self.handed_on_to.clone(),
         }
     }
 }

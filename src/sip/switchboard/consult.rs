@@ -92,7 +92,8 @@ impl<O: Outside> Switchboard<O> {
         let peer = LegSource::Account(device.clone());
         let held = self
             .live_legs(&peer)
-            .filter(|(call, seat)| call.consult.is_none() && seat.role == PartyRole::Agent && seat.is_talking() && seat.is_held());
+            .filter(|(call, seat)| call.consult.is_none() && seat.device.as_ref() == Some(device))
+            .filter(|(_, seat)| seat.role == PartyRole::Agent && seat.is_talking() && seat.is_held());
         let (call, seat) = held.max_by_key(|(call, _)| call.key)?;
         Some(Consult {
             of: seat.leg,
@@ -133,7 +134,8 @@ impl<O: Outside> Switchboard<O> {
         }
         let peer = LegSource::Account(device.clone());
         let mut others = self.live_legs(&peer);
-        let (other, seat) = others.find(|(other, _)| other.consult.as_ref().is_some_and(|consult| consult.of == leg))?;
+        let asks = |call: &Call| call.consult.as_ref().is_some_and(|consult| consult.of == leg);
+        let (other, seat) = others.find(|(other, seat)| asks(other) && seat.device.as_ref() == Some(device))?;
         Some(Pair {
             into: key,
             first: leg,

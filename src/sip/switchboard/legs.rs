@@ -60,6 +60,7 @@ impl<O: Outside> Switchboard<O> {
                 now,
             ),
             LegEvent::Located { leg, host } => self.located(leg, host),
+            LegEvent::ConnectedIdentity { leg, names } => self.connected(leg, &names, now),
             LegEvent::Progress { leg, status, media } => self.progress(leg, status, media, now),
             LegEvent::Answered { leg, media } => self.answered(leg, &media, now),
             LegEvent::Refused { leg, status } => self.refused(leg, status, now),
@@ -222,7 +223,7 @@ impl<O: Outside> Switchboard<O> {
         self.changed.insert(key);
     }
 
-    fn refuse_callers(&mut self, key: CallKey, status: u16) {
+    pub(super) fn refuse_callers(&mut self, key: CallKey, status: u16) {
         if let Some(call) = self.calls.get_mut(&key) {
             call.refusal = Some(status);
             self.changed.insert(key);

@@ -21,6 +21,8 @@ pub struct Extension {
     pub device: DeviceId,
     /// Its number.
     pub number: Number,
+    /// What a switch may call it besides, as a connected identity. No call is routed by them.
+    pub aliases: Vec<Number>,
     /// What it is used for.
     pub kind: AccountKind,
     /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
@@ -54,6 +56,8 @@ pub struct TrunkRoute {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Numbering {
     extensions: BTreeMap<Number, Extension>,
+    /// The number of the extension that has an alias.
+    aliases: BTreeMap<Number, Number>,
     trunks: Vec<TrunkRoute>,
 }
 
@@ -69,13 +73,25 @@ pub(super) enum Place<'a> {
 impl Numbering {
     /// Of accounts and trunks. Of two accounts with one number the later counts; the trunk with the longest fitting prefix takes a call, the first of equals.
     pub fn new(extensions: impl IntoIterator<Item = Extension>, trunks: Vec<TrunkRoute>) -> Self {
+        let extensions: BTreeMap<Number, Extension> = extensions
+            .into_iter()
+            .map(|extension| (extension.number.clone(), extension))
+            .collect();
+        let of = |extension: &Extension| {
+            let number = extension.number.clone();
+            extension.aliases.clone().into_iter().map(move |alias| (alias, number.clone()))
+        };
         Self {
-            extensions: extensions
-                .into_iter()
-                .map(|extension| (extension.number.clone(), extension))
-                .collect(),
+            aliases: extensions.values().flat_map(of).collect(),
+            extensions,
             trunks,
         }
+    }
+
+    /// The account that a number or an alias names.
+    pub(super) fn named(&self, name: &Number) -> Option<&Extension> {
+        let number = self.aliases.get(name).unwrap_or(name);
+        self.extensions.get(name).or_else(|| self.extensions.get(number))
     }
 
     /// Every account, by number.
@@ -115,6 +131,7 @@ mod tests {
         let desk = Extension {
             device: "d1".into(),
             number: "5001".into(),
+            aliases: Vec::new(),
             kind: AccountKind::House,
             nat: false,
             own_ports: false,

@@ -3,6 +3,7 @@
 mod calls;
 mod chance;
 mod coaching;
+mod connected;
 mod consultations;
 mod house;
 mod refusals;

@@ -5,6 +5,7 @@ use crate::sip::flow::Flow;
 use crate::sip::leg::{LegKey, LegSource};
 use crate::sip::message::Request;
 use crate::sip::transaction::{ClientId, ServerId};
+use crate::words::Number;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +37,10 @@ pub(super) struct Leg {
     pub(super) referrer: Option<Referrer>,
     /// Their INVITE takes reliable provisional responses.
     pub(super) reliable: Option<Reliable>,
+    /// What the last provisional response has named, and the To tag of its early dialog.
+    pub(super) named_early: Option<(Vec<u8>, Vec<Number>)>,
+    /// The peer has sent another From than the dialog's (RFC 4916 4.4).
+    pub(super) from_moved: bool,
 }
 
 /// How the way to a leg's peer stands.

@@ -211,6 +211,8 @@ impl UserAgent {
                 swallow_digits: false,
                 referrer: None,
                 reliable: None,
+                named_early: None,
+                from_moved: false,
             },
         );
     }
@@ -583,6 +585,7 @@ impl UserAgent {
                     return;
                 }
                 leg.dialog.handle_response(response);
+                self.note_early_identity(leg_key, &response.headers);
                 if let Some(rseq) = rseq {
                     self.send_prack(leg_key, rseq, cseq, now);
                 }
@@ -630,6 +633,7 @@ impl UserAgent {
                 leg.remote_media = media.clone();
                 self.stop_timers(leg_key);
                 self.restart_session(leg_key, now);
+                self.identify_by_response(leg_key, &response.headers);
                 self.event(LegEvent::Answered { leg: leg_key, media });
                 self.send_queued(leg_key, now);
             }
@@ -779,6 +783,7 @@ impl UserAgent {
         leg.session = session;
         leg.local_media = media;
         self.restart_session(leg_key, now);
+        self.identify_by_response(leg_key, &response.headers);
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         match described(response) {
             Some(media) if refresh && media == leg.remote_media => {}
@@ -851,6 +856,7 @@ impl UserAgent {
                     leg.session = session;
                 }
                 self.restart_session(leg_key, now);
+                self.identify_by_response(leg_key, &response.headers);
             }
             408 | 481 => self.expire(leg_key, now),
             405 | 501 => {

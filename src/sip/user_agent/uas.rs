@@ -2,6 +2,7 @@
 
 use super::UserAgent;
 use super::admission::{ABILITIES, ALLOW, capabilities, check_scheme, server_key};
+use super::connected::asserted;
 use super::leg::{Exchange, Incoming, Leg, LegTimer, ServerUse, State, Unacknowledged, Way};
 use super::reliable::Reliable;
 use crate::media::rtp::event_of;
@@ -156,10 +157,13 @@ impl UserAgent {
                 swallow_digits: false,
                 referrer: None,
                 reliable,
+                named_early: None,
+                from_moved: false,
             },
         );
         self.timers.set((leg, LegTimer::Ringing), now.mono + self.config.limits.ringing);
         self.event(event);
+        self.identified(leg, asserted(headers));
         Ok(())
     }
 
@@ -323,6 +327,9 @@ impl UserAgent {
             leg.way = Way::Registered;
         }
         leg.dialog.flow = flow;
+        if matches!(request.method, Method::Invite | Method::Update) {
+            self.identify_by_request(leg_key, &request.headers);
+        }
         let again = key.clone();
         let done = match request.method {
             Method::Bye => self.handle_bye(leg_key, flow, key, request, now),

@@ -49,7 +49,7 @@ fn ways_of(bits: u8) -> SwitchboardConfig {
 
 /// One thing that may happen, legal or not: phones and networks are not bound to our idea of order.
 fn play(house: &mut House, (what, who, how, more): Step) {
-    match what % 33 {
+    match what % 35 {
         0 | 1 => {
             let source = match who % 6 {
                 5 => LegSource::Trunk("city".into()),
@@ -279,6 +279,14 @@ fn play(house: &mut House, (what, who, how, more): Step) {
                         participant: elsewhere(how / 3),
                     }),
                 };
+            }
+        }
+        33 | 34 => {
+            if let Some(leg) = pick(house, who, |line| !line.ended) {
+                house.is_named(
+                    leg,
+                    ["5001", "5002", "1002", "5005", "7001", "1001", "0123", "anonymous"][how as usize % 8],
+                );
             }
         }
         25 => {

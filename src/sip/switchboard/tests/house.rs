@@ -67,6 +67,8 @@ pub(super) struct Line {
     pub(super) answer_due: bool,
     pub(super) auto_answer: bool,
     pub(super) last_sdp: Vec<u8>,
+    /// What its peer has called the devices that were at its end, by the model's reading of the rules.
+    pub(super) learned: Vec<(Number, DeviceId)>,
 }
 
 pub(super) struct House {
@@ -101,6 +103,7 @@ impl House {
         let mut extensions = DEVICES.map(|(device, number)| Extension {
             device: device.into(),
             number: number.into(),
+            aliases: if device == OTHER { vec!["1002".into()] } else { Vec::new() },
             kind: if device == CUSTOMER {
                 AccountKind::Customer
             } else {
@@ -213,6 +216,57 @@ impl House {
         done
     }
 
+    /// The peer of a leg says who is at its end. The model's reading: a line of the house is another party's once it is named otherwise than
+    /// it was known, and a stranger's when that party is on the call already.
+    pub(super) fn is_named(&mut self, leg: LegKey, name: &str) {
+        let line = self.lines[&leg].clone();
+        let listed = |(device, number): &(&str, &str)| name == *number || *device == OTHER && name == "1002";
+        let learned = line
+            .learned
+            .iter()
+            .find(|(known, _)| known.as_str() == name)
+            .map(|(_, device)| device.clone());
+        let device = learned.or_else(|| DEVICES.iter().copied().find(listed).map(|(device, _)| DeviceId::from(device)));
+        let is_own = match &line.party {
+            Ok(own) => device.as_ref() == Some(own),
+            Err(number) => number.as_str() == name,
+        };
+        let on_call = line
+            .call
+            .and_then(|key| self.board.calls.get(&key))
+            .and_then(|call| self.calls.get(&call.id));
+        let is_on = |device: &DeviceId| on_call.and_then(|call| call.party_of(device));
+        let supervises = line.party.as_ref().ok().and_then(is_on);
+        let supervises = supervises.is_some_and(|party| party.role == PartyRole::Supervisor);
+        let next = device.clone().filter(|device| is_on(device).is_none());
+        let (calls, rings) = (!line.outgoing && !line.answered, line.outgoing && !line.answered);
+        if self.is_house_line(leg) && !line.ended && !is_own && !supervises {
+            let has_no_aliases = line.party.as_ref().is_ok_and(|device| device.as_str() != OTHER);
+            let line = self.line(leg);
+            match (&line.party, device) {
+                (Ok(_), None) if (calls || rings && has_no_aliases) && name == "anonymous" => {}
+                (Ok(own), None) if calls || rings && has_no_aliases => {
+                    let own = own.clone();
+                    line.learned.retain(|(_, device)| *device != own);
+                    line.learned.push((name.into(), own));
+                }
+                _ if calls => {}
+                _ => line.party = next.ok_or_else(|| name.into()),
+            }
+        }
+        self.leg(LegEvent::ConnectedIdentity {
+            leg,
+            names: vec![name.into()],
+        });
+    }
+
+    /// Whether a leg is with a telephone of the house, whoever has it now.
+    fn is_house_line(&self, leg: LegKey) -> bool {
+        let call = self.lines[&leg].call.and_then(|key| self.board.calls.get(&key));
+        let seat = call.and_then(|call| call.seat(leg));
+        seat.is_some_and(|seat| matches!(&seat.peer, LegSource::Account(device) if device.as_str() != CUSTOMER))
+    }
+
     pub(super) fn media(&mut self, event: MediaEvent) {
         self.board.handle_media(event, self.now);
         self.drain();
@@ -277,6 +331,7 @@ impl House {
                 answer_due: false,
                 auto_answer: false,
                 last_sdp: Vec::new(),
+                learned: Vec::new(),
             },
         );
         let from = Identity {
@@ -306,6 +361,18 @@ impl House {
             leg,
             media: sdp(5000, "0 101", "sendrecv"),
         });
+    }
+
+    /// The answer of a phone that has been let go of in the same step.
+    pub(super) fn answer_late(&mut self, leg: LegKey) {
+        self.board.handle_leg(
+            LegEvent::Answered {
+                leg,
+                media: sdp(5000, "0 101", "sendrecv"),
+            },
+            self.now,
+        );
+        self.drain();
     }
 
     pub(super) fn hangs_up(&mut self, leg: LegKey) {
@@ -540,6 +607,7 @@ impl House {
                     answer_due: false,
                     auto_answer: *auto_answer,
                     last_sdp: offer.clone(),
+                    learned: Vec::new(),
                 };
                 assert!(self.lines.insert(*leg, line).is_none(), "a leg twice");
                 self.note_opened();

@@ -131,7 +131,7 @@ impl World {
             }
             LegEvent::Dialled { leg, .. } => (*leg, Course::Talking),
             LegEvent::Refused { leg, .. } | LegEvent::Ended { leg, .. } => (*leg, Course::Over),
-            LegEvent::Located { .. } | LegEvent::Registered { .. } => return,
+            LegEvent::Located { .. } | LegEvent::ConnectedIdentity { .. } | LegEvent::Registered { .. } => return,
         };
         let was = self.legs[who].insert(leg, next);
         assert!(matches!(was, Some(Course::Begun | Course::Talking)), "{event:?} after {was:?}");

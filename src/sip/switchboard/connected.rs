@@ -1,0 +1,249 @@
+//! A leg whose far side says that somebody else is there now.
+//!
+//! A switch that rings an agent's phone for us may hand our leg on by itself: its user presses transfer, and the switch bridges the leg
+//! with the new party. All that is seen of it here is another name (`LegEvent::ConnectedIdentity`). The device has left the call then, in
+//! this step, and the new name is a party of its own on the same leg: a device of ours by its number or an alias, and nobody of ours
+//! else. What that does to a supervisor is decided as after a transfer.
+//!
+//! | stage of the device's leg | a name that is | |
+//! |---|---|---|
+//! | any | the device's number or alias, or one that it was known by | nothing has changed |
+//! | called | another device's | handed on |
+//! | called | of nobody here, and the device has aliases | handed on |
+//! | called | of nobody here, and the device has none | what the peer calls the device |
+//! | calling | of nobody here | what the peer calls the device |
+//! | on the call | any other | handed on |
+
+use super::call::{Call, Farewell, Seat, Stage};
+use super::{AccountKind, Output, Outside, Switchboard, role_of};
+use crate::media::CallKey;
+use crate::sip::leg::{LegKey, LegSource};
+use crate::sip::sdp::Local;
+use crate::sip::switchboard::call::Exchange;
+use crate::supervision::LegOutcome;
+use crate::words::{DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
+
+/// A name that is withheld names nobody: a device is not known by it.
+const WITHHELD: &str = "anonymous";
+
+/// Whose a name is, seen from a leg.
+enum Named {
+    /// The party's that is there.
+    Same,
+    /// Another device's.
+    Device(DeviceId),
+    /// Nobody's of ours.
+    Nobody,
+}
+
+impl<O: Outside> Switchboard<O> {
+    /// The peer of a leg has said who is at its end.
+    pub(super) fn connected(&mut self, leg: LegKey, names: &[Number], now: Now) {
+        let Some((key, call)) = self.place_of(leg) else { return };
+        let Some(seat) = call.seat(leg).filter(|seat| self.is_of_house(&seat.peer)) else {
+            return;
+        };
+        let may_learn = match seat.stage {
+            Stage::Calling { .. } => true,
+            Stage::Invited => seat.device.as_ref().is_some_and(|device| !self.has_aliases(device)),
+            Stage::Waiting | Stage::Talking | Stage::Over => false,
+        };
+        let is_caller = matches!(seat.stage, Stage::Calling { .. });
+        let (mut learned, mut other) = (Vec::new(), None);
+        for name in names {
+            match self.named(call, seat, name) {
+                Named::Same => {}
+                Named::Nobody if may_learn && name.as_str() == WITHHELD => {}
+                Named::Nobody if may_learn => learned.push(name.clone()),
+                // An account that calls has proved which device it is.
+                Named::Device(_) | Named::Nobody if is_caller => {}
+                Named::Device(device) => other = other.or(Some((name.clone(), Some(device)))),
+                Named::Nobody => other = other.or(Some((name.clone(), None))),
+            }
+        }
+        if let Some((name, device)) = other {
+            return self.hand_on(key, leg, &name, device, now);
+        }
+        if !learned.is_empty()
+            && let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg))
+        {
+            seat.known_as = learned;
+        }
+    }
+
+    /// The leg is with a telephone of an agent or a supervisor, or with the switch that it is registered from.
+    fn is_of_house(&self, peer: &LegSource) -> bool {
+        match peer {
+            LegSource::Account(device) => self
+                .devices
+                .get(device)
+                .is_some_and(|device| device.extension.kind == AccountKind::House),
+            LegSource::Trunk(_) => false,
+        }
+    }
+
+    fn has_aliases(&self, device: &DeviceId) -> bool {
+        self.devices.get(device).is_some_and(|device| !device.extension.aliases.is_empty())
+    }
+
+    fn named(&self, call: &Call, seat: &Seat, name: &Number) -> Named {
+        if seat.number == *name || seat.known_as.contains(name) {
+            return Named::Same;
+        }
+        // A device that this call has lost to somebody else may come back under the name that it had.
+        let mut gone = call.seats.iter().rev().filter(|gone| gone.handed_on_to.is_some());
+        let known = gone.find(|gone| gone.known_as.contains(name)).and_then(|gone| gone.device.clone());
+        let device = known.or_else(|| self.numbering.named(name).map(|extension| extension.device.clone()));
+        match device {
+            Some(device) if seat.device.as_ref() == Some(&device) => Named::Same,
+            Some(device) => Named::Device(device),
+            None => Named::Nobody,
+        }
+    }
+
+    /// The party of a leg has left it to another.
+    fn hand_on(&mut self, key: CallKey, leg: LegKey, name: &Number, device: Option<DeviceId>, now: Now) {
+        let Some(call) = self.calls.get(&key) else { return };
+        let Some(seat) = call.seat(leg) else { return };
+        if seat.is_supervisor() {
+            return self.let_supervisor_go(leg, name, now);
+        }
+        if call.dials.is_some() {
+            // The phone that was to dial is somebody else's: nothing is dialled in the device's name.
+            self.refuse_callers(key, 480);
+            return self.leave(leg, Farewell::Hangup(None), LegOutcome::HungUp, now);
+        }
+        // A device that is on this call by another leg is not two parties.
+        let is_here = |device: &DeviceId| {
+            call.seats
+                .iter()
+                .any(|seat| seat.device.as_ref() == Some(device) && !seat.is_over())
+        };
+        let device = device.filter(|device| !is_here(device));
+        let extension = device
+            .as_ref()
+            .and_then(|device| self.devices.get(device))
+            .map(|device| &device.extension);
+        let (number, role) = match extension {
+            Some(extension) => (extension.number.clone(), role_of(extension.kind)),
+            None => (name.clone(), PartyRole::Customer),
+        };
+        self.drop_plans(key, leg);
+        let ghost = self.new_leg();
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let gone = device.as_ref().map(|device| call.forget_earlier(device)).unwrap_or_default();
+        let Some(at) = call.seats.iter().position(|seat| seat.leg == leg) else {
+            return;
+        };
+        let mut seat = call.seats.remove(at);
+        call.seats.insert(at, seat.left_behind(ghost, number.clone()));
+        seat.become_another(device, number, role, name, now);
+        seat.known_as
+            .extend(gone.iter().flat_map(|gone| gone.known_as.clone()).filter(|known| known != name));
+        call.seats.push(seat);
+        for seat in gone {
+            self.forget_leg(seat.leg, &seat.peer);
+        }
+        self.changed.insert(key);
+    }
+
+    /// A stranger has a supervisor's leg: it hears nothing more, and is heard by nobody.
+    fn let_supervisor_go(&mut self, leg: LegKey, name: &Number, now: Now) {
+        let Some(call) = self.call_of(leg) else { return };
+        let id = call.id.clone();
+        let Some(seat) = call.seat(leg) else { return };
+        let outcome = match seat.stage {
+            Stage::Invited => LegOutcome::Rejected,
+            Stage::Calling { .. } | Stage::Waiting | Stage::Talking | Stage::Over => LegOutcome::HungUp,
+        };
+        if let Some(device) = seat.device.clone() {
+            self.outputs.push_back(Output::Fact(Fact::Failed(Failure {
+                device,
+                call: Some(id),
+                request_id: None,
+                refusal: Refusal::new(
+                    Reason::InvalidState,
+                    format!("Your phone's leg was handed on to '{name}'. It has been released from the call that you monitored."),
+                ),
+            })));
+        }
+        self.leave(leg, Farewell::Hangup(None), outcome, now);
+    }
+
+    /// What the party of a leg was about to do with its calls is done by nobody any more.
+    fn drop_plans(&mut self, key: CallKey, leg: LegKey) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let planned = call.transfer.take_if(|transfer| transfer.by == leg);
+        if let Some(transfer) = &planned
+            && let Some(seat) = call.seat_mut(transfer.to)
+        {
+            seat.end(Farewell::Hangup(None), &mut self.farewells);
+        }
+        let asked_about = call.consult.as_ref().map(|consult| consult.of);
+        let Some(seat) = self.calls.get(&key).and_then(|call| call.seat(leg)) else {
+            return;
+        };
+        let device = seat.device.clone();
+        let asks = |call: &Call| call.consult.as_ref().is_some_and(|consult| consult.of == leg);
+        let mut freed: Vec<CallKey> = self
+            .live_legs(&seat.peer)
+            .filter(|(call, _)| asks(call))
+            .map(|(call, _)| call.key)
+            .collect();
+        let is_its_own = |of: LegKey| {
+            let first = self.place_of(of).and_then(|(_, call)| call.seat(of));
+            first.is_none_or(|first| first.device == device)
+        };
+        freed.extend(asked_about.filter(|of| is_its_own(*of)).map(|_| key));
+        for key in freed {
+            if let Some(call) = self.calls.get_mut(&key) {
+                call.consult = None;
+                self.changed.insert(key);
+            }
+        }
+        if planned.is_some_and(|transfer| transfer.referred) {
+            self.tell_referrer(leg, 487);
+        }
+    }
+}
+
+impl Seat {
+    /// The seat of the party that has left, without a leg: only its past is told.
+    fn left_behind(&mut self, leg: LegKey, to: Number) -> Seat {
+        Seat {
+            leg,
+            peer: self.peer.clone(),
+            device: self.device.clone(),
+            number: self.number.clone(),
+            known_as: self.known_as.clone(),
+            handed_on_to: Some(to),
+            role: self.role,
+            terms: self.terms.clone(),
+            host: None,
+            stage: Stage::Over,
+            rings: false,
+            to_be_asked: false,
+            muted: false,
+            muted_by: None,
+            held_by_command: false,
+            held_by_phone: false,
+            established_at: self.established_at,
+            local: Local::new(0, self.local.address()),
+            media: None,
+            keys: None,
+            told: self.told,
+            exchange: Exchange::Idle,
+            watch: None,
+            quality: self.quality,
+        }
+    }
+
+    /// The leg is another party's: nothing that the former one has asked for holds.
+    fn become_another(&mut self, device: Option<DeviceId>, number: Number, role: PartyRole, name: &Number, now: Now) {
+        self.known_as = if *name == number { Vec::new() } else { vec![name.clone()] };
+        (self.device, self.number, self.role) = (device, number, role);
+        (self.muted, self.muted_by, self.held_by_command) = (false, None, false);
+        self.established_at = self.is_talking().then_some(now.wall);
+        self.quality = None;
+    }
+}

@@ -1,0 +1,195 @@
+//! Connected identity: RFC 3325 9.1, RFC 4916 4, Remote-Party-ID.
+
+use super::*;
+
+const LEG: LegKey = LegKey(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What was told: names, and by what event each was followed.
+fn told(stage: &mut Stage) -> Vec<String> {
+    let name = |event: &LegEvent| match event {
+        LegEvent::ConnectedIdentity { names, .. } => Some(names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join("+")),
+        LegEvent::Incoming { .. } => Some("incoming".to_owned()),
+        LegEvent::Progress { .. } => Some("progress".to_owned()),
+        LegEvent::Answered { .. } => Some("answered".to_owned()),
+        LegEvent::Offered { .. } => Some("offered".to_owned()),
+        LegEvent::OfferAnswered { .. } => Some("offer answered".to_owned()),
+        _ => None,
+    };
+    stage.events().iter().filter_map(name).collect()
+}
+
+/// We call the phone; its INVITE.
+fn called(stage: &mut Stage) -> Request {
+    stage.register_phone();
+    let LegCommand::Invite { from, offer, .. } = call_carrier(LEG) else {
+        panic!()
+    };
+    stage.command(LegCommand::Invite {
+        leg: LEG,
+        to: Destination::Device(device("phone-1")),
+        from,
+        offer,
+        auto_answer: false,
+        swallow_digits: false,
+        timeout: 60 * SECOND,
+        max_forwards: 70,
+        passed: Vec::new(),
+    });
+    stage.request("INVITE")
+}
+
+fn responds(stage: &mut Stage, invite: &Request, status: u16, extra: &str) {
+    let extra = format!("Contact: <sip:1001@192.0.2.3:5062>\nAllow: UPDATE\nContent-Type: application/sdp\n{extra}");
+    stage.hear(PHONE, &answer(invite, status, ";tag=theirs", &extra, SDP));
+}
+
+/// A request of the phone in that dialog.
+fn asks(stage: &mut Stage, invite: &Request, method: &str, cseq: u32, from: Option<&str>, extra: &str) {
+    let body = if extra.contains("Content-Type") { SDP } else { "" };
+    let from = from.map_or_else(|| text_of(invite, "To"), str::to_owned);
+    let text = format!(
+        "{method} sip:192.0.2.1 SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.3:5062;branch=z9hG4bKc{cseq}\nMax-Forwards: 70\nFrom: {from};tag=theirs\n\
+         To: {}\nCall-ID: {}\nCSeq: {cseq} {method}\nContact: <sip:1001@192.0.2.3:5062>\n{extra}Content-Length: {}\n\n{body}",
+        text_of(invite, "From"),
+        text_of(invite, "Call-ID"),
+        body.len()
+    );
+    stage.hear(PHONE, &text);
+}
+
+#[test]
+fn a_2xx_names_the_party_before_it_answers_and_an_update_alone() {
+    let mut stage = Stage::new();
+    let invite = called(&mut stage);
+    responds(
+        &mut stage,
+        &invite,
+        200,
+        "P-Asserted-Identity: \"Anna\" <sip:5001@pbx.example>, <tel:+49305001>\n",
+    );
+    assert_eq!(told(&mut stage), ["5001++49305001", "answered"]);
+    stage.sent.clear();
+    asks(
+        &mut stage,
+        &invite,
+        "UPDATE",
+        1,
+        None,
+        "P-Asserted-Identity: <sip:5002@pbx.example>\n",
+    );
+    assert_eq!((told(&mut stage), stage.said()), (vec!["5002".to_owned()], vec!["200".to_owned()]));
+    asks(&mut stage, &invite, "UPDATE", 2, None, "");
+    assert_eq!(told(&mut stage), [""; 0], "no name is no news");
+}
+
+#[test]
+fn a_re_invite_names_it_before_its_offer_also_when_it_is_refused() {
+    let mut stage = Stage::new();
+    let invite = called(&mut stage);
+    responds(&mut stage, &invite, 200, "");
+    assert_eq!(told(&mut stage), ["answered"]);
+    let named = "Remote-Party-ID: \"Bert\" <sip:5002@pbx.example>;party=called;privacy=off;screen=no\nContent-Type: application/sdp\n";
+    asks(&mut stage, &invite, "INVITE", 1, None, named);
+    assert_eq!(told(&mut stage), ["5002", "offered"]);
+    stage.sent.clear();
+    asks(&mut stage, &invite, "INVITE", 2, None, named);
+    assert_eq!(told(&mut stage), ["5002"]);
+    assert!(stage.said().contains(&"500".to_owned()), "one offer at a time (RFC 3261 14.2)");
+}
+
+#[test]
+fn a_from_that_is_not_the_dialogs_is_a_name_and_so_is_its_way_back() {
+    let mut stage = Stage::new();
+    let invite = called(&mut stage);
+    responds(&mut stage, &invite, 200, "");
+    told(&mut stage);
+    asks(&mut stage, &invite, "UPDATE", 1, None, "");
+    assert_eq!(told(&mut stage), [""; 0]);
+    asks(&mut stage, &invite, "UPDATE", 2, Some("\"Bert\" <sip:5002@pbx.example>"), "");
+    assert_eq!(told(&mut stage), ["5002"]);
+    asks(&mut stage, &invite, "UPDATE", 3, None, "");
+    assert_eq!(told(&mut stage), ["1001"]);
+    asks(&mut stage, &invite, "UPDATE", 4, Some("<sip:anonymous@anonymous.invalid>"), "");
+    assert_eq!(told(&mut stage), ["anonymous"]);
+    asks(&mut stage, &invite, "UPDATE", 5, Some("<sip:pbx.example>"), "");
+    assert_eq!(told(&mut stage), ["anonymous"]);
+}
+
+#[test]
+fn an_answer_without_a_name_has_that_of_its_own_ringing() {
+    let mut stage = Stage::new();
+    let invite = called(&mut stage);
+    responds(&mut stage, &invite, 180, "P-Asserted-Identity: <sip:5002@pbx.example>\n");
+    responds(&mut stage, &invite, 200, "");
+    assert_eq!(told(&mut stage), ["progress", "5002", "answered"]);
+
+    let mut stage = Stage::new();
+    let invite = called(&mut stage);
+    let extra = "Contact: <sip:1001@192.0.2.3:5062>\nP-Asserted-Identity: <sip:5002@pbx.example>\n";
+    stage.hear(PHONE, &answer(&invite, 180, ";tag=another", extra, ""));
+    responds(&mut stage, &invite, 200, "");
+    assert_eq!(told(&mut stage), ["progress", "answered"], "another fork rang");
+}
+
+#[test]
+fn the_answer_to_our_own_offer_names_it_too() {
+    let mut stage = Stage::new();
+    let invite = called(&mut stage);
+    responds(&mut stage, &invite, 200, "");
+    told(&mut stage);
+    stage.sent.clear();
+    stage.command(LegCommand::Offer {
+        leg: LEG,
+        media: SDP.into(),
+    });
+    let offer = stage.request("INVITE");
+    let extra = "Contact: <sip:1001@192.0.2.3:5062>\nContent-Type: application/sdp\nP-Asserted-Identity: <sip:5002@pbx.example>\n";
+    stage.hear(PHONE, &answer(&offer, 200, "", extra, SDP));
+    assert_eq!(told(&mut stage), ["5002", "offer answered"]);
+}
+
+#[test]
+fn an_invite_names_it_right_after_it_has_come_in() {
+    let mut stage = Stage::new();
+    stage.hear(
+        CARRIER,
+        &invite("c9", "b9", 1, "P-Asserted-Identity: <sip:1001@pbx.example;user=phone>\n"),
+    );
+    assert_eq!(told(&mut stage), ["incoming", "1001"]);
+}
+
+#[test]
+fn what_cannot_be_read_is_withheld_and_only_so_much_is_looked_at() {
+    let mut stage = Stage::new();
+    let invite = called(&mut stage);
+    responds(&mut stage, &invite, 200, "P-Asserted-Identity: <sip:<sip:5002@x>@y>\n");
+    assert_eq!(told(&mut stage), ["anonymous", "answered"]);
+    let many: Vec<String> = (0..200).map(|number| format!("<sip:{number}@x>")).collect();
+    asks(
+        &mut stage,
+        &invite,
+        "UPDATE",
+        1,
+        None,
+        &format!("P-Asserted-Identity: {}\n", many.join(", ")),
+    );
+    assert_eq!(told(&mut stage), ["0+1+2+3"]);
+}
+
+#[test]
+fn a_stranger_names_nobody() {
+    let mut stage = Stage::new();
+    let invite = called(&mut stage);
+    responds(&mut stage, &invite, 200, "");
+    told(&mut stage);
+    let text = format!(
+        "UPDATE sip:192.0.2.1 SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.66;branch=z9hG4bKx\nMax-Forwards: 70\nFrom: {};tag=theirs\nTo: {}\n\
+         Call-ID: {}\nCSeq: 9 UPDATE\nContact: <sip:x@192.0.2.66>\nP-Asserted-Identity: <sip:5002@x>\nContent-Length: 0\n\n",
+        text_of(&invite, "To"),
+        text_of(&invite, "From"),
+        text_of(&invite, "Call-ID")
+    );
+    stage.hear(STRANGER, &text);
+    assert_eq!(told(&mut stage), [""; 0]);
+}
