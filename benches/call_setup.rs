@@ -194,10 +194,10 @@ fn config(sockets: &Sockets, options: &Options) -> Result<service::Config, Box<d
         ..Trunk::at("caller", caller, Protocol::Udp)
     };
     let limits = Limits {
-        // Ended transactions linger for 32 s: what protects against floods would be the first limit here.
         transactions: Bounds {
             total: usize::MAX,
             per_source: usize::MAX,
+            ..Bounds::default()
         },
         legs: usize::MAX,
         ..Limits::default()

@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod flow;
 pub mod leg;
 pub mod message;
+pub mod peer;
 pub mod registrar;
 pub mod sdp;
 #[cfg(feature = "io")]

@@ -194,6 +194,14 @@ fn describe() {
             "undertone_sip_requests_silenced_total",
             "SIP requests left without an answer because their source asks too often.",
         ),
+        (
+            "undertone_sip_requests_overloaded_total",
+            "SIP requests refused with 503 because too much is going on.",
+        ),
+        (
+            "undertone_sip_trunk_calls_refused_total",
+            "Calls of a trunk refused with 503: more in a second than it may begin, or no room.",
+        ),
         ("undertone_sip_auth_failures_total", "SIP requests with a wrong password."),
         ("undertone_joins_total", "Supervisors who have joined a call."),
         (

@@ -9,6 +9,9 @@ use undertone::media::call::{Call, CallConfig, Leg, StreamStart, Verdict};
 use undertone::media::codec::{Codec, Decoder, Encoder, MAX_DECODED};
 use undertone::media::srtp::{Key, Keys, Outbound, Suite};
 use undertone::media::{CallKey, Hearing, HearingRole, LegMedia, MediaLeg};
+use undertone::sip::flow::{ConnectionId, Flow, Protocol};
+use undertone::sip::peer::{Peer, ReturnPath};
+use undertone::sip::transaction::{Bounds, Kind, Received, ServerKey, Timing, Transactions};
 use undertone::words::{Activity, Now, Timestamp};
 
 const LEGS: [MediaLeg; 3] = [MediaLeg(1), MediaLeg(2), MediaLeg(3)];
@@ -249,4 +252,42 @@ fn every_mode_of_opus_is_decoded_without_memory() {
         }
     }
     assert!(kinds.len() > 12, "configurations and channels: {kinds:?}");
+}
+
+/// 300 calls a second, INVITE and BYE of each remembered for 32 seconds.
+#[test]
+fn what_is_counted_for_a_trunks_ended_transactions_is_what_they_take() {
+    const CALLS: usize = 300 * 32;
+    let now = clock::now().mono;
+    let mut machine = Transactions::<u64, u64>::new(Timing::default(), Bounds::default());
+    let answer = vec![b'x'; 450];
+    let taken = allocations::kept_by(|| {
+        for call in 0..CALLS * 2 {
+            let (kind, method) = if call % 2 == 0 {
+                (Kind::Invite, "INVITE")
+            } else {
+                (Kind::Other, "BYE")
+            };
+            let branch = format!("z9hG4bK{call:032x}");
+            let flow = Flow {
+                protocol: Protocol::Udp,
+                local: address(0),
+                peer: address(1),
+                connection: ConnectionId::NONE,
+            };
+            let request = Received {
+                key: ServerKey::new(Peer::Trunk(0), branch.as_bytes(), b"sbc7.carrier.example:5060", method.as_bytes()),
+                path: ReturnPath::new(flow, None, false),
+            };
+            let id = machine.open(request, kind, call as u64).expect("there is room");
+            machine.respond(id, 200, answer.clone(), now);
+            while machine.poll_output().is_some() {}
+        }
+    });
+    let (count, counted) = machine.remembered();
+    println!("{count} ended transactions take {taken} bytes, counted as {counted}");
+    assert_eq!(count, CALLS * 2);
+    let ratio = taken as f64 / counted as f64;
+    assert!((0.7..1.1).contains(&ratio), "{taken} bytes, counted as {counted}");
+    assert!(taken < 16 << 20, "{taken} bytes");
 }

@@ -4,7 +4,8 @@
 
 use crate::corpus;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -86,7 +87,13 @@ enum Peer {
 
 impl Peer {
     async fn udp(house: &House) -> Peer {
-        Peer::Udp(UdpSocket::bind("127.0.0.1:0").await.unwrap(), house.udp)
+        Peer::udp_at(house, 5060).await
+    }
+
+    /// At an address of its own, with the port that the sender of a message says it hears at: without rport the answer goes there
+    /// (RFC 3261 18.2.2).
+    async fn udp_at(house: &House, port: u16) -> Peer {
+        Peer::Udp(socket_at(port).await, house.udp)
     }
 
     async fn tcp(house: &House) -> Peer {
@@ -139,6 +146,21 @@ impl Peer {
             if answer.status >= 200 && seen.insert(answer.text.clone()) {
                 order.push(answer);
             }
+        }
+    }
+}
+
+/// A socket with this port, at an address of its own.
+async fn socket_at(port: u16) -> UdpSocket {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id()
+            .wrapping_mul(251)
+            .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let [_, high, middle, low] = number.to_be_bytes();
+        let address = Ipv4Addr::new(127, high | 128, middle, low.clamp(1, 254));
+        if let Ok(socket) = UdpSocket::bind((address, port)).await {
+            return socket;
         }
     }
 }
@@ -225,6 +247,8 @@ struct Row {
     file: String,
     allowed: String,
     tcp: bool,
+    /// The port of sent-by.
+    port: u16,
 }
 
 /// The messages that can be sent: both RFCs in the form that is sendable.
@@ -236,6 +260,10 @@ fn rows() -> Vec<Row> {
         file: columns[0].to_owned(),
         allowed: columns[7].to_owned(),
         tcp: ["/TCP", "/TLS"].iter().any(|transport| columns[10].contains(transport)),
+        port: columns[10]
+            .rsplit_once(':')
+            .and_then(|(host, port)| (!host.contains('[') || host.ends_with(']')).then(|| port.parse().ok())?)
+            .unwrap_or(5060),
     });
     let wanted = std::env::var("TORTURE").unwrap_or_default();
     rows.filter(|row| row.file.contains(&wanted)).collect()
@@ -278,8 +306,8 @@ async fn over_tcp(house: &House, bytes: &[u8], mark: &str) -> Option<Vec<Answer>
     Some(answers)
 }
 
-async fn over_udp(house: &House, bytes: &[u8], mark: &str) -> Option<Vec<Answer>> {
-    let mut peer = Peer::udp(house).await;
+async fn over_udp(house: &House, bytes: &[u8], mark: &str, port: u16) -> Option<Vec<Answer>> {
+    let mut peer = Peer::udp_at(house, port).await;
     peer.answers(&format!("{mark}before")).await?;
     peer.send(bytes).await;
     peer.answers(&format!("{mark}after")).await
@@ -295,7 +323,7 @@ async fn every_message_of_rfc_4475_and_rfc_5118_is_answered_as_a_gateway_may() {
         let mark = format!("t{number}");
         let answers = match row.tcp {
             true => over_tcp(&house, &bytes, &mark).await,
-            false => over_udp(&house, &bytes, &mark).await,
+            false => over_udp(&house, &bytes, &mark, row.port).await,
         };
         let fits = answers
             .as_deref()
@@ -392,7 +420,7 @@ async fn our_own_hostile_messages_have_their_stated_outcome_even_from_a_trunk() 
             .find(|(known, _)| *known == name)
             .unwrap_or_else(|| panic!("{name} has no outcome"));
         let bytes = corpus::file(&format!("torture/{}", columns[0]));
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let socket = socket_at(5060).await;
         let mut house = House::open(Some(socket.local_addr().unwrap())).await;
         let mark = format!("d{number}");
         let answers = match columns[1] {

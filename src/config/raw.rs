@@ -331,6 +331,7 @@ pub(super) struct Trunk {
     #[serde(default)]
     pub(super) codecs: Vec<Codec>,
     pub(super) max_calls: Option<usize>,
+    pub(super) max_calls_per_second: Option<u32>,
     #[serde(default)]
     pub(super) nat: bool,
     #[serde(default)]

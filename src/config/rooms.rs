@@ -338,6 +338,7 @@ fn trunk(trunk: &raw::Trunk) -> Trunk {
         prefixes: trunk.prefixes.clone(),
         codecs: trunk.codecs.iter().map(|offered| codec(*offered).name().to_owned()).collect(),
         max_calls: trunk.max_calls,
+        max_calls_per_second: trunk.max_calls_per_second,
         nat: trunk.nat,
         own_ports: trunk.own_ports,
         srtp: srtp(trunk.srtp),
@@ -655,6 +656,9 @@ impl Checks {
             }
             if !names.insert(trunk.name.as_str()) {
                 wrong("name", format!("there are two trunks '{}'", trunk.name));
+            }
+            if trunk.max_calls_per_second == Some(0) {
+                wrong("max_calls_per_second", "must be more than 0".to_owned());
             }
             if !plain(&trunk.target, b":[]") {
                 wrong("target", format!("'{}' is not host or host:port", trunk.target));

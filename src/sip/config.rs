@@ -198,6 +198,8 @@ pub struct Trunk {
     pub login: Option<Login>,
     /// More calls at once over it are refused; `None`: as many as there may be at all.
     pub max_calls: Option<usize>,
+    /// More calls that it begins within a second are refused; `None`: any number.
+    pub max_calls_per_second: Option<u32>,
     /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
     pub nat: bool,
     /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
@@ -222,6 +224,7 @@ impl Trunk {
             codecs: Vec::new(),
             login: None,
             max_calls: None,
+            max_calls_per_second: None,
             nat: false,
             own_ports: false,
             srtp: Srtp::Off,
@@ -292,6 +295,12 @@ pub struct Limits {
     pub connections: usize,
     /// TCP connections of one source address.
     pub connections_per_source: usize,
+    /// Of all, those of strangers: no trunk's, and nobody has registered or called by them.
+    pub strangers: usize,
+    /// Of these, those of one source address.
+    pub strangers_per_source: usize,
+    /// How long a stranger may keep a connection, whatever it says.
+    pub stranger_lifetime: Duration,
     /// How long a message may take to arrive once begun, and the first of a connection from the beginning.
     pub message_deadline: Duration,
     /// A connection on which no message has come for so long is closed, unless a registration or a call goes by it or it is a trunk's.
@@ -311,6 +320,9 @@ impl Default for Limits {
             ringing: Duration::from_secs(300),
             connections: 2000,
             connections_per_source: 600,
+            strangers: 1000,
+            strangers_per_source: 200,
+            stranger_lifetime: Duration::from_secs(60),
             message_deadline: Duration::from_secs(10),
             idle: Duration::from_secs(60),
         }

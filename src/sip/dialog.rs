@@ -1,8 +1,8 @@
 //! A dialog (RFC 3261 12), either side of it.
 //!
-//! In-dialog requests of ours go over the dialog's flow, whatever the peer's Contact says: the Contact becomes the Request-URI,
-//! never a place to send to. In-dialog requests of the peer match Call-ID, both tags and the flow; the user agent may accept another
-//! flow of the same peer after it has verified it.
+//! In-dialog requests of ours have the peer's Contact as their Request-URI and go over the dialog's flow, which the user agent chooses
+//! among the places where that peer is known to be. In-dialog requests of the peer match Call-ID and both tags; whether they come from
+//! the peer is for the user agent to say.
 
 use super::flow::Flow;
 use super::message::{HeaderError, Method, NameAddr, Request, Response, Uri};

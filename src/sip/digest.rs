@@ -372,6 +372,14 @@ impl Authenticator {
         Some(Verdict::Genuine { user: user.to_owned() })
     }
 
+    /// The number of the challenge that a genuine value of Authorization answers; a newer challenge has a higher one.
+    pub fn challenge_of(&self, value: &[u8]) -> Option<u64> {
+        let fields = Fields::read(value)?;
+        let sealed = BASE64_URL_SAFE_NO_PAD.decode(fields.get("nonce")?).ok()?;
+        let number = sealed.first_chunk::<8>()?;
+        Some(u64::from_be_bytes(*number))
+    }
+
     fn seconds(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.started).as_secs()
     }

@@ -19,6 +19,7 @@ use super::transport::{Arrival, Transport};
 use super::user_agent::{Counters, Output, UserAgent, WrongPassword};
 use crate::clock;
 use crate::words::DeviceId;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::UdpSocket;
@@ -34,6 +35,8 @@ pub struct Endpoint {
     sent: u64,
     /// What the metrics know.
     told: (Counters, u64),
+    /// What they know of trunks.
+    told_of_trunks: BTreeMap<String, u64>,
 }
 
 impl Endpoint {
@@ -51,6 +54,14 @@ impl Endpoint {
             config.advertised = outward(somewhere).await;
         }
         let agent = UserAgent::new(config, transport.locals().to_vec(), rand::random(), clock::now());
+        let mut transport = transport;
+        transport.trust(
+            agent
+                .config()
+                .trunks
+                .iter()
+                .flat_map(|trunk| trunk.sources.iter().map(|source| source.address)),
+        );
         Ok(Self {
             agent,
             transport,
@@ -58,6 +69,7 @@ impl Endpoint {
             bindings: Vec::new(),
             sent: 0,
             told: (Counters::default(), 0),
+            told_of_trunks: BTreeMap::new(),
         })
     }
 
@@ -140,6 +152,11 @@ impl Endpoint {
             Arrival::Datagram { flow, bytes } => self.agent.handle_datagram(flow, &bytes, now),
             Arrival::Message { flow, message } => self.agent.handle_message(flow, *message, now),
             Arrival::Malformed { flow, error } => self.agent.handle_malformed(flow, &error, now),
+            Arrival::Crowded(caller) => {
+                // Whoever belongs here finds a place however many strangers there are.
+                let known = self.agent.knows(caller.address());
+                self.transport.admit(caller, known);
+            }
             Arrival::Idle { flow } if self.agent.needs(&flow) => {}
             Arrival::Idle { flow } => self.transport.close(&flow),
             Arrival::Gone { flow } => self.agent.handle_unreachable(&flow, now),
@@ -153,6 +170,13 @@ impl Endpoint {
             return;
         }
         let (counters, sent) = now;
+        if counters.overloaded != self.told.0.overloaded {
+            for (name, refused) in self.agent.refused_of_trunks() {
+                if refused > 0 && self.told_of_trunks.insert(name.to_owned(), refused) != Some(refused) {
+                    metrics::counter!("undertone_sip_trunk_calls_refused_total", "trunk" => name.to_owned()).absolute(refused);
+                }
+            }
+        }
         self.told = now;
         for (name, value) in [
             ("undertone_sip_messages_received_total", counters.messages),
@@ -160,6 +184,7 @@ impl Endpoint {
             ("undertone_sip_messages_malformed_total", counters.malformed),
             ("undertone_sip_requests_refused_total", counters.refused),
             ("undertone_sip_requests_silenced_total", counters.silenced),
+            ("undertone_sip_requests_overloaded_total", counters.overloaded),
             ("undertone_sip_auth_failures_total", counters.wrong_passwords),
         ] {
             metrics::counter!(name).absolute(value);
@@ -174,6 +199,7 @@ impl Endpoint {
                     self.transport.send(flow, bytes);
                 }
                 Output::Event(event) => self.events.push(event),
+                Output::Known(flow) => self.transport.know(&flow),
                 Output::Bindings { device, bindings } => self.bindings.push((device, bindings)),
                 Output::WrongPassword(WrongPassword {
                     device,

@@ -1,13 +1,14 @@
 //! Which phone is where (RFC 3261 10.3): the bindings of each device, each with the flow it came by.
 //!
-//! Requests to a device carry the Contact it registered and go over the flow the registration came by, never to an address
-//! that somebody merely wrote into a Contact.
+//! Requests to a device carry the Contact it registered and go to the host the registration came from, never to one that somebody merely
+//! wrote into a Contact.
 
 use super::flow::{ConnectionId, Flow, Protocol};
 use super::message::Uri;
+use super::peer::ReturnPath;
 use crate::words::{DeviceId, Now, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// Where a device's phone can be reached.
@@ -15,12 +16,16 @@ use std::time::{Duration, Instant};
 pub struct Binding {
     /// The Contact's URI: the Request-URI of what we send.
     pub contact: Uri,
-    /// The way there.
+    /// Where its REGISTER came from.
     pub flow: Flow,
+    /// Where the phone is called: at the same host.
+    pub target: Flow,
     /// Until when.
     pub expires_at: Instant,
     call_id: Vec<u8>,
     cseq: u32,
+    /// Number of the challenge that its REGISTER has answered.
+    challenge: u64,
     order: u64,
 }
 
@@ -33,6 +38,8 @@ pub struct KeptBinding {
     pub local: SocketAddr,
     /// Where it came from.
     pub peer: SocketAddr,
+    /// Where the phone is called.
+    pub target: SocketAddr,
     /// Until when.
     pub expires_at: Timestamp,
     /// The Call-ID of its REGISTER.
@@ -46,6 +53,19 @@ impl Binding {
     pub fn is_of(&self, call_id: &[u8]) -> bool {
         self.call_id == call_id
     }
+}
+
+/// A REGISTER that has shown that it may.
+#[derive(Clone, Copy, Debug)]
+pub struct Genuine<'a> {
+    /// Its Call-ID.
+    pub call_id: &'a [u8],
+    /// Its CSeq.
+    pub cseq: u32,
+    /// The number of the challenge that it answers.
+    pub challenge: u64,
+    /// Where it came from, and where its sender hears.
+    pub path: ReturnPath,
 }
 
 /// What a REGISTER asks for.
@@ -65,7 +85,7 @@ pub enum RegisterError {
     /// 423.
     #[error("interval too brief")]
     TooBrief,
-    /// 500: an older CSeq of the same Call-ID.
+    /// 500: an older CSeq of the same Call-ID, under no newer challenge.
     #[error("out of order")]
     OutOfOrder,
     /// 403: more contacts in one request than a device may have.
@@ -98,19 +118,18 @@ impl Registrar {
     }
 
     /// Does what an authenticated REGISTER asks, all or nothing. The newest contacts win: a phone that restarts comes from a new port each
-    /// time and never takes back the old ones.
-    pub fn register(
-        &mut self,
-        device: &DeviceId,
-        change: Change,
-        call_id: &[u8],
-        cseq: u32,
-        flow: Flow,
-        now: Instant,
-    ) -> Result<(), RegisterError> {
+    /// time and never takes back the old ones. One that begins to count again under its old Call-ID is told from a REGISTER that was
+    /// overtaken by the challenge that it answers: a newer one than before.
+    pub fn register(&mut self, device: &DeviceId, change: Change, genuine: Genuine<'_>, now: Instant) -> Result<(), RegisterError> {
+        let Genuine {
+            call_id,
+            cseq,
+            challenge,
+            path,
+        } = genuine;
         let mut bound = self.bindings.get(device).cloned().unwrap_or_default();
         bound.retain(|binding| binding.expires_at > now);
-        let stale = |binding: &Binding| binding.call_id == call_id && binding.cseq >= cseq;
+        let stale = |binding: &Binding| binding.call_id == call_id && binding.cseq >= cseq && binding.challenge >= challenge;
         match change {
             Change::Fetch => return Ok(()),
             Change::RemoveAll if bound.iter().any(stale) => return Err(RegisterError::OutOfOrder),
@@ -132,11 +151,13 @@ impl Registrar {
                     }
                     self.next_order += 1;
                     bound.push(Binding {
+                        target: path.toward(&contact),
                         contact,
-                        flow,
+                        flow: path.source,
                         expires_at: now + asked.min(self.max_expires),
                         call_id: call_id.to_vec(),
                         cseq,
+                        challenge,
                         order: self.next_order,
                     });
                 }
@@ -166,14 +187,17 @@ impl Registrar {
                 continue;
             }
             self.next_order += 1;
+            let flow = |peer| Flow {
+                protocol: Protocol::Udp,
+                local: binding.local,
+                peer,
+                connection: ConnectionId::NONE,
+            };
             bound.push(Binding {
                 contact,
-                flow: Flow {
-                    protocol: Protocol::Udp,
-                    local: binding.local,
-                    peer: binding.peer,
-                    connection: ConnectionId::NONE,
-                },
+                flow: flow(binding.peer),
+                target: flow(binding.target),
+                challenge: 0,
                 // The clock may have been set back.
                 expires_at: now.mono + left.min(self.max_expires),
                 call_id: binding.call_id,
@@ -198,6 +222,7 @@ impl Registrar {
             contact: binding.contact.as_bytes().to_vec(),
             local: binding.flow.local,
             peer: binding.flow.peer,
+            target: binding.target.peer,
             expires_at: (now + binding.expires_at.saturating_duration_since(now.mono)).wall,
             call_id: binding.call_id.clone(),
             cseq: binding.cseq,
@@ -220,6 +245,24 @@ impl Registrar {
     /// Whether the device has registered over this flow.
     pub fn is_at(&self, device: &DeviceId, flow: &Flow, now: Instant) -> bool {
         self.of(device, now).any(|binding| binding.flow == *flow)
+    }
+
+    /// Where the phone that has registered over this flow is called.
+    pub fn target_of(&self, device: &DeviceId, flow: &Flow, now: Instant) -> Option<Flow> {
+        let bound = self.of(device, now).filter(|binding| binding.flow == *flow);
+        bound.max_by_key(|binding| binding.order).map(|binding| binding.target)
+    }
+
+    /// Whether the device has registered from this address, by whatever port and transport.
+    pub fn is_at_address(&self, device: &DeviceId, address: IpAddr, now: Instant) -> bool {
+        let address = address.to_canonical();
+        self.of(device, now).any(|binding| binding.flow.peer.ip().to_canonical() == address)
+    }
+
+    /// Whether anybody has registered from this address.
+    pub fn knows(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.flows().any(|flow| flow.peer.ip().to_canonical() == address)
     }
 
     /// The ways by which anybody has registered.

@@ -7,14 +7,19 @@
 //! non-INVITE server:  Trying ─▶ Completed ─▶ gone
 //! ```
 //!
-//! The machine knows keys, status codes and finished bytes; it never looks into a message. After every `&mut` call, drain
+//! The machine knows keys, status codes and finished bytes; it never looks into a message. A server transaction is named by what its
+//! requests have in common (RFC 3261 17.2.3) and by its peer, not by a source: each answer goes where the latest copy of the request
+//! wants it. What is over is remembered until no copy of it can come any more, in as few bytes as that takes, and never stands in the way
+//! of what is new: when memory runs short, the oldest is forgotten first. After every `&mut` call, drain
 //! [`Transactions::poll_output`]. What repeats by itself (retransmissions, ACKs of refusals and of repeated 2xx) never reaches
 //! the user agent. Neither side sends a 1xx or a 408 to a non-INVITE request (RFC 4320).
 
-use super::flow::Flow;
+use super::flow::{ConnectionId, Flow};
+use super::peer::{Peer, ReturnPath, flow_to};
 use super::timers::Timers;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// RFC 3261 17.1.1.1 and Table 4.
@@ -45,7 +50,8 @@ impl Timing {
     }
 }
 
-/// The timers of RFC 3261 17 and RFC 6026 7.1.
+/// The timers of RFC 3261 17 and RFC 6026 7.1. Those of server transactions that are over (I, J, L) are the times in
+/// [`Transactions`] at which each is forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Timer {
     /// INVITE client, UDP: when to send the request again.
@@ -62,57 +68,88 @@ pub enum Timer {
     G,
     /// INVITE server: when to give up waiting for the ACK.
     H,
-    /// INVITE server, UDP: when to forget an acknowledged refusal.
-    I,
-    /// Non-INVITE server, UDP: when to forget an answered request.
-    J,
     /// Non-INVITE client, UDP: when to forget an answered request.
     K,
-    /// INVITE server: when to forget an accepted request.
-    L,
     /// INVITE client: when to forget an accepted request.
     M,
 }
 
 /// What makes two requests one (RFC 3261 17.2.3), with the peer: nobody but the sender of an INVITE may cancel it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServerKey {
-    /// Whence.
-    pub peer: SocketAddr,
-    /// The request's own marks.
-    pub mark: Mark,
-}
-
-/// The marks of a request.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mark {
-    /// The branch begins with the magic cookie.
-    Branch {
-        /// Branch of the top Via.
-        branch: Vec<u8>,
-        /// Sent-by of the top Via, in lower case.
-        sent_by: Vec<u8>,
-        /// The method; ACK counts as INVITE.
-        method: Vec<u8>,
-    },
-    /// RFC 2543: Request-URI, From tag, Call-ID, CSeq number, top Via, and the method; ACK counts as INVITE.
-    Old {
-        /// All of them, separated by NUL.
-        fields: Vec<u8>,
-        /// The method.
-        method: Vec<u8>,
-    },
+    peer: Peer,
+    /// Length and bytes of the branch, the same of sent-by, then the method. RFC 2543: a branch of no length, length and bytes of the other
+    /// marks, then the method.
+    marks: Box<[u8]>,
+    method_at: u32,
 }
 
 impl ServerKey {
+    /// The key of a request whose branch begins with the magic cookie. `sent_by` is in lower case; ACK counts as INVITE.
+    pub fn new(peer: Peer, branch: &[u8], sent_by: &[u8], method: &[u8]) -> Self {
+        let mut marks = Vec::with_capacity(branch.len() + sent_by.len() + method.len() + 8);
+        for part in [branch, sent_by] {
+            marks.extend_from_slice(&(part.len() as u32).to_be_bytes());
+            marks.extend_from_slice(part);
+        }
+        Self::of(peer, marks, method)
+    }
+
+    /// The key of an RFC 2543 request: Request-URI, From tag, Call-ID, CSeq number and top Via, in this order.
+    pub fn old(peer: Peer, fields: &[&[u8]], method: &[u8]) -> Self {
+        let mut marks = vec![0; 4];
+        for field in fields {
+            marks.extend_from_slice(&(field.len() as u32).to_be_bytes());
+            marks.extend_from_slice(field);
+        }
+        Self::of(peer, marks, method)
+    }
+
+    fn of(peer: Peer, mut marks: Vec<u8>, method: &[u8]) -> Self {
+        let method_at = marks.len() as u32;
+        marks.extend_from_slice(method);
+        Self {
+            peer,
+            marks: marks.into_boxed_slice(),
+            method_at,
+        }
+    }
+
     /// The same marks with another method: the INVITE that a CANCEL means.
     pub fn with_method(&self, wanted: &[u8]) -> ServerKey {
-        let mut key = self.clone();
-        match &mut key.mark {
-            Mark::Branch { method, .. } | Mark::Old { method, .. } => *method = wanted.to_vec(),
-        }
-        key
+        Self::of(self.peer, self.marks[..self.method_at as usize].to_vec(), wanted)
     }
+
+    /// Who sent the request.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    fn method(&self) -> &[u8] {
+        &self.marks[self.method_at as usize..]
+    }
+
+    /// Length and bytes of the branch; `None` of RFC 2543's.
+    fn branch(&self) -> Option<&[u8]> {
+        let (length, rest) = self.marks.split_first_chunk::<4>()?;
+        let length = u32::from_be_bytes(*length) as usize;
+        (length > 0 && length <= rest.len()).then(|| &self.marks[..4 + length])
+    }
+}
+
+impl std::fmt::Debug for ServerKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ServerKey({:?}, {})", self.peer, self.marks.escape_ascii())
+    }
+}
+
+/// A request as its transaction sees it.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// What it has in common with its repetitions.
+    pub key: ServerKey,
+    /// Where it came from, and where its responses go.
+    pub path: ReturnPath,
 }
 
 /// What finds a client transaction (RFC 3261 17.1.3).
@@ -182,13 +219,19 @@ pub enum Output<C> {
     Unreachable(C),
 }
 
-/// How much is kept at most.
+/// How much is kept at most. Requests within dialogs, ACK and CANCEL are never refused for want of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Server transactions in all.
+    /// Server transactions that wait for an answer or for its ACK.
     pub total: usize,
-    /// Server transactions of one source address.
+    /// Those of one address that is no trunk's.
     pub per_source: usize,
+    /// Refusals that wait for their ACK; with more, the oldest is no longer repeated.
+    pub unacknowledged: usize,
+    /// Bytes for the memory of server transactions that are over; with more, the oldest is forgotten.
+    pub remembered: usize,
+    /// Of these, bytes for one address that is no trunk's; what is more is not remembered.
+    pub remembered_per_source: usize,
 }
 
 impl Default for Bounds {
@@ -196,9 +239,15 @@ impl Default for Bounds {
         Self {
             total: 20_000,
             per_source: 5_000,
+            unacknowledged: 8_192,
+            remembered: 48 << 20,
+            remembered_per_source: 4 << 20,
         }
     }
 }
+
+/// What a remembered transaction costs besides its key and its answer, in bytes (held by `tests/allocation.rs`).
+const REMEMBERED: usize = 320;
 
 /// Every transaction. `S` and `C` are what the user agent wants to remember with a server or a client transaction.
 #[derive(Debug)]
@@ -206,9 +255,20 @@ pub struct Transactions<S, C> {
     timing: Timing,
     bounds: Bounds,
     next_id: u64,
+    /// Those that wait for an answer or for its ACK.
     servers: BTreeMap<ServerId, Server<S>>,
-    server_keys: BTreeMap<ServerKey, ServerId>,
-    per_source: BTreeMap<IpAddr, usize>,
+    /// Those that are over.
+    ended: BTreeMap<ServerId, Ended<S>>,
+    server_keys: BTreeMap<Arc<ServerKey>, ServerId>,
+    /// When each that is over is forgotten.
+    forgotten_at: BTreeSet<(Instant, ServerId)>,
+    /// Refused INVITEs without an ACK.
+    unacknowledged: BTreeSet<ServerId>,
+    /// Those that wait on a connection.
+    on_connection: BTreeSet<(ConnectionId, ServerId)>,
+    per_source: BTreeMap<IpAddr, Usage>,
+    /// Bytes, about.
+    remembered: usize,
     clients: BTreeMap<ClientId, Client<C>>,
     client_keys: BTreeMap<ClientKey, ClientId>,
     timers: Timers<(Timer, u64)>,
@@ -217,8 +277,9 @@ pub struct Transactions<S, C> {
 
 #[derive(Debug)]
 struct Server<S> {
-    key: ServerKey,
+    key: Arc<ServerKey>,
     flow: Flow,
+    fallback: Option<SocketAddr>,
     state: ServerState,
     owner: S,
 }
@@ -227,10 +288,34 @@ struct Server<S> {
 enum ServerState {
     InviteProceeding { last: Option<Vec<u8>> },
     InviteCompleted { response: Vec<u8>, interval: Duration },
-    InviteConfirmed,
-    InviteAccepted,
     Trying,
-    Completed { response: Vec<u8> },
+}
+
+/// A server transaction that is over.
+#[derive(Debug)]
+struct Ended<S> {
+    key: Arc<ServerKey>,
+    outcome: Outcome,
+    until: Instant,
+    owner: S,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    /// An INVITE with a 2xx, which the user agent repeats itself: copies are absorbed (RFC 6026 7.1, timer L).
+    Accepted,
+    /// A refused INVITE with its ACK: copies of both are absorbed (timer I).
+    Acknowledged,
+    /// Anything else: its answer, for copies (timer J).
+    Answered(Box<[u8]>),
+}
+
+/// What one address that is no trunk's takes up.
+#[derive(Debug, Default)]
+struct Usage {
+    open: usize,
+    /// Bytes, about.
+    remembered: usize,
 }
 
 #[derive(Debug)]
@@ -270,8 +355,13 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
             bounds,
             next_id: 1,
             servers: BTreeMap::new(),
+            ended: BTreeMap::new(),
             server_keys: BTreeMap::new(),
+            forgotten_at: BTreeSet::new(),
+            unacknowledged: BTreeSet::new(),
+            on_connection: BTreeSet::new(),
             per_source: BTreeMap::new(),
+            remembered: 0,
             clients: BTreeMap::new(),
             client_keys: BTreeMap::new(),
             timers: Timers::default(),
@@ -280,17 +370,27 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     }
 
     /// A request other than ACK has come.
-    pub fn handle_request(&mut self, key: &ServerKey) -> Arrival {
-        let Some(server) = self.server_keys.get(key).and_then(|id| self.servers.get(id)) else {
+    pub fn handle_request(&mut self, request: &Received) -> Arrival {
+        let Some(&id) = self.server_keys.get(&request.key) else {
             return Arrival::New;
         };
-        let again = match &server.state {
-            ServerState::InviteProceeding { last } => last.clone(),
-            ServerState::InviteCompleted { response, .. } | ServerState::Completed { response } => Some(response.clone()),
-            ServerState::InviteConfirmed | ServerState::InviteAccepted | ServerState::Trying => None,
+        let again = match (self.servers.get(&id), self.ended.get(&id)) {
+            (Some(server), _) => match &server.state {
+                ServerState::InviteProceeding { last } => last.clone(),
+                ServerState::InviteCompleted { response, .. } => Some(response.clone()),
+                ServerState::Trying => None,
+            },
+            (None, Some(ended)) => match &ended.outcome {
+                Outcome::Answered(response) => Some(response.to_vec()),
+                Outcome::Accepted | Outcome::Acknowledged => None,
+            },
+            (None, None) => None,
         };
+        // Whoever asks again from another place is answered there: the first may be gone.
+        self.redirect(id, request.path.reply, request.path.fallback);
         if let Some(bytes) = again {
-            self.outputs.push_back(Output::Transmit { flow: server.flow, bytes });
+            let flow = request.path.reply;
+            self.outputs.push_back(Output::Transmit { flow, bytes });
         }
         Arrival::Repeated
     }
@@ -298,43 +398,56 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     /// An ACK has come; true when it was for a refusal and is dealt with. `key` says INVITE.
     pub fn handle_ack(&mut self, key: &ServerKey, now: Instant) -> bool {
         let Some(&id) = self.server_keys.get(key) else { return false };
-        let Some(server) = self.servers.get_mut(&id) else { return false };
-        match server.state {
-            ServerState::InviteCompleted { .. } => {
-                server.state = ServerState::InviteConfirmed;
-                let reliable = server.flow.protocol.is_reliable();
-                self.timers.clear(&(Timer::G, id.0));
-                self.timers.clear(&(Timer::H, id.0));
-                if reliable {
-                    self.remove_server(id);
-                } else {
-                    self.timers.set((Timer::I, id.0), now + self.timing.t4);
-                }
-                true
-            }
-            ServerState::InviteConfirmed => true,
-            ServerState::InviteProceeding { .. } | ServerState::InviteAccepted | ServerState::Trying | ServerState::Completed { .. } => {
-                false
-            }
+        if let Some(ended) = self.ended.get(&id) {
+            return matches!(ended.outcome, Outcome::Acknowledged);
         }
+        let Some(server) = self.servers.get(&id) else { return false };
+        let reliable = server.flow.protocol.is_reliable();
+        match server.state {
+            ServerState::InviteCompleted { .. } if reliable => drop(self.take_server(id)),
+            ServerState::InviteCompleted { .. } => self.end(id, Outcome::Acknowledged, now + self.timing.t4),
+            ServerState::InviteProceeding { .. } | ServerState::Trying => return false,
+        }
+        true
     }
 
-    /// Makes a server transaction of a new request.
-    pub fn open(&mut self, key: ServerKey, kind: Kind, flow: Flow, owner: S) -> Result<ServerId, Overloaded> {
-        let source = flow.peer.ip();
-        let of_source = self.per_source.get(&source).copied().unwrap_or(0);
+    /// Makes a server transaction of a new request, if there is room.
+    pub fn open(&mut self, request: Received, kind: Kind, owner: S) -> Result<ServerId, Overloaded> {
+        let of_source = match request.key.peer {
+            Peer::Host(source) => self.per_source.get(&source).map_or(0, |usage| usage.open),
+            Peer::Trunk(_) => 0,
+        };
         if self.servers.len() >= self.bounds.total || of_source >= self.bounds.per_source {
             return Err(Overloaded);
         }
-        self.per_source.insert(source, of_source + 1);
+        Ok(self.open_always(request, kind, owner))
+    }
+
+    /// Makes a server transaction of a request that belongs to what is there already: a dialog, or an INVITE that it cancels.
+    pub fn open_always(&mut self, request: Received, kind: Kind, owner: S) -> ServerId {
+        let Received { key, path } = request;
+        if let Peer::Host(source) = key.peer {
+            self.per_source.entry(source).or_default().open += 1;
+        }
         let id = ServerId(self.fresh());
         let state = match kind {
             Kind::Invite => ServerState::InviteProceeding { last: None },
             Kind::Other => ServerState::Trying,
         };
-        self.server_keys.insert(key.clone(), id);
-        self.servers.insert(id, Server { key, flow, state, owner });
-        Ok(id)
+        let key = Arc::new(key);
+        if path.reply.connection != ConnectionId::NONE {
+            self.on_connection.insert((path.reply.connection, id));
+        }
+        let server = Server {
+            key: key.clone(),
+            flow: path.reply,
+            fallback: path.fallback,
+            state,
+            owner,
+        };
+        self.server_keys.insert(key, id);
+        self.servers.insert(id, server);
+        id
     }
 
     /// Sends a response. Nothing happens when the transaction is gone or has a final one already.
@@ -344,10 +457,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         let flow = server.flow;
         match (&mut server.state, status) {
             (ServerState::InviteProceeding { last }, 100..=199) => *last = Some(bytes.clone()),
-            (ServerState::InviteProceeding { .. }, 200..=299) => {
-                server.state = ServerState::InviteAccepted;
-                self.timers.set((Timer::L, id.0), now + self.timing.give_up());
-            }
+            (ServerState::InviteProceeding { .. }, 200..=299) => self.end(id, Outcome::Accepted, now + self.timing.give_up()),
             (ServerState::InviteProceeding { .. }, _) => {
                 server.state = ServerState::InviteCompleted {
                     response: bytes.clone(),
@@ -357,20 +467,19 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
                     self.timers.set((Timer::G, id.0), now + self.timing.t1);
                 }
                 self.timers.set((Timer::H, id.0), now + self.timing.give_up());
+                self.unacknowledged.insert(id);
+                if self.unacknowledged.len() > self.bounds.unacknowledged
+                    && let Some(oldest) = self.unacknowledged.pop_first()
+                {
+                    self.take_server(oldest);
+                }
             }
-            (ServerState::Trying, 200..) if reliable => self.remove_server(id),
+            (ServerState::Trying, 200..) if reliable => drop(self.take_server(id)),
             (ServerState::Trying, 200..) => {
-                server.state = ServerState::Completed { response: bytes.clone() };
-                self.timers.set((Timer::J, id.0), now + self.timing.give_up());
+                let answer = Outcome::Answered(bytes.clone().into_boxed_slice());
+                self.end(id, answer, now + self.timing.give_up());
             }
-            (
-                ServerState::InviteCompleted { .. }
-                | ServerState::InviteConfirmed
-                | ServerState::InviteAccepted
-                | ServerState::Trying
-                | ServerState::Completed { .. },
-                _,
-            ) => return,
+            (ServerState::InviteCompleted { .. } | ServerState::Trying, _) => return,
         }
         self.outputs.push_back(Output::Transmit { flow, bytes });
     }
@@ -378,7 +487,44 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     /// Whose INVITE a key names, while it is there (answered or not).
     pub fn server(&self, key: &ServerKey) -> Option<(ServerId, S)> {
         let id = *self.server_keys.get(key)?;
-        self.servers.get(&id).map(|server| (id, server.owner.clone()))
+        let owner = self.servers.get(&id).map(|server| &server.owner);
+        let owner = owner.or_else(|| self.ended.get(&id).map(|ended| &ended.owner));
+        owner.map(|owner| (id, owner.clone()))
+    }
+
+    /// A transaction of the same peer, branch and method, whatever its sent-by is.
+    pub fn of_same_branch(&self, key: &ServerKey) -> Option<ServerKey> {
+        let branch = key.branch()?;
+        let from = ServerKey {
+            marks: branch.into(),
+            ..key.clone()
+        };
+        let of_branch = |found: &&Arc<ServerKey>| found.peer == key.peer && found.marks.starts_with(branch);
+        let mut found = self
+            .server_keys
+            .range::<ServerKey, _>(&from..)
+            .map(|(key, _)| key)
+            .take_while(of_branch);
+        found
+            .find(|found| found.method() == key.method())
+            .map(|found| ServerKey::clone(found))
+    }
+
+    /// Where the answer to a request goes, while it waits for one.
+    pub fn reply_flow(&self, id: ServerId) -> Option<Flow> {
+        self.servers.get(&id).map(|server| server.flow)
+    }
+
+    /// Answers that are still to come go another way.
+    pub fn redirect(&mut self, id: ServerId, flow: Flow, fallback: Option<SocketAddr>) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        if server.flow.connection != ConnectionId::NONE {
+            self.on_connection.remove(&(server.flow.connection, id));
+        }
+        if flow.connection != ConnectionId::NONE {
+            self.on_connection.insert((flow.connection, id));
+        }
+        (server.flow, server.fallback) = (flow, fallback);
     }
 
     /// Sends a request and waits for its response.
@@ -404,17 +550,20 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         id
     }
 
-    /// A response has come from `peer`.
-    pub fn handle_response(&mut self, key: &ClientKey, status: u16, to_tag: &[u8], peer: IpAddr, now: Instant) -> Reply<C> {
+    /// What waits for a response, and where its request went: whether the response comes from the same peer is for the caller to say.
+    pub fn client(&self, key: &ClientKey) -> Option<(&C, &Flow)> {
+        let id = self.client_keys.get(key)?;
+        self.clients.get(id).map(|client| (&client.owner, &client.flow))
+    }
+
+    /// A response has come from the peer that the request went to.
+    pub fn handle_response(&mut self, key: &ClientKey, status: u16, to_tag: &[u8], now: Instant) -> Reply<C> {
         let Some(&id) = self.client_keys.get(key) else {
             return Reply::Absorbed;
         };
         let Some(client) = self.clients.get_mut(&id) else {
             return Reply::Absorbed;
         };
-        if client.flow.peer.ip() != peer {
-            return Reply::Absorbed;
-        }
         let reliable = client.flow.protocol.is_reliable();
         let owner = client.owner.clone();
         match (&mut client.state, status) {
@@ -521,8 +670,28 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         }
     }
 
-    /// The transport has lost the way to a peer: requests that still wait there have failed.
+    /// The transport has lost the way to a peer: requests that still wait there have failed, and answers are said by a new connection
+    /// (RFC 3261 18.2.2).
     pub fn handle_unreachable(&mut self, flow: &Flow) {
+        let waiting = (flow.connection, ServerId(0))..=(flow.connection, ServerId(u64::MAX));
+        let waiting = self
+            .on_connection
+            .range(waiting)
+            .filter(|(connection, _)| *connection != ConnectionId::NONE);
+        for id in waiting.map(|(_, id)| *id).collect::<Vec<_>>() {
+            let Some(server) = self.servers.get(&id) else { continue };
+            let Some(address) = server.fallback else { continue };
+            let again = match &server.state {
+                ServerState::InviteProceeding { last } => last.clone(),
+                ServerState::InviteCompleted { response, .. } => Some(response.clone()),
+                ServerState::Trying => None,
+            };
+            let new = flow_to(address, flow);
+            self.redirect(id, new, None);
+            if let Some(bytes) = again {
+                self.outputs.push_back(Output::Transmit { flow: new, bytes });
+            }
+        }
         let lost: Vec<ClientId> = self
             .clients
             .iter()
@@ -550,14 +719,21 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
                 Timer::D | Timer::K | Timer::M => {
                     self.remove_client(ClientId(id));
                 }
-                Timer::H | Timer::I | Timer::J | Timer::L => self.remove_server(ServerId(id)),
+                Timer::H => drop(self.take_server(ServerId(id))),
             }
+        }
+        while let Some(&(at, id)) = self.forgotten_at.first() {
+            if at > now {
+                break;
+            }
+            self.forget(id);
         }
     }
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        let forgotten_at = self.forgotten_at.first().map(|(at, _)| *at);
+        [self.timers.next(), forgotten_at].into_iter().flatten().min()
     }
 
     /// The next thing to do.
@@ -568,6 +744,11 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     /// No transaction and no timer is left.
     pub fn is_empty(&self) -> bool {
         self.servers.is_empty()
+            && self.ended.is_empty()
+            && self.forgotten_at.is_empty()
+            && self.unacknowledged.is_empty()
+            && self.on_connection.is_empty()
+            && self.remembered == 0
             && self.clients.is_empty()
             && self.timers.is_empty()
             && self.per_source.is_empty()
@@ -575,9 +756,14 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
             && self.client_keys.is_empty()
     }
 
-    /// Server and client transactions.
+    /// Server transactions that wait for something, and client transactions.
     pub fn count(&self) -> (usize, usize) {
         (self.servers.len(), self.clients.len())
+    }
+
+    /// Server transactions that are over and not forgotten, and how many bytes that takes, about.
+    pub fn remembered(&self) -> (usize, usize) {
+        (self.ended.len(), self.remembered)
     }
 
     fn repeat_request(&mut self, timer: Timer, id: ClientId, now: Instant) {
@@ -628,16 +814,65 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         }
     }
 
-    fn remove_server(&mut self, id: ServerId) {
-        let Some(server) = self.servers.remove(&id) else { return };
-        self.server_keys.remove(&server.key);
-        self.clear(&[Timer::G, Timer::H, Timer::I, Timer::J, Timer::L], id.0);
-        let source = server.flow.peer.ip();
-        match self.per_source.get_mut(&source) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                self.per_source.remove(&source);
+    /// Takes a server transaction out, without a memory of it.
+    fn take_server(&mut self, id: ServerId) -> Option<Server<S>> {
+        let server = self.servers.remove(&id)?;
+        self.server_keys.remove(&*server.key);
+        self.unacknowledged.remove(&id);
+        self.clear(&[Timer::G, Timer::H], id.0);
+        if server.flow.connection != ConnectionId::NONE {
+            self.on_connection.remove(&(server.flow.connection, id));
+        }
+        self.use_less(server.key.peer, 1, 0);
+        Some(server)
+    }
+
+    /// A server transaction is over: what its copies need is remembered.
+    fn end(&mut self, id: ServerId, outcome: Outcome, until: Instant) {
+        let Some(Server { key, owner, .. }) = self.take_server(id) else {
+            return;
+        };
+        let ended = Ended {
+            key,
+            outcome,
+            until,
+            owner,
+        };
+        let cost = ended.cost();
+        if let Peer::Host(source) = ended.key.peer {
+            let usage = self.per_source.entry(source).or_default();
+            if usage.remembered + cost > self.bounds.remembered_per_source {
+                return self.use_less(Peer::Host(source), 0, 0);
             }
+            usage.remembered += cost;
+        }
+        self.remembered += cost;
+        self.server_keys.insert(ended.key.clone(), id);
+        self.forgotten_at.insert((until, id));
+        self.ended.insert(id, ended);
+        while self.remembered > self.bounds.remembered
+            && let Some(&(_, oldest)) = self.forgotten_at.first()
+        {
+            self.forget(oldest);
+        }
+    }
+
+    fn forget(&mut self, id: ServerId) {
+        let Some(ended) = self.ended.remove(&id) else { return };
+        self.forgotten_at.remove(&(ended.until, id));
+        self.server_keys.remove(&*ended.key);
+        let cost = ended.cost();
+        self.remembered -= cost;
+        self.use_less(ended.key.peer, 0, cost);
+    }
+
+    fn use_less(&mut self, peer: Peer, open: usize, remembered: usize) {
+        let Peer::Host(source) = peer else { return };
+        let Some(usage) = self.per_source.get_mut(&source) else { return };
+        usage.open -= open;
+        usage.remembered -= remembered;
+        if usage.open == 0 && usage.remembered == 0 {
+            self.per_source.remove(&source);
         }
     }
 
@@ -646,6 +881,16 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         self.client_keys.remove(&client.key);
         self.clear(&[Timer::A, Timer::B, Timer::D, Timer::E, Timer::F, Timer::K, Timer::M], id.0);
         Some(client)
+    }
+}
+
+impl<S> Ended<S> {
+    fn cost(&self) -> usize {
+        let answer = match &self.outcome {
+            Outcome::Answered(response) => response.len(),
+            Outcome::Accepted | Outcome::Acknowledged => 0,
+        };
+        REMEMBERED + self.key.marks.len() + answer
     }
 }
 
@@ -675,7 +920,14 @@ mod tests {
     }
 
     fn machine() -> Machine {
-        Transactions::new(Timing::default(), Bounds { total: 10, per_source: 2 })
+        Transactions::new(
+            Timing::default(),
+            Bounds {
+                total: 10,
+                per_source: 2,
+                ..Bounds::default()
+            },
+        )
     }
 
     fn flow(protocol: Protocol, peer: &str) -> Flow {
@@ -691,15 +943,16 @@ mod tests {
         flow(Protocol::Udp, PEER)
     }
 
-    fn server_key(branch: &str, method: &str) -> ServerKey {
-        ServerKey {
-            peer: PEER.parse().unwrap(),
-            mark: Mark::Branch {
-                branch: branch.into(),
-                sent_by: b"192.0.2.2".to_vec(),
-                method: method.into(),
-            },
+    /// A request from `flow`, whose responses go back there.
+    fn received(flow: Flow, branch: &str, method: &str) -> Received {
+        Received {
+            key: ServerKey::new(Peer::Host(flow.peer.ip()), branch.as_bytes(), b"192.0.2.2", method.as_bytes()),
+            path: ReturnPath::new(flow, None, false),
         }
+    }
+
+    fn request(branch: &str, method: &str) -> Received {
+        received(udp(), branch, method)
     }
 
     fn client_key(method: &str) -> ClientKey {
@@ -738,7 +991,7 @@ mod tests {
     fn after_a_provisional_response_a_request_is_repeated_every_4_s() {
         let (mut machine, now) = (machine(), start());
         machine.request(client_key("OPTIONS"), Kind::Other, udp(), b"o".to_vec(), 1, now);
-        machine.handle_response(&client_key("OPTIONS"), 100, b"", udp().peer.ip(), now);
+        machine.handle_response(&client_key("OPTIONS"), 100, b"", now);
         assert_eq!(
             sent_at(&mut machine, now),
             [0, 4000, 8000, 12000, 16000, 20000, 24000, 28000, 32000]
@@ -769,9 +1022,8 @@ mod tests {
     fn a_late_response_to_an_answered_request_is_absorbed_for_5_s() {
         let (mut machine, now) = (machine(), start());
         let id = machine.request(client_key("BYE"), Kind::Other, udp(), b"b".to_vec(), 1, now);
-        let peer = udp().peer.ip();
-        assert_eq!(machine.handle_response(&client_key("BYE"), 200, b"", peer, now), Reply::Pass(id, 1));
-        assert_eq!(machine.handle_response(&client_key("BYE"), 200, b"", peer, now), Reply::Absorbed);
+        assert_eq!(machine.handle_response(&client_key("BYE"), 200, b"", now), Reply::Pass(id, 1));
+        assert_eq!(machine.handle_response(&client_key("BYE"), 200, b"", now), Reply::Absorbed);
         machine.handle_timeout(now + Duration::from_secs(5));
         assert!(machine.is_empty());
     }
@@ -779,8 +1031,8 @@ mod tests {
     #[test]
     fn an_answer_is_repeated_for_as_long_as_the_request_may_be() {
         let (mut machine, now) = (machine(), start());
-        let key = server_key("z9hG4bKa", "BYE");
-        let id = machine.open(key.clone(), Kind::Other, udp(), 1).unwrap();
+        let key = request("z9hG4bKa", "BYE");
+        let id = machine.open(key.clone(), Kind::Other, 1).unwrap();
         assert_eq!(machine.handle_request(&key), Arrival::Repeated);
         assert_eq!(machine.poll_output(), None, "there is no answer yet");
         machine.respond(id, 200, b"ok".to_vec(), now);
@@ -800,17 +1052,17 @@ mod tests {
     #[test]
     fn a_refusal_of_an_invite_is_repeated_until_its_ack_or_32_s() {
         let (mut machine, now) = (machine(), start());
-        let key = server_key("z9hG4bKa", "INVITE");
-        let id = machine.open(key.clone(), Kind::Invite, udp(), 1).unwrap();
+        let key = request("z9hG4bKa", "INVITE");
+        let id = machine.open(key.clone(), Kind::Invite, 1).unwrap();
         machine.respond(id, 486, b"busy".to_vec(), now);
         let times = sent_at(&mut machine, now);
         assert_eq!(times, [0, 500, 1500, 3500, 7500, 11500, 15500, 19500, 23500, 27500, 31500]);
         assert!(machine.is_empty());
 
-        let id = machine.open(key.clone(), Kind::Invite, udp(), 1).unwrap();
+        let id = machine.open(key.clone(), Kind::Invite, 1).unwrap();
         machine.respond(id, 486, b"busy".to_vec(), now);
-        assert!(machine.handle_ack(&key, now));
-        assert!(machine.handle_ack(&key, now), "a repeated ACK is absorbed");
+        assert!(machine.handle_ack(&key.key, now));
+        assert!(machine.handle_ack(&key.key, now), "a repeated ACK is absorbed");
         assert_eq!(sent_at(&mut machine, now), [0]);
         assert!(machine.is_empty());
     }
@@ -818,34 +1070,98 @@ mod tests {
     #[test]
     fn an_accepted_invite_absorbs_its_repetitions_and_leaves_the_ack_to_the_dialog() {
         let (mut machine, now) = (machine(), start());
-        let key = server_key("z9hG4bKa", "INVITE");
-        let id = machine.open(key.clone(), Kind::Invite, udp(), 1).unwrap();
+        let key = request("z9hG4bKa", "INVITE");
+        let id = machine.open(key.clone(), Kind::Invite, 1).unwrap();
         machine.respond(id, 180, b"ringing".to_vec(), now);
         assert_eq!(machine.handle_request(&key), Arrival::Repeated);
         machine.respond(id, 200, b"ok".to_vec(), now);
         assert_eq!(machine.handle_request(&key), Arrival::Repeated);
-        assert!(!machine.handle_ack(&key, now));
+        assert!(!machine.handle_ack(&key.key, now));
         let sent: Vec<_> = std::iter::from_fn(|| machine.poll_output()).collect();
         assert_eq!(sent.len(), 3, "180 twice, 200 once: {sent:?}");
         machine.handle_timeout(now + Duration::from_secs(32));
         assert!(machine.is_empty());
     }
 
+    /// RFC 3261 18.2.2.
     #[test]
-    fn a_source_has_only_so_many_transactions() {
-        let mut machine = machine();
-        machine.open(server_key("z9hG4bKa", "BYE"), Kind::Other, udp(), 1).unwrap();
-        let id = machine.open(server_key("z9hG4bKb", "BYE"), Kind::Other, udp(), 1).unwrap();
-        assert_eq!(machine.open(server_key("z9hG4bKc", "BYE"), Kind::Other, udp(), 1), Err(Overloaded));
-        let other = flow(Protocol::Udp, "192.0.2.3:5060");
-        let key = ServerKey {
-            peer: other.peer,
-            ..server_key("z9hG4bKc", "BYE")
+    fn an_answer_goes_where_the_latest_copy_of_the_request_wants_it() {
+        let (mut machine, now) = (machine(), start());
+        let first = request("z9hG4bKa", "INVITE");
+        let id = machine.open(first.clone(), Kind::Invite, 1).unwrap();
+        machine.respond(id, 100, b"trying".to_vec(), now);
+        let elsewhere = flow(Protocol::Udp, "192.0.2.2:40000");
+        let again = Received {
+            path: ReturnPath::new(elsewhere, None, false),
+            ..first.clone()
         };
-        assert!(machine.open(key, Kind::Other, other, 1).is_ok());
-        let now = start();
+        assert_eq!(machine.handle_request(&again), Arrival::Repeated);
         machine.respond(id, 200, b"ok".to_vec(), now);
-        machine.handle_timeout(now + Duration::from_secs(32));
-        assert!(machine.open(server_key("z9hG4bKd", "BYE"), Kind::Other, udp(), 1).is_ok());
+        let sent: Vec<Flow> = std::iter::from_fn(|| machine.poll_output())
+            .map(|output| match output {
+                Output::Transmit { flow, .. } => flow,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(sent, [udp(), elsewhere, elsewhere]);
+    }
+
+    /// RFC 3261 18.2.2.
+    #[test]
+    fn what_was_said_by_a_connection_that_is_gone_is_said_again_by_a_new_one_where_the_via_names_a_port() {
+        let (mut machine, now) = (machine(), start());
+        let connection = Flow {
+            connection: ConnectionId(7),
+            ..flow(Protocol::Tcp, "192.0.2.2:40000")
+        };
+        let named = flow(Protocol::Tcp, "192.0.2.2:5070");
+        for (fallback, said) in [(Some(named.peer), 1), (None, 0)] {
+            let mut asked = received(connection, "z9hG4bKa", "INVITE");
+            asked.path.fallback = fallback;
+            let id = machine.open(asked.clone(), Kind::Invite, 1).unwrap();
+            machine.respond(id, 486, b"busy".to_vec(), now);
+            machine.poll_output();
+            machine.handle_unreachable(&connection);
+            let sent: Vec<_> = std::iter::from_fn(|| machine.poll_output()).collect();
+            assert_eq!(sent.len(), said);
+            assert!(
+                sent.iter()
+                    .all(|output| matches!(output, Output::Transmit { flow, .. } if *flow == named))
+            );
+            assert!(machine.handle_ack(&asked.key, now));
+            assert!(machine.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_key_of_the_same_branch_is_found_whatever_its_sent_by_is_and_another_peers_is_not() {
+        let mut machine = machine();
+        let peer = Peer::Host("192.0.2.2".parse().unwrap());
+        let key = |peer, branch: &[u8], sent_by: &[u8], method: &[u8]| ServerKey::new(peer, branch, sent_by, method);
+        machine.open(request("z9hG4bKa", "INVITE"), Kind::Invite, 1).unwrap();
+        let found = machine.of_same_branch(&key(peer, b"z9hG4bKa", b"another", b"INVITE"));
+        assert_eq!(found, Some(request("z9hG4bKa", "INVITE").key));
+        for other in [
+            key(peer, b"z9hG4bKa", b"another", b"BYE"),
+            key(peer, b"z9hG4bK", b"another", b"INVITE"),
+            key(peer, b"z9hG4bKab", b"another", b"INVITE"),
+            key(Peer::Host("192.0.2.3".parse().unwrap()), b"z9hG4bKa", b"192.0.2.2", b"INVITE"),
+            key(Peer::Trunk(0), b"z9hG4bKa", b"192.0.2.2", b"INVITE"),
+            ServerKey::old(peer, &[b"z9hG4bKa"], b"INVITE"),
+        ] {
+            assert_eq!(machine.of_same_branch(&other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_source_has_only_so_many_transactions_that_wait_for_something() {
+        let mut machine = machine();
+        machine.open(request("z9hG4bKa", "BYE"), Kind::Other, 1).unwrap();
+        let id = machine.open(request("z9hG4bKb", "BYE"), Kind::Other, 1).unwrap();
+        assert_eq!(machine.open(request("z9hG4bKc", "BYE"), Kind::Other, 1), Err(Overloaded));
+        let other = flow(Protocol::Udp, "192.0.2.3:5060");
+        assert!(machine.open(received(other, "z9hG4bKc", "BYE"), Kind::Other, 1).is_ok());
+        machine.respond(id, 200, b"ok".to_vec(), start());
+        assert!(machine.open(request("z9hG4bKd", "BYE"), Kind::Other, 1).is_ok());
     }
 }

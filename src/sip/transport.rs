@@ -8,11 +8,15 @@
 //!
 //! Every table is owned by the endpoint's loop; tasks only wait. What is full is dropped (UDP) or not read further (TCP). No names are
 //! resolved here.
+//!
+//! A connection is a stranger's until something has come by it that only a phone or trunk of ours can send. Strangers have a share of all
+//! connections, a share each, and a time in all, whatever they say; when their share is full, one that has had its chance gives way to the
+//! next. The rest is for those that are known.
 
 use super::config::{Limits, Listen};
 use super::flow::{ConnectionId, Flow, Protocol};
 use super::message::{Framed, Message, ParseError, StreamFramer};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -64,11 +68,14 @@ pub enum Arrival {
         /// What is wrong.
         error: ParseError,
     },
-    /// Nothing has come on a connection for [`Limits::idle`]; whoever does not need it calls [`Transport::close`].
+    /// Nothing has come on a connection for [`Limits::idle`], or it is as old as a stranger's may be; whoever does not need it calls
+    /// [`Transport::close`].
     Idle {
         /// Its way.
         flow: Flow,
     },
+    /// Somebody has called while strangers have all that is theirs: [`Transport::admit`] says whether it is known.
+    Crowded(Caller),
     /// A flow can no longer be used: its connection is closed, or could not be made.
     Gone {
         /// The way that was.
@@ -76,14 +83,25 @@ pub enum Arrival {
     },
 }
 
+/// Somebody who has connected, and has no place yet.
+#[derive(Debug)]
+pub struct Caller {
+    stream: TcpStream,
+    local: SocketAddr,
+    peer: SocketAddr,
+}
+
+impl Caller {
+    /// Its address.
+    pub fn address(&self) -> IpAddr {
+        self.peer.ip()
+    }
+}
+
 #[derive(Debug)]
 enum Happening {
     Arrival(Arrival),
-    Accepted {
-        stream: TcpStream,
-        local: SocketAddr,
-        peer: SocketAddr,
-    },
+    Accepted(Caller),
     Ping(ConnectionId),
     Ended(ConnectionId),
 }
@@ -95,6 +113,8 @@ pub struct Transport {
     locals: Vec<(Protocol, SocketAddr)>,
     sockets: Vec<(SocketAddr, Arc<UdpSocket>)>,
     connections: BTreeMap<ConnectionId, Connection>,
+    /// Addresses of trunks.
+    trusted: BTreeSet<IpAddr>,
     next_id: u64,
     happenings: mpsc::Receiver<Happening>,
     sender: mpsc::Sender<Happening>,
@@ -106,6 +126,8 @@ pub struct Transport {
 struct Connection {
     flow: Flow,
     outgoing: bool,
+    /// Since when it is a stranger's; `None`: it is not.
+    stranger_since: Option<Instant>,
     writes: mpsc::Sender<Vec<u8>>,
 }
 
@@ -118,6 +140,7 @@ impl Transport {
             locals: Vec::new(),
             sockets: Vec::new(),
             connections: BTreeMap::new(),
+            trusted: BTreeSet::new(),
             next_id: 1,
             happenings,
             sender,
@@ -139,6 +162,46 @@ impl Transport {
     /// The addresses that are listened on.
     pub fn locals(&self) -> &[(Protocol, SocketAddr)] {
         &self.locals
+    }
+
+    /// Whoever connects from these addresses is no stranger.
+    pub fn trust(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.trusted.extend(addresses);
+    }
+
+    /// The peer of a connection is no stranger any more.
+    pub fn know(&mut self, flow: &Flow) {
+        if let Some(connection) = self.connections.get_mut(&flow.connection) {
+            connection.stranger_since = None;
+        }
+    }
+
+    /// Takes in somebody for whom there was no room among the strangers: one who is known beside them, another in the place of one that has
+    /// had its chance.
+    pub fn admit(&mut self, caller: Caller, known: bool) {
+        let strangers = || {
+            self.connections
+                .iter()
+                .filter(|(_, connection)| connection.stranger_since.is_some())
+        };
+        let of_source = strangers()
+            .filter(|(_, connection)| connection.flow.peer.ip() == caller.peer.ip())
+            .count();
+        if !known {
+            // The numbers go up with time: the first is the oldest.
+            let oldest = strangers()
+                .next()
+                .map(|(id, connection)| (*id, connection.flow, connection.stranger_since));
+            let had_its_chance = oldest.filter(|(_, _, since)| since.is_some_and(|since| since.elapsed() >= self.limits.message_deadline));
+            match had_its_chance {
+                Some((_, flow, _)) if of_source < self.limits.strangers_per_source => self.close(&flow),
+                Some(_) | None => {
+                    tracing::debug!(peer = %caller.peer.ip(), "connection refused: too many strangers");
+                    return;
+                }
+            }
+        }
+        self.serve(caller, known);
     }
 
     /// How many connections there are.
@@ -198,10 +261,7 @@ impl Transport {
         while self.tasks.try_join_next().is_some() {}
         match happening {
             Happening::Arrival(arrival) => Some(arrival),
-            Happening::Accepted { stream, local, peer } => {
-                self.accept(stream, local, peer);
-                None
-            }
+            Happening::Accepted(caller) => self.accept(caller),
             Happening::Ping(id) => {
                 // RFC 5626 3.5.1
                 let connection = self.connections.get(&id)?;
@@ -241,12 +301,36 @@ impl Transport {
         Ok(local)
     }
 
-    fn accept(&mut self, stream: TcpStream, local: SocketAddr, peer: SocketAddr) {
-        if !self.has_room(peer.ip()) {
-            tracing::debug!(peer = %peer.ip(), "connection refused: too many");
-            return;
+    fn accept(&mut self, caller: Caller) -> Option<Arrival> {
+        let source = caller.address();
+        let trusted = self.trusted.contains(&source.to_canonical());
+        let (mut of_source, mut strangers, mut strangers_of_source) = (0, 0, 0);
+        for connection in self.connections.values() {
+            let (is_stranger, is_of_source) = (connection.stranger_since.is_some(), connection.flow.peer.ip() == source);
+            of_source += usize::from(is_of_source);
+            strangers += usize::from(is_stranger);
+            strangers_of_source += usize::from(is_stranger && is_of_source);
         }
+        let limits = &self.limits;
+        if self.connections.len() >= limits.connections || of_source >= limits.connections_per_source {
+            tracing::debug!(peer = %source, "connection refused: too many");
+            return None;
+        }
+        if !trusted && (strangers >= limits.strangers || strangers_of_source >= limits.strangers_per_source) {
+            return Some(Arrival::Crowded(caller));
+        }
+        self.serve(caller, trusted);
+        None
+    }
+
+    fn serve(&mut self, caller: Caller, known: bool) {
+        let Caller { stream, local, peer } = caller;
         let (flow, writes) = self.add(local, peer, false);
+        if let Some(connection) = self.connections.get_mut(&flow.connection)
+            && known
+        {
+            connection.stranger_since = None;
+        }
         let sender = self.sender.clone();
         let limits = self.limits;
         self.tasks
@@ -280,18 +364,19 @@ impl Transport {
             connection: ConnectionId(self.next_id),
         };
         self.next_id += 1;
-        self.connections.insert(flow.connection, Connection { flow, outgoing, writes });
+        let connection = Connection {
+            flow,
+            outgoing,
+            stranger_since: (!outgoing).then(Instant::now),
+            writes,
+        };
+        self.connections.insert(flow.connection, connection);
         (flow, receiver)
     }
 
     fn connection_to(&self, peer: SocketAddr) -> Option<ConnectionId> {
         let found = self.connections.iter().find(|(_, connection)| connection.flow.peer == peer);
         found.map(|(id, _)| *id)
-    }
-
-    fn has_room(&self, source: IpAddr) -> bool {
-        let of_source = self.connections.values().filter(|connection| connection.flow.peer.ip() == source);
-        self.connections.len() < self.limits.connections && of_source.count() < self.limits.connections_per_source
     }
 }
 
@@ -327,7 +412,7 @@ async fn listen(listener: TcpListener, local: SocketAddr, sender: mpsc::Sender<H
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                if sender.send(Happening::Accepted { stream, local, peer }).await.is_err() {
+                if sender.send(Happening::Accepted(Caller { stream, local, peer })).await.is_err() {
                     return;
                 }
             }
@@ -376,17 +461,26 @@ async fn read(mut reader: OwnedReadHalf, flow: Flow, sender: &mpsc::Sender<Happe
     let mut framer = StreamFramer::new();
     let mut buffer = vec![0; 8192];
     let mut begun: Option<Instant> = None;
+    let mut reviewed = opened;
     loop {
         // The deadline counts from a message's first byte, however slowly the others come; that of the first from the beginning.
         let deadline = match (begun, spoken) {
             (_, Spoken::Never) => opened + limits.message_deadline,
             (Some(begun), Spoken::At(_)) => begun + limits.message_deadline,
-            (None, Spoken::At(at)) => at + limits.idle,
+            (None, Spoken::At(at)) => (at + limits.idle).min(reviewed + limits.stranger_lifetime),
         };
+        // Whoever talks on without a pause is looked at, too.
+        if reviewed + limits.stranger_lifetime <= Instant::now() {
+            reviewed = Instant::now();
+            if sender.send(Happening::Arrival(Arrival::Idle { flow })).await.is_err() {
+                return;
+            }
+        }
         let length = match timeout_at(deadline, reader.read(&mut buffer)).await {
             Ok(Ok(length @ 1..)) => length,
             Err(_) if begun.is_none() && matches!(spoken, Spoken::At(_)) => {
                 spoken = Spoken::At(Instant::now());
+                reviewed = Instant::now();
                 if sender.send(Happening::Arrival(Arrival::Idle { flow })).await.is_err() {
                     return;
                 }
@@ -460,6 +554,99 @@ mod tests {
         let mut said = Vec::new();
         peer.read_to_end(&mut said).await.unwrap();
         assert_eq!(said, b"\r\n");
+    }
+
+    /// Takes what comes until `count` connections stand, and says who found no place.
+    async fn settle(transport: &mut Transport, count: usize) -> Vec<Caller> {
+        let mut crowded = Vec::new();
+        while transport.connections() + crowded.len() < count {
+            // It does not end where nothing has arrived: a connection that is taken in makes no arrival.
+            let step = transport.happenings.recv().await.unwrap();
+            match transport.handle(step) {
+                Some(Arrival::Crowded(caller)) => crowded.push(caller),
+                Some(Arrival::Gone { .. }) | None => {}
+                Some(other) => panic!("{other:?}"),
+            }
+        }
+        crowded
+    }
+
+    #[tokio::test]
+    async fn a_stranger_that_talks_on_is_asked_about_as_soon_as_its_time_is_up() {
+        let limits = Limits {
+            stranger_lifetime: Duration::from_millis(100),
+            idle: Duration::from_secs(3600),
+            ..Limits::default()
+        };
+        let (mut transport, mut peer) = connected(limits).await;
+        peer.write_all(OPTIONS).await.unwrap();
+        let mut messages = 0;
+        let flow = loop {
+            match timeout(Duration::from_secs(30), transport.next()).await.unwrap() {
+                Arrival::Message { .. } => messages += 1,
+                Arrival::Idle { flow } => break flow,
+                other => panic!("{other:?}"),
+            }
+            peer.write_all(OPTIONS).await.unwrap();
+        };
+        assert!(messages > 0);
+        transport.close(&flow);
+        assert_eq!(transport.connections(), 0);
+    }
+
+    #[tokio::test]
+    async fn strangers_have_a_share_and_whoever_is_known_finds_a_place_beside_them() {
+        let limits = Limits {
+            connections: 6,
+            strangers: 3,
+            strangers_per_source: 3,
+            message_deadline: Duration::from_secs(3600),
+            ..Limits::default()
+        };
+        let (mut transport, first) = connected(limits).await;
+        let at = transport.locals()[0].1;
+        let mut strangers = vec![first];
+        for _ in 0..4 {
+            strangers.push(TcpStream::connect(at).await.unwrap());
+        }
+        let mut crowded = settle(&mut transport, 5).await;
+        assert_eq!((transport.connections(), crowded.len()), (3, 2));
+        // One that has registered makes room for another stranger; one whose address is known finds a place of its own.
+        let flow = transport.connections.values().next().unwrap().flow;
+        transport.know(&flow);
+        transport.admit(crowded.pop().unwrap(), true);
+        assert_eq!(transport.connections(), 4);
+        strangers.push(TcpStream::connect(at).await.unwrap());
+        assert!(settle(&mut transport, 5).await.is_empty());
+        transport.admit(crowded.pop().unwrap(), false);
+        assert_eq!(transport.connections(), 5, "no stranger has had its chance yet");
+        // A trunk is known from the beginning.
+        transport.trust([std::net::IpAddr::from(Ipv4Addr::LOCALHOST)]);
+        strangers.push(TcpStream::connect(at).await.unwrap());
+        assert!(settle(&mut transport, 6).await.is_empty());
+        assert_eq!(transport.connections(), 6);
+    }
+
+    #[tokio::test]
+    async fn a_stranger_that_has_had_its_chance_gives_way_to_the_next() {
+        let limits = Limits {
+            strangers: 1,
+            message_deadline: Duration::ZERO,
+            ..Limits::default()
+        };
+        let (mut transport, _first) = connected(Limits {
+            message_deadline: Duration::from_secs(3600),
+            ..limits
+        })
+        .await;
+        settle(&mut transport, 1).await;
+        let oldest = transport.connections.values().next().unwrap().flow;
+        let _second = TcpStream::connect(transport.locals()[0].1).await.unwrap();
+        let crowded = settle(&mut transport, 2).await.pop().unwrap();
+        transport.limits = limits;
+        transport.admit(crowded, false);
+        assert_eq!(transport.connections(), 1);
+        assert!(!transport.connections.contains_key(&oldest.connection));
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@
 //! | `session` | RFC 4028 |
 //! | `connected` | who is at the far end now (RFC 4916, RFC 3325) |
 //! | `leg` | what a leg is |
+//! | `ways` | where peers are, and by which way each leg is reached |
 
 mod admission;
 mod connected;
@@ -31,23 +32,25 @@ mod reliable;
 mod session;
 mod uac;
 mod uas;
+mod ways;
 
 #[cfg(test)]
 mod tests;
 
 use super::config::{Config, Trunk};
 use super::digest::{Authenticator, Credentials};
-use super::flow::{ConnectionId, Flow, Protocol};
+use super::flow::{Flow, Protocol};
 use super::leg::{LegCommand, LegEvent, LegKey, LegSource};
 use super::message::{Message, ParseError, Request, Response, parse_datagram};
+use super::peer::Peers;
 use super::registrar::{KeptBinding, Registrar};
 use super::timers::Timers;
 use super::transaction::{self, Transactions};
 use crate::words::{DeviceId, Now};
-use admission::{Chance, Sources};
+use admission::{Chance, Sources, TrunkCalls};
 use guesses::Guesses;
 pub use guesses::WrongPassword;
-use leg::{ClientUse, Leg, LegTimer, ServerUse, State, Way};
+use leg::{ClientUse, Leg, LegTimer, ServerUse};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -66,6 +69,8 @@ pub enum Output {
     Event(LegEvent),
     /// To be written in the log; not more often than a person can read.
     WrongPassword(WrongPassword),
+    /// Whoever is at the other end of this connection is no stranger any more.
+    Known(Flow),
     /// To be kept for [`UserAgent::restore`].
     Bindings {
         /// Whose phones.
@@ -100,6 +105,7 @@ pub struct Counters {
 #[derive(Debug)]
 pub struct UserAgent {
     config: Config,
+    peers: Peers,
     locals: Vec<(Protocol, SocketAddr)>,
     transactions: Transactions<ServerUse, ClientUse>,
     registrar: Registrar,
@@ -107,6 +113,7 @@ pub struct UserAgent {
     by_call: BTreeMap<Vec<u8>, BTreeSet<LegKey>>,
     timers: Timers<(LegKey, LegTimer)>,
     sources: Sources,
+    trunk_calls: TrunkCalls,
     guesses: Guesses,
     chance: Chance,
     authenticator: Authenticator,
@@ -150,6 +157,8 @@ impl UserAgent {
             next_leg: 2,
             counters: Counters::default(),
             outputs: VecDeque::new(),
+            trunk_calls: TrunkCalls::new(&config.trunks),
+            peers: Peers::new(&config.trunks),
             locals,
             config,
         }
@@ -191,9 +200,10 @@ impl UserAgent {
             return;
         }
         let mut response = (**response).clone();
-        response.headers.stamp_source(flow.peer);
+        let via = response.headers.stamp_source(flow.peer);
         response.headers.tag_to(&self.chance.stateless_tag(&response.headers));
-        self.transmit(flow, response.to_bytes());
+        let path = self.return_path(flow, via.as_ref(), &response.headers);
+        self.transmit(path.reply, response.to_bytes());
     }
 
     /// The switchboard wants something.
@@ -266,89 +276,6 @@ impl UserAgent {
     /// Nothing goes on: no leg, transaction or timer is left; registrations may be.
     pub fn is_idle(&self) -> bool {
         self.legs.is_empty() && self.by_call.is_empty() && self.timers.is_empty() && self.transactions.is_empty()
-    }
-
-    /// A connection carries a registration or a call, or is a trunk's: it is not closed for being idle.
-    pub fn needs(&self, flow: &Flow) -> bool {
-        let named = Flow {
-            connection: ConnectionId::NONE,
-            ..*flow
-        };
-        let carries = |used: &Flow| *used == *flow || *used == named;
-        self.config.trunks.iter().any(|trunk| trunk.owns(flow.protocol, flow.peer))
-            || self.registrar.flows().any(carries)
-            || self.legs.values().any(|leg| carries(&leg.dialog.flow))
-    }
-
-    /// Trunks can be reached by another connection; phones by another registration, or when they come back.
-    fn leave_flow(&mut self, gone: &Flow, now: Now) {
-        let leaving = self.legs.iter().filter(|(_, leg)| leg.dialog.flow == *gone);
-        for key in leaving.map(|(key, _)| *key).collect::<Vec<_>>() {
-            let Some(leg) = self.legs.get_mut(&key) else { continue };
-            match &leg.peer {
-                LegSource::Trunk(name) => {
-                    let trunk = self.config.trunks.iter().find(|trunk| trunk.name == *name);
-                    let trunk = trunk.filter(|trunk| trunk.protocol == gone.protocol);
-                    if let Some(peer) = trunk.and_then(|trunk| trunk.address) {
-                        leg.dialog.flow = Flow {
-                            peer,
-                            connection: ConnectionId::NONE,
-                            ..*gone
-                        };
-                    }
-                }
-                LegSource::Account(device) => match self.registrar.lookup(device, now.mono).map(|binding| binding.flow) {
-                    Some(flow) => self.follow(key, flow, now),
-                    None => leg.way = Way::Lost,
-                },
-            }
-        }
-    }
-
-    /// A phone has registered by `flow`: its legs leave the ways that it has left.
-    fn follow_phone(&mut self, device: &DeviceId, flow: Flow, call_id: &[u8], now: Now) {
-        let has_left = |leg: &Leg| match leg.way {
-            Way::Lost => true,
-            Way::Own => false,
-            // A phone registers under one Call-ID as long as it runs (RFC 3261 10.2): its other ways are older ones.
-            Way::Registered => {
-                let mut others = self.registrar.of(device, now.mono).filter(|binding| !binding.is_of(call_id));
-                leg.dialog.flow != flow && !others.any(|binding| binding.flow == leg.dialog.flow)
-            }
-        };
-        let of_phone = |leg: &Leg| matches!(&leg.peer, LegSource::Account(peer) if peer == device);
-        let moving = self.legs.iter().filter(|(_, leg)| of_phone(leg) && has_left(leg));
-        for key in moving.map(|(key, _)| *key).collect::<Vec<_>>() {
-            self.follow(key, flow, now);
-        }
-    }
-
-    /// A leg's phone is reached by another way from now on: what has waited for it is said.
-    fn follow(&mut self, key: LegKey, flow: Flow, now: Now) {
-        let Some(leg) = self.legs.get_mut(&key) else { return };
-        leg.dialog.flow = flow;
-        leg.way = Way::Registered;
-        let waits_for_ack = leg.unacknowledged.as_mut().map(|waiting| waiting.flow = flow).is_some();
-        let parting = match leg.state {
-            State::Parting(reason) if !waits_for_ack => Some(reason),
-            _ => None,
-        };
-        let located = leg.located.is_some();
-        self.timers.clear(&(key, LegTimer::Lost));
-        if located {
-            self.locate(key);
-        }
-        match parting {
-            Some(reason) => self.send_bye(key, reason, now),
-            None => self.send_queued(key, now),
-        }
-    }
-
-    /// Something is to be said to a phone that can not be reached: for so long as any request waits for its answer, it may come back.
-    fn wait_for_phone(&mut self, key: LegKey, now: Now) {
-        if !self.timers.is_set(&(key, LegTimer::Lost)) {
-            self.timers.set((key, LegTimer::Lost), now.mono + self.config.timing.give_up());
-        }
     }
 
     fn settle(&mut self, now: Now) {
@@ -471,6 +398,8 @@ impl UserAgent {
 
     fn stateless(&mut self, flow: Flow, response: Response) {
         let tag = self.chance.stateless_tag(&response.headers);
-        self.transmit(flow, response.with_to_tag(&tag).to_bytes());
+        let via = response.headers.via_top().ok();
+        let path = self.return_path(flow, via.as_ref(), &response.headers);
+        self.transmit(path.reply, response.with_to_tag(&tag).to_bytes());
     }
 }

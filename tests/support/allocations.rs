@@ -11,10 +11,15 @@ static COUNTING: Counting = Counting;
 
 thread_local! {
     static HERE: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
 static WATCHED: AtomicI32 = AtomicI32::new(0);
 static THERE: AtomicU64 = AtomicU64::new(0);
+
+fn note_bytes(more: usize, less: usize) {
+    let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() + more as i64 - less as i64));
+}
 
 fn note() {
     // A thread that is ending has no counter any more.
@@ -30,26 +35,37 @@ fn note() {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note();
+        note_bytes(layout.size(), 0);
         // SAFETY: as the caller promised.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         note();
+        note_bytes(layout.size(), 0);
         // SAFETY: as the caller promised.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         note();
+        note_bytes(size, layout.size());
         // SAFETY: as the caller promised.
         unsafe { System.realloc(pointer, layout, size) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        note_bytes(0, layout.size());
         // SAFETY: as the caller promised.
         unsafe { System.dealloc(pointer, layout) }
     }
+}
+
+/// Bytes that this thread holds more than before it did something, as they were asked for.
+pub fn kept_by(what: impl FnOnce()) -> i64 {
+    let before = BYTES.get();
+    what();
+    BYTES.get() - before
 }
 
 /// Allocations of this thread while it does something.

@@ -384,8 +384,9 @@ impl Headers {
 
     /// Notes on the topmost Via where the request came from: received (RFC 3261 18.2.1) and, when it was asked for, rport (RFC 3581).
     /// A `received` that the peer wrote itself is replaced. A Via that cannot be read stays as it is.
-    pub fn stamp_source(&mut self, source: SocketAddr) {
-        let Ok(mut via) = self.via_top() else { return };
+    /// That Via, stamped.
+    pub fn stamp_source(&mut self, source: SocketAddr) -> Option<Via> {
+        let mut via = self.via_top().ok()?;
         let ip = source.ip().to_canonical();
         let said = via.sent_host() == super::Host::Address(ip);
         via.params.remove("received");
@@ -395,9 +396,7 @@ impl Headers {
         if !said || via.rport().is_some() {
             via.params.set("received", Some(ip.to_string().as_bytes()));
         }
-        let Some(at) = self.iter().position(|field| field.is("Via")) else {
-            return;
-        };
+        let at = self.iter().position(|field| field.is("Via"))?;
         let mut value = via.to_bytes();
         for other in split_list(self.field(&self.fields[at]).value).skip(1) {
             value.extend_from_slice(b", ");
@@ -406,6 +405,7 @@ impl Headers {
         if let Some(place) = self.store(b"Via", &value) {
             self.fields[at] = place;
         }
+        Some(via)
     }
 
     /// Takes the topmost Via value away.

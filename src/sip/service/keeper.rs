@@ -181,6 +181,7 @@ fn binding_json(binding: &KeptBinding) -> Option<Value> {
         "contact": std::str::from_utf8(&binding.contact).ok()?,
         "local": binding.local,
         "peer": binding.peer,
+        "target": binding.target,
         "expires_at": binding.expires_at.0,
         "call_id": std::str::from_utf8(&binding.call_id).ok()?,
         "cseq": binding.cseq,
@@ -190,10 +191,13 @@ fn binding_json(binding: &KeptBinding) -> Option<Value> {
 fn bindings(device: &str, value: &Value) -> Option<(DeviceId, Vec<KeptBinding>)> {
     let binding = |value: &Value| {
         let word = |name: &str| value.get(name)?.as_str();
+        let peer = word("peer")?.parse().ok()?;
         Some(KeptBinding {
             contact: word("contact")?.into(),
             local: word("local")?.parse().ok()?,
-            peer: word("peer")?.parse().ok()?,
+            peer,
+            // What an older version has written is called where it came from.
+            target: word("target").map_or(Some(peer), |target| target.parse().ok())?,
             expires_at: Timestamp(value.get("expires_at")?.as_u64()?),
             call_id: word("call_id")?.into(),
             cseq: value.get("cseq")?.as_u64()?.try_into().ok()?,
@@ -303,7 +307,8 @@ mod tests {
         let binding = KeptBinding {
             contact: b"sip:5001@[2001:db8::7]:5062;ob".to_vec(),
             local: "192.0.2.1:5060".parse().expect("an address"),
-            peer: "[2001:db8::7]:5062".parse().expect("an address"),
+            peer: "[2001:db8::7]:49152".parse().expect("an address"),
+            target: "[2001:db8::7]:5062".parse().expect("an address"),
             expires_at: Timestamp(1_800_000_000_000),
             call_id: b"c1@phone".to_vec(),
             cseq: u32::MAX,

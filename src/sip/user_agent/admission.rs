@@ -1,12 +1,13 @@
 //! Who may ask what, and what chance is needed for.
 
 use super::{Output, UserAgent};
-use crate::sip::config::Account;
+use crate::sip::config::{Account, Trunk};
 use crate::sip::digest::{self, Algorithm, Subject, Verdict};
 use crate::sip::flow::Flow;
 use crate::sip::leg::LegSource;
-use crate::sip::message::{Abilities, Headers, Host, Method, Refuse, Request, Response, Scheme, Uri};
-use crate::sip::transaction::{Mark, ServerKey};
+use crate::sip::message::{Abilities, Headers, Host, Method, Refuse, Request, Response, Scheme, Uri, Via};
+use crate::sip::peer::Peer;
+use crate::sip::transaction::ServerKey;
 use crate::words::Now;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -137,17 +138,6 @@ impl UserAgent {
         refuse
     }
 
-    /// An in-dialog request may come over the dialog's flow, over a flow its device has registered by, or from its trunk.
-    pub(super) fn is_of_peer(&self, peer: &LegSource, dialog: &Flow, flow: &Flow, now: Instant) -> bool {
-        if dialog == flow {
-            return true;
-        }
-        match peer {
-            LegSource::Account(device) => self.registrar.is_at(device, flow, now),
-            LegSource::Trunk(name) => self.config.trunk(name).is_some_and(|trunk| trunk.owns(flow.protocol, flow.peer)),
-        }
-    }
-
     /// A Via of ours is on it: it went out from here and has come back (RFC 3261 16.3).
     pub(super) fn is_loop(&self, headers: &Headers) -> bool {
         let vias = headers.vias().unwrap_or_default();
@@ -162,6 +152,36 @@ impl UserAgent {
             self.counters.silenced += 1;
         }
         may
+    }
+
+    /// A trunk may begin another call now, by its own `max_calls_per_second`.
+    pub(super) fn may_call(&mut self, source: &LegSource, now: Now) -> bool {
+        match source {
+            LegSource::Trunk(name) => self.trunk_calls.take(name, now.mono),
+            LegSource::Account(_) => true,
+        }
+    }
+
+    /// A call of a trunk finds no room.
+    pub(super) fn count_refused(&mut self, source: &LegSource) {
+        if let LegSource::Trunk(name) = source {
+            self.trunk_calls.count_refused(name);
+        }
+    }
+
+    /// How many calls of each trunk were refused because it calls too often, or because too much is going on.
+    pub fn refused_of_trunks(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.trunk_calls.refused()
+    }
+
+    /// The number of the challenge that a request has answered, whose digest was right.
+    pub(super) fn answered_challenge(&self, headers: &Headers) -> u64 {
+        let realm = self.config.realm.as_bytes();
+        let mut answers = headers.fields_of("Authorization");
+        let answer = answers.find(|value| digest::realm(value).as_deref() == Some(realm));
+        answer
+            .and_then(|answer| self.authenticator.challenge_of(answer))
+            .unwrap_or_default()
     }
 
     /// Refuses statelessly.
@@ -195,36 +215,32 @@ pub(super) fn capabilities(request: &Request) -> Response {
         .with("Supported", "timer, replaces, 100rel")
 }
 
-/// The INVITE of an INVITE or ACK, the request itself of any other.
-pub(super) fn server_key(request: &Request, flow: &Flow) -> Option<ServerKey> {
+/// The INVITE of an INVITE or ACK, the request itself of any other. `via` is the topmost.
+pub(super) fn server_key(request: &Request, via: &Via, peer: Peer) -> Option<ServerKey> {
     let headers = &request.headers;
-    let via = headers.via_top().ok()?;
     let method = match request.method {
-        Method::Ack => Method::Invite.as_bytes().to_vec(),
-        ref method => method.as_bytes().to_vec(),
+        Method::Ack => Method::Invite.as_bytes(),
+        ref method => method.as_bytes(),
     };
     let branch = via.branch().unwrap_or_default();
     // A cookie with nothing behind it names nothing (RFC 4475 3.2.1).
-    let mark = if branch.len() > 7 && branch[..7].eq_ignore_ascii_case(b"z9hG4bK") {
-        Mark::Branch {
-            branch: branch.to_vec(),
-            sent_by: via.sent_by().into_bytes(),
-            method,
-        }
-    } else {
-        let from = headers.from().ok()?;
-        let (cseq, _) = headers.cseq().ok()?;
-        let fields = [
-            request.uri.as_bytes(),
-            from.tag().unwrap_or_default(),
-            headers.call_id().ok()?,
-            cseq.to_string().as_bytes(),
-            &via.to_bytes(),
-        ]
-        .join(&0);
-        Mark::Old { fields, method }
-    };
-    Some(ServerKey { peer: flow.peer, mark })
+    if branch.len() > 7 && branch[..7].eq_ignore_ascii_case(b"z9hG4bK") {
+        return Some(ServerKey::new(peer, branch, via.sent_by().as_bytes(), method));
+    }
+    let from = headers.from().ok()?;
+    let (cseq, _) = headers.cseq().ok()?;
+    let mut as_sent = via.clone();
+    // Those are ours, and say where it came from.
+    as_sent.params.remove("received");
+    as_sent.params.remove("rport");
+    let fields: [&[u8]; 5] = [
+        request.uri.as_bytes(),
+        from.tag().unwrap_or_default(),
+        headers.call_id().ok()?,
+        &cseq.to_be_bytes(),
+        &as_sent.to_bytes(),
+    ];
+    Some(ServerKey::old(peer, &fields, method))
 }
 
 /// Only sip: nothing here can keep sips' promise.
@@ -268,19 +284,72 @@ impl Sources {
             }
         }
         let bucket = self.buckets.entry(source).or_insert(Bucket { tokens: burst, at: now });
-        bucket.tokens = bucket.filled(rate, burst, now);
-        bucket.at = now;
-        let may = bucket.tokens >= 1.0;
-        if may {
-            bucket.tokens -= 1.0;
-        }
-        may
+        bucket.take(rate, burst, now)
     }
 }
 
 impl Bucket {
+    fn take(&mut self, rate: f64, burst: f64, now: Instant) -> bool {
+        self.tokens = self.filled(rate, burst, now);
+        self.at = now;
+        let may = self.tokens >= 1.0;
+        if may {
+            self.tokens -= 1.0;
+        }
+        may
+    }
+
     fn filled(&self, rate: f64, burst: f64, now: Instant) -> f64 {
         (self.tokens + now.saturating_duration_since(self.at).as_secs_f64() * rate).min(burst)
+    }
+}
+
+/// How often each trunk may begin a call.
+#[derive(Debug)]
+pub(super) struct TrunkCalls {
+    trunks: BTreeMap<String, TrunkRate>,
+}
+
+#[derive(Debug)]
+struct TrunkRate {
+    per_second: Option<u32>,
+    bucket: Option<Bucket>,
+    refused: u64,
+}
+
+impl TrunkCalls {
+    pub(super) fn new(trunks: &[Trunk]) -> Self {
+        let rate = |trunk: &Trunk| TrunkRate {
+            per_second: trunk.max_calls_per_second,
+            bucket: None,
+            refused: 0,
+        };
+        Self {
+            trunks: trunks.iter().map(|trunk| (trunk.name.clone(), rate(trunk))).collect(),
+        }
+    }
+
+    fn take(&mut self, name: &str, now: Instant) -> bool {
+        let Some(trunk) = self.trunks.get_mut(name) else { return true };
+        let Some(per_second) = trunk.per_second.map(f64::from) else {
+            return true;
+        };
+        // A second's calls may come at once.
+        let bucket = trunk.bucket.get_or_insert(Bucket {
+            tokens: per_second,
+            at: now,
+        });
+        bucket.take(per_second, per_second, now)
+    }
+
+    fn count_refused(&mut self, name: &str) {
+        if let Some(trunk) = self.trunks.get_mut(name) {
+            trunk.refused += 1;
+        }
+    }
+
+    fn refused(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.trunks.iter().map(|(name, trunk)| (name.as_str(), trunk.refused))
     }
 }
 

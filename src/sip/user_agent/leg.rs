@@ -48,7 +48,7 @@ pub(super) struct Leg {
 pub(super) enum Way {
     /// Its phone has registered by it: where the phone goes, the leg follows.
     Registered,
-    /// The leg's own: it stays until it is gone.
+    /// The leg's own: it stays until it is gone, or the device's only phone registers at the same host.
     Own,
     /// Gone: what is to be said waits until the phone registers again.
     Lost,
@@ -203,4 +203,19 @@ pub(super) enum ClientUse {
     Talk(LegKey),
     /// Nobody waits for the outcome.
     Other,
+}
+
+impl ClientUse {
+    /// The leg that it is for.
+    pub(super) fn leg(&self) -> Option<LegKey> {
+        match self {
+            Self::Invite(leg, _)
+            | Self::Reinvite(leg, _)
+            | Self::Update(leg, _)
+            | Self::Bye(leg, _)
+            | Self::Prack(leg, _)
+            | Self::Talk(leg) => Some(*leg),
+            Self::Other => None,
+        }
+    }
 }

@@ -5,7 +5,7 @@ use super::leg::{ClientUse, State, Way};
 use crate::sip::flow::Flow;
 use crate::sip::leg::{LegEvent, LegKey};
 use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, reason_phrase};
-use crate::sip::transaction::{Kind, ServerKey};
+use crate::sip::transaction::{Kind, Received};
 use crate::words::{Now, Number};
 
 /// A peer that has asked, and is to hear what came of it.
@@ -21,7 +21,7 @@ pub(super) struct Referrer {
 const LASTS: u32 = 300;
 
 impl UserAgent {
-    pub(super) fn handle_refer(&mut self, leg_key: LegKey, flow: Flow, key: ServerKey, refer: &Request, now: Now) -> Result<(), Refuse> {
+    pub(super) fn handle_refer(&mut self, leg_key: LegKey, flow: Flow, key: Received, refer: &Request, now: Now) -> Result<(), Refuse> {
         let leg = self.legs.get(&leg_key).ok_or(Refuse::new(481))?;
         match leg.state {
             State::Confirmed if leg.referrer.is_none() => {}
@@ -36,7 +36,7 @@ impl UserAgent {
         if is_silent {
             response.headers.push("Refer-Sub", "false");
         }
-        self.answer(leg_key, flow, key, response, now)?;
+        self.answer(leg_key, key, &response, now);
         if let Some(leg) = self.legs.get_mut(&leg_key) {
             leg.referrer = Some(Referrer { cseq, is_silent });
         }

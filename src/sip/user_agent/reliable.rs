@@ -2,10 +2,9 @@
 
 use super::UserAgent;
 use super::leg::{ClientUse, Leg, LegTimer, State};
-use crate::sip::flow::Flow;
 use crate::sip::leg::{EndReason, LegEvent, LegKey};
 use crate::sip::message::{Headers, Method, Refuse, Request, Response};
-use crate::sip::transaction::{Kind, ServerKey};
+use crate::sip::transaction::{Kind, Received};
 use crate::words::Now;
 use std::time::{Duration, Instant};
 
@@ -203,7 +202,7 @@ impl UserAgent {
         self.timers.set((leg_key, LegTimer::Reliable), next);
     }
 
-    pub(super) fn handle_prack(&mut self, leg_key: LegKey, flow: Flow, key: ServerKey, prack: &Request, now: Now) -> Result<(), Refuse> {
+    pub(super) fn handle_prack(&mut self, leg_key: LegKey, key: Received, prack: &Request, now: Now) -> Result<(), Refuse> {
         let (rseq, cseq, method) = rack(&prack.headers).ok_or(Refuse::new(400))?;
         let reliable = self.legs.get_mut(&leg_key).and_then(|leg| leg.reliable.as_mut());
         let names =
@@ -213,12 +212,12 @@ impl UserAgent {
         }
         // A new offer is one too many before the call stands (RFC 3262 5 allows it; RFC 6337 3.1.1 says how to say no). It is heard all the same.
         let done = match prack.body.is_empty() {
-            true => self.answer(leg_key, flow, key, Response::to(prack, 200), now),
+            true => {
+                self.answer(leg_key, key, &Response::to(prack, 200), now);
+                Ok(())
+            }
             false => Err(Refuse::new(488)),
         };
-        if done.as_ref().is_err_and(|refuse| refuse.status == 503) {
-            return done;
-        }
         self.timers.clear(&(leg_key, LegTimer::Reliable));
         if let Some(reliable) = self.legs.get_mut(&leg_key).and_then(|leg| leg.reliable.as_mut()) {
             reliable.unheard = None;

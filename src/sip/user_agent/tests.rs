@@ -3,6 +3,7 @@
 mod connected;
 mod flows;
 mod network;
+mod peers;
 mod races;
 mod reliable;
 mod rules;
@@ -86,6 +87,8 @@ struct Stage {
     sent: Vec<(Flow, Message)>,
     events: Vec<LegEvent>,
     reports: Vec<WrongPassword>,
+    /// Connections that are no strangers'.
+    known: Vec<Flow>,
     /// What a restart would find.
     kept: BTreeMap<DeviceId, Vec<KeptBinding>>,
 }
@@ -103,6 +106,7 @@ impl Stage {
             sent: Vec::new(),
             events: Vec::new(),
             reports: Vec::new(),
+            known: Vec::new(),
             kept: BTreeMap::new(),
         }
     }
@@ -112,6 +116,7 @@ impl Stage {
             match output {
                 Output::Transmit { flow, bytes } => self.sent.push((flow, parse_datagram(&bytes).unwrap())),
                 Output::Event(event) => self.events.push(event),
+                Output::Known(flow) => self.known.push(flow),
                 Output::WrongPassword(report) => self.reports.push(report),
                 Output::Bindings { device, bindings } => drop(self.kept.insert(device, bindings)),
             }

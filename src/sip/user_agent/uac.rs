@@ -92,10 +92,10 @@ impl UserAgent {
             Destination::Device(device) => {
                 let account = self.config.account(device).ok_or(480u16)?;
                 let binding = self.registrar.lookup(device, now.mono).ok_or(480u16)?;
-                let host = self.via_host(&binding.flow);
+                let host = self.via_host(&binding.target);
                 let to = Uri::sip(Some(account.number.as_str().as_bytes()), &host, None).map_err(|_| 480u16)?;
                 Ok(Route {
-                    flow: binding.flow,
+                    flow: binding.target,
                     uri: binding.contact.clone(),
                     to: NameAddr::new(to),
                     peer: LegSource::Account(device.clone()),
@@ -472,10 +472,11 @@ impl UserAgent {
             method: method.as_bytes().to_vec(),
         };
         let to_tag = tag_of(response);
-        match self
-            .transactions
-            .handle_response(&key, response.status, &to_tag, flow.peer.ip(), now.mono)
-        {
+        let waits = self.transactions.client(&key);
+        if !waits.is_some_and(|(client, sent_to)| self.may_answer(client, sent_to, &flow, now.mono)) {
+            return;
+        }
+        match self.transactions.handle_response(&key, response.status, &to_tag, now.mono) {
             Reply::Absorbed => {}
             Reply::Refused(id, client) => {
                 if let ClientUse::Invite(_, sent) | ClientUse::Reinvite(_, sent) = &client {
@@ -585,6 +586,7 @@ impl UserAgent {
                     return;
                 }
                 leg.dialog.handle_response(response);
+                self.aim(leg_key);
                 self.note_early_identity(leg_key, &response.headers);
                 if let Some(rseq) = rseq {
                     self.send_prack(leg_key, rseq, cseq, now);
@@ -609,6 +611,8 @@ impl UserAgent {
             return self.refuse_fork(id, sent, response, now);
         };
         leg.dialog.handle_response(response);
+        self.aim(leg_key);
+        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         let dialog = leg.dialog.clone();
         let (wanted, reason, forks) = match &mut leg.state {
             State::Calling(calling) => (true, None, Some(&mut calling.forks)),
@@ -769,6 +773,8 @@ impl UserAgent {
     fn handle_offer_answered(&mut self, id: ClientId, leg_key: LegKey, sent: &Arc<Sent>, response: &Response, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         leg.dialog.refresh(&response.headers.contacts().unwrap_or_default());
+        self.aim(leg_key);
+        let Some(leg) = self.legs.get(&leg_key) else { return };
         let (dialog, session) = (leg.dialog.clone(), leg.session);
         self.acknowledge(id, &dialog, sent, response);
         let session = self.agreed(session, &response.headers);

@@ -3,16 +3,16 @@
 use super::UserAgent;
 use super::admission::{ABILITIES, ALLOW, capabilities, check_scheme, server_key};
 use super::connected::asserted;
-use super::leg::{Exchange, Incoming, Leg, LegTimer, ServerUse, State, Unacknowledged, Way};
+use super::leg::{Exchange, Incoming, Leg, LegTimer, ServerUse, State, Unacknowledged};
 use super::reliable::Reliable;
 use crate::media::rtp::event_of;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{EndReason, Identity, LegEvent, LegKey, LegSource, PassedHeader};
 use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, Uri, unescape, validate};
-use crate::sip::registrar::{Change, RegisterError};
+use crate::sip::registrar::{Change, Genuine, RegisterError};
 use crate::sip::sdp;
-use crate::sip::transaction::{Arrival, Kind, ServerId, ServerKey};
+use crate::sip::transaction::{Arrival, Kind, Received, ServerId, ServerKey};
 use crate::words::{Now, Number};
 use std::time::Duration;
 
@@ -31,17 +31,28 @@ const LONGEST_HEAD: usize = 32 * 1024;
 
 impl UserAgent {
     pub(super) fn handle_request(&mut self, flow: Flow, mut request: Request, now: Now) {
-        request.headers.stamp_source(flow.peer);
+        let via = request.headers.stamp_source(flow.peer);
         if request.method == Method::Ack {
-            return self.handle_ack(flow, &request, now);
+            let key = via.and_then(|via| server_key(&request, &via, self.peers.of(&flow)));
+            return key.map_or((), |key| self.handle_ack(flow, &key, &request, now));
         }
         if request.headers.text_len() > LONGEST_HEAD {
             return self.refuse(flow, &request, &Refuse::new(513), now);
         }
-        if let Err(refuse) = validate(&request, &ABILITIES).and_then(|()| check_scheme(&request.uri)) {
+        let in_dialog = request.headers.to().is_ok_and(|to| to.tag().is_some());
+        if let Err(mut refuse) = validate(&request, &ABILITIES).and_then(|()| check_scheme(&request.uri)) {
+            if refuse.status == 405 && in_dialog && self.leg_of(&flow, &request.headers, now).is_none() {
+                // RFC 3261 12.2.2: whatever it asks for, the dialog that it asks in is not there.
+                refuse = Refuse::new(481);
+            }
             return self.refuse(flow, &request, &refuse, now);
         }
-        let Some(key) = server_key(&request, &flow) else {
+        let key = via.and_then(|via| {
+            let key = server_key(&request, &via, self.peers.of(&flow))?;
+            let path = self.return_path(flow, Some(&via), &request.headers);
+            Some(Received { key, path })
+        });
+        let Some(key) = key else {
             return self.refuse(flow, &request, &Refuse::new(400), now);
         };
         if self.transactions.handle_request(&key) == Arrival::Repeated {
@@ -53,7 +64,6 @@ impl UserAgent {
         if self.is_loop(&request.headers) {
             return self.refuse(flow, &request, &Refuse::new(482), now);
         }
-        let in_dialog = request.headers.to().is_ok_and(|to| to.tag().is_some());
         let refused = match request.method {
             _ if in_dialog => self.handle_in_dialog(flow, key, &request, now),
             Method::Invite => self.handle_invite(flow, key, &request, now),
@@ -81,7 +91,7 @@ impl UserAgent {
 
     // ---- outside dialogs
 
-    fn handle_invite(&mut self, flow: Flow, key: ServerKey, invite: &Request, now: Now) -> Result<(), Refuse> {
+    fn handle_invite(&mut self, flow: Flow, key: Received, invite: &Request, now: Now) -> Result<(), Refuse> {
         let headers = &invite.headers;
         let max_forwards = match headers.max_forwards() {
             Ok(0) => return Err(Refuse::new(483)),
@@ -100,21 +110,24 @@ impl UserAgent {
         let source = self.admit(&flow, invite, now)?;
         let replaces = replaced.map(|found| self.may_replace(found, &source)).transpose()?;
         let local_tag = self.chance.word();
-        let dialog = Dialog::incoming(invite, local_tag, flow).map_err(|_| Refuse::new(400))?;
+        let mut dialog = Dialog::incoming(invite, local_tag, flow).map_err(|_| Refuse::new(400))?;
+        let way = self.first_way(&source, &key.path, &mut dialog, now);
         let merged = |leg: &Leg| leg.dialog.remote_tag == dialog.remote_tag && leg.dialog.remote_cseq == dialog.remote_cseq;
         if self.legs_of(&dialog.call_id).any(|(_, leg)| merged(leg)) {
             // RFC 3261 8.2.2.2
             return Err(Refuse::new(482));
         }
         let leg = LegKey(self.next_leg);
-        let opened = match self.legs.len() < self.config.limits.legs {
-            true => self.transactions.open(key, Kind::Invite, flow, ServerUse(Some(leg))).ok(),
+        let opened = match self.legs.len() < self.config.limits.legs && self.may_call(&source, now) {
+            true => self.transactions.open(key, Kind::Invite, ServerUse(Some(leg))).ok(),
             false => None,
         };
         let Some(transaction) = opened else {
+            self.count_refused(&source);
             self.refuse_overloaded(flow, invite, now);
             return Ok(());
         };
+        self.know(flow);
         self.next_leg += 2;
         self.transactions
             .respond(transaction, 100, Response::to(invite, 100).to_bytes(), now.mono);
@@ -135,10 +148,6 @@ impl UserAgent {
             transaction,
             invite: invite.clone(),
             last: None,
-        };
-        let way = match &source {
-            LegSource::Account(device) if self.registrar.is_at(device, &flow, now.mono) => Way::Registered,
-            LegSource::Account(_) | LegSource::Trunk(_) => Way::Own,
         };
         self.add_leg(
             leg,
@@ -222,7 +231,7 @@ impl UserAgent {
         }
     }
 
-    fn handle_register(&mut self, flow: Flow, key: ServerKey, request: &Request, now: Now) -> Result<(), Refuse> {
+    fn handle_register(&mut self, flow: Flow, key: Received, request: &Request, now: Now) -> Result<(), Refuse> {
         let headers = &request.headers;
         let to = headers.to().map_err(|_| Refuse::new(400))?;
         if to.uri.scheme() != Scheme::Sip {
@@ -242,7 +251,13 @@ impl UserAgent {
         let call_id = headers.call_id().map_err(|_| Refuse::new(400))?;
         let device = account.device;
         let was = self.registrar.lookup(&device, now.mono).is_some();
-        if let Err(error) = self.registrar.register(&device, change, call_id, cseq, flow, now.mono) {
+        let genuine = Genuine {
+            call_id,
+            cseq,
+            challenge: self.answered_challenge(headers),
+            path: key.path,
+        };
+        if let Err(error) = self.registrar.register(&device, change, genuine, now.mono) {
             return Err(match error {
                 RegisterError::TooBrief => {
                     let mut refuse = Refuse::new(423);
@@ -260,22 +275,29 @@ impl UserAgent {
             let contact = [b"<", binding.contact.as_bytes(), format!(">;expires={}", left.as_secs()).as_bytes()].concat();
             response.headers.push("Contact", contact);
         }
-        match self.transactions.open(key, Kind::Other, flow, ServerUse(None)) {
+        let reply = key.path.reply;
+        match self.transactions.open(key, Kind::Other, ServerUse(None)) {
             Ok(transaction) => self.transactions.respond(transaction, 200, response.to_bytes(), now.mono),
-            Err(_) => self.transmit(flow, response.to_bytes()),
+            Err(_) => self.transmit(reply, response.to_bytes()),
         }
         let is = self.registrar.lookup(&device, now.mono).is_some();
         if is != was {
             self.registered(device.clone(), is);
         }
-        if self.registrar.is_at(&device, &flow, now.mono) {
-            self.follow_phone(&device, flow, call_id, now);
+        if let Some(target) = self.registrar.target_of(&device, &flow, now.mono) {
+            self.know(flow);
+            self.follow_phone(&device, target, call_id, now);
         }
         Ok(())
     }
 
-    fn handle_cancel(&mut self, flow: Flow, key: ServerKey, cancel: &Request, now: Now) {
-        let found = self.transactions.server(&key.with_method(Method::Invite.as_bytes()));
+    fn handle_cancel(&mut self, flow: Flow, key: Received, cancel: &Request, now: Now) {
+        let invite = key.key.with_method(Method::Invite.as_bytes());
+        // A phone whose address has changed writes another sent-by: Call-ID and tag say then that it is the same.
+        let found = self.transactions.server(&invite).or_else(|| {
+            let like = self.transactions.of_same_branch(&invite)?;
+            self.transactions.server(&like)
+        });
         let leg = found.and_then(|(invite, ServerUse(leg))| leg.map(|leg| (invite, leg)));
         let same_call = |leg: &Leg| {
             let from = cancel.headers.from().ok();
@@ -291,10 +313,8 @@ impl UserAgent {
         let tag = self.legs.get(&key_of_leg).map(|leg| leg.dialog.local_tag.clone());
         let tag = tag.unwrap_or_else(|| self.chance.word());
         let response = Response::to(cancel, 200).with_to_tag(&tag);
-        match self.transactions.open(key, Kind::Other, flow, ServerUse(None)) {
-            Ok(transaction) => self.transactions.respond(transaction, 200, response.to_bytes(), now.mono),
-            Err(_) => self.transmit(flow, response.to_bytes()),
-        }
+        let transaction = self.transactions.open_always(key, Kind::Other, ServerUse(None));
+        self.transactions.respond(transaction, 200, response.to_bytes(), now.mono);
         // Anything but the first INVITE, or one that is answered, is not undone by a CANCEL (RFC 3261 9.2).
         let waiting = |leg: &Leg| matches!(&leg.state, State::Incoming(incoming) if incoming.transaction == invite);
         if self.legs.get(&key_of_leg).is_some_and(waiting) {
@@ -309,74 +329,84 @@ impl UserAgent {
     // ---- within dialogs
 
     fn leg_of(&self, flow: &Flow, headers: &Headers, now: Now) -> Option<LegKey> {
+        let (key, leg) = self.leg_within(headers)?;
+        self.is_of_peer(leg, flow, now.mono).then_some(key)
+    }
+
+    /// The leg whose Call-ID and tags are these.
+    fn leg_within(&self, headers: &Headers) -> Option<(LegKey, &Leg)> {
         let (from, to) = (headers.from().ok()?, headers.to().ok()?);
         let call_id = headers.call_id().ok()?;
         let (from_tag, to_tag) = (from.tag().unwrap_or_default(), to.tag().unwrap_or_default());
-        let (key, leg) = self
-            .legs_of(call_id)
-            .find(|(_, leg)| leg.dialog.matches(call_id, to_tag, from_tag))?;
-        self.is_of_peer(&leg.peer, &leg.dialog.flow, flow, now.mono).then_some(key)
+        self.legs_of(call_id).find(|(_, leg)| leg.dialog.matches(call_id, to_tag, from_tag))
     }
 
-    fn handle_in_dialog(&mut self, flow: Flow, key: ServerKey, request: &Request, now: Now) -> Result<(), Refuse> {
-        let leg_key = self.leg_of(&flow, &request.headers, now).ok_or(Refuse::new(481))?;
+    /// The leg that a request belongs to (RFC 3261 12.2.2). From where its peer is, the tags are enough; from elsewhere a phone has to
+    /// show its digest (22.1), and who shows none learns nothing.
+    fn leg_of_request(&mut self, flow: &Flow, request: &Request, now: Now) -> Result<LegKey, Refuse> {
+        let (key, leg) = self.leg_within(&request.headers).ok_or(Refuse::new(481))?;
+        if self.is_of_peer(leg, flow, now.mono) {
+            return Ok(key);
+        }
+        let account = match &leg.peer {
+            LegSource::Account(device) if request.headers.has("Authorization") => self.config.account(device).cloned(),
+            LegSource::Account(_) | LegSource::Trunk(_) => None,
+        };
+        let account = account.ok_or(Refuse::new(481))?;
+        self.authenticate(flow, request, &account, now)?;
+        Ok(key)
+    }
+
+    fn handle_in_dialog(&mut self, flow: Flow, key: Received, request: &Request, now: Now) -> Result<(), Refuse> {
+        let leg_key = self.leg_of_request(&flow, request, now)?;
         let (cseq, _) = request.headers.cseq().map_err(|_| Refuse::new(400))?;
         let leg = self.legs.get_mut(&leg_key).ok_or(Refuse::new(481))?;
         leg.dialog.accept_cseq(cseq).map_err(|_| Refuse::new(500))?;
-        if let (true, LegSource::Account(_)) = (leg.dialog.flow != flow, &leg.peer) {
-            leg.way = Way::Registered;
-        }
-        leg.dialog.flow = flow;
+        self.know(flow);
+        self.come_from(leg_key, &key.path, &request.headers, now);
         if matches!(request.method, Method::Invite | Method::Update) {
             self.identify_by_request(leg_key, &request.headers);
         }
         let again = key.clone();
         let done = match request.method {
-            Method::Bye => self.handle_bye(leg_key, flow, key, request, now),
-            Method::Invite => self.handle_offer(leg_key, flow, key, request, now),
-            Method::Update => self.handle_update(leg_key, flow, key, request, now),
-            Method::Info => self.handle_info(leg_key, flow, key, request, now),
+            Method::Bye => self.handle_bye(leg_key, key, request, now),
+            Method::Invite => self.handle_offer(leg_key, key, request, now),
+            Method::Update => self.handle_update(leg_key, key, request, now),
+            Method::Info => self.handle_info(leg_key, key, request, now),
             Method::Refer => self.handle_refer(leg_key, flow, key, request, now),
-            Method::Prack => self.handle_prack(leg_key, flow, key, request, now),
-            Method::Options => self.answer(leg_key, flow, key, capabilities(request), now),
+            Method::Prack => self.handle_prack(leg_key, key, request, now),
+            Method::Options => {
+                self.answer(leg_key, key, &capabilities(request), now);
+                Ok(())
+            }
             _ => Err(refuse_method()),
         };
-        done.or_else(|refuse| self.refuse_in_dialog(leg_key, flow, again, request, refuse, now))
-    }
-
-    /// A refusal within a dialog is repeated with its request: judged anew, the repetition would be out of order.
-    fn refuse_in_dialog(
-        &mut self,
-        leg: LegKey,
-        flow: Flow,
-        key: ServerKey,
-        request: &Request,
-        refuse: Refuse,
-        now: Now,
-    ) -> Result<(), Refuse> {
-        let kind = match request.method {
-            Method::Invite => Kind::Invite,
-            _ => Kind::Other,
-        };
-        let Ok(transaction) = self.transactions.open(key, kind, flow, ServerUse(Some(leg))) else {
-            return Err(refuse);
-        };
-        if let Some(response) = refuse.response(request) {
-            self.transactions.respond(transaction, refuse.status, response.to_bytes(), now.mono);
+        if let Err(refuse) = done {
+            self.refuse_in_dialog(leg_key, again, request, &refuse, now);
         }
         Ok(())
     }
 
-    /// Answers a request that is not INVITE at once.
-    pub(super) fn answer(&mut self, leg: LegKey, flow: Flow, key: ServerKey, response: Response, now: Now) -> Result<(), Refuse> {
-        let opened = self.transactions.open(key, Kind::Other, flow, ServerUse(Some(leg)));
-        let transaction = opened.map_err(|_| Refuse::new(503))?;
-        self.transactions
-            .respond(transaction, response.status, response.to_bytes(), now.mono);
-        Ok(())
+    /// A refusal within a dialog is repeated with its request: judged anew, the repetition would be out of order.
+    fn refuse_in_dialog(&mut self, leg: LegKey, key: Received, request: &Request, refuse: &Refuse, now: Now) {
+        let kind = match request.method {
+            Method::Invite => Kind::Invite,
+            _ => Kind::Other,
+        };
+        let transaction = self.transactions.open_always(key, kind, ServerUse(Some(leg)));
+        if let Some(response) = refuse.response(request) {
+            self.transactions.respond(transaction, refuse.status, response.to_bytes(), now.mono);
+        }
     }
 
-    fn handle_bye(&mut self, leg_key: LegKey, flow: Flow, key: ServerKey, bye: &Request, now: Now) -> Result<(), Refuse> {
+    /// Answers a request that is not INVITE at once.
+    pub(super) fn answer(&mut self, leg: LegKey, key: Received, response: &Response, now: Now) {
+        let transaction = self.transactions.open_always(key, Kind::Other, ServerUse(Some(leg)));
+        self.transactions
+            .respond(transaction, response.status, response.to_bytes(), now.mono);
+    }
+
+    fn handle_bye(&mut self, leg_key: LegKey, key: Received, bye: &Request, now: Now) -> Result<(), Refuse> {
         let leg = self.legs.get(&leg_key).ok_or(Refuse::new(481))?;
         let (gone, told) = match leg.state {
             // A callee may not leave an early dialog with BYE (RFC 3261 15).
@@ -385,7 +415,7 @@ impl UserAgent {
             State::Parting(_) => (true, false),
             State::Leaving => (false, false),
         };
-        self.answer(leg_key, flow, key, Response::to(bye, 200), now)?;
+        self.answer(leg_key, key, &Response::to(bye, 200), now);
         if gone {
             if let Some(Exchange::Ours { transaction, .. }) = self.legs.get(&leg_key).map(|leg| &leg.exchange) {
                 self.transactions.abandon_later(*transaction, now.mono);
@@ -403,23 +433,21 @@ impl UserAgent {
         Ok(())
     }
 
-    fn handle_offer(&mut self, leg_key: LegKey, flow: Flow, key: ServerKey, invite: &Request, now: Now) -> Result<(), Refuse> {
+    fn handle_offer(&mut self, leg_key: LegKey, key: Received, invite: &Request, now: Now) -> Result<(), Refuse> {
         self.check_session(&invite.headers)?;
         self.may_offer(leg_key)?;
-        let opened = self.transactions.open(key, Kind::Invite, flow, ServerUse(Some(leg_key)));
-        let transaction = opened.map_err(|_| Refuse::new(503))?;
+        let transaction = self.transactions.open_always(key, Kind::Invite, ServerUse(Some(leg_key)));
         self.transactions
             .respond(transaction, 100, Response::to(invite, 100).to_bytes(), now.mono);
         self.take_offer(leg_key, transaction, invite, now);
         Ok(())
     }
 
-    fn handle_update(&mut self, leg_key: LegKey, flow: Flow, key: ServerKey, update: &Request, now: Now) -> Result<(), Refuse> {
+    fn handle_update(&mut self, leg_key: LegKey, key: Received, update: &Request, now: Now) -> Result<(), Refuse> {
         self.check_session(&update.headers)?;
         if !update.body.is_empty() {
             self.may_offer(leg_key)?;
-            let opened = self.transactions.open(key, Kind::Other, flow, ServerUse(Some(leg_key)));
-            let transaction = opened.map_err(|_| Refuse::new(503))?;
+            let transaction = self.transactions.open_always(key, Kind::Other, ServerUse(Some(leg_key)));
             self.take_offer(leg_key, transaction, update, now);
             return Ok(());
         }
@@ -428,7 +456,8 @@ impl UserAgent {
             return Err(Refuse::new(481));
         }
         let response = self.accept_refresh(leg_key, update, now);
-        self.answer(leg_key, flow, key, response, now)
+        self.answer(leg_key, key, &response, now);
+        Ok(())
     }
 
     /// Whether an offer of theirs can be taken now (RFC 3261 14.2, RFC 3311 5.2, RFC 5407).
@@ -482,7 +511,7 @@ impl UserAgent {
         response
     }
 
-    fn handle_info(&mut self, leg_key: LegKey, flow: Flow, key: ServerKey, info: &Request, now: Now) -> Result<(), Refuse> {
+    fn handle_info(&mut self, leg_key: LegKey, key: Received, info: &Request, now: Now) -> Result<(), Refuse> {
         if info.headers.has("Info-Package") {
             return Err(Refuse::new(469));
         }
@@ -507,7 +536,7 @@ impl UserAgent {
             return Err(Refuse::new(480));
         }
         let digit = digit.map(|digit| digit.ok_or(Refuse::new(400))).transpose()?;
-        self.answer(leg_key, flow, key, Response::to(info, 200), now)?;
+        self.answer(leg_key, key, &Response::to(info, 200), now);
         if let Some(digit) = digit {
             let digits = digit.to_string();
             self.event(LegEvent::Dialled { leg: leg_key, digits });
@@ -515,12 +544,15 @@ impl UserAgent {
         Ok(())
     }
 
-    fn handle_ack(&mut self, flow: Flow, ack: &Request, now: Now) {
-        let Some(key) = server_key(ack, &flow) else { return };
-        if self.transactions.handle_ack(&key, now.mono) {
+    fn handle_ack(&mut self, flow: Flow, key: &ServerKey, ack: &Request, now: Now) {
+        if self.transactions.handle_ack(key, now.mono) {
             return;
         }
         let Some(leg_key) = self.leg_of(&flow, &ack.headers, now) else {
+            // Of a refusal, from a phone that writes another sent-by than before.
+            if let Some(like) = self.transactions.of_same_branch(key) {
+                self.transactions.handle_ack(&like, now.mono);
+            }
             return;
         };
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
@@ -636,8 +668,7 @@ impl UserAgent {
         let timing = self.config.timing;
         leg.unacknowledged = Some(Unacknowledged {
             cseq: invite.headers.cseq().map(|(cseq, _)| cseq).unwrap_or_default(),
-            // That of the INVITE, or a later one of its phone.
-            flow: leg.dialog.flow,
+            flow: self.transactions.reply_flow(transaction).unwrap_or(leg.dialog.flow),
             response: bytes.clone(),
             interval: timing.t1,
             give_up_at: now.mono + timing.give_up(),

@@ -4,7 +4,8 @@ use super::*;
 use crate::sip::config::Limits;
 use crate::sip::leg::{EndReason, LegSource, PassedHeader};
 use crate::sip::message::Uri;
-use crate::sip::registrar::{Change, Registrar};
+use crate::sip::peer::ReturnPath;
+use crate::sip::registrar::{Change, Genuine, Registrar};
 
 const LEG: LegKey = LegKey(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -257,7 +258,13 @@ fn what_is_registered_over_a_connection_ends_with_it_and_is_not_kept() {
         let mut registrar = Registrar::new(5, SECOND, HOUR);
         let contact = Uri::parse(b"sip:1001@10.0.0.3").unwrap();
         let bind = Change::Bind(vec![(contact, HOUR)]);
-        registrar.register(&device("phone-1"), bind, b"c", 1, flow, stage.now.mono).unwrap();
+        let genuine = Genuine {
+            call_id: b"c",
+            cseq: 1,
+            challenge: 1,
+            path: ReturnPath::new(flow, None, false),
+        };
+        registrar.register(&device("phone-1"), bind, genuine, stage.now.mono).unwrap();
         let (_, bindings) = registrar.poll_changed(stage.now).unwrap();
         kept.push(bindings.len());
     }
