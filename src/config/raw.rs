@@ -287,6 +287,7 @@ pub(super) struct Sip {
     pub(super) session_expires: SomeSeconds,
     pub(super) min_expires: SomeSeconds,
     pub(super) max_expires: SomeSeconds,
+    pub(super) qualify: Seconds,
 }
 
 /// `192.0.2.10` or `192.0.2.10:5060`
@@ -417,6 +418,8 @@ pub(super) struct Device {
     pub(super) own_ports: bool,
     #[serde(default)]
     pub(super) srtp: Srtp,
+    #[serde(default = "yes")]
+    pub(super) qualify: bool,
     #[serde(default = "yes")]
     pub(super) auto_answer: bool,
     pub(super) password: Option<String>,

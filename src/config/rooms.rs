@@ -287,6 +287,7 @@ fn endpoint(shapes: &Shapes) -> sip::config::Config {
             max_expires: sip.max_expires.0,
             ..defaults.limits
         },
+        qualify: Some(sip.qualify.0).filter(|interval| !interval.is_zero()),
         session_expires: sip.session_expires.0,
         min_session_expires: defaults.min_session_expires.min(sip.session_expires.0),
         ..defaults
@@ -304,6 +305,7 @@ fn account(device: &raw::Device) -> Account {
         kind: kind(device.kind),
         nat: device.nat,
         own_ports: device.own_ports,
+        qualify: device.qualify,
         srtp: srtp(device.srtp),
         auto_answer: AutoAnswer {
             answer_mode: auto_answer,

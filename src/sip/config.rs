@@ -36,6 +36,8 @@ pub struct Config {
     pub limits: Limits,
     /// RFC 3261's timers.
     pub timing: Timing,
+    /// How often registered phones are asked whether they are there; `None`: never.
+    pub qualify: Option<Duration>,
     /// RFC 4028's interval that we ask for: 300 s.
     pub session_expires: Duration,
     /// RFC 4028's shortest interval that we accept: 90 s.
@@ -59,6 +61,7 @@ impl Default for Config {
             challenge_invites: true,
             limits: Limits::default(),
             timing: Timing::default(),
+            qualify: None,
             session_expires: Duration::from_secs(300),
             min_session_expires: Duration::from_secs(90),
             product: "Undertone".to_owned(),
@@ -126,6 +129,8 @@ pub struct Account {
     pub nat: bool,
     /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
     pub own_ports: bool,
+    /// Its phones are asked whether they are there ([`Config::qualify`]).
+    pub qualify: bool,
     /// Whether its media is encrypted.
     pub srtp: Srtp,
 }
@@ -145,6 +150,7 @@ impl Account {
             kind: AccountKind::House,
             nat: false,
             own_ports: false,
+            qualify: true,
             srtp: Srtp::Off,
         }
     }

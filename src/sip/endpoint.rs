@@ -200,6 +200,8 @@ impl Endpoint {
                 }
                 Output::Event(event) => self.events.push(event),
                 Output::Known(flow) => self.transport.know(&flow),
+                Output::Qualified { device, answers: true } => tracing::info!(%device, "a phone answers OPTIONS again"),
+                Output::Qualified { device, answers: false } => tracing::info!(%device, "a phone does not answer OPTIONS any more"),
                 Output::Bindings { device, bindings } => self.bindings.push((device, bindings)),
                 Output::WrongPassword(WrongPassword {
                     device,

@@ -22,6 +22,8 @@ pub struct Binding {
     pub target: Flow,
     /// Until when.
     pub expires_at: Instant,
+    /// Nobody has answered there lately: it is not called.
+    silent: bool,
     call_id: Vec<u8>,
     cseq: u32,
     /// Number of the challenge that its REGISTER has answered.
@@ -49,6 +51,11 @@ pub struct KeptBinding {
 }
 
 impl Binding {
+    /// Nobody has answered there lately.
+    pub fn is_silent(&self) -> bool {
+        self.silent
+    }
+
     /// It was made or refreshed under this Call-ID.
     pub fn is_of(&self, call_id: &[u8]) -> bool {
         self.call_id == call_id
@@ -155,6 +162,7 @@ impl Registrar {
                         contact,
                         flow: path.source,
                         expires_at: now + asked.min(self.max_expires),
+                        silent: false,
                         call_id: call_id.to_vec(),
                         cseq,
                         challenge,
@@ -200,6 +208,7 @@ impl Registrar {
                 challenge: 0,
                 // The clock may have been set back.
                 expires_at: now.mono + left.min(self.max_expires),
+                silent: false,
                 call_id: binding.call_id,
                 cseq: binding.cseq,
                 order: self.next_order,
@@ -231,9 +240,18 @@ impl Registrar {
         Some((device, kept))
     }
 
-    /// The binding that was made or refreshed last.
+    /// The binding that was made or refreshed last, of those that are not marked as silent.
     pub fn lookup(&self, device: &DeviceId, now: Instant) -> Option<&Binding> {
-        self.of(device, now).max_by_key(|binding| binding.order)
+        self.of(device, now)
+            .filter(|binding| !binding.silent)
+            .max_by_key(|binding| binding.order)
+    }
+
+    /// Marks a binding as silent, or as answering again; true when that is news. One that is refreshed answers.
+    pub fn mark(&mut self, device: &DeviceId, contact: &[u8], silent: bool) -> bool {
+        let mut bound = self.bindings.get_mut(device).into_iter().flatten();
+        let found = bound.find(|binding| binding.contact.as_bytes() == contact);
+        found.is_some_and(|binding| std::mem::replace(&mut binding.silent, silent) != silent)
     }
 
     /// All bindings of a device.
@@ -270,9 +288,13 @@ impl Registrar {
         self.bindings.values().flatten().map(|binding| &binding.flow)
     }
 
-    /// The devices that have any binding.
+    /// The devices that have any binding which is not marked as silent.
     pub fn registered(&self) -> impl Iterator<Item = &DeviceId> {
-        self.bindings.keys()
+        let answering = self
+            .bindings
+            .iter()
+            .filter(|(_, bound)| bound.iter().any(|binding| !binding.silent));
+        answering.map(|(device, _)| device)
     }
 
     /// Forgets what has expired; the devices that are left with nothing.

@@ -19,6 +19,7 @@
 //! | `refer` | RFC 3515 |
 //! | `reliable` | RFC 3262 |
 //! | `session` | RFC 4028 |
+//! | `qualify` | whether phones are still there |
 //! | `connected` | who is at the far end now (RFC 4916, RFC 3325) |
 //! | `leg` | what a leg is |
 //! | `ways` | where peers are, and by which way each leg is reached |
@@ -27,6 +28,7 @@ mod admission;
 mod connected;
 mod guesses;
 mod leg;
+mod qualify;
 mod refer;
 mod reliable;
 mod session;
@@ -51,6 +53,7 @@ use admission::{Chance, Sources, TrunkCalls};
 use guesses::Guesses;
 pub use guesses::WrongPassword;
 use leg::{ClientUse, Leg, LegTimer, ServerUse};
+use qualify::Qualification;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -71,6 +74,13 @@ pub enum Output {
     WrongPassword(WrongPassword),
     /// Whoever is at the other end of this connection is no stranger any more.
     Known(Flow),
+    /// To be written in the log: a phone that has answered OPTIONS leaves them unanswered, or answers again.
+    Qualified {
+        /// Whose phone.
+        device: DeviceId,
+        /// It answers.
+        answers: bool,
+    },
     /// To be kept for [`UserAgent::restore`].
     Bindings {
         /// Whose phones.
@@ -115,6 +125,7 @@ pub struct UserAgent {
     sources: Sources,
     trunk_calls: TrunkCalls,
     guesses: Guesses,
+    qualification: Qualification,
     chance: Chance,
     authenticator: Authenticator,
     logins: BTreeMap<String, Credentials>,
@@ -151,6 +162,7 @@ impl UserAgent {
             timers: Timers::default(),
             sources: Sources::new(config.limits.refusals_per_second, config.limits.sources),
             guesses: Guesses::default(),
+            qualification: Qualification::default(),
             authenticator,
             logins,
             chance,
@@ -171,6 +183,7 @@ impl UserAgent {
         if self.registrar.restore(device, bindings, &self.locals, now) {
             self.registered(device.clone(), true);
         }
+        self.qualify(device, now);
         self.settle(now);
     }
 
@@ -234,12 +247,19 @@ impl UserAgent {
             self.handle_leg_timer(leg, timer, now);
             self.settle(now);
         }
+        self.ask_phones(now);
+        self.settle(now);
         self.keep_bindings(now);
     }
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let times = [self.transactions.poll_timeout(), self.timers.next(), self.registrar.poll_timeout()];
+        let times = [
+            self.transactions.poll_timeout(),
+            self.timers.next(),
+            self.registrar.poll_timeout(),
+            self.qualification.poll_timeout(),
+        ];
         times.into_iter().flatten().min()
     }
 

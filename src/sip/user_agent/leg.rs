@@ -1,3 +1,4 @@
+use super::qualify::Phone;
 use super::refer::Referrer;
 use super::reliable::{Fork, Reliable};
 use crate::sip::dialog::Dialog;
@@ -201,6 +202,8 @@ pub(super) enum ClientUse {
     Prack(LegKey, Arc<Sent>),
     /// NOTIFY with `Event: talk`.
     Talk(LegKey),
+    /// OPTIONS to see whether a phone is there.
+    Qualify(Phone),
     /// Nobody waits for the outcome.
     Other,
 }
@@ -215,7 +218,7 @@ impl ClientUse {
             | Self::Bye(leg, _)
             | Self::Prack(leg, _)
             | Self::Talk(leg) => Some(*leg),
-            Self::Other => None,
+            Self::Qualify(_) | Self::Other => None,
         }
     }
 }

@@ -4,6 +4,7 @@ mod connected;
 mod flows;
 mod network;
 mod peers;
+mod qualify;
 mod races;
 mod reliable;
 mod rules;
@@ -118,6 +119,7 @@ impl Stage {
                 Output::Event(event) => self.events.push(event),
                 Output::Known(flow) => self.known.push(flow),
                 Output::WrongPassword(report) => self.reports.push(report),
+                Output::Qualified { .. } => {}
                 Output::Bindings { device, bindings } => drop(self.kept.insert(device, bindings)),
             }
         }

@@ -507,6 +507,7 @@ impl UserAgent {
             (ClientUse::Prack(leg, sent), 401 | 407) => {
                 self.send_again(Kind::Other, leg, &sent, response, ClientUse::Prack, now);
             }
+            (ClientUse::Qualify(phone), _) => self.has_answered(&phone, now),
             (ClientUse::Talk(leg), 300..) => self.talk_refused(leg, response.status),
             (ClientUse::Talk(_) | ClientUse::Prack(..) | ClientUse::Other, _) => {}
         }
@@ -517,6 +518,7 @@ impl UserAgent {
         match client {
             ClientUse::Invite(leg_key, _) => {
                 let told = self.legs.get(&leg_key).is_some_and(|leg| matches!(leg.state, State::Calling(_)));
+                self.has_not_been_found(leg_key, now);
                 self.remove_leg(leg_key);
                 if told {
                     self.event(LegEvent::Refused { leg: leg_key, status: 503 });
@@ -536,6 +538,7 @@ impl UserAgent {
             ClientUse::Bye(leg_key, sent) if self.has_moved(leg_key, &sent) => self.send_bye(leg_key, None, now),
             ClientUse::Bye(leg_key, _) => self.remove_leg(leg_key),
             ClientUse::Talk(leg_key) => self.talk_refused(leg_key, status),
+            ClientUse::Qualify(phone) => self.has_not_answered(&phone, now),
             // The call is not lost with it: its INVITE still waits for an answer.
             ClientUse::Prack(..) | ClientUse::Other => {}
         }

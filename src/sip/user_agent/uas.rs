@@ -108,6 +108,9 @@ impl UserAgent {
             return Err(Refuse::new(488));
         }
         let source = self.admit(&flow, invite, now)?;
+        if let LegSource::Account(device) = &source {
+            self.is_there(device, &flow, now);
+        }
         let replaces = replaced.map(|found| self.may_replace(found, &source)).transpose()?;
         let local_tag = self.chance.word();
         let mut dialog = Dialog::incoming(invite, local_tag, flow).map_err(|_| Refuse::new(400))?;
@@ -275,6 +278,7 @@ impl UserAgent {
             let contact = [b"<", binding.contact.as_bytes(), format!(">;expires={}", left.as_secs()).as_bytes()].concat();
             response.headers.push("Contact", contact);
         }
+        self.qualify(&device, now);
         let reply = key.path.reply;
         match self.transactions.open(key, Kind::Other, ServerUse(None)) {
             Ok(transaction) => self.transactions.respond(transaction, 200, response.to_bytes(), now.mono),

@@ -86,7 +86,7 @@ impl World {
             match output {
                 Output::Transmit { bytes, .. } => self.put(1 - who, bytes),
                 Output::Event(event) => self.react(who, event),
-                Output::Known(_) => {}
+                Output::Known(_) | Output::Qualified { .. } => {}
                 Output::Bindings { .. } => panic!("nobody registers here"),
                 Output::WrongPassword(report) => panic!("nobody has a password here: {report:?}"),
             }
