@@ -8,7 +8,7 @@ use undertone::clock;
 use undertone::media::call::{Call, CallConfig, Leg, StreamStart, Verdict};
 use undertone::media::codec::{Codec, Decoder, Encoder, MAX_DECODED};
 use undertone::media::srtp::{Key, Keys, Outbound, Suite};
-use undertone::media::{CallKey, Hearing, HearingRole, LegMedia, MediaLeg};
+use undertone::media::{CallKey, EventClock, Format, Hearing, HearingRole, LegMedia, MediaLeg};
 use undertone::words::{Activity, Now, Timestamp};
 
 const LEGS: [MediaLeg; 3] = [MediaLeg(1), MediaLeg(2), MediaLeg(3)];
@@ -37,6 +37,11 @@ fn media(index: usize, codec: Codec) -> LegMedia {
         dtmf_pt: Some(101),
         dtmf_clock: 8000,
         comfort_noise: Some(13),
+        receives: Codec::ALL
+            .into_iter()
+            .map(|codec| (codec.payload_type(), Format::Audio(codec)))
+            .chain([(101, Format::Events(EventClock::Narrow)), (13, Format::ComfortNoise)])
+            .collect(),
         send: true,
         receive: true,
         nat: false,

@@ -11,6 +11,7 @@
 
 
 mod crypto;
+mod lines;
 mod offer_answer;
 mod parse;
 #[cfg(test)]
@@ -73,7 +74,57 @@ pub enum SdpError {
 impl SdpError {
     /// 488 Not Acceptable Here.
     pub const STATUS: u16 = 488;
+
+    /// The warn-code of the Warning header field (RFC 3261 20.43).
+    pub fn warning(self) -> u16 {
+        match self {
+            SdpError::Address => 301,
+            SdpError::Transport => 302,
+            SdpError::NoAudio => 304,
+            SdpError::Codec => 305,
+            SdpError::Multicast => 330,
+            SdpError::Unreadable | SdpError::Crypto | SdpError::Mismatch => 399,
+        }
+    }
 }
+
+/// Why a description is refused, and the line at fault where there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SdpFault {
+    /// Why.
+    pub error: SdpError,
+    /// The line.
+    pub line: Option<FaultLine>,
+}
+
+/// A line of a description.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FaultLine {
+    /// Its number, from 1; empty lines do not count.
+    pub number: usize,
+    /// Its text if it is a `v=`, `c=` or `m=` line: at most 100 visible characters, without quotes and backslashes. Empty for other
+    /// lines, which may hold keys or names.
+    pub text: String,
+}
+
+impl From<SdpError> for SdpFault {
+    fn from(error: SdpError) -> SdpFault {
+        SdpFault { error, line: None }
+    }
+}
+
+impl std::fmt::Display for SdpFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.error)?;
+        match &self.line {
+            Some(line) if line.text.is_empty() => write!(f, ", line {}", line.number),
+            Some(line) => write!(f, ", line {}: {}", line.number, line.text),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for SdpFault {}
 
 /// Who sends, seen from whoever says it (RFC 3264 5.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -27,7 +27,7 @@ pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
 
 use crate::media::{CallKey, Codec, Expected, Gain, MediaCommand, MediaEvent, MediaLeg};
 use crate::sip::leg::{Destination, Identity, LegCommand, LegKey, LegSource};
-use crate::sip::sdp::{Direction, Local, Srtp};
+use crate::sip::sdp::{Direction, Local, SdpFault, Srtp};
 use crate::supervision::{self, Supervision};
 use crate::words::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Failure, Mode, MonitorFact, Now, Number, PartyRole, Quality,
@@ -120,6 +120,13 @@ pub enum Output {
     Fact(Fact),
     /// To the store.
     Keep(Keep),
+    /// To the log: a description of a leg's peer that cannot be used.
+    Unusable {
+        /// The leg.
+        leg: LegKey,
+        /// What is wrong with it.
+        fault: SdpFault,
+    },
 }
 
 /// What must survive a restart.

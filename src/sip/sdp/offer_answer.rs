@@ -1,10 +1,11 @@
 //! Offer and answer (RFC 3264), as our end of a leg makes and reads them.
 
 use super::crypto::{BASE64, Crypto, OurKeys, tag_of};
+use super::lines::NO_FORMAT;
 use super::parse::{Audio, Formats, Line, Session};
 use super::{Direction, SdpError, Srtp};
 use crate::media::codec::Codec;
-use crate::media::rtcp;
+use crate::media::{self, EventClock, Format, rtcp};
 use crate::media::srtp::{Keys, Suite};
 use base64::Engine as _;
 use sdp_types::{Attribute, Connection, Media, Origin, Time};
@@ -25,14 +26,20 @@ pub struct Agreed {
     pub remote_rtcp: Option<SocketAddr>,
     /// RTCP shares the ports of RTP.
     pub rtcp_mux: bool,
-    /// The codec, both ways.
+    /// The codec that we send.
     pub codec: Codec,
-    /// Its payload type as he maps it.
+    /// Its payload type as the peer maps it.
     pub payload_type: u8,
-    /// The payload type of telephone events and their clock, when both know them.
+    /// The payload type of the telephone events that we send and their clock, when both know them.
     pub telephone_event: Option<(u8, u32)>,
-    /// The payload type of comfort noise, when both know it.
+    /// The payload type of the comfort noise that we send, when both know it.
     pub comfort_noise: Option<u8>,
+    /// What the peer may send: every format that both have named.
+    ///
+    /// A peer whose offer we have answered uses the numbers of our answer, which are its own. One that has answered ours has to use the
+    /// numbers of our offer (RFC 3264 6.1), and many use those of their answer: both are taken, and where a number names one format in the
+    /// offer and another in the answer, that of the offer.
+    pub receives: media::Formats,
     /// We send.
     pub send: bool,
     /// We receive.
@@ -46,14 +53,15 @@ pub struct Agreed {
 }
 
 impl Agreed {
-    fn of(audio: &Audio, ours: Direction) -> Agreed {
+    fn of(audio: &Audio, receives: media::Formats, ours: Direction) -> Agreed {
         let direction = ours.and(audio.direction.reversed());
         let (payload_type, codec) = audio.codecs.first().copied().unwrap_or((0, Codec::Pcmu));
         let telephone_event = audio.events_for(codec);
         // Its clock is 8000 Hz, and so must be that of the stream it stands in for (RFC 3389 4).
         let comfort_noise = audio.comfort_noise.filter(|_| codec.clock() == 8000);
         let events = telephone_event.map(|(payload_type, _)| payload_type);
-        let mut payload_types = [Some(payload_type), events, comfort_noise].into_iter().flatten();
+        let sent = [Some(payload_type), events, comfort_noise].into_iter().flatten();
+        let mut payload_types = sent.chain(receives.iter().map(|(number, _)| number));
         let rtcp_mux = audio.rtcp_mux && !payload_types.any(|it| rtcp::AMBIGUOUS_PAYLOAD_TYPES.contains(&it));
         Agreed {
             remote: audio.rtp,
@@ -63,6 +71,7 @@ impl Agreed {
             payload_type,
             telephone_event,
             comfort_noise,
+            receives,
             send: direction.sends(),
             receive: direction.receives(),
             held: audio.is_hold(),
@@ -88,8 +97,10 @@ pub struct Local {
     telephone_events: [(u8, u32); 3],
     /// The codecs that the peer has mapped, and how (RFC 3264 8.3.2).
     mapped: Vec<(u8, Codec)>,
-    /// The codecs of our last offer: an answer may take none but these (RFC 3264 6.1).
-    offered: Vec<Codec>,
+    /// The payload type of comfort noise that the peer has chosen, if it knows any.
+    comfort_noise: Option<u8>,
+    /// The formats of our last offer: an answer may take none but these codecs (RFC 3264 6.1).
+    offered: Formats,
     srtp: Srtp,
     keys: OurKeys,
     /// The suites of our last offer, and whether it was RTP/SAVP.
@@ -113,7 +124,8 @@ impl Local {
             rtcp_mux: true,
             telephone_events: TELEPHONE_EVENTS,
             mapped: Vec::new(),
-            offered: Vec::new(),
+            comfort_noise: None,
+            offered: Formats::default(),
             srtp: Srtp::Off,
             keys: OurKeys {
                 secret: Zeroizing::new([0; 32]),
@@ -147,17 +159,8 @@ impl Local {
     pub fn offer_codecs(&mut self, direction: Direction, codecs: &[Codec]) -> Vec<u8> {
         self.direction = direction;
         self.rtcp_mux = true;
-        self.offered = codecs.to_vec();
-        let mut formats = Formats {
-            codecs: codecs.iter().map(|codec| (self.payload_type(*codec), *codec)).collect(),
-            ..Formats::default()
-        };
-        let has_clock = |clock: u32| codecs.iter().any(|codec| codec.clock() == clock);
-        let events = self
-            .telephone_events
-            .into_iter()
-            .filter(|(_, clock)| *clock == 8000 || has_clock(*clock));
-        formats.events = events.collect();
+        let formats = self.formats(codecs);
+        self.offered = formats.clone();
         let agreed = self.keys.suite();
         if agreed.is_none() {
             self.keys.renew();
@@ -185,7 +188,8 @@ impl Local {
         self.taken = offer.taken;
         self.direction = direction;
         self.learn(&offer.audio);
-        let mut agreed = Agreed::of(&offer.audio, direction);
+        let formats = offer.audio.answered();
+        let mut agreed = Agreed::of(&offer.audio, formats.table(), direction);
         let crypto = offer.audio.crypto.first().filter(|_| self.srtp != Srtp::Off);
         match crypto {
             Some(crypto) => {
@@ -204,11 +208,6 @@ impl Local {
             (agreed.remote, agreed.remote_rtcp, agreed.send, agreed.receive) = (None, None, false, false);
         }
         self.rtcp_mux = agreed.rtcp_mux;
-        let formats = Formats {
-            codecs: vec![(agreed.payload_type, agreed.codec)],
-            events: agreed.telephone_event.into_iter().collect(),
-            comfort_noise: agreed.comfort_noise,
-        };
         let proto = offer.lines.get(offer.taken).map_or("RTP/AVP", |line| line.proto.as_str());
         let direction = Direction::of(agreed.send, agreed.receive);
         let crypto: Vec<(u32, Suite)> = crypto.iter().map(|crypto| (crypto.tag, crypto.key.suite())).collect();
@@ -222,12 +221,12 @@ impl Local {
             return Err(SdpError::Mismatch);
         }
         let mut audio = answer.audio.clone();
-        audio.codecs.retain(|(_, codec)| self.offered.contains(codec));
+        audio.codecs.retain(|(_, codec)| self.offered.codecs.iter().any(|(_, offered)| offered == codec));
         if audio.codecs.is_empty() {
             return Err(SdpError::Codec);
         }
         let crypto = self.taken_crypto(&audio)?;
-        let mut agreed = Agreed::of(&audio, self.direction);
+        let mut agreed = Agreed::of(&audio, self.offered.answered_by(&audio), self.direction);
         match crypto {
             Some(crypto) => agreed.srtp = Some(self.keys.agree(&audio, &crypto.key).ok_or(SdpError::Crypto)?),
             None => self.keys.agreed = None,
@@ -255,21 +254,47 @@ impl Local {
         }
     }
 
-    /// The payload type of a codec in our offers: as the peer has mapped it; else ours, or where he has that for something else, a free one.
-    fn payload_type(&self, codec: Codec) -> u8 {
-        if let Some((payload_type, _)) = self.mapped.iter().find(|(_, known)| *known == codec) {
-            return *payload_type;
+    /// What we offer: these codecs, the events that go with their clocks, and comfort noise if the session has had any.
+    fn formats(&self, codecs: &[Codec]) -> Formats {
+        let mut formats = Formats::default();
+        // As the peer has mapped them first: what has no number of its own takes one that is free.
+        for codec in codecs {
+            let mapped = self.mapped.iter().find(|(_, known)| known == codec);
+            formats.codecs.extend(mapped);
         }
-        let ours = codec.payload_type();
-        let is_taken = |it: u8| {
-            let by_codec = self.mapped.iter().any(|(payload_type, _)| *payload_type == it);
-            by_codec || self.telephone_events.iter().any(|(payload_type, _)| *payload_type == it)
+        for codec in codecs {
+            if formats.codecs.iter().all(|(_, known)| known != codec) {
+                let ours = Some(codec.payload_type()).filter(|ours| self.telephone_events.iter().all(|(known, _)| known != ours));
+                let number = self.number(ours, &formats);
+                formats.codecs.extend(number.map(|number| (number, *codec)));
+            }
+        }
+        let place = |codec: &Codec| codecs.iter().position(|wanted| wanted == codec);
+        formats.codecs.sort_by_key(|(_, codec)| place(codec));
+        let has_clock = |clock: u32| codecs.iter().any(|codec| codec.clock() == clock);
+        let noise = self.comfort_noise.filter(|_| has_clock(8000));
+        formats.comfort_noise = noise.filter(|number| formats.numbers().all(|taken| taken != *number));
+        for (number, clock) in self.telephone_events {
+            if clock == 8000 || has_clock(clock) {
+                let number = self.number(Some(number), &formats);
+                formats.events.extend(number.map(|number| (number, clock)));
+            }
+        }
+        formats
+    }
+
+    /// This number, or where it names something else in the offer or to the peer, one that names nothing (RFC 3264 8.3.2).
+    fn number(&self, wish: Option<u8>, offer: &Formats) -> Option<u8> {
+        let is_taken = |number: u8| {
+            let is_mapped = self.mapped.iter().any(|(known, _)| *known == number);
+            is_mapped || self.comfort_noise == Some(number) || offer.numbers().any(|known| known == number)
         };
-        let is_theirs = |it: u8| Codec::ALL.iter().any(|other| *other != codec && other.payload_type() == it);
-        if ours < 96 || !is_taken(ours) {
-            return ours;
-        }
-        (96..128).find(|it| !is_taken(*it) && !is_theirs(*it)).unwrap_or(ours)
+        let is_wished = |number: u8| {
+            let by_events = self.telephone_events.iter().any(|(known, _)| *known == number);
+            by_events || Codec::ALL.iter().any(|codec| codec.payload_type() == number)
+        };
+        let is_free = |number: &u8| !is_taken(*number) && !is_wished(*number);
+        wish.filter(|number| !is_taken(*number)).or_else(|| (96..128).find(is_free))
     }
 
     /// The payload types that the peer has chosen are ours from now on.
@@ -284,24 +309,11 @@ impl Local {
                 *ours = *theirs;
             }
         }
+        self.comfort_noise = audio.comfort_noise.or(self.comfort_noise);
     }
 
     fn write(&mut self, proto: &str, formats: &Formats, direction: Direction, crypto: &[(u32, Suite)]) -> Vec<u8> {
-        let mut taken: Vec<u8> = formats.codecs.iter().map(|(payload_type, _)| *payload_type).collect();
-        // A dynamic type of the peer's must not be the one of a codec of ours.
-        let mut free = |payload_type: u8| {
-            let is_free = !taken.contains(&payload_type);
-            taken.push(payload_type);
-            is_free
-        };
-        let comfort_noise = formats.comfort_noise.filter(|it| free(*it));
-        let events: Vec<(u8, u32)> = formats.events.iter().filter(|(it, _)| free(*it)).copied().collect();
-        let types = formats
-            .codecs
-            .iter()
-            .map(|(it, _)| *it)
-            .chain(comfort_noise)
-            .chain(events.iter().map(|(it, _)| *it));
+        let types = formats.numbers();
         let types: Vec<String> = types.map(|it| it.to_string()).collect();
         let mut audio = line("audio", self.address.port(), proto, &types.join(" "));
         for (payload_type, codec) in &formats.codecs {
@@ -315,10 +327,10 @@ impl Local {
                 audio.add_attribute_with_value("fmtp", format!("{payload_type} useinbandfec=1"));
             }
         }
-        if let Some(payload_type) = comfort_noise {
+        if let Some(payload_type) = formats.comfort_noise {
             audio.add_attribute_with_value("rtpmap", format!("{payload_type} CN/8000"));
         }
-        for (payload_type, clock) in events {
+        for (payload_type, clock) in &formats.events {
             audio.add_attribute_with_value("rtpmap", format!("{payload_type} telephone-event/{clock}"));
             audio.add_attribute_with_value("fmtp", format!("{payload_type} 0-15"));
         }
@@ -336,7 +348,7 @@ impl Local {
         let mut session = sdp_types::Session::new(Origin::with_ip_addr(self.id, self.version, self.address.ip()), "-");
         session.connection = Some(Connection::from_ip_addr(self.address.ip()));
         session.times = vec![Time::new(0, 0)];
-        session.medias = self.lines.iter().map(|it| line(&it.media, 0, &it.proto, &it.fmt)).collect();
+        session.medias = self.lines.iter().map(|it| line(&it.media, 0, &it.proto, it.formats())).collect();
         match session.medias.get_mut(self.taken) {
             Some(place) => *place = audio,
             None => session.medias.push(audio),
@@ -348,6 +360,63 @@ impl Local {
         }
         session.origin.sess_version = self.version;
         bytes_of(&session)
+    }
+}
+
+impl Formats {
+    /// The payload types in the order of our descriptions.
+    fn numbers(&self) -> impl Iterator<Item = u8> {
+        let codecs = self.codecs.iter().map(|(number, _)| *number);
+        let events = self.events.iter().map(|(number, _)| *number);
+        codecs.chain(self.comfort_noise).chain(events)
+    }
+
+    /// Each payload type with its format.
+    fn all(&self) -> impl Iterator<Item = (u8, Format)> {
+        let codecs = self.codecs.iter().map(|(number, codec)| (*number, Format::Audio(*codec)));
+        let noise = self.comfort_noise.map(|number| (number, Format::ComfortNoise));
+        let events = self.events.iter().filter_map(|(number, clock)| {
+            let clock = EventClock::of(*clock)?;
+            Some((*number, Format::Events(clock)))
+        });
+        codecs.chain(noise).chain(events)
+    }
+
+    fn table(&self) -> media::Formats {
+        self.all().collect()
+    }
+
+    /// What a peer may send that has answered this offer.
+    fn answered_by(&self, answer: &Audio) -> media::Formats {
+        let answered = Formats {
+            codecs: answer.codecs.clone(),
+            events: answer.telephone_events.clone(),
+            // Whoever names it sends it, offered or not, and it names nothing else.
+            comfort_noise: answer.comfort_noise,
+        };
+        let in_both = self.all().filter(|(_, format)| answered.all().any(|(_, other)| other == *format));
+        let was_offered = |format: Format| format == Format::ComfortNoise || self.all().any(|(_, other)| other == format);
+        let theirs = answered.all().filter(|(_, format)| was_offered(*format));
+        in_both.chain(theirs).collect()
+    }
+}
+
+impl Audio {
+    /// What our answer to this offer lists: its first codec, and what goes with it.
+    fn answered(&self) -> Formats {
+        let codec = self.codecs.first().copied();
+        Formats {
+            codecs: codec.into_iter().collect(),
+            events: codec.and_then(|(_, codec)| self.events_for(codec)).into_iter().collect(),
+            comfort_noise: self.comfort_noise.filter(|_| codec.is_some_and(|(_, codec)| codec.clock() == 8000)),
+        }
+    }
+}
+
+impl Line {
+    /// Its formats, as they may be said again: a media line has one at least.
+    fn formats(&self) -> &str {
+        if self.fmt == NO_FORMAT { "0" } else { &self.fmt }
     }
 }
 

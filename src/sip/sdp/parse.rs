@@ -1,7 +1,8 @@
 //! Session descriptions as they come.
 
 use super::crypto::{Crypto, MAX_CRYPTO, read_crypto};
-use super::{Direction, SdpError, Srtp};
+use super::lines::Lines;
+use super::{Direction, FaultLine, SdpError, SdpFault, Srtp};
 use crate::media::codec::Codec;
 use sdp_types::{Attribute, Connection, Media};
 use std::net::{IpAddr, SocketAddr};
@@ -14,12 +15,15 @@ pub const MAX_LINES: usize = 16;
 pub struct Session {
     /// `o=`: session id.
     pub id: String,
-    /// `o=`: session version; the same one as before means nothing has changed.
+    /// `o=`: session version; 0 where it is no number of 64 bits.
     pub version: u64,
     /// The audio stream we take.
     pub audio: Audio,
     pub(super) lines: Vec<Line>,
     pub(super) taken: usize,
+    /// The line of the audio stream, and that of its connection.
+    media_line: Option<FaultLine>,
+    connection_line: Option<FaultLine>,
 }
 
 /// A usable audio stream of the peer's.
@@ -73,18 +77,19 @@ pub(super) struct Line {
 
 impl Session {
     /// Reads a description, whether it is encrypted or not. What is not UTF-8 in its texts is no fault.
-    pub fn parse(body: &[u8]) -> Result<Session, SdpError> {
+    pub fn parse(body: &[u8]) -> Result<Session, SdpFault> {
         Session::parse_for(body, Srtp::Optional)
     }
 
     /// Reads a description of a leg for which this is the rule: a stream that it rules out is passed over.
-    pub fn parse_for(body: &[u8], srtp: Srtp) -> Result<Session, SdpError> {
+    pub fn parse_for(body: &[u8], srtp: Srtp) -> Result<Session, SdpFault> {
         let text = String::from_utf8_lossy(body);
-        let read = sdp_types::Session::parse(text.as_bytes()).map_err(|_| SdpError::Unreadable)?;
+        let lines = Lines::of(&text)?;
+        let read = sdp_types::Session::parse(lines.text.as_bytes()).map_err(|error| lines.unreadable(&error))?;
         if read.medias.len() > MAX_LINES {
-            return Err(SdpError::Unreadable);
+            return Err(lines.of_last(SdpError::Unreadable));
         }
-        let mut refusal = SdpError::NoAudio;
+        let mut refusal = lines.of_last(SdpError::NoAudio);
         for (taken, media) in read.medias.iter().enumerate() {
             if !media.media.eq_ignore_ascii_case("audio") || media.port == 0 {
                 continue;
@@ -96,20 +101,36 @@ impl Session {
                         proto: media.proto.clone(),
                         fmt: media.fmt.clone(),
                     };
-                    let lines = read.medias.iter().map(line).collect();
+                    let said = read.medias.iter().map(line).collect();
                     return Ok(Session {
                         id: read.origin.sess_id,
                         version: read.origin.sess_version,
                         audio,
-                        lines,
+                        lines: said,
                         taken,
+                        media_line: lines.of_media(SdpError::Codec, taken).line,
+                        connection_line: lines.of_media(SdpError::Address, taken).line,
                     });
                 }
-                Err(error) if refusal == SdpError::NoAudio => refusal = error,
+                Err(error) if refusal.error == SdpError::NoAudio => refusal = lines.of_media(error, taken),
                 Err(_) => {}
             }
         }
         Err(refusal)
+    }
+
+    /// Why it is refused after all, and the line at fault.
+    pub fn fault(&self, error: SdpError) -> SdpFault {
+        let line = match error {
+            SdpError::Address | SdpError::Multicast => &self.connection_line,
+            SdpError::Unreadable | SdpError::NoAudio | SdpError::Transport | SdpError::Crypto | SdpError::Codec | SdpError::Mismatch => {
+                &self.media_line
+            }
+        };
+        SdpFault {
+            error,
+            line: line.clone(),
+        }
     }
 }
 
@@ -179,7 +200,8 @@ fn read_rtcp(media: &Media, rtp: SocketAddr) -> Option<SocketAddr> {
     }
 }
 
-#[derive(Default)]
+/// The formats of a media line.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Formats {
     pub(super) codecs: Vec<(u8, Codec)>,
     pub(super) events: Vec<(u8, u32)>,
@@ -188,12 +210,18 @@ pub(super) struct Formats {
 
 fn read_formats(media: &Media) -> Formats {
     let mut formats = Formats::default();
+    let mut seen = Vec::new();
     let types = media
         .fmt
         .split_ascii_whitespace()
         .filter_map(|format| format.parse::<u8>().ok())
         .filter(|number| *number < 128);
     for payload_type in types {
+        // A number that is listed twice still names one format.
+        if seen.contains(&payload_type) {
+            continue;
+        }
+        seen.push(payload_type);
         let Some(encoding) = encoding_of(media, payload_type) else {
             continue;
         };
@@ -218,7 +246,7 @@ fn read_formats(media: &Media) -> Formats {
 fn encoding_of(media: &Media, payload_type: u8) -> Option<String> {
     let maps = media.attributes.iter().filter(|attribute| attribute.attribute == "rtpmap");
     let mapped = maps
-        .filter_map(|attribute| attribute.value.as_deref()?.split_once(' '))
+        .filter_map(|attribute| attribute.value.as_deref()?.trim().split_once([' ', '\t']))
         .find_map(|(number, encoding)| {
             let fits = number.parse() == Ok(payload_type);
             fits.then(|| encoding.trim().to_ascii_uppercase())

@@ -1,6 +1,7 @@
 use super::crypto::{BASE64, read_crypto};
 use super::*;
 use crate::media::codec::Codec;
+use crate::media::{self, EventClock, Format};
 use crate::media::srtp::Suite;
 use base64::Engine as _;
 
@@ -17,7 +18,7 @@ fn body(connection: &str, rest: &str) -> Vec<u8> {
 }
 
 fn parse(connection: &str, rest: &str) -> Result<Session, SdpError> {
-    Session::parse(&body(connection, rest))
+    Session::parse(&body(connection, rest)).map_err(|fault| fault.error)
 }
 
 fn text(body: Vec<u8>) -> String {
@@ -49,6 +50,7 @@ fn the_answer_takes_the_first_common_codec_and_refuses_other_media() {
         payload_type: 8,
         telephone_event: Some((97, 8000)),
         comfort_noise: None,
+        receives: media::Formats::of(&[(8, Format::Audio(Codec::Pcma)), (97, Format::Events(EventClock::Narrow))]),
         send: true,
         receive: true,
         held: false,
@@ -191,7 +193,7 @@ fn what_cannot_be_answered_is_refused() {
         SdpError::Transport
     );
     assert_eq!(parse("IP4 192.0.2.1", &audio.repeat(17)).unwrap_err(), SdpError::Unreadable);
-    assert_eq!(Session::parse(b"\xff\xfe\0").unwrap_err(), SdpError::Unreadable);
+    assert_eq!(Session::parse(b"\xff\xfe\0").unwrap_err().error, SdpError::Unreadable);
 }
 
 #[test]
@@ -370,7 +372,7 @@ fn crypto_lines_that_cannot_be_honoured_are_passed_over() {
     for line in wrong {
         assert_eq!(read_crypto(&line), None, "{line}");
         let offer = with_crypto("RTP/SAVP", &[&line]);
-        assert_eq!(Session::parse_for(&offer, Srtp::Required).unwrap_err(), SdpError::Transport);
+        assert_eq!(Session::parse_for(&offer, Srtp::Required).unwrap_err().error, SdpError::Transport);
     }
 }
 
@@ -437,7 +439,7 @@ fn an_answer_names_a_tag_and_a_suite_that_were_offered() {
     let accept = |srtp, proto: &str, lines: &[&str]| {
         let mut local = secure(srtp);
         local.offer(Direction::SendRecv);
-        let answer = Session::parse(&with_crypto(proto, lines))?;
+        let answer = Session::parse(&with_crypto(proto, lines)).map_err(|fault| fault.error)?;
         local.accept(&answer).map(|agreed| agreed.srtp.is_some())
     };
     let (right, wrong) = (line_80(3), line_80(1));
@@ -510,4 +512,189 @@ fn texts_that_are_no_utf_8_do_no_harm() {
     let mut raw = b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=K\xfcche\r\n".to_vec();
     raw.extend_from_slice(b"c=IN IP4 192.0.2.1\r\nt=0 0\r\nm=audio 5000 RTP/AVP 0\r\n");
     assert!(Session::parse(&raw).is_ok());
+}
+
+// ---- what the peer may send: RFC 3264 5.1, 6.1, 7 and 8.3.2
+
+const NARROW: Format = Format::Events(EventClock::Narrow);
+const OPUS: Format = Format::Audio(Codec::Opus);
+const PCMU: Format = Format::Audio(Codec::Pcmu);
+const PCMA: Format = Format::Audio(Codec::Pcma);
+
+/// Our offer of these codecs, and what comes of this answer.
+fn answered(local: &mut Local, codecs: &[Codec], answer: &str) -> Agreed {
+    local.offer_codecs(Direction::SendRecv, codecs);
+    local.accept(&parse("IP4 192.0.2.1", answer).unwrap()).unwrap()
+}
+
+fn heard(agreed: &Agreed) -> Vec<(u8, Format)> {
+    let mut heard: Vec<(u8, Format)> = agreed.receives.iter().collect();
+    heard.sort_by_key(|(number, _)| *number);
+    heard
+}
+
+#[test]
+fn a_format_is_heard_under_the_number_of_the_offer_and_under_that_of_the_answer() {
+    let agreed = answered(
+        &mut ours(),
+        &[Codec::Opus, Codec::Pcmu],
+        "m=audio 5000 RTP/AVP 97 96\na=rtpmap:97 opus/48000/2\na=rtpmap:96 telephone-event/8000\n",
+    );
+    assert_eq!(heard(&agreed), [(96, NARROW), (97, OPUS), (101, NARROW), (111, OPUS)]);
+    assert_eq!((agreed.codec, agreed.payload_type), (Codec::Opus, 97), "we send as the answer says");
+    assert_eq!(agreed.telephone_event, Some((96, 8000)));
+}
+
+#[test]
+fn everything_that_both_have_named_is_heard_and_nothing_else() {
+    let laws = [Codec::Pcmu, Codec::Pcma];
+    let events = "a=rtpmap:101 telephone-event/8000\n";
+    let agreed = answered(&mut ours(), &laws, &format!("m=audio 5000 RTP/AVP 8 0 101\n{events}"));
+    assert_eq!(heard(&agreed), [(0, PCMU), (8, PCMA), (101, NARROW)]);
+    assert_eq!(agreed.codec, Codec::Pcma);
+    let agreed = answered(&mut ours(), &laws, "m=audio 5000 RTP/AVP 0\n");
+    assert_eq!(heard(&agreed), [(0, PCMU)]);
+    let agreed = answered(&mut ours(), &[Codec::Pcmu], &format!("m=audio 5000 RTP/AVP 9 0 8 101\n{events}"));
+    assert_eq!(heard(&agreed), [(0, PCMU), (101, NARROW)], "what we have not offered is not for us to hear");
+    let offer = parse("IP4 192.0.2.1", &format!("m=audio 5000 RTP/AVP 8 0 13 101\n{events}")).unwrap();
+    let (_, agreed) = ours().answer(&offer, Direction::SendRecv);
+    assert_eq!(heard(&agreed), [(8, PCMA), (13, Format::ComfortNoise), (101, NARROW)], "what our answer lists");
+}
+
+#[test]
+fn a_number_that_names_two_formats_names_that_of_the_offer() {
+    let agreed = answered(
+        &mut ours(),
+        &[Codec::Opus, Codec::Pcmu],
+        "m=audio 5000 RTP/AVP 101 111\na=rtpmap:101 opus/48000/2\na=rtpmap:111 telephone-event/8000\n",
+    );
+    assert_eq!(heard(&agreed), [(101, NARROW), (111, OPUS)]);
+    assert_eq!((agreed.payload_type, agreed.telephone_event), (101, Some((111, 8000))));
+}
+
+#[test]
+fn comfort_noise_and_events_of_another_clock_are_heard_under_their_numbers() {
+    let agreed = answered(
+        &mut ours(),
+        &[Codec::Opus, Codec::Pcmu],
+        "m=audio 5000 RTP/AVP 111 0 97 98 99\na=rtpmap:111 opus/48000/2\na=rtpmap:97 CN/8000\na=rtpmap:98 telephone-event/48000\n\
+         a=rtpmap:99 telephone-event/16000\n",
+    );
+    let full = Format::Events(EventClock::Full);
+    let expected = [(0, PCMU), (97, Format::ComfortNoise), (98, full), (100, full), (111, OPUS)];
+    assert_eq!(heard(&agreed), expected, "events at 16000 Hz were not offered");
+}
+
+#[test]
+fn a_later_offer_of_ours_has_the_comfort_noise_and_the_numbers_of_the_session() {
+    let offer = parse(
+        "IP4 192.0.2.1",
+        "m=audio 5000 RTP/AVP 0 13 101\na=rtpmap:101 opus/48000/2\na=rtpmap:13 CN/8000\n",
+    );
+    let mut local = ours();
+    local.answer(&offer.unwrap(), Direction::SendRecv);
+    let again = text(local.offer_codecs(Direction::SendRecv, &[Codec::Pcmu, Codec::Opus]));
+    assert!(again.contains("RTP/AVP 0 101 13 96 100\n"), "{again}");
+    assert!(again.contains("a=rtpmap:96 telephone-event/8000\n"), "101 is taken: {again}");
+    let answer = "m=audio 5000 RTP/AVP 0 13 96\na=rtpmap:96 telephone-event/8000\n";
+    let agreed = local.accept(&parse("IP4 192.0.2.1", answer).unwrap()).unwrap();
+    assert_eq!(heard(&agreed), [(0, PCMU), (13, Format::ComfortNoise), (96, NARROW)]);
+}
+
+#[test]
+fn a_number_that_is_listed_twice_names_one_format() {
+    let offer = parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 0 0 101 101\na=rtpmap:101 telephone-event/8000\n").unwrap();
+    assert_eq!(offer.audio.codecs, [(0, Codec::Pcmu)]);
+    assert_eq!(offer.audio.telephone_events, [(101, 8000)]);
+}
+
+// ---- lines on which nothing depends: RFC 8866 5
+
+#[test]
+fn what_nothing_depends_on_costs_nobody_a_call() {
+    let head = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n";
+    let audio = "m=audio 5000 RTP/AVP 0\r\n";
+    let whole = format!("{head}{audio}");
+    for odd in [
+        format!("{whole}m=video 0 RTP/AVP\r\n"),
+        format!("{head}m=audio 0 RTP/AVP\r\n{audio}"),
+        format!("{whole}m=image 0 udptl\r\n"),
+        whole.replace("m=audio 5000", "m=audio  5000"),
+        whole.replace("RTP/AVP 0", "RTP/AVP 0  8 "),
+        whole.replace("o=- ", "o=Front Desk "),
+        whole.replace("o=- ", "o="),
+        whole.replace("o=- 1 1 ", "o=- 1 99999999999999999999 "),
+        whole.replace("o=- 1 1 ", "o=- 1 -5 "),
+        whole.replace("o=- 1 1 IN IP4 192.0.2.1", "o="),
+        whole.replace("o=- 1 1 IN IP4 192.0.2.1\r\n", ""),
+        format!("{whole}b=AS:64.5\r\n"),
+        format!("{whole}b=AS: 64\r\n"),
+        format!("{whole}b=\r\n"),
+        whole.replace("s=-\r\n", "").replace("t=0 0\r\n", ""),
+        whole.replace("t=0 0", "t=3724394400.5 99999999999999999999"),
+        whole.replace("t=0 0", "t=0 0\r\nr=now\r\nz=?\r\nk=prompt\r\nk=prompt"),
+        whole.replace("s=-", "s=one\r\ns=two\r\ni=a\r\ni=b\r\nu=x\r\nu=y\r\nx=odd"),
+        whole.replace("c=IN IP4 192.0.2.1", "c=IN IP4 192.0.2.1\r\nc=IN IP4 192.0.2.77"),
+        format!("{whole}c=IN  IP4 192.0.2.1\r\nc=IN IP4 192.0.2.77\r\n"),
+        whole.replace("\r\n", "\n"),
+        format!("{whole}\r\n\r\n"),
+        format!("{whole}a=rtpmap: 0 PCMU/8000\r\na=ptime:20.0\r\n"),
+    ] {
+        let read = Session::parse(odd.as_bytes());
+        let session = read.unwrap_or_else(|fault| panic!("{fault}\n{odd}"));
+        assert_eq!(session.audio.rtp, Some("192.0.2.1:5000".parse().unwrap()), "{odd}");
+        assert_eq!(session.audio.codecs[0], (0, Codec::Pcmu), "{odd}");
+        let answer = ours().answer(&session, Direction::SendRecv).0;
+        assert!(Session::parse(&answer).is_ok(), "{}", text(answer));
+    }
+}
+
+#[test]
+fn a_refused_line_without_formats_is_answered_with_one() {
+    let offer = parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 0\nm=video 0 RTP/AVP\nm=image 0 udptl\n").unwrap();
+    let (answer, _) = ours().answer(&offer, Direction::SendRecv);
+    assert!(text(answer).ends_with("m=video 0 RTP/AVP 0\nm=image 0 udptl 0\n"));
+    assert_eq!(parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP\n").unwrap_err(), SdpError::Codec);
+}
+
+#[test]
+fn a_fault_names_its_line_and_shows_no_key_and_no_name() {
+    let fault = |connection: &str, rest: &str| Session::parse(&body(connection, rest)).unwrap_err();
+    let line = |fault: SdpFault| {
+        let warning = fault.error.warning();
+        fault.line.map(|line| (warning, line.number, line.text))
+    };
+    let told = |warning, number, text: &str| Some((warning, number, text.to_owned()));
+    let at = "IP4 192.0.2.1";
+    assert_eq!(
+        line(fault(at, "m=audio 5000 RTP/AVP 18\na=sendrecv\n")),
+        told(305, 6, "m=audio 5000 RTP/AVP 18")
+    );
+    assert_eq!(line(fault(at, "m=audio 0 RTP/AVP 0\n")), told(304, 6, "m=audio 0 RTP/AVP 0"));
+    assert_eq!(
+        line(fault("IP4 phone.example.test", "m=audio 5000 RTP/AVP 0\n")),
+        told(301, 4, "c=IN IP4 phone.example.test")
+    );
+    assert_eq!(
+        line(fault(at, "m=audio 5000 RTP/AVP 0\na=sendrecv\nc=IN IP4 224.1.1.1/127\n")),
+        told(330, 8, "c=IN IP4 224.1.1.1/127")
+    );
+    assert_eq!(
+        line(fault(at, "m=audio 5000 UDP/TLS/RTP/SAVPF 0\n")),
+        told(302, 6, "m=audio 5000 UDP/TLS/RTP/SAVPF 0")
+    );
+    assert_eq!(
+        line(fault(at, "m=audio 65536 RTP/AVP 0\n")),
+        told(399, 6, "m=audio 65536 RTP/AVP 0")
+    );
+    assert_eq!(line(fault(at, "m=audio\n")), told(399, 6, "m=audio"));
+    assert_eq!(line(fault(at, "m=audio 5000 RTP/AVP 0\ncrypto inline:AAAA\n")), told(399, 7, ""));
+    assert_eq!(fault(at, "").line, None);
+    assert_eq!(
+        fault(at, "m=audio 5000 RTP/AVP 18\n").to_string(),
+        "no common codec, line 6: m=audio 5000 RTP/AVP 18"
+    );
+    let odd = fault(at, &format!("m=audio 5000 RTP/AVP \"\\\u{7}\u{202e}{}\n", "x".repeat(500)));
+    let text = odd.line.unwrap().text;
+    assert!(text.len() == 100 && text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'"'), "{text}");
 }

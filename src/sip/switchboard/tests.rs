@@ -4,6 +4,7 @@ mod calls;
 mod chance;
 mod coaching;
 mod consultations;
+mod formats;
 mod house;
 mod refusals;
 mod srtp;
