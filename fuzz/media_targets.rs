@@ -86,7 +86,11 @@ pub fn media_call(mut data: &[u8]) {
             assert_eq!(packet.to.ip(), address(packet.slot).ip());
             if packet.sent != Sent::Rtcp {
                 assert!(rtp::parse(packet.bytes).is_ok());
-                assert!(packet.slot != 1 || activity == Activity::BargeIn || matches!(packet.sent, Sent::Unchanged | Sent::Transcoded | Sent::Silent));
+                assert!(
+                    packet.slot != 1
+                        || activity == Activity::BargeIn
+                        || matches!(packet.sent, Sent::Unchanged | Sent::Transcoded | Sent::Silent)
+                );
             }
             assert_ne!(packet.sent, Sent::Guarded);
         };

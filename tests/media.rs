@@ -9,7 +9,8 @@ use undertone::clock;
 use undertone::media::codec::{Codec, Decoder, Encoder};
 use undertone::media::engine::{Engine, EngineStats, MediaError, MediaEvents};
 use undertone::media::{
-    CallKey, EventClock, Expected, Format, Formats, Hearing, HearingRole, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent, MediaLeg, PortUse,
+    CallKey, EventClock, Expected, Format, Formats, Hearing, HearingRole, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent,
+    MediaLeg, PortUse,
 };
 use undertone::words::{Activity, Quality};
 

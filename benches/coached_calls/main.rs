@@ -28,7 +28,9 @@ use std::time::Duration;
 use undertone::clock::instant;
 use undertone::media::engine::Engine;
 use undertone::media::srtp::{Key, Keys, Suite};
-use undertone::media::{CallKey, Codec, Expected, Format, Formats, Hearing, HearingRole, LegMedia, MediaCommand, MediaConfig, MediaLeg, PortUse};
+use undertone::media::{
+    CallKey, Codec, Expected, Format, Formats, Hearing, HearingRole, LegMedia, MediaCommand, MediaConfig, MediaLeg, PortUse,
+};
 use undertone::words::Activity;
 
 const FRAME: Duration = Duration::from_millis(20);

@@ -1227,7 +1227,11 @@ impl Call {
     fn turn_to(&mut self, slot: usize, codec: Codec, payload_type: u8, now: Instant) {
         let Some(leg) = self.legs[slot].as_mut() else { return };
         let agreed = leg.seldom.described.as_ref().and_then(|media| media.receives.get(payload_type));
-        leg.spoken_type = if agreed == Some(Format::Audio(codec)) { payload_type } else { NO_TYPE };
+        leg.spoken_type = if agreed == Some(Format::Audio(codec)) {
+            payload_type
+        } else {
+            NO_TYPE
+        };
         let was = std::mem::replace(&mut leg.speaks, codec);
         if was == codec {
             return;
@@ -1417,7 +1421,9 @@ impl Call {
         now: Instant,
         out: &mut impl FnMut(Transmit<'_>),
     ) {
-        let Some(codec) = self.legs[speaker].as_ref().map(|leg| leg.speaks) else { return };
+        let Some(codec) = self.legs[speaker].as_ref().map(|leg| leg.speaks) else {
+            return;
+        };
         // RFC 4733 2.5.1.2: the digit stands in place of the sound.
         let dials = |leg: &Leg| leg.dialling.as_ref().is_some_and(|dialling| dialling.sounds());
         let is_dialling = self.legs[speaker].as_ref().is_some_and(dials);
@@ -2980,7 +2986,16 @@ mod tests {
         let mut house = House::new([Codec::Pcmu; 3], Some(Activity::Coach));
         house.call.handle_describe(AGENT, several(0, Codec::Pcmu), house.time());
         let mut plan = Vec::new();
-        for (number, codec) in [(0, Codec::Pcmu), (8, Codec::Pcma), (0, Codec::Pcmu), (9, Codec::G722), (97, Codec::Opus), (111, Codec::Opus), (8, Codec::Pcma), (0, Codec::Pcmu)] {
+        for (number, codec) in [
+            (0, Codec::Pcmu),
+            (8, Codec::Pcma),
+            (0, Codec::Pcmu),
+            (9, Codec::G722),
+            (97, Codec::Opus),
+            (111, Codec::Opus),
+            (8, Codec::Pcma),
+            (0, Codec::Pcmu),
+        ] {
             let mut encoder = encoder(codec);
             for _ in 0..20 {
                 assert_eq!(house.say_in(0, number, &mut encoder, AGENT_LEVEL), Verdict::Accepted);
@@ -2996,7 +3011,10 @@ mod tests {
             // Opus filters out what does not swing.
             let steady = n % 20 > 5 && *codec != Codec::Opus;
             let right = |sample: &i16| is_about(*sample, AGENT_LEVEL.into());
-            assert!(!steady || heard.samples(Codec::Pcmu).iter().filter(|sample| right(sample)).count() > 120, "{n}: {codec:?}");
+            assert!(
+                !steady || heard.samples(Codec::Pcmu).iter().filter(|sample| right(sample)).count() > 120,
+                "{n}: {codec:?}"
+            );
         }
         for two in heard.windows(2) {
             assert_eq!(two[1].rtp.sequence, two[0].rtp.sequence.wrapping_add(1));
@@ -3021,7 +3039,10 @@ mod tests {
                 house.say(1, 0);
                 // Two of each: the numbers of a stream are its own, whatever codec is in it.
                 let which = round / 2 % 2;
-                assert_eq!(house.say_in(2, numbers[which], &mut encoders[which], SUPERVISOR_LEVEL), Verdict::Accepted);
+                assert_eq!(
+                    house.say_in(2, numbers[which], &mut encoders[which], SUPERVISOR_LEVEL),
+                    Verdict::Accepted
+                );
                 house.pass(20 * MS);
             }
             let whispered = house.to(AGENT).skip(50).flat_map(|heard| heard.samples(Codec::Pcmu));
@@ -3110,7 +3131,11 @@ mod tests {
                 assert_eq!(house.last(CUSTOMER).sent, Sent::Guarded, "{codec:?}");
             }
         }
-        assert!(house.to(CUSTOMER).all(|heard| heard.samples(Codec::Pcmu).iter().all(|sample| *sample < SUPERVISOR_LEVEL / 2)));
+        assert!(
+            house
+                .to(CUSTOMER)
+                .all(|heard| heard.samples(Codec::Pcmu).iter().all(|sample| *sample < SUPERVISOR_LEVEL / 2))
+        );
         assert!(house.stats(CUSTOMER).leak_guards > 0);
     }
 
@@ -3868,6 +3893,8 @@ mod tests {
         Stranger(usize),
         Hear(Option<Activity>),
         Mute(bool),
+        /// A phone goes on in the one law or in the other.
+        Turn(usize, bool),
         Hold(usize, bool),
         Pass(u64),
     }
@@ -3887,6 +3914,7 @@ mod tests {
             1 => (0usize..3).prop_map(Happening::Stranger),
             1 => activity.prop_map(Happening::Hear),
             1 => any::<bool>().prop_map(Happening::Mute),
+            1 => (0usize..3, any::<bool>()).prop_map(|(index, other)| Happening::Turn(index, other)),
             1 => (0usize..3, any::<bool>()).prop_map(|(index, held)| Happening::Hold(index, held)),
             8 => (1u64..40).prop_map(Happening::Pass),
         ]
@@ -3906,6 +3934,9 @@ mod tests {
 
     fn play(happenings: &[Happening], mut check: impl FnMut(&House, Option<Activity>, bool, usize)) -> House {
         let mut house = House::pcmu(None);
+        for (index, leg) in LEGS.into_iter().enumerate() {
+            house.call.handle_describe(leg, several(index, Codec::Pcmu), house.time());
+        }
         let (mut activity, mut muted) = (None, false);
         for happening in happenings {
             let before = house.heard.len();
@@ -3919,8 +3950,10 @@ mod tests {
                     house.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(160));
                     house.say(index, LEVELS[index]);
                     let mut payload = [0; 160];
-                    Encoder::new(Codec::Pcmu).encode(&[LEVELS[index]; 160], &mut payload);
-                    house.datagram(index, address(index), packet(index, 0, sequence, timestamp, &payload));
+                    let codec = house.codecs[index];
+                    Encoder::new(codec).encode(&[LEVELS[index]; 160], &mut payload);
+                    let late = packet(index, codec.payload_type(), sequence, timestamp, &payload);
+                    house.datagram(index, address(index), late);
                 }
                 Happening::Restart(index) => house.phones[index] = (house.phones[index].0 ^ 0x5a5a, house.phones[index].1 ^ 0xdead_beef),
                 Happening::Stranger(index) => {
@@ -3936,10 +3969,11 @@ mod tests {
                     muted = next;
                     house.call.handle_mute(AGENT, next, house.time());
                 }
+                Happening::Turn(index, other) => house.codecs[index] = if other { Codec::Pcma } else { Codec::Pcmu },
                 Happening::Hold(index, held) => {
                     let held = LegMedia {
                         receive: !held,
-                        ..media(index, Codec::Pcmu)
+                        ..several(index, Codec::Pcmu)
                     };
                     house.call.handle_describe(LEGS[index], held, house.time());
                 }
@@ -4004,7 +4038,7 @@ mod tests {
             let sent = |happenings: &[Happening]| {
                 let house = play(happenings, |_, _, _, _| {});
                 let stats = house.stats(CUSTOMER);
-                assert_eq!(stats.sent, stats.unchanged);
+                assert_eq!(stats.sent, stats.unchanged + stats.transcoded);
                 house.to(CUSTOMER).map(|heard| (heard.at, heard.rtp.sequence, heard.rtp.timestamp, heard.payload.clone())).collect::<Vec<_>>()
             };
             prop_assert_eq!(sent(&alone), sent(&coached));

@@ -132,7 +132,11 @@ mod tests {
 
     #[test]
     fn a_number_names_what_it_named_first() {
-        let mut formats = Formats::of(&[(0, Format::Audio(Codec::Pcmu)), (0, Format::ComfortNoise), (101, Format::Events(EventClock::Narrow))]);
+        let mut formats = Formats::of(&[
+            (0, Format::Audio(Codec::Pcmu)),
+            (0, Format::ComfortNoise),
+            (101, Format::Events(EventClock::Narrow)),
+        ]);
         assert_eq!(formats.get(0), Some(Format::Audio(Codec::Pcmu)));
         assert_eq!(formats.get(101), Some(Format::Events(EventClock::Narrow)));
         assert_eq!(formats.get(8), None);

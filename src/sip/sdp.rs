@@ -9,7 +9,6 @@
 //!
 //! Encrypted means SRTP with keys in the descriptions (SDES, RFC 4568); [`Srtp`] says who has it.
 
-
 mod crypto;
 mod lines;
 mod offer_answer;

@@ -704,6 +704,7 @@ impl<O: Outside> Switchboard<O> {
             established_at: None,
             local,
             media: None,
+            expecting: false,
             keys: None,
             told: Direction::SendRecv,
             exchange: Exchange::Idle,

@@ -53,7 +53,10 @@ pub fn session_description<'a>(headers: &Headers, body: &'a [u8]) -> Result<Opti
     if trim(body).is_empty() {
         return Ok(None);
     }
-    let mut search = Search { message: headers, parts: 0 };
+    let mut search = Search {
+        message: headers,
+        parts: 0,
+    };
     search.look(Role::Whole, headers, body, 0)
 }
 
@@ -295,7 +298,10 @@ mod tests {
 
     /// Parts of `multipart/mixed; boundary=b`, each its header fields and its content.
     fn mixed(parts: &[(&str, &str)]) -> String {
-        let parts: String = parts.iter().map(|(fields, content)| format!("--b\r\n{fields}\r\n\r\n{content}\r\n")).collect();
+        let parts: String = parts
+            .iter()
+            .map(|(fields, content)| format!("--b\r\n{fields}\r\n\r\n{content}\r\n"))
+            .collect();
         format!("{parts}--b--\r\n")
     }
 
@@ -340,10 +346,20 @@ mod tests {
             assert_eq!(find(MIXED, &mixed(&parts)), described());
             assert_eq!(find("Multipart/Mixed;BOUNDARY=\"b\"", &mixed(&parts)), described());
         }
-        assert_eq!(find(MIXED, &mixed(&[ISUP])), Ok(None), "no description at all: the offer is ours to make");
-        let early = ("Content-Type: application/sdp\r\nContent-Disposition: early-session;handling=optional", "v=1");
+        assert_eq!(
+            find(MIXED, &mixed(&[ISUP])),
+            Ok(None),
+            "no description at all: the offer is ours to make"
+        );
+        let early = (
+            "Content-Type: application/sdp\r\nContent-Disposition: early-session;handling=optional",
+            "v=1",
+        );
         assert_eq!(find(MIXED, &mixed(&[early, SESSION])), described());
-        assert_eq!(find(MIXED, &mixed(&[SESSION, ("Content-Type: application/sdp", "v=1")])), described());
+        assert_eq!(
+            find(MIXED, &mixed(&[SESSION, ("Content-Type: application/sdp", "v=1")])),
+            described()
+        );
     }
 
     #[test]
@@ -356,18 +372,28 @@ mod tests {
             "Content-Type: application/sdp\r\nContent-Transfer-Encoding: base64",
             "Content-Type: application/sdp\r\nContent-Encoding: gzip",
         ] {
-            assert_eq!(find(MIXED, &mixed(&[SESSION, (fields, "?")])), Err(BodyError::Unsupported), "{fields}");
+            assert_eq!(
+                find(MIXED, &mixed(&[SESSION, (fields, "?")])),
+                Err(BodyError::Unsupported),
+                "{fields}"
+            );
         }
     }
 
     #[test]
     fn what_a_header_field_refers_to_is_needed_by_nobody_who_does_not_read_that_field() {
-        let location = ("Content-Type: application/pidf+xml\r\nContent-ID: <here@example.test>", "<presence/>");
+        let location = (
+            "Content-Type: application/pidf+xml\r\nContent-ID: <here@example.test>",
+            "<presence/>",
+        );
         let body = mixed(&[SESSION, location]);
         assert_eq!(find(MIXED, &body), Err(BodyError::Unsupported));
         let fields = [("Content-Type", MIXED), ("Geolocation", "<cid:here@example.test>")];
         assert_eq!(find_in(&fields, &body), described());
-        let by_reference = ("Content-Type: application/pidf+xml\r\nContent-Disposition: by-reference", "<presence/>");
+        let by_reference = (
+            "Content-Type: application/pidf+xml\r\nContent-Disposition: by-reference",
+            "<presence/>",
+        );
         assert_eq!(find(MIXED, &mixed(&[by_reference, SESSION])), described());
         let required = (
             "Content-Type: application/pidf+xml\r\nContent-Disposition: by-reference;handling=required",
@@ -379,9 +405,8 @@ mod tests {
     #[test]
     fn multipart_bodies_are_looked_into_but_not_for_ever() {
         let nest = |levels: usize| {
-            let around = |boundary: usize, fields: &str, content: &str| {
-                format!("--n{boundary}\r\n{fields}\r\n\r\n{content}\r\n--n{boundary}--\r\n")
-            };
+            let around =
+                |boundary: usize, fields: &str, content: &str| format!("--n{boundary}\r\n{fields}\r\n\r\n{content}\r\n--n{boundary}--\r\n");
             let mut body = around(1, SESSION.0, SDP);
             for level in 2..=levels {
                 let inner = format!("Content-Type: multipart/mixed; boundary=n{}", level - 1);
@@ -420,7 +445,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_taken_apart_is_malformed() {
-        for kind in ["multipart/mixed", "multipart/mixed;boundary=", "multipart/mixed;boundary=\"", "multipart/mixed;boundary=c"] {
+        for kind in [
+            "multipart/mixed",
+            "multipart/mixed;boundary=",
+            "multipart/mixed;boundary=\"",
+            "multipart/mixed;boundary=c",
+        ] {
             assert_eq!(find(kind, &mixed(&[SESSION])), Err(BodyError::Malformed), "{kind}");
         }
         assert_eq!(find(MIXED, "--b--"), Err(BodyError::Malformed));

@@ -133,7 +133,11 @@ fn media(value: &str) -> Option<String> {
     let mut words = value.split_ascii_whitespace();
     let (media, port, proto) = (words.next()?, words.next()?, words.next()?);
     let formats: Vec<&str> = words.collect();
-    let formats = if formats.is_empty() { NO_FORMAT.to_owned() } else { formats.join(" ") };
+    let formats = if formats.is_empty() {
+        NO_FORMAT.to_owned()
+    } else {
+        formats.join(" ")
+    };
     Some(format!("m={media} {port} {proto} {formats}"))
 }
 

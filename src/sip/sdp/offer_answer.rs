@@ -5,8 +5,8 @@ use super::lines::NO_FORMAT;
 use super::parse::{Audio, Formats, Line, Session};
 use super::{Direction, SdpError, Srtp};
 use crate::media::codec::Codec;
-use crate::media::{self, EventClock, Format, rtcp};
 use crate::media::srtp::{Keys, Suite};
+use crate::media::{self, EventClock, Format, rtcp};
 use base64::Engine as _;
 use sdp_types::{Attribute, Connection, Media, Origin, Time};
 use sha2::{Digest, Sha512};
@@ -180,6 +180,11 @@ impl Local {
         self.write(proto, &formats, direction, &crypto)
     }
 
+    /// What may come while our last offer waits for its answer: what was agreed, and what is offered (RFC 3264 5.1, 8.3.2).
+    pub fn expected(&self, agreed: media::Formats) -> media::Formats {
+        agreed.iter().chain(self.offered.all()).collect()
+    }
+
     /// The answer to an offer: its first codec that we speak, its payload types, no more than it and `direction` allow; the first of its
     /// keys that we can use. An offer that this leg's [`Srtp`] rules out ([`Session::parse_for`] has not been asked) comes to nothing sent
     /// and nothing received.
@@ -221,7 +226,9 @@ impl Local {
             return Err(SdpError::Mismatch);
         }
         let mut audio = answer.audio.clone();
-        audio.codecs.retain(|(_, codec)| self.offered.codecs.iter().any(|(_, offered)| offered == codec));
+        audio
+            .codecs
+            .retain(|(_, codec)| self.offered.codecs.iter().any(|(_, offered)| offered == codec));
         if audio.codecs.is_empty() {
             return Err(SdpError::Codec);
         }

@@ -127,10 +127,7 @@ impl Session {
                 &self.media_line
             }
         };
-        SdpFault {
-            error,
-            line: line.clone(),
-        }
+        SdpFault { error, line: line.clone() }
     }
 }
 

@@ -1,8 +1,8 @@
 use super::crypto::{BASE64, read_crypto};
 use super::*;
 use crate::media::codec::Codec;
-use crate::media::{self, EventClock, Format};
 use crate::media::srtp::Suite;
+use crate::media::{self, EventClock, Format};
 use base64::Engine as _;
 
 fn ours() -> Local {
@@ -555,10 +555,18 @@ fn everything_that_both_have_named_is_heard_and_nothing_else() {
     let agreed = answered(&mut ours(), &laws, "m=audio 5000 RTP/AVP 0\n");
     assert_eq!(heard(&agreed), [(0, PCMU)]);
     let agreed = answered(&mut ours(), &[Codec::Pcmu], &format!("m=audio 5000 RTP/AVP 9 0 8 101\n{events}"));
-    assert_eq!(heard(&agreed), [(0, PCMU), (101, NARROW)], "what we have not offered is not for us to hear");
+    assert_eq!(
+        heard(&agreed),
+        [(0, PCMU), (101, NARROW)],
+        "what we have not offered is not for us to hear"
+    );
     let offer = parse("IP4 192.0.2.1", &format!("m=audio 5000 RTP/AVP 8 0 13 101\n{events}")).unwrap();
     let (_, agreed) = ours().answer(&offer, Direction::SendRecv);
-    assert_eq!(heard(&agreed), [(8, PCMA), (13, Format::ComfortNoise), (101, NARROW)], "what our answer lists");
+    assert_eq!(
+        heard(&agreed),
+        [(8, PCMA), (13, Format::ComfortNoise), (101, NARROW)],
+        "what our answer lists"
+    );
 }
 
 #[test]
@@ -603,7 +611,11 @@ fn a_later_offer_of_ours_has_the_comfort_noise_and_the_numbers_of_the_session() 
 
 #[test]
 fn a_number_that_is_listed_twice_names_one_format() {
-    let offer = parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 0 0 101 101\na=rtpmap:101 telephone-event/8000\n").unwrap();
+    let offer = parse(
+        "IP4 192.0.2.1",
+        "m=audio 5000 RTP/AVP 0 0 101 101\na=rtpmap:101 telephone-event/8000\n",
+    )
+    .unwrap();
     assert_eq!(offer.audio.codecs, [(0, Codec::Pcmu)]);
     assert_eq!(offer.audio.telephone_events, [(101, 8000)]);
 }
@@ -696,5 +708,8 @@ fn a_fault_names_its_line_and_shows_no_key_and_no_name() {
     );
     let odd = fault(at, &format!("m=audio 5000 RTP/AVP \"\\\u{7}\u{202e}{}\n", "x".repeat(500)));
     let text = odd.line.unwrap().text;
-    assert!(text.len() == 100 && text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'"'), "{text}");
+    assert!(
+        text.len() == 100 && text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'"'),
+        "{text}"
+    );
 }

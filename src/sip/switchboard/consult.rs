@@ -362,8 +362,12 @@ impl<O: Outside> Switchboard<O> {
         };
         outputs.push(Output::Leg(LegCommand::Accept { leg, media }));
         self.outputs.extend(outputs);
-        let Some(call) = self.calls.get_mut(&key) else { return Err(481.into()) };
-        let Some(place) = call.seat_mut(replaced) else { return Err(481.into()) };
+        let Some(call) = self.calls.get_mut(&key) else {
+            return Err(481.into());
+        };
+        let Some(place) = call.seat_mut(replaced) else {
+            return Err(481.into());
+        };
         seat.muted = place.muted;
         seat.muted_by = place.muted_by.take();
         let mut left = std::mem::replace(place, seat);

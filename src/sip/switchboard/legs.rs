@@ -400,7 +400,10 @@ impl<O: Outside> Switchboard<O> {
         let Some(answer) = answer else {
             // Within a session, no answer leaves everything as it was.
             return match seat.media {
-                Some(_) => self.changed(leg, outputs),
+                Some(_) => {
+                    seat.expect_agreed(&mut outputs);
+                    self.changed(leg, outputs)
+                }
                 None => self.unusable(leg, SdpError::Mismatch.into(), now),
             };
         };
@@ -416,7 +419,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     fn offer_refused(&mut self, leg: LegKey, status: u16, now: Now) {
-        let Some((call, outputs)) = self.with(leg) else { return };
+        let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call
             .seat_mut(leg)
             .filter(|seat| matches!(seat.exchange, Exchange::Offered | Exchange::Probed))
@@ -424,6 +427,7 @@ impl<O: Outside> Switchboard<O> {
             return;
         };
         seat.exchange = Exchange::Idle;
+        seat.expect_agreed(&mut outputs);
         self.changed(leg, outputs);
         // RFC 3261 14.1: these two mean that the dialog is gone.
         if matches!(status, 408 | 481) {
@@ -458,10 +462,9 @@ impl<O: Outside> Switchboard<O> {
                 seat.exchange = Exchange::AnswerDue;
                 seat.told = ours;
                 let codecs = first_of(seat.codec().as_slice(), &seat.terms.codecs);
-                LegCommand::AnswerOffer {
-                    leg,
-                    media: seat.local.offer_codecs(ours, &codecs),
-                }
+                let media = seat.local.offer_codecs(ours, &codecs);
+                seat.expect_offered(&mut outputs);
+                LegCommand::AnswerOffer { leg, media }
             }
         };
         outputs.push(Output::Leg(reply));
@@ -554,8 +557,7 @@ impl Seat {
     /// Takes the peer's answer to what we offered.
     fn take_answer(&mut self, body: &[u8], outputs: &mut Vec<Output>) -> Result<Session, SdpFault> {
         let answer = read(body, &self.terms)?;
-        self.accept_answer(&answer, outputs)
-            .map_err(|error| answer.fault(error))?;
+        self.accept_answer(&answer, outputs).map_err(|error| answer.fault(error))?;
         Ok(answer)
     }
 
@@ -563,10 +565,9 @@ impl Seat {
         let codecs = first_of(self.codec().as_slice(), &self.terms.codecs);
         self.exchange = exchange;
         self.told = direction;
-        outputs.push(Output::Leg(LegCommand::Offer {
-            leg: self.leg,
-            media: self.local.offer_codecs(direction, &codecs),
-        }));
+        let media = self.local.offer_codecs(direction, &codecs);
+        self.expect_offered(outputs);
+        outputs.push(Output::Leg(LegCommand::Offer { leg: self.leg, media }));
     }
 }
 

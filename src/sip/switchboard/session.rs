@@ -1,7 +1,7 @@
 //! Offer and answer, as far as calls look at them.
 
-use super::Terms;
 use super::Output;
+use super::Terms;
 use crate::media::{Codec, LegMedia};
 use crate::sip::leg::{LegCommand, LegKey};
 use crate::sip::sdp::{Agreed, SdpError, SdpFault, Session};
@@ -54,7 +54,10 @@ impl Rejection {
 /// An offer that cannot be used is refused, and the log says why.
 pub(super) fn refuse_offer(leg: LegKey, fault: SdpFault) -> [Output; 2] {
     let told = fault.clone();
-    [Output::Unusable { leg, fault: told }, Output::Leg(LegCommand::RefuseOffer { leg, fault })]
+    [
+        Output::Unusable { leg, fault: told },
+        Output::Leg(LegCommand::RefuseOffer { leg, fault }),
+    ]
 }
 
 /// The codecs of a description, the peer's best first.

@@ -1,5 +1,6 @@
 //! One harness: user agents on a virtual network under a virtual clock, and a peer that speaks raw text.
 
+mod bodies;
 mod flows;
 mod network;
 mod races;

@@ -67,12 +67,18 @@ struct Description {
 
 impl Description {
     fn body(&self, keep: impl Fn(&str) -> bool) -> Option<Vec<u8>> {
-        let kept: Vec<(u8, &str)> = self.formats.iter().map(|(name, number)| (*number, NAMES[*name])).filter(|(_, name)| keep(name)).collect();
+        let kept: Vec<(u8, &str)> = self
+            .formats
+            .iter()
+            .map(|(name, number)| (*number, NAMES[*name]))
+            .filter(|(_, name)| keep(name))
+            .collect();
         let is_codec = |name: &str| matches!(format_of(&name.to_lowercase()), Some(Format::Audio(_)));
         kept.iter().any(|(_, name)| is_codec(name)).then(|| {
             let numbers: String = kept.iter().map(|(number, _)| format!(" {number}")).collect();
             let maps: String = kept.iter().map(|(number, name)| format!("a=rtpmap:{number} {name}\r\n")).collect();
-            format!("v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP{numbers}\r\n{maps}").into_bytes()
+            format!("v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP{numbers}\r\n{maps}")
+                .into_bytes()
         })
     }
 }
@@ -100,7 +106,9 @@ fn description() -> impl Strategy<Value = Description> {
                 2 => ours.get(usize::from(how[name] >> 5)).copied(),
                 _ => None,
             };
-            let number = wish.filter(|number| !taken.contains(number)).or_else(|| free.find(|number| !taken.contains(number)));
+            let number = wish
+                .filter(|number| !taken.contains(number))
+                .or_else(|| free.find(|number| !taken.contains(number)));
             let Some(number) = number else { continue };
             taken.insert(number);
             formats.push((name, number));
@@ -179,9 +187,7 @@ impl Line {
         self.sequence = self.sequence.wrapping_add(1);
         let mut payload = [0; MAX_PAYLOAD];
         let len = match format {
-            Some(Format::Audio(codec)) => {
-                Encoder::new(codec).encode(&vec![900; codec.sample_rate() as usize / 50], &mut payload)
-            }
+            Some(Format::Audio(codec)) => Encoder::new(codec).encode(&vec![900; codec.sample_rate() as usize / 50], &mut payload),
             Some(Format::ComfortNoise) => {
                 payload[0] = 60;
                 1
