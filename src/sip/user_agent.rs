@@ -39,6 +39,7 @@ use super::flow::{ConnectionId, Flow, Protocol};
 use super::leg::{LegCommand, LegEvent, LegKey, LegSource};
 use super::message::{Message, ParseError, Request, Response, parse_datagram};
 use super::registrar::{KeptBinding, Registrar};
+use super::sdp::SdpFault;
 use super::timers::Timers;
 use super::transaction::{self, Transactions};
 use crate::words::{DeviceId, Now};
@@ -47,7 +48,7 @@ use guesses::Guesses;
 pub use guesses::WrongPassword;
 use leg::{ClientUse, Leg, LegTimer, ServerUse, State, Way};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 /// What the user agent wants done.
@@ -64,6 +65,15 @@ pub enum Output {
     Event(LegEvent),
     /// To be written in the log; not more often than a person can read.
     WrongPassword(WrongPassword),
+    /// To be written in the log: an INVITE was refused for its description.
+    Unusable {
+        /// The sender's address.
+        source: IpAddr,
+        /// The Call-ID.
+        call_id: String,
+        /// What is wrong with it.
+        fault: SdpFault,
+    },
     /// To be kept for [`UserAgent::restore`].
     Bindings {
         /// Whose phones.

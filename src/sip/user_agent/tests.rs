@@ -14,6 +14,7 @@ use crate::sip::flow::{ConnectionId, Flow, Protocol};
 use crate::sip::leg::{Destination, Identity, LegCommand, LegEvent, LegKey};
 use crate::sip::message::{Message, Request, Response, parse_datagram};
 use crate::sip::registrar::KeptBinding;
+use crate::sip::sdp::SdpFault;
 use crate::words::{DeviceId, Now, Number, Timestamp};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -86,6 +87,7 @@ struct Stage {
     sent: Vec<(Flow, Message)>,
     events: Vec<LegEvent>,
     reports: Vec<WrongPassword>,
+    faults: Vec<SdpFault>,
     /// What a restart would find.
     kept: BTreeMap<DeviceId, Vec<KeptBinding>>,
 }
@@ -103,6 +105,7 @@ impl Stage {
             sent: Vec::new(),
             events: Vec::new(),
             reports: Vec::new(),
+            faults: Vec::new(),
             kept: BTreeMap::new(),
         }
     }
@@ -113,6 +116,7 @@ impl Stage {
                 Output::Transmit { flow, bytes } => self.sent.push((flow, parse_datagram(&bytes).unwrap())),
                 Output::Event(event) => self.events.push(event),
                 Output::WrongPassword(report) => self.reports.push(report),
+                Output::Unusable { fault, .. } => self.faults.push(fault),
                 Output::Bindings { device, bindings } => drop(self.kept.insert(device, bindings)),
             }
         }

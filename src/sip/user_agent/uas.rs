@@ -1,16 +1,16 @@
 //! Requests in.
 
-use super::UserAgent;
 use super::admission::{ABILITIES, ALLOW, capabilities, check_scheme, server_key};
 use super::leg::{Exchange, Incoming, Leg, LegTimer, ServerUse, State, Unacknowledged, Way};
 use super::reliable::Reliable;
+use super::{Output, UserAgent};
 use crate::media::rtp::event_of;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{EndReason, Identity, LegEvent, LegKey, LegSource, PassedHeader};
 use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, Uri, quote, unescape, validate};
 use crate::sip::registrar::{Change, RegisterError};
-use crate::sip::sdp::{SdpError, SdpFault};
+use crate::sip::sdp::{self, SdpError, SdpFault};
 use crate::sip::transaction::{Arrival, Kind, ServerId, ServerKey};
 use crate::words::{Now, Number};
 use std::time::Duration;
@@ -94,6 +94,7 @@ impl UserAgent {
         }
         let to = Self::user_of(&invite.uri).ok_or(Refuse::new(404))?;
         let source = self.admit(&flow, invite, now)?;
+        self.check_offer(&flow, invite)?;
         let replaces = replaced.map(|found| self.may_replace(found, &source)).transpose()?;
         let local_tag = self.chance.word();
         let dialog = Dialog::incoming(invite, local_tag, flow).map_err(|_| Refuse::new(400))?;
@@ -158,6 +159,21 @@ impl UserAgent {
         self.timers.set((leg, LegTimer::Ringing), now.mono + self.config.limits.ringing);
         self.event(event);
         Ok(())
+    }
+
+    /// An offer that nobody could use makes no leg.
+    fn check_offer(&mut self, flow: &Flow, invite: &Request) -> Result<(), Refuse> {
+        let read = invite.description().map(sdp::Session::parse).transpose();
+        let Err(fault) = read else { return Ok(()) };
+        let call_id = invite.headers.call_id().unwrap_or_default();
+        let mut refuse = Refuse::new(SdpError::STATUS);
+        refuse.headers.push(("Warning", warning(&fault)));
+        self.outputs.push_back(Output::Unusable {
+            source: flow.peer.ip(),
+            call_id: String::from_utf8_lossy(call_id).into_owned(),
+            fault,
+        });
+        Err(refuse)
     }
 
     /// The leg that an INVITE wants to replace (RFC 3891 3). One that does not exist is not replaced, and nobody joins a call by himself.

@@ -218,3 +218,17 @@ fn what_we_take_is_said_in_our_invites_and_to_options() {
     stage.hear(CARRIER, &with_body(&invite("c1", "o", 1, "").replace("INVITE", "OPTIONS"), "", ""));
     assert_eq!(text(&stage.response(200), "Accept"), takes);
 }
+
+#[test]
+fn an_offer_that_nobody_could_use_makes_no_leg_and_is_told_to_the_log() {
+    let mut stage = Stage::new();
+    let unusable = SDP.replace("IP4 192.0.2.9\r\nt=", "IP4 media.example.test\r\nt=");
+    stage.hear(CARRIER, &with_body(&invite("c1", "a", 1, ""), WITH_SDP, &unusable));
+    let warning = "301 undertone \"no usable address, line 4: c=IN IP4 media.example.test\"";
+    assert_eq!(text(&stage.response(488), "Warning"), warning);
+    assert!(stage.events().is_empty() && stage.is_quiet());
+    assert_eq!(stage.faults.len(), 1);
+    stage.hear(STRANGER, &with_body(&invite("c2", "b", 1, ""), WITH_SDP, &unusable));
+    assert_ne!(stage.said(), ["488"], "who is nobody is not told what is wrong with it");
+    assert_eq!(stage.faults.len(), 1);
+}

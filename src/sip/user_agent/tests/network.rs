@@ -88,6 +88,7 @@ impl World {
                 Output::Event(event) => self.react(who, event),
                 Output::Bindings { .. } => panic!("nobody registers here"),
                 Output::WrongPassword(report) => panic!("nobody has a password here: {report:?}"),
+                Output::Unusable { fault, .. } => panic!("nobody describes itself so: {fault}"),
             }
         }
     }
