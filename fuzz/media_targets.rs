@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use undertone::media::call::{Call, CallConfig, Leg, Sent, StreamStart, Transmit};
 use undertone::media::jitter::{Reader, Ring};
 use undertone::media::srtp::{Inbound, Key, Outbound, Suite};
-use undertone::media::{CallKey, Codec, Hearing, HearingRole, LegMedia, MediaLeg, rtcp, rtp};
+use undertone::media::{CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegMedia, MediaLeg, rtcp, rtp};
 use undertone::words::{Activity, Now, Timestamp};
 
 const ACTIVITIES: [Activity; 3] = [Activity::ListenIn, Activity::Coach, Activity::BargeIn];
@@ -60,6 +60,15 @@ pub fn media_call(mut data: &[u8]) {
             dtmf_pt: Some(101),
             dtmf_clock: 8000,
             comfort_noise: Some(13),
+            receives: Formats::of(&[
+                (0, Format::Audio(codecs[index as usize / 2])),
+                (101, Format::Events(EventClock::Narrow)),
+                (13, Format::ComfortNoise),
+                (8, Format::Audio(Codec::Pcma)),
+                (9, Format::Audio(Codec::G722)),
+                (111, Format::Audio(Codec::Opus)),
+                (100, Format::Events(EventClock::Full)),
+            ]),
             send: true,
             receive: true,
             nat: false,
@@ -77,7 +86,11 @@ pub fn media_call(mut data: &[u8]) {
             assert_eq!(packet.to.ip(), address(packet.slot).ip());
             if packet.sent != Sent::Rtcp {
                 assert!(rtp::parse(packet.bytes).is_ok());
-                assert!(packet.slot != 1 || activity == Activity::BargeIn || matches!(packet.sent, Sent::Unchanged | Sent::Silent));
+                assert!(
+                    packet.slot != 1
+                        || activity == Activity::BargeIn
+                        || matches!(packet.sent, Sent::Unchanged | Sent::Transcoded | Sent::Silent)
+                );
             }
             assert_ne!(packet.sent, Sent::Guarded);
         };

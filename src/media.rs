@@ -12,6 +12,7 @@ pub mod call;
 pub mod codec;
 #[cfg(feature = "io")]
 pub mod engine;
+mod formats;
 mod hearing;
 pub mod jitter;
 pub mod mix;
@@ -22,6 +23,7 @@ pub mod srtp;
 pub mod transcode;
 
 pub use codec::Codec;
+pub use formats::{EventClock, Format, Formats, MAX_FORMATS};
 pub use hearing::{Gain, Hearing, HearingRole, HearingRules};
 
 use crate::words::Quality;
@@ -110,16 +112,19 @@ pub struct LegMedia {
     pub remote_rtcp: Option<SocketAddr>,
     /// RTCP shares the ports of RTP, both ways (RFC 5761).
     pub rtcp_mux: bool,
-    /// The codec both ways.
+    /// The codec that we send.
     pub codec: Codec,
-    /// Its RTP payload type both ways. Anything else that comes is dropped.
+    /// Its RTP payload type.
     pub payload_type: u8,
-    /// The payload type of telephone-event (RFC 4733) both ways, if agreed.
+    /// The payload type of the telephone-events (RFC 4733) that we send, if agreed.
     pub dtmf_pt: Option<u8>,
     /// The clock of their durations, in ticks a second: 8000, or the codec's.
     pub dtmf_clock: u32,
-    /// The payload type of comfort noise (RFC 3389) both ways, if agreed.
+    /// The payload type of the comfort noise (RFC 3389) that we send, if agreed.
     pub comfort_noise: Option<u8>,
+    /// What may come: every format that was agreed, under each of its numbers, and in any order (RFC 3264 6.1 and 7). Anything else is
+    /// dropped.
+    pub receives: Formats,
     /// We may send to it (its direction is sendrecv or recvonly).
     pub send: bool,
     /// We accept from it (its direction is sendrecv or sendonly).
@@ -233,7 +238,7 @@ pub struct LegStats {
     pub sent: u64,
     /// Of `sent`: another leg's payload, byte for byte. In ListenIn and Coach a customer's `unchanged` equals his `sent`.
     pub unchanged: u64,
-    /// Of `sent`: one other leg's sound in another codec.
+    /// Of `sent`: one other leg's sound in another codec, packet by packet, whichever it speaks at the time.
     pub transcoded: u64,
     /// Of `sent`: a sum.
     pub mixed: u64,

@@ -8,7 +8,7 @@ use undertone::clock;
 use undertone::media::call::{Call, CallConfig, Leg, StreamStart, Verdict};
 use undertone::media::codec::{Codec, Decoder, Encoder, MAX_DECODED};
 use undertone::media::srtp::{Key, Keys, Outbound, Suite};
-use undertone::media::{CallKey, Hearing, HearingRole, LegMedia, MediaLeg};
+use undertone::media::{CallKey, EventClock, Format, Hearing, HearingRole, LegMedia, MediaLeg};
 use undertone::sip::flow::{ConnectionId, Flow, Protocol};
 use undertone::sip::peer::{Peer, ReturnPath};
 use undertone::sip::transaction::{Bounds, Kind, Received, ServerKey, Timing, Transactions};
@@ -40,10 +40,24 @@ fn media(index: usize, codec: Codec) -> LegMedia {
         dtmf_pt: Some(101),
         dtmf_clock: 8000,
         comfort_noise: Some(13),
+        receives: Codec::ALL
+            .into_iter()
+            .map(|codec| (codec.payload_type(), Format::Audio(codec)))
+            .chain([(101, Format::Events(EventClock::Narrow)), (13, Format::ComfortNoise)])
+            .collect(),
         send: true,
         receive: true,
         nat: false,
     }
+}
+
+/// 20 ms in a codec.
+fn payload(codec: Codec) -> Vec<u8> {
+    let samples: Vec<i16> = (0..codec.sample_rate() / 50).map(|n| ((n * 331) % 6000) as i16).collect();
+    let mut payload = vec![0; 1400];
+    let len = Encoder::new(codec).encode(&samples, &mut payload);
+    payload.truncate(len);
+    payload
 }
 
 fn hearing(activity: Option<Activity>) -> Hearing {
@@ -69,6 +83,8 @@ struct Talk {
     sent: [u32; 3],
     round: u32,
     out: u64,
+    /// The phones change to another codec at every third packet.
+    turns: Option<(Codec, Vec<u8>)>,
 }
 
 impl Talk {
@@ -91,13 +107,7 @@ impl Talk {
             call.handle_describe(name, media(index, codecs[index]), start);
         }
         call.handle_hear(hearing(activity), start);
-        let payloads = codecs.map(|codec| {
-            let samples: Vec<i16> = (0..codec.sample_rate() / 50).map(|n| ((n * 331) % 6000) as i16).collect();
-            let mut payload = vec![0; 1400];
-            let len = Encoder::new(codec).encode(&samples, &mut payload);
-            payload.truncate(len);
-            payload
-        });
+        let payloads = codecs.map(payload);
         Self {
             call,
             start,
@@ -107,7 +117,13 @@ impl Talk {
             sent: [0; 3],
             round: 0,
             out: 0,
+            turns: None,
         }
+    }
+
+    fn turning_to(mut self, codec: Codec) -> Self {
+        self.turns = Some((codec, payload(codec)));
+        self
     }
 
     fn say(&mut self, index: usize, number: u32, payload_type: u8, payload: Option<&[u8]>, now: Instant) {
@@ -161,7 +177,16 @@ impl Talk {
                     }
                     15 => self.say(index, number, 101, Some(&[5, 0x0a, 0, 160]), now),
                     19 => self.say(index, number, 13, Some(&[60]), now),
-                    _ => self.say(index, number, payload_type, None, now),
+                    turn => {
+                        let turns = self.turns.take();
+                        match &turns {
+                            Some((codec, payload)) if turn % 3 == 0 => {
+                                self.say(index, number, codec.payload_type(), Some(payload), now);
+                            }
+                            _ => self.say(index, number, payload_type, None, now),
+                        }
+                        self.turns = turns;
+                    }
                 }
                 let junk = [0x81, 200, 0, 1, 0, 0];
                 self.call.handle_rtcp(index, address(index), &junk, now);
@@ -200,6 +225,31 @@ fn the_machine_of_a_call_takes_no_memory_for_a_packet_whatever_the_codecs_and_th
                 assert!(sent > 300, "{codecs:?} {activity:?}: {sent}");
                 assert_eq!(allocated, 0, "{codecs:?} {activity:?}: allocations for {sent} packets sent");
             }
+        }
+    }
+}
+
+/// What another codec takes is made when it comes first, and kept.
+#[test]
+fn a_phone_that_goes_from_codec_to_codec_takes_no_memory_for_a_packet() {
+    use Codec::{G722, Opus, Pcma, Pcmu};
+    for (codecs, other) in [
+        ([Pcmu, Pcmu, Pcmu], Pcma),
+        ([Pcmu, Pcma, Pcmu], G722),
+        ([Opus, Pcmu, Pcmu], Pcmu),
+        ([Pcmu, Pcmu, Pcmu], Opus),
+    ] {
+        for activity in [None, Some(Activity::Coach), Some(Activity::BargeIn)] {
+            let mut talk = Talk::new(codecs, activity, false).turning_to(other);
+            talk.rounds(60);
+            let before = talk.out;
+            let allocated = allocations::during(|| talk.rounds(200));
+            let sent = talk.out - before;
+            assert!(sent > 300, "{codecs:?} and {other:?} {activity:?}: {sent}");
+            assert_eq!(
+                allocated, 0,
+                "{codecs:?} and {other:?} {activity:?}: allocations for {sent} packets sent"
+            );
         }
     }
 }

@@ -9,7 +9,8 @@ use undertone::clock;
 use undertone::media::codec::{Codec, Decoder, Encoder};
 use undertone::media::engine::{Engine, EngineStats, MediaError, MediaEvents};
 use undertone::media::{
-    CallKey, Expected, Hearing, HearingRole, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent, MediaLeg, PortUse,
+    CallKey, EventClock, Expected, Format, Formats, Hearing, HearingRole, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent,
+    MediaLeg, PortUse,
 };
 use undertone::words::{Activity, Quality};
 
@@ -57,6 +58,7 @@ impl Phone {
             dtmf_pt: Some(101),
             dtmf_clock: 8000,
             comfort_noise: None,
+            receives: Formats::of(&[(0, Format::Audio(Codec::Pcmu)), (101, Format::Events(EventClock::Narrow))]),
             send: true,
             receive: true,
             nat: false,
@@ -973,6 +975,7 @@ fn a_call(bind: IpAddr, advertised: Option<IpAddr>, port_use: PortUse) -> Engine
             dtmf_pt: None,
             dtmf_clock: 8000,
             comfort_noise: None,
+            receives: Formats::of(&[(0, Format::Audio(Codec::Pcmu))]),
             send: true,
             receive: true,
             nat: false,

@@ -28,7 +28,9 @@ use std::time::Duration;
 use undertone::clock::instant;
 use undertone::media::engine::Engine;
 use undertone::media::srtp::{Key, Keys, Suite};
-use undertone::media::{CallKey, Codec, Expected, Hearing, HearingRole, LegMedia, MediaCommand, MediaConfig, MediaLeg, PortUse};
+use undertone::media::{
+    CallKey, Codec, Expected, Format, Formats, Hearing, HearingRole, LegMedia, MediaCommand, MediaConfig, MediaLeg, PortUse,
+};
 use undertone::words::Activity;
 
 const FRAME: Duration = Duration::from_millis(20);
@@ -536,6 +538,7 @@ fn open(engine: &Engine, kind: Kind, calls: usize, sound: Sound, phones: &[u16],
                 dtmf_pt: None,
                 dtmf_clock: 8000,
                 comfort_noise: None,
+                receives: Formats::of(&[(sound.codec.payload_type(), Format::Audio(sound.codec))]),
                 send: true,
                 receive: true,
                 nat: false,

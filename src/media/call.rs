@@ -5,15 +5,19 @@
 //! | row | served | paced by |
 //! |---|---|---|
 //! | nobody | silence, once he has heard something | our clock |
-//! | one speaker at unity, same codec | **relay**: the payload untouched under our header | the speaker |
-//! | one speaker at unity, other codec | transcoded packet by packet | the speaker |
+//! | one speaker at unity | **relay**: the payload untouched under our header, while he speaks the listener's codec | the speaker |
+//! | | transcoded packet by packet, while he speaks another | |
 //! | anything else | mixed | his first party who talks; our clock when that is silent for 1.5 packets |
 //!
 //! In ListenIn and Coach the customer's row is the agent alone: a relay, so identical bytes whether or not somebody coaches.
 //!
+//! A leg may send every format that was agreed, and change from one to another from packet to packet (RFC 3264 6.1 and 7): see
+//! [`Formats`]. It is sent one codec under one number, whatever comes.
+//!
 //! Whatever the rows say, every packet is held against [`Hearing::permits`] just before it leaves: the leak guard.
 
 use super::codec::{Codec, ComfortNoise, Decoder, Downsampler, Encoder, MAX_DECODED, Upsampler, noise_level};
+use super::formats::{Format, Formats};
 use super::hearing::{Gain, Hearing};
 use super::jitter::{Reader, Ring};
 use super::mix::{MAX_FRAME, Sum};
@@ -62,6 +66,10 @@ const ENDS: u32 = 3;
 const DIGIT: u32 = 10;
 /// RFC 4733 2.3: -10 dBm0.
 const DIGIT_VOLUME: u8 = 10;
+/// What was agreed before is still heard for so long: packets on their way, and a peer that changes a moment later (RFC 3264 8.3.2).
+const FORMER: Duration = Duration::from_secs(2);
+/// No payload type: those of RTP are below 128.
+const NO_TYPE: u8 = 0xff;
 /// Added to a speaker's slot it names the events that we make in his name.
 const OURS: usize = MAX_LEGS;
 /// Digits of one leg that may wait; beyond it they are dropped.
@@ -159,8 +167,8 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Row {
     Silent,
-    Relay(usize),
-    Transcode(usize),
+    /// One speaker, packet by packet: relayed in the listener's codec, transcoded from another.
+    Pass(usize),
     Mix(u16),
 }
 
@@ -168,7 +176,7 @@ impl Row {
     fn has(self, speaker: usize) -> bool {
         match self {
             Row::Silent => false,
-            Row::Relay(only) | Row::Transcode(only) => only == speaker,
+            Row::Pass(only) => only == speaker,
             Row::Mix(speakers) => speakers & bit(speaker) != 0,
         }
     }
@@ -385,6 +393,36 @@ impl Source {
     }
 }
 
+/// What was agreed for a leg, as far as every packet needs it.
+#[derive(Clone, Copy, Debug)]
+struct Agreement {
+    /// What is sent to it, and how.
+    codec: Codec,
+    payload_type: u8,
+    dtmf_pt: Option<u8>,
+    comfort_noise: Option<u8>,
+    dtmf_clock: u32,
+    send: bool,
+    receive: bool,
+    /// It should send, and it is known where from.
+    is_expected: bool,
+}
+
+impl Agreement {
+    fn of(media: &LegMedia) -> Self {
+        Self {
+            codec: media.codec,
+            payload_type: media.payload_type,
+            dtmf_pt: media.dtmf_pt,
+            comfort_noise: media.comfort_noise,
+            dtmf_clock: media.dtmf_clock,
+            send: media.send,
+            receive: media.receive,
+            is_expected: media.receive && media.remote.is_some(),
+        }
+    }
+}
+
 /// A leg with its stream and its counters, as it goes from call to call.
 ///
 /// What a packet touches comes first and in the order of its use: with hundreds of calls it is the cold lines that cost.
@@ -407,8 +445,12 @@ pub struct Leg {
     inactive: bool,
     /// It has said that it is silent, and how that sounds.
     noise: Option<ComfortNoise>,
+    /// The payload type of its sound, [`NO_TYPE`] for none, and the codec that names; the codecs it has spoken since it was described, as bits.
+    spoken_type: u8,
+    speaks: Codec,
+    spoken: u8,
+    media: Option<Agreement>,
     source: Source,
-    media: Option<LegMedia>,
     heard: Instant,
     last_audio: Option<Instant>,
     pace: Pace,
@@ -417,7 +459,7 @@ pub struct Leg {
     stats: LegStats,
     /// What one other says in this one's codec.
     transcoder: Option<(MediaLeg, Box<Transcoder>)>,
-    /// What it says, as samples, while somebody mixes it.
+    /// What it says in the codec that it speaks, as samples, while somebody mixes it.
     decoder: Option<(Codec, Decoder)>,
     /// What is mixed for it, as payloads.
     encoder: Option<(Codec, Encoder)>,
@@ -439,7 +481,17 @@ struct Seldom {
     up: Upsampler,
     down: Downsampler,
     digit: Option<(u32, u32)>,
+    /// The clock of the event that came last.
+    event_clock: u32,
     guard_said: Option<Instant>,
+    /// What was agreed, all of it.
+    described: Option<LegMedia>,
+    /// What was agreed before, and until when it is heard.
+    former: Option<(Formats, Instant)>,
+    /// For the other codecs that it has spoken: whoever goes back to one of them goes on without memory being taken.
+    decoders: Vec<(Codec, Decoder)>,
+    /// The same for those of the one speaker that it hears.
+    transcoders: Vec<(MediaLeg, Box<Transcoder>)>,
 }
 
 /// Digits that are sent in a leg's name, one after another: 100 ms each and as much of silence after it.
@@ -474,8 +526,11 @@ impl Leg {
             muted: false,
             inactive: false,
             noise: None,
-            source: Source::default(),
+            spoken_type: NO_TYPE,
+            speaks: Codec::Pcmu,
+            spoken: 0,
             media: None,
+            source: Source::default(),
             heard: now,
             last_audio: None,
             pace: Pace::new(now),
@@ -496,7 +551,12 @@ impl Leg {
                 up: Upsampler::default(),
                 down: Downsampler::default(),
                 digit: None,
+                event_clock: CLOCK,
                 guard_said: None,
+                described: None,
+                former: None,
+                decoders: Vec::new(),
+                transcoders: Vec::new(),
             }),
         }
     }
@@ -518,12 +578,12 @@ impl Leg {
             remote_fraction_lost: self.seldom.remote.map_or(0, |remote| remote.fraction_lost),
             remote_jitter: self.seldom.remote.map_or(Duration::ZERO, |remote| self.remote_jitter(remote)),
             mos: (stats.received > 0)
-                .then(|| self.mos(lost, stats.received + lost, self.reception.jitter_time()))
+                .then(|| self.mos(self.speaks, lost, stats.received + lost, self.reception.jitter_time()))
                 .flatten(),
             remote_mos: self
                 .seldom
                 .remote
-                .and_then(|remote| self.mos(remote_lost, stats.sent, self.remote_jitter(remote))),
+                .and_then(|remote| self.mos(self.media?.codec, remote_lost, stats.sent, self.remote_jitter(remote))),
             ..stats
         }
     }
@@ -538,13 +598,15 @@ impl Leg {
             packets_received: stats.received,
             lost_permille: permille(interval.lost, interval.expected),
             jitter_ms: millis(jitter),
-            mos: came.then(|| self.mos(interval.lost, interval.expected, jitter)).flatten(),
+            mos: came
+                .then(|| self.mos(self.speaks, interval.lost, interval.expected, jitter))
+                .flatten(),
             remote: self.seldom.remote.and_then(|remote| {
                 let lost = u64::from(remote.fraction_lost);
                 Some(RemoteQuality {
                     lost_permille: permille(lost, 256),
                     jitter_ms: millis(self.remote_jitter(remote)),
-                    mos: self.mos(lost, 256, self.remote_jitter(remote))?,
+                    mos: self.mos(self.media?.codec, lost, 256, self.remote_jitter(remote))?,
                 })
             }),
             round_trip_ms: stats.round_trip.map(millis),
@@ -556,14 +618,14 @@ impl Leg {
         rtcp::time_of(remote.jitter, self.stream.clock())
     }
 
-    fn mos(&self, lost: u64, expected: u64, jitter: Duration) -> Option<u16> {
-        let codec = self.media?.codec;
+    fn mos(&self, codec: Codec, lost: u64, expected: u64, jitter: Duration) -> Option<u16> {
+        self.media?;
         let delay = quality::delay(self.stats.round_trip.unwrap_or(Duration::ZERO), jitter);
         Some(quality::mos(quality::rating(codec, lost, expected, delay)))
     }
 
     /// What was agreed and where to, when we may send to it.
-    fn outlet(&self) -> Option<(LegMedia, SocketAddr)> {
+    fn outlet(&self) -> Option<(Agreement, SocketAddr)> {
         let media = self.media.filter(|media| media.send)?;
         Some((media, self.source.rtp?))
     }
@@ -578,13 +640,12 @@ impl Leg {
         match self.row {
             Row::Mix(_) => Some(self.pace.due()),
             Row::Silent => (self.stream.packets() > 0).then(|| self.pace.due()),
-            Row::Relay(_) | Row::Transcode(_) => None,
+            Row::Pass(_) => None,
         }
     }
 
     fn inactive_due(&self, config: &CallConfig) -> Option<Instant> {
-        let media = self.media.filter(|media| media.receive && media.remote.is_some())?;
-        let _ = media;
+        self.media.filter(|media| media.is_expected)?;
         (!self.inactive).then(|| self.heard + config.inactivity)
     }
 
@@ -598,6 +659,97 @@ impl Leg {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// What a payload type of its names: what comes again and again first.
+    fn format_of(&self, payload_type: u8, now: Instant) -> Option<Format> {
+        if payload_type == self.spoken_type {
+            return Some(Format::Audio(self.speaks));
+        }
+        let described = self.seldom.described.as_ref()?;
+        described.receives.get(payload_type).or_else(|| {
+            let (former, until) = self.seldom.former.as_ref()?;
+            former.get(payload_type).filter(|_| now < *until)
+        })
+    }
+
+    /// What may come from now on. Returns whether the codec that comes has to be another one.
+    fn expect(&mut self, media: &LegMedia, before: Option<&LegMedia>, now: Instant) -> bool {
+        let receives = &media.receives;
+        if let Some(before) = before.filter(|before| before.receives != *receives) {
+            self.seldom.former = Some((before.receives, now + FORMER));
+        }
+        let was = self.speaks;
+        let codecs = || {
+            receives.iter().filter_map(|(_, format)| match format {
+                Format::Audio(codec) => Some(codec),
+                Format::Events(_) | Format::ComfortNoise => None,
+            })
+        };
+        if before.is_none() || !codecs().any(|codec| codec == was) {
+            let same_as_sent = codecs().find(|codec| *codec == media.codec);
+            self.speaks = same_as_sent.or_else(|| codecs().next()).unwrap_or(media.codec);
+        }
+        if receives.get(self.spoken_type) != Some(Format::Audio(self.speaks)) {
+            self.spoken_type = receives.number_of(self.speaks).unwrap_or(NO_TYPE);
+        }
+        let agreed = codecs().fold(0, |mask, codec| mask | codec_bit(codec));
+        self.spoken = self.spoken & agreed | codec_bit(self.speaks);
+        before.is_some() && self.speaks != was
+    }
+
+    /// The samples a second that hold whatever it has spoken.
+    fn sample_rate(&self) -> u32 {
+        let spoken = Codec::ALL.into_iter().filter(|codec| self.spoken & codec_bit(*codec) != 0);
+        spoken.map(Codec::sample_rate).max().unwrap_or(CLOCK)
+    }
+
+    /// Has a decoder for the codec that it speaks, if anybody mixes it; `anew`: at another rate than before.
+    fn prepare_decoder(&mut self, anew: bool) {
+        let spares = &mut self.seldom.decoders;
+        if anew || self.mixed_by == 0 || self.media.is_none() {
+            self.decoder = None;
+            *spares = Vec::new();
+        }
+        let is_there = self.decoder.as_ref().is_some_and(|(codec, _)| *codec == self.speaks);
+        if self.mixed_by == 0 || self.media.is_none() || is_there {
+            return;
+        }
+        let spare = spares.iter().position(|(codec, _)| *codec == self.speaks);
+        let next = spare.map(|at| spares.swap_remove(at));
+        let next = next.unwrap_or_else(|| (self.speaks, Decoder::new(self.speaks)));
+        spares.extend(self.decoder.replace(next));
+        let spoken = self.spoken;
+        spares.retain(|(codec, _)| spoken & codec_bit(*codec) != 0);
+        self.seldom.up = Upsampler::default();
+    }
+
+    /// Has a transcoder from what the one speaker that it hears speaks, where tables of G.711 do not do it.
+    fn prepare_transcoder(&mut self, speaker: Option<Speaker>) {
+        let spares = &mut self.seldom.transcoders;
+        let (Some(speaker), Some(media)) = (speaker, self.media) else {
+            self.transcoder = None;
+            *spares = Vec::new();
+            return;
+        };
+        let (from, to) = (speaker.speaks, media.codec);
+        let is_needed = from != to && !(from.is_law() && to.is_law());
+        let is = |(name, transcoder): &(MediaLeg, Box<Transcoder>)| *name == speaker.name && transcoder.is(from, to);
+        if !(is_needed && self.transcoder.as_ref().is_some_and(is)) {
+            spares.extend(self.transcoder.take());
+        }
+        spares.retain(|(name, transcoder)| *name == speaker.name && transcoder.may_be_needed(speaker.spoken, to));
+        if !is_needed || self.transcoder.is_some() {
+            return;
+        }
+        let spare = spares.iter().position(is).map(|at| spares.swap_remove(at));
+        self.transcoder = Some(match spare {
+            Some((name, mut transcoder)) => {
+                transcoder.restart();
+                (name, transcoder)
+            }
+            None => (speaker.name, Box::new(Transcoder::new(from, to))),
+        });
     }
 
     /// A payload of its own into its ring, piece by piece. Returns whether the ring grew.
@@ -757,6 +909,15 @@ impl Leg {
     }
 }
 
+/// What a listener has to know of a speaker.
+#[derive(Clone, Copy, Debug)]
+struct Speaker {
+    name: MediaLeg,
+    speaks: Codec,
+    /// What it has spoken, as bits.
+    spoken: u8,
+}
+
 /// The machine of one call.
 ///
 /// After any `handle_*`, drain [`Call::poll_event`] and ask [`Call::poll_timeout`] when [`Call::handle_timeout`] is due. Packets to send
@@ -910,7 +1071,9 @@ impl Call {
     pub fn handle_describe(&mut self, leg: MediaLeg, media: LegMedia, now: Instant) {
         let Some(slot) = self.slot(leg) else { return };
         let Some(here) = self.legs[slot].as_mut() else { return };
-        let before = here.media.replace(media);
+        let before = here.seldom.described.replace(media);
+        here.media = Some(Agreement::of(&media));
+        let speaks_other = here.expect(&media, before.as_ref(), now);
         here.stream.set_clock(media.codec.clock());
         let addresses = |media: LegMedia| (media.remote, media.remote_rtcp, media.rtcp_mux, media.nat);
         if before.map(addresses) != Some(addresses(media)) {
@@ -938,7 +1101,7 @@ impl Call {
             here.reception.pause();
         }
         // Another codec is another clock: what was made of the timestamps under the one says nothing of those under the other.
-        if was_held || before.is_some_and(|before| before.codec != media.codec) {
+        if was_held || speaks_other {
             let listeners = here.passed_to;
             for listener in slots(listeners) {
                 if let Some(listener) = self.legs[listener].as_mut() {
@@ -1018,17 +1181,15 @@ impl Call {
         };
         let parsed = rtp::parse(packet).ok();
         let media = leg.media;
-        let known = parsed.as_ref().filter(|received| {
-            let kinds = |media: LegMedia| [Some(media.payload_type), media.dtmf_pt, media.comfort_noise];
-            media.is_some_and(|media| kinds(media).contains(&Some(received.payload_type)))
-        });
+        let format = parsed.as_ref().and_then(|received| leg.format_of(received.payload_type, now));
+        let known = parsed.as_ref().filter(|_| format.is_some());
         let was_settled = leg.source.settled;
         if !leg.source.admits(from, known) {
             leg.stats.foreign += 1;
             return Verdict::Foreign;
         }
         self.moved |= leg.source.settled != was_settled;
-        let (Some(media), Some(received)) = (media, known) else {
+        let (Some(media), Some(received), Some(format)) = (media, known, format) else {
             leg.stats.malformed += 1;
             return Verdict::Malformed;
         };
@@ -1037,8 +1198,12 @@ impl Call {
             return Verdict::Discarded;
         }
         leg.stats.received += 1;
-        let is_event = Some(received.payload_type) == media.dtmf_pt;
-        leg.reception.note(received, (!is_event).then_some(media.codec.clock()), now);
+        let clock = match format {
+            Format::Audio(codec) => Some(codec.clock()),
+            Format::ComfortNoise => Some(CLOCK),
+            Format::Events(_) => None,
+        };
+        leg.reception.note(received, clock, now);
         leg.heard = now;
         if std::mem::take(&mut leg.inactive) {
             let event = MediaEvent::Active { leg: leg.name };
@@ -1046,12 +1211,47 @@ impl Call {
             self.tell(event);
         }
         let received = received.clone();
-        if received.payload_type == media.payload_type {
-            self.hear_audio(slot, media.codec, &received, packet, now, out)
-        } else if Some(received.payload_type) == media.comfort_noise {
-            self.hear_noise(slot, &received, packet, now, out)
+        match format {
+            Format::Audio(codec) => self.hear_audio(slot, codec, &received, packet, now, out),
+            Format::ComfortNoise => self.hear_noise(slot, &received, packet, now, out),
+            Format::Events(clock) => {
+                if let Some(leg) = self.legs[slot].as_mut() {
+                    leg.seldom.event_clock = clock.ticks();
+                }
+                self.hear_event(slot, &received, packet, now, out)
+            }
+        }
+    }
+
+    /// A leg goes on in another codec, or under another number. What that takes is made once for each codec and kept.
+    fn turn_to(&mut self, slot: usize, codec: Codec, payload_type: u8, now: Instant) {
+        let Some(leg) = self.legs[slot].as_mut() else { return };
+        let agreed = leg.seldom.described.as_ref().and_then(|media| media.receives.get(payload_type));
+        leg.spoken_type = if agreed == Some(Format::Audio(codec)) {
+            payload_type
         } else {
-            self.hear_event(slot, &received, packet, now, out)
+            NO_TYPE
+        };
+        let was = std::mem::replace(&mut leg.speaks, codec);
+        if was == codec {
+            return;
+        }
+        let is_first = leg.spoken & codec_bit(codec) == 0;
+        leg.spoken |= codec_bit(codec);
+        if was.clock() != codec.clock() {
+            // What was made of the timestamps under the one clock says nothing of those under the other (RFC 7160).
+            leg.ring.cut();
+            let listeners = leg.passed_to;
+            for listener in slots(listeners) {
+                if let Some(listener) = self.legs[listener].as_mut() {
+                    listener.stream.cut();
+                }
+            }
+        }
+        if is_first {
+            self.arrange(now);
+        } else {
+            self.prepare();
         }
     }
 
@@ -1179,6 +1379,12 @@ impl Call {
             leg.stats.malformed += 1;
             return Verdict::Malformed;
         };
+        if leg.spoken_type != received.payload_type {
+            self.turn_to(slot, codec, received.payload_type, now);
+        }
+        let Some(leg) = self.legs[slot].as_mut() else {
+            return Verdict::Foreign;
+        };
         leg.last_audio = Some(now);
         leg.noise = None;
         let (mixed_by, passed_to) = (leg.mixed_by, leg.passed_to);
@@ -1215,7 +1421,7 @@ impl Call {
         now: Instant,
         out: &mut impl FnMut(Transmit<'_>),
     ) {
-        let Some(codec) = self.legs[speaker].as_ref().and_then(|leg| leg.media).map(|media| media.codec) else {
+        let Some(codec) = self.legs[speaker].as_ref().map(|leg| leg.speaks) else {
             return;
         };
         // RFC 4733 2.5.1.2: the digit stands in place of the sound.
@@ -1236,7 +1442,7 @@ impl Call {
         let frame = ticks / (codec.clock() / CLOCK);
         leg.pace.sent(frame, now);
         let permitted = leg.permitted & bit(speaker) != 0;
-        if let (Row::Transcode(_), true, Some((_, transcoder))) = (leg.row, permitted, &mut leg.transcoder)
+        if let (Row::Pass(_), true, Some((_, transcoder))) = (leg.row, permitted, &leg.transcoder)
             && transcoder.is(codec, media.codec)
         {
             return self.transcode(listener, origin, received, packet, now, out);
@@ -1249,7 +1455,8 @@ impl Call {
             payload_type: media.payload_type,
             ..header
         };
-        if matches!(leg.row, Row::Relay(_)) && permitted && media.codec == codec {
+        let permitted = permitted && matches!(leg.row, Row::Pass(_));
+        if permitted && media.codec == codec {
             let sent = Sent::Unchanged;
             let bytes = header.put_before(packet, &received.payload);
             return leg.send(listener, sent, to, bytes, out);
@@ -1258,7 +1465,7 @@ impl Call {
         buffer[..HEADER].copy_from_slice(&header.to_bytes());
         let room = &mut buffer[HEADER..];
         let payload = &packet[received.payload.clone()];
-        if matches!(leg.row, Row::Transcode(_)) && permitted && codec.transcode_law(media.codec, payload, room) {
+        if permitted && codec.transcode_law(media.codec, payload, room) {
             let sent = Sent::Transcoded;
             return leg.send(listener, sent, to, &buffer[..HEADER + payload.len()], out);
         }
@@ -1331,12 +1538,12 @@ impl Call {
             return Verdict::Foreign;
         };
         leg.noise = Some(ComfortNoise::new(level));
-        let passed_to = leg.passed_to;
+        let (passed_to, speaks) = (leg.passed_to, leg.speaks);
         let origin = Origin { slot, ssrc: received.ssrc };
         for listener in slots(passed_to) {
             let Some(leg) = self.legs[listener].as_mut() else { continue };
             let Some((media, to)) = leg.outlet() else { continue };
-            let is_relayed = matches!(leg.row, Row::Relay(_)) && leg.permitted & bit(slot) != 0;
+            let is_relayed = matches!(leg.row, Row::Pass(_)) && leg.permitted & bit(slot) != 0 && media.codec == speaks;
             let Some(payload_type) = media.comfort_noise.filter(|_| is_relayed) else {
                 // Numbers nobody gets are not lost: the next packet goes on without them.
                 leg.stream.cut();
@@ -1452,7 +1659,7 @@ impl Call {
         let Some((media, to)) = leg.outlet() else { return };
         let speakers = match leg.row {
             Row::Mix(speakers) => speakers,
-            Row::Silent | Row::Relay(_) | Row::Transcode(_) => 0,
+            Row::Silent | Row::Pass(_) => 0,
         };
         let (permitted, beep) = (leg.permitted, leg.beep);
         let Some(ticks) = media.codec.frame(ticks) else { return };
@@ -1566,10 +1773,7 @@ impl Call {
         out: &mut impl FnMut(Transmit<'_>),
     ) {
         let (speaker, is_ours) = (origin.slot % OURS, origin.slot >= OURS);
-        let theirs = self.legs[speaker]
-            .as_ref()
-            .and_then(|leg| leg.media)
-            .map_or(CLOCK, |media| media.dtmf_clock);
+        let theirs = self.legs[speaker].as_ref().map_or(CLOCK, |leg| leg.seldom.event_clock);
         let clock = if is_ours { CLOCK } else { theirs };
         let Some(leg) = self.legs[listener].as_mut() else { return };
         let Some((media, to)) = leg.outlet() else { return };
@@ -1583,7 +1787,7 @@ impl Call {
             return;
         }
         let header = match (leg.row, &mut leg.transcoder) {
-            (Row::Transcode(_), Some((_, transcoder))) if !is_ours => {
+            (Row::Pass(_), Some((_, transcoder))) if !is_ours => {
                 // In the time of the sound that it stands in for.
                 let timestamp = transcoder.timestamp(received.timestamp);
                 let theirs = Received {
@@ -1592,8 +1796,8 @@ impl Call {
                 };
                 leg.stream.relay(origin, &theirs, 0, now)
             }
-            (Row::Relay(_) | Row::Transcode(_), _) if !is_ours => leg.stream.relay(origin, received, 0, now),
-            (Row::Relay(_) | Row::Transcode(_) | Row::Mix(_), _) => Some(leg.stream.event(origin, received, now)),
+            (Row::Pass(_), _) if !is_ours => leg.stream.relay(origin, received, 0, now),
+            (Row::Pass(_) | Row::Mix(_), _) => Some(leg.stream.event(origin, received, now)),
             (Row::Silent, _) => None,
         };
         let Some(header) = header else {
@@ -1650,20 +1854,20 @@ impl Call {
     /// Works out every row from the allow-list, between two packets. Who goes on hearing somebody loses nothing; who begins to hears
     /// nothing of what was said before.
     fn arrange(&mut self, now: Instant) {
-        let facts: [Option<(MediaLeg, Option<Codec>, bool)>; MAX_LEGS] = std::array::from_fn(|slot| {
+        let facts: [Option<(MediaLeg, bool, bool)>; MAX_LEGS] = std::array::from_fn(|slot| {
             let leg = self.legs.get(slot)?.as_ref()?;
-            Some((leg.name, leg.media.map(|media| media.codec), leg.muted))
+            Some((leg.name, leg.media.is_some(), leg.muted))
         });
         let mut mixed_by = [0; MAX_LEGS];
         let mut passed_to = [0; MAX_LEGS];
         for (slot, fact) in facts.iter().enumerate() {
-            let &Some((listener, codec, _)) = fact else { continue };
+            let &Some((listener, is_described, _)) = fact else { continue };
             let supervisor = self.hearing.is_supervisor(listener);
             let mut permitted = 0;
             let mut gains = [0; MAX_LEGS];
             let mut ducks = [Gain::UNITY.0; MAX_LEGS];
             for (other, fact) in facts.iter().enumerate() {
-                let &Some((speaker, Some(_), muted)) = fact else { continue };
+                let &Some((speaker, true, muted)) = fact else { continue };
                 if other == slot || (muted && !supervisor) {
                     continue;
                 }
@@ -1680,19 +1884,16 @@ impl Call {
                 .next()
                 .filter(|&other| heard == bit(other) && gains[other] == Gain::UNITY.0);
             let beeps = self.legs[slot].as_ref().is_some_and(|leg| leg.beep > 0);
-            let row = match (codec, only) {
-                (None, _) => Row::Silent,
-                (Some(_), _) if beeps => Row::Mix(heard),
-                (Some(_), _) if heard == 0 => Row::Silent,
-                (Some(codec), Some(other)) => match facts[other] {
-                    Some((_, Some(same), _)) if same == codec => Row::Relay(other),
-                    Some(_) | None => Row::Transcode(other),
-                },
-                (Some(_), None) => Row::Mix(heard),
+            let row = match only {
+                _ if !is_described => Row::Silent,
+                _ if beeps => Row::Mix(heard),
+                _ if heard == 0 => Row::Silent,
+                Some(other) => Row::Pass(other),
+                None => Row::Mix(heard),
             };
             match row {
                 Row::Silent => {}
-                Row::Relay(other) | Row::Transcode(other) => passed_to[other] |= bit(slot),
+                Row::Pass(other) => passed_to[other] |= bit(slot),
                 Row::Mix(speakers) => slots(speakers).for_each(|other| mixed_by[other] |= bit(slot)),
             }
             let Some(before) = self.legs[slot].as_ref().map(|leg| leg.row) else {
@@ -1728,7 +1929,6 @@ impl Call {
             leg.permitted = permitted;
             leg.party = self.hearing.role(listener).is_some() && !supervisor;
         }
-        self.prepare(&mixed_by);
         for (slot, leg) in self.legs.iter_mut().enumerate() {
             if let Some(leg) = leg {
                 self.parties = self.parties & !bit(slot) | if leg.party { bit(slot) } else { 0 };
@@ -1736,52 +1936,45 @@ impl Call {
                 leg.passed_to = passed_to[slot];
             }
         }
+        self.prepare();
         self.wake = self.earliest();
     }
 
-    /// Gives every leg what its row needs and nothing else: this is where memory is taken, never in the way of a packet.
-    fn prepare(&mut self, mixed_by: &[u16; MAX_LEGS]) {
-        let speaks = |slot: usize, leg: &Leg| leg.media.filter(|_| mixed_by[slot] != 0).map(|media| media.codec);
+    /// Gives every leg what its row needs and nothing else: this is where memory is taken, never in the way of a packet, but for the first
+    /// that a leg sends in another codec.
+    fn prepare(&mut self) {
         let hears = |leg: &Leg| leg.media.filter(|_| matches!(leg.row, Row::Mix(_))).map(|media| media.codec);
-        let all = self.legs.iter().enumerate().filter_map(|(slot, leg)| Some((slot, leg.as_ref()?)));
-        let rates = all
-            .flat_map(|(slot, leg)| [speaks(slot, leg), hears(leg)])
-            .flatten()
-            .map(Codec::sample_rate);
-        let rate = rates.max().unwrap_or(CLOCK);
-        let is_other = std::mem::replace(&mut self.rate, rate) != rate;
-        let codecs: [Option<(MediaLeg, Codec)>; MAX_LEGS] = std::array::from_fn(|slot| {
-            let leg = self.legs.get(slot)?.as_ref()?;
-            Some((leg.name, leg.media?.codec))
+        let is_mixed = |leg: &Leg| leg.media.is_some() && leg.mixed_by != 0;
+        let rates = self.legs.iter().flatten().flat_map(|leg| {
+            let spoken = is_mixed(leg).then(|| leg.sample_rate());
+            [spoken, hears(leg).map(Codec::sample_rate)]
         });
-        for (slot, leg) in self.legs.iter_mut().enumerate() {
-            let Some(leg) = leg else { continue };
-            let (spoken, heard) = (speaks(slot, leg), hears(leg));
-            if is_other || leg.decoder.as_ref().map(|(codec, _)| *codec) != spoken {
-                leg.decoder = spoken.map(|codec| (codec, Decoder::new(codec)));
-                leg.seldom.up = Upsampler::default();
+        let rate = rates.flatten().max().unwrap_or(CLOCK);
+        let is_other = std::mem::replace(&mut self.rate, rate) != rate;
+        let speakers: [Option<Speaker>; MAX_LEGS] = std::array::from_fn(|slot| {
+            let leg = self.legs.get(slot)?.as_ref().filter(|leg| leg.media.is_some())?;
+            Some(Speaker {
+                name: leg.name,
+                speaks: leg.speaks,
+                spoken: leg.spoken,
+            })
+        });
+        for leg in self.legs.iter_mut().flatten() {
+            leg.prepare_decoder(is_other);
+            match is_mixed(leg) {
+                true if is_other || !leg.ring.is_open() => leg.ring.open(rate),
+                true => {}
+                false => leg.ring.close(),
             }
-            match spoken {
-                Some(_) if is_other || !leg.ring.is_open() => leg.ring.open(rate),
-                Some(_) => {}
-                None => leg.ring.close(),
-            }
+            let heard = hears(leg);
             if is_other || leg.encoder.as_ref().map(|(codec, _)| *codec) != heard {
                 leg.encoder = heard.map(|codec| (codec, Encoder::new(codec)));
                 leg.seldom.down = Downsampler::default();
             }
-            let wanted = match (leg.row, leg.media) {
-                (Row::Transcode(other), Some(media)) => codecs[other].map(|(name, from)| (name, from, media.codec)),
-                _ => None,
-            };
-            let wanted = wanted.filter(|(_, from, to)| !from.is_law() || !to.is_law());
-            let is_there = |(name, from, to): (MediaLeg, Codec, Codec)| {
-                let has = |(speaker, transcoder): &(MediaLeg, Box<Transcoder>)| *speaker == name && transcoder.is(from, to);
-                leg.transcoder.as_ref().is_some_and(has)
-            };
-            if !wanted.is_some_and(is_there) {
-                leg.transcoder = wanted.map(|(name, from, to)| (name, Box::new(Transcoder::new(from, to))));
-            }
+            leg.prepare_transcoder(match leg.row {
+                Row::Pass(other) => speakers[other],
+                Row::Silent | Row::Mix(_) => None,
+            });
         }
         if is_other {
             for (slot, speaker) in self.legs.iter().enumerate() {
@@ -1819,6 +2012,10 @@ fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
+fn codec_bit(codec: Codec) -> u8 {
+    1 << codec as u8
+}
+
 fn bit(slot: usize) -> u16 {
     1 << slot
 }
@@ -1840,6 +2037,7 @@ fn earlier(a: Option<Instant>, b: Instant) -> Option<Instant> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::formats::EventClock;
     use super::super::hearing::{HearingRole, HearingRules};
     use super::*;
     use crate::words::{Activity, Timestamp};
@@ -1914,6 +2112,11 @@ mod tests {
             dtmf_pt: Some(TELEPHONE_EVENT),
             dtmf_clock: 8000,
             comfort_noise: None,
+            receives: Formats::of(&[
+                (codec.payload_type(), Format::Audio(codec)),
+                (TELEPHONE_EVENT, Format::Events(EventClock::Narrow)),
+                (13, Format::ComfortNoise),
+            ]),
             send: true,
             receive: true,
             nat: false,
@@ -2706,6 +2909,10 @@ mod tests {
         let mut house = House::new([Codec::Opus, Codec::Pcmu, Codec::Pcmu], None);
         let wide = LegMedia {
             dtmf_clock: 48_000,
+            receives: Formats::of(&[
+                (111, Format::Audio(Codec::Opus)),
+                (TELEPHONE_EVENT, Format::Events(EventClock::Full)),
+            ]),
             ..media(0, Codec::Opus)
         };
         house.call.handle_describe(AGENT, wide, house.time());
@@ -2713,6 +2920,223 @@ mod tests {
         assert_eq!(house.last(CUSTOMER).payload, [5, 0x8a, 0x03, 0x20]);
         house.payload(1, TELEPHONE_EVENT, &[5, 0x8a, 0x03, 0x20]);
         assert_eq!(house.last(AGENT).payload, [5, 0x8a, 0x12, 0xc0]);
+    }
+
+    // ---- what a leg may send, and when it changes: RFC 3264 6.1, 7 and 8.3.2
+
+    /// PCMU, PCMA and Opus under two numbers each, events of two clocks, and comfort noise.
+    const SEVERAL: [(u8, Format); 10] = [
+        (0, Format::Audio(Codec::Pcmu)),
+        (8, Format::Audio(Codec::Pcma)),
+        (9, Format::Audio(Codec::G722)),
+        (97, Format::Audio(Codec::Opus)),
+        (111, Format::Audio(Codec::Opus)),
+        (96, Format::Events(EventClock::Narrow)),
+        (TELEPHONE_EVENT, Format::Events(EventClock::Narrow)),
+        (100, Format::Events(EventClock::Full)),
+        (13, Format::ComfortNoise),
+        (98, Format::ComfortNoise),
+    ];
+
+    fn several(index: usize, sent: Codec) -> LegMedia {
+        LegMedia {
+            receives: Formats::of(&SEVERAL),
+            ..media(index, sent)
+        }
+    }
+
+    impl House {
+        /// The phone says 20 ms of one level in a codec, under a number; `encoder` is the codec's.
+        fn say_in(&mut self, index: usize, number: u8, encoder: &mut (Codec, Encoder), level: i16) -> Verdict {
+            let (codec, encoder) = encoder;
+            let samples = vec![level; codec.sample_rate() as usize / 50];
+            let mut payload = [0; MAX_PAYLOAD];
+            let len = encoder.encode(&samples, &mut payload);
+            let (sequence, timestamp) = self.phones[index];
+            self.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(codec.clock() / 50));
+            self.datagram(index, address(index), packet(index, number, sequence, timestamp, &payload[..len]))
+        }
+    }
+
+    fn encoder(codec: Codec) -> (Codec, Encoder) {
+        (codec, Encoder::new(codec))
+    }
+
+    #[test]
+    fn every_agreed_number_is_heard_and_no_other() {
+        let mut house = House::pcmu(None);
+        house.call.handle_describe(AGENT, several(0, Codec::Pcmu), house.time());
+        for number in 0..128 {
+            let payload: &[u8] = match Formats::of(&SEVERAL).get(number) {
+                Some(Format::Audio(Codec::Opus)) => &[9 << 3],
+                Some(Format::Audio(_)) => &[0xff; 160],
+                Some(Format::ComfortNoise) => &[60],
+                Some(Format::Events(_)) | None => &[5, 0x0a, 0, 160],
+            };
+            let expected = match Formats::of(&SEVERAL).get(number) {
+                Some(_) => Verdict::Accepted,
+                None => Verdict::Malformed,
+            };
+            assert_eq!(house.payload(0, number, payload), expected, "{number}");
+        }
+    }
+
+    #[test]
+    fn a_relay_transcodes_while_the_codec_is_another_and_is_a_relay_again() {
+        let mut house = House::new([Codec::Pcmu; 3], Some(Activity::Coach));
+        house.call.handle_describe(AGENT, several(0, Codec::Pcmu), house.time());
+        let mut plan = Vec::new();
+        for (number, codec) in [
+            (0, Codec::Pcmu),
+            (8, Codec::Pcma),
+            (0, Codec::Pcmu),
+            (9, Codec::G722),
+            (97, Codec::Opus),
+            (111, Codec::Opus),
+            (8, Codec::Pcma),
+            (0, Codec::Pcmu),
+        ] {
+            let mut encoder = encoder(codec);
+            for _ in 0..20 {
+                assert_eq!(house.say_in(0, number, &mut encoder, AGENT_LEVEL), Verdict::Accepted);
+                plan.push(codec);
+                house.pass(20 * MS);
+            }
+        }
+        let heard: Vec<Heard> = house.to(CUSTOMER).cloned().collect();
+        assert_eq!(heard.len(), plan.len(), "one for one");
+        for (n, (heard, codec)) in heard.iter().zip(&plan).enumerate() {
+            let sent = if *codec == Codec::Pcmu { Sent::Unchanged } else { Sent::Transcoded };
+            assert_eq!((heard.sent, heard.rtp.payload_type), (sent, 0), "{n}: {codec:?}");
+            // Opus filters out what does not swing.
+            let steady = n % 20 > 5 && *codec != Codec::Opus;
+            let right = |sample: &i16| is_about(*sample, AGENT_LEVEL.into());
+            assert!(
+                !steady || heard.samples(Codec::Pcmu).iter().filter(|sample| right(sample)).count() > 120,
+                "{n}: {codec:?}"
+            );
+        }
+        for two in heard.windows(2) {
+            assert_eq!(two[1].rtp.sequence, two[0].rtp.sequence.wrapping_add(1));
+            assert_eq!(two[1].rtp.timestamp.wrapping_sub(two[0].rtp.timestamp), 160, "{two:?}");
+        }
+        let stats = house.stats(CUSTOMER);
+        assert_eq!((stats.unchanged, stats.transcoded, stats.leak_guards), (60, 100, 0));
+        assert_eq!(house.stats(AGENT).malformed, 0);
+    }
+
+    #[test]
+    fn a_speaker_may_change_at_every_packet_and_is_heard_by_whoever_mixes_it() {
+        for numbers in [[0, 8], [8, 9], [0, 111]] {
+            let mut house = House::new([Codec::Pcmu; 3], Some(Activity::Coach));
+            house.call.handle_describe(SUPERVISOR, several(2, Codec::Pcmu), house.time());
+            let mut encoders = numbers.map(|number| match Formats::of(&SEVERAL).get(number) {
+                Some(Format::Audio(codec)) => encoder(codec),
+                other => panic!("{other:?}"),
+            });
+            for round in 0..200 {
+                house.say(0, 0);
+                house.say(1, 0);
+                // Two of each: the numbers of a stream are its own, whatever codec is in it.
+                let which = round / 2 % 2;
+                assert_eq!(
+                    house.say_in(2, numbers[which], &mut encoders[which], SUPERVISOR_LEVEL),
+                    Verdict::Accepted
+                );
+                house.pass(20 * MS);
+            }
+            let whispered = house.to(AGENT).skip(50).flat_map(|heard| heard.samples(Codec::Pcmu));
+            let whispered: Vec<i16> = whispered.collect();
+            let loud = whispered.iter().filter(|sample| **sample > SUPERVISOR_LEVEL / 2).count();
+            // Opus filters out what does not swing.
+            let tenths = if numbers.contains(&111) { 4 } else { 6 };
+            assert!(loud > whispered.len() * tenths / 10, "{numbers:?}: {loud} of {}", whispered.len());
+            assert!(house.to(CUSTOMER).all(|heard| heard.sent == Sent::Unchanged));
+            assert_eq!(house.stats(CUSTOMER).leak_guards + house.stats(AGENT).leak_guards, 0);
+        }
+    }
+
+    #[test]
+    fn digits_of_either_number_and_clock_arrive_under_the_listeners_number() {
+        for (number, duration) in [(96, [3, 0x20]), (TELEPHONE_EVENT, [3, 0x20]), (100, [0x12, 0xc0])] {
+            let mut house = House::pcmu(None);
+            let other = LegMedia {
+                dtmf_pt: Some(98),
+                ..media(1, Codec::Pcmu)
+            };
+            house.call.handle_describe(AGENT, several(0, Codec::Pcmu), house.time());
+            house.call.handle_describe(CUSTOMER, other, house.time());
+            house.payload(0, number, &[5, 0x8a, duration[0], duration[1]]);
+            let heard = house.last(CUSTOMER);
+            assert_eq!((heard.rtp.payload_type, &heard.payload[..]), (98, &[5, 0x8a, 3, 0x20][..]));
+            assert!(matches!(house.events[..], [MediaEvent::Digits { leg: AGENT, digit: '5' }]));
+        }
+    }
+
+    #[test]
+    fn what_was_agreed_before_is_heard_for_a_moment_more() {
+        let mut house = House::pcmu(None);
+        let other = LegMedia {
+            receives: Formats::of(&[(8, Format::Audio(Codec::Pcma)), (96, Format::Events(EventClock::Narrow))]),
+            ..media(0, Codec::Pcma)
+        };
+        let (mut before, mut after) = (encoder(Codec::Pcmu), encoder(Codec::Pcma));
+        house.say_in(0, 0, &mut before, AGENT_LEVEL);
+        house.call.handle_describe(AGENT, other, house.time());
+        house.pass(500 * MS);
+        assert_eq!(house.say_in(0, 8, &mut after, AGENT_LEVEL), Verdict::Accepted);
+        assert_eq!(house.last(CUSTOMER).sent, Sent::Transcoded);
+        assert_eq!(house.say_in(0, 0, &mut before, AGENT_LEVEL), Verdict::Accepted);
+        assert_eq!(house.last(CUSTOMER).sent, Sent::Unchanged);
+        assert_eq!(house.say_in(0, 0, &mut before, AGENT_LEVEL), Verdict::Accepted);
+        assert_eq!(house.payload(0, TELEPHONE_EVENT, &[5, 0x8a, 3, 0x20]), Verdict::Accepted);
+        house.pass(FORMER);
+        assert_eq!(house.say_in(0, 0, &mut before, AGENT_LEVEL), Verdict::Malformed);
+        assert_eq!(house.payload(0, TELEPHONE_EVENT, &[5, 0x8a, 3, 0x20]), Verdict::Malformed);
+        assert_eq!(house.say_in(0, 8, &mut after, AGENT_LEVEL), Verdict::Accepted);
+    }
+
+    #[test]
+    fn a_codec_that_is_no_longer_agreed_is_no_longer_expected() {
+        let mut house = House::new([Codec::Pcmu; 3], Some(Activity::Coach));
+        house.call.handle_describe(AGENT, several(0, Codec::Pcmu), house.time());
+        let mut wide = encoder(Codec::G722);
+        for _ in 0..5 {
+            house.say_in(0, 9, &mut wide, AGENT_LEVEL);
+            house.pass(20 * MS);
+        }
+        assert_eq!(house.call.rate, 16_000, "the supervisor hears it as it is");
+        house.call.handle_describe(AGENT, media(0, Codec::Pcmu), house.time());
+        assert_eq!(house.call.rate, 8000);
+        let agent = house.call.leg(AGENT).unwrap();
+        assert!(agent.seldom.decoders.is_empty() && agent.speaks == Codec::Pcmu);
+        assert!(house.call.leg(CUSTOMER).unwrap().transcoder.is_none());
+    }
+
+    #[test]
+    fn the_leak_guard_holds_whatever_codec_is_spoken() {
+        let mut house = House::pcmu(Some(Activity::Coach));
+        house.call.handle_describe(SUPERVISOR, several(2, Codec::Pcmu), house.time());
+        house.say(0, AGENT_LEVEL);
+        let customer = house.call.slot(CUSTOMER).unwrap();
+        if let Some(leg) = house.call.legs[customer].as_mut() {
+            leg.row = Row::Pass(2);
+        }
+        if let Some(leg) = house.call.legs[2].as_mut() {
+            leg.passed_to |= bit(customer);
+        }
+        for (number, codec) in [(0, Codec::Pcmu), (8, Codec::Pcma), (0, Codec::Pcmu)] {
+            house.say_in(2, number, &mut encoder(codec), SUPERVISOR_LEVEL);
+            if house.last(CUSTOMER).rtp.ssrc == 101 && house.to(CUSTOMER).count() > 1 {
+                assert_eq!(house.last(CUSTOMER).sent, Sent::Guarded, "{codec:?}");
+            }
+        }
+        assert!(
+            house
+                .to(CUSTOMER)
+                .all(|heard| heard.samples(Codec::Pcmu).iter().all(|sample| *sample < SUPERVISOR_LEVEL / 2))
+        );
+        assert!(house.stats(CUSTOMER).leak_guards > 0);
     }
 
     #[test]
@@ -3469,6 +3893,8 @@ mod tests {
         Stranger(usize),
         Hear(Option<Activity>),
         Mute(bool),
+        /// A phone goes on in the one law or in the other.
+        Turn(usize, bool),
         Hold(usize, bool),
         Pass(u64),
     }
@@ -3488,6 +3914,7 @@ mod tests {
             1 => (0usize..3).prop_map(Happening::Stranger),
             1 => activity.prop_map(Happening::Hear),
             1 => any::<bool>().prop_map(Happening::Mute),
+            1 => (0usize..3, any::<bool>()).prop_map(|(index, other)| Happening::Turn(index, other)),
             1 => (0usize..3, any::<bool>()).prop_map(|(index, held)| Happening::Hold(index, held)),
             8 => (1u64..40).prop_map(Happening::Pass),
         ]
@@ -3507,6 +3934,9 @@ mod tests {
 
     fn play(happenings: &[Happening], mut check: impl FnMut(&House, Option<Activity>, bool, usize)) -> House {
         let mut house = House::pcmu(None);
+        for (index, leg) in LEGS.into_iter().enumerate() {
+            house.call.handle_describe(leg, several(index, Codec::Pcmu), house.time());
+        }
         let (mut activity, mut muted) = (None, false);
         for happening in happenings {
             let before = house.heard.len();
@@ -3520,8 +3950,10 @@ mod tests {
                     house.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(160));
                     house.say(index, LEVELS[index]);
                     let mut payload = [0; 160];
-                    Encoder::new(Codec::Pcmu).encode(&[LEVELS[index]; 160], &mut payload);
-                    house.datagram(index, address(index), packet(index, 0, sequence, timestamp, &payload));
+                    let codec = house.codecs[index];
+                    Encoder::new(codec).encode(&[LEVELS[index]; 160], &mut payload);
+                    let late = packet(index, codec.payload_type(), sequence, timestamp, &payload);
+                    house.datagram(index, address(index), late);
                 }
                 Happening::Restart(index) => house.phones[index] = (house.phones[index].0 ^ 0x5a5a, house.phones[index].1 ^ 0xdead_beef),
                 Happening::Stranger(index) => {
@@ -3537,10 +3969,11 @@ mod tests {
                     muted = next;
                     house.call.handle_mute(AGENT, next, house.time());
                 }
+                Happening::Turn(index, other) => house.codecs[index] = if other { Codec::Pcma } else { Codec::Pcmu },
                 Happening::Hold(index, held) => {
                     let held = LegMedia {
                         receive: !held,
-                        ..media(index, Codec::Pcmu)
+                        ..several(index, Codec::Pcmu)
                     };
                     house.call.handle_describe(LEGS[index], held, house.time());
                 }
@@ -3605,7 +4038,7 @@ mod tests {
             let sent = |happenings: &[Happening]| {
                 let house = play(happenings, |_, _, _, _| {});
                 let stats = house.stats(CUSTOMER);
-                assert_eq!(stats.sent, stats.unchanged);
+                assert_eq!(stats.sent, stats.unchanged + stats.transcoded);
                 house.to(CUSTOMER).map(|heard| (heard.at, heard.rtp.sequence, heard.rtp.timestamp, heard.payload.clone())).collect::<Vec<_>>()
             };
             prop_assert_eq!(sent(&alone), sent(&coached));

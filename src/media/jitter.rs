@@ -206,6 +206,14 @@ impl Ring {
         self.memory = self.end;
     }
 
+    /// What comes next is counted by another clock: its timestamp says nothing of where it belongs.
+    pub fn cut(&mut self) {
+        self.source = None;
+        self.straggler = None;
+        self.hole = (0, 0);
+        self.arrivals.forget();
+    }
+
     fn ms(&self, millis: u32) -> u32 {
         millis * self.rate
     }

@@ -42,6 +42,17 @@ impl Transcoder {
         (self.from, self.to) == (from, to)
     }
 
+    /// Whether it is to that codec, and from one of these (as bits by their places in [`Codec::ALL`]).
+    pub fn may_be_needed(&self, spoken: u8, to: Codec) -> bool {
+        self.to == to && spoken & 1 << self.from as u8 != 0
+    }
+
+    /// For a stream that begins again: what still waited is of before.
+    pub fn restart(&mut self) {
+        self.len = 0;
+        self.timestamps = None;
+    }
+
     /// A timestamp of the source in the clock of the other codec; its distances are right across a wrap.
     pub fn timestamp(&mut self, theirs: u32) -> u32 {
         let (before, ours) = self.timestamps.unwrap_or((theirs, theirs));

@@ -203,6 +203,14 @@ impl Endpoint {
                 Output::Qualified { device, answers: true } => tracing::info!(%device, "a phone answers OPTIONS again"),
                 Output::Qualified { device, answers: false } => tracing::info!(%device, "a phone does not answer OPTIONS any more"),
                 Output::Bindings { device, bindings } => self.bindings.push((device, bindings)),
+                Output::Unusable { source, call_id, fault } => tracing::info!(
+                    call_id,
+                    %source,
+                    error = %fault.error,
+                    line = fault.line.as_ref().map(|line| line.number),
+                    text = fault.line.as_ref().map(|line| line.text.as_str()).filter(|text| !text.is_empty()),
+                    "session description that cannot be used"
+                ),
                 Output::WrongPassword(WrongPassword {
                     device,
                     source,

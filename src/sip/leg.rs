@@ -3,6 +3,7 @@
 //! A leg is one dialog with one phone or trunk, from INVITE to BYE. The user agent knows headers and retransmissions and
 //! nothing of calls; the switchboard knows calls and nothing of headers.
 
+use super::sdp::SdpFault;
 use crate::words::{DeviceId, Number};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -120,7 +121,8 @@ pub enum LegEvent {
     Confirmed {
         /// The leg.
         leg: LegKey,
-        /// The answer, when our 2xx carried the offer.
+        /// The answer, when our 2xx carried the offer. `None` as well where that was to a re-INVITE and the ACK has none: the session stays as
+        /// it was.
         media: Option<Vec<u8>>,
     },
     /// The peer's re-INVITE or UPDATE with an offer (`None`: a re-INVITE without one). Answered by `AnswerOffer` or `RejectOffer`.
@@ -266,6 +268,14 @@ pub enum LegCommand {
         leg: LegKey,
         /// 400 to 699.
         status: u16,
+    },
+    /// Refuse the peer's INVITE, whose leg is then gone, or its re-INVITE or UPDATE, whose session stays as it was: 488, with what is wrong
+    /// with the offer in a Warning (RFC 3261 20.43).
+    RefuseOffer {
+        /// The leg.
+        leg: LegKey,
+        /// What is wrong.
+        fault: SdpFault,
     },
     /// Ask a ringing phone to answer (NOTIFY with `Event: talk` in the early dialog).
     AskToAnswer {

@@ -10,6 +10,7 @@
 //! before the colon), values are raw text with foldings turned into spaces. Input never panics, and nothing is allocated
 //! by a declared length.
 
+mod body;
 mod check;
 mod framing;
 mod headers;
@@ -19,6 +20,7 @@ mod torture;
 mod uri;
 mod value;
 
+pub use body::{BodyError, DESCRIBED, session_description};
 pub use check::{Abilities, Refuse, validate};
 pub use framing::{Fault, Framed, MAX_FIELDS, MAX_MESSAGE, ParseError, StreamFramer, parse_datagram};
 pub use headers::{Field, HeaderError, Headers};
@@ -108,6 +110,11 @@ impl Request {
         self
     }
 
+    /// The session description in its body; `None` if there is none, or the body cannot be taken (see [`session_description`]).
+    pub fn description(&self) -> Option<&[u8]> {
+        session_description(&self.headers, &self.body).ok().flatten()
+    }
+
     /// The request on the wire, with a Content-Length that is right.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(256 + self.headers.text_len() + self.body.len());
@@ -160,6 +167,11 @@ impl Response {
             headers,
             body: Vec::new(),
         }
+    }
+
+    /// The session description in its body; `None` if there is none, or the body cannot be taken (see [`session_description`]).
+    pub fn description(&self) -> Option<&[u8]> {
+        session_description(&self.headers, &self.body).ok().flatten()
     }
 
     /// The same, with a tag on To if To is there, can be read and has none.

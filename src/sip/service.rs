@@ -10,7 +10,7 @@ use super::config::Config as SipConfig;
 use super::endpoint::Endpoint;
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent, LegKey};
-use super::sdp::Srtp;
+use super::sdp::{SdpError, Srtp};
 use super::switchboard::{Extension, Keep, Numbering, Output, Outside, Switchboard, SwitchboardConfig, TrunkRoute};
 use crate::clock;
 use crate::contract::{self, FactLog, Placed, Port, proto};
@@ -401,6 +401,7 @@ impl Shell {
                 }
                 Output::Fact(fact) => self.publish(fact),
                 Output::Keep(keep) => self.keeping.keep(keep),
+                Output::Unusable { leg, fault } => self.journal.unusable(leg, &fault),
             }
         }
         for (device, bindings) in self.endpoint.take_bindings() {
@@ -413,6 +414,7 @@ impl Shell {
     fn note_leg(&mut self, command: &LegCommand) {
         match command {
             LegCommand::Reject { leg, status } => self.journal.refused(*leg, *status),
+            LegCommand::RefuseOffer { leg, .. } if self.board.seat_of(*leg).is_none() => self.journal.refused(*leg, SdpError::STATUS),
             LegCommand::Hangup { leg, .. } => self.journal.forget(*leg),
             _ => {}
         }

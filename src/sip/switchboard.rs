@@ -28,7 +28,7 @@ pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
 
 use crate::media::{CallKey, Codec, Expected, Gain, MediaCommand, MediaEvent, MediaLeg};
 use crate::sip::leg::{Destination, Identity, LegCommand, LegKey, LegSource};
-use crate::sip::sdp::{Direction, Local, Srtp};
+use crate::sip::sdp::{Direction, Local, SdpFault, Srtp};
 use crate::supervision::{self, Supervision};
 use crate::words::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Failure, Mode, MonitorFact, Now, Number, PartyRole, Quality,
@@ -121,6 +121,13 @@ pub enum Output {
     Fact(Fact),
     /// To the store.
     Keep(Keep),
+    /// To the log: a description of a leg's peer that cannot be used.
+    Unusable {
+        /// The leg.
+        leg: LegKey,
+        /// What is wrong with it.
+        fault: SdpFault,
+    },
 }
 
 /// What must survive a restart.
@@ -700,6 +707,7 @@ impl<O: Outside> Switchboard<O> {
             established_at: None,
             local,
             media: None,
+            expecting: false,
             keys: None,
             told: Direction::SendRecv,
             exchange: Exchange::Idle,

@@ -46,6 +46,7 @@ use super::leg::{LegCommand, LegEvent, LegKey, LegSource};
 use super::message::{Message, ParseError, Request, Response, parse_datagram};
 use super::peer::Peers;
 use super::registrar::{KeptBinding, Registrar};
+use super::sdp::SdpFault;
 use super::timers::Timers;
 use super::transaction::{self, Transactions};
 use crate::words::{DeviceId, Now};
@@ -55,7 +56,7 @@ pub use guesses::WrongPassword;
 use leg::{ClientUse, Leg, LegTimer, ServerUse};
 use qualify::Qualification;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 /// What the user agent wants done.
@@ -80,6 +81,15 @@ pub enum Output {
         device: DeviceId,
         /// It answers.
         answers: bool,
+    },
+    /// To be written in the log: an INVITE was refused for its description.
+    Unusable {
+        /// The sender's address.
+        source: IpAddr,
+        /// The Call-ID.
+        call_id: String,
+        /// What is wrong with it.
+        fault: SdpFault,
     },
     /// To be kept for [`UserAgent::restore`].
     Bindings {

@@ -1,5 +1,6 @@
 //! What can be said of a request without any state (RFC 3261 8.2).
 
+use super::body::session_description;
 use super::{HeaderError, Method, Request, Response, Scheme};
 
 /// What the user agent can do, for `validate`.
@@ -9,7 +10,8 @@ pub struct Abilities<'a> {
     pub methods: &'a [Method],
     /// The option tags, for Require.
     pub extensions: &'a [&'a str],
-    /// The media types an INVITE, UPDATE or PRACK may bring, in small letters, for 415 and 406 and their Accept.
+    /// The media types that a session description may come in, in small letters, for 415 and 406 and their Accept: all or some of
+    /// [`DESCRIBED`](super::DESCRIBED).
     pub bodies: &'a [&'a str],
 }
 
@@ -112,15 +114,19 @@ fn check_body(request: &Request, abilities: &Abilities<'_>) -> Result<(), Refuse
         return Err(refuse);
     }
     let kind = request.headers.content_type();
-    let known = kind.is_some_and(|kind| abilities.bodies.contains(&kind.as_str()));
-    if !request.body.is_empty() && !known {
+    if kind.is_none() && !request.body.is_empty() {
         return Err(Refuse::with(415, "Accept", accept()));
     }
+    session_description(&request.headers, &request.body).map_err(|error| match error.status() {
+        415 => Refuse::with(415, "Accept", accept()),
+        status => Refuse::new(status),
+    })?;
     let wanted = request.headers.get_all("Accept");
     let fits = |range: &&[u8]| {
         let range = range.split(|byte| *byte == b';').next().unwrap_or_default();
         let range = String::from_utf8_lossy(super::scan::trim(range)).to_ascii_lowercase();
-        matches!(range.as_str(), "*/*" | "application/*") || abilities.bodies.contains(&range.as_str())
+        // What we send is one of the first type alone.
+        matches!(range.as_str(), "*/*" | "application/*") || abilities.bodies.first() == Some(&range.as_str())
     };
     if request.method == Method::Invite && request.headers.has("Accept") && !wanted.iter().any(fits) {
         return Err(Refuse::with(406, "Warning", "399 undertone \"No acceptable session description\""));

@@ -18,6 +18,11 @@ impl Params {
         Params::default()
     }
 
+    /// Reads parameters, from the semicolon before the first to the end.
+    pub fn parse(text: &[u8]) -> Result<Params, ValueError> {
+        Params::read(Scan::new(text))
+    }
+
     fn read(scan: Scan<'_>) -> Result<Params, ValueError> {
         let mut params = Params::new();
         each_param(scan, |name, value| params.0.push((name.to_vec(), value.map(<[u8]>::to_vec))))?;

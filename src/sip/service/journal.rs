@@ -3,6 +3,7 @@
 use crate::media::engine::EngineStats;
 use crate::media::{Codec, LegStats, MediaLeg};
 use crate::sip::leg::{LegEvent, LegKey};
+use crate::sip::sdp::SdpFault;
 use crate::telemetry::Pii;
 use crate::words::{CallFact, CallId, DeviceId, Fact, LegState, MonitorFact, MonitorState, Now, PartyRole};
 use metrics::{counter, gauge, histogram};
@@ -98,6 +99,20 @@ impl Journal {
         let call_id = self.call_ids.remove(&leg).unwrap_or_default();
         counter!("undertone_calls_refused_total", "status" => status.to_string()).increment(1);
         tracing::info!(call_id, status, "call refused");
+    }
+
+    /// A session description could not be used.
+    pub(super) fn unusable(&self, leg: LegKey, fault: &SdpFault) {
+        let call_id = self.call_ids.get(&leg).map_or("", String::as_str);
+        let line = fault.line.as_ref();
+        tracing::info!(
+            call_id,
+            leg = leg.0,
+            error = %fault.error,
+            line = line.map(|line| line.number),
+            text = line.map(|line| line.text.as_str()).filter(|text| !text.is_empty()),
+            "session description that cannot be used"
+        );
     }
 
     /// A leg's sound belongs to this party of this call.

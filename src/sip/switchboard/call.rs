@@ -77,6 +77,8 @@ pub(super) struct Seat {
     pub(super) local: Local,
     /// What the engine was told of this leg.
     pub(super) media: Option<LegMedia>,
+    /// The engine was told besides what may come while an offer of ours waits.
+    pub(super) expecting: bool,
     /// The keys of its SRTP that the engine was told with it.
     pub(super) keys: Option<Box<Keys>>,
     /// The way media may flow, as he was told last.
@@ -200,7 +202,8 @@ impl Seat {
 
     fn describe(&mut self, agreed: Agreed, outputs: &mut Vec<Output>) {
         let media = media_of(&agreed, self.terms.nat, self.host);
-        if self.media.as_ref() != Some(&media) || self.keys != agreed.srtp {
+        let expecting = std::mem::take(&mut self.expecting);
+        if self.media.as_ref() != Some(&media) || self.keys != agreed.srtp || expecting {
             self.keys.clone_from(&agreed.srtp);
             outputs.push(Output::Media(MediaCommand::Describe {
                 leg: self.media_leg(),
@@ -209,6 +212,31 @@ impl Seat {
             }));
             self.media = Some(media);
         }
+    }
+
+    /// We have made an offer: what it lists may come before its answer does.
+    pub(super) fn expect_offered(&mut self, outputs: &mut Vec<Output>) {
+        let Some(media) = &self.media else { return };
+        let receives = self.local.expected(media.receives);
+        if receives != media.receives {
+            self.expecting = true;
+            self.tell_media(LegMedia { receives, ..*media }, outputs);
+        }
+    }
+
+    /// It has come to nothing: the session stays as it was.
+    pub(super) fn expect_agreed(&mut self, outputs: &mut Vec<Output>) {
+        if let (true, Some(media)) = (std::mem::take(&mut self.expecting), self.media) {
+            self.tell_media(media, outputs);
+        }
+    }
+
+    fn tell_media(&self, media: LegMedia, outputs: &mut Vec<Output>) {
+        outputs.push(Output::Media(MediaCommand::Describe {
+            leg: self.media_leg(),
+            media,
+            srtp: self.keys.clone(),
+        }));
     }
 
     pub(super) fn end(&mut self, farewell: Farewell, farewells: &mut Vec<Output>) {

@@ -10,7 +10,7 @@
 //! is the one that lives on.
 
 use super::call::{Call, Exchange, Farewell, Seat, Stage};
-use super::session::{first_of, prefer, read};
+use super::session::{Rejection, first_of, prefer, read};
 use super::transfer::{Transfer, Wanted};
 use super::{Output, Outside, Switchboard};
 use crate::media::call::MAX_LEGS;
@@ -310,8 +310,8 @@ impl<O: Outside> Switchboard<O> {
     /// An INVITE that takes the place of an established leg of the same peer (RFC 3891): the same party at another phone, or another party
     /// behind the same switch.
     pub(super) fn replace(&mut self, leg: LegKey, source: LegSource, from: Identity, offer: Option<&[u8]>, replaced: LegKey, now: Now) {
-        if let Err(status) = self.try_replace(leg, source, from, offer, replaced, now) {
-            self.outputs.push_back(Output::Leg(LegCommand::Reject { leg, status }));
+        if let Err(rejection) = self.try_replace(leg, source, from, offer, replaced, now) {
+            rejection.tell(leg, &mut self.outputs);
         }
     }
 
@@ -323,21 +323,21 @@ impl<O: Outside> Switchboard<O> {
         offer: Option<&[u8]>,
         replaced: LegKey,
         now: Now,
-    ) -> Result<(), u16> {
+    ) -> Result<(), Rejection> {
         if self.closing.is_some() {
-            return Err(503);
+            return Err(503.into());
         }
         let terms = self.caller(&source).ok_or(403_u16)?.terms;
         let (key, call) = self.place_of(replaced).ok_or(481_u16)?;
         let old = call.seat(replaced).ok_or(481_u16)?;
         if old.peer != source || old.is_supervisor() {
-            return Err(603);
+            return Err(603.into());
         }
         if !old.is_talking() || call.transfer.is_some() {
-            return Err(480);
+            return Err(480.into());
         }
         if call.live() >= MAX_LEGS {
-            return Err(503);
+            return Err(503.into());
         }
         let (number, role, codec) = (old.number.clone(), old.role, call.codec());
         let offer = offer.map(|body| read(body, &terms)).transpose()?;
@@ -364,8 +364,12 @@ impl<O: Outside> Switchboard<O> {
         };
         outputs.push(Output::Leg(LegCommand::Accept { leg, media }));
         self.outputs.extend(outputs);
-        let Some(call) = self.calls.get_mut(&key) else { return Err(481) };
-        let Some(place) = call.seat_mut(replaced) else { return Err(481) };
+        let Some(call) = self.calls.get_mut(&key) else {
+            return Err(481.into());
+        };
+        let Some(place) = call.seat_mut(replaced) else {
+            return Err(481.into());
+        };
         seat.muted = place.muted;
         seat.muted_by = place.muted_by.take();
         let mut left = std::mem::replace(place, seat);

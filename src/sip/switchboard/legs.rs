@@ -2,11 +2,11 @@
 
 use super::call::{Call, Exchange, Farewell, Seat, Stage};
 use super::monitors::outcome_of;
-use super::session::{codecs_of, first_of, prefer, read};
+use super::session::{Rejection, codecs_of, first_of, prefer, read, refuse_offer};
 use super::{Callee, Caller, Output, Outside, Switchboard, identity};
 use crate::media::{CallKey, Codec, Hearing};
 use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
-use crate::sip::sdp::Direction;
+use crate::sip::sdp::{Direction, SdpError, SdpFault, Session};
 use crate::supervision::LegOutcome;
 use crate::words::{CallType, DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
 use std::net::IpAddr;
@@ -116,18 +116,18 @@ impl<O: Outside> Switchboard<O> {
 
     fn take_in(&mut self, incoming: Incoming, now: Now) {
         let leg = incoming.leg;
-        if let Err(status) = self.connect(incoming, now) {
-            self.outputs.push_back(Output::Leg(LegCommand::Reject { leg, status }));
+        if let Err(rejection) = self.connect(incoming, now) {
+            rejection.tell(leg, &mut self.outputs);
         }
     }
 
-    fn connect(&mut self, incoming: Incoming, now: Now) -> Result<(), u16> {
+    fn connect(&mut self, incoming: Incoming, now: Now) -> Result<(), Rejection> {
         if self.closing.is_some() || self.calls.len() >= self.config.max_calls {
-            return Err(503);
+            return Err(503.into());
         }
         let caller = self.caller(&incoming.source).ok_or(403_u16)?;
         if self.is_full(&incoming.source) {
-            return Err(503);
+            return Err(503.into());
         }
         let offer = incoming.offer.map(|body| read(&body, &caller.terms)).transpose()?;
         let callee = self.route(&caller, &incoming.to)?;
@@ -247,9 +247,16 @@ impl<O: Outside> Switchboard<O> {
         if seat.is_supervisor() {
             return self.changed(leg, outputs);
         }
-        let early = media.and_then(|body| read(&body, &seat.terms).ok());
-        let agreed = early.and_then(|early| seat.accept_answer(&early, &mut outputs).ok());
-        let codec = agreed.and(seat.codec());
+        let early = media.map(|body| seat.take_answer(&body, &mut outputs));
+        let codec = match early {
+            Some(Ok(_)) => seat.codec(),
+            // The final answer may be better.
+            Some(Err(fault)) => {
+                outputs.push(Output::Unusable { leg, fault });
+                None
+            }
+            None => None,
+        };
         for caller in call.seats.iter_mut() {
             let media = codec.and_then(|codec| caller.answer_early(codec, &mut outputs));
             if matches!(caller.stage, Stage::Calling { .. }) {
@@ -270,11 +277,11 @@ impl<O: Outside> Switchboard<O> {
         let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
             return;
         };
-        let answer = read(body, &seat.terms).ok();
-        let agreed = answer.filter(|answer| seat.accept_answer(answer, &mut outputs).is_ok());
-        let (Some(answer), Some(codec)) = (agreed, seat.codec()) else {
-            return self.unusable(leg, now);
+        let answer = match seat.take_answer(body, &mut outputs) {
+            Ok(answer) => answer,
+            Err(fault) => return self.unusable(leg, fault, now),
         };
+        let Some(codec) = seat.codec() else { return };
         seat.held_by_phone = answer.audio.is_hold();
         match (&seat.watch, dials) {
             (Some(_), _) => {
@@ -360,7 +367,8 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// A session description that we can not work with, where it can no longer be refused.
-    fn unusable(&mut self, leg: LegKey, now: Now) {
+    fn unusable(&mut self, leg: LegKey, fault: SdpFault, now: Now) {
+        self.outputs.push_back(Output::Unusable { leg, fault });
         let seat = self.call_of(leg).and_then(|call| call.seat(leg));
         if seat.is_some_and(|seat| matches!(seat.stage, Stage::Invited) && !seat.is_supervisor())
             && !self.transfer_fails(leg, NOT_ACCEPTABLE.0)
@@ -390,9 +398,19 @@ impl<O: Outside> Switchboard<O> {
             return;
         };
         seat.exchange = Exchange::Idle;
-        let answer = answer.and_then(|body| read(body, &seat.terms).ok());
-        let Some(answer) = answer.filter(|answer| seat.accept_answer(answer, &mut outputs).is_ok()) else {
-            return self.unusable(leg, now);
+        let Some(answer) = answer else {
+            // Within a session, no answer leaves everything as it was.
+            return match seat.media {
+                Some(_) => {
+                    seat.expect_agreed(&mut outputs);
+                    self.changed(leg, outputs)
+                }
+                None => self.unusable(leg, SdpError::Mismatch.into(), now),
+            };
+        };
+        let answer = match seat.take_answer(answer, &mut outputs) {
+            Ok(answer) => answer,
+            Err(fault) => return self.unusable(leg, fault, now),
         };
         // Whom we told that we only send, or nothing, has no choice: what he answers is no hold of his.
         if seat.told.sends() && seat.told.receives() {
@@ -402,7 +420,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     fn offer_refused(&mut self, leg: LegKey, status: u16, now: Now) {
-        let Some((call, outputs)) = self.with(leg) else { return };
+        let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call
             .seat_mut(leg)
             .filter(|seat| matches!(seat.exchange, Exchange::Offered | Exchange::Probed))
@@ -410,6 +428,7 @@ impl<O: Outside> Switchboard<O> {
             return;
         };
         seat.exchange = Exchange::Idle;
+        seat.expect_agreed(&mut outputs);
         self.changed(leg, outputs);
         // RFC 3261 14.1: these two mean that the dialog is gone.
         if matches!(status, 408 | 481) {
@@ -428,7 +447,10 @@ impl<O: Outside> Switchboard<O> {
         let ready = matches!(seat.stage, Stage::Talking | Stage::Waiting) && seat.exchange == Exchange::Idle;
         let reply = match offer.map(|body| read(body, &seat.terms)) {
             _ if !ready => LegCommand::RejectOffer { leg, status: 491 },
-            Some(Err(status)) => LegCommand::RejectOffer { leg, status },
+            Some(Err(fault)) => {
+                outputs.extend(refuse_offer(leg, fault));
+                return self.changed(leg, outputs);
+            }
             Some(Ok(mut offer)) => {
                 prefer(&mut offer, seat.codec().or(common));
                 seat.held_by_phone = offer.audio.is_hold();
@@ -441,10 +463,9 @@ impl<O: Outside> Switchboard<O> {
                 seat.exchange = Exchange::AnswerDue;
                 seat.told = ours;
                 let codecs = first_of(seat.codec().as_slice(), &seat.terms.codecs);
-                LegCommand::AnswerOffer {
-                    leg,
-                    media: seat.local.offer_codecs(ours, &codecs),
-                }
+                let media = seat.local.offer_codecs(ours, &codecs);
+                seat.expect_offered(&mut outputs);
+                LegCommand::AnswerOffer { leg, media }
             }
         };
         outputs.push(Output::Leg(reply));
@@ -534,14 +555,20 @@ impl Seat {
         Some(answer)
     }
 
+    /// Takes the peer's answer to what we offered.
+    fn take_answer(&mut self, body: &[u8], outputs: &mut Vec<Output>) -> Result<Session, SdpFault> {
+        let answer = read(body, &self.terms)?;
+        self.accept_answer(&answer, outputs).map_err(|error| answer.fault(error))?;
+        Ok(answer)
+    }
+
     fn reoffer(&mut self, direction: Direction, exchange: Exchange, outputs: &mut Vec<Output>) {
         let codecs = first_of(self.codec().as_slice(), &self.terms.codecs);
         self.exchange = exchange;
         self.told = direction;
-        outputs.push(Output::Leg(LegCommand::Offer {
-            leg: self.leg,
-            media: self.local.offer_codecs(direction, &codecs),
-        }));
+        let media = self.local.offer_codecs(direction, &codecs);
+        self.expect_offered(outputs);
+        outputs.push(Output::Leg(LegCommand::Offer { leg: self.leg, media }));
     }
 }
 

@@ -1,20 +1,63 @@
 //! Offer and answer, as far as calls look at them.
 
+use super::Output;
 use super::Terms;
 use crate::media::{Codec, LegMedia};
-use crate::sip::sdp::{Agreed, SdpError, Session};
+use crate::sip::leg::{LegCommand, LegKey};
+use crate::sip::sdp::{Agreed, SdpError, SdpFault, Session};
 use std::net::{IpAddr, SocketAddr};
 
-/// Reads a description that has at least one codec of ours, an address of our family, and SRTP where it must have it; the error is the
-/// status that refuses it.
-pub(super) fn read(body: &[u8], terms: &Terms) -> Result<Session, u16> {
-    let mut session = Session::parse_for(body, terms.srtp).map_err(|_| SdpError::STATUS)?;
+/// Reads a description that has at least one codec of ours, an address of our family, and SRTP where it must have it.
+pub(super) fn read(body: &[u8], terms: &Terms) -> Result<Session, SdpFault> {
+    let mut session = Session::parse_for(body, terms.srtp)?;
     session.audio.codecs.retain(|(_, codec)| terms.codecs.contains(codec));
-    let is_reachable = session.audio.rtp.is_none_or(|rtp| rtp.is_ipv6() == terms.ipv6);
-    if session.audio.codecs.is_empty() || !is_reachable {
-        return Err(SdpError::STATUS);
+    if session.audio.codecs.is_empty() {
+        return Err(session.fault(SdpError::Codec));
+    }
+    if session.audio.rtp.is_some_and(|rtp| rtp.is_ipv6() != terms.ipv6) {
+        return Err(session.fault(SdpError::Address));
     }
     Ok(session)
+}
+
+/// Why a call of theirs is not taken.
+#[derive(Debug)]
+pub(super) enum Rejection {
+    /// With this status.
+    Status(u16),
+    /// For what its offer says.
+    Offer(SdpFault),
+}
+
+impl From<u16> for Rejection {
+    fn from(status: u16) -> Rejection {
+        Rejection::Status(status)
+    }
+}
+
+impl From<SdpFault> for Rejection {
+    fn from(fault: SdpFault) -> Rejection {
+        Rejection::Offer(fault)
+    }
+}
+
+impl Rejection {
+    /// Says so to the caller, and to whoever reads the log.
+    pub(super) fn tell(self, leg: LegKey, outputs: &mut impl Extend<Output>) {
+        match self {
+            Rejection::Status(status) => outputs.extend([Output::Leg(LegCommand::Reject { leg, status })]),
+            Rejection::Offer(fault) => outputs.extend(refuse_offer(leg, fault)),
+        }
+    }
+}
+
+/// An offer that cannot be used is refused, and the log says why.
+pub(super) fn refuse_offer(leg: LegKey, fault: SdpFault) -> [Output; 2] {
+    let told = fault.clone();
+    [
+        Output::Unusable { leg, fault: told },
+        Output::Leg(LegCommand::RefuseOffer { leg, fault }),
+    ]
 }
 
 /// The codecs of a description, the peer's best first.
@@ -50,6 +93,7 @@ pub(super) fn media_of(agreed: &Agreed, nat: bool, host: Option<IpAddr>) -> LegM
         dtmf_pt: agreed.telephone_event.map(|(payload_type, _)| payload_type),
         dtmf_clock: agreed.telephone_event.map_or(8000, |(_, clock)| clock),
         comfort_noise: agreed.comfort_noise,
+        receives: agreed.receives,
         send: agreed.send,
         receive: agreed.receive,
         nat,

@@ -5,6 +5,7 @@ mod chance;
 mod coaching;
 mod connected;
 mod consultations;
+mod formats;
 mod house;
 mod refusals;
 mod srtp;

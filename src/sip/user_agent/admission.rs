@@ -5,7 +5,7 @@ use crate::sip::config::{Account, Trunk};
 use crate::sip::digest::{self, Algorithm, Subject, Verdict};
 use crate::sip::flow::Flow;
 use crate::sip::leg::LegSource;
-use crate::sip::message::{Abilities, Headers, Host, Method, Refuse, Request, Response, Scheme, Uri, Via};
+use crate::sip::message::{Abilities, DESCRIBED, Headers, Host, Method, Refuse, Request, Response, Scheme, Uri, Via};
 use crate::sip::peer::Peer;
 use crate::sip::transaction::ServerKey;
 use crate::words::Now;
@@ -29,11 +29,14 @@ pub(super) const ABILITIES: Abilities<'static> = Abilities {
         Method::Register,
     ],
     extensions: &["timer", "replaces", "100rel"],
-    bodies: &["application/sdp"],
+    bodies: &DESCRIBED,
 };
 
 /// The Allow header.
 pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, PRACK, UPDATE, INFO, REFER, REGISTER";
+
+/// The Accept header: [`DESCRIBED`].
+pub(super) const ACCEPT: &str = "application/sdp, multipart/mixed, multipart/alternative";
 
 /// A user part longer than this is nobody's.
 const LONGEST_USER: usize = 128;
@@ -209,7 +212,7 @@ impl UserAgent {
 pub(super) fn capabilities(request: &Request) -> Response {
     Response::to(request, 200)
         .with("Allow", ALLOW)
-        .with("Accept", "application/sdp")
+        .with("Accept", ACCEPT)
         .with("Accept-Encoding", "identity")
         .with("Accept-Language", "en")
         .with("Supported", "timer, replaces, 100rel")

@@ -132,6 +132,8 @@ pub(super) struct Unacknowledged {
     pub(super) give_up_at: Instant,
     /// Our 2xx had the offer: the ACK has the answer.
     pub(super) offered: bool,
+    /// It answered the INVITE that began the session.
+    pub(super) is_first: bool,
 }
 
 /// RFC 4028 as agreed.

@@ -59,7 +59,7 @@ impl Reliable {
         let all = headers.lists("Require", "100rel");
         (all || headers.lists("Supported", "100rel")).then(|| Self {
             all,
-            is_mute: all && invite.body.is_empty(),
+            is_mute: all && invite.description().is_none(),
             cseq: headers.cseq().map(|(cseq, _)| cseq).unwrap_or_default(),
             rseq: (random % (FIRST_BELOW - 1)) as u32,
             unheard: None,
@@ -211,7 +211,7 @@ impl UserAgent {
             return Err(Refuse::new(481));
         }
         // A new offer is one too many before the call stands (RFC 3262 5 allows it; RFC 6337 3.1.1 says how to say no). It is heard all the same.
-        let done = match prack.body.is_empty() {
+        let done = match prack.description().is_none() {
             true => {
                 self.answer(leg_key, key, &Response::to(prack, 200), now);
                 Ok(())

@@ -1,5 +1,6 @@
 //! One harness: user agents on a virtual network under a virtual clock, and a peer that speaks raw text.
 
+mod bodies;
 mod connected;
 mod flows;
 mod network;
@@ -16,6 +17,7 @@ use crate::sip::flow::{ConnectionId, Flow, Protocol};
 use crate::sip::leg::{Destination, Identity, LegCommand, LegEvent, LegKey};
 use crate::sip::message::{Message, Request, Response, parse_datagram};
 use crate::sip::registrar::KeptBinding;
+use crate::sip::sdp::SdpFault;
 use crate::words::{DeviceId, Now, Number, Timestamp};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -90,6 +92,7 @@ struct Stage {
     reports: Vec<WrongPassword>,
     /// Connections that are no strangers'.
     known: Vec<Flow>,
+    faults: Vec<SdpFault>,
     /// What a restart would find.
     kept: BTreeMap<DeviceId, Vec<KeptBinding>>,
 }
@@ -108,6 +111,7 @@ impl Stage {
             events: Vec::new(),
             reports: Vec::new(),
             known: Vec::new(),
+            faults: Vec::new(),
             kept: BTreeMap::new(),
         }
     }
@@ -120,6 +124,7 @@ impl Stage {
                 Output::Known(flow) => self.known.push(flow),
                 Output::WrongPassword(report) => self.reports.push(report),
                 Output::Qualified { .. } => {}
+                Output::Unusable { fault, .. } => self.faults.push(fault),
                 Output::Bindings { device, bindings } => drop(self.kept.insert(device, bindings)),
             }
         }

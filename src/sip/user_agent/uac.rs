@@ -1,7 +1,7 @@
 //! Commands, and the responses to what we have sent.
 
 use super::UserAgent;
-use super::admission::ALLOW;
+use super::admission::{ACCEPT, ALLOW};
 use super::leg::{Calling, ClientUse, Exchange, HangupReason, Leg, LegTimer, Queued, Sent, State, Way};
 use super::reliable::{fork, rseq};
 use super::session::min_se;
@@ -79,6 +79,10 @@ impl UserAgent {
             LegCommand::AnswerOffer { leg, media } => self.answer_offer(leg, media, now),
             LegCommand::RejectOffer { leg, status } => {
                 self.drop_offer(leg, status.clamp(400, 699), now);
+                self.send_queued(leg, now);
+            }
+            LegCommand::RefuseOffer { leg, fault } => {
+                self.refuse_offer(leg, &fault, now);
                 self.send_queued(leg, now);
             }
             LegCommand::AskToAnswer { leg } => self.ask_to_answer(leg, now),
@@ -220,7 +224,7 @@ impl UserAgent {
     fn write_common(&self, request: &mut Request, flow: &Flow) {
         request.headers.push("Contact", self.contact(flow));
         request.headers.push("Allow", ALLOW);
-        request.headers.push("Accept", "application/sdp");
+        request.headers.push("Accept", ACCEPT);
         request.headers.push("Supported", "timer");
         request.headers.push("User-Agent", &self.config.product);
     }
@@ -583,7 +587,8 @@ impl UserAgent {
                 if response.status == 100 {
                     return;
                 }
-                let (mut media, rseq, cseq) = (described(response), rseq(response), calling.sent.cseq);
+                let (rseq, cseq) = (rseq(response), calling.sent.cseq);
+                let mut media = response.description().map(<[u8]>::to_vec);
                 let heard = fork(&mut calling.forks, &tag_of(response)).is_some_and(|fork| fork.hear(rseq, &mut media));
                 if !heard {
                     return;
@@ -624,7 +629,7 @@ impl UserAgent {
         };
         // The one that answers: what the others have described is not its answer.
         let answering = forks.and_then(|forks| fork(forks, &tag_of(response)).cloned());
-        let media = described(response);
+        let media = response.description().map(<[u8]>::to_vec);
         let media = match answering {
             Some(answering) => answering.answer(media),
             None => media,
@@ -794,7 +799,7 @@ impl UserAgent {
         self.restart_session(leg_key, now);
         self.identify_by_response(leg_key, &response.headers);
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        match described(response) {
+        match response.description().map(<[u8]>::to_vec) {
             Some(media) if refresh && media == leg.remote_media => {}
             Some(media) => {
                 leg.remote_media = media.clone();
@@ -906,11 +911,6 @@ fn copy(names: &[&str], from: &Request, to: &mut Request) {
 fn tag_of(response: &Response) -> Vec<u8> {
     let tag = response.headers.to().ok().and_then(|to| to.tag().map(<[u8]>::to_vec));
     tag.unwrap_or_default()
-}
-
-fn described(response: &Response) -> Option<Vec<u8>> {
-    let sdp = response.headers.content_type().is_none_or(|kind| kind == "application/sdp");
-    (sdp && !response.body.is_empty()).then(|| response.body.clone())
 }
 
 fn write_reason(request: &mut Request, reason: HangupReason) {

@@ -1,17 +1,17 @@
 //! Requests in.
 
-use super::UserAgent;
 use super::admission::{ABILITIES, ALLOW, capabilities, check_scheme, server_key};
 use super::connected::asserted;
 use super::leg::{Exchange, Incoming, Leg, LegTimer, ServerUse, State, Unacknowledged};
 use super::reliable::Reliable;
+use super::{Output, UserAgent};
 use crate::media::rtp::event_of;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{EndReason, Identity, LegEvent, LegKey, LegSource, PassedHeader};
-use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, Uri, unescape, validate};
+use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, Uri, quote, unescape, validate};
 use crate::sip::registrar::{Change, Genuine, RegisterError};
-use crate::sip::sdp;
+use crate::sip::sdp::{self, SdpError, SdpFault};
 use crate::sip::transaction::{Arrival, Kind, Received, ServerId, ServerKey};
 use crate::words::{Now, Number};
 use std::time::Duration;
@@ -104,13 +104,11 @@ impl UserAgent {
             return Err(Refuse::new(404));
         }
         let to = Self::user_of(&invite.uri).ok_or(Refuse::new(404))?;
-        if !invite.body.is_empty() && sdp::Session::parse(&invite.body).is_err() {
-            return Err(Refuse::new(488));
-        }
         let source = self.admit(&flow, invite, now)?;
         if let LegSource::Account(device) = &source {
             self.is_there(device, &flow, now);
         }
+        self.check_offer(&flow, invite)?;
         let replaces = replaced.map(|found| self.may_replace(found, &source)).transpose()?;
         let local_tag = self.chance.word();
         let mut dialog = Dialog::incoming(invite, local_tag, flow).map_err(|_| Refuse::new(400))?;
@@ -139,7 +137,7 @@ impl UserAgent {
             call_id: String::from_utf8_lossy(&dialog.call_id).into_owned(),
             from: self.identity(&source, headers),
             to: Number::from(to),
-            offer: body(&invite.body),
+            offer: invite.description().map(<[u8]>::to_vec),
             max_forwards,
             passed: passed(&source, invite),
             replaces,
@@ -164,7 +162,7 @@ impl UserAgent {
                 queued: None,
                 session,
                 local_media: Vec::new(),
-                remote_media: invite.body.clone(),
+                remote_media: invite.description().unwrap_or_default().to_vec(),
                 located: None,
                 swallow_digits: false,
                 referrer: None,
@@ -177,6 +175,21 @@ impl UserAgent {
         self.event(event);
         self.identified(leg, asserted(headers));
         Ok(())
+    }
+
+    /// An offer that nobody could use makes no leg.
+    fn check_offer(&mut self, flow: &Flow, invite: &Request) -> Result<(), Refuse> {
+        let read = invite.description().map(sdp::Session::parse).transpose();
+        let Err(fault) = read else { return Ok(()) };
+        let call_id = invite.headers.call_id().unwrap_or_default();
+        let mut refuse = Refuse::new(SdpError::STATUS);
+        refuse.headers.push(("Warning", warning(&fault)));
+        self.outputs.push_back(Output::Unusable {
+            source: flow.peer.ip(),
+            call_id: String::from_utf8_lossy(call_id).into_owned(),
+            fault,
+        });
+        Err(refuse)
     }
 
     /// The leg that an INVITE wants to replace (RFC 3891 3). One that does not exist is not replaced, and nobody joins a call by himself.
@@ -449,7 +462,7 @@ impl UserAgent {
 
     fn handle_update(&mut self, leg_key: LegKey, key: Received, update: &Request, now: Now) -> Result<(), Refuse> {
         self.check_session(&update.headers)?;
-        if !update.body.is_empty() {
+        if update.description().is_some() {
             self.may_offer(leg_key)?;
             let transaction = self.transactions.open_always(key, Kind::Other, ServerUse(Some(leg_key)));
             self.take_offer(leg_key, transaction, update, now);
@@ -492,7 +505,7 @@ impl UserAgent {
         self.timers.set((leg_key, LegTimer::Theirs), now.mono + UNANSWERED);
         self.event(LegEvent::Offered {
             leg: leg_key,
-            media: body(&request.body),
+            media: request.description().map(<[u8]>::to_vec),
         });
     }
 
@@ -569,7 +582,8 @@ impl UserAgent {
         if let State::Parting(reason) = leg.state {
             return self.send_bye(leg_key, reason, now);
         }
-        if waiting.offered && ack.body.is_empty() {
+        let answer = ack.description().map(<[u8]>::to_vec);
+        if waiting.offered && waiting.is_first && answer.is_none() {
             // Our offer went unanswered: there is no session.
             self.send_bye(leg_key, Some((488, "No answer to the offer")), now);
             return self.event(LegEvent::Ended {
@@ -577,7 +591,8 @@ impl UserAgent {
                 reason: EndReason::NoAck,
             });
         }
-        let media = waiting.offered.then(|| ack.body.clone());
+        // One that was made within a session and is not answered leaves it as it was.
+        let media = answer.filter(|_| waiting.offered);
         if let Some(media) = &media {
             leg.remote_media = media.clone();
         }
@@ -652,8 +667,8 @@ impl UserAgent {
         };
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         leg.local_media = media.clone();
-        if !request.body.is_empty() {
-            leg.remote_media = request.body.clone();
+        if let Some(description) = request.description() {
+            leg.remote_media = description.to_vec();
         }
         if request.method == Method::Invite {
             return self.accept_invite(leg_key, transaction, &request, media, now);
@@ -676,7 +691,8 @@ impl UserAgent {
             response: bytes.clone(),
             interval: timing.t1,
             give_up_at: now.mono + timing.give_up(),
-            offered: invite.body.is_empty(),
+            offered: invite.description().is_none(),
+            is_first: invite.headers.to().is_ok_and(|to| to.tag().is_none()),
         });
         self.timers.set((leg_key, LegTimer::Accepted), now.mono + timing.t1);
         self.transactions.respond(transaction, 200, bytes, now.mono);
@@ -716,6 +732,23 @@ impl UserAgent {
         self.remove_leg(leg_key);
     }
 
+    /// Refuses the INVITE, re-INVITE or UPDATE that waits for us: its description cannot be used (RFC 3261 21.4.26).
+    pub(super) fn refuse_offer(&mut self, leg_key: LegKey, fault: &SdpFault, now: Now) {
+        let status = SdpError::STATUS;
+        let warning = warning(fault);
+        let Some(leg) = self.legs.get(&leg_key) else { return };
+        if let State::Incoming(incoming) = &leg.state {
+            let response = Response::to(&incoming.invite, status).with_to_tag(&leg.dialog.local_tag);
+            let bytes = response.with("Warning", warning).to_bytes();
+            self.transactions.respond(incoming.transaction, status, bytes, now.mono);
+            return self.remove_leg(leg_key);
+        }
+        if let Some((transaction, request)) = self.end_theirs(leg_key) {
+            let bytes = Response::to(&request, status).with("Warning", warning).to_bytes();
+            self.transactions.respond(transaction, status, bytes, now.mono);
+        }
+    }
+
     /// Refuses the re-INVITE or UPDATE that waits for us.
     pub(super) fn drop_offer(&mut self, leg_key: LegKey, status: u16, now: Now) {
         let Some((transaction, request)) = self.end_theirs(leg_key) else {
@@ -749,8 +782,10 @@ fn refuse_method() -> Refuse {
     refuse
 }
 
-fn body(bytes: &[u8]) -> Option<Vec<u8>> {
-    (!bytes.is_empty()).then(|| bytes.to_vec())
+/// What is wrong with a description, for people (RFC 3261 20.43).
+fn warning(fault: &SdpFault) -> Vec<u8> {
+    let text = quote(fault.to_string().as_bytes());
+    [format!("{} undertone ", fault.error.warning()).as_bytes(), &text].concat()
 }
 
 /// The digit of an `application/dtmf-relay` body: `Signal=5`.

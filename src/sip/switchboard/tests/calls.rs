@@ -1,8 +1,9 @@
 //! Calls between two, and what their callers are told.
 
 use super::house::{AGENT, CUSTOMER, House, OTHER, codecs_of, sdp};
-use crate::media::{Codec, Expected, MediaCommand, MediaEvent, MediaLeg};
+use crate::media::{Codec, Expected, Format, LegMedia, MediaCommand, MediaEvent, MediaLeg};
 use crate::sip::leg::{Destination, EndReason, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
+use crate::sip::sdp::SdpError;
 use crate::sip::switchboard::{Kept, Output, SwitchboardConfig};
 use crate::words::{CallType, Command, Fact, LegState, Party, PartyRole, Quality, Reason};
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ fn rejected(house: &mut House) -> Vec<u16> {
         .into_iter()
         .filter_map(|command| match command {
             LegCommand::Reject { status, .. } => Some(status),
+            LegCommand::RefuseOffer { .. } => Some(488),
             _ => None,
         })
         .collect()
@@ -813,4 +815,72 @@ fn how_the_sound_fares_goes_along_with_a_change_and_makes_none() {
     house.log.clear();
     house.media(quality(agent, 9));
     assert_eq!(measured(&mut house), [[None; 2]; 0]);
+}
+
+fn described(output: &Output) -> Option<LegMedia> {
+    match output {
+        Output::Media(MediaCommand::Describe { media, .. }) => Some(*media),
+        _ => None,
+    }
+}
+
+#[test]
+fn an_ack_without_the_answer_to_a_re_invite_leaves_the_session_as_it_was() {
+    let mut house = House::new();
+    let (customer, agent) = house.talk();
+    house.log.clear();
+    house.leg(LegEvent::Offered {
+        leg: customer,
+        media: None,
+    });
+    house.leg(LegEvent::Confirmed {
+        leg: customer,
+        media: None,
+    });
+    let told: Vec<_> = house.log.iter().filter_map(described).collect();
+    // What is offered may come at once; when it comes to nothing, what was agreed counts again.
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[0].receives.get(8), Some(Format::Audio(Codec::Pcma)));
+    assert_eq!(told[1].receives.get(8), None);
+    assert_eq!(told[1].receives.get(0), Some(Format::Audio(Codec::Pcmu)));
+    assert!(house.hears(agent, customer) && house.hears(customer, agent));
+    let commands = house.leg_commands();
+    assert!(matches!(commands[..], [LegCommand::AnswerOffer { .. }]), "{commands:?}");
+}
+
+#[test]
+fn an_answer_of_several_codecs_is_heard_in_each_and_sent_in_the_first() {
+    let mut house = House::new();
+    let customer = house.customer_calls("5001");
+    let agent = house.ringing(AGENT);
+    house.log.clear();
+    house.leg(LegEvent::Answered {
+        leg: agent,
+        media: sdp(4000, "8 0 101", "sendrecv"),
+    });
+    let media = house.log.iter().find_map(described).expect("described");
+    assert_eq!((media.codec, media.payload_type), (Codec::Pcma, 8));
+    assert_eq!(media.receives.get(0), Some(Format::Audio(Codec::Pcmu)));
+    assert_eq!(media.receives.get(8), Some(Format::Audio(Codec::Pcma)));
+    assert!(house.hears(customer, agent));
+}
+
+#[test]
+fn an_answer_that_cannot_be_used_is_told_to_the_log_with_its_line() {
+    let mut house = House::new();
+    house.customer_calls("5001");
+    let agent = house.ringing(AGENT);
+    house.log.clear();
+    house.leg(LegEvent::Answered {
+        leg: agent,
+        media: sdp(4000, "18", "sendrecv"),
+    });
+    let told = house.log.iter().find_map(|output| match output {
+        Output::Unusable { leg, fault } if *leg == agent => Some(fault.clone()),
+        _ => None,
+    });
+    let fault = told.expect("told");
+    assert_eq!(fault.error, SdpError::Codec);
+    assert!(fault.line.is_some_and(|line| line.text.starts_with("m=audio 4000")));
+    house.assert_empty();
 }

@@ -577,7 +577,7 @@ impl House {
             Output::Keep(Keep::NoMonitor { supervisor }) => {
                 self.kept.remove(supervisor).expect("was kept");
             }
-            Output::Keep(Keep::Device(_)) => {}
+            Output::Keep(Keep::Device(_)) | Output::Unusable { .. } => {}
         }
     }
 
@@ -643,6 +643,10 @@ impl House {
             }
             LegCommand::RejectOffer { leg, .. } => {
                 self.live_line(*leg);
+            }
+            LegCommand::RefuseOffer { leg, .. } => {
+                let line = self.live_line(*leg);
+                line.ended |= !line.answered;
             }
             LegCommand::AskToAnswer { leg } => {
                 let line = self.live_line(*leg);

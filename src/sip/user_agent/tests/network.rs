@@ -89,6 +89,7 @@ impl World {
                 Output::Known(_) | Output::Qualified { .. } => {}
                 Output::Bindings { .. } => panic!("nobody registers here"),
                 Output::WrongPassword(report) => panic!("nobody has a password here: {report:?}"),
+                Output::Unusable { fault, .. } => panic!("nobody describes itself so: {fault}"),
             }
         }
     }
