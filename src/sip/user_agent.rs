@@ -14,6 +14,10 @@
 //! |---|---|
 //! | `admission` | who may ask what: targets, digests, trunks, loops |
 //! | `guesses` | wrong passwords |
+//! | `caller` | what a callee is told of its caller |
+//! | `redirects` | 3xx of phones |
+//! | `allowance` | how often strangers are answered |
+//! | `refusals` | what of refusals is written down |
 //! | `uas` | requests in |
 //! | `uac` | commands and the responses to what we sent |
 //! | `refer` | RFC 3515 |
@@ -22,9 +26,13 @@
 //! | `leg` | what a leg is |
 
 mod admission;
+mod allowance;
+mod caller;
 mod guesses;
 mod leg;
+mod redirects;
 mod refer;
+mod refusals;
 mod reliable;
 mod session;
 mod uac;
@@ -33,19 +41,22 @@ mod uas;
 #[cfg(test)]
 mod tests;
 
-use super::config::{Config, Trunk};
+use super::config::{Account, Config, Trunk};
 use super::digest::{Authenticator, Credentials};
 use super::flow::{ConnectionId, Flow, Protocol};
-use super::leg::{LegCommand, LegEvent, LegKey, LegSource};
-use super::message::{Message, ParseError, Request, Response, parse_datagram};
+use super::leg::{ANONYMOUS, LegCommand, LegEvent, LegKey, LegSource};
+use super::message::{Message, ParseError, Request, Response, escape, parse_datagram};
 use super::registrar::{KeptBinding, Registrar};
 use super::timers::Timers;
 use super::transaction::{self, Transactions};
-use crate::words::{DeviceId, Now};
-use admission::{Chance, Sources};
+use crate::words::{DeviceId, Now, Number};
+use admission::Chance;
+use allowance::Sources;
 use guesses::Guesses;
 pub use guesses::WrongPassword;
 use leg::{ClientUse, Leg, LegTimer, ServerUse, State, Way};
+use refusals::Refusals;
+pub use refusals::{Refused, RefusedBy};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -64,6 +75,8 @@ pub enum Output {
     Event(LegEvent),
     /// To be written in the log; not more often than a person can read.
     WrongPassword(WrongPassword),
+    /// The same.
+    Refused(Refused),
     /// To be kept for [`UserAgent::restore`].
     Bindings {
         /// Whose phones.
@@ -101,11 +114,15 @@ pub struct UserAgent {
     locals: Vec<(Protocol, SocketAddr)>,
     transactions: Transactions<ServerUse, ClientUse>,
     registrar: Registrar,
+    /// Where in the configuration the account of a number is, and that of a user name.
+    numbers: BTreeMap<Number, usize>,
+    users: BTreeMap<String, usize>,
     legs: BTreeMap<LegKey, Leg>,
     by_call: BTreeMap<Vec<u8>, BTreeSet<LegKey>>,
     timers: Timers<(LegKey, LegTimer)>,
     sources: Sources,
     guesses: Guesses,
+    refusals: Refusals,
     chance: Chance,
     authenticator: Authenticator,
     logins: BTreeMap<String, Credentials>,
@@ -137,11 +154,14 @@ impl UserAgent {
         Self {
             transactions: Transactions::new(config.timing, config.limits.transactions),
             registrar: Registrar::new(config.limits.contacts, config.limits.min_expires, config.limits.max_expires),
+            numbers: index(&config, |account| account.number.clone()),
+            users: index(&config, |account| account.username.clone()),
             legs: BTreeMap::new(),
             by_call: BTreeMap::new(),
             timers: Timers::default(),
             sources: Sources::new(config.limits.refusals_per_second, config.limits.sources),
             guesses: Guesses::default(),
+            refusals: Refusals::default(),
             authenticator,
             logins,
             chance,
@@ -151,6 +171,16 @@ impl UserAgent {
             locals,
             config,
         }
+    }
+
+    /// The account that answers to a number.
+    fn account_of_number(&self, number: &str) -> Option<&Account> {
+        self.config.accounts.get(*self.numbers.get(number)?)
+    }
+
+    /// The account that answers challenges under this user name.
+    fn account_of_user(&self, user: &str) -> Option<&Account> {
+        self.config.accounts.get(*self.users.get(user)?)
     }
 
     /// Takes back where phones were before a restart, so that calls reach them before they register again.
@@ -184,6 +214,7 @@ impl UserAgent {
     /// Something has come that is no message.
     pub fn handle_malformed(&mut self, flow: Flow, error: &ParseError, now: Now) {
         self.counters.malformed += 1;
+        self.note_malformed(&flow, error, now);
         let Some(response) = &error.response else { return };
         if !self.may_refuse(&flow, now) {
             return;
@@ -440,12 +471,16 @@ impl UserAgent {
         }
     }
 
-    fn contact(&self, flow: &Flow) -> Vec<u8> {
+    /// Our Contact on a leg: its user part is the number that we go by there, so that a phone that refers to it, or calls it
+    /// later, names somebody (RFC 5589 7).
+    fn contact(&self, flow: &Flow, number: &Number) -> Vec<u8> {
+        let number = if number.as_str().is_empty() { ANONYMOUS } else { number.as_str() };
+        let user = String::from_utf8_lossy(&escape(number.as_bytes())).into_owned();
         let transport = match flow.protocol {
             Protocol::Udp => "",
             Protocol::Tcp => ";transport=tcp",
         };
-        format!("<sip:{}:{}{transport}>", self.via_host(flow), flow.local.port()).into_bytes()
+        format!("<sip:{user}@{}:{}{transport}>", self.via_host(flow), flow.local.port()).into_bytes()
     }
 
     /// Puts our Via on a request; the branch tells us later that it was ours.
@@ -471,4 +506,10 @@ impl UserAgent {
         let tag = self.chance.stateless_tag(&response.headers);
         self.transmit(flow, response.with_to_tag(&tag).to_bytes());
     }
+}
+
+/// Of two accounts of one name the first counts.
+fn index<K: Ord>(config: &Config, name: impl Fn(&Account) -> K) -> BTreeMap<K, usize> {
+    let numbered = config.accounts.iter().enumerate().rev();
+    numbered.map(|(at, account)| (name(account), at)).collect()
 }

@@ -6,5 +6,6 @@ mod coaching;
 mod consultations;
 mod house;
 mod refusals;
+mod routing;
 mod srtp;
 mod transfers;

@@ -1,12 +1,13 @@
 //! One harness: user agents on a virtual network under a virtual clock, and a peer that speaks raw text.
 
 mod flows;
+mod identity;
 mod network;
 mod races;
 mod reliable;
 mod rules;
 
-use super::{Output, UserAgent, WrongPassword};
+use super::{Output, Refused, UserAgent, WrongPassword};
 use crate::sip::config::{Account, Config, Login, Trunk};
 use crate::sip::digest::{Credentials, Subject};
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
@@ -85,6 +86,7 @@ struct Stage {
     sent: Vec<(Flow, Message)>,
     events: Vec<LegEvent>,
     reports: Vec<WrongPassword>,
+    refusals: Vec<Refused>,
     /// What a restart would find.
     kept: BTreeMap<DeviceId, Vec<KeptBinding>>,
 }
@@ -102,6 +104,7 @@ impl Stage {
             sent: Vec::new(),
             events: Vec::new(),
             reports: Vec::new(),
+            refusals: Vec::new(),
             kept: BTreeMap::new(),
         }
     }
@@ -112,6 +115,7 @@ impl Stage {
                 Output::Transmit { flow, bytes } => self.sent.push((flow, parse_datagram(&bytes).unwrap())),
                 Output::Event(event) => self.events.push(event),
                 Output::WrongPassword(report) => self.reports.push(report),
+                Output::Refused(refused) => self.refusals.push(refused),
                 Output::Bindings { device, bindings } => drop(self.kept.insert(device, bindings)),
             }
         }

@@ -88,6 +88,7 @@ impl World {
                 Output::Event(event) => self.react(who, event),
                 Output::Bindings { .. } => panic!("nobody registers here"),
                 Output::WrongPassword(report) => panic!("nobody has a password here: {report:?}"),
+                Output::Refused(_) => {}
             }
         }
     }
@@ -130,6 +131,7 @@ impl World {
                 (*leg, Course::Talking)
             }
             LegEvent::Dialled { leg, .. } => (*leg, Course::Talking),
+            LegEvent::Redirected { .. } => panic!("nobody redirects here"),
             LegEvent::Refused { leg, .. } | LegEvent::Ended { leg, .. } => (*leg, Course::Over),
             LegEvent::Located { .. } | LegEvent::Registered { .. } => return,
         };
