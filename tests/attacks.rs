@@ -199,7 +199,7 @@ async fn d4_no_header_of_a_caller_reaches_the_callee_but_those_on_the_list() {
                     Answer-Mode: Auto\r\nPriv-Answer-Mode: Auto\r\nCall-Info: <sip:smuggled>;answer-after=0\r\nAlert-Info: <http://x>;info=alert-autoanswer\r\n\
                     P-Asserted-Identity: <sip:smuggled@x>\r\nRemote-Party-ID: <sip:smuggled@x>\r\nDiversion: <sip:smuggled@x>\r\n\
                     Authorization: Digest username=\"smuggled\"\r\nRecord-Route: <sip:smuggled.example;lr>\r\nHistory-Info: <sip:smuggled@x>\r\n\
-                    r: <sip:smuggled@x>\r\nb: <sip:smuggled@x>\r\nUser-Agent: smuggled\r\nUser-to-User: 56;encoding=hex\r\n";
+                    X-Undertone-Call: smuggled\r\nr: <sip:smuggled@x>\r\nb: <sip:smuggled@x>\r\nUser-Agent: smuggled\r\nUser-to-User: 56;encoding=hex\r\n";
     let invite = site.invite("d4", &uri, &from, smuggled);
     site.send(&invite).await;
     let answered = site.finally("INVITE").await;
@@ -207,7 +207,7 @@ async fn d4_no_header_of_a_caller_reaches_the_callee_but_those_on_the_list() {
     site.send(&site.within("ACK", 1, "d4a", &invite, &answered)).await;
     let seen = invited(&trio.agent);
     let allowed: BTreeSet<&str> = "Via Max-Forwards From To Call-ID CSeq Contact Allow Accept Supported Session-Expires Min-SE User-Agent \
-                                   User-to-User Content-Type Content-Length"
+                                   User-to-User X-Undertone-Call Content-Type Content-Length"
         .split_whitespace()
         .collect();
     let head = seen.split("\r\n\r\n").next().unwrap();
@@ -318,9 +318,9 @@ async fn d6_nobody_is_carried_to_a_foreign_target_or_a_premium_number() {
                 let label = format!("{name}{kind}{at}");
                 peer.send(&peer.invite(&label, target, &from, "")).await;
                 let answer = peer.finally("INVITE").await;
-                let refused = match kind {
-                    // Whoever says that he is the agent is asked to prove it.
-                    "agent" => [401, 403, 404, 405, 416].as_slice(),
+                let refused = match (kind, name) {
+                    // Whoever says that he is the agent is asked to prove it, and so is everybody whom we do not know.
+                    ("agent", _) | (_, "stranger") => [401, 403, 404, 405, 416].as_slice(),
                     _ => &[403, 404, 405, 416],
                 };
                 assert!(refused.contains(&status(&answer)), "{label} {target}: {answer}");

@@ -282,7 +282,10 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         assert_eq!(operator.line(message).await["fields"]["call"], call, "{message}");
     }
     assert!(operator.line("call ended").await["fields"]["duration_ms"].is_u64());
-    assert_eq!(operator.line("call refused").await["fields"]["status"], 404);
+    let refused = operator.line("call refused").await["fields"].clone();
+    assert_eq!((&refused["status"], &refused["reason"]), (&json!(404), &json!("no such number")));
+    assert_eq!((&refused["from"], &refused["to"]), (&json!("<redacted>"), &json!("<redacted>")));
+    assert!(refused["peer"].is_string() && refused["call_id"].is_string(), "{refused}");
     operator.line("a phone's password is wrong").await;
     operator.line("phone registered").await;
     let sound = operator

@@ -339,6 +339,8 @@ pub(super) struct Trunk {
     pub(super) own_ports: bool,
     #[serde(default)]
     pub(super) srtp: Srtp,
+    #[serde(default)]
+    pub(super) own_numbers: bool,
     pub(super) user: Option<String>,
     pub(super) password: Option<String>,
     pub(super) realm: Option<String>,

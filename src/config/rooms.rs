@@ -344,6 +344,7 @@ fn trunk(trunk: &raw::Trunk) -> Trunk {
         nat: trunk.nat,
         own_ports: trunk.own_ports,
         srtp: srtp(trunk.srtp),
+        own_numbers: trunk.own_numbers,
         login,
     }
 }

@@ -85,11 +85,6 @@ impl Config {
     pub fn account(&self, device: &DeviceId) -> Option<&Account> {
         self.accounts.iter().find(|account| account.device == *device)
     }
-
-    /// The account that answers to a number: the user part of a URI.
-    pub fn account_of_number(&self, number: &str) -> Option<&Account> {
-        self.accounts.iter().find(|account| account.number.as_str() == number)
-    }
 }
 
 /// A listening socket.
@@ -212,6 +207,9 @@ pub struct Trunk {
     pub own_ports: bool,
     /// Whether its media is encrypted.
     pub srtp: Srtp,
+    /// It may show numbers of our own devices as calling: a switch on which they hang as well. Else such a number is
+    /// withheld, and shown as not verified.
+    pub own_numbers: bool,
 }
 
 impl Trunk {
@@ -234,6 +232,7 @@ impl Trunk {
             nat: false,
             own_ports: false,
             srtp: Srtp::Off,
+            own_numbers: false,
         }
     }
 

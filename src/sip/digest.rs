@@ -3,7 +3,6 @@
 //! A nonce is made of a number and the time it was issued, sealed with a keyed hash over both and the address it was issued
 //! to; nothing is kept for a challenge, and for an answer only which counts (nc) of its nonce have been seen.
 
-use super::message::Uri;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use md5::Md5;
@@ -191,12 +190,19 @@ pub fn realm(value: &[u8]) -> Option<Vec<u8>> {
     Fields::read(value)?.get("realm").map(<[u8]>::to_vec)
 }
 
+/// The user name of an Authorization value for this realm.
+pub fn username(value: &[u8], realm: &[u8]) -> Option<Vec<u8>> {
+    let fields = Fields::read(value).filter(|fields| fields.get("realm") == Some(realm))?;
+    fields.get("username").map(<[u8]>::to_vec)
+}
+
 /// A request, as far as authentication looks at it.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// The method's name.
     pub method: &'a [u8],
-    /// The raw Request-URI.
+    /// The raw Request-URI: what an answer of ours is made over. An answer to us says its own digest-uri, and is judged over
+    /// that: on the way to us a proxy may have rewritten the Request-URI (RFC 3261 22.4).
     pub uri: &'a [u8],
     /// The body, for auth-int.
     pub body: &'a [u8],
@@ -213,7 +219,7 @@ pub enum Verdict {
     /// He may know the secret, but the nonce is old, from elsewhere, or its count was used: challenge again with stale=true. The
     /// secret has not been looked at.
     Stale,
-    /// No such user or wrong secret (the two are not told apart), or not the request he answered for.
+    /// No such user or wrong secret: the two are not told apart.
     Wrong,
     /// Not a Digest answer that can be read, or one to nothing that we asked.
     Malformed,
@@ -344,9 +350,6 @@ impl Authenticator {
         let Some(number) = self.open_nonce(nonce, source, now) else {
             return Some(Verdict::Stale);
         };
-        if !same_uri(uri, subject.uri) {
-            return Some(Verdict::Wrong);
-        }
         let asked = Asked {
             algorithm,
             nonce,
@@ -421,10 +424,6 @@ fn read_count(nc: &[u8]) -> Option<u32> {
         .ok()
         .filter(|digits| digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
     u32::from_str_radix(digits, 16).ok()
-}
-
-fn same_uri(said: &[u8], asked: &[u8]) -> bool {
-    said == asked || matches!((Uri::parse(said), Uri::parse(asked)), (Ok(said), Ok(asked)) if said.same(&asked))
 }
 
 /// Takes the same time wherever the first difference is.
@@ -654,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_secret_an_unknown_user_and_another_request_are_wrong() {
+    fn a_wrong_secret_an_unknown_user_and_another_method_are_wrong() {
         let mut pair = Pair::new();
         pair.client.password = "guess".to_owned();
         let value = pair.answer();
@@ -670,14 +669,24 @@ mod tests {
             ..REGISTER
         };
         assert_eq!(pair.server.verify(value.as_bytes(), invite, HOME, stored, pair.now), Verdict::Wrong);
-        let elsewhere = Subject {
-            uri: b"sip:elsewhere.test",
-            ..REGISTER
-        };
-        assert_eq!(
-            pair.server.verify(value.as_bytes(), elsewhere, HOME, stored, pair.now),
-            Verdict::Wrong
-        );
+    }
+
+    /// RFC 3261 22.4 (6), RFC 7616 3.4.6.
+    #[test]
+    fn a_digest_uri_that_is_not_the_request_uri_is_judged_over_what_it_says() {
+        for uri in [
+            b"sip:coach.example.test:5060".as_slice(),
+            b"sip:edge.test;transport=udp",
+            b"SIP:COACH.example.test",
+            b"x",
+        ] {
+            let mut pair = Pair::new();
+            let value = pair.answer();
+            let asked = Subject { uri, ..REGISTER };
+            assert_eq!(pair.server.verify(value.as_bytes(), asked, HOME, stored, pair.now), genuine());
+            let value = pair.answer().replace("uri=\"sip:coach.example.test\"", "uri=\"sip:other.test\"");
+            assert_eq!(pair.verify(&value), Verdict::Wrong, "not what was hashed");
+        }
     }
 
     #[test]

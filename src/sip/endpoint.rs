@@ -16,8 +16,9 @@ use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent};
 use super::registrar::KeptBinding;
 use super::transport::{Arrival, Transport};
-use super::user_agent::{Counters, Output, UserAgent, WrongPassword};
+use super::user_agent::{Counters, Output, Refused, RefusedBy, UserAgent, WrongPassword};
 use crate::clock;
+use crate::telemetry::Pii;
 use crate::words::DeviceId;
 use std::collections::BTreeMap;
 use std::io;
@@ -217,10 +218,33 @@ impl Endpoint {
                     times,
                     throttled,
                 }) => tracing::warn!(%device, %source, times, throttled, "a phone's password is wrong"),
+                Output::Refused(refused) => log_refused(&refused),
             }
         }
         self.measure();
     }
+}
+
+/// One line for a refusal, either way.
+fn log_refused(refused: &Refused) {
+    let realms = Some(refused.realms.as_str()).filter(|realms| !realms.is_empty());
+    let left_out = Some(refused.left_out).filter(|left_out| *left_out > 0);
+    let message = match refused.by {
+        RefusedBy::Us => "request refused",
+        RefusedBy::Peer => "refused by the peer",
+    };
+    tracing::info!(
+        method = refused.method,
+        call_id = refused.call_id,
+        from = %Pii(&refused.from),
+        to = %Pii(&refused.to),
+        peer = %refused.peer,
+        status = refused.status,
+        reason = refused.reason,
+        realm = realms,
+        left_out,
+        "{message}"
+    );
 }
 
 async fn until(timeout: Option<std::time::Instant>) {

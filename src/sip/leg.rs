@@ -35,6 +35,9 @@ pub enum Destination {
     },
 }
 
+/// The number of a caller that withholds its own, or that gives none (RFC 3323 4.1.1.3).
+pub const ANONYMOUS: &str = "anonymous";
+
 /// Who is shown as calling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -42,6 +45,21 @@ pub struct Identity {
     pub number: Number,
     /// His display name, empty when there is none. UTF-8, without quotes.
     pub display: String,
+}
+
+impl Identity {
+    /// A caller whose number is not shown. `display` says what may be said instead.
+    pub fn withheld(display: String) -> Self {
+        Self {
+            number: Number::from(ANONYMOUS),
+            display,
+        }
+    }
+
+    /// Nothing that goes to the callee may tell the number.
+    pub fn is_withheld(&self) -> bool {
+        self.number.as_str() == ANONYMOUS
+    }
 }
 
 /// A header field that the B-leg may carry, already checked against the allow-list. Bytes as they came.
@@ -64,9 +82,11 @@ pub enum LegEvent {
         call_id: String,
         /// Who.
         source: LegSource,
-        /// Whom he says he is; for an account, its own number.
+        /// The caller as it may be shown: an account's own number, or what a trunk says; withheld where that was asked for.
         from: Identity,
-        /// The user part of the Request-URI, unescaped once.
+        /// The number that the caller says it is, or that its account has. To be shown to nobody: it tells loops apart.
+        claimed: Number,
+        /// The number of the Request-URI, without what decorates it.
         to: Number,
         /// The offer; `None` when the INVITE had none (then `Accept` carries ours and the answer comes with `Confirmed`).
         offer: Option<Vec<u8>>,
@@ -76,6 +96,8 @@ pub enum LegEvent {
         passed: Vec<PassedHeader>,
         /// The leg whose place he takes (RFC 3891): an established one of the same peer.
         replaces: Option<LegKey>,
+        /// The outgoing leg whose INVITE comes back with this one, through a proxy or a B2BUA: a spiral (RFC 3261 16.3).
+        returns: Option<LegKey>,
     },
     /// Where the signalling of a leg behind a NAT comes from: its media comes from there too, whatever its descriptions say. Right after
     /// `Incoming`, and before a description that comes from a host not told yet.
@@ -116,6 +138,15 @@ pub enum LegEvent {
         leg: LegKey,
         /// 300 to 699.
         status: u16,
+    },
+    /// The phone of a device has sent the caller elsewhere (300, 301, 302): refused as by `Refused`, with where to go on.
+    Redirected {
+        /// The leg, which is gone.
+        leg: LegKey,
+        /// 300, 301 or 302.
+        status: u16,
+        /// The numbers to try, the preferred first. Never empty.
+        to: Vec<Number>,
     },
     /// The ACK of our 2xx has come.
     Confirmed {
@@ -159,7 +190,7 @@ pub enum LegEvent {
     Referred {
         /// The leg.
         leg: LegKey,
-        /// The number, unescaped once.
+        /// The number, without what decorates it.
         to: Number,
         /// His other leg that goes there already (RFC 3891): the two calls are to be joined without him.
         replaces: Option<LegKey>,

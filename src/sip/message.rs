@@ -14,6 +14,7 @@ mod body;
 mod check;
 mod framing;
 mod headers;
+mod number;
 mod scan;
 #[cfg(test)]
 mod torture;
@@ -24,6 +25,7 @@ pub use body::{BodyError, DESCRIBED, session_description};
 pub use check::{Abilities, Refuse, validate};
 pub use framing::{Fault, Framed, MAX_FIELDS, MAX_MESSAGE, ParseError, StreamFramer, parse_datagram};
 pub use headers::{Field, HeaderError, Headers};
+pub use number::{is_printable, printable};
 pub use uri::{Host, Scheme, Uri, UriError, escape, unescape};
 pub use value::{NameAddr, Params, ValueError, Via};
 

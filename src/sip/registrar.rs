@@ -107,6 +107,8 @@ pub struct Registrar {
     min_expires: Duration,
     max_expires: Duration,
     bindings: BTreeMap<DeviceId, Vec<Binding>>,
+    /// Who has registered by which way. Expired bindings are among them until they are forgotten.
+    by_flow: BTreeMap<Flow, BTreeSet<DeviceId>>,
     next_order: u64,
     changed: BTreeSet<DeviceId>,
 }
@@ -119,6 +121,7 @@ impl Registrar {
             min_expires,
             max_expires,
             bindings: BTreeMap::new(),
+            by_flow: BTreeMap::new(),
             next_order: 0,
             changed: BTreeSet::new(),
         }
@@ -174,11 +177,7 @@ impl Registrar {
         // Refreshed bindings move to the end: the first is the oldest.
         bound.drain(..bound.len().saturating_sub(self.max_contacts));
         self.changed.insert(device.clone());
-        if bound.is_empty() {
-            self.bindings.remove(device);
-        } else {
-            self.bindings.insert(device.clone(), bound);
-        }
+        self.put(device, bound);
         Ok(())
     }
 
@@ -216,7 +215,7 @@ impl Registrar {
         }
         let reachable = !bound.is_empty();
         if reachable {
-            self.bindings.insert(device.clone(), bound);
+            self.put(device, bound);
         }
         reachable
     }
@@ -283,6 +282,12 @@ impl Registrar {
         self.flows().any(|flow| flow.peer.ip().to_canonical() == address)
     }
 
+    /// The devices that have registered over this flow: several, when one phone has several lines.
+    pub fn devices_at(&self, flow: &Flow, now: Instant) -> impl Iterator<Item = &DeviceId> {
+        let devices = self.by_flow.get(flow).into_iter().flatten();
+        devices.filter(move |device| self.is_at(device, flow, now))
+    }
+
     /// The ways by which anybody has registered.
     pub fn flows(&self) -> impl Iterator<Item = &Flow> {
         self.bindings.values().flatten().map(|binding| &binding.flow)
@@ -313,19 +318,36 @@ impl Registrar {
     }
 
     fn retain(&mut self, keep: impl Fn(&Binding) -> bool) -> Vec<DeviceId> {
+        let loses = |(_, bound): &(&DeviceId, &Vec<Binding>)| !bound.iter().all(&keep);
+        let losing: Vec<DeviceId> = self.bindings.iter().filter(loses).map(|(device, _)| device.clone()).collect();
         let mut gone = Vec::new();
-        let changed = &mut self.changed;
-        self.bindings.retain(|device, bound| {
-            let before = bound.len();
+        for device in losing {
+            let mut bound = self.bindings.get(&device).cloned().unwrap_or_default();
             bound.retain(&keep);
-            if bound.len() < before {
-                changed.insert(device.clone());
-            }
             if bound.is_empty() {
                 gone.push(device.clone());
             }
-            !bound.is_empty()
-        });
+            self.put(&device, bound);
+            self.changed.insert(device);
+        }
         gone
+    }
+
+    /// The one place that writes bindings, and who is where by them.
+    fn put(&mut self, device: &DeviceId, bound: Vec<Binding>) {
+        for binding in self.bindings.remove(device).unwrap_or_default() {
+            if let Some(devices) = self.by_flow.get_mut(&binding.flow) {
+                devices.remove(device);
+                if devices.is_empty() {
+                    self.by_flow.remove(&binding.flow);
+                }
+            }
+        }
+        for binding in &bound {
+            self.by_flow.entry(binding.flow).or_default().insert(device.clone());
+        }
+        if !bound.is_empty() {
+            self.bindings.insert(device.clone(), bound);
+        }
     }
 }

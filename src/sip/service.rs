@@ -293,9 +293,21 @@ impl Shell {
         match &event {
             LegEvent::AskToAnswerRefused { status, .. } => tracing::info!(status, "a phone can not be made to answer"),
             LegEvent::Referred { to, .. } => tracing::debug!(%to, "asks to be replaced"),
-            LegEvent::Incoming { leg, call_id, .. } => {
+            LegEvent::Incoming {
+                leg,
+                call_id,
+                claimed,
+                to,
+                source,
+                ..
+            } => {
                 tracing::debug!("a call comes in");
                 self.journal.name(*leg, call_id.clone());
+                self.journal.calls(*leg, claimed, to, source);
+            }
+            LegEvent::Redirected { leg, status, to } => {
+                tracing::debug!(status, numbers = to.len(), "redirected");
+                gone = Some(*leg);
             }
             LegEvent::Refused { leg, status } => {
                 tracing::debug!(status, "refused");
@@ -402,6 +414,7 @@ impl Shell {
                 Output::Fact(fact) => self.publish(fact),
                 Output::Keep(keep) => self.keeping.keep(keep),
                 Output::Unusable { leg, fault } => self.journal.unusable(leg, &fault),
+                Output::Denied { leg, why } => self.journal.denied(leg, why),
             }
         }
         for (device, bindings) in self.endpoint.take_bindings() {

@@ -19,6 +19,7 @@ mod consult;
 mod legs;
 mod monitors;
 mod numbering;
+mod routing;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,7 @@ mod transfer;
 pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
 
 use crate::media::{CallKey, Codec, Expected, Gain, MediaCommand, MediaEvent, MediaLeg};
-use crate::sip::leg::{Destination, Identity, LegCommand, LegKey, LegSource};
+use crate::sip::leg::{Identity, LegCommand, LegKey, LegSource};
 use crate::sip::sdp::{Direction, Local, SdpFault, Srtp};
 use crate::supervision::{self, Supervision};
 use crate::words::{
@@ -35,7 +36,8 @@ use crate::words::{
     Reason, Refusal, Scope,
 };
 use call::{Call, Exchange, Rules, Seat, Stage, media_leg};
-use numbering::Place;
+pub use routing::Unroutable;
+use routing::{Callee, Caller, Trail};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -128,6 +130,13 @@ pub enum Output {
         /// What is wrong with it.
         fault: SdpFault,
     },
+    /// Why the caller of this leg is refused, ahead of the `Reject` that does it: for the log.
+    Denied {
+        /// The leg.
+        leg: LegKey,
+        /// Why.
+        why: Unroutable,
+    },
 }
 
 /// What must survive a restart.
@@ -198,13 +207,6 @@ struct Device {
     forward_to: Option<Number>,
 }
 
-/// Who calls.
-struct Caller {
-    device: Option<DeviceId>,
-    role: PartyRole,
-    terms: Terms,
-}
-
 /// What holds for the media of a leg.
 #[derive(Clone)]
 struct Terms {
@@ -215,14 +217,6 @@ struct Terms {
     srtp: Srtp,
     /// Of the address that we tell.
     ipv6: bool,
-}
-
-/// Who is called, after forwarding.
-struct Callee {
-    number: Number,
-    role: PartyRole,
-    terms: Terms,
-    to: Destination,
 }
 
 impl<O: Outside> Switchboard<O> {
@@ -538,61 +532,6 @@ impl<O: Outside> Switchboard<O> {
         self.calls.get_mut(key)
     }
 
-    /// Where a number leads for this caller, or what he is told.
-    fn route(&self, caller: &Caller, dialled: &Number) -> Result<Callee, u16> {
-        let mut number = dialled;
-        let mut passed = BTreeSet::new();
-        let mut may_leave = caller.role == PartyRole::Agent;
-        loop {
-            let extension = match self.numbering.find(number) {
-                None => return Err(404),
-                Some(Place::Trunk(_)) if !may_leave => return Err(403),
-                Some(Place::Trunk(trunk)) if self.is_full(&LegSource::Trunk(trunk.name.clone())) => return Err(503),
-                Some(Place::Trunk(trunk)) => {
-                    return Ok(Callee {
-                        number: number.clone(),
-                        role: PartyRole::Customer,
-                        terms: self.terms_of_trunk(trunk),
-                        to: Destination::Trunk {
-                            name: trunk.name.clone(),
-                            number: number.clone(),
-                        },
-                    });
-                }
-                Some(Place::Extension(extension)) => extension,
-            };
-            let Some(device) = self.devices.get(&extension.device) else {
-                return Err(404);
-            };
-            if !passed.insert(number) {
-                return Err(482);
-            }
-            if let Some(forward_to) = &device.forward_to {
-                may_leave |= extension.kind == AccountKind::House;
-                number = forward_to;
-                continue;
-            }
-            if device.do_not_disturb {
-                return Err(486);
-            }
-            if !device.registered {
-                return Err(480);
-            }
-            if caller.device.as_ref() == Some(&extension.device) || !self.config.call_waiting && self.is_busy(&extension.device) {
-                return Err(486);
-            }
-            if self.is_full(&LegSource::Account(extension.device.clone())) {
-                return Err(486);
-            }
-            return Ok(Callee {
-                number: number.clone(),
-                role: role_of(extension.kind),
-                terms: self.terms_of_extension(extension),
-                to: Destination::Device(extension.device.clone()),
-            });
-        }
-    }
-
     fn terms_of_extension(&self, extension: &Extension) -> Terms {
         Terms {
             nat: extension.nat,
@@ -617,20 +556,6 @@ impl<O: Outside> Switchboard<O> {
             ipv6: self.config.media_over_ipv6,
             codecs: if common.is_empty() { self.config.codecs.clone() } else { common },
         }
-    }
-
-    fn is_busy(&self, device: &DeviceId) -> bool {
-        self.live_legs(&LegSource::Account(device.clone())).next().is_some()
-    }
-
-    /// A device or a trunk is on as many calls as it may be.
-    fn is_full(&self, peer: &LegSource) -> bool {
-        let most = match peer {
-            LegSource::Account(_) => Some(self.config.max_calls_per_device),
-            LegSource::Trunk(name) => self.numbering.trunk(name).and_then(|trunk| trunk.max_calls),
-        };
-        let all = self.by_peer.get(peer).map_or(0, BTreeSet::len);
-        most.is_some_and(|most| all >= most && self.live_legs(peer).count() >= most)
     }
 
     fn caller(&self, source: &LegSource) -> Option<Caller> {
@@ -712,6 +637,8 @@ impl<O: Outside> Switchboard<O> {
             told: Direction::SendRecv,
             exchange: Exchange::Idle,
             watch: None,
+            shown: None,
+            trail: Trail::default(),
             quality: None,
         })
     }

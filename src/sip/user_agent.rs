@@ -14,6 +14,10 @@
 //! |---|---|
 //! | `admission` | who may ask what: targets, digests, trunks, loops |
 //! | `guesses` | wrong passwords |
+//! | `caller` | what a callee is told of its caller |
+//! | `redirects` | 3xx of phones |
+//! | `allowance` | how often strangers are answered |
+//! | `refusals` | what of refusals is written down |
 //! | `uas` | requests in |
 //! | `uac` | commands and the responses to what we sent |
 //! | `refer` | RFC 3515 |
@@ -25,11 +29,15 @@
 //! | `ways` | where peers are, and by which way each leg is reached |
 
 mod admission;
+mod allowance;
+mod caller;
 mod connected;
 mod guesses;
 mod leg;
 mod qualify;
+mod redirects;
 mod refer;
+mod refusals;
 mod reliable;
 mod session;
 mod uac;
@@ -39,22 +47,25 @@ mod ways;
 #[cfg(test)]
 mod tests;
 
-use super::config::{Config, Trunk};
+use super::config::{Account, Config, Trunk};
 use super::digest::{Authenticator, Credentials};
 use super::flow::{Flow, Protocol};
-use super::leg::{LegCommand, LegEvent, LegKey, LegSource};
-use super::message::{Message, ParseError, Request, Response, parse_datagram};
+use super::leg::{ANONYMOUS, LegCommand, LegEvent, LegKey, LegSource};
+use super::message::{Message, ParseError, Request, Response, escape, parse_datagram};
 use super::peer::Peers;
 use super::registrar::{KeptBinding, Registrar};
 use super::sdp::SdpFault;
 use super::timers::Timers;
 use super::transaction::{self, Transactions};
-use crate::words::{DeviceId, Now};
-use admission::{Chance, Sources, TrunkCalls};
+use crate::words::{DeviceId, Now, Number};
+use admission::Chance;
+use allowance::{Sources, TrunkCalls};
 use guesses::Guesses;
 pub use guesses::WrongPassword;
 use leg::{ClientUse, Leg, LegTimer, ServerUse};
 use qualify::Qualification;
+use refusals::Refusals;
+pub use refusals::{Refused, RefusedBy};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -73,6 +84,8 @@ pub enum Output {
     Event(LegEvent),
     /// To be written in the log; not more often than a person can read.
     WrongPassword(WrongPassword),
+    /// The same.
+    Refused(Refused),
     /// Whoever is at the other end of this connection is no stranger any more.
     Known(Flow),
     /// To be written in the log: a phone that has answered OPTIONS leaves them unanswered, or answers again.
@@ -129,6 +142,9 @@ pub struct UserAgent {
     locals: Vec<(Protocol, SocketAddr)>,
     transactions: Transactions<ServerUse, ClientUse>,
     registrar: Registrar,
+    /// Where in the configuration the account of a number is, and that of a user name.
+    numbers: BTreeMap<Number, usize>,
+    users: BTreeMap<String, usize>,
     legs: BTreeMap<LegKey, Leg>,
     by_call: BTreeMap<Vec<u8>, BTreeSet<LegKey>>,
     timers: Timers<(LegKey, LegTimer)>,
@@ -136,6 +152,7 @@ pub struct UserAgent {
     trunk_calls: TrunkCalls,
     guesses: Guesses,
     qualification: Qualification,
+    refusals: Refusals,
     chance: Chance,
     authenticator: Authenticator,
     logins: BTreeMap<String, Credentials>,
@@ -167,12 +184,15 @@ impl UserAgent {
         Self {
             transactions: Transactions::new(config.timing, config.limits.transactions),
             registrar: Registrar::new(config.limits.contacts, config.limits.min_expires, config.limits.max_expires),
+            numbers: index(&config, |account| account.number.clone()),
+            users: index(&config, |account| account.username.clone()),
             legs: BTreeMap::new(),
             by_call: BTreeMap::new(),
             timers: Timers::default(),
             sources: Sources::new(config.limits.refusals_per_second, config.limits.sources),
             guesses: Guesses::default(),
             qualification: Qualification::default(),
+            refusals: Refusals::default(),
             authenticator,
             logins,
             chance,
@@ -184,6 +204,16 @@ impl UserAgent {
             locals,
             config,
         }
+    }
+
+    /// The account that answers to a number.
+    fn account_of_number(&self, number: &str) -> Option<&Account> {
+        self.config.accounts.get(*self.numbers.get(number)?)
+    }
+
+    /// The account that answers challenges under this user name.
+    fn account_of_user(&self, user: &str) -> Option<&Account> {
+        self.config.accounts.get(*self.users.get(user)?)
     }
 
     /// Takes back where phones were before a restart, so that calls reach them before they register again.
@@ -218,6 +248,7 @@ impl UserAgent {
     /// Something has come that is no message.
     pub fn handle_malformed(&mut self, flow: Flow, error: &ParseError, now: Now) {
         self.counters.malformed += 1;
+        self.note_malformed(&flow, error, now);
         let Some(response) = &error.response else { return };
         if !self.may_refuse(&flow, now) {
             return;
@@ -399,12 +430,16 @@ impl UserAgent {
         }
     }
 
-    fn contact(&self, flow: &Flow) -> Vec<u8> {
+    /// Our Contact on a leg: its user part is the number that we go by there, so that a phone that refers to it, or calls it
+    /// later, names somebody (RFC 5589 7).
+    fn contact(&self, flow: &Flow, number: &Number) -> Vec<u8> {
+        let number = if number.as_str().is_empty() { ANONYMOUS } else { number.as_str() };
+        let user = String::from_utf8_lossy(&escape(number.as_bytes())).into_owned();
         let transport = match flow.protocol {
             Protocol::Udp => "",
             Protocol::Tcp => ";transport=tcp",
         };
-        format!("<sip:{}:{}{transport}>", self.via_host(flow), flow.local.port()).into_bytes()
+        format!("<sip:{user}@{}:{}{transport}>", self.via_host(flow), flow.local.port()).into_bytes()
     }
 
     /// Puts our Via on a request; the branch tells us later that it was ours.
@@ -432,4 +467,10 @@ impl UserAgent {
         let path = self.return_path(flow, via.as_ref(), &response.headers);
         self.transmit(path.reply, response.with_to_tag(&tag).to_bytes());
     }
+}
+
+/// Of two accounts of one name the first counts.
+fn index<K: Ord>(config: &Config, name: impl Fn(&Account) -> K) -> BTreeMap<K, usize> {
+    let numbered = config.accounts.iter().enumerate().rev();
+    numbered.map(|(at, account)| (name(account), at)).collect()
 }

@@ -1,7 +1,7 @@
 //! What can be said of a request without any state (RFC 3261 8.2).
 
 use super::body::session_description;
-use super::{HeaderError, Method, Request, Response, Scheme};
+use super::{HeaderError, Method, Request, Response, Scheme, reason_phrase};
 
 /// What the user agent can do, for `validate`.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,8 @@ pub struct Refuse {
     pub status: u16,
     /// Allow, Accept, Unsupported, Warning.
     pub headers: Vec<(&'static str, Vec<u8>)>,
+    /// Why, for the operator's log; empty for what is no refusal but a question (401).
+    pub reason: &'static str,
 }
 
 impl Refuse {
@@ -30,13 +32,20 @@ impl Refuse {
         Refuse {
             status,
             headers: Vec::new(),
+            reason: reason_phrase(status),
         }
+    }
+
+    /// The same, with a reason for the operator's log that says more than the status.
+    pub fn because(mut self, reason: &'static str) -> Refuse {
+        self.reason = reason;
+        self
     }
 
     fn with(status: u16, name: &'static str, value: impl Into<Vec<u8>>) -> Refuse {
         Refuse {
-            status,
             headers: vec![(name, value.into())],
+            ..Refuse::new(status)
         }
     }
 
@@ -62,7 +71,7 @@ pub fn validate(request: &Request, abilities: &Abilities<'_>) -> Result<(), Refu
         let status = if matches!(request.method, Method::Other(_)) { 501 } else { 405 };
         return Err(Refuse::with(status, "Allow", allow.join(b", ".as_slice())));
     }
-    if !matches!(request.uri.scheme(), Scheme::Sip | Scheme::Sips) {
+    if request.uri.scheme() == Scheme::Other {
         return Err(Refuse::new(416));
     }
     if !matches!(request.method, Method::Cancel | Method::Ack) {

@@ -505,7 +505,8 @@ fn check_fields(headers: &Headers, method: Option<&Method>) -> Result<(), Fault>
         let fits = match checked {
             Checked::Via => split_list(value).all(Via::fits),
             Checked::From | Checked::To => NameAddr::fits(value),
-            Checked::Contact => value == b"*" || split_list(value).all(NameAddr::fits),
+            // A response is not lost for it: what it answers would wait for ever. Its reader says what is wrong.
+            Checked::Contact => method.is_none() || value == b"*" || split_list(value).all(NameAddr::fits),
             Checked::Route | Checked::RecordRoute => split_list(value).all(NameAddr::fits),
             Checked::CallId => is_call_id(value),
             Checked::MaxForwards => digits(value).is_some_and(|number| number <= 255),

@@ -176,22 +176,49 @@ fn split_name_addr(text: &[u8]) -> Result<(&[u8], &[u8], Scan<'_>), ValueError> 
         Some(b'"') => {
             let display = scan.quoted().ok_or(ValueError)?;
             scan.spaces();
+            if scan.peek() != Some(b'<') {
+                // `""name"" <…>`, as some switches write it: everything before the bracket is the name, unless it holds
+                // what could be taken for an address or a parameter.
+                scan.take_while(|byte| !matches!(byte, b'<' | b'>' | b',' | b';' | b':' | b'@' | b'\\'));
+                if scan.peek() != Some(b'<') {
+                    return Err(ValueError);
+                }
+                let name = trim(&text[..text.len() - scan.rest().len()]);
+                return finish_name_addr(inner_name(name), scan);
+            }
             display
         }
         _ => trim(scan.take_while(|byte| !matches!(byte, b'<' | b'>' | b'"' | b',' | b';' | b':' | b'@' | b'\\'))),
     };
-    if scan.eat(b'<') {
-        let uri = scan.take_while(|byte| byte != b'>');
-        return if scan.eat(b'>') {
-            Ok((display, uri, scan))
-        } else {
-            Err(ValueError)
-        };
+    if scan.peek() == Some(b'<') {
+        return finish_name_addr(display, scan);
     }
     scan = bare;
     let uri = scan.take_while(|byte| !is_space(byte) && byte != b';');
     let fits = !uri.iter().any(|byte| matches!(byte, b'?' | b',' | b'<' | b'>' | b'"'));
     if fits { Ok((b"", uri, scan)) } else { Err(ValueError) }
+}
+
+/// The rest of a name and address, from its opening bracket on.
+fn finish_name_addr<'a>(display: &'a [u8], mut scan: Scan<'a>) -> Result<(&'a [u8], &'a [u8], Scan<'a>), ValueError> {
+    scan.eat(b'<');
+    let uri = scan.take_while(|byte| byte != b'>');
+    if scan.eat(b'>') {
+        Ok((display, uri, scan))
+    } else {
+        Err(ValueError)
+    }
+}
+
+/// A name without the quotes and spaces around it.
+fn inner_name(mut name: &[u8]) -> &[u8] {
+    while let [b'"' | b' ', rest @ ..] = name {
+        name = rest;
+    }
+    while let [rest @ .., b'"' | b' '] = name {
+        name = rest;
+    }
+    name
 }
 
 /// One Via value (RFC 3261 20.42).

@@ -2,10 +2,12 @@
 
 use crate::media::engine::EngineStats;
 use crate::media::{Codec, LegStats, MediaLeg};
-use crate::sip::leg::{LegEvent, LegKey};
+use crate::sip::leg::{LegEvent, LegKey, LegSource};
+use crate::sip::message::reason_phrase;
 use crate::sip::sdp::SdpFault;
+use crate::sip::switchboard::Unroutable;
 use crate::telemetry::Pii;
-use crate::words::{CallFact, CallId, DeviceId, Fact, LegState, MonitorFact, MonitorState, Now, PartyRole};
+use crate::words::{CallFact, CallId, DeviceId, Fact, LegState, MonitorFact, MonitorState, Now, Number, PartyRole};
 use metrics::{counter, gauge, histogram};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -18,12 +20,23 @@ const MOST_CALLS: usize = 100_000;
 pub(super) struct Journal {
     /// The SIP Call-IDs of legs.
     call_ids: BTreeMap<LegKey, String>,
+    /// Who calls by an incoming leg, until it is refused or gone.
+    callers: BTreeMap<LegKey, Calling>,
     /// Whose sound a leg carries.
     media: BTreeMap<MediaLeg, Sounding>,
     /// The legs of a call whose sound has not ended.
     sounding: BTreeMap<CallId, BTreeSet<MediaLeg>>,
     calls: BTreeMap<CallId, Known>,
     monitors: BTreeMap<DeviceId, Watched>,
+}
+
+/// An incoming call, as a line about its refusal tells of it.
+#[derive(Debug)]
+struct Calling {
+    from: Number,
+    to: Number,
+    peer: LegSource,
+    why: Option<Unroutable>,
 }
 
 /// A leg with sound.
@@ -71,6 +84,7 @@ impl Journal {
             | LegEvent::Progress { leg, .. }
             | LegEvent::Answered { leg, .. }
             | LegEvent::Refused { leg, .. }
+            | LegEvent::Redirected { leg, .. }
             | LegEvent::Confirmed { leg, .. }
             | LegEvent::Offered { leg, .. }
             | LegEvent::OfferAnswered { leg, .. }
@@ -92,13 +106,46 @@ impl Journal {
     /// A leg is gone.
     pub(super) fn forget(&mut self, leg: LegKey) {
         self.call_ids.remove(&leg);
+        self.callers.remove(&leg);
+    }
+
+    /// Somebody calls.
+    pub(super) fn calls(&mut self, leg: LegKey, from: &Number, to: &Number, peer: &LegSource) {
+        let (from, to, peer) = (from.clone(), to.clone(), peer.clone());
+        self.callers.insert(leg, Calling { from, to, peer, why: None });
+    }
+
+    /// Why a caller is about to be refused.
+    pub(super) fn denied(&mut self, leg: LegKey, why: Unroutable) {
+        if let Some(caller) = self.callers.get_mut(&leg) {
+            caller.why = Some(why);
+        }
     }
 
     /// A caller was refused.
     pub(super) fn refused(&mut self, leg: LegKey, status: u16) {
         let call_id = self.call_ids.remove(&leg).unwrap_or_default();
         counter!("undertone_calls_refused_total", "status" => status.to_string()).increment(1);
-        tracing::info!(call_id, status, "call refused");
+        let caller = self.callers.remove(&leg);
+        let peer = caller.as_ref().map(|caller| match &caller.peer {
+            LegSource::Account(device) => device.as_str(),
+            LegSource::Trunk(name) => name.as_str(),
+        });
+        let why = caller.as_ref().and_then(|caller| caller.why);
+        let reason = why.map_or_else(|| reason_phrase(status).to_owned(), |why| why.to_string());
+        let (from, to) = (
+            caller.as_ref().map(|caller| Pii(&caller.from)),
+            caller.as_ref().map(|caller| Pii(&caller.to)),
+        );
+        tracing::info!(
+            call_id,
+            from = from.map(tracing::field::display),
+            to = to.map(tracing::field::display),
+            peer,
+            status,
+            reason,
+            "call refused"
+        );
     }
 
     /// A session description could not be used.

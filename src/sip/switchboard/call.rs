@@ -1,12 +1,13 @@
 //! A call: a set of legs with roles.
 
 use super::consult::Consult;
+use super::routing::Trail;
 use super::session::media_of;
 use super::transfer::Transfer;
 use super::{Output, Terms};
 use crate::media::srtp::Keys;
 use crate::media::{CallKey, Codec, Gain, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, MediaLeg};
-use crate::sip::leg::{LegCommand, LegKey, LegSource, PassedHeader};
+use crate::sip::leg::{Identity, LegCommand, LegKey, LegSource, PassedHeader};
 use crate::sip::sdp::{Agreed, Direction, Local, SdpError, Session};
 use crate::words::{Activity, CallFact, CallId, CallType, DeviceId, LegState, Now, Number, Party, PartyRole, Quality, Timestamp};
 use std::net::IpAddr;
@@ -31,6 +32,8 @@ pub(super) struct Call {
     /// The media engine caught a packet where it must not be. Supervisors are heard by nobody from then on.
     pub(super) distrusted: bool,
     pub(super) max_forwards: u8,
+    /// The number that the caller says it is: for loops only, shown to nobody.
+    pub(super) claimed: Number,
     pub(super) passed: Vec<PassedHeader>,
     pub(super) transfer: Option<Transfer>,
     /// It was made to ask about another call.
@@ -85,6 +88,10 @@ pub(super) struct Seat {
     pub(super) told: Direction,
     pub(super) exchange: Exchange,
     pub(super) watch: Option<Watch>,
+    /// Who was shown to him as calling, when he was called.
+    pub(super) shown: Option<Identity>,
+    /// The way that led to him, when he was called.
+    pub(super) trail: Trail,
     /// How his sound fared by the last report.
     pub(super) quality: Option<Quality>,
 }
@@ -166,6 +173,10 @@ impl Seat {
 
     pub(super) fn is_talking(&self) -> bool {
         matches!(self.stage, Stage::Talking)
+    }
+
+    pub(super) fn is_invited(&self) -> bool {
+        matches!(self.stage, Stage::Invited)
     }
 
     pub(super) fn is_held(&self) -> bool {

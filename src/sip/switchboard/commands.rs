@@ -167,7 +167,9 @@ impl<O: Outside> Switchboard<O> {
             ));
         }
         let caller = self.caller(&source).ok_or_else(|| Refusal::no_device(id))?;
-        let callee = self.route(&caller, destination).map_err(|status| unreached(status, destination))?;
+        let callee = self
+            .route(&caller, destination)
+            .map_err(|why| unreached(why.status(), destination))?;
         if self.calls.len() >= self.config.max_calls {
             return Err(unreached(503, destination));
         }
@@ -205,6 +207,7 @@ impl<O: Outside> Switchboard<O> {
             refusal: None,
             distrusted: false,
             max_forwards: MAX_FORWARDS,
+            claimed: self.shown(id),
             passed: Vec::new(),
             transfer: None,
             consult,

@@ -24,7 +24,7 @@ use crate::supervision::LegOutcome;
 use crate::words::{DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
 
 /// A name that is withheld names nobody: a device is not known by it.
-const WITHHELD: &str = "anonymous";
+
 
 /// Whose a name is, seen from a leg.
 enum Named {

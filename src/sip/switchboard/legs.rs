@@ -2,6 +2,7 @@
 
 use super::call::{Call, Exchange, Farewell, Seat, Stage};
 use super::monitors::outcome_of;
+use super::routing::{Trail, Unroutable};
 use super::session::{Rejection, codecs_of, first_of, prefer, read, refuse_offer};
 use super::{Callee, Caller, Output, Outside, Switchboard, identity};
 use crate::media::{CallKey, Codec, Hearing};
@@ -19,10 +20,12 @@ struct Incoming {
     leg: LegKey,
     source: LegSource,
     from: Identity,
+    claimed: Number,
     to: Number,
     offer: Option<Vec<u8>>,
     max_forwards: u8,
     passed: Vec<PassedHeader>,
+    returns: Option<LegKey>,
 }
 
 impl<O: Outside> Switchboard<O> {
@@ -42,20 +45,24 @@ impl<O: Outside> Switchboard<O> {
                 call_id: _,
                 source,
                 from,
+                claimed,
                 to,
                 offer,
                 max_forwards,
                 passed,
                 replaces: None,
+                returns,
             } => self.take_in(
                 Incoming {
                     leg,
                     source,
                     from,
+                    claimed,
                     to,
                     offer,
                     max_forwards,
                     passed,
+                    returns,
                 },
                 now,
             ),
@@ -64,6 +71,7 @@ impl<O: Outside> Switchboard<O> {
             LegEvent::Progress { leg, status, media } => self.progress(leg, status, media, now),
             LegEvent::Answered { leg, media } => self.answered(leg, &media, now),
             LegEvent::Refused { leg, status } => self.refused(leg, status, now),
+            LegEvent::Redirected { leg, status, to } => self.redirected(leg, status, &to, now),
             LegEvent::Confirmed { leg, media } => self.confirmed(leg, media.as_deref(), now),
             LegEvent::Offered { leg, media } => self.offered(leg, media.as_deref()),
             LegEvent::OfferAnswered { leg, media } => self.offer_answered(leg, &media, now),
@@ -130,7 +138,16 @@ impl<O: Outside> Switchboard<O> {
             return Err(503.into());
         }
         let offer = incoming.offer.map(|body| read(&body, &caller.terms)).transpose()?;
-        let callee = self.route(&caller, &incoming.to)?;
+        let (behind, hops) = self.behind(incoming.returns).unwrap_or((Trail::default(), u8::MAX));
+        // Who sits between may have begun to count anew.
+        let max_forwards = incoming.max_forwards.min(hops.saturating_sub(1));
+        if max_forwards == 0 && hops < u8::MAX {
+            return Err(483.into());
+        }
+        let callee = self.route_on(&caller, &incoming.to, behind, None)?;
+        if self.is_repeated(&caller, &incoming.claimed, &callee) {
+            return Err(Unroutable::Repeated.into());
+        }
 
         let consult = caller.device.as_ref().and_then(|device| self.asks_about(device));
         let (key, id, conn_id) = self.new_ids();
@@ -158,7 +175,8 @@ impl<O: Outside> Switchboard<O> {
             dialler: None,
             refusal: None,
             distrusted: false,
-            max_forwards: incoming.max_forwards,
+            max_forwards,
+            claimed: incoming.claimed,
             passed: incoming.passed,
             transfer: None,
             consult,
@@ -191,6 +209,8 @@ impl<O: Outside> Switchboard<O> {
         };
         let mut seat = self.new_seat(key, leg, peer, party, callee.terms, Stage::Invited)?;
         let call = self.calls.get_mut(&key)?;
+        seat.trail = callee.trail;
+        seat.shown = Some(from.clone());
         let mut passed = call.passed.clone();
         // RFC 8224: an Identity vouches for these two numbers, and only with its Date.
         if from.number != call.ani || seat.number != call.dnis {
@@ -320,7 +340,7 @@ impl<O: Outside> Switchboard<O> {
         let caller = self.caller(&LegSource::Account(dialler));
         let done = match caller.map(|caller| self.route(&caller, destination)) {
             Some(Ok(callee)) => self.call_out(key, callee, from, &codecs).map(drop).ok_or(503),
-            Some(Err(status)) => Err(status),
+            Some(Err(why)) => Err(why.status()),
             None => Err(404),
         };
         if let Err(status) = done {
@@ -342,6 +362,53 @@ impl<O: Outside> Switchboard<O> {
             call.refusal = Some(as_told_to_caller(status, to_device));
         }
         self.leave(leg, Farewell::Gone, outcome_of(status), now);
+    }
+
+    /// The phone of a device sends its caller elsewhere: as far as the device may send it, and unless that was tried before.
+    /// A supervisor's phone sends nobody anywhere, nor one that its own user has asked to be called.
+    fn redirected(&mut self, leg: LegKey, status: u16, to: &[Number], now: Now) {
+        let mut told = status;
+        for number in to {
+            match self.send_elsewhere(leg, number) {
+                Ok(()) => return self.leave(leg, Farewell::Gone, outcome_of(status), now),
+                Err(Some(why)) => told = why.status(),
+                Err(None) => break,
+            }
+        }
+        self.refused(leg, told, now);
+    }
+
+    /// `None`: this leg is not to be sent anywhere, or there is no port.
+    fn send_elsewhere(&mut self, leg: LegKey, number: &Number) -> Result<(), Option<Unroutable>> {
+        let call = self.call_of(leg).ok_or(None)?;
+        let is_recall = call.transfer.as_ref().is_some_and(|transfer| transfer.recalls(leg));
+        let seat = call
+            .seat(leg)
+            .filter(|seat| seat.is_invited() && !seat.is_supervisor())
+            .ok_or(None)?;
+        let device = seat.device.clone().ok_or(None)?;
+        if is_recall || call.dials.is_some() {
+            return Err(None);
+        }
+        let (shown, trail) = (seat.shown.clone().ok_or(None)?, seat.trail.clone());
+        let key = call.key;
+        let caller = call
+            .seats
+            .iter()
+            .find(|seat| seat.leg != leg && !seat.is_over() && !seat.is_supervisor());
+        let caller = caller.map(|seat| seat.peer.clone()).ok_or(None)?;
+        let offered: Vec<Codec> = call.seats.iter().find_map(Seat::offered_codecs).unwrap_or_default();
+        let codecs = call.codec().map_or(offered, |codec| vec![codec]);
+        let codecs = first_of(&codecs, &self.config.codecs);
+        let caller = self.caller(&caller).ok_or(None)?;
+        let callee = self.route_on(&caller, number, trail, Some(&device))?;
+        let new = self.call_out(key, callee, shown, &codecs).ok_or(None)?;
+        if let Some(call) = self.calls.get_mut(&key)
+            && let Some(transfer) = call.transfer.as_mut().filter(|transfer| transfer.to == leg)
+        {
+            transfer.to = new;
+        }
+        Ok(())
     }
 
     fn ended(&mut self, leg: LegKey, _reason: EndReason, now: Now) {
@@ -525,6 +592,14 @@ impl<O: Outside> Switchboard<O> {
 }
 
 impl Seat {
+    /// What a caller who has no answer yet has offered.
+    fn offered_codecs(&self) -> Option<Vec<Codec>> {
+        match &self.stage {
+            Stage::Calling { offer: Some(offer), .. } => Some(codecs_of(offer)),
+            _ => None,
+        }
+    }
+
     /// Of these codecs those that this leg may use, or else its own.
     fn may_use(&self, codecs: &[Codec]) -> Vec<Codec> {
         let common: Vec<Codec> = codecs.iter().copied().filter(|codec| self.terms.codecs.contains(codec)).collect();
@@ -602,7 +677,7 @@ pub(super) fn call_type(caller: &Caller, callee: &Callee) -> CallType {
 /// What a caller is told of a refusal that was made to us.
 fn as_told_to_caller(status: u16, to_device: bool) -> u16 {
     match status {
-        // We follow no redirection, and nobody answered.
+        // A redirection that is not followed, or nobody answered.
         300..=399 | 408 | 487 => 480,
         // Matters between us and the callee, of which the caller knows nothing.
         401 | 407 | 405 | 415 | 420 | 421 | 422 | 491 | 494 => 500,

@@ -23,6 +23,8 @@ pub(super) fn read(body: &[u8], terms: &Terms) -> Result<Session, SdpFault> {
 /// Why a call of theirs is not taken.
 #[derive(Debug)]
 pub(super) enum Rejection {
+    /// The number cannot be had.
+    Unroutable(Unroutable),
     /// With this status.
     Status(u16),
     /// For what its offer says.
@@ -32,6 +34,12 @@ pub(super) enum Rejection {
 impl From<u16> for Rejection {
     fn from(status: u16) -> Rejection {
         Rejection::Status(status)
+    }
+}
+
+impl From<Unroutable> for Rejection {
+    fn from(why: Unroutable) -> Rejection {
+        Rejection::Unroutable(why)
     }
 }
 
@@ -46,6 +54,10 @@ impl Rejection {
     pub(super) fn tell(self, leg: LegKey, outputs: &mut impl Extend<Output>) {
         match self {
             Rejection::Status(status) => outputs.extend([Output::Leg(LegCommand::Reject { leg, status })]),
+            Rejection::Unroutable(why) => outputs.extend([
+                Output::Denied { leg, why },
+                Output::Leg(LegCommand::Reject { leg, status: why.status() }),
+            ]),
             Rejection::Offer(fault) => outputs.extend(refuse_offer(leg, fault)),
         }
     }

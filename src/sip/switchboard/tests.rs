@@ -8,5 +8,6 @@ mod consultations;
 mod formats;
 mod house;
 mod refusals;
+mod routing;
 mod srtp;
 mod transfers;

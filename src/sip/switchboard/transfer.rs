@@ -46,6 +46,13 @@ pub(super) struct Transfer {
     pub(super) wanted: Wanted,
 }
 
+impl Transfer {
+    /// This is the leg of whoever transferred, called back.
+    pub(super) fn recalls(&self, leg: LegKey) -> bool {
+        self.wanted == Wanted::Recall && self.to == leg
+    }
+}
+
 impl<O: Outside> Switchboard<O> {
     /// A single-step transfer or conference asked for by the device's user.
     pub(super) fn transfer(&mut self, device: &DeviceId, call: &CallId, destination: &Number, wanted: Wanted) -> Result<(), Refusal> {

@@ -1,8 +1,9 @@
 //! Wrong passwords: how many one address may try for one device, and who is told.
 
+use super::allowance::Allowance;
 use crate::words::DeviceId;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// Wrong answers for one device from one address before the next are not looked at.
@@ -14,7 +15,7 @@ pub(super) const EACH: Duration = Duration::from_secs(30);
 /// How often the same device and address are told of again.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Devices and addresses that are remembered.
+/// Names and sources that are remembered.
 const MOST: usize = 4096;
 
 /// Reports at once, and how long until there may be another: a thousand guessers do not fill a disk with log lines.
@@ -34,11 +35,37 @@ pub struct WrongPassword {
     pub throttled: bool,
 }
 
-/// How many wrong passwords were tried for which device from where. Addresses of IPv6 count by /64: one subscriber.
+/// All ports of an address together have so many times the guesses of one.
+const PORTS: u32 = 4;
+
+/// Whose password is guessed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Guessed<'a> {
+    /// A device's.
+    Device(&'a str),
+    /// That of a name that nobody here has: counted all the same, so that nobody learns that it is none.
+    Nobody(&'a str),
+}
+
+/// How many wrong passwords were tried for which device from where: from each address and port, and, with a wider measure,
+/// from each address. Addresses of IPv6 count by /64: one subscriber.
 #[derive(Debug, Default)]
 pub(super) struct Guesses {
-    by: BTreeMap<(DeviceId, IpAddr), Guess>,
+    by: BTreeMap<Key, Guess>,
     reports: Allowance,
+}
+
+/// Whether it is a device, its name, the address, and the port or all of them.
+type Key = (bool, String, IpAddr, Option<u16>);
+
+impl Guessed<'_> {
+    fn key(self, source: SocketAddr, port: Option<u16>) -> Key {
+        let (is_device, name) = match self {
+            Guessed::Device(name) => (true, name),
+            Guessed::Nobody(name) => (false, name),
+        };
+        (is_device, name.to_owned(), network(source.ip()), port)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -48,62 +75,48 @@ struct Guess {
     told: Option<(Instant, bool)>,
 }
 
-/// Something that fills again with time. Holds when it will be empty of use, and so needs no clock to be made.
-#[derive(Debug, Default)]
-struct Allowance {
-    /// When everything used will have been given back.
-    whole_at: Option<Instant>,
-}
-
-impl Allowance {
-    fn used(&self, now: Instant) -> Duration {
-        self.whole_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
-    }
-
-    /// How long until there is one more; zero: now.
-    fn wait(&self, most: u32, each: Duration, now: Instant) -> Duration {
-        self.used(now).saturating_sub(each * (most - 1))
-    }
-
-    fn take(&mut self, each: Duration, now: Instant) {
-        self.whole_at = Some(now + self.used(now) + each);
-    }
-}
-
 impl Guesses {
-    /// How long an answer for this device from this address has to wait before it is looked at.
-    pub(super) fn wait(&self, device: &DeviceId, source: IpAddr, now: Instant) -> Option<Duration> {
-        let guess = self.by.get(&(device.clone(), network(source)))?;
-        Some(guess.allowance.wait(FREE, EACH, now)).filter(|wait| !wait.is_zero())
+    /// How long an answer for this name from this source has to wait before it is looked at.
+    pub(super) fn wait(&self, name: Guessed<'_>, source: SocketAddr, now: Instant) -> Option<Duration> {
+        let left = |port: Option<u16>, most: u32, each: Duration| {
+            let guess = self.by.get(&name.key(source, port));
+            guess.map_or(Duration::ZERO, |guess| guess.allowance.wait(most, each, now))
+        };
+        let wait = left(Some(source.port()), FREE, EACH).max(left(None, FREE * PORTS, EACH / PORTS));
+        Some(wait).filter(|wait| !wait.is_zero())
     }
 
-    /// A wrong answer, or one that was not looked at; what is to be told of it.
-    pub(super) fn count(&mut self, device: &DeviceId, source: IpAddr, looked_at: bool, now: Instant) -> Option<WrongPassword> {
-        let key = (device.clone(), network(source));
-        if self.by.len() >= MOST && !self.by.contains_key(&key) {
-            self.forget_one(now);
+    /// A wrong answer, or one that was not looked at. What is to be told of it: how many since this was told last, and
+    /// whether nothing more is looked at from there for a while.
+    pub(super) fn count(&mut self, name: Guessed<'_>, source: SocketAddr, looked_at: bool, now: Instant) -> Option<(u32, bool)> {
+        if looked_at {
+            self.guess(name.key(source, None), now).allowance.take(EACH / PORTS, now);
         }
-        let guess = self.by.entry(key).or_default();
+        let guess = self.guess(name.key(source, Some(source.port())), now);
         if looked_at {
             guess.allowance.take(EACH, now);
         }
+        let throttled = self.wait(name, source, now).is_some();
+        // Told by address, whatever the port.
+        let guess = self.guess(name.key(source, None), now);
         guess.times = guess.times.saturating_add(1);
-        let throttled = !guess.allowance.wait(FREE, EACH, now).is_zero();
         let news = match guess.told {
             None => true,
             Some((at, told_throttled)) => throttled && !told_throttled || now.saturating_duration_since(at) >= AGAIN,
         };
-        if !news || !self.reports.wait(REPORTS, REPORT_EACH, now).is_zero() {
+        if !news || matches!(name, Guessed::Nobody(_)) || !self.reports.try_take(REPORTS, REPORT_EACH, now) {
             return None;
         }
-        self.reports.take(REPORT_EACH, now);
+        let guess = self.guess(name.key(source, None), now);
         guess.told = Some((now, throttled));
-        Some(WrongPassword {
-            device: device.clone(),
-            source,
-            times: std::mem::take(&mut guess.times),
-            throttled,
-        })
+        Some((std::mem::take(&mut guess.times), throttled))
+    }
+
+    fn guess(&mut self, key: Key, now: Instant) -> &mut Guess {
+        if self.by.len() >= MOST && !self.by.contains_key(&key) {
+            self.forget_one(now);
+        }
+        self.by.entry(key).or_default()
     }
 
     /// Those who have not tried for long; if there are none, who has tried least.
@@ -137,60 +150,85 @@ mod tests {
         Instant::now()
     }
 
-    fn device(name: &str) -> DeviceId {
-        name.into()
-    }
+    const ANNA: Guessed<'static> = Guessed::Device("anna");
 
-    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 66));
+    fn here(port: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 66], port))
+    }
 
     #[test]
     fn five_are_free_and_then_there_is_one_every_half_minute() {
-        let (mut guesses, start, anna) = (Guesses::default(), start(), device("anna"));
+        let (mut guesses, start) = (Guesses::default(), start());
         for _ in 0..FREE {
-            assert_eq!(guesses.wait(&anna, HERE, start), None);
-            guesses.count(&anna, HERE, true, start);
+            assert_eq!(guesses.wait(ANNA, here(5060), start), None);
+            guesses.count(ANNA, here(5060), true, start);
         }
-        assert_eq!(guesses.wait(&anna, HERE, start), Some(EACH));
+        assert_eq!(guesses.wait(ANNA, here(5060), start), Some(EACH));
         let later = start + EACH;
-        assert_eq!(guesses.wait(&anna, HERE, later), None);
-        guesses.count(&anna, HERE, true, later);
-        assert_eq!(guesses.wait(&anna, HERE, later), Some(EACH));
-        assert_eq!(guesses.wait(&device("bert"), HERE, later), None);
-        assert_eq!(guesses.wait(&anna, "192.0.2.67".parse().unwrap(), later), None);
+        assert_eq!(guesses.wait(ANNA, here(5060), later), None);
+        guesses.count(ANNA, here(5060), true, later);
+        assert_eq!(guesses.wait(ANNA, here(5060), later), Some(EACH));
+        assert_eq!(guesses.wait(Guessed::Device("bert"), here(5060), later), None);
+        assert_eq!(guesses.wait(Guessed::Nobody("anna"), here(5060), later), None);
+        assert_eq!(guesses.wait(ANNA, "192.0.2.67:5060".parse().unwrap(), later), None);
+    }
+
+    #[test]
+    fn another_port_of_the_address_is_looked_at_until_the_address_has_guessed_too_often() {
+        let (mut guesses, now) = (Guesses::default(), start());
+        for _ in 0..FREE {
+            guesses.count(ANNA, here(1024), true, now);
+        }
+        assert_eq!(guesses.wait(ANNA, here(5062), now), None);
+        for port in 2000..2000 + 15 {
+            assert_eq!(guesses.wait(ANNA, here(port), now), None);
+            guesses.count(ANNA, here(port), true, now);
+        }
+        assert_eq!(guesses.wait(ANNA, here(5062), now), Some(EACH / PORTS));
+    }
+
+    #[test]
+    fn a_name_that_nobody_has_is_counted_like_one_that_somebody_has_and_told_to_nobody() {
+        let (mut guesses, now) = (Guesses::default(), start());
+        for _ in 0..FREE {
+            assert_eq!(guesses.wait(Guessed::Nobody("zoe"), here(5060), now), None);
+            assert_eq!(guesses.count(Guessed::Nobody("zoe"), here(5060), true, now), None);
+        }
+        assert_eq!(guesses.wait(Guessed::Nobody("zoe"), here(5060), now), Some(EACH));
     }
 
     #[test]
     fn addresses_of_one_ipv6_network_share_their_guesses() {
-        let (mut guesses, now, anna) = (Guesses::default(), start(), device("anna"));
+        let (mut guesses, now) = (Guesses::default(), start());
         for host in 0..FREE {
-            guesses.count(&anna, format!("2001:db8::{host}").parse().unwrap(), true, now);
+            guesses.count(ANNA, format!("[2001:db8::{host}]:5060").parse().unwrap(), true, now);
         }
-        assert!(guesses.wait(&anna, "2001:db8::ffff".parse().unwrap(), now).is_some());
-        assert_eq!(guesses.wait(&anna, "2001:db8:0:1::1".parse().unwrap(), now), None);
+        assert!(guesses.wait(ANNA, "[2001:db8::ffff]:5060".parse().unwrap(), now).is_some());
+        assert_eq!(guesses.wait(ANNA, "[2001:db8:0:1::1]:5060".parse().unwrap(), now), None);
     }
 
     #[test]
     fn the_first_wrong_password_and_the_beginning_of_the_throttling_are_told_and_then_one_line_a_minute() {
-        let (mut guesses, start, anna) = (Guesses::default(), start(), device("anna"));
+        let (mut guesses, start) = (Guesses::default(), start());
         let mut told = Vec::new();
         for second in 0..=120 {
             let now = start + Duration::from_secs(second);
-            let looked_at = guesses.wait(&anna, HERE, now).is_none();
-            let report = guesses.count(&anna, HERE, looked_at, now);
-            told.extend(report.map(|report| (second, report.times, report.throttled)));
+            let looked_at = guesses.wait(ANNA, here(5060), now).is_none();
+            let report = guesses.count(ANNA, here(5060), looked_at, now);
+            told.extend(report.map(|(times, throttled)| (second, times, throttled)));
         }
         assert_eq!(told, [(0, 1, false), (4, 4, true), (64, 60, true)]);
     }
 
     #[test]
     fn what_is_remembered_and_what_is_told_is_bounded() {
-        let (mut guesses, now, anna) = (Guesses::default(), start(), device("anna"));
+        let (mut guesses, now) = (Guesses::default(), start());
         for _ in 0..FREE {
-            guesses.count(&anna, HERE, true, now);
+            guesses.count(ANNA, here(5060), true, now);
         }
-        let sources = (0..MOST as u32 + 100).map(|host| IpAddr::from((0x0a00_0000 + host).to_be_bytes()));
-        let told = sources.filter(|source| guesses.count(&anna, *source, true, now).is_some()).count();
+        let sources = (0..MOST as u32 + 100).map(|host| SocketAddr::from(((0x0a00_0000 + host).to_be_bytes(), 5060)));
+        let told = sources.filter(|source| guesses.count(ANNA, *source, true, now).is_some()).count();
         assert!(guesses.by.len() <= MOST && told < REPORTS as usize);
-        assert!(guesses.wait(&anna, HERE, now).is_some(), "who has tried most is not forgotten");
+        assert!(guesses.wait(ANNA, here(5060), now).is_some(), "who has tried most is not forgotten");
     }
 }

@@ -17,6 +17,8 @@ pub(super) type HangupReason = Option<(u16, &'static str)>;
 #[derive(Debug)]
 pub(super) struct Leg {
     pub(super) peer: LegSource,
+    /// The number that we go by on this leg: whoever was called here, or is shown as calling there.
+    pub(super) number: Number,
     pub(super) dialog: Dialog,
     pub(super) way: Way,
     pub(super) state: State,
@@ -149,6 +151,8 @@ pub(super) struct Session {
 pub(super) enum LegTimer {
     /// When an unanswered incoming INVITE is refused.
     Ringing,
+    /// When an incoming INVITE expires by its own Expires (RFC 3261 13.3.1).
+    Stale,
     /// When a provisional response is sent again (RFC 3261 13.3.1.1).
     Remind,
     /// When a reliable provisional response is sent again, or given up (RFC 3262 3).
@@ -174,8 +178,9 @@ pub(super) enum LegTimer {
 }
 
 impl LegTimer {
-    pub(super) const ALL: [LegTimer; 12] = [
+    pub(super) const ALL: [LegTimer; 13] = [
         LegTimer::Ringing,
+        LegTimer::Stale,
         LegTimer::Remind,
         LegTimer::Reliable,
         LegTimer::NoAnswer,

@@ -4,7 +4,7 @@ use super::UserAgent;
 use super::leg::{ClientUse, State, Way};
 use crate::sip::flow::Flow;
 use crate::sip::leg::{LegEvent, LegKey};
-use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, reason_phrase};
+use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, Uri, reason_phrase};
 use crate::sip::transaction::{Kind, Received};
 use crate::words::{Now, Number};
 
@@ -32,7 +32,7 @@ impl UserAgent {
         let (cseq, _) = refer.headers.cseq().map_err(|_| Refuse::new(400))?;
         let wish = refer.headers.get("Refer-Sub");
         let is_silent = wish.is_some_and(|wish| wish.trim_ascii().eq_ignore_ascii_case(b"false"));
-        let mut response = Response::to(refer, 202).with("Contact", self.contact(&flow));
+        let mut response = Response::to(refer, 202).with("Contact", self.contact(&flow, &leg.number));
         if is_silent {
             response.headers.push("Refer-Sub", "false");
         }
@@ -49,27 +49,34 @@ impl UserAgent {
         Ok(())
     }
 
-    /// The number that is to be called, and the call of his that goes there already (RFC 3891). Only a number of ours: whom a phone may call
-    /// is decided by number.
+    /// The number that is to be called, and the call of the same peer that goes there already. That one is named by Replaces
+    /// alone (RFC 3891 3), whatever stands before it: often it is our Contact (RFC 5589 7). Else only a number of ours will
+    /// do: whom a phone may call is decided by number.
     fn refer_to(&self, leg_key: LegKey, headers: &Headers) -> Result<(Number, Option<LegKey>), Refuse> {
         let value = headers.single("Refer-To").map_err(|_| Refuse::new(400))?;
-        let uri = NameAddr::parse(value).map_err(|_| Refuse::new(400))?.uri;
-        if uri.scheme() != Scheme::Sip {
+        let uri = target(value).ok_or(Refuse::new(400))?;
+        if uri.scheme() == Scheme::Other {
             return Err(Refuse::new(416));
         }
         let is_invite = uri.param("method").is_none_or(|method| method.eq_ignore_ascii_case(b"INVITE"));
         if !is_invite {
             return Err(Refuse::new(501));
         }
-        if !self.is_ours(&uri) {
-            return Err(Refuse::new(403));
+        let number = self.number_of(&uri);
+        if let Some(value) = uri.header("Replaces")
+            && let Some(other) = self.other_leg(leg_key, &value)
+        {
+            let number = number.or_else(|| self.legs.get(&other).map(|leg| leg.number.clone()));
+            return Ok((number.unwrap_or_else(|| Number::from("")), Some(other)));
         }
-        let replaces = match uri.header("Replaces") {
-            Some(value) => Some(self.other_leg(leg_key, &value).ok_or(Refuse::new(404))?),
-            None => None,
-        };
-        let to = Self::user_of(&uri).map(Number::from).ok_or(Refuse::new(404))?;
-        Ok((to, replaces))
+        if !self.is_ours(&uri) {
+            return Err(Refuse::new(403).because("refers to another host"));
+        }
+        if uri.header("Replaces").is_some() {
+            return Err(Refuse::new(404).because("Replaces names no call of this peer"));
+        }
+        let to = number.ok_or(Refuse::new(404).because("refers to no number"))?;
+        Ok((to, None))
     }
 
     /// Another leg of the same peer. (481 would end the dialog in which he asks, RFC 5057 5.1.)
@@ -94,7 +101,7 @@ impl UserAgent {
         if referrer.is_silent || !matches!(leg.state, State::Confirmed) || leg.way == Way::Lost {
             return;
         }
-        let flow = leg.dialog.flow;
+        let (flow, number) = (leg.dialog.flow, leg.number.clone());
         let state = match is_last {
             true => "terminated;reason=noresource".to_owned(),
             false => format!("active;expires={LASTS}"),
@@ -103,9 +110,17 @@ impl UserAgent {
         let mut notify = notify
             .with("Event", format!("refer;id={}", referrer.cseq))
             .with("Subscription-State", state);
-        notify.headers.push("Contact", self.contact(&flow));
+        notify.headers.push("Contact", self.contact(&flow, &number));
         let line = format!("SIP/2.0 {status} {}\r\n", reason_phrase(status));
         let sent = self.sent(notify.with_body("message/sipfrag;version=2.0", line.into_bytes()), flow, 0);
         self.send(Kind::Other, ClientUse::Other, &sent, now);
+    }
+}
+
+/// The URI of a Refer-To. One with headers behind `?` belongs in angle brackets (RFC 3261 20); some phones leave them out.
+fn target(value: &[u8]) -> Option<Uri> {
+    match NameAddr::parse(value) {
+        Ok(address) => Some(address.uri),
+        Err(_) => Uri::parse(value.trim_ascii()).ok(),
     }
 }

@@ -3,6 +3,7 @@
 mod bodies;
 mod connected;
 mod flows;
+mod identity;
 mod network;
 mod peers;
 mod qualify;
@@ -10,7 +11,7 @@ mod races;
 mod reliable;
 mod rules;
 
-use super::{Output, UserAgent, WrongPassword};
+use super::{Output, Refused, UserAgent, WrongPassword};
 use crate::sip::config::{Account, Config, Login, Trunk};
 use crate::sip::digest::{Credentials, Subject};
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
@@ -93,6 +94,7 @@ struct Stage {
     /// Connections that are no strangers'.
     known: Vec<Flow>,
     faults: Vec<SdpFault>,
+    refusals: Vec<Refused>,
     /// What a restart would find.
     kept: BTreeMap<DeviceId, Vec<KeptBinding>>,
 }
@@ -112,6 +114,7 @@ impl Stage {
             reports: Vec::new(),
             known: Vec::new(),
             faults: Vec::new(),
+            refusals: Vec::new(),
             kept: BTreeMap::new(),
         }
     }
@@ -125,6 +128,7 @@ impl Stage {
                 Output::WrongPassword(report) => self.reports.push(report),
                 Output::Qualified { .. } => {}
                 Output::Unusable { fault, .. } => self.faults.push(fault),
+                Output::Refused(refused) => self.refusals.push(refused),
                 Output::Bindings { device, bindings } => drop(self.kept.insert(device, bindings)),
             }
         }

@@ -1,7 +1,8 @@
 //! Commands, and the responses to what we have sent.
 
 use super::UserAgent;
-use super::admission::{ACCEPT, ALLOW};
+use super::admission::{ACCEPT, ALLOW, TRAIL};
+use super::caller::LONGEST_NAME;
 use super::leg::{Calling, ClientUse, Exchange, HangupReason, Leg, LegTimer, Queued, Sent, State, Way};
 use super::reliable::{fork, rseq};
 use super::session::min_se;
@@ -10,9 +11,9 @@ use crate::sip::dialog::Dialog;
 use crate::sip::digest::Subject;
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
 use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
-use crate::sip::message::{Method, NameAddr, Request, Response, Uri};
+use crate::sip::message::{Method, NameAddr, Request, Response, Uri, printable};
 use crate::sip::transaction::{ClientId, ClientKey, Kind, Reply};
-use crate::words::Now;
+use crate::words::{Now, Number};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -156,24 +157,29 @@ impl UserAgent {
             auto_answer: style,
         } = route;
         let host = self.via_host(&flow);
-        let Ok(own) = Uri::sip(Some(from.number.as_str().as_bytes()), &host, None) else {
+        // RFC 3323 4.1.1.3: the host is not ours either, so that nobody takes it for a number here.
+        let shown_at = if from.is_withheld() { "anonymous.invalid" } else { host.as_str() };
+        let Ok(own) = Uri::sip(Some(from.number.as_str().as_bytes()), shown_at, None) else {
             return self.event(LegEvent::Refused { leg, status: 404 });
         };
         let mut local = NameAddr::new(own);
-        local.display = from
-            .display
-            .chars()
-            .filter(|char| !char.is_control())
-            .collect::<String>()
-            .into_bytes();
+        let display = match from.display.as_str() {
+            "" if from.is_withheld() => "Anonymous",
+            display => display,
+        };
+        local.display = printable(display.as_bytes(), LONGEST_NAME).into_bytes();
         let call_id = format!("{}{}@{host}", self.chance.word(), self.chance.word());
         let tag = self.chance.word();
         let mut dialog = Dialog::outgoing(call_id, local, tag, to, uri, flow);
         let session = self.first_session();
         let mut request = dialog.request(Method::Invite);
         request.headers.set("Max-Forwards", max_forwards.to_string());
-        self.write_common(&mut request, &flow);
+        self.write_common(&mut request, &flow, &from.number);
         request.headers.set("Supported", "timer, 100rel");
+        request.headers.push(TRAIL, self.chance.token(leg));
+        if from.is_withheld() {
+            request.headers.push("Privacy", "id");
+        }
         Self::write_session_request(&session, &mut request);
         if let (true, Some(style)) = (auto_answer, style) {
             write_auto_answer(&mut request, style, &host);
@@ -203,6 +209,7 @@ impl UserAgent {
             Leg {
                 way,
                 peer,
+                number: from.number.clone(),
                 dialog,
                 state: State::Calling(calling),
                 exchange: Exchange::Idle,
@@ -221,8 +228,8 @@ impl UserAgent {
         );
     }
 
-    fn write_common(&self, request: &mut Request, flow: &Flow) {
-        request.headers.push("Contact", self.contact(flow));
+    fn write_common(&self, request: &mut Request, flow: &Flow, number: &Number) {
+        request.headers.push("Contact", self.contact(flow, number));
         request.headers.push("Allow", ALLOW);
         request.headers.push("Accept", ACCEPT);
         request.headers.push("Supported", "timer");
@@ -259,10 +266,10 @@ impl UserAgent {
         if leg.dialog.remote_tag.is_none() {
             return self.talk_refused(leg_key, 480);
         }
-        let flow = leg.dialog.flow;
+        let (flow, number) = (leg.dialog.flow, leg.number.clone());
         let notify = leg.dialog.request(Method::Notify);
         let mut notify = notify.with("Event", "talk").with("Subscription-State", "active");
-        notify.headers.push("Contact", self.contact(&flow));
+        notify.headers.push("Contact", self.contact(&flow, &number));
         let sent = self.sent(notify, flow, 0);
         self.send(Kind::Other, ClientUse::Talk(leg_key), &sent, now);
     }
@@ -365,9 +372,9 @@ impl UserAgent {
 
     fn offer(&mut self, leg_key: LegKey, media: Vec<u8>, refresh: bool, glares: u8, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        let (flow, session) = (leg.dialog.flow, leg.session);
+        let (flow, session, number) = (leg.dialog.flow, leg.session, leg.number.clone());
         let mut request = leg.dialog.request(Method::Invite);
-        self.write_common(&mut request, &flow);
+        self.write_common(&mut request, &flow, &number);
         Self::write_session_request(&session, &mut request);
         let sent = self.sent(request.with_body("application/sdp", media.clone()), flow, 0);
         let transaction = self.send(Kind::Invite, ClientUse::Reinvite(leg_key, sent.clone()), &sent, now);
@@ -397,9 +404,9 @@ impl UserAgent {
             let media = leg.local_media.clone();
             return self.offer(leg_key, media, true, 0, now);
         }
-        let (flow, session) = (leg.dialog.flow, leg.session);
+        let (flow, session, number) = (leg.dialog.flow, leg.session, leg.number.clone());
         let mut update = leg.dialog.request(Method::Update);
-        self.write_common(&mut update, &flow);
+        self.write_common(&mut update, &flow, &number);
         Self::write_session_request(&session, &mut update);
         let sent = self.sent(update, flow, 0);
         self.send(Kind::Other, ClientUse::Update(leg_key, sent.clone()), &sent, now);
@@ -409,8 +416,9 @@ impl UserAgent {
 
     pub(super) fn handle_leg_timer(&mut self, leg_key: LegKey, timer: LegTimer, now: Now) {
         match timer {
-            LegTimer::Ringing => {
-                self.answer_incoming(leg_key, 480, now);
+            LegTimer::Ringing | LegTimer::Stale => {
+                let status = if timer == LegTimer::Stale { 487 } else { 480 };
+                self.answer_incoming(leg_key, status, now);
                 self.event(LegEvent::Ended {
                     leg: leg_key,
                     reason: EndReason::Expired,
@@ -504,6 +512,7 @@ impl UserAgent {
             (ClientUse::Update(leg, sent), _) => self.handle_updated(leg, &sent, response, now),
             (ClientUse::Bye(leg, sent), 401 | 407) => {
                 if !self.send_again(Kind::Other, leg, &sent, response, ClientUse::Bye, now) {
+                    self.note_refusal_of(&sent, response.status, &response.reason, Some(&response.headers), now);
                     self.remove_leg(leg);
                 }
             }
@@ -520,11 +529,13 @@ impl UserAgent {
     /// No response came (408), or the transport failed (503). To an INVITE both are the same: nobody is there.
     pub(super) fn handle_failure(&mut self, client: ClientUse, status: u16, now: Now) {
         match client {
-            ClientUse::Invite(leg_key, _) => {
+            ClientUse::Invite(leg_key, sent) => {
                 let told = self.legs.get(&leg_key).is_some_and(|leg| matches!(leg.state, State::Calling(_)));
                 self.has_not_been_found(leg_key, now);
                 self.remove_leg(leg_key);
                 if told {
+                    let reason = if status == 408 { "no response" } else { "cannot be reached" };
+                    self.note_refusal_of(&sent, status, reason.as_bytes(), None, now);
                     self.event(LegEvent::Refused { leg: leg_key, status: 503 });
                 }
             }
@@ -622,6 +633,7 @@ impl UserAgent {
         self.aim(leg_key);
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         let dialog = leg.dialog.clone();
+        let is_readable = response.headers.contacts().is_ok();
         let (wanted, reason, forks) = match &mut leg.state {
             State::Calling(calling) => (true, None, Some(&mut calling.forks)),
             State::Cancelling(_, reason) => (false, *reason, None),
@@ -641,6 +653,12 @@ impl UserAgent {
         leg.session = session;
         leg.state = State::Confirmed;
         match media {
+            // Where its phone is nobody knows: what was said in the call would not arrive.
+            _ if wanted && !is_readable => {
+                self.note_refusal_of(sent, response.status, b"the Contact of its answer cannot be read", None, now);
+                self.send_bye(leg_key, Some((502, "Contact cannot be read")), now);
+                self.event(LegEvent::Refused { leg: leg_key, status: 502 });
+            }
             Some(media) if wanted => {
                 leg.remote_media = media.clone();
                 self.stop_timers(leg_key);
@@ -651,6 +669,7 @@ impl UserAgent {
             }
             // A 2xx without a description is no call.
             None if wanted => {
+                self.note_refusal_of(sent, response.status, b"no session description in its answer", None, now);
                 self.send_bye(leg_key, Some((488, "No answer to the offer")), now);
                 self.event(LegEvent::Refused { leg: leg_key, status: 488 });
             }
@@ -695,10 +714,13 @@ impl UserAgent {
         if self.send_again(Kind::Invite, leg_key, sent, response, ClientUse::Invite, now) {
             return;
         }
+        self.note_refusal_of(sent, response.status, &response.reason, Some(&response.headers), now);
+        let to = self.redirected_to(leg_key, response);
         self.remove_leg(leg_key);
-        self.event(LegEvent::Refused {
-            leg: leg_key,
-            status: response.status,
+        let status = response.status;
+        self.event(match to.is_empty() {
+            true => LegEvent::Refused { leg: leg_key, status },
+            false => LegEvent::Redirected { leg: leg_key, status, to },
         });
     }
 

@@ -1,30 +1,30 @@
 //! Requests in.
 
-use super::admission::{ABILITIES, ALLOW, capabilities, check_scheme, server_key};
-use super::connected::asserted;
+use super::UserAgent;
+use super::admission::{ABILITIES, ALLOW, Claim, capabilities, check_scheme, server_key};
+use super::caller::passed;
 use super::leg::{Exchange, Incoming, Leg, LegTimer, ServerUse, State, Unacknowledged};
 use super::reliable::Reliable;
 use super::{Output, UserAgent};
 use crate::media::rtp::event_of;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
-use crate::sip::leg::{EndReason, Identity, LegEvent, LegKey, LegSource, PassedHeader};
-use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, Uri, quote, unescape, validate};
+use crate::sip::leg::{EndReason, LegEvent, LegKey, LegSource};
+use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, quote, validate};
 use crate::sip::registrar::{Change, Genuine, RegisterError};
 use crate::sip::sdp::{self, SdpError, SdpFault};
 use crate::sip::transaction::{Arrival, Kind, Received, ServerId, ServerKey};
 use crate::words::{Now, Number};
 use std::time::Duration;
 
-/// What a trunk's INVITE may hand on to the B-leg (Identity only with its Date), and what an account's may.
-const PASSED_FROM_TRUNKS: &[&str] = &["Identity", "Date", "User-to-User", "Session-ID"];
-const PASSED_FROM_ACCOUNTS: &[&str] = &["User-to-User", "Session-ID"];
-
 /// RFC 3261 13.3.1.1: a provisional response is repeated every minute.
 const REMIND: Duration = Duration::from_secs(60);
 
 /// An offer of theirs is refused when it has not been answered here by then: before the peer gives up by itself (32 s, RFC 3261 17.1.2.2).
 const UNANSWERED: Duration = Duration::from_secs(20);
+
+/// An Expires of an INVITE that is longer is as good as none: nothing rings so long.
+const EXPIRES: Duration = Duration::from_secs(86_400);
 
 /// Bytes of all header fields together. Nobody honest needs a tenth of it.
 const LONGEST_HEAD: usize = 32 * 1024;
@@ -40,7 +40,7 @@ impl UserAgent {
             return self.refuse(flow, &request, &Refuse::new(513), now);
         }
         let in_dialog = request.headers.to().is_ok_and(|to| to.tag().is_some());
-        if let Err(mut refuse) = validate(&request, &ABILITIES).and_then(|()| check_scheme(&request.uri)) {
+        if let Err(mut refuse) = validate(&request, &ABILITIES).and_then(|()| check_scheme(&request)) {
             if refuse.status == 405 && in_dialog && self.leg_of(&flow, &request.headers, now).is_none() {
                 // RFC 3261 12.2.2: whatever it asks for, the dialog that it asks in is not there.
                 refuse = Refuse::new(481);
@@ -60,9 +60,6 @@ impl UserAgent {
         }
         if request.method == Method::Cancel {
             return self.handle_cancel(flow, key, &request, now);
-        }
-        if self.is_loop(&request.headers) {
-            return self.refuse(flow, &request, &Refuse::new(482), now);
         }
         let refused = match request.method {
             _ if in_dialog => self.handle_in_dialog(flow, key, &request, now),
@@ -100,23 +97,33 @@ impl UserAgent {
         };
         self.check_session(headers)?;
         let replaced = self.replaced(headers)?;
+        let returns = self.returning(headers);
         if !self.is_ours(&invite.uri) {
-            return Err(Refuse::new(404));
+            let status = if returns.is_some() { 482 } else { 404 };
+            return Err(Refuse::new(status).because("the Request-URI names another host"));
         }
-        let to = Self::user_of(&invite.uri).ok_or(Refuse::new(404))?;
+        // Whoever takes a leg's place is told that leg, by its Contact or by any other URI of ours (RFC 3891 3).
+        let of_replaced = || replaced.and_then(|(leg, _)| self.legs.get(&leg)).map(|leg| leg.number.clone());
+        let to = self.number_of(&invite.uri).or_else(of_replaced);
+        let to = to.ok_or(Refuse::new(404).because("no number"))?;
         let source = self.admit(&flow, invite, now)?;
         if let LegSource::Account(device) = &source {
             self.is_there(device, &flow, now);
         }
         self.check_offer(&flow, invite)?;
         let replaces = replaced.map(|found| self.may_replace(found, &source)).transpose()?;
+        let expires = headers.expires().ok();
+        if expires == Some(0) {
+            return Err(Refuse::new(487).because("its Expires is zero"));
+        }
         let local_tag = self.chance.word();
         let mut dialog = Dialog::incoming(invite, local_tag, flow).map_err(|_| Refuse::new(400))?;
         let way = self.first_way(&source, &key.path, &mut dialog, now);
-        let merged = |leg: &Leg| leg.dialog.remote_tag == dialog.remote_tag && leg.dialog.remote_cseq == dialog.remote_cseq;
+        // RFC 3261 8.2.2.2. Another Request-URI is another UAS: a proxy may fork to two numbers of ours.
+        let merged =
+            |leg: &Leg| leg.dialog.remote_tag == dialog.remote_tag && leg.dialog.remote_cseq == dialog.remote_cseq && leg.number == to;
         if self.legs_of(&dialog.call_id).any(|(_, leg)| merged(leg)) {
-            // RFC 3261 8.2.2.2
-            return Err(Refuse::new(482));
+            return Err(Refuse::new(482).because("the same request by another way"));
         }
         let leg = LegKey(self.next_leg);
         let opened = match self.legs.len() < self.config.limits.legs && self.may_call(&source, now) {
@@ -132,15 +139,18 @@ impl UserAgent {
         self.next_leg += 2;
         self.transactions
             .respond(transaction, 100, Response::to(invite, 100).to_bytes(), now.mono);
+        let (from, claimed) = self.identity(&source, headers, returns);
         let event = LegEvent::Incoming {
             leg,
             call_id: String::from_utf8_lossy(&dialog.call_id).into_owned(),
-            from: self.identity(&source, headers),
-            to: Number::from(to),
+            passed: passed(&source, invite, &from, &to),
+            from,
+            claimed,
+            to: to.clone(),
             offer: invite.description().map(<[u8]>::to_vec),
             max_forwards,
-            passed: passed(&source, invite),
             replaces,
+            returns,
             source: source.clone(),
         };
         let session = self.agree(self.first_session(), headers);
@@ -155,6 +165,7 @@ impl UserAgent {
             Leg {
                 way,
                 peer: source,
+                number: to,
                 dialog,
                 state: State::Incoming(incoming),
                 exchange: Exchange::Idle,
@@ -172,8 +183,13 @@ impl UserAgent {
             },
         );
         self.timers.set((leg, LegTimer::Ringing), now.mono + self.config.limits.ringing);
+        if let Some(seconds) = expires {
+            self.timers
+                .set((leg, LegTimer::Stale), now.mono + Duration::from_secs(seconds.into()).min(EXPIRES));
+        }
         self.event(event);
-        self.identified(leg, asserted(headers));
+        let names = self.asserted(headers);
+        self.identified(leg, names);
         Ok(())
     }
 
@@ -234,35 +250,23 @@ impl UserAgent {
         found.map(|(key, _)| (key, early_only))
     }
 
-    fn identity(&self, source: &LegSource, headers: &Headers) -> Identity {
-        let from = headers.from().ok();
-        let display = from.as_ref().map(|from| printable(&from.display)).unwrap_or_default();
-        let number = match source {
-            LegSource::Account(device) => self.config.account(device).map(|account| account.number.clone()),
-            LegSource::Trunk(_) => from.and_then(|from| Self::user_of(&from.uri)).map(Number::from),
-        };
-        Identity {
-            number: number.unwrap_or_else(|| Number::from("anonymous")),
-            display,
-        }
-    }
-
     fn handle_register(&mut self, flow: Flow, key: Received, request: &Request, now: Now) -> Result<(), Refuse> {
         let headers = &request.headers;
         let to = headers.to().map_err(|_| Refuse::new(400))?;
-        if to.uri.scheme() != Scheme::Sip {
+        if to.uri.scheme() == Scheme::Other {
             return Err(Refuse::new(400));
         }
         let change = registration(headers)?;
         if !self.is_ours(&request.uri) || !self.is_ours(&to.uri) {
-            return Err(Refuse::new(403));
+            return Err(Refuse::new(403).because("registers at another host"));
         }
-        let user = Self::user_of(&to.uri).unwrap_or_default();
-        let Some(account) = self.config.account_of_number(&user).cloned() else {
+        let number = self.number_of(&to.uri).unwrap_or_else(|| Number::from(""));
+        let Some(account) = self.account_of_number(number.as_str()).cloned() else {
             // As somebody who exists would be answered: which numbers are ours is nobody's business.
-            return Err(self.challenge(&flow, false, now));
+            self.authenticate(&flow, request, Claim::Nobody(number.as_str()), now)?;
+            return Err(Refuse::new(403));
         };
-        self.authenticate(&flow, request, &account, now)?;
+        self.authenticate(&flow, request, Claim::Account(&account), now)?;
         let (cseq, _) = headers.cseq().map_err(|_| Refuse::new(400))?;
         let call_id = headers.call_id().map_err(|_| Refuse::new(400))?;
         let device = account.device;
@@ -410,6 +414,7 @@ impl UserAgent {
             Method::Invite => Kind::Invite,
             _ => Kind::Other,
         };
+        self.note_refused(&key.path.source, request, refuse, now);
         let transaction = self.transactions.open_always(key, kind, ServerUse(Some(leg)));
         if let Some(response) = refuse.response(request) {
             self.transactions.respond(transaction, refuse.status, response.to_bytes(), now.mono);
@@ -513,7 +518,7 @@ impl UserAgent {
     fn accept_refresh(&mut self, leg_key: LegKey, request: &Request, now: Now) -> Response {
         let mut response = Response::to(request, 200).with("Allow", ALLOW);
         let Some(leg) = self.legs.get(&leg_key) else { return response };
-        let contact = self.contact(&leg.dialog.flow);
+        let contact = self.contact(&leg.dialog.flow, &leg.number);
         let session = self.agree(leg.session, &request.headers);
         for route in request.headers.fields_of("Record-Route") {
             response.headers.push("Record-Route", route);
@@ -604,7 +609,7 @@ impl UserAgent {
 
     pub(super) fn provisional(&mut self, leg_key: LegKey, status: u16, media: Option<Vec<u8>>, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        let flow = leg.dialog.flow;
+        let (flow, number) = (leg.dialog.flow, leg.number.clone());
         let State::Incoming(incoming) = &mut leg.state else { return };
         let mut reliable = leg.reliable.as_mut().filter(|reliable| reliable.takes(media.is_some()));
         if reliable.as_mut().is_some_and(|reliable| reliable.defer(status, media.as_ref())) {
@@ -619,7 +624,7 @@ impl UserAgent {
         if let Some(reliable) = reliable {
             response = reliable.stamp(response);
         }
-        let contact = self.contact(&flow);
+        let contact = self.contact(&flow, &number);
         response = response.with("Contact", contact).with("Allow", ALLOW);
         let described = media.is_some();
         if let Some(media) = media {
@@ -809,43 +814,8 @@ fn plain_digit(body: &[u8]) -> Option<char> {
     event_of(digit).map(|_| digit)
 }
 
-/// The allow-list. Names are compared after normalisation, so no spelling gets another header through.
-fn passed(source: &LegSource, invite: &Request) -> Vec<PassedHeader> {
-    let headers = &invite.headers;
-    let allowed = match source {
-        LegSource::Trunk(_) => PASSED_FROM_TRUNKS,
-        LegSource::Account(_) => PASSED_FROM_ACCOUNTS,
-    };
-    let vouched = headers.has("Identity") && headers.single("Date").is_ok() && names_stay(invite);
-    let wanted = allowed.iter().filter(|name| vouched || !matches!(**name, "Identity" | "Date"));
-    let values = wanted.flat_map(|name| {
-        headers.fields_of(name).map(|value| PassedHeader {
-            name,
-            value: value.to_vec(),
-        })
-    });
-    values.collect()
-}
-
-/// The B-leg's From and To name the caller and the called number: an Identity that was signed for others would vouch for nobody there
-/// (RFC 8224 6.2).
-fn names_stay(invite: &Request) -> bool {
-    let written = |user: &[u8]| Uri::sip(Some(user), "invalid", None).ok();
-    let stays = |address: &NameAddr, user: Option<&[u8]>| {
-        let user = user.map(unescape).and_then(|user| written(&user));
-        address.uri.raw_user().is_some() && user.is_some_and(|user| user.raw_user() == address.uri.raw_user())
-    };
-    let (Ok(from), Ok(to)) = (invite.headers.from(), invite.headers.to()) else {
-        return false;
-    };
-    stays(&from, from.uri.raw_user()) && stays(&to, invite.uri.raw_user())
-}
-
-/// Text for people: UTF-8, without control characters, of bearable length.
-fn printable(display: &[u8]) -> String {
-    let text = String::from_utf8_lossy(display);
-    text.chars().filter(|char| !char.is_control()).take(128).collect()
-}
+/// The longest Contact that may be registered, in bytes: an SBC writes whole routes into its URI parameters.
+const LONGEST_CONTACT: usize = 2048;
 
 fn registration(headers: &Headers) -> Result<Change, Refuse> {
     let bad = || Refuse::new(400);
@@ -860,7 +830,7 @@ fn registration(headers: &Headers) -> Result<Change, Refuse> {
     }
     let mut bind = Vec::new();
     for contact in contacts {
-        if contact.uri.scheme() != Scheme::Sip || contact.uri.as_bytes().len() > 512 {
+        if contact.uri.scheme() != Scheme::Sip || contact.uri.as_bytes().len() > LONGEST_CONTACT {
             return Err(bad());
         }
         let own = contact

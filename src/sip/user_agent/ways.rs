@@ -32,8 +32,8 @@ impl UserAgent {
 
     /// The sender is configured as behind a NAT. That it is who it says matters to nobody: its own source is always a safe place to answer.
     fn is_behind_nat(&self, source: &Flow, headers: &Headers) -> bool {
-        let from = headers.from().ok().and_then(|from| Self::user_of(&from.uri));
-        let account = from.and_then(|number| self.config.account_of_number(&number));
+        let from = headers.from().ok().and_then(|from| self.number_of(&from.uri));
+        let account = from.and_then(|number| self.account_of_number(number.as_str()));
         account.is_some_and(|account| account.nat) || self.config.trunks.iter().any(|trunk| trunk.nat && speaks_from(trunk, source))
     }
 

@@ -175,7 +175,7 @@ impl House {
 
     pub(super) fn leg(&mut self, event: LegEvent) {
         match &event {
-            LegEvent::Refused { leg, .. } | LegEvent::Ended { leg, .. } => self.line(*leg).ended = true,
+            LegEvent::Refused { leg, .. } | LegEvent::Redirected { leg, .. } | LegEvent::Ended { leg, .. } => self.line(*leg).ended = true,
             LegEvent::Answered { leg, .. } => self.line(*leg).answered = true,
             LegEvent::OfferAnswered { leg, .. } | LegEvent::OfferRefused { leg, .. } => self.line(*leg).offered = false,
             LegEvent::Confirmed { leg, .. } => self.line(*leg).answer_due = false,
@@ -302,6 +302,26 @@ impl House {
         passed: Vec<PassedHeader>,
         replaces: Option<LegKey>,
     ) -> LegKey {
+        self.incoming_from(source, to, offer, passed, replaces, None, None)
+    }
+
+    /// An INVITE of a call of ours that has come back, and that says it comes from this number.
+    pub(super) fn comes_back(&mut self, source: LegSource, number: &str, to: &str, returns: Option<LegKey>) -> LegKey {
+        let offer = Some(sdp(4000, "0 8 101", "sendrecv"));
+        self.incoming_from(source, to, offer, Vec::new(), None, Some(number.into()), returns)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the event's fields")]
+    fn incoming_from(
+        &mut self,
+        source: LegSource,
+        to: &str,
+        offer: Option<Vec<u8>>,
+        passed: Vec<PassedHeader>,
+        replaces: Option<LegKey>,
+        claimed: Option<Number>,
+        returns: Option<LegKey>,
+    ) -> LegKey {
         let leg = LegKey(self.next_leg);
         self.next_leg += 2;
         let (party, number) = match &source {
@@ -313,7 +333,7 @@ impl House {
                 (Ok(device.clone()), Number::from(number))
             }
             LegSource::Trunk(_) => {
-                let number = Number::from(format!("0170{}", leg.0));
+                let number = claimed.clone().unwrap_or_else(|| Number::from(format!("0170{}", leg.0)));
                 (Err(number.clone()), number)
             }
         };
@@ -334,20 +354,22 @@ impl House {
                 learned: Vec::new(),
             },
         );
-        let from = Identity {
-            number,
-            display: String::new(),
-        };
+        let number = claimed.unwrap_or(number);
         self.leg(LegEvent::Incoming {
             leg,
             call_id: format!("call-{}", leg.0),
             source,
-            from,
+            claimed: number.clone(),
+            from: Identity {
+                number,
+                display: String::new(),
+            },
             to: to.into(),
             offer,
             max_forwards: 69,
             passed,
             replaces,
+            returns,
         });
         leg
     }
@@ -577,7 +599,7 @@ impl House {
             Output::Keep(Keep::NoMonitor { supervisor }) => {
                 self.kept.remove(supervisor).expect("was kept");
             }
-            Output::Keep(Keep::Device(_)) | Output::Unusable { .. } => {}
+            Output::Keep(Keep::Device(_)) | Output::Unusable { .. } | Output::Denied { .. } => {}
         }
     }
 

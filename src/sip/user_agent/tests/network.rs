@@ -89,6 +89,7 @@ impl World {
                 Output::Known(_) | Output::Qualified { .. } => {}
                 Output::Bindings { .. } => panic!("nobody registers here"),
                 Output::WrongPassword(report) => panic!("nobody has a password here: {report:?}"),
+                Output::Refused(_) => {}
                 Output::Unusable { fault, .. } => panic!("nobody describes itself so: {fault}"),
             }
         }
@@ -132,6 +133,7 @@ impl World {
                 (*leg, Course::Talking)
             }
             LegEvent::Dialled { leg, .. } => (*leg, Course::Talking),
+            LegEvent::Redirected { .. } => panic!("nobody redirects here"),
             LegEvent::Refused { leg, .. } | LegEvent::Ended { leg, .. } => (*leg, Course::Over),
             LegEvent::Located { .. } | LegEvent::ConnectedIdentity { .. } | LegEvent::Registered { .. } => return,
         };

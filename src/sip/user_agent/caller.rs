@@ -1,0 +1,108 @@
+//! What a callee is told of its caller: name, number, and what is handed on from one leg to the other.
+
+use super::UserAgent;
+use crate::sip::leg::{ANONYMOUS, Identity, LegKey, LegSource, PassedHeader};
+use crate::sip::message::{Headers, NameAddr, Request, escape, is_printable, printable};
+use crate::words::Number;
+
+/// What a trunk's INVITE may hand on to the B-leg (Identity only with its Date), and what an account's may.
+const PASSED_FROM_TRUNKS: &[&str] = &["Identity", "Date", "User-to-User", "Session-ID"];
+const PASSED_FROM_ACCOUNTS: &[&str] = &["User-to-User", "Session-ID"];
+
+/// The longest display name, in characters.
+pub(super) const LONGEST_NAME: usize = 128;
+
+impl UserAgent {
+    /// The caller as it may be shown, and the number that it says it is.
+    ///
+    /// An account is shown by its own number. A trunk may say what it likes, but not that it is a device of ours: such a
+    /// number is withheld and shown as not verified, unless the trunk may (`own_numbers`), or the call is one of ours that
+    /// comes back.
+    pub(super) fn identity(&self, source: &LegSource, headers: &Headers, returns: Option<LegKey>) -> (Identity, Number) {
+        let from = headers.from().ok();
+        let said = from.as_ref().and_then(|from| self.number_of(&from.uri));
+        let number = match source {
+            LegSource::Account(device) => self.config.account(device).map(|account| account.number.clone()),
+            LegSource::Trunk(_) => said.clone(),
+        };
+        let claimed = number.unwrap_or_else(|| Number::from(ANONYMOUS));
+        let host = from
+            .as_ref()
+            .map(|from| from.uri.host_text().to_ascii_lowercase())
+            .unwrap_or_default();
+        let is_anonymous = host.ends_with("anonymous.invalid") || said.is_some_and(|said| said.as_str().eq_ignore_ascii_case(ANONYMOUS));
+        if is_anonymous || claimed.as_str() == ANONYMOUS || asks_for_privacy(headers) {
+            return (Identity::withheld(String::new()), claimed);
+        }
+        let may_be_ours = match source {
+            LegSource::Account(_) => true,
+            LegSource::Trunk(name) => self.config.trunk(name).is_some_and(|trunk| trunk.own_numbers),
+        };
+        let is_back = || returns.and_then(|leg| self.legs.get(&leg)).is_some_and(|leg| leg.number == claimed);
+        if !may_be_ours && self.account_of_number(claimed.as_str()).is_some() && !is_back() {
+            return (Identity::withheld(format!("unverified {claimed}")), claimed);
+        }
+        let display = from.map(|from| printable(&from.display, LONGEST_NAME)).unwrap_or_default();
+        let number = claimed.clone();
+        (Identity { number, display }, claimed)
+    }
+}
+
+/// The caller wants its number withheld (RFC 3323 4.2, RFC 3325 9.3). What else may be asked for, a B2BUA does anyway.
+fn asks_for_privacy(headers: &Headers) -> bool {
+    let asked = headers
+        .fields_of("Privacy")
+        .flat_map(|value| value.split(|byte| matches!(byte, b';' | b',')));
+    let mut asked = asked.map(|value| value.trim_ascii().to_ascii_lowercase());
+    asked.any(|value| matches!(value.as_slice(), b"id" | b"user" | b"header"))
+}
+
+/// The allow-list. Names are compared after normalisation, so no spelling gets another header through. A value that is too
+/// long, or holds what cannot be printed, stays behind.
+pub(super) fn passed(source: &LegSource, invite: &Request, from: &Identity, to: &Number) -> Vec<PassedHeader> {
+    let headers = &invite.headers;
+    let allowed = match source {
+        LegSource::Trunk(_) => PASSED_FROM_TRUNKS,
+        LegSource::Account(_) => PASSED_FROM_ACCOUNTS,
+    };
+    let vouched = headers.has("Identity") && headers.single("Date").is_ok() && names_stay(invite, from, to);
+    let wanted = allowed.iter().filter(|name| vouched || !matches!(**name, "Identity" | "Date"));
+    let values = wanted.flat_map(|name| {
+        let fitting = headers.fields_of(name).filter(|value| may_pass(name, value));
+        let first = fitting.take(MOST_PASSED);
+        first.map(|value| PassedHeader {
+            name,
+            value: value.to_vec(),
+        })
+    });
+    values.collect()
+}
+
+/// So many fields of one name are handed on.
+const MOST_PASSED: usize = 4;
+
+fn may_pass(name: &str, value: &[u8]) -> bool {
+    let most = match name {
+        // A signed token with its certificate's address (RFC 8224 4).
+        "Identity" => 8192,
+        // RFC 7433 4.1: 128 octets in hexadecimal are common; no more than that was ever promised.
+        "User-to-User" => 512,
+        // RFC 7989 5: two UUIDs and little else.
+        "Session-ID" => 256,
+        _ => 64,
+    };
+    let is_text = std::str::from_utf8(value).is_ok_and(|text| text.chars().all(is_printable));
+    let is_session =
+        || value.len() >= 32 && value[..32].iter().all(u8::is_ascii_hexdigit) && matches!(value.get(32), None | Some(b';' | b' '));
+    value.len() <= most && is_text && (name != "Session-ID" || is_session())
+}
+
+/// The B-leg's From and To name the caller and the called number: an Identity that was signed for others would vouch for nobody there
+/// (RFC 8224 6.2).
+fn names_stay(invite: &Request, from: &Identity, to: &Number) -> bool {
+    let stays = |address: &NameAddr, number: &Number| address.uri.raw_user() == Some(escape(number.as_str().as_bytes()).as_slice());
+    let (Ok(caller), Ok(called)) = (invite.headers.from(), invite.headers.to()) else {
+        return false;
+    };
+    !from.is_withheld() && stays(&caller, &from.number) && stays(&called, to)
+}

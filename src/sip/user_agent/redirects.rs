@@ -1,0 +1,37 @@
+//! Where the phone of a device sends its callers (RFC 3261 21.3).
+
+use super::UserAgent;
+use super::leg::Leg;
+use crate::sip::leg::{LegKey, LegSource};
+use crate::sip::message::{NameAddr, Response, Uri};
+use crate::words::Number;
+
+/// So many contacts of a redirection are looked at.
+const MOST_REDIRECTS: usize = 8;
+
+impl UserAgent {
+    /// The numbers that the phone of a device sends a caller to (RFC 3261 21.3), the preferred first. Another host is none
+    /// of them, and a trunk sends nobody anywhere: whom a device may call is decided by number.
+    pub(super) fn redirected_to(&self, leg_key: LegKey, response: &Response) -> Vec<Number> {
+        let of_device = |leg: &Leg| matches!(leg.peer, LegSource::Account(_));
+        if !matches!(response.status, 300..=302) || !self.legs.get(&leg_key).is_some_and(of_device) {
+            return Vec::new();
+        }
+        let mut contacts = response.headers.contacts().unwrap_or_default();
+        contacts.truncate(MOST_REDIRECTS);
+        // q has three digits behind its point at most (RFC 3261 25.1); without it a contact comes first.
+        let weight = |contact: &NameAddr| {
+            let q = contact
+                .params
+                .get("q")
+                .and_then(|q| std::str::from_utf8(q).ok()?.parse::<f32>().ok());
+            (q.unwrap_or(1.0).clamp(0.0, 1.0) * 1000.0) as u16
+        };
+        contacts.sort_by_key(|contact| std::cmp::Reverse(weight(contact)));
+        let is_phone = |uri: &Uri| uri.param("user").is_some_and(|user| user.eq_ignore_ascii_case(b"phone"));
+        let fitting = contacts
+            .iter()
+            .filter(|contact| self.is_ours(&contact.uri) || is_phone(&contact.uri));
+        fitting.filter_map(|contact| self.number_of(&contact.uri)).collect()
+    }
+}
