@@ -15,16 +15,14 @@
 //! | on the call | any other | handed on |
 
 use super::call::{Call, Farewell, Seat, Stage};
+use super::routing::Trail;
 use super::{AccountKind, Output, Outside, Switchboard, role_of};
 use crate::media::CallKey;
-use crate::sip::leg::{LegKey, LegSource};
+use crate::sip::leg::{ANONYMOUS, LegKey, LegSource};
 use crate::sip::sdp::Local;
 use crate::sip::switchboard::call::Exchange;
 use crate::supervision::LegOutcome;
 use crate::words::{DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
-
-/// A name that is withheld names nobody: a device is not known by it.
-
 
 /// Whose a name is, seen from a leg.
 enum Named {
@@ -53,7 +51,7 @@ impl<O: Outside> Switchboard<O> {
         for name in names {
             match self.named(call, seat, name) {
                 Named::Same => {}
-                Named::Nobody if may_learn && name.as_str() == WITHHELD => {}
+                Named::Nobody if may_learn && name.as_str() == ANONYMOUS => {}
                 Named::Nobody if may_learn => learned.push(name.clone()),
                 // An account that calls has proved which device it is.
                 Named::Device(_) | Named::Nobody if is_caller => {}
@@ -234,6 +232,9 @@ impl Seat {
             told: self.told,
             exchange: Exchange::Idle,
             watch: None,
+            expecting: false,
+            shown: None,
+            trail: Trail::default(),
             quality: self.quality,
         }
     }

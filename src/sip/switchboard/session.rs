@@ -1,7 +1,7 @@
 //! Offer and answer, as far as calls look at them.
 
-use super::Output;
-use super::Terms;
+use super::routing::Unroutable;
+use super::{Output, Terms};
 use crate::media::{Codec, LegMedia};
 use crate::sip::leg::{LegCommand, LegKey};
 use crate::sip::sdp::{Agreed, SdpError, SdpFault, Session};

@@ -16,7 +16,6 @@ use crate::sip::transaction::ServerKey;
 use crate::words::{DeviceId, Now, Number};
 use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
-use std::time::Instant;
 
 /// What we do, for Allow, Supported and Accept.
 pub(super) const ABILITIES: Abilities<'static> = Abilities {

@@ -12,7 +12,7 @@
 use super::leg::ClientUse;
 use super::{Output, UserAgent};
 use crate::sip::flow::Flow;
-use crate::sip::leg::{LegKey, LegSource};
+use crate::sip::leg::{ANONYMOUS, LegKey, LegSource};
 use crate::sip::message::{Method, NameAddr, Request, Uri};
 use crate::sip::registrar::Binding;
 use crate::sip::timers::Timers;
@@ -124,6 +124,11 @@ impl UserAgent {
         let Some((uri, flow)) = found.map(|binding| (binding.contact.clone(), binding.target)) else {
             return self.ask_no_more(&phone);
         };
+        let account = self
+            .config
+            .account(&phone.device)
+            .map(|account| account.number.clone())
+            .unwrap_or_else(|| ANONYMOUS.into());
         let host = self.via_host(&flow);
         let Ok(own) = Uri::sip(None, &host, None) else { return };
         let from = NameAddr::new(own).with_tag(&self.chance.word());
@@ -133,7 +138,7 @@ impl UserAgent {
             .with("To", NameAddr::new(uri).to_bytes())
             .with("Call-ID", format!("{}@{host}", self.chance.word()))
             .with("CSeq", "1 OPTIONS")
-            .with("Contact", self.contact(&flow))
+            .with("Contact", self.contact(&flow, &account))
             .with("Accept", "application/sdp")
             .with("User-Agent", &self.config.product);
         let sent = self.sent(options, flow, 0);

@@ -1,6 +1,5 @@
 //! Requests in.
 
-use super::UserAgent;
 use super::admission::{ABILITIES, ALLOW, Claim, capabilities, check_scheme, server_key};
 use super::caller::passed;
 use super::leg::{Exchange, Incoming, Leg, LegTimer, ServerUse, State, Unacknowledged};
@@ -374,7 +373,7 @@ impl UserAgent {
             LegSource::Account(_) | LegSource::Trunk(_) => None,
         };
         let account = account.ok_or(Refuse::new(481))?;
-        self.authenticate(flow, request, &account, now)?;
+        self.authenticate(flow, request, Claim::Account(&account), now)?;
         Ok(key)
     }
 

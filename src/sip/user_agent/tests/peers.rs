@@ -368,7 +368,7 @@ fn an_invite_again_from_another_source_of_its_trunk_is_a_repetition_and_is_answe
         assert_eq!(ways(&mut stage), [("100".into(), source.into())]);
         assert!(stage.events().is_empty());
         stage.hear(STRANGER, &asked);
-        assert_eq!(stage.said(), ["403"]);
+        assert_eq!(stage.said(), ["401"]);
     }
 }
 
@@ -434,7 +434,7 @@ fn a_trunk_that_is_called_at_an_address_of_no_source_may_answer_from_its_sources
     stage.hear(NODE, &answer(&invited, 180, ";tag=theirs", "", ""));
     assert_eq!(stage.events().len(), 1);
     stage.hear(CARRIER, &invite("c1", "a", 1, ""));
-    assert_eq!(stage.said(), ["403"]);
+    assert_eq!(stage.said(), ["401"]);
 }
 
 #[test]
@@ -1016,7 +1016,7 @@ impl Shared {
             self.stage.events.clear();
         }
         let belongs = belongs(case);
-        let stranger_invite = if case.of_phone { "401" } else { "403" };
+        let stranger_invite = if case.of_phone { "401" } else { "401" };
         match (case.probe, leg) {
             (Probe::Options, _) | (_, None) => {
                 self.hear(source, &message("OPTIONS", &via, "", 1));
