@@ -20,6 +20,7 @@ use super::mix::{MAX_FRAME, Sum};
 use super::quality;
 use super::rtcp::{self, Block, Interval, Reception, Reporter};
 use super::rtp::{self, CLOCK, HEADER, Header, MAX_PAYLOAD, Origin, Received, Stream};
+use super::source::{Source, SourceRule};
 use super::srtp::{self, Protection, SrtpError};
 use super::transcode::Transcoder;
 use super::{CallKey, LegMedia, LegStats, MediaEvent, MediaLeg};
@@ -70,6 +71,8 @@ const MAX_DIGITS: usize = 64;
 const SPEECH: u16 = 328;
 /// Ticks of a beep: 200 ms.
 const BEEP: u32 = 1600;
+/// Where no party of a call sends, inactivity is told after this part of the time that it takes where one does.
+const ALL_QUIET: u32 = 3;
 /// Events nobody has polled; beyond it they are dropped.
 const MAX_EVENTS: usize = 64;
 /// The longest packet that leaves a leg under SRTP: the longest RTP, or a report, with what protects it.
@@ -296,95 +299,6 @@ impl Pace {
     }
 }
 
-/// Whom a leg's packets may come from.
-#[derive(Clone, Copy, Debug, Default)]
-struct Source {
-    rtp: Option<SocketAddr>,
-    rtcp: Option<SocketAddr>,
-    /// RTCP is where RTP is.
-    rtcp_mux: bool,
-    /// The RTP address is settled: it was signalled and is not behind a NAT, or has sent, or was learned.
-    settled: bool,
-    rtcp_settled: bool,
-    /// Who may be learned: address, SSRC, sequence number of his first packet.
-    candidate: Option<(SocketAddr, u32, u16)>,
-}
-
-impl Source {
-    fn of(media: &LegMedia) -> Self {
-        let after = |mut address: SocketAddr| {
-            address.set_port(address.port().checked_add(1)?);
-            Some(address)
-        };
-        Self {
-            rtp: media.remote,
-            rtcp: media.remote_rtcp.or_else(|| media.remote.and_then(after)),
-            rtcp_mux: media.rtcp_mux,
-            settled: !media.nat,
-            rtcp_settled: !media.nat,
-            candidate: None,
-        }
-    }
-
-    /// Whether RTP from there is the leg's. Behind a NAT another port of the same host is learned, once, from two packets in a row;
-    /// from then on it is strict.
-    fn admits(&mut self, from: SocketAddr, packet: Option<&Received>) -> bool {
-        let Some(known) = self.rtp else { return false };
-        if from == known {
-            self.settled |= packet.is_some();
-            return true;
-        }
-        let (false, true, Some(packet)) = (self.settled, from.ip() == known.ip(), packet) else {
-            return false;
-        };
-        match self.candidate {
-            Some((address, ssrc, sequence)) if address == from && ssrc == packet.ssrc && packet.sequence == sequence.wrapping_add(1) => {
-                self.rtp = Some(from);
-                self.settled = true;
-                true
-            }
-            Some(_) | None => {
-                self.candidate = Some((from, packet.ssrc, packet.sequence));
-                false
-            }
-        }
-    }
-
-    fn rtcp_to(&self) -> Option<SocketAddr> {
-        if self.rtcp_mux { self.rtp } else { self.rtcp }
-    }
-
-    /// Whether a packet from there may be the leg's, once it has shown to be valid.
-    fn may_admit(&self, from: SocketAddr) -> bool {
-        self.rtp == Some(from) || !self.settled && self.rtp.is_some_and(|known| known.ip() == from.ip())
-    }
-
-    /// The same of RTCP.
-    fn may_admit_rtcp(&self, from: SocketAddr) -> bool {
-        if self.rtcp_mux {
-            return self.rtp == Some(from);
-        }
-        self.rtcp == Some(from) || !self.rtcp_settled && self.rtcp.is_some_and(|known| known.ip() == from.ip())
-    }
-
-    fn admits_rtcp(&mut self, from: SocketAddr, valid: bool) -> bool {
-        if self.rtcp_mux {
-            return self.rtp == Some(from);
-        }
-        let Some(known) = self.rtcp else { return false };
-        if from == known {
-            self.rtcp_settled |= valid;
-            return true;
-        }
-        if self.rtcp_settled || from.ip() != known.ip() || !valid {
-            return false;
-        }
-        self.rtcp = Some(from);
-        self.rtcp_settled = true;
-        true
-    }
-}
-
 /// A leg with its stream and its counters, as it goes from call to call.
 ///
 /// What a packet touches comes first and in the order of its use: with hundreds of calls it is the cold lines that cost.
@@ -565,7 +479,7 @@ impl Leg {
     /// What was agreed and where to, when we may send to it.
     fn outlet(&self) -> Option<(LegMedia, SocketAddr)> {
         let media = self.media.filter(|media| media.send)?;
-        Some((media, self.source.rtp?))
+        Some((media, self.source.target()?))
     }
 
     fn talks(&self, now: Instant) -> bool {
@@ -583,13 +497,16 @@ impl Leg {
     }
 
     fn inactive_due(&self, config: &CallConfig) -> Option<Instant> {
-        let media = self.media.filter(|media| media.receive && media.remote.is_some())?;
-        let _ = media;
-        (!self.inactive).then(|| self.heard + config.inactivity)
+        (self.should_send() && !self.inactive).then(|| self.heard + config.inactivity)
+    }
+
+    /// Something should come from the leg.
+    fn should_send(&self) -> bool {
+        self.media.is_some_and(|media| media.receive && media.remote.is_some())
     }
 
     fn rtcp_due(&self) -> Option<Instant> {
-        (self.media.is_some() && self.source.rtcp_to().is_some()).then_some(self.rtcp_due)
+        (self.media.is_some() && self.source.rtcp_target().is_some()).then_some(self.rtcp_due)
     }
 
     fn due(&self, config: &CallConfig) -> Option<Instant> {
@@ -668,7 +585,7 @@ impl Leg {
     }
 
     fn send(&mut self, slot: usize, sent: Sent, to: SocketAddr, bytes: &[u8], out: &mut impl FnMut(Transmit<'_>)) {
-        let muxed = sent == Sent::Rtcp && self.source.rtcp_mux;
+        let muxed = sent == Sent::Rtcp && self.source.is_muxed();
         let Some(srtp) = &mut self.srtp else {
             out(Transmit {
                 slot,
@@ -700,10 +617,10 @@ impl Leg {
 
     /// Takes the protection off an RTP packet, if it is this leg's to have one; returns the packet's length then. What comes from
     /// elsewhere is left as it is: foreign.
-    fn unprotect_rtp(&mut self, from: SocketAddr, packet: &mut [u8]) -> Result<usize, Verdict> {
+    fn unprotect_rtp(&mut self, from: SocketAddr, packet: &mut [u8], now: Instant) -> Result<usize, Verdict> {
         match &mut self.srtp {
-            Some(srtp) if self.source.may_admit(from) => {
-                let is_known = self.source.rtp == Some(from);
+            Some(srtp) if self.source.may_admit(from, now) => {
+                let is_known = self.source.is_known(from);
                 srtp.unprotect_rtp(packet).map_err(|error| self.unprotected(error, is_known))
             }
             Some(_) | None => Ok(packet.len()),
@@ -714,7 +631,7 @@ impl Leg {
     fn unprotect_rtcp<'a>(&mut self, from: SocketAddr, packet: &'a [u8], buffer: &'a mut [u8]) -> Result<&'a [u8], Verdict> {
         match &mut self.srtp {
             Some(srtp) if self.source.may_admit_rtcp(from) => {
-                let is_known = self.source.rtcp == Some(from);
+                let is_known = self.source.is_known_rtcp(from);
                 let Some(room) = buffer.get_mut(..packet.len()) else {
                     self.stats.malformed += 1;
                     return Err(Verdict::Malformed);
@@ -738,6 +655,7 @@ impl Leg {
     }
 
     fn count(&mut self, sent: Sent) {
+        self.source.spend();
         let stats = &mut self.stats;
         match sent {
             Sent::Rtcp => {
@@ -841,14 +759,12 @@ impl Call {
 
     /// Where a leg's RTP comes from, once that is settled: signalled and not behind a NAT, or learned.
     pub fn source(&self, slot: usize) -> Option<SocketAddr> {
-        let source = &self.legs.get(slot)?.as_ref()?.source;
-        source.rtp.filter(|_| source.settled)
+        self.legs.get(slot)?.as_ref()?.source.rtp_source()
     }
 
     /// The same of its RTCP; `None` where that comes with RTP (RFC 5761).
     pub fn rtcp_source(&self, slot: usize) -> Option<SocketAddr> {
-        let source = &self.legs.get(slot)?.as_ref()?.source;
-        source.rtcp.filter(|_| source.rtcp_settled && !source.rtcp_mux)
+        self.legs.get(slot)?.as_ref()?.source.rtcp_source()
     }
 
     /// Whether a [`Call::source`] or [`Call::rtcp_source`] may be another one since this was asked last.
@@ -914,8 +830,7 @@ impl Call {
         here.stream.set_clock(media.codec.clock());
         let addresses = |media: LegMedia| (media.remote, media.remote_rtcp, media.rtcp_mux, media.nat);
         if before.map(addresses) != Some(addresses(media)) {
-            here.source = Source::of(&media);
-            self.moved = true;
+            here.source = here.source.described(&media);
         }
         if !before.is_some_and(|before| before.receive && before.remote.is_some()) {
             here.heard = now;
@@ -946,7 +861,32 @@ impl Call {
                 }
             }
         }
+        self.note_source(slot);
         self.arrange(now);
+    }
+
+    /// Sets what holds for a leg's addresses beside its description; comes before [`Call::handle_describe`] where it is about that.
+    pub fn handle_source_rule(&mut self, leg: MediaLeg, rule: SourceRule) {
+        if let Some(here) = self.leg_mut(leg) {
+            here.source.set_rule(rule);
+            self.note_source_of(leg);
+        }
+    }
+
+    /// Another source, or the first packet of one that was waited for: the leg's sockets, and the deadlines of the call, are others.
+    fn note_source(&mut self, slot: usize) {
+        if let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut)
+            && leg.source.take_changed()
+        {
+            self.moved = true;
+            self.wake = self.earliest();
+        }
+    }
+
+    fn note_source_of(&mut self, leg: MediaLeg) {
+        if let Some(slot) = self.slot(leg) {
+            self.note_source(slot);
+        }
     }
 
     /// Sets the keys of a leg's SRTP (RFC 3711), or that it has none; comes right before [`Call::handle_describe`], in one step with it.
@@ -1012,7 +952,7 @@ impl Call {
         let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut) else {
             return Verdict::Foreign;
         };
-        let packet = match leg.unprotect_rtp(from, packet) {
+        let packet = match leg.unprotect_rtp(from, packet, now) {
             Ok(len) => packet.get_mut(..len).unwrap_or_default(),
             Err(verdict) => return verdict,
         };
@@ -1022,12 +962,14 @@ impl Call {
             let kinds = |media: LegMedia| [Some(media.payload_type), media.dtmf_pt, media.comfort_noise];
             media.is_some_and(|media| kinds(media).contains(&Some(received.payload_type)))
         });
-        let was_settled = leg.source.settled;
-        if !leg.source.admits(from, known) {
+        if !leg.source.admits(from, known, now) {
             leg.stats.foreign += 1;
             return Verdict::Foreign;
         }
-        self.moved |= leg.source.settled != was_settled;
+        if leg.source.take_changed() {
+            self.moved = true;
+            self.wake = earlier(self.wake, now);
+        }
         let (Some(media), Some(received)) = (media, known) else {
             leg.stats.malformed += 1;
             return Verdict::Malformed;
@@ -1058,7 +1000,7 @@ impl Call {
     /// Whether a datagram on a leg's RTP port is for [`Call::handle_rtcp`] (RFC 5761 4).
     pub fn is_rtcp(&self, slot: usize, packet: &[u8]) -> bool {
         let leg = self.legs.get(slot).and_then(Option::as_ref);
-        leg.is_some_and(|leg| leg.source.rtcp_mux) && rtcp::is_rtcp(packet)
+        leg.is_some_and(|leg| leg.source.is_muxed()) && rtcp::is_rtcp(packet)
     }
 
     /// RTCP from a leg.
@@ -1088,6 +1030,7 @@ impl Call {
             leg.stats.round_trip = leg.seldom.reporter.round_trip(&block, now).or(leg.stats.round_trip);
             leg.seldom.remote = Some(block);
         }
+        self.note_source(slot);
         Verdict::Accepted
     }
 
@@ -1112,13 +1055,36 @@ impl Call {
                 self.report(slot, false, now, out);
             }
             let Some(leg) = self.legs[slot].as_mut() else { continue };
-            if leg.inactive_due(&self.config).is_some_and(|due| due <= now.mono) {
+            if leg.source.take_withheld() {
+                let event = MediaEvent::Withheld { leg: leg.name };
+                self.tell(event);
+            }
+        }
+        self.tell_inactive(now.mono);
+        self.wake = self.earliest();
+    }
+
+    /// Tells of legs that should send and do not: each by itself, and sooner where no party of the call sends.
+    fn tell_inactive(&mut self, now: Instant) {
+        let all_quiet = self.all_quiet_due().is_some_and(|due| due <= now);
+        for slot in 0..self.legs.len() {
+            let Some(leg) = self.legs[slot].as_mut() else { continue };
+            let is_due = leg.inactive_due(&self.config).is_some_and(|due| due <= now);
+            if is_due || all_quiet && leg.party && leg.should_send() && !leg.inactive {
                 leg.inactive = true;
                 let event = MediaEvent::Inactive { leg: leg.name };
                 self.tell(event);
             }
         }
-        self.wake = self.earliest();
+    }
+
+    /// When none of the parties that should send has sent for so long that all of them are told of; `None` where one is alone, and once
+    /// that was done.
+    fn all_quiet_due(&self) -> Option<Instant> {
+        let parties = || self.legs.iter().flatten().filter(|leg| leg.party && leg.should_send());
+        let is_news = parties().nth(1).is_some() && parties().any(|leg| !leg.inactive);
+        let last = parties().map(|leg| leg.heard).max().filter(|_| is_news)?;
+        Some(last + self.config.inactivity / ALL_QUIET)
     }
 
     /// Says goodbye to a leg that is about to be closed: a last report with BYE (RFC 3550 6.6), if it ever got anything from us.
@@ -1132,7 +1098,7 @@ impl Call {
 
     fn report(&mut self, slot: usize, is_last: bool, now: Now, out: &mut impl FnMut(Transmit<'_>)) {
         let Some(leg) = self.legs[slot].as_mut() else { return };
-        let Some(to) = leg.source.rtcp_to() else { return };
+        let Some(to) = leg.source.rtcp_target() else { return };
         let mut buffer = [0; rtcp::MAX_REPORT];
         let (bytes, interval) = leg
             .seldom
@@ -1154,7 +1120,8 @@ impl Call {
     }
 
     fn earliest(&self) -> Option<Instant> {
-        self.legs.iter().flatten().filter_map(|leg| leg.due(&self.config)).min()
+        let legs = self.legs.iter().flatten().filter_map(|leg| leg.due(&self.config)).min();
+        [legs, self.all_quiet_due()].into_iter().flatten().min()
     }
 
     /// What happened.

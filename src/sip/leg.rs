@@ -76,13 +76,15 @@ pub enum LegEvent {
         /// The leg whose place he takes (RFC 3891): an established one of the same peer.
         replaces: Option<LegKey>,
     },
-    /// Where the signalling of a leg behind a NAT comes from: its media comes from there too, whatever its descriptions say. Right after
-    /// `Incoming`, and before a description that comes from a host not told yet.
+    /// Where the signalling of a leg comes from, by which its descriptions are judged. Right before `Incoming`, and before a description
+    /// that comes from a host not told yet.
     Located {
         /// The leg.
         leg: LegKey,
         /// The peer's address as we see it.
         host: IpAddr,
+        /// That is a public address, and the peer's Via names another one, or its Contact a private one: an address translator is on the way.
+        is_translated: bool,
     },
     /// A 1xx other than 100 on our INVITE.
     Progress {

@@ -2,15 +2,20 @@
 
 use crate::media::engine::EngineStats;
 use crate::media::{Codec, LegStats, MediaLeg};
-use crate::sip::leg::{LegEvent, LegKey};
+use crate::sip::leg::{LegEvent, LegKey, LegSource};
+use crate::sip::switchboard::Remark;
 use crate::telemetry::Pii;
 use crate::words::{CallFact, CallId, DeviceId, Fact, LegState, MonitorFact, MonitorState, Now, PartyRole};
 use metrics::{counter, gauge, histogram};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 /// Calls that are remembered at most; the oldest of them is forgotten for one more.
 const MOST_CALLS: usize = 100_000;
+
+/// Remarks that are remembered at most; then all of them are news again.
+const MOST_REMARKS: usize = 10_000;
 
 /// What has been said so far.
 #[derive(Debug, Default)]
@@ -23,6 +28,21 @@ pub(super) struct Journal {
     sounding: BTreeMap<CallId, BTreeSet<MediaLeg>>,
     calls: BTreeMap<CallId, Known>,
     monitors: BTreeMap<DeviceId, Watched>,
+    remarks: Remarks,
+}
+
+/// What was said of peers' addresses: once each, or a phone that goes on would fill the log.
+#[derive(Debug, Default)]
+struct Remarks(BTreeSet<(&'static str, LegSource, Option<IpAddr>)>);
+
+impl Remarks {
+    /// Whether it is news.
+    fn note(&mut self, what: &'static str, peer: &LegSource, address: Option<IpAddr>) -> bool {
+        if self.0.len() >= MOST_REMARKS {
+            self.0.clear();
+        }
+        self.0.insert((what, peer.clone(), address))
+    }
 }
 
 /// A leg with sound.
@@ -51,6 +71,13 @@ struct Watched {
     joined: Option<CallId>,
     /// Since when it is on its way into a call.
     coming: Option<Instant>,
+}
+
+fn name_of(peer: &LegSource) -> &str {
+    match peer {
+        LegSource::Account(device) => device.as_str(),
+        LegSource::Trunk(name) => name,
+    }
 }
 
 impl Journal {
@@ -83,6 +110,50 @@ impl Journal {
             _ => known,
         };
         tracing::info_span!("sip", call_id, leg = leg.0)
+    }
+
+    /// Something about a peer's addresses.
+    pub(super) fn remark(&mut self, remark: Remark) {
+        match remark {
+            Remark::Refused { peer, address, why } => {
+                counter!("undertone_media_targets_refused_total", "reason" => why.name()).increment(1);
+                if self.remarks.note(why.name(), &peer, Some(address.ip())) {
+                    tracing::warn!(peer = name_of(&peer), %address, reason = %why, "a description points to where sound is never sent: refused (488)");
+                }
+            }
+            Remark::BehindNat { peer, host, described } => {
+                if self.remarks.note("nat", &peer, None) {
+                    tracing::info!(
+                        peer = name_of(&peer),
+                        %host,
+                        %described,
+                        "taken to be behind a NAT: its sound is expected from, and sent to, where its signalling comes from (nat = \"auto\")"
+                    );
+                }
+            }
+            Remark::Waited { peer, host, described } => {
+                if self.remarks.note("wait", &peer, Some(described.ip())) {
+                    let host = host.map(|host| host.to_string());
+                    tracing::info!(
+                        peer = name_of(&peer),
+                        host,
+                        %described,
+                        "its sound is described at another host than its signalling's: nothing is sent there until a valid packet has come from there"
+                    );
+                }
+            }
+            Remark::Withheld { peer, address } => {
+                counter!("undertone_media_withheld_total").increment(1);
+                if self.remarks.note("withheld", &peer, address.map(|address| address.ip())) {
+                    let address = address.map(|address| address.to_string());
+                    tracing::warn!(
+                        peer = name_of(&peer),
+                        address,
+                        "nothing has come from where its sound is described: nothing more is sent there; a trunk's media gateways can be named in its media_sources"
+                    );
+                }
+            }
+        }
     }
 
     /// A leg is gone.

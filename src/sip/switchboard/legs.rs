@@ -3,16 +3,19 @@
 use super::call::{Call, Exchange, Farewell, Seat, Stage};
 use super::monitors::outcome_of;
 use super::session::{codecs_of, first_of, prefer, read};
-use super::{Callee, Caller, Output, Outside, Switchboard, identity};
-use crate::media::{CallKey, Codec, Hearing};
+use super::whereabouts::{Aim, Remark, Whereabouts};
+use super::{Callee, Caller, Output, Outside, Switchboard, Terms, identity};
+use crate::media::{CallKey, Codec, Forbidden, Hearing};
 use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
-use crate::sip::sdp::Direction;
+use crate::sip::sdp::{Direction, Session};
 use crate::supervision::LegOutcome;
 use crate::words::{CallType, DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
-use std::net::IpAddr;
 
 /// The session description can not be used (RFC 3261 21.4.26).
 const NOT_ACCEPTABLE: (u16, &str) = (488, "Not Acceptable Here");
+
+/// What carried the sound of a call has failed (RFC 3261 21.5.1).
+const MEDIA_FAILED: (u16, &str) = (500, "Media Failure");
 
 /// An INVITE for a new call.
 struct Incoming {
@@ -59,7 +62,7 @@ impl<O: Outside> Switchboard<O> {
                 },
                 now,
             ),
-            LegEvent::Located { leg, host } => self.located(leg, host),
+            LegEvent::Located { leg, host, is_translated } => self.located(leg, Whereabouts { host, is_translated }),
             LegEvent::Progress { leg, status, media } => self.progress(leg, status, media, now),
             LegEvent::Answered { leg, media } => self.answered(leg, &media, now),
             LegEvent::Refused { leg, status } => self.refused(leg, status, now),
@@ -81,10 +84,59 @@ impl<O: Outside> Switchboard<O> {
         self.settle(now);
     }
 
-    fn located(&mut self, leg: LegKey, host: IpAddr) {
-        if let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg)) {
-            seat.host = Some(host);
+    fn located(&mut self, leg: LegKey, place: Whereabouts) {
+        match self.call_of(leg).and_then(|call| call.seat_mut(leg)) {
+            Some(seat) => seat.place = Some(place),
+            None => self.arriving = Some((leg, place)),
         }
+    }
+
+    /// Reads a description of a leg that is there.
+    fn read_of(&mut self, leg: LegKey, body: &[u8]) -> Result<Session, u16> {
+        let call = self.by_leg.get(&leg).and_then(|key| self.calls.get(key)).ok_or(481_u16)?;
+        let seat = call.seat(leg).ok_or(481_u16)?;
+        let (terms, peer, place, key) = (seat.terms.clone(), seat.peer.clone(), seat.place, call.key);
+        self.read_for(body, &terms, &peer, place, key)
+    }
+
+    /// Reads the description of a leg whose INVITE has come; `call`: where it would be.
+    pub(super) fn read_arriving(
+        &mut self,
+        leg: LegKey,
+        body: &[u8],
+        terms: &Terms,
+        peer: &LegSource,
+        call: CallKey,
+    ) -> Result<Session, u16> {
+        let place = self.arriving.filter(|(arriving, _)| *arriving == leg).map(|(_, place)| place);
+        self.read_for(body, terms, peer, place, call)
+    }
+
+    fn read_for(
+        &mut self,
+        body: &[u8],
+        terms: &Terms,
+        peer: &LegSource,
+        place: Option<Whereabouts>,
+        call: CallKey,
+    ) -> Result<Session, u16> {
+        let session = read(body, terms)?;
+        let aim = Aim::at(&terms.reach, place, session.audio.rtp, session.audio.rtcp);
+        let mut addresses = aim.remote.into_iter().chain(aim.remote_rtcp);
+        let ours = addresses.find(|address| terms.targets.is_ours(*address));
+        let checked = match ours {
+            Some(address) if !self.may_be_ours(peer, call, address) => Err((address, Forbidden::Ours)),
+            Some(_) | None => aim.check(terms, place),
+        };
+        if let Err((address, why)) = checked {
+            let peer = peer.clone();
+            self.outputs.push_back(Output::Remark(Remark::Refused { peer, address, why }));
+            return Err(NOT_ACCEPTABLE.0);
+        }
+        if aim.nat {
+            self.behind_nat.insert(peer.clone());
+        }
+        Ok(session)
     }
 
     /// The phone rings on: who asked has to answer it himself.
@@ -128,7 +180,12 @@ impl<O: Outside> Switchboard<O> {
         if self.is_full(&incoming.source) {
             return Err(503);
         }
-        let offer = incoming.offer.map(|body| read(&body, &caller.terms)).transpose()?;
+        let next = CallKey(self.next_call);
+        let (leg, peer) = (incoming.leg, &incoming.source);
+        let offer = incoming.offer.as_deref();
+        let offer = offer
+            .map(|body| self.read_arriving(leg, body, &caller.terms, peer, next))
+            .transpose()?;
         let callee = self.route(&caller, &incoming.to)?;
 
         let consult = caller.device.as_ref().and_then(|device| self.asks_about(device));
@@ -231,6 +288,7 @@ impl<O: Outside> Switchboard<O> {
 
     /// The callee's phone rings, perhaps with early media.
     fn progress(&mut self, leg: LegKey, status: u16, media: Option<Vec<u8>>, now: Now) {
+        let early = media.and_then(|body| self.read_of(leg, &body).ok());
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
             return;
@@ -246,7 +304,6 @@ impl<O: Outside> Switchboard<O> {
         if seat.is_supervisor() {
             return self.changed(leg, outputs);
         }
-        let early = media.and_then(|body| read(&body, &seat.terms).ok());
         let agreed = early.and_then(|early| seat.accept_answer(&early, &mut outputs).ok());
         let codec = agreed.and(seat.codec());
         for caller in call.seats.iter_mut() {
@@ -264,12 +321,12 @@ impl<O: Outside> Switchboard<O> {
     }
 
     fn answered(&mut self, leg: LegKey, body: &[u8], now: Now) {
+        let answer = self.read_of(leg, body).ok();
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let (id, dials) = (call.id.clone(), call.dials.clone());
         let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
             return;
         };
-        let answer = read(body, &seat.terms).ok();
         let agreed = answer.filter(|answer| seat.accept_answer(answer, &mut outputs).is_ok());
         let (Some(answer), Some(codec)) = (agreed, seat.codec()) else {
             return self.unusable(leg, now);
@@ -384,12 +441,12 @@ impl<O: Outside> Switchboard<O> {
     }
 
     fn take_answer(&mut self, leg: LegKey, due: fn(Exchange) -> bool, answer: Option<&[u8]>, now: Now) {
+        let answer = answer.and_then(|body| self.read_of(leg, body).ok());
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over() && due(seat.exchange)) else {
             return;
         };
         seat.exchange = Exchange::Idle;
-        let answer = answer.and_then(|body| read(body, &seat.terms).ok());
         let Some(answer) = answer.filter(|answer| seat.accept_answer(answer, &mut outputs).is_ok()) else {
             return self.unusable(leg, now);
         };
@@ -416,16 +473,29 @@ impl<O: Outside> Switchboard<O> {
         }
     }
 
+    /// What carried the sound of a leg is gone, and that of its whole call with it.
+    pub(super) fn media_failed(&mut self, leg: LegKey) {
+        let mut farewells = std::mem::take(&mut self.farewells);
+        if let Some(call) = self.call_of(leg) {
+            let key = call.key;
+            call.refusal = Some(MEDIA_FAILED.0);
+            call.end_everybody(Some(MEDIA_FAILED), &mut farewells);
+            self.changed.insert(key);
+        }
+        self.farewells = farewells;
+    }
+
     /// The phone's own re-INVITE: hold, retrieve, another codec, another address.
     fn offered(&mut self, leg: LegKey, offer: Option<&[u8]>) {
         let signal = self.config.signal_hold;
+        let offer = offer.map(|body| self.read_of(leg, body));
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let (ours, common) = (call.direction_toward(leg, signal), call.codec());
         let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over()) else {
             return;
         };
         let ready = matches!(seat.stage, Stage::Talking | Stage::Waiting) && seat.exchange == Exchange::Idle;
-        let reply = match offer.map(|body| read(body, &seat.terms)) {
+        let reply = match offer {
             _ if !ready => LegCommand::RejectOffer { leg, status: 491 },
             Some(Err(status)) => LegCommand::RejectOffer { leg, status },
             Some(Ok(mut offer)) => {
@@ -455,10 +525,20 @@ impl<O: Outside> Switchboard<O> {
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call.seat_mut(leg) else { return };
         let silent = seat.media.as_ref().is_some_and(|media| media.receive);
+        seat.is_silent = silent;
         if seat.is_talking() && seat.exchange == Exchange::Idle && silent {
             let told = seat.told;
             seat.reoffer(told, Exchange::Probed, &mut outputs);
             self.changed(leg, outputs);
+        }
+    }
+
+    /// Something comes from a phone that was silent: it is there, whatever becomes of the question.
+    pub(super) fn alive(&mut self, leg: LegKey) {
+        if let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg))
+            && std::mem::take(&mut seat.is_silent)
+        {
+            self.changed(leg, Vec::new());
         }
     }
 

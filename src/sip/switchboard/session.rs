@@ -1,9 +1,9 @@
 //! Offer and answer, as far as calls look at them.
 
 use super::Terms;
+use super::whereabouts::Aim;
 use crate::media::{Codec, LegMedia};
 use crate::sip::sdp::{Agreed, SdpError, Session};
-use std::net::{IpAddr, SocketAddr};
 
 /// Reads a description that has at least one codec of ours, an address of our family, and SRTP where it must have it; the error is the
 /// status that refuses it.
@@ -35,15 +35,11 @@ pub(super) fn first_of(first: &[Codec], codecs: &[Codec]) -> Vec<Codec> {
     first.iter().chain(rest).copied().collect()
 }
 
-/// What the engine has to know. Behind a NAT the peer is at `host`, where its signalling comes from; the port is learned from there.
-pub(super) fn media_of(agreed: &Agreed, nat: bool, host: Option<IpAddr>) -> LegMedia {
-    let seen = |described: SocketAddr| match host {
-        Some(host) if nat && host.is_ipv4() == described.is_ipv4() => SocketAddr::new(host, described.port()),
-        _ => described,
-    };
+/// What the engine has to know.
+pub(super) fn media_of(agreed: &Agreed, aim: &Aim) -> LegMedia {
     LegMedia {
-        remote: agreed.remote.map(seen),
-        remote_rtcp: agreed.remote_rtcp.map(seen),
+        remote: aim.remote,
+        remote_rtcp: aim.remote_rtcp,
         rtcp_mux: agreed.rtcp_mux,
         codec: agreed.codec,
         payload_type: agreed.payload_type,
@@ -52,6 +48,6 @@ pub(super) fn media_of(agreed: &Agreed, nat: bool, host: Option<IpAddr>) -> LegM
         comfort_noise: agreed.comfort_noise,
         send: agreed.send,
         receive: agreed.receive,
-        nat,
+        nat: aim.nat,
     }
 }

@@ -15,7 +15,7 @@ use crate::sip::message::{Message, Request, Response, parse_datagram};
 use crate::sip::registrar::KeptBinding;
 use crate::words::{DeviceId, Now, Number, Timestamp};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 const US: &str = "192.0.2.1:5060";
@@ -84,6 +84,7 @@ struct Stage {
     now: Now,
     sent: Vec<(Flow, Message)>,
     events: Vec<LegEvent>,
+    located: Vec<(LegKey, IpAddr, bool)>,
     reports: Vec<WrongPassword>,
     /// What a restart would find.
     kept: BTreeMap<DeviceId, Vec<KeptBinding>>,
@@ -101,6 +102,7 @@ impl Stage {
             now,
             sent: Vec::new(),
             events: Vec::new(),
+            located: Vec::new(),
             reports: Vec::new(),
             kept: BTreeMap::new(),
         }
@@ -110,6 +112,8 @@ impl Stage {
         while let Some(output) = self.agent.poll_output() {
             match output {
                 Output::Transmit { flow, bytes } => self.sent.push((flow, parse_datagram(&bytes).unwrap())),
+                // Told of every leg; `flows` has a test of it.
+                Output::Event(LegEvent::Located { leg, host, is_translated }) => self.located.push((leg, host, is_translated)),
                 Output::Event(event) => self.events.push(event),
                 Output::WrongPassword(report) => self.reports.push(report),
                 Output::Bindings { device, bindings } => drop(self.kept.insert(device, bindings)),
