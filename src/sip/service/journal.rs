@@ -377,6 +377,7 @@ fn millis(from: Instant, to: Instant) -> u64 {
 pub(super) fn measure_media(stats: &EngineStats) {
     gauge!("undertone_media_legs").set(stats.legs as f64);
     gauge!("undertone_media_ports_free").set(stats.ports_free as f64);
+    gauge!("undertone_media_workers_stopped").set(stats.workers_stopped as f64);
     for (name, value) in [
         ("undertone_media_packets_received_total", stats.received),
         ("undertone_media_packets_sent_total", stats.sent),
@@ -390,6 +391,7 @@ pub(super) fn measure_media(stats: &EngineStats) {
         ("undertone_media_events_lost_total", stats.events_lost),
         ("undertone_media_legs_refused_total", stats.legs_refused),
         ("undertone_media_sources_taken_total", stats.sources_taken),
+        ("undertone_media_worker_panics_total", stats.worker_panics),
         ("undertone_leak_guards_total", stats.leak_guards),
     ] {
         counter!(name).absolute(value);
