@@ -224,11 +224,11 @@ fn each_bad_value_names_its_key_and_line() {
     for (text, expected) in [
         (
             "[[device]]\nid = \"d\"\nnumber = \"1\"\nnat = \"yes\"",
-            "undertone.toml:4: device.0.nat: ",
+            "undertone.toml:4: device[0].nat: invalid value string \"yes\", expected \"auto\", true or false",
         ),
         (
             "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\nmedia_sources = [\"192.0.2.1/24\"]",
-            "undertone.toml:5: sip.trunk.0.media_sources",
+            "undertone.toml:5: sip.trunk[0].media_sources",
         ),
         ("[rest]\n\nbind = \"nonsense\"", "undertone.toml:3: rest.bind: "),
         (
