@@ -319,11 +319,15 @@ impl Worker {
         }
         self.wheel.forget(place);
         self.calls.remove(&room.call.key());
-        let legs = self.legs.extract_if(.., |_, at| *at == place).map(|(leg, _)| leg);
-        for leg in legs.collect::<Vec<_>>() {
-            self.failed.insert(leg);
-            self.untold.push(leg);
-        }
+        let (failed, untold) = (&mut self.failed, &mut self.untold);
+        self.legs.retain(|leg, at| {
+            let is_lost = *at == place;
+            if is_lost {
+                failed.insert(*leg);
+                untold.push(*leg);
+            }
+            !is_lost
+        });
     }
 
     fn tell_failed(&mut self) {
