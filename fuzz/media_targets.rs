@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use undertone::media::call::{Call, CallConfig, Leg, Sent, StreamStart, Transmit};
+use undertone::media::codec::{Decoder, MAX_DECODED};
 use undertone::media::jitter::{Reader, Ring};
 use undertone::media::srtp::{Inbound, Key, Outbound, Suite};
 use undertone::media::{CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegMedia, MediaLeg, rtcp, rtp};
@@ -197,4 +198,21 @@ pub fn media_srtp(data: &[u8]) {
 /// Bytes on an RTCP port.
 pub fn media_rtcp(data: &[u8]) {
     let _ = rtcp::read(data, 1);
+}
+
+/// Opus packets of one stream (RFC 6716): a byte that says how long, and the packet; none: a lost one. Whatever they are, as much is decoded as the
+/// packet says, and the library stumbles over none.
+pub fn media_opus(mut data: &[u8]) {
+    let mut decoder = Decoder::new(Codec::Opus);
+    let mut samples = [0; MAX_DECODED];
+    while let [len, rest @ ..] = data {
+        let (packet, rest) = rest.split_at(usize::from(*len).min(rest.len()));
+        data = rest;
+        match Codec::Opus.ticks(packet) {
+            _ if packet.is_empty() => assert!(decoder.conceal(&mut samples[..320])),
+            Some(ticks) => assert!(decoder.decode(packet, &mut samples) <= ticks as usize / 3),
+            None => assert_eq!(decoder.decode(packet, &mut samples), 0),
+        }
+        assert_eq!(decoder.failures(), 0, "the library panicked");
+    }
 }

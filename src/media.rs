@@ -19,12 +19,16 @@ pub mod mix;
 pub mod quality;
 pub mod rtcp;
 pub mod rtp;
+mod source;
 pub mod srtp;
+mod targets;
 pub mod transcode;
 
 pub use codec::Codec;
 pub use formats::{EventClock, Format, Formats, MAX_FORMATS};
 pub use hearing::{Gain, Hearing, HearingRole, HearingRules};
+pub use source::SourceRule;
+pub use targets::{Forbidden, Network, Targets, is_private};
 
 use crate::words::Quality;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -106,7 +110,7 @@ pub enum Expected {
 pub struct LegMedia {
     /// Where its RTP comes from and goes to. `None`: nothing is sent and everything that comes is foreign.
     ///
-    /// With `nat` the address must be the one the signalling came from; only the port is learned.
+    /// With `nat` the host must be the one that the signalling came from; the port is learned.
     pub remote: Option<SocketAddr>,
     /// Where its RTCP comes from and goes to; `None`: the port after `remote`'s. Without effect with `rtcp_mux`.
     pub remote_rtcp: Option<SocketAddr>,
@@ -129,7 +133,7 @@ pub struct LegMedia {
     pub send: bool,
     /// We accept from it (its direction is sendrecv or sendonly).
     pub receive: bool,
-    /// Its source port may differ from the signalled one: learned once from the first packets, then strict.
+    /// It is behind a NAT: what is sent goes where its packets come from, once some have come. See [`SourceRule`] for what else holds.
     pub nat: bool,
 }
 
@@ -144,6 +148,14 @@ pub enum MediaCommand {
         media: LegMedia,
         /// The keys of its SRTP; `None`: RTP in clear, both ways.
         srtp: Option<Box<srtp::Keys>>,
+    },
+    /// Sets what holds for a leg's addresses beside its description; before the `Describe` that it is about. Without one it is
+    /// [`SourceRule::default`].
+    Sources {
+        /// The leg.
+        leg: MediaLeg,
+        /// What holds.
+        rule: SourceRule,
     },
     /// Replaces the whole allow-list of a call between two packets. Legs it does not name hear nobody and are heard by nobody.
     Hear {
@@ -189,13 +201,24 @@ pub enum MediaCommand {
 /// media → `sip`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MediaEvent {
-    /// Nothing valid came from a leg that should send, for [`MediaConfig::inactivity`]. Said once until something comes again.
+    /// Nothing valid came from a leg that should send, for [`MediaConfig::inactivity`], or for a third of it from any party of its call. Said
+    /// once until something comes again.
     Inactive {
         /// The leg.
         leg: MediaLeg,
     },
     /// A leg that was inactive sends again.
     Active {
+        /// The leg.
+        leg: MediaLeg,
+    },
+    /// Nothing more is sent to a leg, because nothing has come from its address ([`SourceRule::unheard`]). Said when something was about to be.
+    Withheld {
+        /// The leg.
+        leg: MediaLeg,
+    },
+    /// The worker of a leg has failed, and the leg with it: it is silent, and only [`MediaCommand::Close`] is understood of it. ERROR.
+    Failed {
         /// The leg.
         leg: MediaLeg,
     },

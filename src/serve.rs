@@ -383,7 +383,9 @@ fn measures(running: &Running) -> Measure {
 
 fn readiness(running: &Running) -> Ready {
     let desk = running.desk.clone();
+    let has_media = running.backend.as_ref().map(Backend::has_media);
     Arc::new(move || match &desk {
+        _ if has_media.as_ref().is_some_and(|has_media| !has_media()) => Err("a media worker has stopped"),
         Some(desk) if !desk.is_ready() => Err("the telephony backend can not be reached"),
         Some(desk) if !desk.is_audited() => Err("the audit can not be written"),
         Some(_) | None => Ok(()),

@@ -659,6 +659,7 @@ fn the_corpora_of_the_fuzz_targets_hold() {
         ("media_rtcp", targets::media_rtcp),
         ("media_jitter", targets::media_jitter),
         ("media_srtp", targets::media_srtp),
+        ("media_opus", targets::media_opus),
     ] {
         let files = corpus::directory(&format!("{}/fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR")));
         assert!(!files.is_empty());

@@ -453,7 +453,7 @@ async fn a_trunk_brings_calls_in_and_takes_calls_out() {
 async fn a_phone_behind_a_nat_whose_description_names_a_private_address_hears_and_is_heard() {
     let mut config = config();
     for account in &mut config.sip.accounts {
-        account.nat = true;
+        account.nat = undertone::sip::config::Nat::Always;
     }
     let mut floor = Floor::open(config).await;
     let hidden = |device: &str, floor: &Floor| PhoneConfig {

@@ -1,7 +1,9 @@
 //! The file as it is written: names and shapes only. What the values mean is decided in the parent.
 
+use crate::media;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -315,6 +317,53 @@ impl<'de> Deserialize<'de> for Source {
     }
 }
 
+/// `"auto"`, or whether it is so.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Nat {
+    #[default]
+    Auto,
+    Said(bool),
+}
+
+impl<'de> Deserialize<'de> for Nat {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AutoOrBool;
+
+        impl de::Visitor<'_> for AutoOrBool {
+            type Value = Nat;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"auto\", true or false")
+            }
+
+            fn visit_bool<E: de::Error>(self, said: bool) -> Result<Nat, E> {
+                Ok(Nat::Said(said))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Nat, E> {
+                match text {
+                    "auto" => Ok(Nat::Auto),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(AutoOrBool)
+    }
+}
+
+/// `192.0.2.10` or `192.0.2.0/24`
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Network(pub(super) media::Network);
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let network = media::Network::parse(&text).map(Self);
+        network.ok_or_else(|| de::Error::custom(format_args!("'{text}' is not an address or a network such as 192.0.2.0/24")))
+    }
+}
+
 fn udp() -> Protocol {
     Protocol::Udp
 }
@@ -334,7 +383,9 @@ pub(super) struct Trunk {
     pub(super) max_calls: Option<usize>,
     pub(super) max_calls_per_second: Option<u32>,
     #[serde(default)]
-    pub(super) nat: bool,
+    pub(super) nat: Nat,
+    #[serde(default)]
+    pub(super) media_sources: Vec<Network>,
     #[serde(default)]
     pub(super) own_ports: bool,
     #[serde(default)]
@@ -415,7 +466,7 @@ pub(super) struct Device {
     pub(super) kind: Kind,
     pub(super) voice_environment: Option<String>,
     #[serde(default)]
-    pub(super) nat: bool,
+    pub(super) nat: Nat,
     #[serde(default)]
     pub(super) own_ports: bool,
     #[serde(default)]

@@ -7,7 +7,7 @@ use crate::front::{self, auth, bayeux};
 use crate::gateway::{self, DeviceEntry, Directory, Group, NotifyAgent, User, VoiceEnvironment};
 use crate::media::{Codec, Gain, MediaConfig, PortUse};
 use crate::sip;
-use crate::sip::config::{Account, AutoAnswer, Limits, Listen, Login, Source, Trunk};
+use crate::sip::config::{Account, AutoAnswer, Limits, Listen, Login, Nat, Source, Trunk};
 use crate::sip::digest::Algorithm;
 use crate::sip::flow::Protocol;
 use crate::sip::sdp::Srtp;
@@ -303,7 +303,7 @@ fn account(device: &raw::Device) -> Account {
         username: device.number.clone(),
         ha1s: BTreeMap::new(),
         kind: kind(device.kind),
-        nat: device.nat,
+        nat: nat(device.nat),
         own_ports: device.own_ports,
         qualify: device.qualify,
         srtp: srtp(device.srtp),
@@ -341,7 +341,8 @@ fn trunk(trunk: &raw::Trunk) -> Trunk {
         codecs: trunk.codecs.iter().map(|offered| codec(*offered).name().to_owned()).collect(),
         max_calls: trunk.max_calls,
         max_calls_per_second: trunk.max_calls_per_second,
-        nat: trunk.nat,
+        nat: nat(trunk.nat),
+        media_sources: trunk.media_sources.iter().map(|network| network.0).collect(),
         own_ports: trunk.own_ports,
         srtp: srtp(trunk.srtp),
         own_numbers: trunk.own_numbers,
@@ -354,6 +355,14 @@ fn srtp(srtp: raw::Srtp) -> Srtp {
         raw::Srtp::Off => Srtp::Off,
         raw::Srtp::Optional => Srtp::Optional,
         raw::Srtp::Required => Srtp::Required,
+    }
+}
+
+fn nat(nat: raw::Nat) -> Nat {
+    match nat {
+        raw::Nat::Auto => Nat::Auto,
+        raw::Nat::Said(true) => Nat::Always,
+        raw::Nat::Said(false) => Nat::Never,
     }
 }
 
@@ -374,18 +383,20 @@ fn numbering(shapes: &Shapes) -> Numbering {
         number: Number::from(device.number.as_str()),
         aliases: aliases(device),
         kind: kind(device.kind),
-        nat: device.nat,
+        nat: nat(device.nat),
         own_ports: device.own_ports,
         srtp: srtp(device.srtp),
     });
-    let trunks = shapes.trunks.iter().map(|trunk| TrunkRoute {
-        name: trunk.name.clone(),
-        prefixes: trunk.prefixes.clone(),
-        codecs: trunk.codecs.iter().map(|offered| codec(*offered)).collect(),
-        max_calls: trunk.max_calls,
-        nat: trunk.nat,
-        own_ports: trunk.own_ports,
-        srtp: srtp(trunk.srtp),
+    let trunks = shapes.trunks.iter().map(|route| TrunkRoute {
+        name: route.name.clone(),
+        prefixes: route.prefixes.clone(),
+        codecs: route.codecs.iter().map(|offered| codec(*offered)).collect(),
+        max_calls: route.max_calls,
+        nat: nat(route.nat),
+        hosts: trunk(route).hosts(),
+        media_sources: route.media_sources.iter().map(|network| network.0).collect(),
+        own_ports: route.own_ports,
+        srtp: srtp(route.srtp),
     });
     Numbering::new(extensions, trunks.collect())
 }

@@ -222,6 +222,14 @@ fn a_bad_value_in_the_environment_names_the_variable() {
 #[test]
 fn each_bad_value_names_its_key_and_line() {
     for (text, expected) in [
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\nnat = \"yes\"",
+            "undertone.toml:4: device[0].nat: invalid value string \"yes\", expected \"auto\", true or false",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\nmedia_sources = [\"192.0.2.1/24\"]",
+            "undertone.toml:5: sip.trunk[0].media_sources",
+        ),
         ("[rest]\n\nbind = \"nonsense\"", "undertone.toml:3: rest.bind: "),
         (
             "[rest]\nbnid = \"x\"",
@@ -517,4 +525,23 @@ fn a_configured_password_needs_none_made() {
     assert_eq!(made, Vec::new());
     let expected = sip::digest::ha1(sip::digest::Algorithm::Md5, "1", "undertone", "secret");
     assert_eq!(endpoint.accounts[0].ha1s[&sip::digest::Algorithm::Md5], expected);
+}
+
+#[test]
+fn nat_is_auto_unless_it_is_said_and_media_sources_are_hosts_and_networks() {
+    use crate::media::Network;
+    use sip::config::Nat;
+    let text = "[[device]]\nid = \"a\"\nnumber = \"1\"\n\
+                [[device]]\nid = \"b\"\nnumber = \"2\"\nnat = true\n\
+                [[device]]\nid = \"c\"\nnumber = \"3\"\nnat = false\n\
+                [[device]]\nid = \"d\"\nnumber = \"4\"\nnat = \"auto\"\n\
+                [[sip.trunk]]\nname = \"t\"\nsources = [\"192.0.2.1\"]\ntarget = \"192.0.2.2\"\n\
+                media_sources = [\"198.51.100.7\", \"203.0.113.0/24\"]\n";
+    let config = read(text).expect("fine");
+    let nats: Vec<Nat> = config.sip.accounts.iter().map(|account| account.nat).collect();
+    assert_eq!(nats, [Nat::Auto, Nat::Always, Nat::Never, Nat::Auto]);
+    let trunk = &config.sip.trunks[0];
+    assert_eq!(trunk.nat, Nat::Auto);
+    let networks = ["198.51.100.7", "203.0.113.0/24"].map(|text| Network::parse(text).expect("a network"));
+    assert_eq!(trunk.media_sources, networks);
 }

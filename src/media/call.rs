@@ -24,6 +24,7 @@ use super::mix::{MAX_FRAME, Sum};
 use super::quality;
 use super::rtcp::{self, Block, Interval, Reception, Reporter};
 use super::rtp::{self, CLOCK, HEADER, Header, MAX_PAYLOAD, Origin, Received, Stream};
+use super::source::{Source, SourceRule};
 use super::srtp::{self, Protection, SrtpError};
 use super::transcode::Transcoder;
 use super::{CallKey, LegMedia, LegStats, MediaEvent, MediaLeg};
@@ -78,6 +79,8 @@ const MAX_DIGITS: usize = 64;
 const SPEECH: u16 = 328;
 /// Ticks of a beep: 200 ms.
 const BEEP: u32 = 1600;
+/// Where no party of a call sends, inactivity is told after this part of the time that it takes where one does.
+const ALL_QUIET: u32 = 3;
 /// Events nobody has polled; beyond it they are dropped.
 const MAX_EVENTS: usize = 64;
 /// The longest packet that leaves a leg under SRTP: the longest RTP, or a report, with what protects it.
@@ -227,7 +230,11 @@ struct Pace {
     /// He has sound until then, if it was played without delay.
     until: Instant,
     frame: u32,
+    /// Nobody paces him, or whoever did has fallen silent: our own clock sends.
+    own: bool,
+    /// The least that he had in hand, and the least that packets came late, in this window.
     low: Duration,
+    late: Duration,
     sends: u16,
     /// How often a lead was not given back because somebody spoke.
     put_off: u16,
@@ -247,7 +254,9 @@ impl Pace {
         Self {
             until: now,
             frame: FRAME,
+            own: true,
             low: Duration::MAX,
+            late: Duration::MAX,
             sends: 0,
             put_off: 0,
         }
@@ -263,16 +272,19 @@ impl Pace {
             return Turn::Wait;
         }
         self.low = self.low.min(lead);
+        self.late = self.late.min(now.saturating_duration_since(self.until));
         self.sends += 1;
         if self.sends < WINDOW {
             return Turn::Send;
         }
         let low = std::mem::replace(&mut self.low, Duration::MAX);
+        let late = std::mem::replace(&mut self.late, Duration::MAX);
         self.sends = 0;
         if low >= frame * 3 / 4 {
             return Turn::GiveBack;
         }
-        self.until -= low;
+        // They all come later than they did: that is when they come from now on.
+        self.until = self.until - low + late;
         Turn::Send
     }
 
@@ -287,109 +299,34 @@ impl Pace {
         false
     }
 
+    /// A frame is sent because a packet came. One that came late, but before our clock, changes nothing: the phone's own buffer is for that.
     fn sent(&mut self, samples: u32, now: Instant) {
         let frame = rtp::duration_of(samples);
-        self.until = (self.until.max(now) + frame).min(now + 2 * frame);
+        let since = if self.own || self.due() <= now {
+            self.until.max(now)
+        } else {
+            self.until
+        };
+        self.until = (since + frame).min(now + 2 * frame);
+        self.own = false;
     }
 
-    /// When our own clock sends the next frame.
+    /// When our own clock sends the next frame: half a frame late when it paces; while packets do, not before they are two frames late. Sooner,
+    /// each that was merely held up would be made up for by a frame, which would have to be left out again.
     fn due(&self) -> Instant {
-        self.until + rtp::duration_of(self.frame / 2)
+        self.until + rtp::duration_of(if self.own { self.frame / 2 } else { 2 * self.frame })
+    }
+
+    /// Packets have come, and a frame is still missing: one of them was lost.
+    fn is_short(&self, now: Instant) -> bool {
+        self.until < now + rtp::duration_of(self.frame / 2)
     }
 
     /// Our own clock sends a frame. After a stall of ours, one frame is sent for all that was missed.
     fn ticked(&mut self, now: Instant) {
+        self.own = true;
         let frame = rtp::duration_of(self.frame);
         self.until = if now > self.until + 4 * frame { now } else { self.until + frame };
-    }
-}
-
-/// Whom a leg's packets may come from.
-#[derive(Clone, Copy, Debug, Default)]
-struct Source {
-    rtp: Option<SocketAddr>,
-    rtcp: Option<SocketAddr>,
-    /// RTCP is where RTP is.
-    rtcp_mux: bool,
-    /// The RTP address is settled: it was signalled and is not behind a NAT, or has sent, or was learned.
-    settled: bool,
-    rtcp_settled: bool,
-    /// Who may be learned: address, SSRC, sequence number of his first packet.
-    candidate: Option<(SocketAddr, u32, u16)>,
-}
-
-impl Source {
-    fn of(media: &LegMedia) -> Self {
-        let after = |mut address: SocketAddr| {
-            address.set_port(address.port().checked_add(1)?);
-            Some(address)
-        };
-        Self {
-            rtp: media.remote,
-            rtcp: media.remote_rtcp.or_else(|| media.remote.and_then(after)),
-            rtcp_mux: media.rtcp_mux,
-            settled: !media.nat,
-            rtcp_settled: !media.nat,
-            candidate: None,
-        }
-    }
-
-    /// Whether RTP from there is the leg's. Behind a NAT another port of the same host is learned, once, from two packets in a row;
-    /// from then on it is strict.
-    fn admits(&mut self, from: SocketAddr, packet: Option<&Received>) -> bool {
-        let Some(known) = self.rtp else { return false };
-        if from == known {
-            self.settled |= packet.is_some();
-            return true;
-        }
-        let (false, true, Some(packet)) = (self.settled, from.ip() == known.ip(), packet) else {
-            return false;
-        };
-        match self.candidate {
-            Some((address, ssrc, sequence)) if address == from && ssrc == packet.ssrc && packet.sequence == sequence.wrapping_add(1) => {
-                self.rtp = Some(from);
-                self.settled = true;
-                true
-            }
-            Some(_) | None => {
-                self.candidate = Some((from, packet.ssrc, packet.sequence));
-                false
-            }
-        }
-    }
-
-    fn rtcp_to(&self) -> Option<SocketAddr> {
-        if self.rtcp_mux { self.rtp } else { self.rtcp }
-    }
-
-    /// Whether a packet from there may be the leg's, once it has shown to be valid.
-    fn may_admit(&self, from: SocketAddr) -> bool {
-        self.rtp == Some(from) || !self.settled && self.rtp.is_some_and(|known| known.ip() == from.ip())
-    }
-
-    /// The same of RTCP.
-    fn may_admit_rtcp(&self, from: SocketAddr) -> bool {
-        if self.rtcp_mux {
-            return self.rtp == Some(from);
-        }
-        self.rtcp == Some(from) || !self.rtcp_settled && self.rtcp.is_some_and(|known| known.ip() == from.ip())
-    }
-
-    fn admits_rtcp(&mut self, from: SocketAddr, valid: bool) -> bool {
-        if self.rtcp_mux {
-            return self.rtp == Some(from);
-        }
-        let Some(known) = self.rtcp else { return false };
-        if from == known {
-            self.rtcp_settled |= valid;
-            return true;
-        }
-        if self.rtcp_settled || from.ip() != known.ip() || !valid {
-            return false;
-        }
-        self.rtcp = Some(from);
-        self.rtcp_settled = true;
-        true
     }
 }
 
@@ -627,7 +564,7 @@ impl Leg {
     /// What was agreed and where to, when we may send to it.
     fn outlet(&self) -> Option<(Agreement, SocketAddr)> {
         let media = self.media.filter(|media| media.send)?;
-        Some((media, self.source.rtp?))
+        Some((media, self.source.target()?))
     }
 
     fn talks(&self, now: Instant) -> bool {
@@ -645,12 +582,16 @@ impl Leg {
     }
 
     fn inactive_due(&self, config: &CallConfig) -> Option<Instant> {
-        self.media.filter(|media| media.is_expected)?;
-        (!self.inactive).then(|| self.heard + config.inactivity)
+        (self.should_send() && !self.inactive).then(|| self.heard + config.inactivity)
+    }
+
+    /// Something should come from the leg.
+    fn should_send(&self) -> bool {
+        self.media.is_some_and(|media| media.is_expected)
     }
 
     fn rtcp_due(&self) -> Option<Instant> {
-        (self.media.is_some() && self.source.rtcp_to().is_some()).then_some(self.rtcp_due)
+        (self.media.is_some() && self.source.rtcp_target().is_some()).then_some(self.rtcp_due)
     }
 
     fn due(&self, config: &CallConfig) -> Option<Instant> {
@@ -820,7 +761,7 @@ impl Leg {
     }
 
     fn send(&mut self, slot: usize, sent: Sent, to: SocketAddr, bytes: &[u8], out: &mut impl FnMut(Transmit<'_>)) {
-        let muxed = sent == Sent::Rtcp && self.source.rtcp_mux;
+        let muxed = sent == Sent::Rtcp && self.source.is_muxed();
         let Some(srtp) = &mut self.srtp else {
             out(Transmit {
                 slot,
@@ -852,10 +793,10 @@ impl Leg {
 
     /// Takes the protection off an RTP packet, if it is this leg's to have one; returns the packet's length then. What comes from
     /// elsewhere is left as it is: foreign.
-    fn unprotect_rtp(&mut self, from: SocketAddr, packet: &mut [u8]) -> Result<usize, Verdict> {
+    fn unprotect_rtp(&mut self, from: SocketAddr, packet: &mut [u8], now: Instant) -> Result<usize, Verdict> {
         match &mut self.srtp {
-            Some(srtp) if self.source.may_admit(from) => {
-                let is_known = self.source.rtp == Some(from);
+            Some(srtp) if self.source.may_admit(from, now) => {
+                let is_known = self.source.is_known(from);
                 srtp.unprotect_rtp(packet).map_err(|error| self.unprotected(error, is_known))
             }
             Some(_) | None => Ok(packet.len()),
@@ -866,7 +807,7 @@ impl Leg {
     fn unprotect_rtcp<'a>(&mut self, from: SocketAddr, packet: &'a [u8], buffer: &'a mut [u8]) -> Result<&'a [u8], Verdict> {
         match &mut self.srtp {
             Some(srtp) if self.source.may_admit_rtcp(from) => {
-                let is_known = self.source.rtcp == Some(from);
+                let is_known = self.source.is_known_rtcp(from);
                 let Some(room) = buffer.get_mut(..packet.len()) else {
                     self.stats.malformed += 1;
                     return Err(Verdict::Malformed);
@@ -890,6 +831,7 @@ impl Leg {
     }
 
     fn count(&mut self, sent: Sent) {
+        self.source.spend();
         let stats = &mut self.stats;
         match sent {
             Sent::Rtcp => {
@@ -1002,14 +944,12 @@ impl Call {
 
     /// Where a leg's RTP comes from, once that is settled: signalled and not behind a NAT, or learned.
     pub fn source(&self, slot: usize) -> Option<SocketAddr> {
-        let source = &self.legs.get(slot)?.as_ref()?.source;
-        source.rtp.filter(|_| source.settled)
+        self.legs.get(slot)?.as_ref()?.source.rtp_source()
     }
 
     /// The same of its RTCP; `None` where that comes with RTP (RFC 5761).
     pub fn rtcp_source(&self, slot: usize) -> Option<SocketAddr> {
-        let source = &self.legs.get(slot)?.as_ref()?.source;
-        source.rtcp.filter(|_| source.rtcp_settled && !source.rtcp_mux)
+        self.legs.get(slot)?.as_ref()?.source.rtcp_source()
     }
 
     /// Whether a [`Call::source`] or [`Call::rtcp_source`] may be another one since this was asked last.
@@ -1077,8 +1017,7 @@ impl Call {
         here.stream.set_clock(media.codec.clock());
         let addresses = |media: LegMedia| (media.remote, media.remote_rtcp, media.rtcp_mux, media.nat);
         if before.map(addresses) != Some(addresses(media)) {
-            here.source = Source::of(&media);
-            self.moved = true;
+            here.source = here.source.described(&media);
         }
         if !before.is_some_and(|before| before.receive && before.remote.is_some()) {
             here.heard = now;
@@ -1109,7 +1048,32 @@ impl Call {
                 }
             }
         }
+        self.note_source(slot);
         self.arrange(now);
+    }
+
+    /// Sets what holds for a leg's addresses beside its description; comes before [`Call::handle_describe`] where it is about that.
+    pub fn handle_source_rule(&mut self, leg: MediaLeg, rule: SourceRule) {
+        if let Some(here) = self.leg_mut(leg) {
+            here.source.set_rule(rule);
+            self.note_source_of(leg);
+        }
+    }
+
+    /// Another source, or the first packet of one that was waited for: the leg's sockets, and the deadlines of the call, are others.
+    fn note_source(&mut self, slot: usize) {
+        if let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut)
+            && leg.source.take_changed()
+        {
+            self.moved = true;
+            self.wake = self.earliest();
+        }
+    }
+
+    fn note_source_of(&mut self, leg: MediaLeg) {
+        if let Some(slot) = self.slot(leg) {
+            self.note_source(slot);
+        }
     }
 
     /// Sets the keys of a leg's SRTP (RFC 3711), or that it has none; comes right before [`Call::handle_describe`], in one step with it.
@@ -1175,7 +1139,7 @@ impl Call {
         let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut) else {
             return Verdict::Foreign;
         };
-        let packet = match leg.unprotect_rtp(from, packet) {
+        let packet = match leg.unprotect_rtp(from, packet, now) {
             Ok(len) => packet.get_mut(..len).unwrap_or_default(),
             Err(verdict) => return verdict,
         };
@@ -1183,12 +1147,14 @@ impl Call {
         let media = leg.media;
         let format = parsed.as_ref().and_then(|received| leg.format_of(received.payload_type, now));
         let known = parsed.as_ref().filter(|_| format.is_some());
-        let was_settled = leg.source.settled;
-        if !leg.source.admits(from, known) {
+        if !leg.source.admits(from, known, now) {
             leg.stats.foreign += 1;
             return Verdict::Foreign;
         }
-        self.moved |= leg.source.settled != was_settled;
+        if leg.source.take_changed() {
+            self.moved = true;
+            self.wake = earlier(self.wake, now);
+        }
         let (Some(media), Some(received), Some(format)) = (media, known, format) else {
             leg.stats.malformed += 1;
             return Verdict::Malformed;
@@ -1258,7 +1224,7 @@ impl Call {
     /// Whether a datagram on a leg's RTP port is for [`Call::handle_rtcp`] (RFC 5761 4).
     pub fn is_rtcp(&self, slot: usize, packet: &[u8]) -> bool {
         let leg = self.legs.get(slot).and_then(Option::as_ref);
-        leg.is_some_and(|leg| leg.source.rtcp_mux) && rtcp::is_rtcp(packet)
+        leg.is_some_and(|leg| leg.source.is_muxed()) && rtcp::is_rtcp(packet)
     }
 
     /// RTCP from a leg.
@@ -1288,6 +1254,7 @@ impl Call {
             leg.stats.round_trip = leg.seldom.reporter.round_trip(&block, now).or(leg.stats.round_trip);
             leg.seldom.remote = Some(block);
         }
+        self.note_source(slot);
         Verdict::Accepted
     }
 
@@ -1312,13 +1279,36 @@ impl Call {
                 self.report(slot, false, now, out);
             }
             let Some(leg) = self.legs[slot].as_mut() else { continue };
-            if leg.inactive_due(&self.config).is_some_and(|due| due <= now.mono) {
+            if leg.source.take_withheld() {
+                let event = MediaEvent::Withheld { leg: leg.name };
+                self.tell(event);
+            }
+        }
+        self.tell_inactive(now.mono);
+        self.wake = self.earliest();
+    }
+
+    /// Tells of legs that should send and do not: each by itself, and sooner where no party of the call sends.
+    fn tell_inactive(&mut self, now: Instant) {
+        let all_quiet = self.all_quiet_due().is_some_and(|due| due <= now);
+        for slot in 0..self.legs.len() {
+            let Some(leg) = self.legs[slot].as_mut() else { continue };
+            let is_due = leg.inactive_due(&self.config).is_some_and(|due| due <= now);
+            if is_due || all_quiet && leg.party && leg.should_send() && !leg.inactive {
                 leg.inactive = true;
                 let event = MediaEvent::Inactive { leg: leg.name };
                 self.tell(event);
             }
         }
-        self.wake = self.earliest();
+    }
+
+    /// When none of the parties that should send has sent for so long that all of them are told of; `None` where one is alone, and once
+    /// that was done.
+    fn all_quiet_due(&self) -> Option<Instant> {
+        let parties = || self.legs.iter().flatten().filter(|leg| leg.party && leg.should_send());
+        let is_news = parties().nth(1).is_some() && parties().any(|leg| !leg.inactive);
+        let last = parties().map(|leg| leg.heard).max().filter(|_| is_news)?;
+        Some(last + self.config.inactivity / ALL_QUIET)
     }
 
     /// Says goodbye to a leg that is about to be closed: a last report with BYE (RFC 3550 6.6), if it ever got anything from us.
@@ -1332,7 +1322,7 @@ impl Call {
 
     fn report(&mut self, slot: usize, is_last: bool, now: Now, out: &mut impl FnMut(Transmit<'_>)) {
         let Some(leg) = self.legs[slot].as_mut() else { return };
-        let Some(to) = leg.source.rtcp_to() else { return };
+        let Some(to) = leg.source.rtcp_target() else { return };
         let mut buffer = [0; rtcp::MAX_REPORT];
         let (bytes, interval) = leg
             .seldom
@@ -1354,7 +1344,8 @@ impl Call {
     }
 
     fn earliest(&self) -> Option<Instant> {
-        self.legs.iter().flatten().filter_map(|leg| leg.due(&self.config)).min()
+        let legs = self.legs.iter().flatten().filter_map(|leg| leg.due(&self.config)).min();
+        [legs, self.all_quiet_due()].into_iter().flatten().min()
     }
 
     /// What happened.
@@ -1538,7 +1529,16 @@ impl Call {
             return Verdict::Foreign;
         };
         leg.noise = Some(ComfortNoise::new(level));
-        let (passed_to, speaks) = (leg.passed_to, leg.speaks);
+        let (passed_to, mixed_by, speaks) = (leg.passed_to, leg.mixed_by, leg.speaks);
+        // It has said that it sends no more: its listeners need not wait to see that.
+        for listener in slots(mixed_by) {
+            if self.pacer(listener, now) == Some(slot)
+                && let Some(leg) = self.legs[listener].as_mut()
+            {
+                leg.pace.own = true;
+                self.wake = earlier(self.wake, leg.pace.due());
+            }
+        }
         let origin = Origin { slot, ssrc: received.ssrc };
         for listener in slots(passed_to) {
             let Some(leg) = self.legs[listener].as_mut() else { continue };
@@ -1650,6 +1650,29 @@ impl Call {
                     return;
                 }
             }
+        }
+        self.make_up(pacer, listener, now, out);
+    }
+
+    /// Sends in the place of packets of the pacer that were lost, now that one has come after them.
+    fn make_up(&mut self, pacer: usize, listener: usize, now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
+        for _ in 0..2 {
+            let (Some(speaker), Some(leg)) = (self.legs[pacer].as_ref(), self.legs[listener].as_ref()) else {
+                return;
+            };
+            let frame = leg.pace.frame;
+            let len = frame * (self.rate / CLOCK);
+            let reader = &self.ears[(listener, pacer)].reader;
+            if !leg.pace.is_short(now) || !reader.is_direct() || reader.behind(&speaker.ring) < len {
+                return;
+            }
+            let Some(frame) = leg.outlet().and_then(|(media, _)| media.codec.frame(frame)) else {
+                return;
+            };
+            if let Some(leg) = self.legs[listener].as_mut() {
+                leg.pace.sent(frame, now);
+            }
+            self.send_frame(listener, frame, now, out);
         }
     }
 
@@ -1922,6 +1945,7 @@ impl Call {
                 ear.duck = ducks[other];
             }
             let Some(leg) = self.legs[slot].as_mut() else { continue };
+            leg.pace.own |= row != before;
             if row != before && !matches!(before, Row::Mix(_)) {
                 leg.pace.until = leg.pace.until.max(now);
             }
@@ -3202,19 +3226,51 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_that_never_comes_is_replaced_after_one_and_a_half_packet_times() {
+    fn when_packets_stop_our_clock_takes_over_two_packet_times_after_the_next_was_due() {
         let mut house = House::pcmu(Some(Activity::Coach));
         for _ in 0..10 {
             house.say(1, CUSTOMER_LEVEL);
             house.pass(20 * MS);
         }
         let before = house.to(AGENT).count();
-        let last = house.last(AGENT).at;
-        house.pass(9 * MS);
+        house.pass(39 * MS);
         assert_eq!(house.to(AGENT).count(), before);
         house.pass(MS);
+        assert_eq!(house.to(AGENT).count(), before + 2, "nothing is owed");
+        house.pass(200 * MS);
+        assert_eq!(house.to(AGENT).count(), before + 12);
+    }
+
+    #[test]
+    fn a_packet_that_is_lost_is_replaced_when_the_next_one_comes() {
+        let mut house = House::pcmu(Some(Activity::Coach));
+        for round in 0..100 {
+            match round {
+                50 => house.lose(1),
+                _ => drop(house.say(1, CUSTOMER_LEVEL)),
+            }
+            house.pass(20 * MS);
+            let frames = house.to(AGENT).count();
+            assert_eq!(frames, if round == 50 { 50 } else { round + 1 });
+        }
+    }
+
+    #[test]
+    fn a_speaker_who_says_that_it_is_silent_is_not_waited_for() {
+        let mut house = House::pcmu(Some(Activity::Coach));
+        let noisy = LegMedia {
+            comfort_noise: Some(13),
+            ..media(1, Codec::Pcmu)
+        };
+        house.call.handle_describe(CUSTOMER, noisy, house.time());
+        for _ in 0..10 {
+            house.say(1, CUSTOMER_LEVEL);
+            house.pass(20 * MS);
+        }
+        house.payload(1, 13, &[60]);
+        let before = house.to(AGENT).count();
+        house.pass(10 * MS);
         assert_eq!(house.to(AGENT).count(), before + 1);
-        assert_eq!(house.last(AGENT).at - last, 30 * MS);
     }
 
     #[test]
@@ -4042,6 +4098,99 @@ mod tests {
                 house.to(CUSTOMER).map(|heard| (heard.at, heard.rtp.sequence, heard.rtp.timestamp, heard.payload.clone())).collect::<Vec<_>>()
             };
             prop_assert_eq!(sent(&alone), sent(&coached));
+        }
+    }
+
+    /// What the agent gets while the customer's packets are held up once, all else on time.
+    struct HeldUp {
+        /// Frames more than the time had, at the most, and at the end of 12 s.
+        most: i64,
+        left: i64,
+        /// When the last frame more was there.
+        until: Duration,
+        /// Frames in which the customer's voice is not as it was said.
+        changed: usize,
+    }
+
+    /// One hold-up of the customer's packets after 100 rounds; what was held comes at once after it.
+    fn held_up(hold: Duration, stalls: bool) -> HeldUp {
+        let mut house = House::pcmu(Some(Activity::Coach));
+        let voice = |round: u32| -> Vec<u8> {
+            let samples: Vec<i16> = (0..160)
+                .map(|n| {
+                    let at = f64::from(round * 160 + n) / 8000.0;
+                    (9000.0 * (at * 170.0 * std::f64::consts::TAU).sin() * (1.0 + 0.3 * (at * 3.0).sin())) as i16
+                })
+                .collect();
+            let mut payload = [0; 160];
+            Encoder::new(Codec::Pcmu).encode(&samples, &mut payload);
+            payload.to_vec()
+        };
+        let mut said = std::collections::BTreeSet::new();
+        let mut most = 0;
+        let mut until = Duration::ZERO;
+        let origin = house.now;
+        let begin = 100 * 20 * MS;
+        let mut waiting: Vec<Vec<u8>> = Vec::new();
+        for round in 0..700_u32 {
+            let at = origin + round * 20 * MS;
+            if !waiting.is_empty() && at >= begin + hold {
+                let rest = (begin + hold).saturating_sub(house.now);
+                house.pass(rest);
+                for payload in waiting.drain(..) {
+                    house.payload(1, 0, &payload);
+                }
+            }
+            let rest = at.saturating_sub(house.now);
+            match stalls && !waiting.is_empty() {
+                true => house.now = house.now.max(at),
+                false => house.pass(rest),
+            }
+            house.say(0, 0);
+            let payload: Vec<u8> = voice(round);
+            said.insert(payload.clone());
+            match at >= begin && at < begin + hold {
+                true => waiting.push(payload),
+                false => drop(house.payload(1, 0, &payload)),
+            }
+            let frames = house.to(AGENT).count() as i64 - i64::from(round + 1);
+            most = most.max(frames);
+            if frames > 0 {
+                until = house.now - begin;
+            }
+        }
+        let changed = house.to(AGENT).filter(|heard| !said.contains(&heard.payload)).count();
+        HeldUp {
+            most,
+            left: house.to(AGENT).count() as i64 - 700,
+            until,
+            changed,
+        }
+    }
+
+    /// What is held up for less than two packet times reaches the agent as it was said, as late as it came; beyond that one frame is made up, and
+    /// given back within six seconds.
+    #[test]
+    fn a_hold_up_of_the_customers_packets_is_no_frame_more_for_the_agent_and_no_word_less() {
+        let calm = held_up(Duration::ZERO, false);
+        assert_eq!((calm.most, calm.left), (0, 0));
+        for stalls in [false, true] {
+            for hold in [5, 9, 12, 15, 19, 25, 29, 35, 39] {
+                let seen = held_up(hold * MS, stalls);
+                assert_eq!((seen.most, seen.left), (0, 0), "{hold} ms");
+                assert!(
+                    seen.changed <= calm.changed,
+                    "{hold} ms: {} frames are not as they were said",
+                    seen.changed
+                );
+            }
+        }
+        for hold in [45, 65, 85, 125, 205] {
+            let seen = held_up(hold * MS, false);
+            assert!(
+                seen.most <= 1 && seen.left <= 0 && seen.until <= Duration::from_millis(6500),
+                "{hold} ms"
+            );
         }
     }
 }

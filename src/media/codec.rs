@@ -189,6 +189,14 @@ impl Decoder {
         }
     }
 
+    /// Packets that were dropped because the codec's library failed at them.
+    pub fn failures(&self) -> u32 {
+        match &self.0 {
+            Decoding::Opus(Some(decoder)) => decoder.failures(),
+            Decoding::Opus(None) | Decoding::Law(_) | Decoding::G722(_) | Decoding::L16 => 0,
+        }
+    }
+
     /// What stands in for a lost packet, by the codec itself; false if it leaves that to the jitter buffer.
     pub fn conceal(&mut self, samples: &mut [i16]) -> bool {
         match &mut self.0 {

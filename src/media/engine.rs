@@ -114,6 +114,10 @@ pub struct EngineStats {
     pub ports_free: u64,
     /// Legs that could not be opened for want of ports or descriptors.
     pub legs_refused: u64,
+    /// Panics of workers: each has ended the call that it was about.
+    pub worker_panics: u64,
+    /// Workers that have stopped, with the calls that they had.
+    pub workers_stopped: u64,
     /// How often a leg of shared ports came to have its packets from where another's come from: nobody hears either.
     pub sources_taken: u64,
 }
@@ -204,7 +208,7 @@ impl Engine {
         if directory.calls.get(&call).is_some_and(|place| place.legs >= MAX_LEGS) {
             return Err(MediaError::TooManyLegs);
         }
-        let worker = directory.worker_of(call, shared.posts.len());
+        let worker = directory.worker_of(call, shared.working())?;
         let place = directory.pair_for(worker, expected, &shared.pairs, clock::instant());
         let (sockets, mut address) = match &place {
             Some((pair, _)) => (Sockets::shared(&shared.manner, *pair), shared.pairs[*pair].address),
@@ -257,6 +261,7 @@ impl Engine {
                 };
                 (of(&directory, leg), job)
             }
+            MediaCommand::Sources { leg, rule } => (of(&directory, leg), Job::Sources { leg, rule }),
             MediaCommand::Mute { leg, muted } => (of(&directory, leg), Job::Mute { leg, muted }),
             MediaCommand::SendDigits { leg, digits } => (of(&directory, leg), Job::SendDigits { leg, digits }),
             MediaCommand::Beep { leg } => (of(&directory, leg), Job::Beep { leg }),
@@ -268,10 +273,12 @@ impl Engine {
                 if directory.calls.get(&call).is_some_and(|place| place.legs >= MAX_LEGS) {
                     return;
                 }
+                let Ok(to) = directory.worker_of(call, shared.working()) else {
+                    return;
+                };
                 let Some(Seat { worker, lines, .. }) = directory.leave(leg) else {
                     return;
                 };
-                let to = directory.worker_of(call, shared.posts.len());
                 directory.enter(call, leg, to, lines);
                 (Some(worker), Job::Move { leg, call, to })
             }
@@ -286,6 +293,11 @@ impl Engine {
         }
     }
 
+    /// Whether every worker works.
+    pub fn is_whole(&self) -> bool {
+        self.shared.working().count() == self.shared.posts.len()
+    }
+
     /// The counters.
     pub fn stats(&self) -> EngineStats {
         let mut stats = EngineStats::default();
@@ -295,6 +307,7 @@ impl Engine {
         let directory = self.shared.directory();
         stats.calls = directory.calls.len() as u64;
         stats.legs = directory.legs.len() as u64;
+        stats.workers_stopped = (self.shared.posts.len() - self.shared.working().count()) as u64;
         stats.legs_refused = directory.refused;
         stats.sources_taken = directory.contested;
         stats.ports_free = directory.ports.as_ref().map_or(0, |ports| ports.ready(clock::instant())) as u64;
@@ -318,6 +331,12 @@ impl Shared {
     /// A panic while it was held leaves it whole: every change is one insertion or removal.
     fn directory(&self) -> MutexGuard<'_, Directory> {
         self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The workers that have not stopped.
+    fn working(&self) -> impl Iterator<Item = usize> {
+        let threads = self.threads.iter().enumerate();
+        threads.filter(|(_, thread)| !thread.is_finished()).map(|(worker, _)| worker)
     }
 
     /// When what is given back now has rested.
@@ -389,7 +408,7 @@ impl Drop for Shared {
             post.send(Job::Stop);
         }
         for thread in self.threads.drain(..) {
-            // A worker that panicked has said so; there is nobody left to tell.
+            // A worker catches its panics; there is nobody left to tell.
             let _ = thread.join();
         }
     }
@@ -400,6 +419,8 @@ impl Drop for Shared {
 struct Directory {
     legs: BTreeMap<MediaLeg, Seat>,
     calls: BTreeMap<CallKey, Place>,
+    /// Legs of each worker.
+    load: Vec<usize>,
     /// `None`: any port that the system gives.
     ports: Option<Ports>,
     /// What is known of the legs of a shared pair.
@@ -450,16 +471,13 @@ struct Place {
 }
 
 impl Directory {
-    /// Whose the call is: a new one goes to the worker with the fewest legs.
-    fn worker_of(&self, call: CallKey, workers: usize) -> usize {
+    /// Whose the call is: a new one goes to the worker with the fewest legs, of those that work.
+    fn worker_of(&self, call: CallKey, working: impl Iterator<Item = usize>) -> Result<usize, MediaError> {
         if let Some(place) = self.calls.get(&call) {
-            return place.worker;
+            return Ok(place.worker);
         }
-        let mut load = vec![0; workers];
-        for place in self.calls.values() {
-            load[place.worker] += place.legs;
-        }
-        (0..workers).min_by_key(|&worker| load[worker]).unwrap_or(0)
+        let load = |worker: &usize| self.load.get(*worker).copied().unwrap_or(0);
+        working.min_by_key(load).ok_or(MediaError::Stopping)
     }
 
     /// A pair of the worker's that a leg can share: one where what is known of it is known of no other; and what that is. `None`: it gets ports
@@ -487,6 +505,10 @@ impl Directory {
     }
 
     fn enter(&mut self, call: CallKey, leg: MediaLeg, worker: usize, lines: Lines) {
+        if self.load.len() <= worker {
+            self.load.resize(worker + 1, 0);
+        }
+        self.load[worker] += 1;
         self.calls.entry(call).or_insert(Place { worker, legs: 0 }).legs += 1;
         self.legs.insert(leg, Seat { call, worker, lines });
     }
@@ -550,6 +572,9 @@ impl Directory {
 
     fn leave(&mut self, leg: MediaLeg) -> Option<Seat> {
         let seat = self.legs.remove(&leg)?;
+        if let Some(load) = self.load.get_mut(seat.worker) {
+            *load -= 1;
+        }
         if let Some(place) = self.calls.get_mut(&seat.call) {
             place.legs -= 1;
             if place.legs == 0 {
@@ -617,6 +642,7 @@ counters!(
     receive_nanos,
     send_nanos,
     machine_nanos,
+    worker_panics,
 );
 
 #[cfg(test)]
@@ -637,6 +663,82 @@ mod tests {
         assert!(error.to_string().contains("EMFILE"), "{error}");
         assert!(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_ok());
         assert_eq!(engine.stats().legs, 0);
+    }
+
+    /// The next event that is asked for; the others are passed over.
+    fn wait_for<T>(events: &mut MediaEvents, mut wanted: impl FnMut(MediaEvent) -> Option<T>) -> T {
+        loop {
+            let event = events.blocking_recv().expect("the engine runs");
+            if let Some(found) = wanted(event) {
+                return found;
+            }
+        }
+    }
+
+    fn failed(events: &mut MediaEvents) -> MediaLeg {
+        wait_for(events, |event| match event {
+            MediaEvent::Failed { leg } => Some(leg),
+            _ => None,
+        })
+    }
+
+    fn closed(events: &mut MediaEvents) -> MediaLeg {
+        wait_for(events, |event| match event {
+            MediaEvent::Closed { leg, .. } => Some(leg),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn a_panic_costs_the_call_that_it_came_from_and_is_told_and_counted() {
+        let (engine, mut events) = Engine::start(MediaConfig {
+            ports: None,
+            workers: 1,
+            ..MediaConfig::default()
+        })
+        .unwrap();
+        for (call, leg) in [(1, 1), (1, 2), (2, 3)] {
+            engine.open(CallKey(call), MediaLeg(leg), Expected::Nothing).unwrap();
+        }
+        engine.shared.posts[0].send(Job::Panic(Some(MediaLeg(1))));
+        let mut legs = [failed(&mut events), failed(&mut events)];
+        legs.sort();
+        assert_eq!(legs, [MediaLeg(1), MediaLeg(2)]);
+        assert!(engine.is_whole());
+        // The other call goes on, what is said of the dead legs is heard, and a new call finds the worker.
+        engine.command(MediaCommand::Beep { leg: MediaLeg(1) });
+        for leg in [1, 2, 3] {
+            engine.command(MediaCommand::Close { leg: MediaLeg(leg) });
+            assert_eq!(closed(&mut events), MediaLeg(leg));
+        }
+        engine.open(CallKey(4), MediaLeg(4), Expected::Nothing).unwrap();
+        engine.command(MediaCommand::Close { leg: MediaLeg(4) });
+        assert_eq!(closed(&mut events), MediaLeg(4));
+        assert_eq!((engine.stats().worker_panics, engine.stats().workers_stopped), (1, 0));
+    }
+
+    #[test]
+    fn a_worker_that_panics_again_and_again_stops_and_the_others_take_its_calls() {
+        let (engine, mut events) = Engine::start(MediaConfig {
+            ports: None,
+            workers: 2,
+            ..MediaConfig::default()
+        })
+        .unwrap();
+        engine.open(CallKey(1), MediaLeg(1), Expected::Nothing).unwrap();
+        let worker = engine.shared.directory().legs[&MediaLeg(1)].worker;
+        for _ in 0..4 {
+            engine.shared.posts[worker].send(Job::Panic(None));
+        }
+        assert_eq!(failed(&mut events), MediaLeg(1));
+        while engine.is_whole() {
+            std::thread::yield_now();
+        }
+        assert_eq!((engine.stats().worker_panics, engine.stats().workers_stopped), (4, 1));
+        for call in 2..5 {
+            engine.open(CallKey(call), MediaLeg(call), Expected::Nothing).unwrap();
+            assert_ne!(engine.shared.directory().legs[&MediaLeg(call)].worker, worker);
+        }
     }
 
     #[test]

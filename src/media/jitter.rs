@@ -496,6 +496,11 @@ impl Reader {
         if self.buffered { Self::buffered(ring) } else { Self::direct(ring) }
     }
 
+    /// Nothing is held back for jitter: what it is behind was said and is late.
+    pub fn is_direct(&self) -> bool {
+        !self.buffered
+    }
+
     /// Samples written and not yet read.
     pub fn behind(&self, ring: &Ring) -> u32 {
         ring.end.saturating_sub(self.position).min(ring.samples.len() as u64) as u32

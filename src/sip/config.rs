@@ -5,6 +5,7 @@ use super::flow::Protocol;
 use super::sdp::Srtp;
 use super::switchboard::AccountKind;
 use super::transaction::{Bounds, Timing};
+use crate::media::Network;
 use crate::words::{DeviceId, Number};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -103,6 +104,20 @@ impl Listen {
     }
 }
 
+/// Whether a peer is behind an address translator: its sound comes from the host that its signalling comes from, from a port that is
+/// learned, whatever its description says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Nat {
+    /// Where it shows: a private address is described by a peer that is seen at a public one; or a device seen at a public address names
+    /// another one in its Via (RFC 3261 18.2.1), or a private one in its Contact.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never: its sound is sent to where its description says, whatever port it comes from.
+    Never,
+}
+
 /// A phone of ours.
 #[derive(Clone)]
 pub struct Account {
@@ -120,8 +135,8 @@ pub struct Account {
     pub auto_answer: AutoAnswer,
     /// What it is used for.
     pub kind: AccountKind,
-    /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
-    pub nat: bool,
+    /// Whether it is behind a NAT.
+    pub nat: Nat,
     /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
     pub own_ports: bool,
     /// Its phones are asked whether they are there ([`Config::qualify`]).
@@ -143,7 +158,7 @@ impl Account {
             username,
             auto_answer: AutoAnswer::default(),
             kind: AccountKind::House,
-            nat: false,
+            nat: Nat::Auto,
             own_ports: false,
             qualify: true,
             srtp: Srtp::Off,
@@ -201,8 +216,10 @@ pub struct Trunk {
     pub max_calls: Option<usize>,
     /// More calls that it begins within a second are refused; `None`: any number.
     pub max_calls_per_second: Option<u32>,
-    /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
-    pub nat: bool,
+    /// Whether it is behind a NAT.
+    pub nat: Nat,
+    /// Where its sound may be, besides its own hosts; none: not said.
+    pub media_sources: Vec<Network>,
     /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
     pub own_ports: bool,
     /// Whether its media is encrypted.
@@ -229,7 +246,8 @@ impl Trunk {
             login: None,
             max_calls: None,
             max_calls_per_second: None,
-            nat: false,
+            nat: Nat::Auto,
+            media_sources: Vec::new(),
             own_ports: false,
             srtp: Srtp::Off,
             own_numbers: false,
@@ -243,6 +261,12 @@ impl Trunk {
             source.address == peer.ip().to_canonical() && port_fits
         };
         self.sources.iter().any(covers)
+    }
+
+    /// Its hosts, as far as they are known.
+    pub fn hosts(&self) -> Vec<IpAddr> {
+        let sources = self.sources.iter().map(|source| source.address);
+        sources.chain(self.address.map(|address| address.ip().to_canonical())).collect()
     }
 
     fn prefix_length(&self, number: &Number) -> Option<usize> {

@@ -99,13 +99,15 @@ pub enum LegEvent {
         /// The outgoing leg whose INVITE comes back with this one, through a proxy or a B2BUA: a spiral (RFC 3261 16.3).
         returns: Option<LegKey>,
     },
-    /// Where the signalling of a leg behind a NAT comes from: its media comes from there too, whatever its descriptions say. Right after
-    /// `Incoming`, and before a description that comes from a host not told yet.
+    /// Where the signalling of a leg comes from, by which its descriptions are judged. Right before `Incoming`, and before a description
+    /// that comes from a host not told yet.
     Located {
         /// The leg.
         leg: LegKey,
         /// The peer's address as we see it.
         host: IpAddr,
+        /// That is a public address, and the peer's Via names another one, or its Contact a private one: an address translator is on the way.
+        is_translated: bool,
     },
     /// What the peer says of the party at its end: right after `Incoming`, right before `Answered`, `Offered` and `OfferAnswered`, and by
     /// itself after an UPDATE. The same names again are no news.

@@ -15,14 +15,15 @@ use super::switchboard::{Extension, Keep, Numbering, Output, Outside, Switchboar
 use crate::clock;
 use crate::contract::{self, FactLog, Placed, Port, proto};
 use crate::media::engine::{Engine, EngineStats, MediaEvents};
-use crate::media::{CallKey, Codec, Expected, MediaCommand, MediaConfig, MediaEvent, MediaLeg};
+use crate::media::{CallKey, Codec, Expected, MediaCommand, MediaConfig, MediaEvent, MediaLeg, Targets};
 use crate::store::{Store, StoreError};
 use crate::words::{Fact, Now, Reason, Refusal};
 use journal::Journal;
 use keeper::{Ahead, Keeping};
 use proto::telephony_server::TelephonyServer;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -104,6 +105,12 @@ impl Backend {
         &self.facts
     }
 
+    /// Every thread of the media engine works: to be asked by whoever reports readiness.
+    pub fn has_media(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let engine = self.engine.clone();
+        move || engine.is_whole()
+    }
+
     /// It still works.
     pub fn is_running(&self) -> bool {
         !self.task.is_finished()
@@ -129,6 +136,7 @@ impl Backend {
 /// A port in use, a trunk without address, a state file that can not be read.
 pub async fn start(config: Config, store: Store) -> Result<(TelephonyServer<contract::Service>, Backend), StartError> {
     let (kept, bindings, keeping) = keeper::start(store).await?;
+    let media_config = config.media.clone();
     let (engine, media) = Engine::start(config.media).map_err(StartError::Media)?;
     let numbering = numbering(&config.sip);
     warn_of_open_keys(&config.sip);
@@ -136,7 +144,12 @@ pub async fn start(config: Config, store: Store) -> Result<(TelephonyServer<cont
     let sip = endpoint.local_addrs().to_vec();
     let grace = config.switchboard.grace;
     let surroundings = Surroundings { engine: engine.clone() };
-    let mut board = Switchboard::new(config.switchboard, numbering, kept, surroundings);
+    let doors: Vec<SocketAddr> = sip.iter().map(|(_, address)| *address).collect();
+    let switchboard = SwitchboardConfig {
+        targets: Arc::new(Targets::of(&media_config, &interfaces(), &doors)),
+        ..config.switchboard
+    };
+    let mut board = Switchboard::new(switchboard, numbering, kept, surroundings);
     for event in endpoint.restore(bindings) {
         board.handle_leg(event, clock::now());
     }
@@ -185,10 +198,24 @@ fn numbering(sip: &SipConfig) -> Numbering {
         codecs: trunk.codecs.iter().filter_map(|name| Codec::named(name)).collect(),
         max_calls: trunk.max_calls,
         nat: trunk.nat,
+        hosts: trunk.hosts(),
+        media_sources: trunk.media_sources.clone(),
         own_ports: trunk.own_ports,
         srtp: trunk.srtp,
     });
     Numbering::new(extensions, trunks.collect())
+}
+
+/// The machine's own addresses.
+fn interfaces() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+        return Vec::new();
+    };
+    let address = |address: nix::sys::socket::SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+    };
+    interfaces.filter_map(|interface| interface.address.and_then(address)).collect()
 }
 
 /// Keys of SRTP stand in the descriptions (RFC 4568 8.3): whoever reads the signalling hears the call.
@@ -353,7 +380,8 @@ impl Shell {
                 self.journal.silent(*leg, stats, now);
             }
             MediaEvent::Inactive { leg } => tracing::debug!(leg = leg.0, "silent"),
-            MediaEvent::Active { .. } | MediaEvent::Digits { .. } | MediaEvent::Quality { .. } => {}
+            MediaEvent::Failed { leg } => tracing::error!(leg = leg.0, "the media worker of a leg has failed: its call is ended"),
+            MediaEvent::Withheld { .. } | MediaEvent::Active { .. } | MediaEvent::Digits { .. } | MediaEvent::Quality { .. } => {}
         }
         self.board.handle_media(event, now);
     }
@@ -415,6 +443,7 @@ impl Shell {
                 Output::Keep(keep) => self.keeping.keep(keep),
                 Output::Unusable { leg, fault } => self.journal.unusable(leg, &fault),
                 Output::Denied { leg, why } => self.journal.denied(leg, why),
+                Output::Remark(remark) => self.journal.remark(remark),
             }
         }
         for (device, bindings) in self.endpoint.take_bindings() {

@@ -24,10 +24,13 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod whereabouts;
 
 pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
+pub use whereabouts::Remark;
 
-use crate::media::{CallKey, Codec, Expected, Gain, MediaCommand, MediaEvent, MediaLeg};
+use crate::media::{CallKey, Codec, Expected, Gain, MediaCommand, MediaEvent, MediaLeg, SourceRule, Targets};
+use crate::sip::config::Nat;
 use crate::sip::leg::{Identity, LegCommand, LegKey, LegSource};
 use crate::sip::sdp::{Direction, Local, SdpFault, Srtp};
 use crate::supervision::{self, Supervision};
@@ -40,7 +43,9 @@ pub use routing::Unroutable;
 use routing::{Callee, Caller, Trail};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use whereabouts::{Aim, Reach, Whereabouts};
 
 /// How the switchboard behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +81,8 @@ pub struct SwitchboardConfig {
     pub grace: Duration,
     /// How a call's sound fares is told at most so often, when nothing else is to be told of the call: 10 s.
     pub quality_interval: Duration,
+    /// What is ours, of which nobody may make a target.
+    pub targets: Arc<Targets>,
     /// Who joins whom when.
     pub supervision: supervision::Config,
 }
@@ -98,6 +105,7 @@ impl Default for SwitchboardConfig {
             beep: false,
             grace: Duration::from_secs(5),
             quality_interval: Duration::from_secs(10),
+            targets: Arc::default(),
             supervision: supervision::Config::default(),
         }
     }
@@ -137,6 +145,8 @@ pub enum Output {
         /// Why.
         why: Unroutable,
     },
+    /// To the log.
+    Remark(Remark),
 }
 
 /// What must survive a restart.
@@ -195,6 +205,10 @@ pub struct Switchboard<O> {
     farewells: Vec<Output>,
     /// Whoever is to be invited, which comes last: who is on another call with his one phone is let go there first.
     invitations: Vec<(LegKey, LegCommand)>,
+    /// Where the leg is whose INVITE comes next.
+    arriving: Option<(LegKey, Whereabouts)>,
+    /// Devices and trunks whose address was seen to be translated.
+    behind_nat: BTreeSet<LegSource>,
     next_call: u64,
     next_leg: u64,
     closing: Option<Instant>,
@@ -210,7 +224,8 @@ struct Device {
 /// What holds for the media of a leg.
 #[derive(Clone)]
 struct Terms {
-    nat: bool,
+    reach: Reach,
+    targets: Arc<Targets>,
     own_ports: bool,
     /// The codecs it may use, never empty.
     codecs: Vec<Codec>,
@@ -259,6 +274,8 @@ impl<O: Outside> Switchboard<O> {
             outputs,
             farewells: Vec::new(),
             invitations: Vec::new(),
+            arriving: None,
+            behind_nat: BTreeSet::new(),
             next_call: 1,
             next_leg: 1,
             closing: None,
@@ -290,7 +307,10 @@ impl<O: Outside> Switchboard<O> {
             MediaEvent::Inactive { leg } => self.probe(LegKey(leg.0)),
             MediaEvent::LeakGuard { call, leg: _ } => self.distrust(call),
             MediaEvent::Quality { leg, quality } => return self.note_quality(LegKey(leg.0), quality, now),
-            MediaEvent::Active { .. } | MediaEvent::Digits { .. } | MediaEvent::Closed { .. } => {}
+            MediaEvent::Active { leg } => self.alive(LegKey(leg.0)),
+            MediaEvent::Withheld { leg } => self.withheld(LegKey(leg.0)),
+            MediaEvent::Failed { leg } => self.media_failed(LegKey(leg.0)),
+            MediaEvent::Digits { .. } | MediaEvent::Closed { .. } => {}
         }
         self.settle(now);
     }
@@ -443,6 +463,7 @@ impl<O: Outside> Switchboard<O> {
         let Some(call) = self.calls.get_mut(&key) else { return };
         call.lift_mutes();
         let fact = call.fact();
+        self.supervision.handle_doubt(&call.id, call.is_probed(), now);
         if call.supervised.as_ref() != Some(&fact) {
             self.supervision.handle_call(&fact, now);
             call.supervised = Some(fact);
@@ -534,7 +555,8 @@ impl<O: Outside> Switchboard<O> {
 
     fn terms_of_extension(&self, extension: &Extension) -> Terms {
         Terms {
-            nat: extension.nat,
+            reach: Reach::Device(extension.nat),
+            targets: Arc::clone(&self.config.targets),
             own_ports: extension.own_ports,
             srtp: extension.srtp,
             ipv6: self.config.media_over_ipv6,
@@ -550,7 +572,12 @@ impl<O: Outside> Switchboard<O> {
             .filter(|codec| self.config.codecs.contains(codec))
             .collect();
         Terms {
-            nat: trunk.nat,
+            reach: Reach::Trunk {
+                nat: trunk.nat,
+                hosts: trunk.hosts.clone(),
+                media_sources: trunk.media_sources.clone(),
+            },
+            targets: Arc::clone(&self.config.targets),
             own_ports: trunk.own_ports,
             srtp: trunk.srtp,
             ipv6: self.config.media_over_ipv6,
@@ -593,8 +620,10 @@ impl<O: Outside> Switchboard<O> {
             Stage::Calling { offer: Some(offer), .. } => offer.audio.rtp,
             _ => None,
         };
+        let place = self.arriving.take_if(|(arriving, _)| *arriving == leg).map(|(_, place)| place);
+        let is_natted = || self.behind_nat.contains(&peer) || Aim::at(&terms.reach, place, offered, None).nat;
         let expected = match (&peer, offered) {
-            _ if terms.nat || terms.own_ports => Expected::Nothing,
+            _ if terms.own_ports || terms.reach.nat() == Nat::Always || is_natted() => Expected::Nothing,
             (LegSource::Account(device), _) => Expected::Phone(device.to_string()),
             (LegSource::Trunk(_), Some(source)) => Expected::Offered(source),
             (LegSource::Trunk(_), None) => Expected::Nothing,
@@ -621,7 +650,7 @@ impl<O: Outside> Switchboard<O> {
             handed_on_to: None,
             role,
             terms,
-            host: None,
+            place,
             stage,
             rings: false,
             to_be_asked: false,
@@ -633,9 +662,11 @@ impl<O: Outside> Switchboard<O> {
             local,
             media: None,
             expecting: false,
+            rule: SourceRule::default(),
             keys: None,
             told: Direction::SendRecv,
             exchange: Exchange::Idle,
+            is_silent: false,
             watch: None,
             shown: None,
             trail: Trail::default(),

@@ -50,7 +50,7 @@ mod tests;
 use super::config::{Account, Config, Trunk};
 use super::digest::{Authenticator, Credentials};
 use super::flow::{Flow, Protocol};
-use super::leg::{ANONYMOUS, LegCommand, LegEvent, LegKey, LegSource};
+use super::leg::{ANONYMOUS, LegCommand, LegEvent, LegKey};
 use super::message::{Message, ParseError, Request, Response, escape, parse_datagram};
 use super::peer::Peers;
 use super::registrar::{KeptBinding, Registrar};
@@ -362,12 +362,8 @@ impl UserAgent {
 
     fn event(&mut self, event: LegEvent) {
         match event {
-            LegEvent::Incoming { leg, .. } => {
-                self.outputs.push_back(Output::Event(event));
-                self.locate(leg);
-                return;
-            }
-            LegEvent::Progress { leg, .. }
+            LegEvent::Incoming { leg, .. }
+            | LegEvent::Progress { leg, .. }
             | LegEvent::Answered { leg, .. }
             | LegEvent::Confirmed { leg, .. }
             | LegEvent::Offered { leg, .. }
@@ -377,17 +373,17 @@ impl UserAgent {
         self.outputs.push_back(Output::Event(event));
     }
 
-    /// Says where a leg behind a NAT is, if that is news.
+    /// Says where a leg is, if that is news.
     fn locate(&mut self, key: LegKey) {
         let Some(leg) = self.legs.get_mut(&key) else { return };
-        let nat = match &leg.peer {
-            LegSource::Account(device) => self.config.account(device).is_some_and(|account| account.nat),
-            LegSource::Trunk(name) => self.config.trunk(name).is_some_and(|trunk| trunk.nat),
-        };
-        let host = leg.dialog.flow.peer.ip().to_canonical();
-        if nat && leg.located != Some(host) {
-            leg.located = Some(host);
-            self.outputs.push_back(Output::Event(LegEvent::Located { leg: key, host }));
+        let (host, is_translated) = leg.whereabouts();
+        if leg.located != Some((host, is_translated)) {
+            leg.located = Some((host, is_translated));
+            self.outputs.push_back(Output::Event(LegEvent::Located {
+                leg: key,
+                host,
+                is_translated,
+            }));
         }
     }
 

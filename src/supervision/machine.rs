@@ -5,7 +5,10 @@ use crate::words::{
     Refusal, Scope, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long an answered supervisor waits for a call in doubt: longer than a phone may take to answer (RFC 3261 17.1.1.2, timer B: 32 s).
+const DOUBT: Duration = Duration::from_secs(60);
 
 /// Every monitor of a house.
 ///
@@ -15,6 +18,8 @@ pub struct Supervision {
     config: Config,
     monitors: BTreeMap<DeviceId, Monitor>,
     calls: BTreeMap<CallId, CallFact>,
+    /// Calls of which it is not known whether anybody is still there.
+    doubtful: BTreeSet<CallId>,
     index: Index,
     outputs: VecDeque<Output>,
 }
@@ -92,6 +97,8 @@ enum State {
     Inviting {
         call: CallId,
         deadline: Instant,
+        /// The phone has answered, and the call is in doubt: nothing is heard until it is known to live.
+        answered: bool,
     },
     Joined {
         call: CallId,
@@ -109,6 +116,7 @@ impl Supervision {
             config,
             monitors: BTreeMap::new(),
             calls: BTreeMap::new(),
+            doubtful: BTreeSet::new(),
             index: Index::default(),
             outputs: VecDeque::new(),
         };
@@ -191,6 +199,30 @@ impl Supervision {
         }
     }
 
+    /// Whether it is in doubt that anybody is still on a call: its phones are silent and are being asked. Nobody joins it until that is known;
+    /// a supervisor who has joined stays.
+    pub fn handle_doubt(&mut self, call: &CallId, in_doubt: bool, now: Now) {
+        if in_doubt == self.doubtful.contains(call) {
+            return;
+        }
+        match in_doubt {
+            true => drop(self.doubtful.insert(call.clone())),
+            false => drop(self.doubtful.remove(call)),
+        }
+        for supervisor in self.index.of_call.of(call).cloned().collect::<Vec<_>>() {
+            let state = self.monitors.get(&supervisor).map(|monitor| &monitor.state);
+            match state {
+                Some(State::Inviting { answered: true, .. }) if !in_doubt => self.join(&supervisor, now),
+                _ => self.follow(&supervisor, now),
+            }
+        }
+        let known = self.calls.get(call).filter(|_| !in_doubt);
+        let concerned = known.into_iter().flat_map(here).flat_map(|device| self.index.of_target.of(device));
+        for supervisor in concerned.cloned().collect::<BTreeSet<_>>() {
+            self.seek(&supervisor, now);
+        }
+    }
+
     /// The call has become a part of another, and whoever was on it is on that one now: its supervisors too. To be told before either
     /// call is handed in as it is then.
     pub fn handle_merged(&mut self, from: &CallId, into: &CallId) {
@@ -212,6 +244,9 @@ impl Supervision {
     }
 
     fn know(&mut self, call: &CallFact) {
+        if call.is_over() {
+            self.doubtful.remove(&call.id);
+        }
         let known = match call.is_over() {
             true => self.calls.remove(&call.id),
             false => self.calls.insert(call.id.clone(), call.clone()),
@@ -233,6 +268,11 @@ impl Supervision {
         };
         match (&monitor.state, outcome) {
             (State::Armed | State::Admitting { .. }, _) | (State::Joined { .. }, LegOutcome::Answered) => {}
+            (State::Inviting { .. }, LegOutcome::Answered) if self.doubtful.contains(call) => {
+                let (call, deadline) = (call.clone(), now.mono + DOUBT);
+                let answered = true;
+                self.set_state(supervisor, State::Inviting { call, deadline, answered });
+            }
             (State::Inviting { .. }, LegOutcome::Answered) => self.join(supervisor, now),
             (
                 State::Inviting { .. },
@@ -460,7 +500,9 @@ impl Supervision {
         else {
             return;
         };
-        let may_join = |call: &&CallFact| !monitor.passed.contains(&call.id) && monitor.may_join(&self.config, call, supervisor);
+        let may_join = |call: &&CallFact| {
+            !monitor.passed.contains(&call.id) && !self.doubtful.contains(&call.id) && monitor.may_join(&self.config, call, supervisor)
+        };
         // The call he talks on rather than the one he holds, then the older.
         let order = |call: &&CallFact| {
             let leg = call.party_of(&monitor.target);
@@ -516,7 +558,8 @@ impl Supervision {
             activity: monitor.activity,
         });
         let deadline = now.mono + self.config.invite_timeout;
-        self.set_state(supervisor, State::Inviting { call, deadline });
+        let answered = false;
+        self.set_state(supervisor, State::Inviting { call, deadline, answered });
         self.changed(supervisor);
     }
 
@@ -545,7 +588,11 @@ impl Supervision {
         match &mut monitor.state {
             State::Armed => {}
             State::Admitting { .. } => {
-                if !fact.is_some_and(|call| monitor.may_join(&self.config, call, supervisor)) {
+                let lives = |call: &&CallFact| !self.doubtful.contains(&call.id);
+                if !fact
+                    .filter(lives)
+                    .is_some_and(|call| monitor.may_join(&self.config, call, supervisor))
+                {
                     self.disarm(supervisor, now);
                 }
             }

@@ -1,6 +1,7 @@
 //! Opus (RFC 6716) as telephones use it (RFC 7587): heard and spoken here at 16 kHz in mono, whatever the other side's band; one frame a packet.
 
 use opus_rs::{Application, OpusDecoder, OpusEncoder};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The longest packet: 120 ms.
 pub(super) const LONGEST: usize = 1920;
@@ -30,6 +31,7 @@ pub(super) fn ticks(packet: &[u8]) -> Option<u32> {
 pub(super) struct Decoder {
     inner: OpusDecoder,
     floats: [f32; LONGEST],
+    failures: u32,
 }
 
 impl Decoder {
@@ -38,6 +40,7 @@ impl Decoder {
         Some(Self {
             inner: OpusDecoder::new(RATE, 1).ok()?,
             floats: [0.0; LONGEST],
+            failures: 0,
         })
     }
 
@@ -55,10 +58,28 @@ impl Decoder {
         samples[done..].fill(0);
     }
 
+    /// Packets on which the library has panicked.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// What the library left half done is not gone on with.
+    fn fail(&mut self) -> usize {
+        self.failures = self.failures.saturating_add(1);
+        if let Ok(inner) = OpusDecoder::new(RATE, 1) {
+            self.inner = inner;
+        }
+        0
+    }
+
     fn run(&mut self, packet: &[u8], len: usize, samples: &mut [i16]) -> usize {
         let Some(floats) = self.floats.get_mut(..len) else { return 0 };
-        let Ok(decoded) = self.inner.decode(packet, len, floats) else {
-            return 0;
+        let inner = &mut self.inner;
+        // Anybody may send a packet, and the library is not ours: what it stumbles over is a packet lost, not a call.
+        let decoded = match catch_unwind(AssertUnwindSafe(|| inner.decode(packet, len, floats))) {
+            Ok(Ok(decoded)) => decoded,
+            Ok(Err(_)) => return 0,
+            Err(_) => return self.fail(),
         };
         let decoded = decoded.min(len).min(samples.len());
         for (sample, float) in samples.iter_mut().zip(&floats[..decoded]) {
@@ -95,5 +116,50 @@ impl Encoder {
 impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Encoder").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! RFC 6716 3.4: what a decoder makes of a packet that is none.
+
+    use super::*;
+
+    /// Reproducible chance.
+    fn next(state: &mut u64) -> u64 {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state
+    }
+
+    #[test]
+    fn whatever_comes_is_decoded_or_dropped_and_what_follows_is_heard() {
+        let mut encoder = Encoder::new().unwrap();
+        let mut decoder = Decoder::new().unwrap();
+        let mut packet = [0; 1500];
+        let voice: Vec<i16> = (0..320).map(|n| if n % 40 < 20 { 9000 } else { -9000 }).collect();
+        let len = encoder.encode(&voice, &mut packet);
+        assert!(len > 0);
+        let mut state = 0x9E37_79B9_7F4A_7C15;
+        let mut samples = [0; LONGEST];
+        for round in 0..4000 {
+            let mut bad = packet[..len].to_vec();
+            match round % 4 {
+                // The right beginning, and chance.
+                0 => bad.iter_mut().skip(1).for_each(|byte| *byte = next(&mut state) as u8),
+                1 => {
+                    let at = next(&mut state) as usize % bad.len();
+                    bad[at] ^= 1 << (next(&mut state) % 8);
+                }
+                2 => bad.truncate(next(&mut state) as usize % len),
+                _ => bad = (0..next(&mut state) % 200).map(|_| next(&mut state) as u8).collect(),
+            }
+            let count = decoder.decode(&bad, &mut samples);
+            assert!(count <= LONGEST);
+        }
+        let heard: usize = (0..10).map(|_| decoder.decode(&packet[..len], &mut samples)).sum();
+        assert_eq!(heard, 3200);
+        assert_eq!(decoder.failures(), 0, "the library panicked");
     }
 }

@@ -7,7 +7,7 @@
 
 use super::super::call::{Call, CallConfig, Leg, Sent, Transmit, USUAL_LEGS, Verdict};
 use super::super::srtp::Keys;
-use super::super::{CallKey, Hearing, LegMedia, MediaConfig, MediaEvent, MediaLeg};
+use super::super::{CallKey, Hearing, LegMedia, LegStats, MediaConfig, MediaEvent, MediaLeg, SourceRule};
 use super::shared::{self, Mail, Outbox, Pair, ROUNDS, Sources};
 use super::sockets::{Around, Manner, Sockets, Which};
 use super::wheel::Wheel;
@@ -17,9 +17,10 @@ use crate::words::Now;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc as queue;
 use std::time::{Duration, Instant};
@@ -35,6 +36,9 @@ const CROWD: usize = 64;
 const WATCHED: Duration = Duration::from_millis(4);
 /// How long a turn is: the most that a packet waits for others.
 const TURN: Duration = Duration::from_micros(500);
+/// A worker that panics more often than this within [`PATIENCE`], and not about a call, stops.
+const MAX_PANICS: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(60);
 /// One packet in so many is timed: what the clock costs must not show.
 const SAMPLE: u64 = 64;
 /// The wake-up's place among the sockets.
@@ -88,6 +92,10 @@ pub(super) enum Job {
         leg: MediaLeg,
         is_alone: bool,
     },
+    Sources {
+        leg: MediaLeg,
+        rule: SourceRule,
+    },
     Mute {
         leg: MediaLeg,
         muted: bool,
@@ -112,6 +120,9 @@ pub(super) enum Job {
         leg: MediaLeg,
     },
     Stop,
+    /// Panics: in the call of this leg, or in the worker itself.
+    #[cfg(test)]
+    Panic(Option<MediaLeg>),
 }
 
 /// A leg with its sockets.
@@ -189,6 +200,21 @@ pub(super) struct Worker {
     wheel: Wheel,
     taken: u64,
     sums: EngineStats,
+    /// The call and the leg that are being dealt with: what a panic costs.
+    busy: Busy,
+    /// Legs that a panic has cost: what is still said about them is not for a leg on its way here.
+    failed: BTreeSet<MediaLeg>,
+    /// Those of them that nobody has been told of.
+    untold: Vec<MediaLeg>,
+    /// When the worker itself has panicked.
+    panics: Vec<Instant>,
+}
+
+/// What a worker is busy with.
+#[derive(Debug, Default)]
+struct Busy {
+    place: Option<usize>,
+    leg: Option<MediaLeg>,
 }
 
 impl Worker {
@@ -231,10 +257,85 @@ impl Worker {
             wheel: Wheel::new(clock::instant()),
             taken: 0,
             sums: EngineStats::default(),
+            busy: Busy::default(),
+            failed: BTreeSet::new(),
+            untold: Vec::new(),
+            panics: Vec::new(),
         })
     }
 
+    /// Serves until it is told to stop. A panic costs the call that it came from; one that came from no call costs all that the worker has,
+    /// and, when it comes again and again, the worker.
     pub(super) fn run(mut self) {
+        while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            let goes_on = self.recover(clock::instant());
+            self.tell_failed();
+            self.counters.publish(&self.sums);
+            if !goes_on {
+                tracing::error!(worker = self.index, "media worker panics again and again: it has stopped");
+                return;
+            }
+        }
+    }
+
+    /// Drops what a panic may have left half done. Returns false when the worker itself does not work.
+    fn recover(&mut self, now: Instant) -> bool {
+        self.sums.worker_panics += 1;
+        let Busy { place, leg } = std::mem::take(&mut self.busy);
+        let places = match place {
+            Some(place) => place..place + 1,
+            None => 0..self.rooms.len(),
+        };
+        let before = self.untold.len();
+        places.for_each(|place| self.fail(place));
+        self.untold.extend(leg.filter(|leg| self.failed.insert(*leg)));
+        let legs = self.untold.len() - before;
+        tracing::error!(
+            worker = self.index,
+            legs,
+            "media worker panicked: the legs of the call that it was about are ended"
+        );
+        // What is in the inbox wakes it again.
+        let _ = self.posts[self.index].wake.write(1);
+        if place.is_some() || leg.is_some() {
+            return true;
+        }
+        self.panics.retain(|at| now.saturating_duration_since(*at) < PATIENCE);
+        self.panics.push(now);
+        self.panics.len() <= MAX_PANICS
+    }
+
+    /// Gives up a call with its legs and their sockets.
+    fn fail(&mut self, place: usize) {
+        let Some(mut room) = self.rooms.get_mut(place).and_then(Option::take) else {
+            return;
+        };
+        for (slot, sockets) in room.sockets.iter_mut().enumerate() {
+            if let Some(sockets) = sockets
+                && let Err(error) = sockets.depart(&mut around!(self, place, slot))
+            {
+                tracing::debug!(%error, "a media socket of a call that failed cannot be let go");
+            }
+        }
+        self.wheel.forget(place);
+        self.calls.remove(&room.call.key());
+        let (failed, untold) = (&mut self.failed, &mut self.untold);
+        self.legs.retain(|leg, at| {
+            let is_lost = *at == place;
+            if is_lost {
+                failed.insert(*leg);
+                untold.push(*leg);
+            }
+            !is_lost
+        });
+    }
+
+    fn tell_failed(&mut self) {
+        let events = &self.events;
+        self.untold.retain(|leg| events.try_send(MediaEvent::Failed { leg: *leg }).is_err());
+    }
+
+    fn serve(&mut self) {
         let mut ready = [EpollEvent::empty(); BATCH];
         let mut datagram = [0; shared::DATAGRAM];
         let mut mail = Mail::new(&self.pairs, self.index);
@@ -274,6 +375,9 @@ impl Worker {
             self.sums.send_nanos += time.as_nanos() as u64;
             self.sums.receive_nanos += mail.take_time().as_nanos() as u64;
             self.counters.publish(&self.sums);
+            if !self.untold.is_empty() {
+                self.tell_failed();
+            }
             after = clock::instant();
             if crowd.note(packets, after) && count < BATCH {
                 let rest = TURN.saturating_sub(after.saturating_duration_since(now.mono));
@@ -363,6 +467,7 @@ impl Worker {
         let Some(Room { call, sockets, .. }) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
             return;
         };
+        self.busy.place = Some(place);
         let (sums, pairs) = (&mut self.sums, &*self.pairs);
         let verdict = if way == Way::Rtcp || call.is_rtcp(slot, datagram) {
             let verdict = call.handle_rtcp(slot, from, datagram, now.mono);
@@ -396,6 +501,7 @@ impl Worker {
             Verdict::Replayed => self.sums.srtp_replayed += 1,
         }
         self.settle(place);
+        self.busy.place = None;
     }
 
     fn do_due(&mut self, outbox: &mut Outbox, now: Now) {
@@ -403,6 +509,7 @@ impl Worker {
             let Some(room) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
                 continue;
             };
+            self.busy.place = Some(place);
             let Room { call, sockets, awaited } = room;
             *awaited = None;
             if call.poll_timeout().is_some_and(|at| at <= now.mono) {
@@ -410,6 +517,7 @@ impl Worker {
                 call.handle_timeout(now, &mut |packet| send(sockets, packet, pairs, outbox, sums));
             }
             self.settle(place);
+            self.busy.place = None;
         }
     }
 
@@ -453,6 +561,7 @@ impl Worker {
                 return false;
             }
             self.do_job(job, outbox, now);
+            self.busy = Busy::default();
         }
         true
     }
@@ -460,9 +569,13 @@ impl Worker {
     fn do_job(&mut self, job: Job, outbox: &mut Outbox, at: Now) {
         let now = at.mono;
         match job {
-            Job::Put { call, parcel } => self.put(call, *parcel, outbox, at),
+            Job::Put { call, parcel } => {
+                self.busy.leg = Some(parcel.leg.name());
+                self.put(call, *parcel, outbox, at);
+            }
             Job::Hear { call, hearing } => match self.calls.get(&call).copied() {
                 Some(place) => {
+                    self.busy.place = Some(place);
                     if let Some(room) = self.rooms[place].as_mut() {
                         room.call.handle_hear(*hearing, now);
                     }
@@ -472,8 +585,21 @@ impl Worker {
                     self.hearings.insert(call, hearing);
                 }
             },
+            Job::Close { leg } if self.failed.remove(&leg) => {
+                let stats = LegStats::default();
+                tell(&self.events, MediaEvent::Closed { leg, stats }, &mut self.sums);
+            }
             Job::Describe { leg, .. }
             | Job::Tell { leg, .. }
+            | Job::Sources { leg, .. }
+            | Job::Mute { leg, .. }
+            | Job::SendDigits { leg, .. }
+            | Job::Beep { leg }
+            | Job::Move { leg, .. }
+                if self.failed.contains(&leg) => {}
+            Job::Describe { leg, .. }
+            | Job::Tell { leg, .. }
+            | Job::Sources { leg, .. }
             | Job::Mute { leg, .. }
             | Job::SendDigits { leg, .. }
             | Job::Beep { leg }
@@ -499,6 +625,7 @@ impl Worker {
                 });
             }
             Job::Tell { leg, is_alone } => self.tell(leg, is_alone),
+            Job::Sources { leg, rule } => self.at(leg, |call| call.handle_source_rule(leg, rule)),
             Job::Mute { leg, muted } => self.at(leg, |call| call.handle_mute(leg, muted, now)),
             Job::SendDigits { leg, digits } => self.at(leg, |call| call.handle_digits(leg, &digits, now)),
             Job::Beep { leg } => self.at(leg, |call| call.handle_beep(leg, now)),
@@ -520,11 +647,17 @@ impl Worker {
                 }
             }
             Job::Stop => {}
+            #[cfg(test)]
+            Job::Panic(leg) => {
+                self.busy.place = leg.and_then(|leg| self.legs.get(&leg).copied());
+                panic!("asked for by a test");
+            }
         }
     }
 
     fn at(&mut self, leg: MediaLeg, then: impl FnOnce(&mut Call)) {
         let Some(&place) = self.legs.get(&leg) else { return };
+        self.busy.place = Some(place);
         if let Some(room) = self.rooms[place].as_mut() {
             then(&mut room.call);
         }
@@ -547,6 +680,7 @@ impl Worker {
 
     fn farewell(&mut self, leg: MediaLeg, outbox: &mut Outbox, now: Now) {
         let Some(&place) = self.legs.get(&leg) else { return };
+        self.busy.place = Some(place);
         if let Some(Room { call, sockets, .. }) = self.rooms[place].as_deref_mut() {
             let (sums, pairs) = (&mut self.sums, &*self.pairs);
             call.farewell(leg, now, &mut |packet| send(sockets, packet, pairs, outbox, sums));
@@ -558,6 +692,7 @@ impl Worker {
             Some(place) => *place,
             None => self.open_room(key, now.mono),
         };
+        self.busy.place = Some(place);
         let Parcel { leg, mut sockets } = parcel;
         let name = leg.name();
         let Some(room) = self.rooms[place].as_mut() else { return };
@@ -605,6 +740,10 @@ impl Worker {
 
     fn take(&mut self, leg: MediaLeg, now: Instant) -> Option<Parcel> {
         let place = self.legs.remove(&leg)?;
+        self.busy = Busy {
+            place: Some(place),
+            leg: Some(leg),
+        };
         let room = self.rooms[place].as_mut()?;
         let slot = room.call.slot(leg)?;
         let mut sockets = room.sockets.get_mut(slot)?.take()?;

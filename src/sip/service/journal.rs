@@ -5,15 +5,19 @@ use crate::media::{Codec, LegStats, MediaLeg};
 use crate::sip::leg::{LegEvent, LegKey, LegSource};
 use crate::sip::message::reason_phrase;
 use crate::sip::sdp::SdpFault;
-use crate::sip::switchboard::Unroutable;
+use crate::sip::switchboard::{Remark, Unroutable};
 use crate::telemetry::Pii;
 use crate::words::{CallFact, CallId, DeviceId, Fact, LegState, MonitorFact, MonitorState, Now, Number, PartyRole};
 use metrics::{counter, gauge, histogram};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 /// Calls that are remembered at most; the oldest of them is forgotten for one more.
 const MOST_CALLS: usize = 100_000;
+
+/// Remarks that are remembered at most; then all of them are news again.
+const MOST_REMARKS: usize = 10_000;
 
 /// What has been said so far.
 #[derive(Debug, Default)]
@@ -28,6 +32,21 @@ pub(super) struct Journal {
     sounding: BTreeMap<CallId, BTreeSet<MediaLeg>>,
     calls: BTreeMap<CallId, Known>,
     monitors: BTreeMap<DeviceId, Watched>,
+    remarks: Remarks,
+}
+
+/// What was said of peers' addresses: once each, or a phone that goes on would fill the log.
+#[derive(Debug, Default)]
+struct Remarks(BTreeSet<(&'static str, LegSource, Option<IpAddr>)>);
+
+impl Remarks {
+    /// Whether it is news.
+    fn note(&mut self, what: &'static str, peer: &LegSource, address: Option<IpAddr>) -> bool {
+        if self.0.len() >= MOST_REMARKS {
+            self.0.clear();
+        }
+        self.0.insert((what, peer.clone(), address))
+    }
 }
 
 /// An incoming call, as a line about its refusal tells of it.
@@ -69,6 +88,13 @@ struct Watched {
     coming: Option<Instant>,
 }
 
+fn name_of(peer: &LegSource) -> &str {
+    match peer {
+        LegSource::Account(device) => device.as_str(),
+        LegSource::Trunk(name) => name,
+    }
+}
+
 impl Journal {
     /// A leg's SIP Call-ID is known.
     pub(super) fn name(&mut self, leg: LegKey, call_id: String) {
@@ -101,6 +127,50 @@ impl Journal {
             _ => known,
         };
         tracing::info_span!("sip", call_id, leg = leg.0)
+    }
+
+    /// Something about a peer's addresses.
+    pub(super) fn remark(&mut self, remark: Remark) {
+        match remark {
+            Remark::Refused { peer, address, why } => {
+                counter!("undertone_media_targets_refused_total", "reason" => why.name()).increment(1);
+                if self.remarks.note(why.name(), &peer, Some(address.ip())) {
+                    tracing::warn!(peer = name_of(&peer), %address, reason = %why, "a description points to where sound is never sent: refused (488)");
+                }
+            }
+            Remark::BehindNat { peer, host, described } => {
+                if self.remarks.note("nat", &peer, None) {
+                    tracing::info!(
+                        peer = name_of(&peer),
+                        %host,
+                        %described,
+                        "taken to be behind a NAT: its sound is expected from, and sent to, where its signalling comes from (nat = \"auto\")"
+                    );
+                }
+            }
+            Remark::Waited { peer, host, described } => {
+                if self.remarks.note("wait", &peer, Some(described.ip())) {
+                    let host = host.map(|host| host.to_string());
+                    tracing::info!(
+                        peer = name_of(&peer),
+                        host,
+                        %described,
+                        "its sound is described at another host than its signalling's: nothing is sent there until a valid packet has come from there"
+                    );
+                }
+            }
+            Remark::Withheld { peer, address } => {
+                counter!("undertone_media_withheld_total").increment(1);
+                if self.remarks.note("withheld", &peer, address.map(|address| address.ip())) {
+                    let address = address.map(|address| address.to_string());
+                    tracing::warn!(
+                        peer = name_of(&peer),
+                        address,
+                        "nothing has come from where its sound is described: nothing more is sent there; a trunk's media gateways can be named in its media_sources"
+                    );
+                }
+            }
+        }
     }
 
     /// A leg is gone.
@@ -379,6 +449,7 @@ fn millis(from: Instant, to: Instant) -> u64 {
 pub(super) fn measure_media(stats: &EngineStats) {
     gauge!("undertone_media_legs").set(stats.legs as f64);
     gauge!("undertone_media_ports_free").set(stats.ports_free as f64);
+    gauge!("undertone_media_workers_stopped").set(stats.workers_stopped as f64);
     for (name, value) in [
         ("undertone_media_packets_received_total", stats.received),
         ("undertone_media_packets_sent_total", stats.sent),
@@ -392,6 +463,7 @@ pub(super) fn measure_media(stats: &EngineStats) {
         ("undertone_media_events_lost_total", stats.events_lost),
         ("undertone_media_legs_refused_total", stats.legs_refused),
         ("undertone_media_sources_taken_total", stats.sources_taken),
+        ("undertone_media_worker_panics_total", stats.worker_panics),
         ("undertone_leak_guards_total", stats.leak_guards),
     ] {
         counter!(name).absolute(value);

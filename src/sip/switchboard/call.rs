@@ -4,13 +4,13 @@ use super::consult::Consult;
 use super::routing::Trail;
 use super::session::media_of;
 use super::transfer::Transfer;
+use super::whereabouts::{Aim, Whereabouts};
 use super::{Output, Terms};
 use crate::media::srtp::Keys;
-use crate::media::{CallKey, Codec, Gain, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, MediaLeg};
+use crate::media::{CallKey, Codec, Gain, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, MediaLeg, SourceRule};
 use crate::sip::leg::{Identity, LegCommand, LegKey, LegSource, PassedHeader};
 use crate::sip::sdp::{Agreed, Direction, Local, SdpError, Session};
 use crate::words::{Activity, CallFact, CallId, CallType, DeviceId, LegState, Now, Number, Party, PartyRole, Quality, Timestamp};
-use std::net::IpAddr;
 use std::time::Instant;
 
 pub(super) struct Call {
@@ -63,8 +63,8 @@ pub(super) struct Seat {
     pub(super) handed_on_to: Option<Number>,
     pub(super) role: PartyRole,
     pub(super) terms: Terms,
-    /// Where he is, when his descriptions cannot say it: behind a NAT.
-    pub(super) host: Option<IpAddr>,
+    /// Where its signalling comes from, once something has come.
+    pub(super) place: Option<Whereabouts>,
     pub(super) stage: Stage,
     /// His phone has answered our INVITE with a 1xx: there is a dialog in which it can be asked something.
     pub(super) rings: bool,
@@ -82,11 +82,15 @@ pub(super) struct Seat {
     pub(super) media: Option<LegMedia>,
     /// The engine was told besides what may come while an offer of ours waits.
     pub(super) expecting: bool,
+    /// What the engine was told of its addresses besides.
+    pub(super) rule: SourceRule,
     /// The keys of its SRTP that the engine was told with it.
     pub(super) keys: Option<Box<Keys>>,
     /// The way media may flow, as he was told last.
     pub(super) told: Direction,
     pub(super) exchange: Exchange,
+    /// Nothing has come from it for a while, and nothing has come since.
+    pub(super) is_silent: bool,
     pub(super) watch: Option<Watch>,
     /// Who was shown to him as calling, when he was called.
     pub(super) shown: Option<Identity>,
@@ -212,10 +216,19 @@ impl Seat {
     }
 
     fn describe(&mut self, agreed: Agreed, outputs: &mut Vec<Output>) {
-        let media = media_of(&agreed, self.terms.nat, self.host);
+        let aim = Aim::at(&self.terms.reach, self.place, agreed.remote, agreed.remote_rtcp);
+        let media = media_of(&agreed, &aim);
+        if self.rule != aim.rule {
+            self.rule = aim.rule;
+            outputs.push(Output::Media(MediaCommand::Sources {
+                leg: self.media_leg(),
+                rule: aim.rule,
+            }));
+        }
         let expecting = std::mem::take(&mut self.expecting);
         if self.media.as_ref() != Some(&media) || self.keys != agreed.srtp || expecting {
             self.keys.clone_from(&agreed.srtp);
+            outputs.extend(aim.remark(&self.terms.reach, &self.peer, self.place, &agreed).map(Output::Remark));
             outputs.push(Output::Media(MediaCommand::Describe {
                 leg: self.media_leg(),
                 media,
@@ -375,6 +388,12 @@ impl Call {
         self.seats.iter().filter(|seat| !seat.is_over() && !seat.is_supervisor())
     }
 
+    /// One of its phones is silent and is asked whether it is there: the call may be dead.
+    pub(super) fn is_probed(&self) -> bool {
+        let waits = |seat: &Seat| matches!(seat.exchange, Exchange::Probed | Exchange::Offered);
+        self.principals().any(|seat| seat.is_silent && waits(seat))
+    }
+
     /// The codec that most of the call speaks: what a newcomer is offered first, so that nothing needs to be converted.
     pub(super) fn codec(&self) -> Option<Codec> {
         self.principals().find_map(Seat::codec)
@@ -498,6 +517,10 @@ impl Call {
     /// What holds and mutes take away from the table.
     fn may_hear(&self, listener: &Seat, speaker: &Seat, rules: Rules) -> bool {
         if speaker.muted || speaker.muted_by.is_some() && !listener.is_supervisor() {
+            return false;
+        }
+        // RFC 3264 8.4: a supervisor's phone that holds does not listen, and what it plays meanwhile is for nobody.
+        if speaker.is_supervisor() && speaker.held_by_phone {
             return false;
         }
         match (listener.is_supervisor(), speaker.is_supervisor()) {

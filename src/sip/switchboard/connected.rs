@@ -17,7 +17,7 @@
 use super::call::{Call, Farewell, Seat, Stage};
 use super::routing::Trail;
 use super::{AccountKind, Output, Outside, Switchboard, role_of};
-use crate::media::CallKey;
+use crate::media::{CallKey, SourceRule};
 use crate::sip::leg::{ANONYMOUS, LegKey, LegSource};
 use crate::sip::sdp::Local;
 use crate::sip::switchboard::call::Exchange;
@@ -217,7 +217,9 @@ impl Seat {
             handed_on_to: Some(to),
             role: self.role,
             terms: self.terms.clone(),
-            host: None,
+            place: None,
+            rule: SourceRule::default(),
+            is_silent: false,
             stage: Stage::Over,
             rings: false,
             to_be_asked: false,

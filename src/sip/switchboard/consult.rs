@@ -10,7 +10,7 @@
 //! is the one that lives on.
 
 use super::call::{Call, Exchange, Farewell, Seat, Stage};
-use super::session::{Rejection, first_of, prefer, read};
+use super::session::{Rejection, first_of, prefer};
 use super::transfer::{Transfer, Wanted};
 use super::{Output, Outside, Switchboard};
 use crate::media::call::MAX_LEGS;
@@ -340,7 +340,7 @@ impl<O: Outside> Switchboard<O> {
             return Err(503.into());
         }
         let (number, role, codec) = (old.number.clone(), old.role, call.codec());
-        let offer = offer.map(|body| read(body, &terms)).transpose()?;
+        let offer = offer.map(|body| self.read_arriving(leg, body, &terms, &source, key)).transpose()?;
         let number = match &source {
             LegSource::Account(_) => number,
             LegSource::Trunk(_) => from.number,

@@ -4,16 +4,19 @@ use super::call::{Call, Exchange, Farewell, Seat, Stage};
 use super::monitors::outcome_of;
 use super::routing::{Trail, Unroutable};
 use super::session::{Rejection, codecs_of, first_of, prefer, read, refuse_offer};
-use super::{Callee, Caller, Output, Outside, Switchboard, identity};
-use crate::media::{CallKey, Codec, Hearing};
+use super::whereabouts::{Aim, Remark, Whereabouts};
+use super::{Callee, Caller, Output, Outside, Switchboard, Terms, identity};
+use crate::media::{CallKey, Codec, Forbidden, Hearing};
 use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
 use crate::sip::sdp::{Direction, SdpError, SdpFault, Session};
 use crate::supervision::LegOutcome;
 use crate::words::{CallType, DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
-use std::net::IpAddr;
 
 /// The session description can not be used (RFC 3261 21.4.26).
 const NOT_ACCEPTABLE: (u16, &str) = (488, "Not Acceptable Here");
+
+/// What carried the sound of a call has failed (RFC 3261 21.5.1).
+const MEDIA_FAILED: (u16, &str) = (500, "Media Failure");
 
 /// An INVITE for a new call.
 struct Incoming {
@@ -66,7 +69,7 @@ impl<O: Outside> Switchboard<O> {
                 },
                 now,
             ),
-            LegEvent::Located { leg, host } => self.located(leg, host),
+            LegEvent::Located { leg, host, is_translated } => self.located(leg, Whereabouts { host, is_translated }),
             LegEvent::ConnectedIdentity { leg, names } => self.connected(leg, &names, now),
             LegEvent::Progress { leg, status, media } => self.progress(leg, status, media, now),
             LegEvent::Answered { leg, media } => self.answered(leg, &media, now),
@@ -90,10 +93,63 @@ impl<O: Outside> Switchboard<O> {
         self.settle(now);
     }
 
-    fn located(&mut self, leg: LegKey, host: IpAddr) {
-        if let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg)) {
-            seat.host = Some(host);
+    fn located(&mut self, leg: LegKey, place: Whereabouts) {
+        match self.call_of(leg).and_then(|call| call.seat_mut(leg)) {
+            Some(seat) => seat.place = Some(place),
+            None => self.arriving = Some((leg, place)),
         }
+    }
+
+    /// Reads a description of a leg that is there.
+    fn read_of(&mut self, leg: LegKey, body: &[u8]) -> Result<Session, SdpFault> {
+        let call = self
+            .by_leg
+            .get(&leg)
+            .and_then(|key| self.calls.get(key))
+            .ok_or(SdpError::Mismatch)?;
+        let seat = call.seat(leg).ok_or(SdpError::Mismatch)?;
+        let (terms, peer, place, key) = (seat.terms.clone(), seat.peer.clone(), seat.place, call.key);
+        self.read_for(body, &terms, &peer, place, key)
+    }
+
+    /// Reads the description of a leg whose INVITE has come; `call`: where it would be.
+    pub(super) fn read_arriving(
+        &mut self,
+        leg: LegKey,
+        body: &[u8],
+        terms: &Terms,
+        peer: &LegSource,
+        call: CallKey,
+    ) -> Result<Session, SdpFault> {
+        let place = self.arriving.filter(|(arriving, _)| *arriving == leg).map(|(_, place)| place);
+        self.read_for(body, terms, peer, place, call)
+    }
+
+    fn read_for(
+        &mut self,
+        body: &[u8],
+        terms: &Terms,
+        peer: &LegSource,
+        place: Option<Whereabouts>,
+        call: CallKey,
+    ) -> Result<Session, SdpFault> {
+        let session = read(body, terms)?;
+        let aim = Aim::at(&terms.reach, place, session.audio.rtp, session.audio.rtcp);
+        let mut addresses = aim.remote.into_iter().chain(aim.remote_rtcp);
+        let ours = addresses.find(|address| terms.targets.is_ours(*address));
+        let checked = match ours {
+            Some(address) if !self.may_be_ours(peer, call, address) => Err((address, Forbidden::Ours)),
+            Some(_) | None => aim.check(terms, place),
+        };
+        if let Err((address, why)) = checked {
+            let peer = peer.clone();
+            self.outputs.push_back(Output::Remark(Remark::Refused { peer, address, why }));
+            return Err(session.fault(SdpError::Address));
+        }
+        if aim.nat {
+            self.behind_nat.insert(peer.clone());
+        }
+        Ok(session)
     }
 
     /// The phone rings on: who asked has to answer it himself.
@@ -137,7 +193,12 @@ impl<O: Outside> Switchboard<O> {
         if self.is_full(&incoming.source) {
             return Err(503.into());
         }
-        let offer = incoming.offer.map(|body| read(&body, &caller.terms)).transpose()?;
+        let next = CallKey(self.next_call);
+        let (leg, peer) = (incoming.leg, &incoming.source);
+        let offer = incoming.offer.as_deref();
+        let offer = offer
+            .map(|body| self.read_arriving(leg, body, &caller.terms, peer, next))
+            .transpose()?;
         let (behind, hops) = self.behind(incoming.returns).unwrap_or((Trail::default(), u8::MAX));
         // Who sits between may have begun to count anew.
         let max_forwards = incoming.max_forwards.min(hops.saturating_sub(1));
@@ -252,6 +313,7 @@ impl<O: Outside> Switchboard<O> {
 
     /// The callee's phone rings, perhaps with early media.
     fn progress(&mut self, leg: LegKey, status: u16, media: Option<Vec<u8>>, now: Now) {
+        let early = media.map(|body| self.read_of(leg, &body));
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
             return;
@@ -267,7 +329,7 @@ impl<O: Outside> Switchboard<O> {
         if seat.is_supervisor() {
             return self.changed(leg, outputs);
         }
-        let early = media.map(|body| seat.take_answer(&body, &mut outputs));
+        let early = early.map(|read| read.and_then(|answer| seat.take_answer(answer, &mut outputs)));
         let codec = match early {
             Some(Ok(_)) => seat.codec(),
             // The final answer may be better.
@@ -292,12 +354,13 @@ impl<O: Outside> Switchboard<O> {
     }
 
     fn answered(&mut self, leg: LegKey, body: &[u8], now: Now) {
+        let answer = self.read_of(leg, body);
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let (id, dials) = (call.id.clone(), call.dials.clone());
         let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
             return;
         };
-        let answer = match seat.take_answer(body, &mut outputs) {
+        let answer = match answer.and_then(|answer| seat.take_answer(answer, &mut outputs)) {
             Ok(answer) => answer,
             Err(fault) => return self.unusable(leg, fault, now),
         };
@@ -460,6 +523,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     fn take_answer(&mut self, leg: LegKey, due: fn(Exchange) -> bool, answer: Option<&[u8]>, now: Now) {
+        let answer = answer.map(|body| self.read_of(leg, body));
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over() && due(seat.exchange)) else {
             return;
@@ -475,7 +539,7 @@ impl<O: Outside> Switchboard<O> {
                 None => self.unusable(leg, SdpError::Mismatch.into(), now),
             };
         };
-        let answer = match seat.take_answer(answer, &mut outputs) {
+        let answer = match answer.and_then(|answer| seat.take_answer(answer, &mut outputs)) {
             Ok(answer) => answer,
             Err(fault) => return self.unusable(leg, fault, now),
         };
@@ -503,16 +567,29 @@ impl<O: Outside> Switchboard<O> {
         }
     }
 
+    /// What carried the sound of a leg is gone, and that of its whole call with it.
+    pub(super) fn media_failed(&mut self, leg: LegKey) {
+        let mut farewells = std::mem::take(&mut self.farewells);
+        if let Some(call) = self.call_of(leg) {
+            let key = call.key;
+            call.refusal = Some(MEDIA_FAILED.0);
+            call.end_everybody(Some(MEDIA_FAILED), &mut farewells);
+            self.changed.insert(key);
+        }
+        self.farewells = farewells;
+    }
+
     /// The phone's own re-INVITE: hold, retrieve, another codec, another address.
     fn offered(&mut self, leg: LegKey, offer: Option<&[u8]>) {
         let signal = self.config.signal_hold;
+        let offer = offer.map(|body| self.read_of(leg, body));
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let (ours, common) = (call.direction_toward(leg, signal), call.codec());
         let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over()) else {
             return;
         };
         let ready = matches!(seat.stage, Stage::Talking | Stage::Waiting) && seat.exchange == Exchange::Idle;
-        let reply = match offer.map(|body| read(body, &seat.terms)) {
+        let reply = match offer {
             _ if !ready => LegCommand::RejectOffer { leg, status: 491 },
             Some(Err(fault)) => {
                 outputs.extend(refuse_offer(leg, fault));
@@ -544,10 +621,20 @@ impl<O: Outside> Switchboard<O> {
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call.seat_mut(leg) else { return };
         let silent = seat.media.as_ref().is_some_and(|media| media.receive);
+        seat.is_silent = silent;
         if seat.is_talking() && seat.exchange == Exchange::Idle && silent {
             let told = seat.told;
             seat.reoffer(told, Exchange::Probed, &mut outputs);
             self.changed(leg, outputs);
+        }
+    }
+
+    /// Something comes from a phone that was silent: it is there, whatever becomes of the question.
+    pub(super) fn alive(&mut self, leg: LegKey) {
+        if let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg))
+            && std::mem::take(&mut seat.is_silent)
+        {
+            self.changed(leg, Vec::new());
         }
     }
 
@@ -631,8 +718,7 @@ impl Seat {
     }
 
     /// Takes the peer's answer to what we offered.
-    fn take_answer(&mut self, body: &[u8], outputs: &mut Vec<Output>) -> Result<Session, SdpFault> {
-        let answer = read(body, &self.terms)?;
+    fn take_answer(&mut self, answer: Session, outputs: &mut Vec<Output>) -> Result<Session, SdpFault> {
         self.accept_answer(&answer, outputs).map_err(|error| answer.fault(error))?;
         Ok(answer)
     }

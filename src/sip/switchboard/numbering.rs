@@ -1,9 +1,11 @@
 //! From a number to where it rings.
 
-use crate::media::Codec;
+use crate::media::{Codec, Network};
+use crate::sip::config::Nat;
 use crate::sip::sdp::Srtp;
 use crate::words::{DeviceId, Number};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// What an account is used for. Who hears whom follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +27,8 @@ pub struct Extension {
     pub aliases: Vec<Number>,
     /// What it is used for.
     pub kind: AccountKind,
-    /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
-    pub nat: bool,
+    /// Whether it is behind a NAT.
+    pub nat: Nat,
     /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
     pub own_ports: bool,
     /// Whether its media is encrypted.
@@ -44,8 +46,12 @@ pub struct TrunkRoute {
     pub codecs: Vec<Codec>,
     /// More calls at once over it are refused; `None`: as many as there may be at all.
     pub max_calls: Option<usize>,
-    /// It is behind a NAT: its media comes from the host its signalling comes from, from a port that is learned.
-    pub nat: bool,
+    /// Whether it is behind a NAT.
+    pub nat: Nat,
+    /// Its own hosts: where its requests come from and ours go.
+    pub hosts: Vec<IpAddr>,
+    /// Where its sound may be besides; none: not said.
+    pub media_sources: Vec<Network>,
     /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
     pub own_ports: bool,
     /// Whether its media is encrypted.
@@ -110,6 +116,11 @@ impl Numbering {
             .map(|(_, trunk)| Place::Trunk(trunk))
     }
 
+    #[cfg(test)]
+    pub(super) fn trunk_mut(&mut self, name: &str) -> Option<&mut TrunkRoute> {
+        self.trunks.iter_mut().find(|trunk| trunk.name == name)
+    }
+
     pub(super) fn trunk(&self, name: &str) -> Option<&TrunkRoute> {
         self.trunks.iter().find(|trunk| trunk.name == name)
     }
@@ -133,7 +144,7 @@ mod tests {
             number: "5001".into(),
             aliases: Vec::new(),
             kind: AccountKind::House,
-            nat: false,
+            nat: Nat::Auto,
             own_ports: false,
             srtp: Srtp::Off,
         };
@@ -142,7 +153,9 @@ mod tests {
             prefixes: vec![prefix.into()],
             codecs: Vec::new(),
             max_calls: None,
-            nat: false,
+            nat: Nat::Auto,
+            hosts: Vec::new(),
+            media_sources: Vec::new(),
             own_ports: false,
             srtp: Srtp::Off,
         };

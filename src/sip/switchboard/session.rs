@@ -1,11 +1,11 @@
 //! Offer and answer, as far as calls look at them.
 
 use super::routing::Unroutable;
+use super::whereabouts::Aim;
 use super::{Output, Terms};
 use crate::media::{Codec, LegMedia};
 use crate::sip::leg::{LegCommand, LegKey};
 use crate::sip::sdp::{Agreed, SdpError, SdpFault, Session};
-use std::net::{IpAddr, SocketAddr};
 
 /// Reads a description that has at least one codec of ours, an address of our family, and SRTP where it must have it.
 pub(super) fn read(body: &[u8], terms: &Terms) -> Result<Session, SdpFault> {
@@ -90,15 +90,11 @@ pub(super) fn first_of(first: &[Codec], codecs: &[Codec]) -> Vec<Codec> {
     first.iter().chain(rest).copied().collect()
 }
 
-/// What the engine has to know. Behind a NAT the peer is at `host`, where its signalling comes from; the port is learned from there.
-pub(super) fn media_of(agreed: &Agreed, nat: bool, host: Option<IpAddr>) -> LegMedia {
-    let seen = |described: SocketAddr| match host {
-        Some(host) if nat && host.is_ipv4() == described.is_ipv4() => SocketAddr::new(host, described.port()),
-        _ => described,
-    };
+/// What the engine has to know.
+pub(super) fn media_of(agreed: &Agreed, aim: &Aim) -> LegMedia {
     LegMedia {
-        remote: agreed.remote.map(seen),
-        remote_rtcp: agreed.remote_rtcp.map(seen),
+        remote: aim.remote,
+        remote_rtcp: aim.remote_rtcp,
         rtcp_mux: agreed.rtcp_mux,
         codec: agreed.codec,
         payload_type: agreed.payload_type,
@@ -108,6 +104,6 @@ pub(super) fn media_of(agreed: &Agreed, nat: bool, host: Option<IpAddr>) -> LegM
         receives: agreed.receives,
         send: agreed.send,
         receive: agreed.receive,
-        nat,
+        nat: aim.nat,
     }
 }

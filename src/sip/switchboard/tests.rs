@@ -1,5 +1,6 @@
 //! Scripts of calls, and chance against a naive model. The house checks every output against the model of [`house`].
 
+mod addresses;
 mod calls;
 mod chance;
 mod coaching;

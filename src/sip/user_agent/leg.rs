@@ -1,10 +1,11 @@
 use super::qualify::Phone;
 use super::refer::Referrer;
 use super::reliable::{Fork, Reliable};
+use crate::media::is_private;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{LegKey, LegSource};
-use crate::sip::message::Request;
+use crate::sip::message::{Host, Request};
 use crate::sip::transaction::{ClientId, ServerId};
 use crate::words::Number;
 use std::net::IpAddr;
@@ -32,8 +33,8 @@ pub(super) struct Leg {
     pub(super) local_media: Vec<u8>,
     /// The description they sent last.
     pub(super) remote_media: Vec<u8>,
-    /// The host that `Located` told last.
-    pub(super) located: Option<IpAddr>,
+    /// What `Located` told last.
+    pub(super) located: Option<(IpAddr, bool)>,
     /// Digits by INFO are taken, and go nowhere.
     pub(super) swallow_digits: bool,
     /// The peer has asked that another take its place, and waits to hear of it.
@@ -44,6 +45,26 @@ pub(super) struct Leg {
     pub(super) named_early: Option<(Vec<u8>, Vec<Number>)>,
     /// The peer has sent another From than the dialog's (RFC 4916 4.4).
     pub(super) from_moved: bool,
+}
+
+impl Leg {
+    /// Where its signalling comes from; and whether that is a device at a public address which names another one in its Via, or a private
+    /// one in its Contact. A trunk may have several addresses of its own.
+    pub(super) fn whereabouts(&self) -> (IpAddr, bool) {
+        let host = self.dialog.flow.peer.ip().to_canonical();
+        if is_private(host) || matches!(self.peer, LegSource::Trunk(_)) {
+            return (host, false);
+        }
+        let was = self.located.is_some_and(|(before, is_translated)| is_translated && before == host);
+        let contact = self.dialog.target.host();
+        let via = match &self.state {
+            State::Incoming(incoming) => incoming.invite.headers.via_top().ok().map(|via| Host::read(&via.host)),
+            State::Calling(_) | State::Cancelling(..) | State::Confirmed | State::Parting(_) | State::Leaving => None,
+        };
+        let is_hidden = matches!(contact, Host::Address(address) if is_private(address));
+        let is_other = matches!(via, Some(Host::Address(address)) if address.to_canonical() != host);
+        (host, was || is_hidden || is_other)
+    }
 }
 
 /// How the way to a leg's peer stands.

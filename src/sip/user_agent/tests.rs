@@ -21,7 +21,7 @@ use crate::sip::registrar::KeptBinding;
 use crate::sip::sdp::SdpFault;
 use crate::words::{DeviceId, Now, Number, Timestamp};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 const US: &str = "192.0.2.1:5060";
@@ -90,6 +90,7 @@ struct Stage {
     now: Now,
     sent: Vec<(Flow, Message)>,
     events: Vec<LegEvent>,
+    located: Vec<(LegKey, IpAddr, bool)>,
     reports: Vec<WrongPassword>,
     /// Connections that are no strangers'.
     known: Vec<Flow>,
@@ -111,6 +112,7 @@ impl Stage {
             now,
             sent: Vec::new(),
             events: Vec::new(),
+            located: Vec::new(),
             reports: Vec::new(),
             known: Vec::new(),
             faults: Vec::new(),
@@ -123,6 +125,8 @@ impl Stage {
         while let Some(output) = self.agent.poll_output() {
             match output {
                 Output::Transmit { flow, bytes } => self.sent.push((flow, parse_datagram(&bytes).unwrap())),
+                // Told of every leg; `flows` has a test of it.
+                Output::Event(LegEvent::Located { leg, host, is_translated }) => self.located.push((leg, host, is_translated)),
                 Output::Event(event) => self.events.push(event),
                 Output::Known(flow) => self.known.push(flow),
                 Output::WrongPassword(report) => self.reports.push(report),

@@ -11,11 +11,12 @@
 
 use super::UserAgent;
 use super::leg::{ClientUse, Exchange, Leg, LegTimer, State, Way};
-use crate::sip::config::Trunk;
+use crate::media::is_private;
+use crate::sip::config::{Nat, Trunk};
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
 use crate::sip::leg::{LegKey, LegSource};
-use crate::sip::message::{Headers, Method, Uri, Via};
+use crate::sip::message::{Headers, Host, Method, Uri, Via};
 use crate::sip::peer::{ReturnPath, contact_at, speaks_from, transport_of};
 use crate::words::{DeviceId, Now};
 use std::net::IpAddr;
@@ -26,15 +27,28 @@ impl UserAgent {
     pub(super) fn return_path(&self, source: Flow, via: Option<&Via>, headers: &Headers) -> ReturnPath {
         // Only a datagram whose Via says another port, and does not ask for rport, has two ways to choose from.
         let elsewhere = |via: &Via| via.rport().is_none() && via.port.unwrap_or(5060) != source.peer.port();
-        let keeps = source.protocol == Protocol::Udp && via.is_some_and(elsewhere) && self.is_behind_nat(&source, headers);
+        let keeps = source.protocol == Protocol::Udp && via.is_some_and(|via| elsewhere(via) && self.is_behind_nat(&source, via, headers));
         ReturnPath::new(source, via, keeps)
     }
 
-    /// The sender is configured as behind a NAT. That it is who it says matters to nobody: its own source is always a safe place to answer.
-    fn is_behind_nat(&self, source: &Flow, headers: &Headers) -> bool {
+    /// The sender is configured as behind a NAT, or shows it: a private address in the Via of what comes from a public one. Whether it is who
+    /// it says matters to nobody: its own source is always a safe place to answer.
+    fn is_behind_nat(&self, source: &Flow, via: &Via, headers: &Headers) -> bool {
         let from = headers.from().ok().and_then(|from| self.number_of(&from.uri));
         let account = from.and_then(|number| self.account_of_number(number.as_str()));
-        account.is_some_and(|account| account.nat) || self.config.trunks.iter().any(|trunk| trunk.nat && speaks_from(trunk, source))
+        let trunk = || self.config.trunks.iter().find(|trunk| speaks_from(trunk, source));
+        match account
+            .map(|account| account.nat)
+            .or_else(|| trunk().map(|trunk| trunk.nat))
+            .unwrap_or_default()
+        {
+            Nat::Always => true,
+            Nat::Never => false,
+            Nat::Auto => match via.sent_host() {
+                Host::Address(named) => is_private(named.to_canonical()) && !is_private(source.peer.ip().to_canonical()),
+                Host::Name(_) => false,
+            },
+        }
     }
 
     /// A request that names a leg may come from there.
@@ -142,7 +156,11 @@ impl UserAgent {
 
     /// A trunk's way, or one to the address that it wants, if that is its own.
     fn next_hop(&self, trunk: &str, way: Flow, uri: &Uri) -> Flow {
-        let Some(trunk) = self.config.trunk(trunk).filter(|trunk| !trunk.nat && way.protocol == Protocol::Udp) else {
+        let Some(trunk) = self
+            .config
+            .trunk(trunk)
+            .filter(|trunk| trunk.nat != Nat::Always && way.protocol == Protocol::Udp)
+        else {
             return way;
         };
         let wanted = contact_at(uri, way.protocol).filter(|wanted| wanted.is_ipv4() == way.peer.ip().to_canonical().is_ipv4());

@@ -2,6 +2,7 @@
 
 use super::house::{AGENT, CUSTOMER, House, OTHER, codecs_of, sdp};
 use crate::media::{Codec, Expected, Format, LegMedia, MediaCommand, MediaEvent, MediaLeg};
+use crate::sip::config::Nat;
 use crate::sip::leg::{Destination, EndReason, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
 use crate::sip::sdp::SdpError;
 use crate::sip::switchboard::{Kept, Output, SwitchboardConfig};
@@ -216,7 +217,7 @@ fn ports_are_shared_where_it_is_known_whose_sound_comes_from_where() {
 
 #[test]
 fn who_is_behind_a_nat_or_is_to_have_ports_of_his_own_shares_none() {
-    for (nat, own_ports) in [(true, false), (false, true)] {
+    for (nat, own_ports) in [(Nat::Always, false), (Nat::Auto, true)] {
         let mut house = House::with_peers(SwitchboardConfig::default(), Kept::default(), |is_natted, has_own| {
             (*is_natted, *has_own) = (nat, own_ports);
         });

@@ -627,3 +627,92 @@ fn a_colleague_outside_whom_nobody_reached_is_no_customer_who_left() {
     house.answer(boss);
     assert!(matches!(house.monitors[BOSS].state, MonitorState::Joined { .. }));
 }
+
+/// The supervisor's phone re-INVITEs with a direction.
+fn supervisor_offers(house: &mut House, boss: LegKey, direction: &str) {
+    house.leg(LegEvent::Offered {
+        leg: boss,
+        media: Some(sdp(6000, "0 101", direction)),
+    });
+}
+
+/// RFC 3264 8.4.
+#[test]
+fn a_supervisors_phone_that_holds_with_music_is_heard_by_nobody_until_it_retrieves() {
+    for (activity, before) in [(Activity::Coach, COACH), (Activity::BargeIn, "ca cs ac as sc sa")] {
+        for direction in ["sendonly", "inactive"] {
+            let mut house = House::new();
+            let legs = house.coached(activity);
+            assert_eq!(table(&house, legs), before);
+            supervisor_offers(&mut house, legs.2, direction);
+            for ear in [legs.0, legs.1] {
+                assert!(!house.hears(ear, legs.2), "{activity} {direction}");
+            }
+            supervisor_offers(&mut house, legs.2, "sendrecv");
+            assert_eq!(table(&house, legs), before);
+        }
+    }
+}
+
+/// RFC 3264 8.4: a phone that answers so is on hold from the beginning.
+#[test]
+fn a_supervisors_phone_that_answers_on_hold_is_heard_once_it_retrieves() {
+    let mut house = House::new();
+    let (customer, agent) = house.talk();
+    house.monitor(Activity::BargeIn, Mode::AllCalls, Scope::Call).expect("accepted");
+    let boss = house.ringing(BOSS);
+    house.leg(LegEvent::Answered {
+        leg: boss,
+        media: sdp(6000, "0 101", "sendonly"),
+    });
+    assert!(!house.hears(agent, boss) && !house.hears(customer, boss));
+    supervisor_offers(&mut house, boss, "sendrecv");
+    assert!(house.hears(agent, boss) && house.hears(customer, boss));
+}
+
+#[test]
+fn nobody_joins_a_call_whose_phones_are_silent_and_asked_until_one_is_known_to_be_there() {
+    let silent = |house: &mut House, legs: &[LegKey]| {
+        for leg in legs {
+            house.media(MediaEvent::Inactive { leg: MediaLeg(leg.0) });
+        }
+    };
+    let answers = |house: &mut House, leg: LegKey| {
+        house.leg(LegEvent::OfferAnswered {
+            leg,
+            media: sdp(4000, "0 101", "sendrecv"),
+        });
+    };
+    let mut house = House::new();
+    let (customer, agent) = house.talk();
+    silent(&mut house, &[customer, agent]);
+    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Agent).expect("accepted");
+    assert_eq!(house.find_ringing(BOSS), None);
+    answers(&mut house, customer);
+    assert_eq!(house.find_ringing(BOSS), None, "the agent's phone has not answered");
+    // It speaks, which says as much as an answer.
+    house.media(MediaEvent::Active { leg: MediaLeg(agent.0) });
+    let boss = house.ringing(BOSS);
+    // Silent again before the supervisor's phone has answered: it waits for what comes of it.
+    answers(&mut house, agent);
+    silent(&mut house, &[customer]);
+    house.answer(boss);
+    assert!(!house.hears(boss, agent) && !house.hears(agent, boss));
+    answers(&mut house, customer);
+    assert!(house.hears(boss, agent) && house.hears(agent, boss));
+}
+
+#[test]
+fn a_supervisor_who_waits_for_a_call_in_doubt_is_released_when_it_ends() {
+    let mut house = House::new();
+    let (customer, agent) = house.talk();
+    house.media(MediaEvent::Inactive { leg: MediaLeg(customer.0) });
+    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Agent).expect("accepted");
+    house.leg(LegEvent::OfferRefused {
+        leg: customer,
+        status: 408,
+    });
+    assert_eq!(house.find_ringing(BOSS), None);
+    assert!(house.lines[&agent].ended);
+    house.assert_empty();
+}

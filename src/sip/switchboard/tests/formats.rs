@@ -4,10 +4,11 @@
 //! no other payload type does.
 
 use super::super::session::media_of;
+use super::super::whereabouts::Aim;
 use crate::media::call::{Call, CallConfig, Leg, Sent, StreamStart, Verdict};
 use crate::media::codec::Encoder;
 use crate::media::rtp::{self, Header, MAX_PAYLOAD};
-use crate::media::{CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegMedia, MediaLeg};
+use crate::media::{CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegMedia, MediaLeg, SourceRule};
 use crate::sip::sdp::{Direction, Local, Session};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -279,7 +280,13 @@ proptest! {
                     (agreed, after_offer(&offer, &table(&body)))
                 }
             };
-            let media = media_of(&agreed, false, None);
+            let aim = Aim {
+                remote: agreed.remote,
+                remote_rtcp: agreed.remote_rtcp,
+                nat: false,
+                rule: SourceRule::default(),
+            };
+            let media = media_of(&agreed, &aim);
             prop_assert_eq!(media.receives.number_of(agreed.codec).is_some(), true);
             line.call.handle_describe(PEER, media, line.now);
             line.hold_against(&may_come);

@@ -4,6 +4,7 @@
 //! the mission; it counts the ends of legs and ports.
 
 use crate::media::{CallKey, Codec, Expected, Hearing, HearingRole, MediaCommand, MediaEvent, MediaLeg};
+use crate::sip::config::Nat;
 use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
 use crate::sip::sdp::Srtp;
 use crate::sip::switchboard::{AccountKind, Extension, Keep, Kept, Numbering, Output, Outside, Switchboard, SwitchboardConfig, TrunkRoute};
@@ -12,7 +13,7 @@ use crate::words::{
     Scope, Timestamp, TransferStep,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 pub(super) const AGENT: &str = "agent";
@@ -87,6 +88,8 @@ pub(super) struct House {
     /// Ports of legs that have not been invited yet, and may never be.
     waiting: BTreeMap<LegKey, CallKey>,
     next_leg: u64,
+    /// Where the next INVITE comes from.
+    located: Option<(IpAddr, bool)>,
 }
 
 impl House {
@@ -99,7 +102,7 @@ impl House {
     }
 
     /// The devices and trunks have more or less to them: whether they are behind a NAT, and have ports of their own.
-    pub(super) fn with_peers(config: SwitchboardConfig, kept: Kept, change: impl Fn(&mut bool, &mut bool)) -> Self {
+    pub(super) fn with_peers(config: SwitchboardConfig, kept: Kept, change: impl Fn(&mut Nat, &mut bool)) -> Self {
         let mut extensions = DEVICES.map(|(device, number)| Extension {
             device: device.into(),
             number: number.into(),
@@ -109,7 +112,7 @@ impl House {
             } else {
                 AccountKind::House
             },
-            nat: false,
+            nat: Nat::Auto,
             own_ports: false,
             srtp: Srtp::Off,
         });
@@ -118,7 +121,9 @@ impl House {
             prefixes: vec![prefix.into()],
             codecs,
             max_calls: (name == "a-law").then_some(2),
-            nat: false,
+            nat: Nat::Auto,
+            hosts: Vec::new(),
+            media_sources: Vec::new(),
             own_ports: false,
             srtp: match name {
                 "secret" => Srtp::Required,
@@ -159,6 +164,7 @@ impl House {
             log: Vec::new(),
             waiting: BTreeMap::new(),
             next_leg: 2,
+            located: None,
         };
         house.drain();
         for (device, _) in DEVICES {
@@ -278,6 +284,11 @@ impl House {
         self.drain();
     }
 
+    /// The next INVITE comes from this host.
+    pub(super) fn locate_next(&mut self, host: IpAddr, is_translated: bool) {
+        self.located = Some((host, is_translated));
+    }
+
     pub(super) fn incoming(&mut self, source: LegSource, to: &str, offer: Option<Vec<u8>>) -> LegKey {
         self.incoming_passing(source, to, offer, Vec::new(), None)
     }
@@ -355,6 +366,9 @@ impl House {
             },
         );
         let number = claimed.unwrap_or(number);
+        if let Some((host, is_translated)) = self.located.take() {
+            self.leg(LegEvent::Located { leg, host, is_translated });
+        }
         self.leg(LegEvent::Incoming {
             leg,
             call_id: format!("call-{}", leg.0),
@@ -599,7 +613,7 @@ impl House {
             Output::Keep(Keep::NoMonitor { supervisor }) => {
                 self.kept.remove(supervisor).expect("was kept");
             }
-            Output::Keep(Keep::Device(_)) | Output::Unusable { .. } | Output::Denied { .. } => {}
+            Output::Keep(Keep::Device(_)) | Output::Unusable { .. } | Output::Denied { .. } | Output::Remark(_) => {}
         }
     }
 
@@ -685,7 +699,7 @@ impl House {
 
     fn watch_media(&mut self, command: &MediaCommand) {
         match command {
-            MediaCommand::Describe { leg, .. } => assert!(!self.line(LegKey(leg.0)).closed),
+            MediaCommand::Describe { leg, .. } | MediaCommand::Sources { leg, .. } => assert!(!self.line(LegKey(leg.0)).closed),
             MediaCommand::Hear { call, hearing } => {
                 self.hold_against_table(*call, hearing);
                 self.hearing.insert(*call, hearing.clone());

@@ -163,3 +163,33 @@ fn a_connection_is_needed_while_a_registration_or_a_call_goes_by_it() {
     stage.pass(601 * SECOND);
     assert!(!stage.agent.needs(&flow_from(FIRST_WAY)), "expired, and the call unanswered");
 }
+
+/// RFC 3261 18.2.1: a device behind an address translator shows in its Contact; a trunk may have several addresses of its own.
+#[test]
+fn where_a_leg_is_is_told_before_its_descriptions_and_whether_its_address_is_translated() {
+    let mut stage = Stage::new();
+    let text = invite("c1", "INVITE", 1, "").replace("carrier@192.0.2.2", "carrier@10.0.0.2");
+    stage.hear(CARRIER, &text);
+    let host = |text: &str| text.parse::<IpAddr>().unwrap();
+    assert!(matches!(stage.located[..], [(_, at, false)] if at == host("192.0.2.2")));
+
+    let mut stage = Stage::new();
+    stage.register_phone();
+    let LegCommand::Invite { from, offer, .. } = call_carrier(LEG) else {
+        panic!()
+    };
+    stage.command(LegCommand::Invite {
+        leg: LEG,
+        to: Destination::Device(device("phone-1")),
+        from,
+        offer,
+        auto_answer: false,
+        swallow_digits: false,
+        timeout: 60 * SECOND,
+        max_forwards: 70,
+        passed: Vec::new(),
+    });
+    let invite = stage.request("INVITE");
+    stage.hear(PHONE, &answer(&invite, 180, ";tag=theirs", "", ""));
+    assert!(matches!(stage.located[..], [(LEG, at, true)] if at == host("192.0.2.3")));
+}

@@ -37,7 +37,7 @@ fn two_nodes() -> Config {
 
 fn behind_nat() -> Config {
     let mut config = two_nodes();
-    config.accounts[0].nat = true;
+    config.accounts[0].nat = crate::sip::config::Nat::Always;
     config
 }
 
@@ -153,7 +153,8 @@ fn a_response_goes_to_the_port_of_sent_by_or_to_the_source_port_where_rport_asks
             "192.0.2.66:49152",
             "192.0.2.66:49152",
         ),
-        ("SIP/2.0/UDP 10.0.0.9:6060;branch=z9hG4bK1", "192.0.2.66:49152", "192.0.2.66:6060"),
+        // A private address from a public source: a NAT is between, and knows the source port alone.
+        ("SIP/2.0/UDP 10.0.0.9:6060;branch=z9hG4bK1", "192.0.2.66:49152", "192.0.2.66:49152"),
         ("SIP/2.0/UDP pc.example:6060;branch=z9hG4bK1", "192.0.2.66:49152", "192.0.2.66:6060"),
         (
             "SIP/2.0/UDP 192.0.2.66:6060;received=192.0.2.9;maddr=192.0.2.8;branch=z9hG4bK1",
@@ -867,12 +868,13 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// The naive model: RFC 3261 18.2.2 and RFC 3581 4 by the letter.
+/// The naive model: RFC 3261 18.2.2 and RFC 3581 4 by the letter, but for the private address in a Via from a public source.
 fn answered_at(case: &Case, source: &Flow) -> (SocketAddr, ConnectionId) {
     if case.tcp {
         return (source.peer, source.connection);
     }
     let port = match (case.rport, case.sent_port) {
+        _ if HOSTS[case.sent_host].starts_with("10.") => source.peer.port(),
         (Some(_), _) | (None, Some(0)) => source.peer.port(),
         (None, Some(port)) => port,
         (None, None) => 5060,
@@ -1016,7 +1018,7 @@ impl Shared {
             self.stage.events.clear();
         }
         let belongs = belongs(case);
-        let stranger_invite = if case.of_phone { "401" } else { "401" };
+        let stranger_invite = "401";
         match (case.probe, leg) {
             (Probe::Options, _) | (_, None) => {
                 self.hear(source, &message("OPTIONS", &via, "", 1));

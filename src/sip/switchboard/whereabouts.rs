@@ -1,0 +1,371 @@
+//! Where the sound of a leg may come from and go to, by where its signalling comes from.
+//!
+//! | the peer | its sound is described at | so it is sent |
+//! |---|---|---|
+//! | device | the host of its signalling | there |
+//! | device | another host | there, once a valid packet has come from there |
+//! | device behind a NAT | any | to the host of its signalling, at the port that its packets come from |
+//! | trunk | the host of its signalling, its `sources`, its `media_sources` | there |
+//! | trunk without `media_sources` | another host | there, 500 packets until a valid one has come from there |
+//! | trunk with `media_sources` | another host | refused |
+//!
+//! A device is behind a NAT where the configuration says so, or where it shows: see [`Nat::Auto`].
+
+use super::call::Call;
+use super::{Outside, Switchboard, Terms};
+use crate::media::{CallKey, Forbidden, Network, SourceRule, is_private};
+use crate::sip::config::Nat;
+use crate::sip::leg::{LegKey, LegSource};
+use crate::sip::sdp::Agreed;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+/// Packets that go to the media gateway of a trunk before anything has come from there: ten seconds of 20 ms. A gateway that waits to be
+/// spoken to first hears us, and somebody who was named by a forged INVITE is not sent a call's worth.
+const TRUNK_UNHEARD: u32 = 500;
+
+/// Where a leg's signalling comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Whereabouts {
+    pub(super) host: IpAddr,
+    /// Its Via or Contact names another address than that: an address translator is on the way.
+    pub(super) is_translated: bool,
+}
+
+/// What of a peer's configuration decides where its sound goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    Device(Nat),
+    Trunk {
+        nat: Nat,
+        /// Its own hosts.
+        hosts: Vec<IpAddr>,
+        /// Where its sound may be besides; none: not said.
+        media_sources: Vec<Network>,
+    },
+}
+
+impl Reach {
+    pub(super) fn nat(&self) -> Nat {
+        match self {
+            Reach::Device(nat) | Reach::Trunk { nat, .. } => *nat,
+        }
+    }
+}
+
+/// Where a leg's sound is expected and sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Aim {
+    pub(super) remote: Option<SocketAddr>,
+    pub(super) remote_rtcp: Option<SocketAddr>,
+    pub(super) nat: bool,
+    pub(super) rule: SourceRule,
+}
+
+/// Something about a leg's addresses that an operator should read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remark {
+    /// A description pointed to a place where sound is never sent: it was refused.
+    Refused {
+        /// The peer that sent the description.
+        peer: LegSource,
+        /// The address in it.
+        address: SocketAddr,
+        /// Why not there.
+        why: Forbidden,
+    },
+    /// The peer is taken to be behind a NAT, by what it sends.
+    BehindNat {
+        /// The peer.
+        peer: LegSource,
+        /// Where its signalling comes from.
+        host: IpAddr,
+        /// Where it says its sound is.
+        described: SocketAddr,
+    },
+    /// The peer's sound is described at another host than its signalling's: nothing is sent until a valid packet has come from there.
+    Waited {
+        /// The peer.
+        peer: LegSource,
+        /// Where its signalling comes from.
+        host: Option<IpAddr>,
+        /// Where it says its sound is.
+        described: SocketAddr,
+    },
+    /// Nothing more is sent to the peer, because nothing has come from where its sound was described.
+    Withheld {
+        /// The peer.
+        peer: LegSource,
+        /// The address.
+        address: Option<SocketAddr>,
+    },
+}
+
+impl Aim {
+    /// By the description and what is known of the peer. `place`: `None` while nothing has come from it.
+    pub(super) fn at(reach: &Reach, place: Option<Whereabouts>, rtp: Option<SocketAddr>, rtcp: Option<SocketAddr>) -> Self {
+        let nat = reach.nat();
+        let plain = Self {
+            remote: rtp,
+            remote_rtcp: rtcp,
+            nat: false,
+            rule: SourceRule {
+                follow: nat != Nat::Never,
+                ..SourceRule::default()
+            },
+        };
+        let Some(described) = rtp.map(|rtp| rtp.ip()) else { return plain };
+        let host = place.map(|place| place.host);
+        let translated = |plain: Self, host: IpAddr| {
+            let seen = |address: SocketAddr| SocketAddr::new(host, address.port());
+            Self {
+                remote: plain.remote.map(seen),
+                remote_rtcp: plain.remote_rtcp.map(seen),
+                nat: true,
+                ..plain
+            }
+        };
+        let unheard = |packets| Self {
+            rule: SourceRule {
+                unheard: Some(packets),
+                ..plain.rule
+            },
+            ..plain
+        };
+        match (reach, place) {
+            (_, Some(place)) if nat == Nat::Always && place.host.is_ipv4() == described.is_ipv4() => translated(plain, place.host),
+            (_, Some(place)) if nat == Nat::Auto && is_behind_nat(&place, described) => translated(plain, place.host),
+            (Reach::Device(_), _) if host == Some(described) => plain,
+            // A relay of its own, or a wrong guess of its own address: whichever of the two speaks.
+            (Reach::Device(Nat::Auto), Some(place)) if place.is_translated => Self {
+                nat: true,
+                rule: SourceRule {
+                    unheard: Some(0),
+                    or_from: Some(place.host),
+                    ..plain.rule
+                },
+                ..plain
+            },
+            (Reach::Device(_), _) => unheard(0),
+            (Reach::Trunk { hosts, media_sources, .. }, _) => {
+                let is_known = host == Some(described)
+                    || hosts.contains(&described)
+                    || media_sources.iter().any(|network| network.contains(described));
+                if is_known { plain } else { unheard(TRUNK_UNHEARD) }
+            }
+        }
+    }
+
+    /// Whether sound may be sent there. Addresses of ours are another question.
+    pub(super) fn check(&self, terms: &Terms, place: Option<Whereabouts>) -> Result<(), (SocketAddr, Forbidden)> {
+        let host = place.map(|place| place.host);
+        for address in self.remote.into_iter().chain(self.remote_rtcp) {
+            terms.targets.check(address, host).map_err(|why| (address, why))?;
+        }
+        match (&terms.reach, self.remote) {
+            (Reach::Trunk { media_sources, .. }, Some(remote)) if !media_sources.is_empty() && self.rule.unheard.is_some() => {
+                Err((remote, Forbidden::Unlisted))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What an operator should read of it, the first time.
+    pub(super) fn remark(&self, reach: &Reach, peer: &LegSource, place: Option<Whereabouts>, agreed: &Agreed) -> Option<Remark> {
+        let (peer, described) = (peer.clone(), agreed.remote?);
+        match place {
+            Some(place) if self.nat && reach.nat() == Nat::Auto => Some(Remark::BehindNat {
+                peer,
+                host: place.host,
+                described,
+            }),
+            _ if self.rule.unheard == Some(0) => Some(Remark::Waited {
+                peer,
+                host: place.map(|place| place.host),
+                described,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// A private address in the description of a peer that is seen at a public one cannot be reached; and a peer whose headers show that its
+/// address is translated may have its port translated too.
+fn is_behind_nat(place: &Whereabouts, described: IpAddr) -> bool {
+    let is_unreachable = is_private(described) && !is_private(place.host) && place.host.is_ipv4() == described.is_ipv4();
+    is_unreachable || place.is_translated && place.host == described
+}
+
+impl<O: Outside> Switchboard<O> {
+    /// Whether sound that a leg of `call` describes at a port of ours may go there. So it is with a call that leaves by a trunk and comes back
+    /// by it (a spiral, RFC 3261 16.3): our two legs toward the trunk name each other. What they name must not lead back to where it came
+    /// from, or packets would go round for ever.
+    pub(super) fn may_be_ours(&self, peer: &LegSource, call: CallKey, address: SocketAddr) -> bool {
+        let LegSource::Trunk(_) = peer else { return false };
+        let Some(other) = self.call_at(address, |_| true) else {
+            return false;
+        };
+        let is_trunks = self.call_at(address, |peer| matches!(peer, LegSource::Trunk(_))).is_some();
+        // What is named may name this call already: that is the other half of the same spiral.
+        is_trunks && other != call && !self.leads_to(other, call, address)
+    }
+
+    /// The live call one of whose legs has this port.
+    fn call_at(&self, address: SocketAddr, fits: impl Fn(&LegSource) -> bool) -> Option<CallKey> {
+        let has = |call: &&Call| {
+            call.seats
+                .iter()
+                .any(|seat| !seat.is_over() && seat.local.address() == address && fits(&seat.peer))
+        };
+        self.calls.values().find(has).map(|call| call.key)
+    }
+
+    /// Whether sound comes from one call to another by ports of ours, in any number of steps, but for the step by the leg at `except`.
+    fn leads_to(&self, from: CallKey, to: CallKey, except: SocketAddr) -> bool {
+        let mut seen = BTreeSet::from([from]);
+        let mut open = vec![from];
+        while let Some(key) = open.pop() {
+            let Some(call) = self.calls.get(&key) else { continue };
+            for seat in call.seats.iter().filter(|seat| !seat.is_over() && seat.local.address() != except) {
+                let remote = seat.media.as_ref().and_then(|media| media.remote);
+                let Some(next) = remote.filter(|remote| seat.terms.targets.is_ours(*remote)) else {
+                    continue;
+                };
+                match self.call_at(next, |_| true) {
+                    Some(next) if next == to => return true,
+                    Some(next) if seen.insert(next) => open.push(next),
+                    Some(_) | None => {}
+                }
+            }
+        }
+        false
+    }
+
+    /// A leg that is silent because nothing came from its address.
+    pub(super) fn withheld(&mut self, leg: LegKey) {
+        let Some(seat) = self.call_of(leg).and_then(|call| call.seat(leg)) else {
+            return;
+        };
+        let remark = Remark::Withheld {
+            peer: seat.peer.clone(),
+            address: seat.media.as_ref().and_then(|media| media.remote),
+        };
+        self.outputs.push_back(super::Output::Remark(remark));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! RFC 3264 5.1, RFC 3261 18.2.1 (received), RFC 4961.
+
+    use super::*;
+
+    const PUBLIC: &str = "203.0.113.7";
+    const PRIVATE: &str = "192.168.1.7";
+
+    fn place(host: &str, is_translated: bool) -> Option<Whereabouts> {
+        let host = host.parse().unwrap();
+        Some(Whereabouts { host, is_translated })
+    }
+
+    fn aim(reach: &Reach, place: Option<Whereabouts>, described: &str) -> Aim {
+        let rtp: SocketAddr = described.parse().unwrap();
+        Aim::at(reach, place, Some(rtp), Some(SocketAddr::new(rtp.ip(), rtp.port() + 1)))
+    }
+
+    /// Remote, behind a NAT, how many packets before anything has come.
+    fn short(reach: &Reach, place: Option<Whereabouts>, described: &str) -> (String, bool, Option<u32>) {
+        let aim = aim(reach, place, described);
+        (aim.remote.unwrap().to_string(), aim.nat, aim.rule.unheard)
+    }
+
+    #[test]
+    fn a_device_is_sent_to_at_the_host_of_its_signalling_or_once_it_has_spoken() {
+        let device = Reach::Device(Nat::Auto);
+        for (host, described, unheard) in [
+            (PUBLIC, "203.0.113.7:4000", None),
+            (PRIVATE, "192.168.1.7:4000", None),
+            ("127.0.0.1", "127.0.0.1:4000", None),
+            (PUBLIC, "198.51.100.1:4000", Some(0)),
+            (PRIVATE, "192.168.1.8:4000", Some(0)),
+            ("127.0.0.1", "127.0.0.9:4000", Some(0)),
+            ("127.0.0.1", "192.168.1.8:4000", Some(0)),
+        ] {
+            let expected = (described.to_owned(), false, unheard);
+            assert_eq!(short(&device, place(host, false), described), expected, "{host}");
+        }
+        assert_eq!(
+            short(&device, None, "192.168.1.8:4000").2,
+            Some(0),
+            "nothing is known: nothing is sent"
+        );
+    }
+
+    #[test]
+    fn a_private_address_from_a_public_source_is_reason_enough_to_see_a_nat() {
+        let seen = ("203.0.113.7:4000".to_owned(), true, None);
+        for described in [
+            "192.168.1.7:4000",
+            "10.1.2.3:4000",
+            "172.16.0.1:4000",
+            "100.64.0.1:4000",
+            "169.254.3.4:4000",
+            "127.0.0.1:4000",
+        ] {
+            assert_eq!(
+                short(&Reach::Device(Nat::Auto), place(PUBLIC, false), described),
+                seen,
+                "{described}"
+            );
+            assert_eq!(
+                short(&Reach::Device(Nat::Never), place(PUBLIC, true), described).2,
+                Some(0),
+                "{described}"
+            );
+        }
+        assert_eq!(short(&Reach::Device(Nat::Auto), place(PUBLIC, true), "203.0.113.7:4000"), seen);
+        assert_eq!(short(&Reach::Device(Nat::Always), place(PUBLIC, false), "198.51.100.1:4000"), seen);
+        // A public address of somebody else: a relay of the phone's, perhaps.
+        let either = aim(&Reach::Device(Nat::Auto), place(PUBLIC, true), "198.51.100.1:4000");
+        assert_eq!(either.rule.or_from, Some(PUBLIC.parse().unwrap()));
+        assert_eq!(either.rule.unheard, Some(0));
+    }
+
+    #[test]
+    fn in_a_private_network_and_on_the_loopback_nothing_is_translated() {
+        for (host, described) in [
+            (PRIVATE, "192.168.9.9:4000"),
+            (PRIVATE, "10.0.0.1:4000"),
+            ("127.0.0.1", "10.0.0.1:4000"),
+        ] {
+            assert!(!aim(&Reach::Device(Nat::Auto), place(host, false), described).nat, "{described}");
+        }
+    }
+
+    #[test]
+    fn a_trunk_has_its_sound_at_its_own_hosts_where_it_may_and_elsewhere_for_a_while() {
+        let trunk = |media_sources: &[&str]| Reach::Trunk {
+            nat: Nat::Auto,
+            hosts: vec!["203.0.113.8".parse().unwrap()],
+            media_sources: media_sources.iter().map(|text| Network::parse(text).unwrap()).collect(),
+        };
+        for (described, unheard) in [
+            ("203.0.113.7:4000", None),
+            ("203.0.113.8:4000", None),
+            ("198.51.100.1:4000", Some(TRUNK_UNHEARD)),
+        ] {
+            assert_eq!(
+                short(&trunk(&[]), place(PUBLIC, false), described),
+                (described.to_owned(), false, unheard)
+            );
+        }
+        assert_eq!(
+            short(&trunk(&["198.51.100.0/24"]), place(PUBLIC, false), "198.51.100.1:4000").2,
+            None
+        );
+        assert_eq!(
+            short(&trunk(&[]), place(PUBLIC, false), "10.0.0.1:4000"),
+            ("203.0.113.7:4000".into(), true, None)
+        );
+    }
+}
