@@ -10,6 +10,7 @@ mod rooms;
 
 pub use credentials::{CredentialsError, Made, forget_credentials};
 
+use crate::door;
 use crate::front::{self, auth, bayeux};
 use crate::gateway::{self, Directory};
 use crate::media::MediaConfig;
@@ -58,6 +59,8 @@ pub struct Config {
     pub grpc_reflection: bool,
     /// Where health and metrics are served.
     pub admin_bind: SocketAddr,
+    /// What each door allows.
+    pub doors: Doors,
     /// Where a SIP backend alone serves the telephony contract.
     pub backend_grpc_bind: SocketAddr,
     /// Where a SIP backend alone serves health and metrics.
@@ -80,6 +83,17 @@ pub struct Config {
     pub telemetry: telemetry::Config,
     password_hashes: BTreeMap<UserId, String>,
     sip_passwords: BTreeMap<Number, String>,
+}
+
+/// What each TCP door but SIP's allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doors {
+    /// REST and CometD.
+    pub rest: door::Limits,
+    /// The telephony contract, of a gateway or a backend.
+    pub grpc: door::Limits,
+    /// Health and metrics.
+    pub admin: door::Limits,
 }
 
 impl Config {

@@ -16,7 +16,7 @@ pub use client::place;
 pub use convert::{Malformed, Watched};
 pub use log::{FactLog, Watcher};
 pub use refused::{refusal_of, status_of};
-pub use server::{Service, router, serve, serve_facts};
+pub use server::{Service, router, routes, serve, serve_facts};
 
 use crate::words::{Capabilities, Command, CommandContext, Fact, Refusal};
 use tokio::sync::{mpsc, oneshot, watch};

@@ -25,6 +25,8 @@ pub mod contract;
 #[cfg(feature = "io")]
 pub mod demo;
 #[cfg(feature = "io")]
+pub mod door;
+#[cfg(feature = "io")]
 pub mod events;
 pub mod front;
 pub mod gateway;

@@ -10,10 +10,11 @@
 use crate::audit::{Audit, AuditError};
 use crate::config::{Config, CredentialsError, Made};
 use crate::contract::{self, proto::telephony_server::TelephonyServer};
+use crate::door::{self, Limits};
 use crate::front::auth::{Auth, PasswordError};
 use crate::front::bayeux::http::Bayeux;
 use crate::front::lane::Lane;
-use crate::front::{door, grpc, http};
+use crate::front::{self, grpc, http};
 use crate::gateway::desk::Desk;
 use crate::sip::flow::Protocol;
 use crate::sip::service::{self, Backend};
@@ -30,12 +31,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 
 /// How long answers under way may take once the doors close.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// File descriptors of a coached call: RTP and RTCP of three legs.
 const DESCRIPTORS_PER_CALL: u64 = 6;
+/// No door takes more than this part of the file descriptors.
+const SHARE_OF_A_DOOR: u64 = 2;
 /// File descriptors of everything else: doors, phones and desktops over TCP, files.
 const OTHER_DESCRIPTORS: u64 = 512;
 /// What a process is.
@@ -98,6 +100,7 @@ pub struct Running {
     desk: Option<Desk>,
     bayeux: Option<Bayeux>,
     backend: Option<Backend>,
+    stores: Vec<Store>,
     introduction: Option<String>,
     stop: watch::Sender<bool>,
     doors: Vec<JoinHandle<()>>,
@@ -207,6 +210,7 @@ pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> 
         desk: None,
         bayeux: None,
         backend: None,
+        stores: Vec::new(),
         introduction: None,
         stop,
         doors: Vec::new(),
@@ -226,23 +230,20 @@ pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> 
                 })?,
             };
             let (desk, router, lane) = start_gateway(&config, channel, &mut running, &mut rest_made).await?;
-            running.doors.push(open(door, router, lane, stopped.clone()));
+            let serving = front::door::serve_within(within_descriptors(&config.doors.rest), door, router, lane, until(stopped.clone()));
+            running.doors.push(tokio::spawn(serving));
             let serving = desk.readiness();
             (grpc::serve(desk), serving)
         }
         (None, Some(server)) => (server, running.backend.as_ref().map_or_else(never, Backend::running)),
         (None, None) => unreachable!("a process without REST has a backend"),
     };
-    running
-        .doors
-        .push(open_grpc(grpc_door, server, serving, config.grpc_reflection, stopped.clone()).await);
-    let ready = readiness(&running);
-    running.doors.push(open(
-        admin_door,
-        telemetry::admin(metrics, ready, measures(&running)),
-        None,
-        stopped,
-    ));
+    let contract = contract::routes(server, serving, config.grpc_reflection).await;
+    let admin = telemetry::admin(metrics, readiness(&running), measures(&running));
+    for (door, router, limits) in [(grpc_door, contract, &config.doors.grpc), (admin_door, admin, &config.doors.admin)] {
+        let serving = door::serve(door, router, within_descriptors(limits), until(stopped.clone()));
+        running.doors.push(tokio::spawn(serving));
+    }
     running.introduction = config.introduction(&rest_made, &sip_made);
     Ok(running)
 }
@@ -311,7 +312,8 @@ async fn start_backend(
         switchboard: config.switchboard.clone(),
         media: config.media.clone(),
     };
-    let (server, backend) = service::start(rooms, store).await?;
+    let (server, backend) = service::start(rooms, store.clone()).await?;
+    running.stores.push(store);
     running.backend = Some(backend);
     Ok(server)
 }
@@ -329,7 +331,8 @@ async fn start_gateway(
     let auth = Auth::new(config.login.clone(), accounts)?;
     let line = connect::line(channel);
     let desk = Desk::start(config.gateway.clone(), config.directory.clone(), line, audit, store.clone())?;
-    let bayeux = Bayeux::start(&config.front, config.bayeux.clone(), desk.clone(), store)?;
+    let bayeux = Bayeux::start(&config.front, config.bayeux.clone(), desk.clone(), store.clone())?;
+    running.stores.push(store);
     running.desk = Some(desk.clone());
     running.bayeux = Some(bayeux.clone());
     let (router, lane) = http::router(&config.front, auth, desk.clone(), bayeux);
@@ -342,24 +345,14 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<(TcpListener, S
     bound.map_err(|error| StartError::Bind { what, address, error })
 }
 
-fn open(listener: TcpListener, router: Router, lane: Option<Lane>, stopped: watch::Receiver<bool>) -> JoinHandle<()> {
-    tokio::spawn(door::serve(listener, router, lane, until(stopped)))
-}
-
-async fn open_grpc(
-    door: TcpListener,
-    server: TelephonyServer<contract::Service>,
-    ready: watch::Receiver<bool>,
-    reflection: bool,
-    stopped: watch::Receiver<bool>,
-) -> JoinHandle<()> {
-    let router = contract::router(server, ready, reflection).await;
-    let serving = router.serve_with_incoming_shutdown(TcpListenerStream::new(door), until(stopped));
-    tokio::spawn(async move {
-        if let Err(error) = serving.await {
-            tracing::error!(%error, "the gRPC door has closed");
-        }
-    })
+/// The limits of a door, as far as the process has file descriptors for them: calls need some, too.
+fn within_descriptors(limits: &Limits) -> Limits {
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let most = usize::try_from(descriptors / SHARE_OF_A_DOOR).unwrap_or(usize::MAX);
+    Limits {
+        connections: limits.connections.min(most),
+        ..limits.clone()
+    }
 }
 
 /// What is not there does not serve.
@@ -382,10 +375,11 @@ fn measures(running: &Running) -> Measure {
 }
 
 fn readiness(running: &Running) -> Ready {
-    let desk = running.desk.clone();
+    let (desk, stores) = (running.desk.clone(), running.stores.clone());
     let has_media = running.backend.as_ref().map(Backend::has_media);
     Arc::new(move || match &desk {
         _ if has_media.as_ref().is_some_and(|has_media| !has_media()) => Err("a media worker has stopped"),
+        Some(_) | None if !stores.iter().all(|store| store.is_writable()) => Err("the state can not be written"),
         Some(desk) if !desk.is_ready() => Err("the telephony backend can not be reached"),
         Some(desk) if !desk.is_audited() => Err("the audit can not be written"),
         Some(_) | None => Ok(()),

@@ -1,14 +1,20 @@
 //! What must survive: named maps from text to bytes, changed durably.
+//!
+//! ```text
+//! write, write_behind ─▶ Lasting ───────────────▶ Redb (the state file)
+//!                          │ what waits for the disk   ▲ closed and opened again after a failure
+//!                          └──▶ Reserve ───────────────┘ at the next start
+//! ```
 
-use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableDatabase, TableDefinition, TableError};
-use std::cell::Cell;
+mod file;
+mod lasting;
+mod reserve;
+
+use lasting::Lasting;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where things are kept. Shared by every room of a process; blocking, so noisy rooms call it from a blocking task or an own thread.
 pub type Store = Arc<dyn Keeper>;
@@ -29,13 +35,65 @@ pub trait Keeper: Send + Sync {
 
     /// Applies all changes or none. When it returns they survive kill −9 and loss of power.
     fn write(&self, changes: &[Change]) -> Result<(), StoreError>;
+
+    /// Applies all changes, now if the disk takes them, else as soon as it does: until then they are read as if they had been written.
+    ///
+    /// # Errors
+    /// More would have to be remembered than there is room for; then nothing was done.
+    fn write_behind(&self, changes: &[Change], importance: Importance) -> Result<Safety, StoreError> {
+        let _ = importance;
+        self.write(changes).map(|()| Safety::Stored)
+    }
+
+    /// False from a change that the disk has not taken, or from too little room for one, until everything is in the state file again.
+    fn is_writable(&self) -> bool {
+        true
+    }
+
+    /// An earlier run has ended while more waited for the disk than could be set aside: [`Importance::Events`] of it are missing.
+    fn has_forgotten(&self) -> bool {
+        false
+    }
+
+    /// Makes ready for a change: what has failed is opened again.
+    ///
+    /// # Errors
+    /// A change would fail.
+    fn ready(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// It remembers by itself what the disk does not take.
+    fn is_lasting(&self) -> bool {
+        false
+    }
+}
+
+/// What becomes of a change that is written behind when the disk does not take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Importance {
+    /// Settings, monitors, presence: in the room that is set aside on the disk, as far as it reaches, removals first.
+    State,
+    /// Events for clients that come back: in memory only.
+    Events,
+}
+
+/// How safe a change is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Safety {
+    /// In the state file.
+    Stored,
+    /// In the room set aside on the disk: it survives the end of the process.
+    SetAside,
+    /// In memory, until the disk takes it.
+    Remembered,
 }
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Which map.
-    pub table: &'static str,
+    pub table: Cow<'static, str>,
     /// Which entry.
     pub key: String,
     /// Its value from now on; `None` removes it.
@@ -44,21 +102,26 @@ pub struct Change {
 
 impl Change {
     /// Sets an entry.
-    pub fn put(table: &'static str, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
+    pub fn put(table: impl Into<Cow<'static, str>>, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
         Self {
-            table,
+            table: table.into(),
             key: key.into(),
             value: Some(value.into()),
         }
     }
 
     /// Removes an entry.
-    pub fn remove(table: &'static str, key: impl Into<String>) -> Self {
+    pub fn remove(table: impl Into<Cow<'static, str>>, key: impl Into<String>) -> Self {
         Self {
-            table,
+            table: table.into(),
             key: key.into(),
             value: None,
         }
+    }
+
+    /// Its size, in bytes.
+    fn size(&self) -> usize {
+        self.table.len() + self.key.len() + self.value.as_ref().map_or(0, Vec::len)
     }
 }
 
@@ -81,6 +144,18 @@ pub enum StoreError {
         /// What redb says.
         error: Box<redb::Error>,
     },
+    /// Its disk is full.
+    #[error("state file {}: there is no room left on its disk", path.display())]
+    Full {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The disk takes nothing, and as much waits for it as may.
+    #[error("the state can not be written, and {waiting} bytes wait for the disk already")]
+    TooMuch {
+        /// How many bytes wait.
+        waiting: usize,
+    },
     /// No thread can be had to write with.
     #[error("the state can not be written: {0}")]
     Thread(std::io::Error),
@@ -92,144 +167,30 @@ pub enum StoreError {
     },
 }
 
+const DAMAGED: &str = "it is damaged";
+
 /// Opens or makes the state file, with its directory.
 ///
 /// # Errors
 /// One clear line: not readable, not ours, damaged, or in use by another process.
 pub fn open(path: &Path) -> Result<Store, StoreError> {
-    let failed = |problem: String| StoreError::Open {
-        path: path.to_owned(),
-        problem,
-    };
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).map_err(|error| failed(error.to_string()))?;
-    }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        // It keeps what phones log in with.
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| failed(error.to_string()))?;
-    match guarded(|| checked(file)) {
-        Some(Ok(database)) => Ok(Arc::new(Redb {
-            path: path.to_owned(),
-            database: Some(database),
-        })),
-        Some(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(failed("it is in use by another process".into())),
-        Some(Err(error)) => Err(failed(one_line(&error.to_string()))),
-        None => Err(failed(DAMAGED.into())),
-    }
+    Ok(Arc::new(Lasting::open(path)?))
 }
 
-/// Opens the file and reads every page of it: damage is found before anything relies on it.
-fn checked(file: File) -> Result<Database, DatabaseError> {
-    let mut database = Database::builder().create_with_backend(FileBackend::new(file)?)?;
-    if !database.check_integrity()? {
-        tracing::warn!("the state file was damaged and has been repaired; its last change may be missing");
+/// A store that remembers what its disk does not take, over one that may not.
+///
+/// # Errors
+/// No thread can be had.
+pub fn lasting(store: Store) -> Result<Store, StoreError> {
+    match store.is_lasting() {
+        true => Ok(store),
+        false => Ok(Arc::new(Lasting::over(store)?)),
     }
-    Ok(database)
-}
-
-const DAMAGED: &str = "it is damaged";
-
-thread_local! {
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// redb panics on some damaged files; a state file is input like any other. `None`: it has, and nothing was printed.
-fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
-    static HOOKED: Once = Once::new();
-    HOOKED.call_once(|| {
-        let others = panic::take_hook();
-        panic::set_hook(Box::new(move |panic| {
-            // Only this thread is silent: the hook is the whole process's.
-            if !GUARDED.with(Cell::get) {
-                others(panic);
-            }
-        }));
-    });
-    let before = GUARDED.replace(true);
-    let done = panic::catch_unwind(AssertUnwindSafe(work)).ok();
-    GUARDED.set(before);
-    done
 }
 
 /// A store that forgets everything when dropped, for tests and the demo.
 pub fn in_memory() -> Store {
     Arc::new(Memory::default())
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-struct Redb {
-    path: PathBuf,
-    /// `None` only while it is dropped.
-    database: Option<Database>,
-}
-
-impl Drop for Redb {
-    fn drop(&mut self) {
-        let database = self.database.take();
-        guarded(|| drop(database));
-    }
-}
-
-impl Redb {
-    fn guarded<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        let damaged = || StoreError::Damaged { path: self.path.clone() };
-        let database = self.database.as_ref().ok_or_else(damaged)?;
-        let done = guarded(|| work(database)).ok_or_else(damaged)?;
-        done.map_err(|error| StoreError::Failed {
-            path: self.path.clone(),
-            error: Box::new(error),
-        })
-    }
-}
-
-fn definition(table: &str) -> TableDefinition<'_, &'static str, &'static [u8]> {
-    TableDefinition::new(table)
-}
-
-impl Keeper for Redb {
-    fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError> {
-        self.guarded(|database| {
-            let read = database.begin_read()?;
-            let table = match read.open_table(definition(table)) {
-                Ok(table) => table,
-                Err(TableError::TableDoesNotExist(_)) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            };
-            let entries = match to {
-                Some(to) => table.range(from..to)?,
-                None => table.range(from..)?,
-            };
-            for entry in entries {
-                let (key, value) = entry?;
-                visit(key.value(), value.value());
-            }
-            Ok(())
-        })
-    }
-
-    fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
-        self.guarded(|database| {
-            let write = database.begin_write()?;
-            for change in changes {
-                let mut table = write.open_table(definition(change.table))?;
-                match &change.value {
-                    Some(value) => table.insert(change.key.as_str(), value.as_slice())?,
-                    None => table.remove(change.key.as_str())?,
-                };
-            }
-            write.commit()?;
-            Ok(())
-        })
-    }
 }
 
 #[derive(Default)]
@@ -238,6 +199,10 @@ struct Memory {
 }
 
 impl Keeper for Memory {
+    fn is_lasting(&self) -> bool {
+        true
+    }
+
     fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError> {
         let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = tables.get(table).into_iter().flatten();
@@ -250,7 +215,7 @@ impl Keeper for Memory {
     fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
-            let table = tables.entry(change.table.to_owned()).or_default();
+            let table = tables.entry(change.table.clone().into_owned()).or_default();
             match &change.value {
                 Some(value) => table.insert(change.key.clone(), value.clone()),
                 None => table.remove(&change.key),

@@ -294,6 +294,27 @@ fn describe() {
         gauge!(name).set(0.0);
     }
     // These come with labels, and so with their first event.
+    describe_gauge!(
+        "undertone_store_writable",
+        "1 while the state file takes changes, by store; 0: they wait in memory."
+    );
+    describe_gauge!(
+        "undertone_store_waiting_bytes",
+        "Changes that wait for the state file to take them, by store."
+    );
+    describe_gauge!("undertone_connections", "TCP connections now, by door.");
+    describe_counter!(
+        "undertone_connections_refused_total",
+        "TCP connections closed at once, by door and reason: the address has enough, or the door is full."
+    );
+    describe_counter!(
+        "undertone_connections_displaced_total",
+        "TCP connections closed for one of an address with fewer, by door."
+    );
+    describe_counter!(
+        "undertone_accept_errors_total",
+        "Times that no TCP connection could be accepted, by door."
+    );
     describe_counter!("undertone_calls_refused_total", "Calls refused, by SIP status.");
     describe_counter!("undertone_rest_requests_total", "REST requests, by operation and HTTP status.");
     describe_gauge!("undertone_cometd_sessions", "CometD sessions now, by transport.");

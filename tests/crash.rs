@@ -382,6 +382,132 @@ async fn without_its_backend_the_gateway_reads_and_refuses_and_works_again_when_
     gateway.terminate(LAST_WORDS).await;
 }
 
+/// A disk of two megabytes for the state of the processes in a place.
+struct SmallDisk {
+    place: TempDir,
+}
+
+impl SmallDisk {
+    /// `None`: mounting is not permitted here.
+    fn new() -> Option<SmallDisk> {
+        let place = tempfile::tempdir().unwrap();
+        let state = place.path().join("undertone-data");
+        std::fs::create_dir(&state).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=2m", "undertone-test"]).arg(&state);
+        let mounted = mount.output().is_ok_and(|done| done.status.success());
+        if !mounted {
+            println!("skipped: a tmpfs can not be mounted here (needs root)");
+        }
+        mounted.then_some(SmallDisk { place })
+    }
+
+    fn state(&self) -> std::path::PathBuf {
+        self.place.path().join("undertone-data")
+    }
+
+    /// Not one byte more goes on it.
+    fn fill(&self) {
+        use std::io::Write;
+        let mut file = std::fs::File::create(self.state().join("filler")).unwrap();
+        for size in [4096, 1] {
+            while file.write_all(&vec![b'x'; size]).is_ok() {}
+        }
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.state().join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.state()).status();
+    }
+}
+
+async fn says_in_time(process: &Process, path: &str, expected: &str) {
+    let waiting = async {
+        while !process.says(path).await.1.contains(expected) {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, waiting).await;
+    assert!(
+        in_time.is_ok(),
+        "{path} does not say {expected}: {:?}, {:?}",
+        process.says(path).await,
+        process.log()
+    );
+}
+
+/// A disk that is full while a supervisor coaches: who cancels is out at once, the state is written again by itself when there is room,
+/// and after kill −9 with the disk still full what was cancelled is not armed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_keeps_no_supervisor_on_a_call_and_is_got_over_without_a_restart_and_by_kill_9() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let config = on(ANY, ANY, ANY, "") + &directory();
+    let process = Process::start("serve", disk.place.path(), &config).await;
+    process.ready().await;
+    let trio = Trio::register(process.door("sip")).await;
+    let supervisor = Desk::of(SUPERVISOR, process.door("rest"));
+    let agent = Desk::of(AGENT, process.door("rest"));
+    let cancel = || json!({"operationName": "CancelSupervisorMonitoring"});
+    supervisor.post(&my_device(SUPERVISOR), coach()).await;
+    trio.call().await;
+    trio.hear(COACH).await;
+
+    disk.fill();
+    // Nothing that ends something waits for a disk.
+    supervisor.post(&my_device(SUPERVISOR), cancel()).await;
+    trio.supervisor.ended(PATIENCE).await.unwrap();
+    trio.hear(TALK).await;
+    says_in_time(&process, "/readyz", "the state can not be written").await;
+    assert_eq!(process.says("/readyz").await.0, 503);
+    says_in_time(&process, "/metrics", "undertone_store_writable{store=\"sip-backend\"} 0").await;
+    // What begins something does.
+    let (status, _, reply) = agent.ask(&my_device(AGENT), &json!({"operationName": "DoNotDisturbOn"})).await;
+    assert_eq!(status.as_u16(), 500, "{reply}");
+    assert!(reply["statusMessage"].as_str().unwrap().contains("disk"), "{reply}");
+    let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
+    agent.post("/me", session).await;
+    trio.customer.hang_up().await.unwrap();
+    trio.agent.ended(PATIENCE).await.unwrap();
+    trio.call().await;
+    trio.hear(TALK).await;
+
+    disk.free();
+    process.ready().await;
+    says_in_time(&process, "/metrics", "undertone_store_writable{store=\"sip-backend\"} 1").await;
+    supervisor.post(&my_device(SUPERVISOR), coach()).await;
+    trio.hear(COACH).await;
+
+    disk.fill();
+    supervisor.post(&my_device(SUPERVISOR), cancel()).await;
+    trio.hear(TALK).await;
+    process.kill().await;
+    drop(trio);
+    // A process can begin on a full disk, too.
+    let process = Process::start("serve", disk.place.path(), &config).await;
+    says_in_time(&process, "/readyz", "the state can not be written").await;
+    let supervisor = Desk::of(SUPERVISOR, process.door("rest"));
+    assert!(supervisor.device(SUPERVISOR).await["supervisorMonitoringState"].is_null());
+    process.kill().await;
+    disk.free();
+    let process = Process::start("serve", disk.place.path(), &config).await;
+    process.ready().await;
+    let supervisor = Desk::of(SUPERVISOR, process.door("rest"));
+    assert!(supervisor.device(SUPERVISOR).await["supervisorMonitoringState"].is_null());
+    assert_eq!(
+        Desk::of(AGENT, process.door("rest")).get("/me").await["user"]["userState"]["displayName"],
+        "Not Ready"
+    );
+    let trio = Trio::register(process.door("sip")).await;
+    trio.call().await;
+    trio.hear(TALK).await;
+    process.terminate(GRACE + LAST_WORDS).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_that_was_asked_for_warns_of_nothing() {
     let place = tempfile::tempdir().unwrap();

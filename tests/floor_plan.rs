@@ -10,7 +10,8 @@ const WALLS: &[(&str, &[&str])] = &[
     ("supervision", &["words"]),
     ("contract", &["words", "clock"]),
     ("gateway", &["words", "clock", "contract", "audit", "store", "telemetry"]),
-    ("front", &["words", "clock", "contract", "gateway", "store", "telemetry"]),
+    ("door", &[]),
+    ("front", &["words", "clock", "contract", "door", "gateway", "store", "telemetry"]),
     ("telephony", &["words", "clock", "contract", "supervision"]),
     ("media", &["words", "clock", "telemetry"]),
     ("sip", &["words", "clock", "contract", "supervision", "media", "store", "telemetry"]),
@@ -23,6 +24,7 @@ const WALLS: &[(&str, &[&str])] = &[
         &[
             "words",
             "audit",
+            "door",
             "front",
             "gateway",
             "media",

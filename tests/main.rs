@@ -11,6 +11,7 @@ mod demo;
 mod desk;
 mod differential;
 mod disorder;
+mod doors;
 mod examples;
 mod floor_plan;
 mod golden;

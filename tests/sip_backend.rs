@@ -602,9 +602,18 @@ async fn a_command_that_can_not_be_stored_is_refused_and_has_changed_nothing() {
     disk.full.store(false, Ordering::SeqCst);
     floor.command(arm).await.expect("stored");
     disk.full.store(true, Ordering::SeqCst);
-    refused(floor.command(stop()).await);
+    refused(floor.command(disturb(true)).await);
+    floor.command(stop()).await.expect("what ends something waits for no disk");
+    assert_eq!(floor.command(stop()).await.expect_err("it has ended").reason, Reason::InvalidState);
     disk.full.store(false, Ordering::SeqCst);
-    floor.command(stop()).await.expect("it still stood");
+    let written = async {
+        while !disk.inner.load("sip.monitors").expect("readable").is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, written)
+        .await
+        .expect("it is written by itself when it can be");
 }
 
 #[tokio::test(flavor = "multi_thread")]

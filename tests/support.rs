@@ -4,6 +4,7 @@ pub(crate) mod allocations;
 pub(crate) mod cable;
 pub(crate) mod desktop;
 pub(crate) mod floor;
+pub(crate) mod frames;
 pub(crate) mod front;
 pub(crate) mod house;
 pub(crate) mod line;

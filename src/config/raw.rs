@@ -132,6 +132,21 @@ pub(super) struct Admin {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Doors {
+    pub(super) idle: SomeSeconds,
+    pub(super) streams: NonZeroU32,
+    pub(super) rest_connections: NonZeroU32,
+    pub(super) rest_connections_per_address: NonZeroU32,
+    pub(super) grpc_connections: NonZeroU32,
+    pub(super) grpc_connections_per_address: NonZeroU32,
+    pub(super) grpc_peers: Vec<IpAddr>,
+    pub(super) admin_connections: NonZeroU32,
+    pub(super) admin_connections_per_address: NonZeroU32,
+    pub(super) admin_peers: Vec<IpAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct SipBackend {
     pub(super) grpc_bind: SocketAddr,
     pub(super) admin_bind: SocketAddr,

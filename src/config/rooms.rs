@@ -1,6 +1,7 @@
 //! From what is written to what each room is told.
 
-use super::{Config, Found, Reader, raw};
+use super::{Config, Doors, Found, Reader, raw};
+use crate::door;
 use crate::front::bayeux::hub::STATES;
 use crate::front::bayeux::message::Pattern;
 use crate::front::{self, auth, bayeux};
@@ -17,7 +18,8 @@ use crate::telemetry;
 use crate::words::{DeviceId, Feature, GroupId, Number, Role, UserId};
 use argon2::password_hash::phc::PasswordHash;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::Path;
 
 /// Everything that is written, in shape.
@@ -28,6 +30,7 @@ pub(super) struct Shapes {
     bayeux: raw::Bayeux,
     grpc: raw::Grpc,
     admin: raw::Admin,
+    doors: raw::Doors,
     sip_backend: raw::SipBackend,
     monitoring: raw::Monitoring,
     audit: raw::Audit,
@@ -50,7 +53,7 @@ impl Shapes {
             reader.section("login"),
         );
         let (bayeux, grpc, admin) = (reader.section("bayeux"), reader.section("grpc"), reader.section("admin"));
-        let sip_backend = reader.section("sip_backend");
+        let (doors, sip_backend) = (reader.section("doors"), reader.section("sip_backend"));
         let (monitoring, audit, sip) = (reader.section("monitoring"), reader.section("audit"), reader.section("sip"));
         let (media, log) = (reader.section("media"), reader.section("log"));
         let (voice_environments, devices) = (reader.list(&["voice_environment"]), reader.list(&["device"]));
@@ -62,6 +65,7 @@ impl Shapes {
             bayeux: bayeux?,
             grpc: grpc?,
             admin: admin?,
+            doors: doors?,
             sip_backend: sip_backend?,
             monitoring: monitoring?,
             audit: audit?,
@@ -96,6 +100,7 @@ impl Shapes {
             grpc_bind: self.grpc.bind,
             grpc_reflection: self.grpc.reflection,
             admin_bind: self.admin.bind,
+            doors: doors(&self.doors, &self.rest),
             backend_grpc_bind: self.sip_backend.grpc_bind,
             backend_admin_bind: self.sip_backend.admin_bind,
             gateway: gateway(&self.monitoring, &self.audit),
@@ -134,6 +139,46 @@ fn front(rest: &raw::Rest) -> front::Config {
         body_limit: rest.body_limit,
         timeout: rest.timeout.0,
         concurrency: rest.concurrency.get() as usize,
+    }
+}
+
+fn doors(doors: &raw::Doors, rest: &raw::Rest) -> Doors {
+    let limits = |name, connections: NonZeroU32, per_address: NonZeroU32, peers: &[IpAddr]| door::Limits {
+        name,
+        connections: connections.get() as usize,
+        connections_per_address: per_address.get() as usize,
+        peers: peers.to_vec(),
+        streams: doors.streams.get(),
+        idle: doors.idle.0,
+        is_shared_fairly: false,
+        is_http2_only: false,
+    };
+    Doors {
+        rest: limits(
+            "rest",
+            doors.rest_connections,
+            doors.rest_connections_per_address,
+            &rest.trusted_proxies,
+        ),
+        grpc: door::Limits {
+            is_shared_fairly: true,
+            is_http2_only: true,
+            ..limits(
+                "grpc",
+                doors.grpc_connections,
+                doors.grpc_connections_per_address,
+                &doors.grpc_peers,
+            )
+        },
+        admin: door::Limits {
+            is_shared_fairly: true,
+            ..limits(
+                "admin",
+                doors.admin_connections,
+                doors.admin_connections_per_address,
+                &doors.admin_peers,
+            )
+        },
     }
 }
 

@@ -6,6 +6,10 @@ use super::proto::telephony_server::{Telephony, TelephonyServer};
 use super::proto::{self, CommandResponse};
 use super::{FactLog, Placed, Port, Watcher, status_of};
 use crate::words::{Capabilities, Command, CommandContext, Reason, Refusal};
+use axum::Router as HttpRouter;
+use axum::extract::Request as HttpRequest;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response as HttpResponse;
 use futures_util::{Stream, stream};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status};
@@ -25,6 +30,13 @@ const WAITING: usize = 256;
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How long a caller waits at most.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a request may take to come and be answered; a stream of answers has begun by then.
+const WHOLE_REQUEST: Duration = Duration::from_secs(40);
+/// Bytes of a request; a stream's room is taken by the length that its client declares.
+const LONGEST_REQUEST: usize = 64 * 1024;
+/// Requests at once on one connection, bytes that may come and bytes that may wait on each, where no door of ours says so.
+const STREAMS: u32 = 100;
+const WINDOW: u32 = 64 * 1024 - 1;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const HEARTBEAT_ALLOWED: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
 
@@ -55,13 +67,23 @@ pub fn serve_facts(capabilities: watch::Receiver<Capabilities>, facts: FactLog) 
         facts,
         once: Arc::default(),
     };
-    (TelephonyServer::new(service), placed)
+    (TelephonyServer::new(service).max_decoding_message_size(LONGEST_REQUEST), placed)
 }
 
-/// The whole gRPC router of a backend: the contract, `grpc.health.v1` (serving while `ready` says so), and server reflection if asked for.
-///
-/// To be started with `serve_with_incoming_shutdown`.
-pub async fn router(server: TelephonyServer<Service>, mut ready: watch::Receiver<bool>, reflection: bool) -> Router {
+/// The whole gRPC router of a backend, for tonic's own server: to be started with `serve_with_incoming_shutdown`. It bounds what one
+/// connection may make it remember, not the number of connections.
+pub async fn router(server: TelephonyServer<Service>, ready: watch::Receiver<bool>, reflection: bool) -> Router {
+    Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(4 * WINDOW)
+        .add_routes(routes(server, ready, reflection).await.into())
+}
+
+/// Everything that a backend serves over gRPC: the contract, `grpc.health.v1` (serving while `ready` says so), and server reflection if
+/// asked for.
+pub async fn routes(server: TelephonyServer<Service>, mut ready: watch::Receiver<bool>, reflection: bool) -> HttpRouter {
     let (health, health_service) = tonic_health::server::health_reporter();
     let serving = *ready.borrow_and_update();
     tell_health(&health, serving).await;
@@ -77,12 +99,24 @@ pub async fn router(server: TelephonyServer<Service>, mut ready: watch::Receiver
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
             .expect("both descriptor sets were made by our own compiler")
+            .max_decoding_message_size(LONGEST_REQUEST)
     });
-    Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+    let mut routes = Routes::builder();
+    routes
         .add_service(server)
-        .add_service(health_service)
-        .add_optional_service(reflection_service)
+        .add_service(health_service.max_decoding_message_size(LONGEST_REQUEST));
+    if let Some(reflection) = reflection_service {
+        routes.add_service(reflection);
+    }
+    routes.routes().into_axum_router().layer(from_fn(in_time))
+}
+
+/// Whoever opens a stream and sends no whole request does not keep it.
+async fn in_time(request: HttpRequest, next: Next) -> HttpResponse {
+    match tokio::time::timeout(WHOLE_REQUEST, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Status::deadline_exceeded("The request did not come to its end in time.").into_http(),
+    }
 }
 
 async fn tell_health(health: &HealthReporter, serving: bool) {

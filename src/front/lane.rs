@@ -17,11 +17,13 @@ use super::bayeux::message::{self, Incoming};
 use super::bayeux::wire::{Fate, Watched, Wire};
 use super::proxy::{FORWARDED_FOR, Proxies};
 use crate::clock;
+use crate::door::Visit as Connection;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
@@ -34,6 +36,7 @@ pub struct Lane {
     auth: Auth,
     bayeux: Bayeux,
     proxies: Proxies,
+    idle: Duration,
 }
 
 /// What becomes of a connection.
@@ -57,17 +60,32 @@ const HEADERS: usize = 32;
 
 impl Lane {
     pub(super) fn new(auth: Auth, bayeux: Bayeux, proxies: Proxies) -> Self {
-        Self { auth, bayeux, proxies }
+        Self {
+            auth,
+            bayeux,
+            proxies,
+            idle: DEADLINE,
+        }
     }
 
-    /// Serves plain requests, one after the other, until one is not or `stopped` comes.
-    pub(super) async fn serve(&self, mut connection: Watched, wire: &Wire, peer: SocketAddr, stopped: &CancellationToken) -> Course {
+    /// With another deadline for the rest of a request, and for connections that idle.
+    pub(super) fn idling(self, idle: Duration) -> Self {
+        Self { idle, ..self }
+    }
+
+    /// Serves plain requests, one after the other, until one is not or the connection is to be left.
+    pub(super) async fn serve(&self, mut connection: Watched, wire: &Wire, peer: SocketAddr, visit: &Arc<Connection>) -> Course {
+        let stopped = visit.leave();
         let mut bytes = Vec::new();
         let mut familiar: Option<Box<Familiar>> = None;
-        let idle = tokio::time::sleep(DEADLINE);
+        let idle = tokio::time::sleep(self.idle);
         let ended = stopped.cancelled();
         tokio::pin!(idle, ended);
-        let mut pause = Pause { idle, ended };
+        let mut pause = Pause {
+            longest: self.idle,
+            idle,
+            ended,
+        };
         loop {
             if bytes.is_empty() {
                 if !pause.until_readable(&connection).await {
@@ -96,13 +114,14 @@ impl Lane {
             };
             if bytes.len() < whole {
                 let is_whole = tokio::select! {
-                    is_whole = fill(&connection, &mut bytes, whole) => is_whole,
+                    is_whole = fill(&connection, &mut bytes, whole, self.idle) => is_whole,
                     () = stopped.cancelled() => false,
                 };
                 if !is_whole {
                     return Course::Over;
                 }
             }
+            let _busy = visit.begin();
             let rest = bytes.split_off(whole);
             let sent = match self.ask(head, (body, bytes), (wire, peer), &mut familiar).await {
                 Ok((visit, messages, cookie)) => match bayeux::send(&self.bayeux, visit, messages, cookie) {
@@ -187,6 +206,7 @@ impl Lane {
 
 /// What a connection waits with: how long it may idle, and whether the house closes.
 struct Pause<'a, Ended> {
+    longest: Duration,
     /// Moved on only when it comes, not with each request.
     idle: Pin<&'a mut Sleep>,
     ended: Pin<&'a mut Ended>,
@@ -200,7 +220,7 @@ impl<Ended: Future<Output = ()>> Pause<'_, Ended> {
             if let Poll::Ready(readable) = connection.poll_readable(context) {
                 return Poll::Ready(readable.is_ok());
             }
-            let deadline = *deadline.get_or_insert_with(|| tokio::time::Instant::from(clock::instant()) + DEADLINE);
+            let deadline = *deadline.get_or_insert_with(|| tokio::time::Instant::from(clock::instant()) + self.longest);
             while self.idle.as_mut().poll(context).is_ready() {
                 if self.idle.deadline() >= deadline {
                     return Poll::Ready(false);
@@ -222,7 +242,9 @@ impl<Ended: Future<Output = ()>> Pause<'_, Ended> {
                 return fate;
             }
             while self.idle.as_mut().poll(context).is_ready() {
-                self.idle.as_mut().reset(tokio::time::Instant::from(clock::instant()) + DEADLINE);
+                self.idle
+                    .as_mut()
+                    .reset(tokio::time::Instant::from(clock::instant()) + self.longest);
             }
             // The connection is closed as soon as it is answered.
             if !sees_more && self.ended.as_mut().poll(context).is_ready() {
@@ -335,7 +357,7 @@ const HARMLESS: [&str; 9] = [
 ];
 
 /// Reads until there are so many bytes. The length was declared by the client: room is made as bytes come.
-async fn fill(connection: &Watched, bytes: &mut Vec<u8>, whole: usize) -> bool {
+async fn fill(connection: &Watched, bytes: &mut Vec<u8>, whole: usize, within: Duration) -> bool {
     let reading = async {
         while bytes.len() < whole {
             poll_fn(|context| connection.poll_readable(context)).await?;
@@ -348,7 +370,7 @@ async fn fill(connection: &Watched, bytes: &mut Vec<u8>, whole: usize) -> bool {
         }
         Ok::<(), io::Error>(())
     };
-    matches!(timeout(DEADLINE, reading).await, Ok(Ok(())))
+    matches!(timeout(within, reading).await, Ok(Ok(())))
 }
 
 /// A client that does not read holds nobody up for long when the house closes.

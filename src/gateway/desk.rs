@@ -4,7 +4,7 @@ use super::{AuditFailed, Config, Directory, Gateway, Hearing, Kept, Output, Reco
 use crate::audit::{self, Audit, AuditError};
 use crate::clock;
 use crate::contract::{FactLog, Line, Placed};
-use crate::store::{Change, Store, StoreError};
+use crate::store::{Change, Importance, Store, StoreError};
 use crate::words::{
     AgentState, Answer, Asked, Capabilities, Command, CommandContext, DeviceId, Fact, Notice, Query, Reason, Refusal, Timestamp, UserId,
 };
@@ -503,7 +503,8 @@ fn name(command: &Command) -> &'static str {
     }
 }
 
-/// Writes presence and who hears calls on a thread of its own; answers that depend on it go out when it is durable.
+/// Writes presence and who hears calls on a thread of its own; answers that depend on it go out when it is durable, or remembered for when
+/// the disk takes it.
 struct Keeper {
     jobs: std::sync::mpsc::Sender<KeepJob>,
 }
@@ -523,7 +524,7 @@ impl Keeper {
                     batch.changes.extend(job.changes);
                     batch.answers.extend(job.answers);
                 }
-                if let Err(error) = store.write(&batch.changes) {
+                if let Err(error) = store.write_behind(&batch.changes, Importance::State) {
                     tracing::error!(%error, "presence, or who hears a call, cannot be kept: a restart will forget it");
                     let accepted = batch.answers.iter_mut().filter(|(_, answer)| answer.is_ok());
                     accepted.for_each(|(_, answer)| *answer = Err(Refusal::new(Reason::Internal, "The state can not be kept.")));

@@ -1,7 +1,8 @@
 //! The reference backend, assembled: sockets, switchboard, media engine, store and contract in one loop.
 //!
 //! The loop names its steps: drain the switchboard, wait for one thing, hand it in, drain again. It never waits for the disk: what must
-//! survive goes to a thread of its own. A command that changes it is obeyed when the change is safe, and refused when it can not be stored.
+//! survive goes to a thread of its own. A command that arms a monitor or sets a device is obeyed when the change is safe, and refused when
+//! it can not be stored. What ends something is obeyed at once and stored behind: nobody stays audible because of a disk.
 
 mod journal;
 mod keeper;
@@ -17,7 +18,7 @@ use crate::contract::{self, FactLog, Placed, Port, proto};
 use crate::media::engine::{Engine, EngineStats, MediaEvents};
 use crate::media::{CallKey, Codec, Expected, MediaCommand, MediaConfig, MediaEvent, MediaLeg, Targets};
 use crate::store::{Store, StoreError};
-use crate::words::{Fact, Now, Reason, Refusal};
+use crate::words::{Command, Fact, Now, Reason, Refusal};
 use journal::Journal;
 use keeper::{Ahead, Keeping};
 use proto::telephony_server::TelephonyServer;
@@ -387,26 +388,43 @@ impl Shell {
     }
 
     fn take(&mut self, placed: Placed, now: Now) {
+        if let Command::StopMonitoring { supervisor } = &placed.command {
+            let stopped = self.keeping.stop(supervisor);
+            return self.obey(placed, None, stopped, now);
+        }
         match self.board.foresee(&placed.command) {
             Ok(Some(keep)) => self.keeping.write_ahead(Ahead { keep, placed }),
-            Ok(None) => self.obey(placed, None, now),
+            Ok(None) => self.obey(placed, None, false, now),
             Err(refusal) => refuse(placed, refusal),
         }
     }
 
     fn take_stored(&mut self, ahead: Ahead, written: bool, now: Now) {
+        let is_wanted = self.keeping.is_wanted(&ahead);
         let Ahead { keep, placed } = ahead;
-        match written {
-            true => self.obey(placed, Some(&keep), now),
-            false => refuse(placed, Refusal::new(Reason::Internal, "The backend could not store the change.")),
-        }
+        let refusal = match (written, is_wanted) {
+            (true, true) => return self.obey(placed, Some(&keep), false, now),
+            (_, false) => Refusal::new(Reason::InvalidState, "Monitoring was cancelled before it began."),
+            (false, true) => Refusal::new(
+                Reason::Internal,
+                "The change can not be stored now: the disk of the telephony backend is full or fails.",
+            ),
+        };
+        // Whether something of it has reached a failing disk is not known.
+        self.board.keep_instead(&keep);
+        self.drain();
+        refuse(placed, refusal);
     }
 
-    fn obey(&mut self, placed: Placed, foreseen: Option<&Keep>, now: Now) {
+    /// `stopped`: it has ended something that had not begun.
+    fn obey(&mut self, placed: Placed, foreseen: Option<&Keep>, stopped: bool, now: Now) {
         let Placed { context, command, reply } = placed;
         let span = tracing::info_span!("command", request_id = %context.request_id, user = %context.user);
         let _inside = span.enter();
-        let done = self.board.handle_command(&command, now);
+        let done = match self.board.handle_command(&command, now) {
+            Err(_) if stopped => Ok(()),
+            done => done,
+        };
         if let (Err(_), Some(foreseen)) = (&done, foreseen) {
             self.board.keep_instead(foreseen);
         }

@@ -98,6 +98,11 @@ impl Process {
         timeout(PATIENCE, reading).await.unwrap()
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// What it has logged.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
@@ -108,6 +113,13 @@ impl Process {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
         line.unwrap().trim().split(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// What admin says under this path: status and text.
+    pub async fn says(&self, path: &str) -> (u16, String) {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let answer = http.get(format!("http://{}{path}", self.door("admin"))).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
     /// Waits until it says that it works.

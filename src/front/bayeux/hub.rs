@@ -238,6 +238,11 @@ impl Hub {
         self.outputs.push_back(Output::Drop { user: user.clone(), gone });
     }
 
+    /// Nothing that happened in earlier lives of the process is sure to be kept.
+    pub fn restore_nothing(&mut self) {
+        self.ledger.restore_nothing();
+    }
+
     /// An earlier life has not kept the user's events up to this number.
     pub fn restore_dropped(&mut self, user: &UserId, number: u64) {
         self.ledger.restore_dropped(user, number);

@@ -1,12 +1,13 @@
 //! Events and sessions that outlive the process: a thread of its own writes them to the store, many at a time, and reads them back.
 //!
 //! It writes behind: an event is told before it is on disk. A number is never used twice all the same, see [`super::ledger`], and
-//! a graceful end writes everything.
+//! a graceful end writes everything. What a full disk does not take waits in memory and is read from there; of a process that dies so, the
+//! next one knows that something is missing.
 
 use super::hub::{Kept, Saved, SessionNo};
 use super::message::{ClientId, Event};
 use super::shell::{Happening, WeakInbox};
-use crate::store::{Change, Store, StoreError};
+use crate::store::{Change, Importance, Safety, Store, StoreError};
 use crate::words::UserId;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -63,6 +64,8 @@ pub(super) struct Journal {
 pub(super) struct Legacy {
     /// Of this life.
     pub(super) epoch: u64,
+    /// Events of the last life may be missing, and nobody knows whose.
+    pub(super) has_forgotten: bool,
     /// User, number and size; each user's from the oldest to the newest.
     pub(super) events: Vec<(UserId, u64, usize)>,
     /// User, and up to which number his events are not kept.
@@ -94,8 +97,13 @@ impl Journal {
             .chain(dropped.iter().map(|(_, number)| number));
         let highest = numbers.map(|number| number / super::ledger::EPOCH).max();
         let epoch = before.max(highest).map_or(1, |before| before + 1);
-        store.write(&[Change::put(CHANNEL, EPOCH, epoch.to_string())])?;
+        let begun = [Change::put(CHANNEL, EPOCH, epoch.to_string())];
+        // The room set aside is as good as the file: the number must not be used again.
+        if store.write_behind(&begun, Importance::State)? == Safety::Remembered {
+            store.write(&begun)?;
+        }
 
+        let store_has_forgotten = store.has_forgotten();
         let (orders, inbound) = mpsc::channel();
         let backlog = Arc::new(AtomicUsize::new(0));
         let writer = Writer {
@@ -109,6 +117,7 @@ impl Journal {
             .map_err(StoreError::Thread)?;
         let legacy = Legacy {
             epoch,
+            has_forgotten: store_has_forgotten,
             events,
             dropped,
             sessions,
@@ -182,7 +191,7 @@ impl Writer {
         if changes.is_empty() {
             return;
         }
-        if let Err(error) = self.store.write(changes) {
+        if let Err(error) = self.store.write_behind(changes, Importance::Events) {
             metrics::counter!("undertone_cometd_unkept_total").increment(unsure.len() as u64);
             tracing::warn!(%error, events = unsure.len(), "events can not be kept for clients that come back");
             for (user, number) in unsure.drain(..) {

@@ -27,6 +27,8 @@ pub(super) struct Ledger {
     epoch: u64,
     events: usize,
     bytes: usize,
+    /// Of everybody: what is not kept any more.
+    dropped: u64,
     accounts: BTreeMap<UserId, Account>,
 }
 
@@ -37,8 +39,14 @@ impl Ledger {
             epoch,
             events,
             bytes,
+            dropped: 0,
             accounts: BTreeMap::new(),
         }
+    }
+
+    /// Nothing that happened in earlier lives of the process is sure to be kept.
+    pub(super) fn restore_nothing(&mut self) {
+        self.dropped = self.epoch();
     }
 
     /// An event that an earlier life of the process has kept; oldest first. What must go to stay within bounds.
@@ -117,7 +125,7 @@ impl Ledger {
 
     /// Every event of the user after this number is still there.
     pub(super) fn reaches_back_to(&self, user: &UserId, after: u64) -> bool {
-        let dropped = self.accounts.get(user).map_or(0, |account| account.dropped);
+        let dropped = self.accounts.get(user).map_or(0, |account| account.dropped).max(self.dropped);
         (self.keeps() || after == self.last(user)) && after >= dropped && after <= self.last(user)
     }
 }
@@ -140,6 +148,17 @@ mod tests {
         after.restore_dropped(&anna, 3 * EPOCH + 1);
         assert!(after.reaches_back_to(&anna, 3 * EPOCH + 1));
         assert!(!after.reaches_back_to(&anna, 3 * EPOCH));
+    }
+
+    #[test]
+    fn after_a_life_that_could_not_write_nothing_reaches_back_to_it() {
+        let anna = UserId::from("anna");
+        let mut ledger = Ledger::new(4, 2, 1_000);
+        ledger.restore(&anna, 3 * EPOCH + 2, 10);
+        ledger.restore_nothing();
+        assert!(!ledger.reaches_back_to(&anna, 3 * EPOCH + 2));
+        assert!(!ledger.reaches_back_to(&UserId::from("bert"), 3 * EPOCH + 9));
+        assert!(ledger.reaches_back_to(&anna, 4 * EPOCH), "of this life it has all");
     }
 
     #[test]

@@ -131,11 +131,15 @@ impl Shell {
         let (journal, legacy) = Journal::open(store, inbox.clone())?;
         let Legacy {
             epoch,
+            has_forgotten,
             events,
             dropped,
             sessions,
         } = legacy;
         let mut hub = Hub::new(config, epoch);
+        if has_forgotten {
+            hub.restore_nothing();
+        }
         let now = clock::now();
         let is_known = |user: &UserId| desk.user(user).is_some();
         for (user, number) in dropped.into_iter().filter(|(user, _)| is_known(user)) {

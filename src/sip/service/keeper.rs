@@ -3,8 +3,8 @@
 use crate::contract::Placed;
 use crate::sip::registrar::KeptBinding;
 use crate::sip::switchboard::{Keep, Kept, KeptDevice};
-use crate::store::{Change, Store, StoreError};
-use crate::words::{DeviceId, MonitorFact, MonitorState, Refusal, Timestamp};
+use crate::store::{self, Change, Importance, Safety, Store, StoreError};
+use crate::words::{Command, DeviceId, MonitorFact, MonitorState, Refusal, Timestamp};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -29,6 +29,14 @@ pub(super) struct Ahead {
     pub(super) placed: Placed,
 }
 
+/// Monitors that wait for the disk before they are armed, and those of them that were stopped meanwhile.
+#[derive(Debug, Default)]
+struct Starting {
+    waiting: u32,
+    /// So many of those that waited first never come true.
+    stopped: u32,
+}
+
 enum Work {
     Write(Vec<Change>),
     Ahead(Box<Ahead>),
@@ -41,6 +49,7 @@ pub(super) struct Keeping {
     changes: Vec<Change>,
     /// Something was written since the last answer that may not be safe yet.
     unsafe_yet: bool,
+    starting: BTreeMap<DeviceId, Starting>,
     work: mpsc::Sender<Work>,
     stored: UnboundedReceiver<(Box<Ahead>, bool)>,
     thread: JoinHandle<()>,
@@ -48,7 +57,11 @@ pub(super) struct Keeping {
 
 /// Reads what was kept and starts the thread.
 pub(super) async fn start(store: Store) -> Result<(Kept, Bindings, Keeping), StoreError> {
-    let ((kept, bindings), store) = tokio::task::spawn_blocking(move || read(&store).map(|kept| (kept, store)))
+    let reading = move || {
+        let store = store::lasting(store)?;
+        read(&store).map(|kept| (kept, store))
+    };
+    let ((kept, bindings), store) = tokio::task::spawn_blocking(reading)
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     let (work, pending) = mpsc::channel();
@@ -57,6 +70,7 @@ pub(super) async fn start(store: Store) -> Result<(Kept, Bindings, Keeping), Sto
     let keeping = Keeping {
         changes: Vec::new(),
         unsafe_yet: false,
+        starting: BTreeMap::new(),
         work,
         stored,
         thread,
@@ -90,7 +104,40 @@ impl Keeping {
     /// Writes what a command asks for; it comes back by [`Self::stored`].
     pub(super) fn write_ahead(&mut self, ahead: Ahead) {
         self.submit();
+        if let Command::StartMonitoring { supervisor, .. } = &ahead.placed.command {
+            self.starting.entry(supervisor.clone()).or_default().waiting += 1;
+        }
         let _ = self.work.send(Work::Ahead(Box::new(ahead)));
+    }
+
+    /// The supervisor stops monitoring: what waits for the disk to begin it never comes true. False: nothing does.
+    pub(super) fn stop(&mut self, supervisor: &DeviceId) -> bool {
+        let Some(starting) = self.starting.get_mut(supervisor) else {
+            return false;
+        };
+        starting.stopped = starting.waiting;
+        // Behind what is being written of it.
+        self.keep(Keep::NoMonitor {
+            supervisor: supervisor.clone(),
+        });
+        true
+    }
+
+    /// Whether a command that has been written ahead is still wanted.
+    pub(super) fn is_wanted(&mut self, ahead: &Ahead) -> bool {
+        let Command::StartMonitoring { supervisor, .. } = &ahead.placed.command else {
+            return true;
+        };
+        let Some(starting) = self.starting.get_mut(supervisor) else {
+            return true;
+        };
+        let is_wanted = starting.stopped == 0;
+        starting.stopped = starting.stopped.saturating_sub(1);
+        starting.waiting = starting.waiting.saturating_sub(1);
+        if starting.waiting == 0 {
+            self.starting.remove(supervisor);
+        }
+        is_wanted
     }
 
     /// A command that has been written ahead, and whether it is safe. May be dropped at any time without losing one.
@@ -101,7 +148,7 @@ impl Keeping {
         }
     }
 
-    /// Answers a command that was obeyed; not before everything it changed has been written.
+    /// Answers a command that was obeyed; not before everything it changed has been written, or remembered for when the disk takes it.
     pub(super) fn answer(&mut self, done: Result<(), Refusal>, reply: oneshot::Sender<Result<(), Refusal>>) {
         self.submit();
         if std::mem::take(&mut self.unsafe_yet) {
@@ -123,30 +170,59 @@ fn write_on(store: &Store, pending: &mpsc::Receiver<Work>, report: &UnboundedSen
     // What is known to be on the disk: a command obeyed says again what was written ahead.
     let mut safe = BTreeMap::new();
     while let Ok(first) = pending.recv() {
+        // Each with whether it can wait: it has happened already.
         let mut changes = Vec::new();
         let (mut ahead, mut replies) = (Vec::new(), Vec::new());
         // What came meanwhile goes to the disk in one go.
         for work in std::iter::once(first).chain(pending.try_iter()) {
             match work {
-                Work::Write(more) => changes.extend(more),
+                Work::Write(more) => changes.extend(more.into_iter().map(|change| (change, true))),
                 Work::Ahead(command) => {
-                    changes.push(change(command.keep.clone()));
+                    changes.push((change(command.keep.clone()), false));
                     ahead.push(command);
                 }
                 Work::Answer(reply) => replies.push(reply),
             }
         }
-        changes.retain(|change| safe.insert((change.table, change.key.clone()), change.value.clone()).as_ref() != Some(&change.value));
-        let written = if changes.is_empty() { Ok(()) } else { store.write(&changes) };
-        if let Err(error) = &written {
-            tracing::error!(%error, "monitors and device settings would not survive a restart");
+        changes.retain(|(change, _)| {
+            let before = safe.insert((change.table.clone(), change.key.clone()), change.value.clone());
+            before.as_ref() != Some(&change.value)
+        });
+        let is_safe = changes.is_empty() || write(store, changes, ahead.is_empty());
+        if !is_safe {
             safe.clear();
         }
         for (done, reply) in replies {
             let _ = reply.send(done);
         }
         for command in ahead {
-            let _ = report.send((command, written.is_ok()));
+            let _ = report.send((command, is_safe));
+        }
+    }
+}
+
+/// True: all of it is on the disk. What has happened already is written as soon as it can be, the rest now or never.
+fn write(store: &Store, changes: Vec<(Change, bool)>, can_wait: bool) -> bool {
+    let all: Vec<Change> = changes.iter().map(|(change, _)| change.clone()).collect();
+    if !can_wait {
+        match store.write(&all) {
+            Ok(()) => return true,
+            Err(error) => tracing::warn!(%error, "a command is refused because it can not be stored"),
+        }
+    }
+    let behind: Vec<Change> = changes
+        .into_iter()
+        .filter_map(|(change, can_wait)| can_wait.then_some(change))
+        .collect();
+    if behind.is_empty() {
+        return false;
+    }
+    match store.write_behind(&behind, Importance::State) {
+        Ok(Safety::Stored) => can_wait,
+        Ok(Safety::SetAside | Safety::Remembered) => false,
+        Err(error) => {
+            tracing::error!(%error, "monitors and device settings would not survive a restart");
+            false
         }
     }
 }

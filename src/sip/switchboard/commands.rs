@@ -23,7 +23,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// What must be safe before this command is obeyed, so that one that can not be stored has changed nothing. `None`: it asks for nothing
-    /// that is kept. A refusal now is the command's.
+    /// that is kept, or it ends something, which waits for no disk. A refusal now is the command's.
     pub fn foresee(&self, command: &Command) -> Result<Option<Keep>, Refusal> {
         match command {
             Command::StartMonitoring {
@@ -47,11 +47,6 @@ impl<O: Outside> Switchboard<O> {
                     agent_side_only: *agent_side_only,
                     state: MonitorState::Armed,
                 })))
-            }
-            Command::StopMonitoring { supervisor } => {
-                self.supervision.may_stop(supervisor)?;
-                let supervisor = supervisor.clone();
-                Ok(Some(Keep::NoMonitor { supervisor }))
             }
             Command::SetDoNotDisturb { device, on } => self.with_do_not_disturb(device, *on).map(Keep::Device).map(Some),
             Command::SetForwarding { device, to } => self.with_forwarding(device, to.as_ref()).map(Keep::Device).map(Some),
