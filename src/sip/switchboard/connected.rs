@@ -88,8 +88,9 @@ impl<O: Outside> Switchboard<O> {
         if seat.number == *name || seat.known_as.contains(name) {
             return Named::Same;
         }
-        // A device that this call has lost to somebody else may come back under the name that it had.
-        let mut gone = call.seats.iter().rev().filter(|gone| gone.handed_on_to.is_some());
+        // A device that has left this leg to somebody else may come back under the name that it had there.
+        let left_here = |gone: &&Seat| gone.handed_on_to.is_some() && gone.peer == seat.peer;
+        let mut gone = call.seats.iter().rev().filter(left_here);
         let known = gone.find(|gone| gone.known_as.contains(name)).and_then(|gone| gone.device.clone());
         let device = known.or_else(|| self.numbering.named(name).map(|extension| extension.device.clone()));
         match device {
@@ -231,10 +232,10 @@ impl Seat {
             local: Local::new(0, self.local.address()),
             media: None,
             keys: None,
+            expecting: false,
             told: self.told,
             exchange: Exchange::Idle,
             watch: None,
-            expecting: false,
             shown: None,
             trail: Trail::default(),
             quality: self.quality,

@@ -12,7 +12,7 @@
 use super::call::{Call, Exchange, Farewell, Seat, Stage};
 use super::session::{Rejection, first_of, prefer};
 use super::transfer::{Transfer, Wanted};
-use super::{Output, Outside, Switchboard};
+use super::{Output, Outside, Switchboard, role_of};
 use crate::media::call::MAX_LEGS;
 use crate::media::{CallKey, MediaCommand};
 use crate::sip::leg::{Identity, LegCommand, LegKey, LegSource};
@@ -339,11 +339,16 @@ impl<O: Outside> Switchboard<O> {
         if call.live() >= MAX_LEGS {
             return Err(503.into());
         }
-        let (number, role, codec) = (old.number.clone(), old.role, call.codec());
+        let (role, codec) = (old.role, call.codec());
         let offer = offer.map(|body| self.read_arriving(leg, body, &terms, &source, key)).transpose()?;
-        let number = match &source {
-            LegSource::Account(_) => number,
-            LegSource::Trunk(_) => from.number,
+        let (number, role) = match &source {
+            // Whoever has the leg meanwhile: it is the account's own phone that takes it.
+            LegSource::Account(device) => self
+                .devices
+                .get(device)
+                .map(|device| (device.extension.number.clone(), role_of(device.extension.kind)))
+                .ok_or(403_u16)?,
+            LegSource::Trunk(_) => (from.number, role),
         };
         let mut seat = self
             .new_seat(key, leg, source, (number, role), terms, Stage::Talking)

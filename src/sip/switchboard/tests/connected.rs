@@ -312,3 +312,21 @@ fn the_same_names_again_change_nothing() {
         house.log
     );
 }
+
+#[test]
+fn the_devices_own_phone_that_takes_a_leg_back_by_replaces_is_the_device() {
+    let mut house = House::new();
+    let legs = house.coached_with(Activity::Coach, Scope::Call);
+    house.is_named(legs.1, "anonymous");
+    let back = house.replaces(
+        LegSource::Account(AGENT.into()),
+        legs.1,
+        Some(super::house::sdp(4100, "0", "sendrecv")),
+    );
+    let call = house.only_call();
+    assert_eq!(
+        (party(call, AGENT).state, party(call, AGENT).number.as_str()),
+        (LegState::Established, "5001")
+    );
+    assert!(house.hears(back, legs.2), "its coach goes on");
+}
