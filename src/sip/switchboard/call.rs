@@ -368,6 +368,13 @@ impl Call {
             .find(|seat| seat.device.as_ref() == Some(device) && !seat.is_over())
     }
 
+    /// A device has a leg here that has not ended.
+    pub(super) fn has(&self, device: &DeviceId) -> bool {
+        self.seats
+            .iter()
+            .any(|seat| seat.device.as_ref() == Some(device) && !seat.is_over())
+    }
+
     pub(super) fn supervisor(&mut self, device: &DeviceId) -> Option<&mut Seat> {
         self.seat_of(device).filter(|seat| seat.is_supervisor())
     }

@@ -101,7 +101,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The party of a leg has left it to another.
-    fn hand_on(&mut self, key: CallKey, leg: LegKey, name: &Number, device: Option<DeviceId>, now: Now) {
+    pub(super) fn hand_on(&mut self, key: CallKey, leg: LegKey, name: &Number, device: Option<DeviceId>, now: Now) {
         let Some(call) = self.calls.get(&key) else { return };
         let Some(seat) = call.seat(leg) else { return };
         if seat.is_supervisor() {
@@ -113,12 +113,7 @@ impl<O: Outside> Switchboard<O> {
             return self.leave(leg, Farewell::Hangup(None), LegOutcome::HungUp, now);
         }
         // A device that is on this call by another leg is not two parties.
-        let is_here = |device: &DeviceId| {
-            call.seats
-                .iter()
-                .any(|seat| seat.device.as_ref() == Some(device) && !seat.is_over())
-        };
-        let device = device.filter(|device| !is_here(device));
+        let device = device.filter(|device| !call.has(device));
         let extension = device
             .as_ref()
             .and_then(|device| self.devices.get(device))

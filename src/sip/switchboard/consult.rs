@@ -339,16 +339,22 @@ impl<O: Outside> Switchboard<O> {
         if call.live() >= MAX_LEGS {
             return Err(503.into());
         }
-        let (role, codec) = (old.role, call.codec());
+        // Somebody else may have had the leg meanwhile, and leaves it to the device whose phone takes it back.
+        let back = match &source {
+            LegSource::Account(device) if old.device.as_ref() != Some(device) => Some(device.clone()),
+            LegSource::Account(_) | LegSource::Trunk(_) => None,
+        };
+        if back.as_ref().is_some_and(|device| call.has(device)) {
+            return Err(603.into());
+        }
+        let (number, role, codec) = match back.as_ref().and_then(|device| self.devices.get(device)) {
+            Some(device) => (device.extension.number.clone(), role_of(device.extension.kind), call.codec()),
+            None => (old.number.clone(), old.role, call.codec()),
+        };
         let offer = offer.map(|body| self.read_arriving(leg, body, &terms, &source, key)).transpose()?;
-        let (number, role) = match &source {
-            // Whoever has the leg meanwhile: it is the account's own phone that takes it.
-            LegSource::Account(device) => self
-                .devices
-                .get(device)
-                .map(|device| (device.extension.number.clone(), role_of(device.extension.kind)))
-                .ok_or(403_u16)?,
-            LegSource::Trunk(_) => (from.number, role),
+        let number = match &source {
+            LegSource::Account(_) => number,
+            LegSource::Trunk(_) => from.number,
         };
         let mut seat = self
             .new_seat(key, leg, source, (number, role), terms, Stage::Talking)
@@ -369,6 +375,10 @@ impl<O: Outside> Switchboard<O> {
         };
         outputs.push(Output::Leg(LegCommand::Accept { leg, media }));
         self.outputs.extend(outputs);
+        if let Some(device) = back {
+            let number = self.shown(&device);
+            self.hand_on(key, replaced, &number, Some(device), now);
+        }
         let Some(call) = self.calls.get_mut(&key) else {
             return Err(481.into());
         };
