@@ -340,6 +340,21 @@ fn call_carrier(leg: LegKey) -> LegCommand {
     }
 }
 
+/// The phone of 1001, wherever it has registered.
+fn call_phone(leg: LegKey) -> LegCommand {
+    LegCommand::Invite {
+        leg,
+        to: Destination::Device(device("phone-1")),
+        from: caller(),
+        offer: SDP.into(),
+        auto_answer: false,
+        swallow_digits: false,
+        timeout: Duration::from_secs(60),
+        max_forwards: 70,
+        passed: Vec::new(),
+    }
+}
+
 fn caller() -> Identity {
     Identity {
         number: Number::from("1001"),

@@ -22,20 +22,7 @@ fn told(stage: &mut Stage) -> Vec<String> {
 /// We call the phone; its INVITE.
 fn called(stage: &mut Stage) -> Request {
     stage.register_phone();
-    let LegCommand::Invite { from, offer, .. } = call_carrier(LEG) else {
-        panic!()
-    };
-    stage.command(LegCommand::Invite {
-        leg: LEG,
-        to: Destination::Device(device("phone-1")),
-        from,
-        offer,
-        auto_answer: false,
-        swallow_digits: false,
-        timeout: 60 * SECOND,
-        max_forwards: 70,
-        passed: Vec::new(),
-    });
+    stage.command(call_phone(LEG));
     stage.request("INVITE")
 }
 

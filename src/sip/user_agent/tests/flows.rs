@@ -12,20 +12,7 @@ const SECOND_WAY: &str = "2/192.0.2.3:40002";
 fn talking() -> Stage {
     let mut stage = Stage::new();
     come(&mut stage, FIRST_WAY, 1);
-    let LegCommand::Invite { from, offer, .. } = call_carrier(LEG) else {
-        panic!()
-    };
-    stage.command(LegCommand::Invite {
-        leg: LEG,
-        to: Destination::Device(device("phone-1")),
-        from,
-        offer,
-        auto_answer: false,
-        swallow_digits: false,
-        timeout: 60 * SECOND,
-        max_forwards: 70,
-        passed: Vec::new(),
-    });
+    stage.command(call_phone(LEG));
     let invite = stage.request("INVITE");
     let extra = "Contact: <sip:1001@192.0.2.3;transport=tcp>\nAllow: INVITE, BYE, ACK, CANCEL\nContent-Type: application/sdp\n";
     stage.hear(FIRST_WAY, &answer(&invite, 200, ";tag=theirs", extra, SDP));
@@ -175,20 +162,7 @@ fn where_a_leg_is_is_told_before_its_descriptions_and_whether_its_address_is_tra
 
     let mut stage = Stage::new();
     stage.register_phone();
-    let LegCommand::Invite { from, offer, .. } = call_carrier(LEG) else {
-        panic!()
-    };
-    stage.command(LegCommand::Invite {
-        leg: LEG,
-        to: Destination::Device(device("phone-1")),
-        from,
-        offer,
-        auto_answer: false,
-        swallow_digits: false,
-        timeout: 60 * SECOND,
-        max_forwards: 70,
-        passed: Vec::new(),
-    });
+    stage.command(call_phone(LEG));
     let invite = stage.request("INVITE");
     stage.hear(PHONE, &answer(&invite, 180, ";tag=theirs", "", ""));
     assert!(matches!(stage.located[..], [(LEG, at, true)] if at == host("192.0.2.3")));

@@ -93,26 +93,9 @@ fn answer_of(stage: &mut Stage, method: &str, uri: &str) -> String {
     client.answer(&challenges, "us", subject, "cnonce").unwrap()
 }
 
-fn call_phone() -> LegCommand {
-    let LegCommand::Invite { from, offer, .. } = call_carrier(LEG) else {
-        panic!()
-    };
-    LegCommand::Invite {
-        leg: LEG,
-        to: Destination::Device(device("phone-1")),
-        from,
-        offer,
-        auto_answer: false,
-        swallow_digits: false,
-        timeout: 60 * SECOND,
-        max_forwards: 70,
-        passed: Vec::new(),
-    }
-}
-
 /// The phone of 1001, at this Contact, is called and answers from `source`.
 fn talking(stage: &mut Stage, source: &str, contact: &str) -> Call {
-    stage.command(call_phone());
+    stage.command(call_phone(LEG));
     let invite = stage.request("INVITE");
     let extra = format!("Contact: {contact}\nAllow: INVITE, BYE, ACK, CANCEL\nContent-Type: application/sdp\n");
     stage.hear(source, &answer(&invite, 200, ";tag=theirs", &extra, SDP));
@@ -190,7 +173,7 @@ fn a_phone_behind_a_nat_hears_at_its_source_whatever_its_via_says() {
     let via = "SIP/2.0/UDP 10.0.0.3:5062";
     let way = register_by(&mut stage, "192.0.2.3:49152", via, 1, "<sip:1001@192.0.2.3:5062>");
     assert_eq!(way, "192.0.2.3:49152");
-    stage.command(call_phone());
+    stage.command(call_phone(LEG));
     assert_eq!(way_of(&mut stage, "INVITE"), "192.0.2.3:49152");
 }
 
@@ -212,10 +195,10 @@ fn a_phone_that_sends_from_another_port_than_it_hears_at_is_called_at_its_contac
     ] {
         let mut stage = Stage::with(two_nodes());
         register_by(&mut stage, "192.0.2.3:49152", via, 1, contact);
-        stage.command(call_phone());
+        stage.command(call_phone(LEG));
         assert_eq!(way_of(&mut stage, "INVITE"), way, "{via} {contact}");
         let mut later = stage.restarted(two_nodes(), SECOND);
-        later.command(call_phone());
+        later.command(call_phone(LEG));
         assert_eq!(way_of(&mut later, "INVITE"), way, "after a restart: {via} {contact}");
     }
 }

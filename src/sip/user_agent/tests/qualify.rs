@@ -36,23 +36,6 @@ fn answers(stage: &mut Stage, options: &Request, status: u16) {
     stage.hear(PHONE, &answer(options, status, ";tag=o", "", ""));
 }
 
-fn call(stage: &mut Stage) {
-    let LegCommand::Invite { from, offer, .. } = call_carrier(LEG) else {
-        panic!()
-    };
-    stage.command(LegCommand::Invite {
-        leg: LEG,
-        to: Destination::Device(device("phone-1")),
-        from,
-        offer,
-        auto_answer: false,
-        swallow_digits: false,
-        timeout: 60 * SECOND,
-        max_forwards: 70,
-        passed: Vec::new(),
-    });
-}
-
 fn presence(stage: &mut Stage) -> Vec<bool> {
     let change = |event: &LegEvent| match event {
         LegEvent::Registered { registered, .. } => Some(*registered),
@@ -71,13 +54,13 @@ fn a_phone_that_has_answered_and_is_silent_then_is_not_called_until_it_answers()
     assert_eq!(presence(&mut stage), [true; 0], "asked again, and still patient");
     stage.pass(5 * SECOND);
     assert_eq!(presence(&mut stage), [false]);
-    call(&mut stage);
+    stage.command(call_phone(LEG));
     assert_eq!(stage.events(), [LegEvent::Refused { leg: LEG, status: 480 }], "at once");
     stage.sent.clear();
     let again = asked(&mut stage);
     answers(&mut stage, &again, 200);
     assert_eq!(presence(&mut stage), [true]);
-    call(&mut stage);
+    stage.command(call_phone(LEG));
     assert!(stage.said().contains(&"INVITE".to_owned()));
 }
 
@@ -99,7 +82,7 @@ fn a_phone_that_knows_no_options_is_never_taken_for_dead() {
     stage.pass(10 * INTERVAL);
     assert_eq!(presence(&mut stage), [true; 0]);
     stage.sent.clear();
-    call(&mut stage);
+    stage.command(call_phone(LEG));
     assert!(stage.said().contains(&"INVITE".to_owned()));
 }
 
@@ -151,7 +134,7 @@ fn a_call_that_finds_nobody_is_the_last_that_waits() {
     let mut stage = stage();
     let options = asked(&mut stage);
     answers(&mut stage, &options, 200);
-    call(&mut stage);
+    stage.command(call_phone(LEG));
     stage.pass(60 * SECOND);
     let events = stage.events();
     assert!(events.contains(&LegEvent::Refused { leg: LEG, status: 503 }), "{events:?}");
@@ -211,7 +194,7 @@ fn another_phone_of_the_device_is_called_in_place_of_a_silent_one() {
         }
     }
     assert_eq!(presence(&mut stage), [true; 0], "one of them answers");
-    call(&mut stage);
+    stage.command(call_phone(LEG));
     let invited = stage
         .sent
         .iter()
