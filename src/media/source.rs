@@ -5,7 +5,11 @@
 //! | the described address sends | there | there |
 //! | another port of the described host sends first | there, after two packets in a row | the described address; behind a NAT, there |
 //! | the port in use falls silent and another port of its host goes on with the stream | there, after two packets in a row | there; with `follow = false`, where it was |
+//! | a port that was in use sends its own stream again while another stream is heard | there, at once | as before |
 //! | another host | never | never |
+//!
+//! A stream goes on under its SSRC: whoever is at another port of the host, or writes that host into its packets, does not know it. Behind a NAT
+//! nothing is known before the first packets: what was learned from few of them, or has been silent for [`ABANDONED`], gives way to any stream.
 //!
 //! How much is sent before anything has come is for [`SourceRule::unheard`] to say.
 
@@ -16,6 +20,10 @@ use std::time::{Duration, Instant};
 
 /// How long the port in use is silent before another port of its host may take its place.
 const SILENT: Duration = Duration::from_secs(1);
+/// How many packets show that the port that was learned first is the phone's: a second of sound.
+const PROVEN: u32 = 50;
+/// How long a learned port is silent before any stream of its host may take its place.
+const ABANDONED: Duration = Duration::from_secs(15);
 /// The shortest time between two such changes.
 const BETWEEN: Duration = Duration::from_secs(5);
 
@@ -46,7 +54,8 @@ impl Default for SourceRule {
 struct Last {
     at: Instant,
     ssrc: u32,
-    sequence: u16,
+    /// Packets that have come from there, as far as they count.
+    packets: u32,
 }
 
 /// The addresses of a leg.
@@ -57,6 +66,8 @@ pub(super) struct Source {
     /// Where RTP is sent.
     to: Option<SocketAddr>,
     rtcp: Option<SocketAddr>,
+    /// Where the description says that it is.
+    described: Option<SocketAddr>,
     /// RTCP is where RTP is.
     rtcp_mux: bool,
     nat: bool,
@@ -72,6 +83,8 @@ pub(super) struct Source {
     /// A valid packet has come from where packets are sent.
     confirmed: bool,
     last: Option<Last>,
+    /// The source that was in use before: its address and SSRC.
+    before: Option<(SocketAddr, u32)>,
     /// The source that may be learned: address, SSRC, sequence number of its first packet.
     candidate: Option<(SocketAddr, u32, u16)>,
     /// When a port was learned in the place of another.
@@ -85,6 +98,7 @@ impl Source {
         Self {
             from: media.remote,
             to: media.remote,
+            described: media.remote,
             rtcp: media.remote_rtcp.or_else(|| media.remote.and_then(after)),
             rtcp_mux: media.rtcp_mux,
             nat: media.nat,
@@ -160,13 +174,17 @@ impl Source {
             return true;
         }
         let Some(packet) = packet else { return false };
+        if self.is_back(from) && self.before.is_some_and(|(_, ssrc)| ssrc == packet.ssrc) {
+            self.learn(from, packet, now);
+            return true;
+        }
         if self.is_described_again(from) {
             // The described address is the leg's, whatever another port of its host has sent before.
             self.from = Some(from);
             self.hear(from, packet, now);
             return true;
         }
-        if !self.may_learn(from, now) || self.last.is_some_and(|last| !last.goes_on(packet, now)) {
+        if !self.may_learn(from, now) || self.last.is_some_and(|last| !last.gives_way_to(packet, self.nat, now)) {
             return false;
         }
         match self.candidate {
@@ -183,7 +201,7 @@ impl Source {
 
     /// Whether RTP from there may be the leg's, once it has shown to be valid.
     pub(super) fn may_admit(&self, from: SocketAddr, now: Instant) -> bool {
-        self.from == Some(from) || self.from.is_some() && (self.is_described_again(from) || self.may_learn(from, now))
+        self.from == Some(from) || self.from.is_some() && (self.is_described_again(from) || self.is_back(from) || self.may_learn(from, now))
     }
 
     /// Whether RTP from there has been the leg's.
@@ -240,6 +258,12 @@ impl Source {
         !self.nat && self.to == Some(from) && !self.confirmed
     }
 
+    /// The port was in use, and another stream is heard since.
+    fn is_back(&self, from: SocketAddr) -> bool {
+        let is_other = |ssrc| self.last.is_some_and(|last| last.ssrc != ssrc);
+        self.before.is_some_and(|(before, ssrc)| before == from && is_other(ssrc))
+    }
+
     /// Whether two packets in a row from there would make it the source.
     fn may_learn(&self, from: SocketAddr, now: Instant) -> bool {
         let is_of_host = self.from.is_some_and(|known| known.ip() == from.ip());
@@ -259,8 +283,14 @@ impl Source {
             None => self.nat || is_other_host,
             Some(_) => is_symmetric && (self.nat || self.rule.follow),
         };
-        if self.last.is_some() {
+        if let Some(last) = self.last {
             self.relearned = Some(now);
+            if last.ssrc != packet.ssrc {
+                // Whoever had spoken little, and not from where it was described, has nothing to come back to.
+                let was_shown = last.packets >= PROVEN || self.from == self.described;
+                self.before = self.from.filter(|_| was_shown).map(|known| (known, last.ssrc));
+                self.last = None;
+            }
         }
         self.candidate = None;
         self.from = Some(from);
@@ -277,10 +307,11 @@ impl Source {
     }
 
     fn hear(&mut self, from: SocketAddr, packet: &Received, now: Instant) {
+        let packets = self.last.map_or(1, |last| last.packets.saturating_add(1));
         self.last = Some(Last {
             at: now,
             ssrc: packet.ssrc,
-            sequence: packet.sequence,
+            packets,
         });
         if !self.settled {
             self.settled = true;
@@ -301,10 +332,11 @@ impl Source {
 }
 
 impl Last {
-    /// A packet goes on with what was heard: the same stream, or numbers that may follow in the time that has passed.
-    fn goes_on(&self, packet: &Received, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.at).as_millis() / 10 + 10;
-        packet.ssrc == self.ssrc || (1..=passed).contains(&u128::from(packet.sequence.wrapping_sub(self.sequence)))
+    /// The stream of another port takes the place of what was heard: the same stream; and behind a NAT any, where there was little to hear, or
+    /// nothing for long.
+    fn gives_way_to(&self, packet: &Received, nat: bool, now: Instant) -> bool {
+        let is_abandoned = now.saturating_duration_since(self.at) >= ABANDONED;
+        packet.ssrc == self.ssrc || nat && (self.packets < PROVEN || is_abandoned)
     }
 }
 
@@ -493,14 +525,43 @@ mod tests {
 
     #[test]
     fn a_stream_that_does_not_go_on_with_what_was_heard_takes_no_place() {
+        for nat in [true, false] {
+            let mut bench = Bench::new(nat, SourceRule::default());
+            bench.speaks(at(HOST, 4000), 60);
+            for wait in [1000, 4000, 9000] {
+                bench.wait(wait);
+                let next = bench.sequence + 1;
+                assert!(
+                    (0..50).all(|n| !bench.packet(at(HOST, 9000), 8, next + n)),
+                    "numbers that may follow are no proof"
+                );
+                assert!((0..50).all(|n| !bench.packet(at(HOST, 9000), 8, 40_000 + n)));
+            }
+            assert_eq!(bench.speaks(at(HOST, 4000), 10), 10);
+        }
+    }
+
+    #[test]
+    fn behind_a_nat_few_packets_from_another_port_before_the_phones_own_do_not_keep_it_out() {
         let mut bench = Bench::new(true, SourceRule::default());
-        bench.speaks(at(HOST, 4000), 10);
-        bench.wait(2000);
-        assert!((0..10).all(|n| !bench.packet(at(HOST, 9000), 8, 40_000 + n)));
-        // A new SSRC goes on with the numbers: a phone that has begun its stream anew behind the same NAT.
-        let next = bench.sequence + 1;
-        assert!(!bench.packet(at(HOST, 9000), 8, next));
-        assert!(bench.packet(at(HOST, 9000), 8, next + 1));
+        assert_eq!((1..4).filter(|n| bench.packet(at(HOST, 9000), 8, *n)).count(), 2);
+        bench.wait(1000);
+        assert_eq!(bench.speaks(at(HOST, 5000), 10), 9);
+        assert_eq!(bench.source.target(), Some(at(HOST, 5000)));
+        assert_eq!((4..40).filter(|n| bench.packet(at(HOST, 9000), 8, *n)).count(), 0);
+    }
+
+    #[test]
+    fn behind_a_nat_a_port_that_is_silent_for_long_gives_way_and_is_back_at_once_when_it_speaks() {
+        let mut bench = Bench::new(true, SourceRule::default());
+        bench.speaks(at(HOST, 4000), 60);
+        bench.wait(14_000);
+        assert!((1..9).all(|n| !bench.packet(at(HOST, 9000), 8, n)));
+        bench.wait(1000);
+        assert_eq!((1..9).filter(|n| bench.packet(at(HOST, 9000), 8, *n)).count(), 7);
+        assert_eq!(bench.speaks(at(HOST, 4000), 10), 10, "the phone's own stream again");
+        assert_eq!(bench.source.target(), Some(at(HOST, 4000)));
+        assert_eq!((9..20).filter(|n| bench.packet(at(HOST, 9000), 8, *n)).count(), 0);
     }
 
     #[test]

@@ -254,10 +254,14 @@ impl Trunk {
         }
     }
 
-    /// Requests from there are this trunk's. The port of a TCP connection is chance and proves nothing.
+    /// Requests from there are this trunk's. The port of a TCP connection is chance and proves nothing: a source with a port is one of
+    /// datagrams, unless the trunk speaks TCP.
     pub fn owns(&self, protocol: Protocol, peer: SocketAddr) -> bool {
         let covers = |source: &Source| {
-            let port_fits = protocol == Protocol::Tcp || source.port.is_none_or(|port| port == peer.port());
+            let port_fits = match protocol {
+                Protocol::Udp => source.port.is_none_or(|port| port == peer.port()),
+                Protocol::Tcp => source.port.is_none() || self.protocol == Protocol::Tcp,
+            };
             source.address == peer.ip().to_canonical() && port_fits
         };
         self.sources.iter().any(covers)

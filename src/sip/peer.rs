@@ -59,8 +59,7 @@ impl Peers {
     pub fn of(&self, flow: &Flow) -> Peer {
         let address = flow.peer.ip().to_canonical();
         let known = self.at.get(&address).map(Vec::as_slice).unwrap_or_default();
-        let fits = |(port, _): &&(Option<u16>, u16)| flow.protocol == Protocol::Tcp || port.is_none_or(|port| port == flow.peer.port());
-        let found = known.iter().find(fits);
+        let found = known.iter().find(|(port, _)| port_fits(*port, flow));
         found.map_or(Peer::Host(address), |(_, group)| Peer::Trunk(*group))
     }
 
@@ -76,15 +75,28 @@ impl Peers {
 
 /// This trunk speaks from there.
 pub fn speaks_from(trunk: &Trunk, flow: &Flow) -> bool {
-    let port = (flow.protocol == Protocol::Udp).then(|| flow.peer.port());
-    ends(trunk).any(|end| overlap(end, (flow.peer.ip().to_canonical(), port)))
+    let address = flow.peer.ip().to_canonical();
+    ends(trunk).any(|(at, port)| at == address && port_fits(port, flow))
 }
 
-/// Where a trunk speaks from: its sources, and its target unless the sources say more about that address.
+/// The port of a connection is chance and proves nothing: an end with a port is one of datagrams.
+fn port_fits(port: Option<u16>, flow: &Flow) -> bool {
+    match flow.protocol {
+        Protocol::Udp => port.is_none_or(|port| port == flow.peer.port()),
+        Protocol::Tcp => port.is_none(),
+    }
+}
+
+/// Where a trunk speaks from: its sources, and its target unless the sources say more about that address. The ports of one that speaks TCP
+/// are any.
 fn ends(trunk: &Trunk) -> impl Iterator<Item = (IpAddr, Option<u16>)> {
     let target = trunk.address.map(|address| address.ip().to_canonical());
     let target = target.filter(|target| trunk.sources.iter().all(|source| source.address != *target));
-    let sources = trunk.sources.iter().map(|source| (source.address, source.port));
+    let of_datagrams = trunk.protocol == Protocol::Udp;
+    let sources = trunk
+        .sources
+        .iter()
+        .map(move |source| (source.address, source.port.filter(|_| of_datagrams)));
     sources.chain(target.map(|target| (target, None)))
 }
 

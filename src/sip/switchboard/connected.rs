@@ -8,11 +8,14 @@
 //! | stage of the device's leg | a name that is | |
 //! |---|---|---|
 //! | any | the device's number or alias, or one that it was known by | nothing has changed |
-//! | called | another device's | handed on |
-//! | called | of nobody here, and the device has aliases | handed on |
-//! | called | of nobody here, and the device has none | what the peer calls the device |
-//! | calling | of nobody here | what the peer calls the device |
+//! | called or calling | another device's | handed on |
+//! | called or calling | of nobody here, and the device has aliases | handed on |
+//! | called or calling | of nobody here, and the device has none | what the peer calls the device |
+//! | calling | withheld | nothing has changed: a caller may withhold its number |
 //! | on the call | any other | handed on |
+//!
+//! A device's name on a leg of another phone or switch is hearsay. It holds as long as nothing here says otherwise: where the device's own
+//! leg is with somebody else, or comes to be, so is every leg that only bears its name.
 
 use super::call::{Call, Farewell, Seat, Stage};
 use super::routing::Trail;
@@ -42,8 +45,7 @@ impl<O: Outside> Switchboard<O> {
             return;
         };
         let may_learn = match seat.stage {
-            Stage::Calling { .. } => true,
-            Stage::Invited => seat.device.as_ref().is_some_and(|device| !self.has_aliases(device)),
+            Stage::Calling { .. } | Stage::Invited => seat.device.as_ref().is_some_and(|device| !self.has_aliases(device)),
             Stage::Waiting | Stage::Talking | Stage::Over => false,
         };
         let is_caller = matches!(seat.stage, Stage::Calling { .. });
@@ -51,10 +53,9 @@ impl<O: Outside> Switchboard<O> {
         for name in names {
             match self.named(call, seat, name) {
                 Named::Same => {}
+                Named::Nobody if is_caller && name.as_str() == ANONYMOUS => {}
                 Named::Nobody if may_learn && name.as_str() == ANONYMOUS => {}
                 Named::Nobody if may_learn => learned.push(name.clone()),
-                // An account that calls has proved which device it is.
-                Named::Device(_) | Named::Nobody if is_caller => {}
                 Named::Device(device) => other = other.or(Some((name.clone(), Some(device)))),
                 Named::Nobody => other = other.or(Some((name.clone(), None))),
             }
@@ -112,15 +113,22 @@ impl<O: Outside> Switchboard<O> {
             self.refuse_callers(key, 480);
             return self.leave(leg, Farewell::Hangup(None), LegOutcome::HungUp, now);
         }
+        let own = LegSource::Account;
+        let is_hearsay = |device: &DeviceId| seat.peer != own(device.clone());
+        let stranger = device
+            .as_ref()
+            .filter(|device| is_hearsay(device))
+            .and_then(|device| self.stranger_at(device));
         // A device that is on this call by another leg is not two parties.
-        let device = device.filter(|device| !call.has(device));
+        let device = device.filter(|device| !call.has(device) && stranger.is_none());
+        let borrowed = seat.device.clone().filter(|device| !is_hearsay(device));
         let extension = device
             .as_ref()
             .and_then(|device| self.devices.get(device))
             .map(|device| &device.extension);
         let (number, role) = match extension {
             Some(extension) => (extension.number.clone(), role_of(extension.kind)),
-            None => (name.clone(), PartyRole::Customer),
+            None => (stranger.unwrap_or_else(|| name.clone()), PartyRole::Customer),
         };
         self.drop_plans(key, leg);
         let ghost = self.new_leg();
@@ -131,7 +139,7 @@ impl<O: Outside> Switchboard<O> {
         };
         let mut seat = call.seats.remove(at);
         call.seats.insert(at, seat.left_behind(ghost, number.clone()));
-        seat.become_another(device, number, role, name, now);
+        seat.become_another(device.clone(), number, role, name, now);
         seat.known_as
             .extend(gone.iter().flat_map(|gone| gone.known_as.clone()).filter(|known| known != name));
         call.seats.push(seat);
@@ -139,6 +147,28 @@ impl<O: Outside> Switchboard<O> {
             self.forget_leg(seat.leg, &seat.peer);
         }
         self.changed.insert(key);
+        if let Some(lost) = borrowed {
+            for (key, leg) in self.bearing_the_name_of(&lost) {
+                self.hand_on(key, leg, name, device.clone(), now);
+            }
+        }
+    }
+
+    /// The number that has a leg of a device's own phone or switch in the device's place.
+    fn stranger_at(&self, device: &DeviceId) -> Option<Number> {
+        let own = LegSource::Account(device.clone());
+        let other = self
+            .live_legs(&own)
+            .find(|(_, seat)| seat.device.as_ref() != Some(device) && !seat.is_supervisor());
+        other.map(|(_, seat)| seat.number.clone())
+    }
+
+    /// The legs that are a device's by what another phone or switch says.
+    fn bearing_the_name_of(&self, device: &DeviceId) -> Vec<(CallKey, LegKey)> {
+        let own = LegSource::Account(device.clone());
+        let bears = |seat: &&Seat| seat.device.as_ref() == Some(device) && seat.peer != own && !seat.is_over() && !seat.is_supervisor();
+        let legs = |call: &Call| call.seats.iter().filter(bears).map(|seat| (call.key, seat.leg)).collect::<Vec<_>>();
+        self.calls.values().flat_map(legs).collect()
     }
 
     /// A stranger has a supervisor's leg: it hears nothing more, and is heard by nobody.

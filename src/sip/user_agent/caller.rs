@@ -1,6 +1,7 @@
 //! What a callee is told of its caller: name, number, and what is handed on from one leg to the other.
 
 use super::UserAgent;
+use crate::sip::config::Account;
 use crate::sip::leg::{ANONYMOUS, Identity, LegKey, LegSource, PassedHeader};
 use crate::sip::message::{Headers, NameAddr, Request, escape, is_printable, printable};
 use crate::words::Number;
@@ -39,7 +40,7 @@ impl UserAgent {
             LegSource::Trunk(name) => self.config.trunk(name).is_some_and(|trunk| trunk.own_numbers),
         };
         let is_back = || returns.and_then(|leg| self.legs.get(&leg)).is_some_and(|leg| leg.number == claimed);
-        if !may_be_ours && self.account_of_number(claimed.as_str()).is_some() && !is_back() {
+        if !may_be_ours && self.looks_internal(&claimed) && !is_back() {
             return (Identity::withheld(format!("unverified {claimed}")), claimed);
         }
         let display = from.map(|from| printable(&from.display, LONGEST_NAME)).unwrap_or_default();
@@ -48,13 +49,47 @@ impl UserAgent {
     }
 }
 
+impl UserAgent {
+    /// The number is a device's or an alias of one, or is written so that a person would take it for one: with digits of other scripts, or with
+    /// signs around it.
+    fn looks_internal(&self, number: &Number) -> bool {
+        let digits: String = number
+            .as_str()
+            .chars()
+            .filter_map(|char| Some(char::from(b'0' + digit_of(char)?)))
+            .collect();
+        let is_listed = |name: &str| {
+            let listed = |account: &Account| account.number.as_str() == name || account.aliases.iter().any(|alias| alias.as_str() == name);
+            self.account_of_number(name).is_some() || self.config.accounts.iter().any(listed)
+        };
+        let is_plain = number.as_str().chars().all(|char| char.is_ascii_digit() || char == '+');
+        is_listed(number.as_str()) || !is_plain && is_listed(&digits)
+    }
+}
+
+/// The value of a decimal digit, in ASCII, full width or Arabic script.
+fn digit_of(char: char) -> Option<u8> {
+    let zeros = ['0', '\u{ff10}', '\u{660}', '\u{6f0}', '\u{966}'];
+    let value = zeros
+        .iter()
+        .filter_map(|zero| u32::from(char).checked_sub(u32::from(*zero)))
+        .find(|value| *value < 10)?;
+    u8::try_from(value).ok()
+}
+
 /// The caller wants its number withheld (RFC 3323 4.2, RFC 3325 9.3). What else may be asked for, a B2BUA does anyway.
 fn asks_for_privacy(headers: &Headers) -> bool {
     let asked = headers
         .fields_of("Privacy")
         .flat_map(|value| value.split(|byte| matches!(byte, b';' | b',')));
     let mut asked = asked.map(|value| value.trim_ascii().to_ascii_lowercase());
-    asked.any(|value| matches!(value.as_slice(), b"id" | b"user" | b"header"))
+    // Remote-Party-ID says the same in a parameter (draft-ietf-sip-privacy-04 5.1).
+    let mut parties = headers
+        .get_all("Remote-Party-ID")
+        .into_iter()
+        .filter_map(|value| NameAddr::parse(value).ok());
+    let mut wishes = |party: NameAddr| party.params.get("privacy").is_some_and(|wish| !wish.eq_ignore_ascii_case(b"off"));
+    asked.any(|value| matches!(value.as_slice(), b"id" | b"user" | b"header")) || parties.any(&mut wishes)
 }
 
 /// The allow-list. Names are compared after normalisation, so no spelling gets another header through. A value that is too

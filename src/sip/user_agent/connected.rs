@@ -5,15 +5,32 @@
 //! whoever the leg is with: what follows from a false one is silence.
 
 use super::UserAgent;
-use crate::sip::leg::{ANONYMOUS, LegEvent, LegKey};
+use crate::sip::leg::{ANONYMOUS, LegEvent, LegKey, LegSource};
 use crate::sip::message::{Headers, NameAddr, Uri};
 use crate::words::Number;
 
 /// The most values of one header field that are looked at.
 const MOST_VALUES: usize = 4;
 
+/// The most early dialogs of which names are kept.
+const MOST_FORKS: usize = 16;
+
 impl UserAgent {
-    /// Reports what a re-INVITE or UPDATE of the peer names.
+    /// Reports what the INVITE of a new dialog names: of an account a From, too, that is not the account's own number.
+    pub(super) fn identify_by_invite(&mut self, leg_key: LegKey, headers: &Headers) {
+        let mut names = self.asserted(headers);
+        let account = match self.legs.get(&leg_key).map(|leg| &leg.peer) {
+            Some(LegSource::Account(device)) => self.config.account(device),
+            Some(LegSource::Trunk(_)) | None => None,
+        };
+        if let (Some(account), Ok(from)) = (account, headers.from()) {
+            let name = self.name_of(&from.uri);
+            names.extend(Some(name).filter(|name| *name != account.number));
+        }
+        self.identified(leg_key, names);
+    }
+
+    /// Reports what a request of the peer within the dialog names.
     pub(super) fn identify_by_request(&mut self, leg_key: LegKey, headers: &Headers) {
         let mut names = self.asserted(headers);
         names.extend(self.moved_from(leg_key, headers));
@@ -23,20 +40,25 @@ impl UserAgent {
     /// Reports what a 2xx of the peer names. A 2xx without a name says what the provisional response of the same early dialog has said.
     pub(super) fn identify_by_response(&mut self, leg_key: LegKey, headers: &Headers) {
         let mut names = self.asserted(headers);
-        if let Some((tag, earlier)) = self.legs.get_mut(&leg_key).and_then(|leg| leg.named_early.take())
-            && names.is_empty()
-            && to_tag(headers) == tag
-        {
-            names = earlier;
+        let early = self.legs.get_mut(&leg_key).map(|leg| std::mem::take(&mut leg.named_early));
+        if names.is_empty() {
+            let tag = to_tag(headers);
+            let rang = early.into_iter().flatten().find(|(known, _)| *known == tag);
+            names = rang.map(|(_, names)| names).unwrap_or_default();
         }
         self.identified(leg_key, names);
     }
 
     /// Keeps what a provisional response names until the answer.
     pub(super) fn note_early_identity(&mut self, leg_key: LegKey, headers: &Headers) {
-        let names = self.asserted(headers);
-        if let Some(leg) = self.legs.get_mut(&leg_key).filter(|_| !names.is_empty()) {
-            leg.named_early = Some((to_tag(headers), names));
+        let (names, tag) = (self.asserted(headers), to_tag(headers));
+        let Some(leg) = self.legs.get_mut(&leg_key).filter(|_| !names.is_empty()) else {
+            return;
+        };
+        if let Some((_, known)) = leg.named_early.iter_mut().find(|(known, _)| *known == tag) {
+            *known = names;
+        } else if leg.named_early.len() < MOST_FORKS {
+            leg.named_early.push((tag, names));
         }
     }
 
@@ -49,11 +71,25 @@ impl UserAgent {
 
     /// The names in P-Asserted-Identity and Remote-Party-ID. What cannot be read is a name that is withheld: it may be anybody's.
     pub(super) fn asserted(&self, headers: &Headers) -> Vec<Number> {
-        let values = ["P-Asserted-Identity", "Remote-Party-ID"]
+        let mut names = Vec::new();
+        for field in ["P-Asserted-Identity", "Remote-Party-ID"]
             .into_iter()
-            .flat_map(|name| headers.get_all(name).into_iter().take(MOST_VALUES));
-        let name = |value| NameAddr::parse(value).map_or_else(|_| Number::from(ANONYMOUS), |address| self.name_of(&address.uri));
-        values.map(name).collect()
+            .filter(|field| headers.has(field))
+        {
+            let values = headers.get_all(field);
+            let name = |value: &&[u8]| NameAddr::parse(value).ok().map(|address| self.name_of(&address.uri));
+            names.extend(
+                values
+                    .iter()
+                    .take(MOST_VALUES)
+                    .map(|value| name(value).unwrap_or_else(|| Number::from(ANONYMOUS))),
+            );
+            // Nothing in it, or more than anybody says of one party.
+            if values.is_empty() || values.len() > MOST_VALUES {
+                names.push(Number::from(ANONYMOUS));
+            }
+        }
+        names
     }
 
     /// The number in a From that is not the dialog's, and every later one: the dialog's own is news again then.

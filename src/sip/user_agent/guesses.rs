@@ -114,23 +114,26 @@ impl Guesses {
 
     fn guess(&mut self, key: Key, now: Instant) -> &mut Guess {
         if self.by.len() >= MOST && !self.by.contains_key(&key) {
-            self.forget_one(now);
+            self.forget_some(now);
         }
         self.by.entry(key).or_default()
     }
 
-    /// Those who have not tried for long; if there are none, who has tried least.
-    fn forget_one(&mut self, now: Instant) {
+    /// Those who have not tried for long, and of the others the quarter that has tried least: forgetting costs little for each that is new.
+    fn forget_some(&mut self, now: Instant) {
         self.by.retain(|_, guess| !guess.allowance.used(now).is_zero());
-        if self.by.len() >= MOST
-            && let Some(key) = self
-                .by
-                .iter()
-                .min_by_key(|(_, guess)| guess.allowance.used(now))
-                .map(|(key, _)| key.clone())
-        {
-            self.by.remove(&key);
+        if self.by.len() < MOST {
+            return;
         }
+        let mut used: Vec<Duration> = self.by.values().map(|guess| guess.allowance.used(now)).collect();
+        let (_, limit, _) = used.select_nth_unstable(MOST / 4);
+        let limit = *limit;
+        let mut left = MOST / 4;
+        self.by.retain(|_, guess| {
+            let goes = left > 0 && guess.allowance.used(now) <= limit;
+            left -= usize::from(goes);
+            !goes
+        });
     }
 }
 

@@ -41,8 +41,8 @@ pub(super) struct Leg {
     pub(super) referrer: Option<Referrer>,
     /// Their INVITE takes reliable provisional responses.
     pub(super) reliable: Option<Reliable>,
-    /// What the last provisional response has named, and the To tag of its early dialog.
-    pub(super) named_early: Option<(Vec<u8>, Vec<Number>)>,
+    /// What the last provisional response of each early dialog has named, by its To tag.
+    pub(super) named_early: Vec<(Vec<u8>, Vec<Number>)>,
     /// The peer has sent another From than the dialog's (RFC 4916 4.4).
     pub(super) from_moved: bool,
 }

@@ -222,7 +222,7 @@ impl UserAgent {
                 swallow_digits: false,
                 referrer: None,
                 reliable: None,
-                named_early: None,
+                named_early: Vec::new(),
                 from_moved: false,
             },
         );

@@ -43,6 +43,9 @@ impl UserAgent {
             if refuse.status == 405 && in_dialog && self.leg_of(&flow, &request.headers, now).is_none() {
                 // RFC 3261 12.2.2: whatever it asks for, the dialog that it asks in is not there.
                 refuse = Refuse::new(481);
+            } else if in_dialog && let Ok(leg) = self.leg_of_request(&flow, &request, now) {
+                // Refused or not, it says who is there.
+                self.identify_by_request(leg, &request.headers);
             }
             return self.refuse(flow, &request, &refuse, now);
         }
@@ -177,7 +180,7 @@ impl UserAgent {
                 swallow_digits: false,
                 referrer: None,
                 reliable,
-                named_early: None,
+                named_early: Vec::new(),
                 from_moved: false,
             },
         );
@@ -187,8 +190,7 @@ impl UserAgent {
                 .set((leg, LegTimer::Stale), now.mono + Duration::from_secs(seconds.into()).min(EXPIRES));
         }
         self.event(event);
-        let names = self.asserted(headers);
-        self.identified(leg, names);
+        self.identify_by_invite(leg, headers);
         Ok(())
     }
 
@@ -384,9 +386,7 @@ impl UserAgent {
         leg.dialog.accept_cseq(cseq).map_err(|_| Refuse::new(500))?;
         self.know(flow);
         self.come_from(leg_key, &key.path, &request.headers, now);
-        if matches!(request.method, Method::Invite | Method::Update) {
-            self.identify_by_request(leg_key, &request.headers);
-        }
+        self.identify_by_request(leg_key, &request.headers);
         let again = key.clone();
         let done = match request.method {
             Method::Bye => self.handle_bye(leg_key, key, request, now),

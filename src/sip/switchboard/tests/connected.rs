@@ -330,3 +330,66 @@ fn the_devices_own_phone_that_takes_a_leg_back_by_replaces_is_the_device() {
     );
     assert!(house.hears(back, legs.2), "its coach goes on");
 }
+
+/// The agent's account calls the other one, whose phone answers: two legs of a switch that is about to join them with others.
+fn agent_calls_other(house: &mut House) -> LegKey {
+    house.incoming(
+        LegSource::Account(AGENT.into()),
+        "5002",
+        Some(super::house::sdp(4200, "0", "sendrecv")),
+    );
+    let other = house.ringing(OTHER);
+    house.answer(other);
+    other
+}
+
+#[test]
+fn a_name_that_is_hearsay_is_worth_no_more_than_the_devices_own_leg() {
+    // The switch joins the customer with its own call to the other agent, whose phone then goes on to a stranger.
+    let mut house = House::new();
+    let legs = house.coached_with(Activity::Coach, Scope::Call);
+    let other = agent_calls_other(&mut house);
+    house.is_named(legs.1, "5002");
+    assert!(house.hears(legs.1, legs.2), "the whisper is the next agent's");
+    house.is_named(other, "0170");
+    assert!(
+        !house.hears(legs.1, legs.2) && !house.hears(legs.0, legs.2),
+        "nobody knows who is there now"
+    );
+    house.is_named(legs.1, "5002");
+    assert!(!house.hears(legs.1, legs.2), "said again, it is worth no more");
+
+    // The other way round: the stranger is there before the name is.
+    let mut house = House::new();
+    let legs = house.coached_with(Activity::Coach, Scope::Call);
+    let other = agent_calls_other(&mut house);
+    house.is_named(other, "0170");
+    house.is_named(legs.1, "5002");
+    assert!(!house.hears(legs.1, legs.2) && !house.hears(legs.0, legs.2));
+}
+
+#[test]
+fn a_switch_that_calls_out_for_somebody_else_by_a_devices_account_has_no_coach_of_that_device() {
+    for name in ["5001", "0170"] {
+        let mut house = House::new();
+        let armed = Command::StartMonitoring {
+            supervisor: BOSS.into(),
+            target: OTHER.into(),
+            activity: Activity::Coach,
+            mode: Mode::AllCalls,
+            scope: Scope::Agent,
+            confirm_joins: false,
+            agent_side_only: false,
+        };
+        house.command(armed).expect("accepted");
+        let caller = house.incoming(
+            LegSource::Account(OTHER.into()),
+            "0123",
+            Some(super::house::sdp(4000, "0", "sendrecv")),
+        );
+        house.is_named(caller, name);
+        let customer = house.lines.values().find(|line| line.outgoing).expect("called").leg;
+        house.answer(customer);
+        assert_eq!(house.find_ringing(BOSS), None, "{name}");
+    }
+}

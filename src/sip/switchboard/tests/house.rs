@@ -68,6 +68,10 @@ pub(super) struct Line {
     pub(super) answer_due: bool,
     pub(super) auto_answer: bool,
     pub(super) last_sdp: Vec<u8>,
+    /// Whose phone or switch it is with: the party that it began with.
+    pub(super) peer: Result<DeviceId, Number>,
+    /// What its peer has called its party last.
+    pub(super) known_as: Option<String>,
     /// What its peer has called the devices that were at its end, by the model's reading of the rules.
     pub(super) learned: Vec<(Number, DeviceId)>,
 }
@@ -223,7 +227,7 @@ impl House {
     }
 
     /// The peer of a leg says who is at its end. The model's reading: a line of the house is another party's once it is named otherwise than
-    /// it was known, and a stranger's when that party is on the call already.
+    /// it was known, and a stranger's when that party is on the call already, or has lost its own line to somebody.
     pub(super) fn is_named(&mut self, leg: LegKey, name: &str) {
         let line = self.lines[&leg].clone();
         let listed = |(device, number): &(&str, &str)| name == *number || *device == OTHER && name == "1002";
@@ -235,35 +239,86 @@ impl House {
         let device = learned.or_else(|| DEVICES.iter().copied().find(listed).map(|(device, _)| DeviceId::from(device)));
         let is_own = match &line.party {
             Ok(own) => device.as_ref() == Some(own),
-            Err(number) => number.as_str() == name,
+            Err(number) => number.as_str() == name || line.known_as.as_deref() == Some(name),
         };
-        let on_call = line
-            .call
-            .and_then(|key| self.board.calls.get(&key))
-            .and_then(|call| self.calls.get(&call.id));
-        let is_on = |device: &DeviceId| on_call.and_then(|call| call.party_of(device));
-        let supervises = line.party.as_ref().ok().and_then(is_on);
-        let supervises = supervises.is_some_and(|party| party.role == PartyRole::Supervisor);
-        let next = device.clone().filter(|device| is_on(device).is_none());
+        let supervises = line
+            .party
+            .as_ref()
+            .is_ok_and(|device| self.role_on_call(&line, device) == Some(PartyRole::Supervisor));
         let (calls, rings) = (!line.outgoing && !line.answered, line.outgoing && !line.answered);
         if self.is_house_line(leg) && !line.ended && !is_own && !supervises {
             let has_no_aliases = line.party.as_ref().is_ok_and(|device| device.as_str() != OTHER);
-            let line = self.line(leg);
-            match (&line.party, device) {
-                (Ok(_), None) if (calls || rings && has_no_aliases) && name == "anonymous" => {}
-                (Ok(own), None) if calls || rings && has_no_aliases => {
-                    let own = own.clone();
+            match (&line.party, &device) {
+                (_, None) if calls && name == "anonymous" => {}
+                (Ok(_), None) if rings && has_no_aliases && name == "anonymous" => {}
+                (Ok(own), None) if (calls || rings) && has_no_aliases => {
+                    let (own, line) = (own.clone(), self.line(leg));
                     line.learned.retain(|(_, device)| *device != own);
                     line.learned.push((name.into(), own));
                 }
-                _ if calls => {}
-                _ => line.party = next.ok_or_else(|| name.into()),
+                _ => self.is_lost_to(leg, name, device),
             }
         }
         self.leg(LegEvent::ConnectedIdentity {
             leg,
             names: vec![name.into()],
         });
+    }
+
+    fn role_on_call(&self, line: &Line, device: &DeviceId) -> Option<PartyRole> {
+        let call = line
+            .call
+            .and_then(|key| self.board.calls.get(&key))
+            .and_then(|call| self.calls.get(&call.id));
+        call.and_then(|call| call.party_of(device)).map(|party| party.role)
+    }
+
+    fn is_lost_to(&mut self, leg: LegKey, name: &str, device: Option<DeviceId>) {
+        let line = self.lines[&leg].clone();
+        let shown = |party: &Result<DeviceId, Number>| match party {
+            Ok(device) => DEVICES
+                .iter()
+                .find(|(known, _)| *known == device.as_str())
+                .map_or("?".into(), |(_, number)| Number::from(*number)),
+            Err(number) => number.clone(),
+        };
+        let is_supervisor = |other: &Line| {
+            other
+                .party
+                .as_ref()
+                .is_ok_and(|device| self.role_on_call(other, device) == Some(PartyRole::Supervisor))
+        };
+        let stranger = device
+            .as_ref()
+            .filter(|device| line.peer.as_ref() != Ok(*device))
+            .and_then(|device| {
+                let mut own = self
+                    .lines
+                    .values()
+                    .filter(|other| !other.ended && other.peer.as_ref() == Ok(device) && other.call.is_some());
+                own.find(|other| other.party.as_ref() != Ok(device) && !is_supervisor(other))
+                    .map(|other| shown(&other.party))
+            });
+        let next = device
+            .clone()
+            .filter(|device| self.role_on_call(&line, device).is_none() && stranger.is_none());
+        let lost = line.party.as_ref().ok().filter(|lost| line.peer.as_ref() == Ok(*lost)).cloned();
+        let party = next.clone().ok_or_else(|| stranger.unwrap_or_else(|| name.into()));
+        let bearing: Vec<LegKey> = lost
+            .into_iter()
+            .flat_map(|lost| {
+                let bears = |other: &&Line| {
+                    !other.ended && other.party.as_ref() == Ok(&lost) && other.peer.as_ref() != Ok(&lost) && !is_supervisor(other)
+                };
+                self.lines.values().filter(bears).map(|other| other.leg).collect::<Vec<_>>()
+            })
+            .collect();
+        let changed = self.line(leg);
+        changed.party = party;
+        changed.known_as = Some(name.to_owned());
+        for other in bearing {
+            self.is_lost_to(other, name, next.clone());
+        }
     }
 
     /// Whether a leg is with a telephone of the house, whoever has it now.
@@ -353,6 +408,8 @@ impl House {
             Line {
                 leg,
                 call: None,
+                peer: party.clone(),
+                known_as: None,
                 party,
                 outgoing: false,
                 answered: false,
@@ -634,6 +691,8 @@ impl House {
                 let line = Line {
                     leg: *leg,
                     call: None,
+                    peer: party.clone(),
+                    known_as: None,
                     party,
                     outgoing: true,
                     answered: false,

@@ -3,7 +3,6 @@
 use super::*;
 
 const LEG: LegKey = LegKey(1);
-const SECOND: Duration = Duration::from_secs(1);
 
 /// What was told: names, and by what event each was followed.
 fn told(stage: &mut Stage) -> Vec<String> {
@@ -161,7 +160,9 @@ fn what_cannot_be_read_is_withheld_and_only_so_much_is_looked_at() {
         None,
         &format!("P-Asserted-Identity: {}\n", many.join(", ")),
     );
-    assert_eq!(told(&mut stage), ["0+1+2+3"]);
+    assert_eq!(told(&mut stage), ["0+1+2+3+anonymous"]);
+    asks(&mut stage, &invite, "UPDATE", 2, None, "P-Asserted-Identity:\n");
+    assert_eq!(told(&mut stage), ["anonymous"]);
 }
 
 #[test]
@@ -179,4 +180,47 @@ fn a_stranger_names_nobody() {
     );
     stage.hear(STRANGER, &text);
     assert_eq!(told(&mut stage), [""; 0]);
+}
+
+#[test]
+fn each_early_dialog_has_a_name_of_its_own() {
+    let mut stage = Stage::new();
+    let invite = called(&mut stage);
+    for (tag, name) in [("theirs", "0049"), ("another", "1001")] {
+        let extra = format!("Contact: <sip:1001@192.0.2.3:5062>\nP-Asserted-Identity: <sip:{name}@pbx.example>\n");
+        stage.hear(PHONE, &answer(&invite, 180, &format!(";tag={tag}"), &extra, ""));
+    }
+    responds(&mut stage, &invite, 200, "");
+    assert_eq!(told(&mut stage), ["progress", "progress", "0049", "answered"]);
+}
+
+#[test]
+fn a_request_that_is_refused_or_is_no_offer_names_it_too() {
+    let mut stage = Stage::new();
+    let invite = called(&mut stage);
+    responds(&mut stage, &invite, 200, "");
+    told(&mut stage);
+    let named = "P-Asserted-Identity: <sip:5002@pbx.example>\n";
+    asks(&mut stage, &invite, "UPDATE", 1, None, &format!("Require: teleport\n{named}"));
+    assert_eq!(told(&mut stage), ["5002"]);
+    asks(&mut stage, &invite, "INFO", 2, None, named);
+    assert_eq!(told(&mut stage), ["5002"]);
+}
+
+#[test]
+fn an_account_that_calls_under_another_name_says_so() {
+    let mut stage = Stage::with(Config {
+        challenge_invites: false,
+        ..config()
+    });
+    stage.register_phone();
+    let call = |number: &str, id: &str| {
+        let text = invite(id, id, 1, "").replace("sip:+4930@carrier.example", number);
+        text.replace("192.0.2.2", "192.0.2.3:5062")
+            .replace("sip:1001@coach.example SIP", "sip:1002@coach.example SIP")
+    };
+    stage.hear(PHONE, &call("sip:1001@coach.example", "own"));
+    assert_eq!(told(&mut stage), ["incoming"]);
+    stage.hear(PHONE, &call("sip:00491799999@coach.example", "other"));
+    assert_eq!(told(&mut stage), ["incoming", "00491799999"]);
 }
