@@ -78,6 +78,8 @@ pub(super) struct Source {
     changed: bool,
     /// Packets that may still be sent; `None`: any number.
     left: Option<u32>,
+    /// Packets that were sent to addresses of which nothing had come, of all descriptions of the leg.
+    spent: u32,
     /// The bound was reached, and nobody has been told.
     withheld: bool,
     /// A valid packet has come from where packets are sent.
@@ -105,7 +107,8 @@ impl Source {
             settled: !media.nat,
             rtcp_settled: !media.nat,
             changed: true,
-            left: self.rule.unheard,
+            left: self.rule.unheard.map(|all| all.saturating_sub(self.spent)),
+            spent: self.spent,
             rule: self.rule,
             ..Self::default()
         }
@@ -114,7 +117,7 @@ impl Source {
     /// Sets the rule. What has been heard stays heard.
     pub(super) fn set_rule(&mut self, rule: SourceRule) {
         if self.rule.unheard != rule.unheard && !self.confirmed {
-            self.left = rule.unheard;
+            self.left = rule.unheard.map(|all| all.saturating_sub(self.spent));
             self.changed = true;
         }
         self.rule = rule;
@@ -135,6 +138,7 @@ impl Source {
     pub(super) fn spend(&mut self) {
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(1);
+            self.spent = self.spent.saturating_add(1);
             self.withheld |= *left == 0;
         }
     }

@@ -475,6 +475,10 @@ impl Shell {
         match command {
             LegCommand::Reject { leg, status } => self.journal.refused(*leg, *status),
             LegCommand::RefuseOffer { leg, .. } if self.board.seat_of(*leg).is_none() => self.journal.refused(*leg, SdpError::STATUS),
+            LegCommand::TellReferrer {
+                leg,
+                status: status @ 300..,
+            } => self.journal.not_transferred(*leg, *status),
             LegCommand::Hangup { leg, .. } => self.journal.forget(*leg),
             _ => {}
         }

@@ -232,6 +232,13 @@ impl Journal {
         );
     }
 
+    /// A transfer that a phone has asked for (REFER) comes to nothing.
+    pub(super) fn not_transferred(&self, leg: LegKey, status: u16) {
+        let call_id = self.call_ids.get(&leg).map_or("", String::as_str);
+        counter!("undertone_transfers_refused_total", "status" => status.to_string()).increment(1);
+        tracing::info!(call_id, status, reason = reason_phrase(status), "transfer refused");
+    }
+
     /// A leg's sound belongs to this party of this call.
     pub(super) fn seat(&mut self, leg: MediaLeg, call: &CallId, role: PartyRole, codec: Codec, now: Instant) {
         self.sounding.entry(call.clone()).or_default().insert(leg);

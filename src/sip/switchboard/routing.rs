@@ -73,7 +73,7 @@ pub enum Unroutable {
     #[error("do-not-disturb")]
     DoNotDisturb,
     /// No phone is registered for the device.
-    #[error("no phone is registered")]
+    #[error("no phone is registered, or none answers OPTIONS")]
     NotRegistered,
     /// The device is on a call, and takes no second one.
     #[error("busy")]

@@ -48,11 +48,11 @@ pub(super) struct Leg {
 }
 
 impl Leg {
-    /// Where its signalling comes from; and whether that is a device at a public address which names another one in its Via, or a private
-    /// one in its Contact. A trunk may have several addresses of its own.
+    /// Where its signalling comes from; and whether that is a device which names another address in its Via, or another, private one in its
+    /// Contact. A trunk may have several addresses of its own, and so may the loopback.
     pub(super) fn whereabouts(&self) -> (IpAddr, bool) {
         let host = self.dialog.flow.peer.ip().to_canonical();
-        if is_private(host) || matches!(self.peer, LegSource::Trunk(_)) {
+        if host.is_loopback() || matches!(self.peer, LegSource::Trunk(_)) {
             return (host, false);
         }
         let was = self.located.is_some_and(|(before, is_translated)| is_translated && before == host);
@@ -61,7 +61,7 @@ impl Leg {
             State::Incoming(incoming) => incoming.invite.headers.via_top().ok().map(|via| Host::read(&via.host)),
             State::Calling(_) | State::Cancelling(..) | State::Confirmed | State::Parting(_) | State::Leaving => None,
         };
-        let is_hidden = matches!(contact, Host::Address(address) if is_private(address));
+        let is_hidden = matches!(contact, Host::Address(address) if is_private(address) && address.to_canonical() != host);
         let is_other = matches!(via, Some(Host::Address(address)) if address.to_canonical() != host);
         (host, was || is_hidden || is_other)
     }

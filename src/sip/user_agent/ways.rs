@@ -31,8 +31,8 @@ impl UserAgent {
         ReturnPath::new(source, via, keeps)
     }
 
-    /// The sender is configured as behind a NAT, or shows it: a private address in the Via of what comes from a public one. Whether it is who
-    /// it says matters to nobody: its own source is always a safe place to answer.
+    /// The sender is configured as behind a NAT, or shows it: its Via names a private address that is not the one that it comes from. Whether
+    /// it is who it says matters to nobody: its own source is always a safe place to answer.
     fn is_behind_nat(&self, source: &Flow, via: &Via, headers: &Headers) -> bool {
         let from = headers.from().ok().and_then(|from| self.number_of(&from.uri));
         let account = from.and_then(|number| self.account_of_number(number.as_str()));
@@ -45,7 +45,10 @@ impl UserAgent {
             Nat::Always => true,
             Nat::Never => false,
             Nat::Auto => match via.sent_host() {
-                Host::Address(named) => is_private(named.to_canonical()) && !is_private(source.peer.ip().to_canonical()),
+                Host::Address(named) => {
+                    let (named, seen) = (named.to_canonical(), source.peer.ip().to_canonical());
+                    is_private(named) && named != seen && !seen.is_loopback()
+                }
                 Host::Name(_) => false,
             },
         }
