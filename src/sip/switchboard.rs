@@ -647,6 +647,7 @@ impl<O: Outside> Switchboard<O> {
             device,
             number,
             known_as: Vec::new(),
+            is_named: false,
             handed_on_to: None,
             role,
             terms,

@@ -159,6 +159,14 @@ impl Journal {
                     );
                 }
             }
+            Remark::Unnamed { peer } => {
+                if self.remarks.note("unnamed", &peer, None) {
+                    tracing::warn!(
+                        peer = name_of(&peer),
+                        "a device with aliases has answered and its switch has not said who is connected (P-Asserted-Identity, Remote-Party-ID): if it hands the leg on, a supervisor is heard there"
+                    );
+                }
+            }
             Remark::Withheld { peer, address } => {
                 counter!("undertone_media_withheld_total").increment(1);
                 if self.remarks.note("withheld", &peer, address.map(|address| address.ip())) {

@@ -59,6 +59,8 @@ pub(super) struct Seat {
     pub(super) number: Number,
     /// What the peer calls the party, when that is another name than its number.
     pub(super) known_as: Vec<Number>,
+    /// The peer has said who is at its end.
+    pub(super) is_named: bool,
     /// The party has left, and its leg was handed on to this number.
     pub(super) handed_on_to: Option<Number>,
     pub(super) role: PartyRole,

@@ -19,6 +19,7 @@
 
 use super::call::{Call, Farewell, Seat, Stage};
 use super::routing::Trail;
+use super::whereabouts::Remark;
 use super::{AccountKind, Output, Outside, Switchboard, role_of};
 use crate::media::{CallKey, SourceRule};
 use crate::sip::leg::{ANONYMOUS, LegKey, LegSource};
@@ -40,6 +41,9 @@ enum Named {
 impl<O: Outside> Switchboard<O> {
     /// The peer of a leg has said who is at its end.
     pub(super) fn connected(&mut self, leg: LegKey, names: &[Number], now: Now) {
+        if let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg)) {
+            seat.is_named |= !names.is_empty();
+        }
         let Some((key, call)) = self.place_of(leg) else { return };
         let Some(seat) = call.seat(leg).filter(|seat| self.is_of_house(&seat.peer)) else {
             return;
@@ -67,6 +71,18 @@ impl<O: Outside> Switchboard<O> {
             && let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg))
         {
             seat.known_as = learned;
+        }
+    }
+
+    /// A device has answered of which the configuration says what its switch calls it, and nothing was said.
+    pub(super) fn note_unnamed(&mut self, leg: LegKey) {
+        let Some((_, call)) = self.place_of(leg) else { return };
+        let Some(seat) = call.seat(leg).filter(|seat| !seat.is_named) else {
+            return;
+        };
+        if seat.device.as_ref().is_some_and(|device| self.has_aliases(device)) {
+            let peer = seat.peer.clone();
+            self.outputs.push_back(Output::Remark(Remark::Unnamed { peer }));
         }
     }
 
@@ -108,11 +124,6 @@ impl<O: Outside> Switchboard<O> {
         if seat.is_supervisor() {
             return self.let_supervisor_go(leg, name, now);
         }
-        if call.dials.is_some() {
-            // The phone that was to dial is somebody else's: nothing is dialled in the device's name.
-            self.refuse_callers(key, 480);
-            return self.leave(leg, Farewell::Hangup(None), LegOutcome::HungUp, now);
-        }
         let own = LegSource::Account;
         let is_hearsay = |device: &DeviceId| seat.peer != own(device.clone());
         let stranger = device
@@ -121,7 +132,21 @@ impl<O: Outside> Switchboard<O> {
             .and_then(|device| self.stranger_at(device));
         // A device that is on this call by another leg is not two parties.
         let device = device.filter(|device| !call.has(device) && stranger.is_none());
-        let borrowed = seat.device.clone().filter(|device| !is_hearsay(device));
+        let lost = seat.device.clone().filter(|device| !is_hearsay(device));
+        if call.dials.is_some() {
+            // The phone that was to dial is somebody else's: nothing is dialled in the device's name.
+            self.refuse_callers(key, 480);
+            self.leave(leg, Farewell::Hangup(None), LegOutcome::HungUp, now);
+        } else {
+            self.change_party(key, leg, name, device.clone(), stranger, now);
+        }
+        for (key, leg) in lost.map(|lost| self.bearing_the_name_of(&lost)).unwrap_or_default() {
+            self.hand_on(key, leg, name, device.clone(), now);
+        }
+    }
+
+    /// The leg is a device's from now on, or nobody's of ours: then `stranger` says whose, if not `name`.
+    fn change_party(&mut self, key: CallKey, leg: LegKey, name: &Number, device: Option<DeviceId>, stranger: Option<Number>, now: Now) {
         let extension = device
             .as_ref()
             .and_then(|device| self.devices.get(device))
@@ -139,7 +164,7 @@ impl<O: Outside> Switchboard<O> {
         };
         let mut seat = call.seats.remove(at);
         call.seats.insert(at, seat.left_behind(ghost, number.clone()));
-        seat.become_another(device.clone(), number, role, name, now);
+        seat.become_another(device, number, role, name, now);
         seat.known_as
             .extend(gone.iter().flat_map(|gone| gone.known_as.clone()).filter(|known| known != name));
         call.seats.push(seat);
@@ -147,11 +172,6 @@ impl<O: Outside> Switchboard<O> {
             self.forget_leg(seat.leg, &seat.peer);
         }
         self.changed.insert(key);
-        if let Some(lost) = borrowed {
-            for (key, leg) in self.bearing_the_name_of(&lost) {
-                self.hand_on(key, leg, name, device.clone(), now);
-            }
-        }
     }
 
     /// The number that has a leg of a device's own phone or switch in the device's place.
@@ -240,6 +260,7 @@ impl Seat {
             device: self.device.clone(),
             number: self.number.clone(),
             known_as: self.known_as.clone(),
+            is_named: self.is_named,
             handed_on_to: Some(to),
             role: self.role,
             terms: self.terms.clone(),

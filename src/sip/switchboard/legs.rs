@@ -354,6 +354,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     fn answered(&mut self, leg: LegKey, body: &[u8], now: Now) {
+        self.note_unnamed(leg);
         let answer = self.read_of(leg, body);
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let (id, dials) = (call.id.clone(), call.dials.clone());

@@ -62,7 +62,7 @@ pub(super) struct Aim {
     pub(super) rule: SourceRule,
 }
 
-/// Something about a leg's addresses that an operator should read.
+/// Something about a leg's peer that an operator should read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remark {
     /// A description pointed to a place where sound is never sent: it was refused.
@@ -91,6 +91,11 @@ pub enum Remark {
         host: Option<IpAddr>,
         /// Where it says its sound is.
         described: SocketAddr,
+    },
+    /// A device with aliases has answered, and its peer has not said who is connected.
+    Unnamed {
+        /// The peer.
+        peer: LegSource,
     },
     /// Nothing more is sent to the peer, because nothing has come from where its sound was described.
     Withheld {
