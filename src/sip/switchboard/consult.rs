@@ -148,7 +148,7 @@ impl<O: Outside> Switchboard<O> {
     fn pair(&self, one: LegKey, other: LegKey) -> Option<Pair> {
         let ((one_key, one_call), (other_key, other_call)) = (self.place_of(one)?, self.place_of(other)?);
         let (mine, his) = (one_call.seat(one)?, other_call.seat(other)?);
-        if one_key == other_key || mine.device.is_none() || mine.device != his.device {
+        if one_key == other_key || mine.device.is_none() || mine.device != his.device || mine.peer != his.peer {
             return None;
         }
         let asks = |call: &Call, of: LegKey| call.consult.as_ref().is_some_and(|consult| consult.of == of);
