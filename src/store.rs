@@ -13,6 +13,9 @@ mod reserve;
 use lasting::Lasting;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -165,6 +168,12 @@ pub enum StoreError {
         /// Which file.
         path: PathBuf,
     },
+}
+
+/// Opens or makes a file, which only its owner reads: it keeps what phones log in with.
+fn open_private(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 const DAMAGED: &str = "it is damaged";

@@ -29,18 +29,18 @@ mod whereabouts;
 pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
 pub use whereabouts::Remark;
 
-use crate::media::{CallKey, Codec, Expected, Gain, MediaCommand, MediaEvent, MediaLeg, SourceRule, Targets};
+use crate::media::{CallKey, Codec, Expected, Gain, MediaCommand, MediaEvent, MediaLeg, Targets};
 use crate::sip::config::Nat;
 use crate::sip::leg::{Identity, LegCommand, LegKey, LegSource};
-use crate::sip::sdp::{Direction, Local, SdpFault, Srtp};
+use crate::sip::sdp::{Local, SdpFault, Srtp};
 use crate::supervision::{self, Supervision};
 use crate::words::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Failure, Mode, MonitorFact, Now, Number, PartyRole, Quality,
     Reason, Refusal, Scope,
 };
-use call::{Call, Exchange, Rules, Seat, Stage, media_leg};
+use call::{Call, Rules, Seat, Stage, media_leg};
 pub use routing::Unroutable;
-use routing::{Callee, Caller, Trail};
+use routing::{Callee, Caller};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -629,49 +629,16 @@ impl<O: Outside> Switchboard<O> {
             (LegSource::Trunk(_), None) => Expected::Nothing,
         };
         let address = self.outside.open_port(call, media_leg(leg), expected)?;
-        let (number, role) = party;
         let local = Local::new(session_id(self.outside.random()), address);
         let local = match terms.srtp {
             Srtp::Off => local,
             Srtp::Optional | Srtp::Required => local.with_srtp(terms.srtp, self.secret()),
         };
-        let device = match &peer {
-            LegSource::Account(device) => Some(device.clone()),
-            LegSource::Trunk(_) => None,
-        };
         self.by_leg.insert(leg, call);
         self.by_peer.entry(peer.clone()).or_default().insert(leg);
         Some(Seat {
-            leg,
-            peer,
-            device,
-            number,
-            known_as: Vec::new(),
-            is_named: false,
-            handed_on_to: None,
-            role,
-            terms,
             place,
-            stage,
-            rings: false,
-            to_be_asked: false,
-            muted: false,
-            muted_by: None,
-            held_by_command: false,
-            held_by_phone: false,
-            established_at: None,
-            local,
-            media: None,
-            expecting: false,
-            rule: SourceRule::default(),
-            keys: None,
-            told: Direction::SendRecv,
-            exchange: Exchange::Idle,
-            is_silent: false,
-            watch: None,
-            shown: None,
-            trail: Trail::default(),
-            quality: None,
+            ..Seat::new(leg, peer, party, terms, stage, local)
         })
     }
 

@@ -1,12 +1,11 @@
 //! The state file. redb refuses everything after one failure of its file; closing it and opening it again is what mends it.
 
-use super::{Change, DAMAGED, Keeper, StoreError};
+use super::{Change, DAMAGED, Keeper, StoreError, open_private};
 use nix::sys::statvfs::statvfs;
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, TableDefinition, TableError};
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -143,15 +142,7 @@ fn open_with(path: &Path, check: impl FnOnce(Database) -> Result<Database, Datab
         path: path.to_owned(),
         problem,
     };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        // It keeps what phones log in with.
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| failed(error.to_string()))?;
+    let file = open_private(path).map_err(|error| failed(error.to_string()))?;
     match guarded(|| database(file).and_then(check)) {
         Some(Ok(database)) => Ok(database),
         Some(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(failed("it is in use by another process".into())),

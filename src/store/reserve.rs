@@ -10,12 +10,12 @@
 //!
 //! Numbers are big-endian. A slot counts when its generation is above the one that the state file has taken in.
 
-use super::Change;
+use super::{Change, open_private};
 use nix::fcntl::{FallocateFlags, fallocate};
 use sha2::{Digest, Sha256};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"UTRSRV01";
@@ -40,13 +40,7 @@ pub(super) struct SetAside {
 impl Reserve {
     /// Opens or makes the file of a state file, and what was written last.
     pub(super) fn open(state: &Path) -> io::Result<(Self, SetAside)> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path_of(state))?;
+        let file = open_private(&path_of(state))?;
         let length = (2 * SLOT) as u64;
         if file.metadata()?.len() < length {
             // Where a file system promises no room, what was written once has some.

@@ -169,6 +169,47 @@ pub(super) struct Rules {
 }
 
 impl Seat {
+    /// The seat of a leg of which nothing has been heard yet.
+    pub(super) fn new(leg: LegKey, peer: LegSource, party: (Number, PartyRole), terms: Terms, stage: Stage, local: Local) -> Self {
+        let (number, role) = party;
+        let device = match &peer {
+            LegSource::Account(device) => Some(device.clone()),
+            LegSource::Trunk(_) => None,
+        };
+        Self {
+            leg,
+            peer,
+            device,
+            number,
+            known_as: Vec::new(),
+            is_named: false,
+            handed_on_to: None,
+            role,
+            terms,
+            place: None,
+            stage,
+            rings: false,
+            to_be_asked: false,
+            muted: false,
+            muted_by: None,
+            held_by_command: false,
+            held_by_phone: false,
+            established_at: None,
+            local,
+            media: None,
+            expecting: false,
+            rule: SourceRule::default(),
+            keys: None,
+            told: Direction::SendRecv,
+            exchange: Exchange::Idle,
+            is_silent: false,
+            watch: None,
+            shown: None,
+            trail: Trail::default(),
+            quality: None,
+        }
+    }
+
     pub(super) fn media_leg(&self) -> MediaLeg {
         media_leg(self.leg)
     }

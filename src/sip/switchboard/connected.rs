@@ -18,13 +18,11 @@
 //! leg is with somebody else, or comes to be, so is every leg that only bears its name.
 
 use super::call::{Call, Farewell, Seat, Stage};
-use super::routing::Trail;
 use super::whereabouts::Remark;
 use super::{AccountKind, Output, Outside, Switchboard, role_of};
-use crate::media::{CallKey, SourceRule};
+use crate::media::CallKey;
 use crate::sip::leg::{ANONYMOUS, LegKey, LegSource};
 use crate::sip::sdp::Local;
-use crate::sip::switchboard::call::Exchange;
 use crate::supervision::LegOutcome;
 use crate::words::{DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
 
@@ -253,38 +251,18 @@ impl<O: Outside> Switchboard<O> {
 
 impl Seat {
     /// The seat of the party that has left, without a leg: only its past is told.
-    fn left_behind(&mut self, leg: LegKey, to: Number) -> Seat {
+    fn left_behind(&self, leg: LegKey, to: Number) -> Seat {
+        let party = (self.number.clone(), self.role);
+        let local = Local::new(0, self.local.address());
         Seat {
-            leg,
-            peer: self.peer.clone(),
             device: self.device.clone(),
-            number: self.number.clone(),
             known_as: self.known_as.clone(),
             is_named: self.is_named,
             handed_on_to: Some(to),
-            role: self.role,
-            terms: self.terms.clone(),
-            place: None,
-            rule: SourceRule::default(),
-            is_silent: false,
-            stage: Stage::Over,
-            rings: false,
-            to_be_asked: false,
-            muted: false,
-            muted_by: None,
-            held_by_command: false,
-            held_by_phone: false,
             established_at: self.established_at,
-            local: Local::new(0, self.local.address()),
-            media: None,
-            keys: None,
-            expecting: false,
             told: self.told,
-            exchange: Exchange::Idle,
-            watch: None,
-            shown: None,
-            trail: Trail::default(),
             quality: self.quality,
+            ..Seat::new(leg, self.peer.clone(), party, self.terms.clone(), Stage::Over, local)
         }
     }
 
