@@ -92,8 +92,8 @@ impl Default for Limits {
 pub struct Visit {
     /// Requests under way.
     active: AtomicUsize,
-    /// Requests so far.
-    begun: AtomicU64,
+    /// Requests that began and requests that ended, so far.
+    changes: AtomicU64,
     leave: CancellationToken,
     house: CancellationToken,
 }
@@ -102,7 +102,7 @@ impl Visit {
     fn new(house: &CancellationToken) -> Self {
         Self {
             active: AtomicUsize::new(0),
-            begun: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             leave: house.child_token(),
             house: house.clone(),
         }
@@ -111,7 +111,7 @@ impl Visit {
     /// A request is under way until the guard is dropped.
     pub fn begin(self: &Arc<Self>) -> Busy {
         self.active.fetch_add(1, Ordering::Relaxed);
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.changes.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
     }
 
@@ -121,7 +121,7 @@ impl Visit {
     }
 
     fn is_idle(&self) -> bool {
-        self.active.load(Ordering::Relaxed) == 0
+        self.active.load(Ordering::Acquire) == 0
     }
 }
 
@@ -138,7 +138,9 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        // In this order: a connection that looks idle has its last change counted.
+        self.0.changes.fetch_add(1, Ordering::Relaxed);
+        self.0.active.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -361,7 +363,7 @@ impl Library {
         });
         let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(io), service);
         tokio::pin!(connection);
-        let mut begun = 0;
+        let mut changes = 0;
         let idle = sleep(self.idle);
         tokio::pin!(idle);
         loop {
@@ -369,8 +371,9 @@ impl Library {
                 ended = connection.as_mut() => return note(ended),
                 () = visit.leave.cancelled() => break,
                 () = idle.as_mut() => {
-                    let before = std::mem::replace(&mut begun, visit.begun.load(Ordering::Relaxed));
-                    if before == begun && visit.is_idle() {
+                    let is_idle = visit.is_idle();
+                    let before = std::mem::replace(&mut changes, visit.changes.load(Ordering::Relaxed));
+                    if is_idle && before == changes {
                         break;
                     }
                     let next = idle.deadline() + self.idle;
