@@ -34,6 +34,10 @@ test *NAME:
 interop:
     cargo nextest run --locked --all-features --profile ci -E 'test(/^interop::|^clients::|^examples::/)'
 
+# Counts the shape of the source tree against its aims; `just shape --verbose` lists the offenders.
+shape *ARGS:
+    python3 tools/shape.py {{ARGS}}
+
 # All benches in short form; `just bench --json` for a machine, one document a line.
 bench *ARGS:
     cargo bench --locked --bench coached_calls -- --calls 50,200 --seconds 3 {{ARGS}}

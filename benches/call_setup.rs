@@ -19,11 +19,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use undertone::clock::instant;
 use undertone::media::MediaConfig;
-use undertone::sip::config::{Account, Config as SipConfig, Limits, Listen, Source, Trunk};
-use undertone::sip::digest::{Credentials, Subject};
+use undertone::sip::config::{ListenAddress, SipAccount, SipConfig, SipLimits, Trunk, TrunkSource};
+use undertone::sip::digest::{Credentials, DigestRequest};
 use undertone::sip::flow::Protocol;
 use undertone::sip::service;
-use undertone::sip::switchboard::SwitchboardConfig;
+use undertone::sip::switchboard::B2buaConfig;
 use undertone::sip::transaction::Bounds;
 use undertone::store;
 
@@ -182,43 +182,43 @@ fn measure(options: &Options) -> Result<Row, Box<dyn Error>> {
 }
 
 /// One trunk that calls, and as many devices as calls at once.
-fn config(sockets: &Sockets, options: &Options) -> Result<service::Config, Box<dyn Error>> {
+fn config(sockets: &Sockets, options: &Options) -> Result<service::BackendConfig, Box<dyn Error>> {
     let caller = sockets.caller.local_addr()?;
     let trunk = Trunk {
         // The devices are at the same address, and at another port.
-        sources: vec![Source {
+        sources: vec![TrunkSource {
             address: caller.ip(),
             port: Some(caller.port()),
         }],
         prefixes: Vec::new(),
         ..Trunk::at("caller", caller, Protocol::Udp)
     };
-    let limits = Limits {
+    let limits = SipLimits {
         transactions: Bounds {
             total: usize::MAX,
             per_source: usize::MAX,
             ..Bounds::default()
         },
         legs: usize::MAX,
-        ..Limits::default()
+        ..SipLimits::default()
     };
-    Ok(service::Config {
+    Ok(service::BackendConfig {
         sip: SipConfig {
-            listen: vec![Listen::new(Protocol::Udp, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
+            listen: vec![ListenAddress::new(Protocol::Udp, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
             realm: REALM.into(),
             accounts: (0..options.slots)
                 .map(|slot| {
                     let number = number(slot);
-                    Account::new(format!("device-{number}").into(), number.as_str().into(), REALM, PASSWORD)
+                    SipAccount::new(format!("device-{number}").into(), number.as_str().into(), REALM, PASSWORD)
                 })
                 .collect(),
             trunks: vec![trunk],
             limits,
             ..SipConfig::default()
         },
-        switchboard: SwitchboardConfig {
+        switchboard: B2buaConfig {
             grace: Duration::ZERO,
-            ..SwitchboardConfig::default()
+            ..B2buaConfig::default()
         },
         media: MediaConfig {
             ports: None,
@@ -345,7 +345,7 @@ impl Calls {
                 let (length, _) = socket.recv_from(&mut self.buffer)?;
                 let response = std::str::from_utf8(&self.buffer[..length])?;
                 let challenges: Vec<&[u8]> = fields(response, "WWW-Authenticate").map(str::as_bytes).collect();
-                let subject = Subject {
+                let subject = DigestRequest {
                     method: b"REGISTER",
                     uri: uri.as_bytes(),
                     body: b"",

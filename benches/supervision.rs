@@ -16,11 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use undertone::clock::instant;
-use undertone::gateway::{self, DeviceEntry, Directory, Gateway, Group, Kept, Token, User};
-use undertone::supervision::{Config, LegOutcome, Output, Supervision};
+use undertone::gateway::{self, DeviceEntry, Directory, Gateway, Group, Restored, Token, User};
+use undertone::supervision::{LegOutcome, Supervision, SupervisionConfig, SupervisionOutput};
 use undertone::words::{
-    Activity, Answer, Asked, CallFact, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind, Fact, Feature, GroupId, LegState,
-    Mode, MonitorFact, MonitorState, Now, Party, PartyRole, Query, Request, Role, Scope, TargetRef, Timestamp, UserId,
+    Activity, Answer, CallFact, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind, Fact, Feature, GroupId, LegState, Mode,
+    MonitorFact, MonitorState, Now, PartyFact, PartyRole, Query, Request, RequestEnvelope, Role, Scope, TargetRef, Timestamp, UserId,
 };
 
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
@@ -130,7 +130,7 @@ fn measure(monitors: usize) -> Row {
     };
     let armed = || (0..monitors).map(fact).collect::<Vec<MonitorFact>>();
     let before = HELD.load(Ordering::Relaxed);
-    let mut machine = Supervision::new(Config::default(), armed());
+    let mut machine = Supervision::new(SupervisionConfig::default(), armed());
     let bytes = (HELD.load(Ordering::Relaxed) - before) / monitors;
 
     for n in (0..monitors).step_by(10) {
@@ -223,7 +223,7 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
         };
         directory.groups.insert(id, group);
     }
-    let mut gateway = Gateway::new(gateway::Config::default(), Arc::new(directory), Kept::default(), "bench");
+    let mut gateway = Gateway::new(gateway::GatewayConfig::default(), Arc::new(directory), Restored::default(), "bench");
     gateway.handle_capabilities(
         Capabilities {
             activities: Activity::ALL.to_vec(),
@@ -257,8 +257,8 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
 
     let facts = holds(monitors);
     let who = |step: usize| step * 7 % monitors;
-    let requests: Vec<Asked> = (0..STEPS)
-        .map(|step| Asked {
+    let requests: Vec<RequestEnvelope> = (0..STEPS)
+        .map(|step| RequestEnvelope {
             user: user(&supervisor(who(step))),
             from: IpAddr::from([127, 0, 0, 1]),
             request_id: format!("r{step}").into(),
@@ -319,7 +319,7 @@ fn user(device: &DeviceId) -> UserId {
 
 fn drain(machine: &mut Supervision) {
     while let Some(output) = machine.poll_output() {
-        assert!(!matches!(output, Output::Failed(_)));
+        assert!(!matches!(output, SupervisionOutput::Failed(_)));
         black_box(output);
     }
 }
@@ -333,7 +333,7 @@ fn agent(n: usize) -> DeviceId {
 }
 
 fn call(n: usize, state: LegState) -> CallFact {
-    let party = |device: Option<DeviceId>, role, state| Party {
+    let party = |device: Option<DeviceId>, role, state| PartyFact {
         device,
         number: "5001".into(),
         role,

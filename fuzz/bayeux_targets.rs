@@ -4,8 +4,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
-use undertone::front::bayeux::Config;
-use undertone::front::bayeux::hub::{Hub, Output, Peer, Post, PostNo, SocketNo, Via};
+use undertone::front::bayeux::CometdConfig;
+use undertone::front::bayeux::hub::{ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, Output, Sessions, SocketId};
 use undertone::front::bayeux::message::{self, ClientId, Pattern};
 use undertone::words::{Now, Timestamp, UserId};
 
@@ -18,8 +18,8 @@ fn start() -> Now {
     }
 }
 
-fn peer(user: &str) -> Peer {
-    Peer {
+fn peer(user: &str) -> ClientOrigin {
+    ClientOrigin {
         user: Some(user.into()),
         proven: true,
         login_until: None,
@@ -38,13 +38,13 @@ pub fn bayeux_message(data: &[u8]) {
     }
     let Ok(messages) = message::parse(data, 16) else { return };
     let now = start();
-    let mut hub = Hub::new(Config::default(), 1);
-    let say = |hub: &mut Hub, no: u64, user: &str, messages| {
-        let post = Post {
-            no: PostNo(no),
+    let mut hub = Sessions::new(CometdConfig::default(), 1);
+    let say = |hub: &mut Sessions, no: u64, user: &str, messages| {
+        let post = ClientRequest {
+            no: ClientRequestId(no),
             from: peer(user),
             new_browser: Some("b".into()),
-            via: Via::HTTP,
+            via: CometdTransport::HTTP,
             fresh: ClientId(format!("client{no}").into()),
             messages,
         };
@@ -52,19 +52,19 @@ pub fn bayeux_message(data: &[u8]) {
         let mut answer = None;
         while let Some(output) = hub.poll_output() {
             if let Output::Answer { post, body, .. } = output
-                && post == PostNo(no)
+                && post == ClientRequestId(no)
             {
                 assert!(answer.is_none(), "answered twice");
                 answer = Some(serde_json::from_str::<Vec<Value>>(&body).expect("an array of JSON"));
             }
         }
-        hub.handle_written(PostNo(no), now);
+        hub.handle_written(ClientRequestId(no), now);
         answer
     };
     let parsed = |text: &str| message::parse(text.as_bytes(), 16).expect("a message");
     say(&mut hub, 1, "anna", parsed(r#"{"channel":"/meta/handshake"}"#)).expect("an answer");
     let count = messages.len();
-    let shakes = |message: &message::Incoming| matches!(message.kind, message::Kind::Handshake { .. });
+    let shakes = |message: &message::ClientMessage| matches!(message.kind, message::MessageKind::Handshake { .. });
     let opens = messages.iter().any(shakes);
     if let Some(answer) = say(&mut hub, 2, "carl", messages) {
         let replies = answer.iter().filter(|message| message.get("successful").is_some()).count();
@@ -82,17 +82,17 @@ struct Client {
     id: String,
     acks: bool,
     ack: u64,
-    post: Option<PostNo>,
-    socket: Option<SocketNo>,
+    post: Option<ClientRequestId>,
+    socket: Option<SocketId>,
     heard: Vec<u64>,
 }
 
 struct World {
-    hub: Hub,
+    hub: Sessions,
     now: Now,
     next: u64,
-    answers: BTreeMap<PostNo, Vec<Value>>,
-    frames: BTreeMap<SocketNo, Vec<Value>>,
+    answers: BTreeMap<ClientRequestId, Vec<Value>>,
+    frames: BTreeMap<SocketId, Vec<Value>>,
 }
 
 impl World {
@@ -120,10 +120,10 @@ impl World {
         }
     }
 
-    fn post(&mut self, user: &str, via: Via, text: &str) -> PostNo {
+    fn post(&mut self, user: &str, via: CometdTransport, text: &str) -> ClientRequestId {
         self.next += 1;
-        let no = PostNo(self.next);
-        let post = Post {
+        let no = ClientRequestId(self.next);
+        let post = ClientRequest {
             no,
             from: peer(user),
             new_browser: None,
@@ -137,7 +137,7 @@ impl World {
     }
 
     fn ask(&mut self, user: &str, text: &str) -> Vec<Value> {
-        let no = self.post(user, Via::HTTP, text);
+        let no = self.post(user, CometdTransport::HTTP, text);
         let answer = self.answers.remove(&no).expect("an answer");
         self.hub.handle_written(no, self.now);
         self.drain();
@@ -197,13 +197,13 @@ impl Client {
 /// A sequence of operations, two bytes each: whatever is cut, slow or overtaken, each client hears each event of its user once and
 /// in order.
 pub fn bayeux_session(data: &[u8]) {
-    let config = Config {
+    let config = CometdConfig {
         max_interval: Duration::from_secs(1_000_000),
         max_queue: usize::MAX,
-        ..Config::default()
+        ..CometdConfig::default()
     };
     let mut world = World {
-        hub: Hub::new(config, 1),
+        hub: Sessions::new(config, 1),
         now: start(),
         next: 0,
         answers: BTreeMap::new(),
@@ -234,15 +234,15 @@ pub fn bayeux_session(data: &[u8]) {
         match pair[0] % 8 {
             0 => {
                 client.cut(&mut world);
-                client.post = Some(world.post(user, Via::HTTP, &client.connect()));
+                client.post = Some(world.post(user, CometdTransport::HTTP, &client.connect()));
             }
             1 => {
                 client.cut(&mut world);
                 world.next += 1;
-                let socket = SocketNo(world.next);
+                let socket = SocketId(world.next);
                 world.hub.handle_open(socket, Ipv4Addr::LOCALHOST.into(), world.now);
                 client.socket = Some(socket);
-                world.post(user, Via::Socket(socket), &client.connect());
+                world.post(user, CometdTransport::Socket(socket), &client.connect());
             }
             2 | 3 => {
                 let number = told.get(user).map_or(0, Vec::len) as u64 + 1_000_000_001;
@@ -264,7 +264,7 @@ pub fn bayeux_session(data: &[u8]) {
     for (who, client) in clients.iter_mut().enumerate() {
         client.cut(&mut world);
         for _ in 0..2 {
-            client.post = Some(world.post(USERS[who], Via::HTTP, &client.connect()));
+            client.post = Some(world.post(USERS[who], CometdTransport::HTTP, &client.connect()));
             while client.arrives(&mut world) {}
         }
         assert_eq!(&client.heard, told.entry(USERS[who]).or_default(), "client {who}");

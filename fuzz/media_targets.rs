@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use undertone::media::call::{Call, CallConfig, Leg, Sent, StreamStart, Transmit};
+use undertone::media::call::{Call, CallConfig, Leg, StreamStart, Transmit, TransmitKind};
 use undertone::media::codec::{Decoder, MAX_DECODED};
 use undertone::media::jitter::{Reader, Ring};
-use undertone::media::srtp::{Inbound, Key, Outbound, Suite};
+use undertone::media::srtp::{MasterKey, Protect, Suite, Unprotect};
 use undertone::media::{CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegMedia, MediaLeg, rtcp, rtp};
 use undertone::words::{Activity, Now, Timestamp};
 
@@ -85,15 +85,18 @@ pub fn media_call(mut data: &[u8]) {
         let slot = usize::from(*what) % 3;
         let mut check = |packet: Transmit<'_>| {
             assert_eq!(packet.to.ip(), address(packet.slot).ip());
-            if packet.sent != Sent::Rtcp {
+            if packet.sent != TransmitKind::Rtcp {
                 assert!(rtp::parse(packet.bytes).is_ok());
                 assert!(
                     packet.slot != 1
                         || activity == Activity::BargeIn
-                        || matches!(packet.sent, Sent::Unchanged | Sent::Transcoded | Sent::Silent)
+                        || matches!(
+                            packet.sent,
+                            TransmitKind::Unchanged | TransmitKind::Transcoded | TransmitKind::Silent
+                        )
                 );
             }
-            assert_ne!(packet.sent, Sent::Guarded);
+            assert_ne!(packet.sent, TransmitKind::Guarded);
         };
         match what / 3 % 8 {
             0..=3 if call.is_rtcp(slot, bytes) => {
@@ -180,14 +183,14 @@ pub fn media_jitter(data: &[u8]) {
 /// Bytes that claim to be SRTP or SRTCP under a key: nothing but what the key has made is taken, and refusing changes nothing.
 pub fn media_srtp(data: &[u8]) {
     for suite in Suite::ALL {
-        let Some(key) = Key::new(suite, &[9; 64][..suite.material_len()]) else {
+        let Some(key) = MasterKey::new(suite, &[9; 64][..suite.material_len()]) else {
             return;
         };
-        let mut inbound = Inbound::new(&key);
+        let mut inbound = Unprotect::new(&key);
         assert!(inbound.unprotect_rtp(&mut data.to_vec()).is_err());
         assert!(inbound.unprotect_rtcp(&mut data.to_vec()).is_err());
         let mut buffer = vec![0; data.len() + 64];
-        if let Some(packet) = Outbound::new(&key).protect_rtp(data, &mut buffer) {
+        if let Some(packet) = Protect::new(&key).protect_rtp(data, &mut buffer) {
             let mut packet = packet.to_vec();
             let len = inbound.unprotect_rtp(&mut packet).expect("what the key has made");
             assert_eq!(&packet[..len], data);

@@ -1,7 +1,7 @@
 //! What must hold for any bytes. The fuzz targets and the tests that replay their corpora run the same code.
 
-use undertone::sip::message::{Abilities, Framed, Message, Method, ParseError, Response, StreamFramer, parse_datagram, validate};
-use undertone::sip::sdp::{Direction, Local, Session};
+use undertone::sip::message::{Abilities, Framed, Method, ParseError, SipMessage, SipResponse, StreamFramer, parse_datagram, validate};
+use undertone::sip::sdp::{Direction, Local, SdpSession};
 
 const ABILITIES: Abilities<'_> = Abilities {
     methods: &[Method::Invite],
@@ -46,14 +46,14 @@ fn frames(pieces: &mut dyn Iterator<Item = &[u8]>) -> Vec<Result<Framed, ParseEr
 
 /// A session description: nothing panics, our answer can be read and never allows more than the offer.
 pub fn sdp(data: &[u8]) {
-    let Ok(offer) = Session::parse(data) else { return };
+    let Ok(offer) = SdpSession::parse(data) else { return };
     let mut local = Local::new(1, ([192, 0, 2, 1], 20_000).into());
     let (body, agreed) = local.answer(&offer, Direction::SendRecv);
     assert!(!agreed.send || offer.audio.direction.receives());
     assert!(agreed.remote.is_none_or(|remote| !remote.ip().is_multicast() && remote.port() != 0));
-    let answer = Session::parse(&body).expect("our answer can be read");
+    let answer = SdpSession::parse(&body).expect("our answer can be read");
     assert_eq!(answer.audio.direction, Direction::SendRecv.and(offer.audio.direction.reversed()));
-    let again = Session::parse(&local.offer(Direction::SendRecv)).expect("our offer can be read");
+    let again = SdpSession::parse(&local.offer(Direction::SendRecv)).expect("our offer can be read");
     assert_eq!(again.version, answer.version + 1);
     let _ = local.accept(&offer);
 }
@@ -66,7 +66,7 @@ fn look_at_error(error: &ParseError) {
     }
 }
 
-fn look_at(message: &Message) {
+fn look_at(message: &SipMessage) {
     let headers = message.headers();
     let _ = (
         headers.call_id(),
@@ -98,7 +98,7 @@ fn look_at(message: &Message) {
     let again = parse_datagram(&printed).expect("what was accepted prints to what is accepted");
     assert_eq!(again.to_bytes(), printed);
     assert_eq!(again.body(), message.body());
-    let fields = |message: &Message| -> Vec<(Vec<u8>, Vec<u8>)> {
+    let fields = |message: &SipMessage| -> Vec<(Vec<u8>, Vec<u8>)> {
         let fields = message.headers().iter().filter(|field| !field.is("Content-Length"));
         fields.map(|field| (field.name().to_vec(), field.value().to_vec())).collect()
     };
@@ -107,9 +107,9 @@ fn look_at(message: &Message) {
     framer.push(&printed);
     assert_eq!(framer.next(), Some(Ok(Framed::Message(again.clone()))));
     assert!(framer.next().is_none() && !framer.is_midway());
-    if let Message::Request(request) = message {
+    if let SipMessage::Request(request) = message {
         let mut response = match validate(request, &ABILITIES) {
-            Ok(()) => Some(Response::to(request, 200)),
+            Ok(()) => Some(SipResponse::to(request, 200)),
             Err(refuse) => refuse.response(request),
         };
         if let Some(response) = &mut response {

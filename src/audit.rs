@@ -24,8 +24,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// The audit file. Cheap to clone; the writer thread ends with the last clone.
 #[derive(Clone, Debug)]
-pub struct Audit {
-    jobs: SyncSender<Job>,
+pub struct AuditLog {
+    jobs: SyncSender<AuditJob>,
     writable: Arc<AtomicBool>,
 }
 
@@ -53,18 +53,18 @@ const ROOM: i64 = 64 * 1024;
 
 type Done = Box<dyn FnOnce(Result<(), AuditError>) + Send>;
 
-struct Job {
+struct AuditJob {
     line: Vec<u8>,
     done: Done,
 }
 
-impl Audit {
+impl AuditLog {
     /// Opens or makes the file, with its directory; only its owner may read it.
     ///
     /// # Errors
     /// The file cannot be opened for appending.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
-        let mut writer = Writer {
+        let mut writer = AuditFile {
             path: path.to_owned(),
             file: None,
             writable: Arc::new(AtomicBool::new(false)),
@@ -93,21 +93,21 @@ impl Audit {
     /// Finds out whether lines can still be written, and leaves nothing in the file: room for some is set aside behind its end, and the disk
     /// is asked to keep what it has. `done` as for [`Self::write`].
     pub fn check(&self, done: impl FnOnce(Result<(), AuditError>) + Send + 'static) {
-        self.put(Job {
+        self.put(AuditJob {
             line: Vec::new(),
             done: Box::new(done),
         });
     }
 
     /// Appends a line; `done` is called on the writer's thread once it is on disk or has failed. Never blocks.
-    pub fn write(&self, line: &Line<'_>, done: impl FnOnce(Result<(), AuditError>) + Send + 'static) {
-        self.put(Job {
+    pub fn write(&self, line: &AuditLine<'_>, done: impl FnOnce(Result<(), AuditError>) + Send + 'static) {
+        self.put(AuditJob {
             line: line.to_bytes(),
             done: Box::new(done),
         });
     }
 
-    fn put(&self, job: Job) {
+    fn put(&self, job: AuditJob) {
         match self.jobs.try_send(job) {
             Ok(()) => {}
             Err(TrySendError::Full(job)) => (job.done)(Err(AuditError::Overloaded)),
@@ -118,7 +118,7 @@ impl Audit {
 
 /// One line. Absent fields are left out.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Line<'a> {
+pub struct AuditLine<'a> {
     /// When; RFC 3339, UTC.
     #[serde(serialize_with = "rfc3339")]
     pub at: Timestamp,
@@ -168,7 +168,7 @@ pub struct Line<'a> {
     pub heard_ms: Option<u64>,
 }
 
-impl Line<'_> {
+impl AuditLine<'_> {
     /// The line with its end. No control character, escape sequence or line separator survives unescaped.
     fn to_bytes(&self) -> Vec<u8> {
         let json = serde_json::to_string(self).unwrap_or_else(|_| r#"{"event":"unwritable"}"#.to_owned());
@@ -215,14 +215,14 @@ pub(crate) fn utc(at: Timestamp) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-struct Writer {
+struct AuditFile {
     path: PathBuf,
     file: Option<File>,
     writable: Arc<AtomicBool>,
 }
 
-impl Writer {
-    fn run(mut self, waiting: &Receiver<Job>) {
+impl AuditFile {
+    fn run(mut self, waiting: &Receiver<AuditJob>) {
         loop {
             let first = match waiting.recv_timeout(TRY_AGAIN) {
                 Ok(first) => first,
@@ -234,7 +234,7 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let batch: Vec<Job> = std::iter::once(first).chain(waiting.try_iter().take(WAITING_LINES)).collect();
+            let batch: Vec<AuditJob> = std::iter::once(first).chain(waiting.try_iter().take(WAITING_LINES)).collect();
             let lines: Vec<u8> = batch.iter().flat_map(|job| job.line.iter().copied()).collect();
             let written = self.append(&lines).map_err(|error| {
                 self.file = None;
@@ -348,7 +348,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc::channel;
 
-    fn written(audit: &Audit, line: &Line<'_>) -> Result<(), AuditError> {
+    fn written(audit: &AuditLog, line: &AuditLine<'_>) -> Result<(), AuditError> {
         let (tell, told) = channel();
         audit.write(line, move |outcome| tell.send(outcome).expect("the test waits"));
         told.recv().expect("the writer answers")
@@ -365,13 +365,13 @@ mod tests {
     fn a_line_is_on_disk_when_it_is_said_to_be() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("new").join("audit.jsonl");
-        let audit = Audit::open(&path).expect("it opens");
-        let line = Line {
+        let audit = AuditLog::open(&path).expect("it opens");
+        let line = AuditLine {
             at: Timestamp(1_795_397_126_123),
             event: "allowed",
             user: Some("meg"),
             heard_ms: Some(12),
-            ..Line::default()
+            ..AuditLine::default()
         };
         written(&audit, &line).expect("it is written");
         let expected = serde_json::json!({"at": "2026-11-23T01:25:26.123Z", "event": "allowed", "user": "meg", "heard_ms": 12});
@@ -382,14 +382,14 @@ mod tests {
     fn nobody_can_write_a_line_of_his_own_or_talk_to_the_terminal() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("audit.jsonl");
-        let audit = Audit::open(&path).expect("it opens");
+        let audit = AuditLog::open(&path).expect("it opens");
         let evil = "a\r\n{\"event\":\"allowed\"}\u{1b}[2J\u{9b}2J\u{7f}\u{2028}\u{202e}\",\"level\":\"x";
         written(
             &audit,
-            &Line {
+            &AuditLine {
                 event: "refused",
                 user: Some(evil),
-                ..Line::default()
+                ..AuditLine::default()
             },
         )
         .expect("it is written");
@@ -406,14 +406,14 @@ mod tests {
     fn many_lines_at_once_are_all_kept_in_order() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("audit.jsonl");
-        let audit = Audit::open(&path).expect("it opens");
+        let audit = AuditLog::open(&path).expect("it opens");
         let (tell, told) = channel();
         for number in 0..500 {
             let tell = tell.clone();
-            let line = Line {
+            let line = AuditLine {
                 event: "allowed",
                 heard_ms: Some(number),
-                ..Line::default()
+                ..AuditLine::default()
             };
             audit.write(&line, move |outcome| tell.send(outcome).expect("the test waits"));
         }
@@ -427,10 +427,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("audit.jsonl");
         std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
-        let audit = Audit::open(&path).expect("it opens");
-        let line = Line {
+        let audit = AuditLog::open(&path).expect("it opens");
+        let line = AuditLine {
             event: "allowed",
-            ..Line::default()
+            ..AuditLine::default()
         };
         assert!(!audit.is_writable(), "known before anybody asks");
         assert!(matches!(written(&audit, &line), Err(AuditError::Disk { .. })));
@@ -448,7 +448,7 @@ mod tests {
     fn a_check_finds_a_full_disk_and_leaves_nothing_behind() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("audit.jsonl");
-        let audit = Audit::open(&path).expect("it opens");
+        let audit = AuditLog::open(&path).expect("it opens");
         let checked = || {
             let (tell, told) = channel();
             audit.check(move |outcome| tell.send(outcome).expect("the test waits"));
@@ -466,12 +466,12 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("audit.jsonl");
         std::fs::write(&path, "{\"event\":\"allo").expect("half a line");
-        let audit = Audit::open(&path).expect("it opens");
+        let audit = AuditLog::open(&path).expect("it opens");
         written(
             &audit,
-            &Line {
+            &AuditLine {
                 event: "joined",
-                ..Line::default()
+                ..AuditLine::default()
             },
         )
         .expect("it is written");

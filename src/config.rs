@@ -15,14 +15,14 @@ use crate::front::{self, auth, bayeux};
 use crate::gateway::{self, Directory};
 use crate::media::MediaConfig;
 use crate::sip;
-use crate::sip::switchboard::{Numbering, SwitchboardConfig};
+use crate::sip::switchboard::{B2buaConfig, Numbering};
 use crate::telemetry;
 use crate::words::{Number, UserId};
 use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Format, Serialized, Toml};
 use figment::value::{Dict, Value};
-use locate::Source;
+use locate::ConfigFile;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,11 +48,11 @@ pub struct Config {
     /// Where REST and CometD listen.
     pub rest_bind: SocketAddr,
     /// REST and CometD over HTTP.
-    pub front: front::Config,
+    pub front: front::HttpConfig,
     /// Logins.
-    pub login: auth::Config,
+    pub login: auth::AuthConfig,
     /// CometD sessions.
-    pub bayeux: bayeux::Config,
+    pub bayeux: bayeux::CometdConfig,
     /// Where the telephony contract is served.
     pub grpc_bind: SocketAddr,
     /// gRPC server reflection.
@@ -66,21 +66,21 @@ pub struct Config {
     /// Where a SIP backend alone serves health and metrics.
     pub backend_admin_bind: SocketAddr,
     /// The gateway.
-    pub gateway: gateway::Config,
+    pub gateway: gateway::GatewayConfig,
     /// Who exists.
     pub directory: Directory,
     /// The audit file.
     pub audit_file: PathBuf,
     /// The SIP endpoint. Its accounts can log in once [`Config::sip_with_credentials`] has given them their HA1s.
-    pub sip: sip::config::Config,
+    pub sip: sip::config::SipConfig,
     /// The switchboard.
-    pub switchboard: SwitchboardConfig,
+    pub switchboard: B2buaConfig,
     /// Every number of the house, and the ways out of it.
     pub numbering: Numbering,
     /// RTP.
     pub media: MediaConfig,
     /// Logs.
-    pub telemetry: telemetry::Config,
+    pub telemetry: telemetry::LogConfig,
     password_hashes: BTreeMap<UserId, String>,
     sip_passwords: BTreeMap<Number, String>,
 }
@@ -89,11 +89,11 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doors {
     /// REST and CometD.
-    pub rest: door::Limits,
+    pub rest: door::ConnectionLimits,
     /// The telephony contract, of a gateway or a backend.
-    pub grpc: door::Limits,
+    pub grpc: door::ConnectionLimits,
     /// Health and metrics.
-    pub admin: door::Limits,
+    pub admin: door::ConnectionLimits,
 }
 
 impl Config {
@@ -164,7 +164,7 @@ pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
 /// Everything that is wrong, each with its place.
 pub fn parse(file: Option<(&Path, &str)>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, Problems> {
     let environment: BTreeMap<String, String> = environment.into_iter().filter(|(key, _)| key.starts_with(PREFIX)).collect();
-    let source = Source::new(file, &environment).map_err(|problem| Problems(vec![problem]))?;
+    let source = ConfigFile::new(file, &environment).map_err(|problem| Problems(vec![problem]))?;
     let whole = match layers(file, &environment) {
         Ok(whole) => whole,
         Err(error) => {
@@ -172,7 +172,7 @@ pub fn parse(file: Option<(&Path, &str)>, environment: impl IntoIterator<Item = 
             return Err(Problems(problems.collect()));
         }
     };
-    let mut reader = Reader {
+    let mut reader = ConfigReader {
         whole,
         defaults: dict(DEFAULTS),
         problems: Vec::new(),
@@ -236,13 +236,13 @@ fn describe(kind: &Kind) -> String {
 }
 
 /// Takes sections out of the whole, and goes on after each problem with the default in its place, so that all problems are found.
-struct Reader {
+struct ConfigReader {
     whole: Dict,
     defaults: Dict,
     problems: Vec<Found>,
 }
 
-impl Reader {
+impl ConfigReader {
     /// The keys outside any section.
     fn top<T: DeserializeOwned>(&mut self, names: &[&str]) -> Option<T> {
         let take = |from: &mut Dict| -> Dict { names.iter().filter_map(|name| from.remove_entry(*name)).collect() };

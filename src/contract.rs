@@ -12,11 +12,11 @@ mod once;
 mod refused;
 mod server;
 
-pub use client::place;
-pub use convert::{Malformed, Watched};
+pub use client::execute;
+pub use convert::{Malformed, WatchItem};
 pub use log::{FactLog, Watcher};
 pub use refused::{refusal_of, status_of};
-pub use server::{Service, router, routes, serve, serve_facts};
+pub use server::{TelephonyService, router, routes, serve, serve_facts};
 
 use crate::words::{Capabilities, Command, CommandContext, Fact, Refusal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -33,7 +33,7 @@ pub mod proto {
 
 /// One command on its way: contract server → backend's loop, or gateway's desk → seam.
 #[derive(Debug)]
-pub struct Placed {
+pub struct CommandCall {
     /// Under which id, on whose behalf, how long the caller waits.
     pub context: CommandContext,
     /// What is commanded.
@@ -42,7 +42,7 @@ pub struct Placed {
     pub reply: oneshot::Sender<Result<(), Refusal>>,
 }
 
-impl Placed {
+impl CommandCall {
     /// A command with the end on which its answer comes.
     pub fn new(context: CommandContext, command: Command) -> (Self, oneshot::Receiver<Result<(), Refusal>>) {
         let (reply, answer) = oneshot::channel();
@@ -53,9 +53,9 @@ impl Placed {
 
 /// The backend's end: what its loop receives, and where it publishes.
 #[derive(Debug)]
-pub struct Port {
+pub struct CommandInbox {
     /// Commands, well formed and each request id only once.
-    pub commands: mpsc::Receiver<Placed>,
+    pub commands: mpsc::Receiver<CommandCall>,
     /// Where the backend says what has become of things.
     pub facts: FactLog,
 }
@@ -64,9 +64,9 @@ pub struct Port {
 ///
 /// A new snapshot comes as `SnapshotBegin`, the entities, `SnapshotComplete`; when the stream breaks, `Lost`.
 #[derive(Debug)]
-pub struct Line {
+pub struct BackendConnection {
     /// Where the gateway places its commands.
-    pub commands: mpsc::Sender<Placed>,
+    pub commands: mpsc::Sender<CommandCall>,
     /// What the backend reports.
     pub facts: mpsc::Receiver<Fact>,
     /// What the backend can do, as it last said; empty until it has said.

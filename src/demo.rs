@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How the demo is run.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
+pub struct DemoOptions {
     /// One JSON document on stdout instead of a story.
     pub json: bool,
     /// Gateway and SIP backend as two child processes joined by gRPC.

@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use occupancy::{Entrance, Occupancy, Refused, Ticket};
+use occupancy::{AdmissionError, Entrance, Occupancy, Ticket};
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -52,7 +52,7 @@ const BROKEN_STREAMS: usize = 64;
 
 /// What a door allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// Its name in the log and the metrics.
     pub name: &'static str,
     /// Connections at once of all strangers together.
@@ -71,7 +71,7 @@ pub struct Limits {
     pub is_http2_only: bool,
 }
 
-impl Default for Limits {
+impl Default for ConnectionLimits {
     /// Of REST and CometD.
     fn default() -> Self {
         Self {
@@ -89,7 +89,7 @@ impl Default for Limits {
 
 /// What is known of one connection.
 #[derive(Debug)]
-pub struct Visit {
+pub struct ConnectionUse {
     /// Requests under way.
     active: AtomicUsize,
     /// Requests that began and requests that ended, so far.
@@ -98,7 +98,7 @@ pub struct Visit {
     house: CancellationToken,
 }
 
-impl Visit {
+impl ConnectionUse {
     fn new(house: &CancellationToken) -> Self {
         Self {
             active: AtomicUsize::new(0),
@@ -109,10 +109,10 @@ impl Visit {
     }
 
     /// A request is under way until the guard is dropped.
-    pub fn begin(self: &Arc<Self>) -> Busy {
+    pub fn begin(self: &Arc<Self>) -> RequestGuard {
         self.active.fetch_add(1, Ordering::Relaxed);
         self.changes.fetch_add(1, Ordering::Relaxed);
-        Busy(self.clone())
+        RequestGuard(self.clone())
     }
 
     /// Cancelled when the connection is to be closed after the answers under way.
@@ -127,16 +127,16 @@ impl Visit {
 
 /// A request under way.
 #[derive(Debug)]
-pub struct Busy(Arc<Visit>);
+pub struct RequestGuard(Arc<ConnectionUse>);
 
-impl Busy {
+impl RequestGuard {
     /// It never ends before its connection does.
     fn forever(self) {
         self.0.active.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-impl Drop for Busy {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         // In this order: a connection that looks idle has its last change counted.
         self.0.changes.fetch_add(1, Ordering::Relaxed);
@@ -144,25 +144,25 @@ impl Drop for Busy {
     }
 }
 
-type Places = Arc<Mutex<Occupancy<Arc<Visit>>>>;
+type Places = Arc<Mutex<Occupancy<Arc<ConnectionUse>>>>;
 
 /// A place in the house; free again when it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionPermit {
     places: Places,
     ticket: Ticket,
     name: &'static str,
-    visit: Arc<Visit>,
+    visit: Arc<ConnectionUse>,
 }
 
-impl Place {
+impl ConnectionPermit {
     /// The connection that has it.
-    pub fn visit(&self) -> &Arc<Visit> {
+    pub fn visit(&self) -> &Arc<ConnectionUse> {
         &self.visit
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let taken = {
             let mut places = lock(&self.places);
@@ -174,17 +174,17 @@ impl Drop for Place {
 }
 
 /// A lock that another thread died with holds data that is still whole.
-fn lock(places: &Places) -> MutexGuard<'_, Occupancy<Arc<Visit>>> {
+fn lock(places: &Places) -> MutexGuard<'_, Occupancy<Arc<ConnectionUse>>> {
     places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where connections come from.
-pub trait Listen: Send {
+pub trait Accept: Send {
     /// The next one.
     fn accept(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
 }
 
-impl Listen for TcpListener {
+impl Accept for TcpListener {
     fn accept(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send {
         TcpListener::accept(self)
     }
@@ -192,17 +192,17 @@ impl Listen for TcpListener {
 
 /// Lets connections in until `stopped` comes, each to a task of its own; then tells them to go, and returns when the last one has.
 pub async fn receive<F>(
-    mut listener: impl Listen,
-    limits: &Limits,
+    mut listener: impl Accept,
+    limits: &ConnectionLimits,
     stopped: impl Future<Output = ()>,
-    serve: impl Fn(TcpStream, SocketAddr, Place) -> F,
+    serve: impl Fn(TcpStream, SocketAddr, ConnectionPermit) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     let house = CancellationToken::new();
     let places = Arc::new(Mutex::new(Occupancy::new(limits)));
     let visitors = TaskTracker::new();
-    let mut failures = Failures::default();
+    let mut failures = AcceptFailures::default();
     tokio::pin!(stopped);
     loop {
         let accepted = tokio::select! {
@@ -231,8 +231,8 @@ pub async fn receive<F>(
     visitors.wait().await;
 }
 
-fn take_place(places: &Places, name: &'static str, address: IpAddr, house: &CancellationToken) -> Option<Place> {
-    let visit = Arc::new(Visit::new(house));
+fn take_place(places: &Places, name: &'static str, address: IpAddr, house: &CancellationToken) -> Option<ConnectionPermit> {
+    let visit = Arc::new(ConnectionUse::new(house));
     let (entrance, taken) = {
         let mut all = lock(places);
         (all.enter(address, visit.clone(), |visit| visit.is_idle()), all.taken())
@@ -246,8 +246,8 @@ fn take_place(places: &Places, name: &'static str, address: IpAddr, house: &Canc
         }
         Entrance::Refused(why) => {
             let reason = match why {
-                Refused::Address => "address",
-                Refused::Full => "full",
+                AdmissionError::Address => "address",
+                AdmissionError::Full => "full",
             };
             metrics::counter!("undertone_connections_refused_total", "door" => name, "reason" => reason).increment(1);
             tracing::debug!(door = name, %address, reason, "a connection is refused");
@@ -255,7 +255,7 @@ fn take_place(places: &Places, name: &'static str, address: IpAddr, house: &Canc
         }
     };
     metrics::gauge!("undertone_connections", "door" => name).set(taken as f64);
-    Some(Place {
+    Some(ConnectionPermit {
         places: places.clone(),
         ticket,
         name,
@@ -265,9 +265,9 @@ fn take_place(places: &Places, name: &'static str, address: IpAddr, house: &Canc
 
 /// Accepts that have failed in a row.
 #[derive(Debug, Default)]
-struct Failures(u32);
+struct AcceptFailures(u32);
 
-impl Failures {
+impl AcceptFailures {
     fn pause(&mut self, name: &'static str, error: &io::Error) -> Duration {
         if self.0 == 0 {
             tracing::warn!(door = name, %error, "connections can not be accepted");
@@ -288,8 +288,8 @@ impl Failures {
 }
 
 /// Serves a router until `stopped` comes; then finishes the answers under way.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stopped: impl Future<Output = ()>) {
-    let library = Arc::new(Library::new(&limits));
+pub async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimits, stopped: impl Future<Output = ()>) {
+    let library = Arc::new(HttpLibrary::new(&limits));
     receive(listener, &limits, stopped, |stream, peer, place| {
         let (library, router) = (library.clone(), router.clone());
         async move {
@@ -305,14 +305,14 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stoppe
 
 /// The HTTP library, with its bounds.
 #[derive(Clone, Debug)]
-pub struct Library {
+pub struct HttpLibrary {
     builder: auto::Builder<TokioExecutor>,
     idle: Duration,
 }
 
-impl Library {
+impl HttpLibrary {
     /// For connections through a door.
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &ConnectionLimits) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -340,7 +340,7 @@ impl Library {
     }
 
     /// Serves one connection, until it ends, nothing is asked for in a while, or it is told to leave. Each request is prepared first.
-    pub async fn serve<I>(&self, io: I, router: Router, visit: &Arc<Visit>, prepare: impl Fn(&mut Request<Incoming>) + Clone)
+    pub async fn serve<I>(&self, io: I, router: Router, visit: &Arc<ConnectionUse>, prepare: impl Fn(&mut Request<Incoming>) + Clone)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -356,9 +356,9 @@ impl Library {
                 if is_connect && response.status().is_success() {
                     // A websocket over HTTP/2 (RFC 8441) has begun; it has deadlines of its own.
                     busy.forever();
-                    return Ok::<_, Infallible>(response.map(|body| Counted { body, _busy: None }));
+                    return Ok::<_, Infallible>(response.map(|body| CountedBody { body, _busy: None }));
                 }
-                Ok(response.map(|body| Counted { body, _busy: Some(busy) }))
+                Ok(response.map(|body| CountedBody { body, _busy: Some(busy) }))
             }
         });
         let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(io), service);
@@ -403,12 +403,12 @@ fn note(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
 }
 
 /// The body of an answer; its request is under way until it is dropped.
-struct Counted {
+struct CountedBody {
     body: Body,
-    _busy: Option<Busy>,
+    _busy: Option<RequestGuard>,
 }
 
-impl http_body::Body for Counted {
+impl http_body::Body for CountedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

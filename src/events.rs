@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// What to show.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct EventsOptions {
     /// Scheme, host and port of the gateway.
     pub url: String,
     /// Login name.
@@ -30,7 +30,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The gateway refuses this user; there is nothing to wait for.
-pub async fn run(options: Options) -> Result<(), ListenError> {
+pub async fn run(options: EventsOptions) -> Result<(), ListenError> {
     let channels: Vec<&str> = options.channels.iter().map(String::as_str).collect();
     let mut listener = Listener::new(&options.url, &options.user, &options.password, &channels, options.after)?;
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {

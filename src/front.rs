@@ -33,7 +33,7 @@ use std::time::Duration;
 
 /// What the HTTP doors may be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub struct HttpConfig {
     /// Scheme, host and port under which clients reach us, without a path: the prefix of every URI we write.
     pub public_url: String,
     /// Origins (`https://desk.example.com`) whose pages may call us from a browser, besides our own.
@@ -50,7 +50,7 @@ pub struct Config {
     pub concurrency: usize,
 }
 
-impl Default for Config {
+impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             public_url: "http://127.0.0.1:8080".to_owned(),

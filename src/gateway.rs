@@ -21,22 +21,22 @@ pub mod desk;
 mod tests;
 
 pub use directory::{DeviceEntry, Directory, Group, User, VoiceEnvironment};
-pub use record::{Event, Hearing, Record};
+pub use record::{AuditEvent, AuditRecord, ListeningRecord};
 
 use crate::words::{
-    Activity, AdmissionAsked, AgentState, Answer, Asked, CallFact, CallId, CallNotification, CallView, Capabilities, Command,
-    CommandContext, DeviceFact, DeviceId, DeviceView, Fact, Failure, LegState, MonitorFact, MonitorState, Notice, NoticeBody, Now, Party,
-    Query, Reason, Refusal, RequestId, Timestamp, Topic, UserId, UserView,
+    Activity, AdmissionAsked, AgentState, Answer, CallFact, CallId, CallNotification, CallView, Capabilities, Command, CommandContext,
+    DeviceFact, DeviceId, DeviceView, Fact, Failure, LegState, MonitorFact, MonitorState, Notice, NoticeBody, Now, PartyFact, Query,
+    Reason, Refusal, RequestEnvelope, RequestId, Timestamp, Topic, UserId, UserView,
 };
-use calls::Calls;
-use permission::House;
+use calls::CallIndex;
+use permission::AccessDirectory;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What the gateway may be told about its own behaviour.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub struct GatewayConfig {
     /// The rule of GWS: Coach cannot be returned to once left. Default: any activity to any other.
     pub one_way_coach: bool,
     /// What the monitored agent is told.
@@ -47,7 +47,7 @@ pub struct Config {
     pub audit_deadline: Duration,
 }
 
-impl Default for Config {
+impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
             one_way_coach: false,
@@ -104,7 +104,7 @@ pub enum Output {
         /// Its name.
         id: WorkId,
         /// The line.
-        record: Record,
+        record: AuditRecord,
     },
     /// To the store: this user's presence from now on.
     Keep {
@@ -118,17 +118,17 @@ pub enum Output {
         /// Whose.
         supervisor: DeviceId,
         /// What; `None`: nothing.
-        hearing: Option<Hearing>,
+        hearing: Option<ListeningRecord>,
     },
 }
 
 /// What a gateway has kept for the next one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
+pub struct Restored {
     /// Who had a session open, and his voice state.
     pub sessions: BTreeMap<UserId, AgentState>,
     /// Who was admitted to a call or was on it.
-    pub hearing: Vec<Hearing>,
+    pub hearing: Vec<ListeningRecord>,
 }
 
 /// The audit line could not be written.
@@ -138,19 +138,19 @@ pub struct AuditFailed;
 
 /// Who may ask what, what each user sees, and who is told. After every `handle_*`, drain [`Gateway::poll_output`].
 pub struct Gateway {
-    config: Config,
-    house: House,
+    config: GatewayConfig,
+    house: AccessDirectory,
     /// Makes request ids of our own unlike those of the instance before.
     instance: String,
-    backend: Backend,
+    backend: BackendState,
     capabilities: Capabilities,
     devices: BTreeMap<DeviceId, DeviceFact>,
-    calls: Calls,
+    calls: CallIndex,
     /// The call that was made to ask about another, by that one.
     asking: BTreeMap<CallId, CallId>,
     monitors: BTreeMap<DeviceId, MonitorFact>,
     /// Who was admitted to a call or is on it, by supervisor's device: each gets a last line in the audit.
-    hearing: BTreeMap<DeviceId, Hearing>,
+    hearing: BTreeMap<DeviceId, ListeningRecord>,
     /// Open sessions and their voice states.
     sessions: BTreeMap<UserId, AgentState>,
     /// Monitors that must end, by supervisor's device; asked for again after every snapshot until they are gone.
@@ -161,7 +161,7 @@ pub struct Gateway {
     met: bool,
     /// Somebody has asked before that, and was told what was not known yet.
     presumed: bool,
-    works: BTreeMap<WorkId, (Instant, Work)>,
+    works: BTreeMap<WorkId, (Instant, PendingWork)>,
     next_work: u64,
     /// Which channel late failures of recent requests go to, oldest first.
     topics: VecDeque<(RequestId, Topic)>,
@@ -169,7 +169,7 @@ pub struct Gateway {
 }
 
 /// How much of the backend is known.
-enum Backend {
+enum BackendState {
     /// It cannot be reached; what was known last still answers reads.
     Away,
     /// It is telling all it knows; what is left in here at the end is gone.
@@ -183,9 +183,9 @@ enum Backend {
 }
 
 /// What waits for an outcome.
-enum Work {
+enum PendingWork {
     /// A permitted request waits for its audit line.
-    Attempt { token: Token, errand: Errand },
+    Attempt { token: Token, errand: PendingCommand },
     /// A refused request waits for its audit line, for order's sake only.
     Refused { token: Token, refusal: Refusal },
     /// A join waits for its audit line.
@@ -195,17 +195,17 @@ enum Work {
     /// The line changes nothing.
     Line,
     /// A command of a request waits for the backend.
-    Asked { token: Token, errand: Errand },
+    Asked { token: Token, errand: PendingCommand },
     /// A command of our own waits for the backend.
     Own,
 }
 
 /// A command with what is needed around it.
 #[derive(Clone)]
-struct Errand {
+struct PendingCommand {
     context: CommandContext,
     command: Command,
-    record: Record,
+    record: AuditRecord,
     audited: Audited,
     /// Digits were sent: the leg's user is told.
     digits_on: Option<(CallId, DeviceId)>,
@@ -224,15 +224,15 @@ enum Audited {
 
 impl Gateway {
     /// A gateway that knows its directory and what was kept; `instance` is unlike that of any gateway before it.
-    pub fn new(config: Config, directory: Arc<Directory>, kept: Kept, instance: &str) -> Self {
+    pub fn new(config: GatewayConfig, directory: Arc<Directory>, kept: Restored, instance: &str) -> Self {
         let mut gateway = Self {
             config,
-            house: House::new(directory),
+            house: AccessDirectory::new(directory),
             instance: instance.to_owned(),
-            backend: Backend::Away,
+            backend: BackendState::Away,
             capabilities: Capabilities::default(),
             devices: BTreeMap::new(),
-            calls: Calls::default(),
+            calls: CallIndex::default(),
             monitors: BTreeMap::new(),
             hearing: kept.hearing.into_iter().map(|one| (one.supervisor.clone(), one)).collect(),
             sessions: kept.sessions,
@@ -255,7 +255,7 @@ impl Gateway {
     }
 
     /// Takes a request; its [`Output::Reply`] comes when the backend has accepted or refused it.
-    pub fn handle_request(&mut self, token: Token, asked: &Asked, now: Now) {
+    pub fn handle_request(&mut self, token: Token, asked: &RequestEnvelope, now: Now) {
         match self.decide(asked, now) {
             Ok(Decision::Done) => self.reply(token, Ok(Answer::Accepted)),
             Ok(Decision::Errand(errand)) => self.begin(token, *errand, now),
@@ -293,14 +293,14 @@ impl Gateway {
             Fact::AdmissionAsked(asked) => self.admission(asked, now),
             Fact::Failed(failure) => self.failed(failure, now),
             Fact::SnapshotBegin => {
-                self.backend = Backend::Reading {
+                self.backend = BackendState::Reading {
                     devices: self.devices.keys().cloned().collect(),
                     calls: self.calls.ids().cloned().collect(),
                     monitors: self.monitors.keys().cloned().collect(),
                 };
             }
             Fact::SnapshotComplete => self.snapshot_complete(now),
-            Fact::Lost => self.backend = Backend::Away,
+            Fact::Lost => self.backend = BackendState::Away,
         }
     }
 
@@ -311,25 +311,25 @@ impl Gateway {
             self.handle_audit_lost(now);
         }
         match (work, written) {
-            (Work::Attempt { token, errand }, Ok(())) => self.send(token, errand, now),
-            (Work::Attempt { token, .. }, Err(AuditFailed)) => {
+            (PendingWork::Attempt { token, errand }, Ok(())) => self.send(token, errand, now),
+            (PendingWork::Attempt { token, .. }, Err(AuditFailed)) => {
                 let refusal = Refusal::new(Reason::Internal, UNAUDITED);
                 self.reply(token, Err(refusal));
             }
-            (Work::Refused { token, refusal }, Ok(()) | Err(AuditFailed)) => self.reply(token, Err(refusal)),
-            (Work::Admission { user, asked }, Ok(())) => {
+            (PendingWork::Refused { token, refusal }, Ok(()) | Err(AuditFailed)) => self.reply(token, Err(refusal)),
+            (PendingWork::Admission { user, asked }, Ok(())) => {
                 let admitted = self.may_join(&asked).is_ok();
                 self.admit(user, &asked, admitted, now);
             }
-            (Work::Admission { user, asked }, Err(AuditFailed)) => self.admit(user, &asked, false, now),
-            (Work::Hearing { .. }, Ok(())) => {}
-            (Work::Hearing { supervisor }, Err(AuditFailed)) => {
+            (PendingWork::Admission { user, asked }, Err(AuditFailed)) => self.admit(user, &asked, false, now),
+            (PendingWork::Hearing { .. }, Ok(())) => {}
+            (PendingWork::Hearing { supervisor }, Err(AuditFailed)) => {
                 if !self.ending.contains(&supervisor) {
                     self.end_monitor(&supervisor, now);
                 }
             }
-            (Work::Line, Ok(()) | Err(AuditFailed)) => {}
-            (work @ (Work::Asked { .. } | Work::Own), _) => {
+            (PendingWork::Line, Ok(()) | Err(AuditFailed)) => {}
+            (work @ (PendingWork::Asked { .. } | PendingWork::Own), _) => {
                 self.works.insert(id, (now.mono + self.config.command_deadline, work));
             }
         }
@@ -364,7 +364,7 @@ impl Gateway {
     /// Takes the backend's answer to a command.
     pub fn handle_command_result(&mut self, id: WorkId, result: Result<(), Refusal>, now: Now) {
         let Some((_, work)) = self.works.remove(&id) else { return };
-        let Work::Asked { token, errand } = work else { return };
+        let PendingWork::Asked { token, errand } = work else { return };
         match result {
             Ok(()) => {
                 self.reply(token, Ok(Answer::Accepted));
@@ -377,16 +377,16 @@ impl Gateway {
             }
             Err(refusal) => {
                 if errand.audited != Audited::Never {
-                    let record = Record {
+                    let record = AuditRecord {
                         at: now.wall,
-                        event: Event::Refused,
+                        event: AuditEvent::Refused,
                         refusal: Some(refusal.clone()),
                         ..errand.record
                     };
-                    self.audit(record, Work::Line, now);
+                    self.audit(record, PendingWork::Line, now);
                 }
                 let user = self.house.user(&errand.context.user).ok();
-                let refusal = self.house.in_his_words(user, refusal);
+                let refusal = self.house.render_for(user, refusal);
                 self.reply(token, Err(refusal));
             }
         }
@@ -407,7 +407,7 @@ impl Gateway {
             .collect();
         for id in late {
             match self.works.get(&id) {
-                Some((_, Work::Asked { .. } | Work::Own)) => {
+                Some((_, PendingWork::Asked { .. } | PendingWork::Own)) => {
                     let refusal = Refusal::new(Reason::Unavailable, "The telephony backend did not answer in time.");
                     self.handle_command_result(id, Err(refusal), now);
                 }
@@ -479,7 +479,7 @@ impl Gateway {
 
     /// The backend can be reached and all it knows is known.
     pub fn is_ready(&self) -> bool {
-        matches!(self.backend, Backend::Here)
+        matches!(self.backend, BackendState::Here)
     }
 }
 
@@ -488,7 +488,7 @@ enum Decision {
     /// Done already.
     Done,
     /// The backend is to do it.
-    Errand(Box<Errand>),
+    Errand(Box<PendingCommand>),
 }
 
 fn notice(user: &UserId, topic: Topic, body: NoticeBody) -> Notice {
@@ -501,18 +501,18 @@ fn notice(user: &UserId, topic: Topic, body: NoticeBody) -> Notice {
 
 /// Requests on their way.
 impl Gateway {
-    fn begin(&mut self, token: Token, errand: Errand, now: Now) {
+    fn begin(&mut self, token: Token, errand: PendingCommand, now: Now) {
         match errand.audited {
             Audited::Never => self.send(token, errand, now),
             Audited::Beside => {
-                self.audit(errand.record.clone(), Work::Line, now);
+                self.audit(errand.record.clone(), PendingWork::Line, now);
                 self.send(token, errand, now);
             }
-            Audited::Before => self.audit(errand.record.clone(), Work::Attempt { token, errand }, now),
+            Audited::Before => self.audit(errand.record.clone(), PendingWork::Attempt { token, errand }, now),
         }
     }
 
-    fn send(&mut self, token: Token, errand: Errand, now: Now) {
+    fn send(&mut self, token: Token, errand: PendingCommand, now: Now) {
         let topic = match errand.record.call {
             Some(_) => Topic::Calls,
             None => Topic::Devices,
@@ -522,31 +522,31 @@ impl Gateway {
             self.topics.pop_front();
         }
         let (context, command) = (errand.context.clone(), errand.command.clone());
-        let id = self.wait(Work::Asked { token, errand }, self.config.command_deadline, now);
+        let id = self.wait(PendingWork::Asked { token, errand }, self.config.command_deadline, now);
         self.outputs.push_back(Output::Command { id, context, command });
     }
 
-    fn refuse(&mut self, token: Token, asked: &Asked, refusal: Refusal, now: Now) {
+    fn refuse(&mut self, token: Token, asked: &RequestEnvelope, refusal: Refusal, now: Now) {
         if !request::refusal_is_audited(&asked.request, refusal.reason) {
             return self.reply(token, Err(refusal));
         }
-        let record = Record {
+        let record = AuditRecord {
             refusal: Some(refusal.clone()),
             ..self.refused_record(asked, now)
         };
-        self.audit(record, Work::Refused { token, refusal }, now);
+        self.audit(record, PendingWork::Refused { token, refusal }, now);
     }
 
     fn reply(&mut self, token: Token, result: Result<Answer, Refusal>) {
         self.outputs.push_back(Output::Reply { token, result });
     }
 
-    fn audit(&mut self, record: Record, work: Work, now: Now) {
+    fn audit(&mut self, record: AuditRecord, work: PendingWork, now: Now) {
         let id = self.wait(work, self.config.audit_deadline, now);
         self.outputs.push_back(Output::Audit { id, record });
     }
 
-    fn wait(&mut self, work: Work, deadline: Duration, now: Now) -> WorkId {
+    fn wait(&mut self, work: PendingWork, deadline: Duration, now: Now) -> WorkId {
         let id = WorkId(self.next_work);
         self.next_work += 1;
         self.works.insert(id, (now.mono + deadline, work));
@@ -555,7 +555,7 @@ impl Gateway {
 
     /// A command that nobody waits for.
     fn command(&mut self, user: UserId, command: Command, now: Now) {
-        let id = self.wait(Work::Own, self.config.command_deadline, now);
+        let id = self.wait(PendingWork::Own, self.config.command_deadline, now);
         let context = CommandContext {
             request_id: RequestId::from(format!("gateway-{}-{}", self.instance, id.0)),
             user,
@@ -572,23 +572,23 @@ const RECENT_REQUESTS: usize = 4096;
 impl Gateway {
     fn admission(&mut self, asked: AdmissionAsked, now: Now) {
         let owner = self.house.owner(&asked.supervisor).map(|user| user.id.clone());
-        let record = Record {
+        let record = AuditRecord {
             user: owner.clone(),
             device: Some(asked.supervisor.clone()),
             target: Some(asked.target.clone()),
             call: Some(asked.call.clone()),
             activity: Some(asked.activity),
-            ..Record::new(Event::Admitted, now.wall)
+            ..AuditRecord::new(AuditEvent::Admitted, now.wall)
         };
         match self.may_join(&asked) {
-            Ok(user) => self.audit(record, Work::Admission { user, asked }, now),
+            Ok(user) => self.audit(record, PendingWork::Admission { user, asked }, now),
             Err(refusal) => {
-                let record = Record {
-                    event: Event::NotAdmitted,
+                let record = AuditRecord {
+                    event: AuditEvent::NotAdmitted,
                     refusal: Some(refusal),
                     ..record
                 };
-                self.audit(record, Work::Line, now);
+                self.audit(record, PendingWork::Line, now);
                 let user = owner.unwrap_or_else(|| UserId::from(""));
                 self.admit(user, &asked, false, now);
             }
@@ -614,7 +614,7 @@ impl Gateway {
         if admitted {
             self.hear(
                 &asked.supervisor,
-                Some(Hearing {
+                Some(ListeningRecord {
                     supervisor: asked.supervisor.clone(),
                     target: asked.target.clone(),
                     call: asked.call.clone(),
@@ -649,11 +649,11 @@ impl Gateway {
     fn monitor(&mut self, monitor: MonitorFact, now: Now) {
         let supervisor = monitor.supervisor.clone();
         let found = match &mut self.backend {
-            Backend::Reading { monitors, .. } => {
+            BackendState::Reading { monitors, .. } => {
                 monitors.remove(&supervisor);
                 true
             }
-            Backend::Away | Backend::Here => false,
+            BackendState::Away | BackendState::Here => false,
         };
         let before = self.monitors.insert(supervisor.clone(), monitor.clone());
         self.audit_progress(&supervisor, before.as_ref(), Some(&monitor), found, now);
@@ -661,18 +661,18 @@ impl Gateway {
         let Some(user) = self.house.owner(&supervisor) else { return };
         let permitted = self.may_monitor_target(user, &monitor.target);
         if let (Err(refusal), false) = (permitted, self.ending.contains(&supervisor)) {
-            let record = Record {
+            let record = AuditRecord {
                 refusal: Some(refusal),
-                ..self.monitor_record(Event::Cancelled, &monitor, now)
+                ..self.monitor_record(AuditEvent::Cancelled, &monitor, now)
             };
-            self.audit(record, Work::Line, now);
+            self.audit(record, PendingWork::Line, now);
             self.end_monitor(&supervisor, now);
         }
     }
 
     fn monitor_gone(&mut self, supervisor: &DeviceId, found: bool, now: Now) {
         self.ending.remove(supervisor);
-        if let Backend::Reading { monitors, .. } = &mut self.backend {
+        if let BackendState::Reading { monitors, .. } = &mut self.backend {
             monitors.remove(supervisor);
         }
         let before = self.monitors.remove(supervisor);
@@ -702,48 +702,51 @@ impl Gateway {
         let was = was.filter(|was| stays && was.since.is_some());
         let same_terms = before.is_none_or(|before| (before.mode, before.scope) == (monitor.mode, monitor.scope));
         let event = match &was {
-            None if found => Some(Event::FoundJoined),
-            None => Some(Event::Joined),
-            Some(_) if before.is_none() => Some(Event::FoundJoined),
+            None if found => Some(AuditEvent::FoundJoined),
+            None => Some(AuditEvent::Joined),
+            Some(_) if before.is_none() => Some(AuditEvent::FoundJoined),
             Some(was) if was.activity == is.activity && same_terms => None,
-            Some(_) => Some(Event::Changed),
+            Some(_) => Some(AuditEvent::Changed),
         };
         self.hear(supervisor, Some(is));
         if let Some(event) = event {
             let supervisor = supervisor.clone();
             let record = self.monitor_record(event, monitor, now);
-            self.audit(record, Work::Hearing { supervisor }, now);
+            self.audit(record, PendingWork::Hearing { supervisor }, now);
         }
     }
 
-    fn audit_end(&mut self, was: &Hearing, before: Option<&MonitorFact>, found: bool, now: Now) {
+    fn audit_end(&mut self, was: &ListeningRecord, before: Option<&MonitorFact>, found: bool, now: Now) {
         let (event, heard) = match was.since {
-            None => (Event::NotJoined, None),
-            Some(_) if found => (Event::Lost, None),
-            Some(since) => (Event::Released, Some(Duration::from_millis(now.wall.0.saturating_sub(since.0)))),
+            None => (AuditEvent::NotJoined, None),
+            Some(_) if found => (AuditEvent::Lost, None),
+            Some(since) => (
+                AuditEvent::Released,
+                Some(Duration::from_millis(now.wall.0.saturating_sub(since.0))),
+            ),
         };
-        let record = Record {
+        let record = AuditRecord {
             mode: before.map(|monitor| monitor.mode),
             scope: before.map(|monitor| monitor.scope),
             heard,
             ..self.hearing_record(event, was, now)
         };
-        self.audit(record, Work::Line, now);
+        self.audit(record, PendingWork::Line, now);
     }
 
-    fn hearing_record(&self, event: Event, hearing: &Hearing, now: Now) -> Record {
-        Record {
+    fn hearing_record(&self, event: AuditEvent, hearing: &ListeningRecord, now: Now) -> AuditRecord {
+        AuditRecord {
             user: self.house.owner(&hearing.supervisor).map(|user| user.id.clone()),
             device: Some(hearing.supervisor.clone()),
             target: Some(hearing.target.clone()),
             call: Some(hearing.call.clone()),
             activity: Some(hearing.activity),
-            ..Record::new(event, now.wall)
+            ..AuditRecord::new(event, now.wall)
         }
     }
 
     /// Remembers what a supervisor's device hears, beyond the end of this process.
-    fn hear(&mut self, supervisor: &DeviceId, hearing: Option<Hearing>) {
+    fn hear(&mut self, supervisor: &DeviceId, hearing: Option<ListeningRecord>) {
         let before = match &hearing {
             Some(hearing) => self.hearing.insert(supervisor.clone(), hearing.clone()),
             None => self.hearing.remove(supervisor),
@@ -756,9 +759,9 @@ impl Gateway {
         }
     }
 
-    fn monitor_record(&self, event: Event, monitor: &MonitorFact, now: Now) -> Record {
+    fn monitor_record(&self, event: AuditEvent, monitor: &MonitorFact, now: Now) -> AuditRecord {
         let activity = joined(monitor).map_or(monitor.activity, |(_, activity, _)| activity);
-        Record {
+        AuditRecord {
             user: self.house.owner(&monitor.supervisor).map(|user| user.id.clone()),
             device: Some(monitor.supervisor.clone()),
             target: Some(monitor.target.clone()),
@@ -766,11 +769,11 @@ impl Gateway {
             activity: Some(activity),
             mode: Some(monitor.mode),
             scope: Some(monitor.scope),
-            ..Record::new(event, now.wall)
+            ..AuditRecord::new(event, now.wall)
         }
     }
 
-    fn end_session(&mut self, asked: &Asked, now: Now) {
+    fn end_session(&mut self, asked: &RequestEnvelope, now: Now) {
         let Ok(user) = self.house.user(&asked.user) else { return };
         let own = user.devices.clone();
         let concerned: Vec<_> = self
@@ -780,21 +783,21 @@ impl Gateway {
             .cloned()
             .collect();
         for monitor in concerned {
-            let record = Record {
+            let record = AuditRecord {
                 from: Some(asked.from),
                 request_id: Some(asked.request_id.clone()),
                 operation: Some(request::operation(&asked.request)),
-                ..self.monitor_record(Event::Cancelled, &monitor, now)
+                ..self.monitor_record(AuditEvent::Cancelled, &monitor, now)
             };
-            self.audit(record, Work::Line, now);
+            self.audit(record, PendingWork::Line, now);
             self.end_monitor(&monitor.supervisor, now);
         }
         self.set_presence(&asked.user, None);
     }
 }
 
-fn hearing(monitor: &MonitorFact, call: &CallId, activity: Activity, since: Timestamp) -> Hearing {
-    Hearing {
+fn hearing(monitor: &MonitorFact, call: &CallId, activity: Activity, since: Timestamp) -> ListeningRecord {
+    ListeningRecord {
         supervisor: monitor.supervisor.clone(),
         target: monitor.target.clone(),
         call: call.clone(),
@@ -811,14 +814,14 @@ fn joined(monitor: &MonitorFact) -> Option<(&CallId, Activity, Timestamp)> {
 }
 
 /// The same device has left for the same number.
-fn is_same_end(one: &Party, other: &Party) -> bool {
+fn is_same_end(one: &PartyFact, other: &PartyFact) -> bool {
     (&one.device, &one.handed_on_to, one.established_at) == (&other.device, &other.handed_on_to, other.established_at)
 }
 
 /// Facts, and who is told of them.
 impl Gateway {
     fn device(&mut self, device: DeviceFact) {
-        if let Backend::Reading { devices, .. } = &mut self.backend {
+        if let BackendState::Reading { devices, .. } = &mut self.backend {
             devices.remove(&device.id);
         }
         let id = device.id.clone();
@@ -827,7 +830,7 @@ impl Gateway {
     }
 
     fn call(&mut self, call: CallFact, now: Now) {
-        if let Backend::Reading { calls, .. } = &mut self.backend {
+        if let BackendState::Reading { calls, .. } = &mut self.backend {
             calls.remove(&call.id);
         }
         let id = call.id.clone();
@@ -854,19 +857,19 @@ impl Gateway {
     /// Writes down, for each supervisor who hears a call or is about to, that a device's leg of it is with another number now.
     fn audit_handed_on(&mut self, call: &CallFact, now: Now) {
         let before = self.calls.get(&call.id).map(|call| call.parties.as_slice()).unwrap_or_default();
-        let is_news = |party: &&Party| party.handed_on_to.is_some() && !before.iter().any(|known| is_same_end(known, party));
+        let is_news = |party: &&PartyFact| party.handed_on_to.is_some() && !before.iter().any(|known| is_same_end(known, party));
         let numbers = call.parties.iter().filter(is_news).filter_map(|party| party.handed_on_to.clone());
         let hearing = self.hearing.values().filter(|hearing| hearing.call == call.id);
-        let records: Vec<Record> = hearing
+        let records: Vec<AuditRecord> = hearing
             .flat_map(|hearing| {
-                numbers.clone().map(|number| Record {
+                numbers.clone().map(|number| AuditRecord {
                     number: Some(number),
-                    ..self.hearing_record(Event::HandedOn, hearing, now)
+                    ..self.hearing_record(AuditEvent::HandedOn, hearing, now)
                 })
             })
             .collect();
         for record in records {
-            self.audit(record, Work::Line, now);
+            self.audit(record, PendingWork::Line, now);
         }
     }
 
@@ -877,13 +880,13 @@ impl Gateway {
     }
 
     fn failed(&mut self, failure: Failure, now: Now) {
-        let waits = |hearing: &&Hearing| hearing.since.is_none() && failure.call.as_ref() == Some(&hearing.call);
+        let waits = |hearing: &&ListeningRecord| hearing.since.is_none() && failure.call.as_ref() == Some(&hearing.call);
         if let Some(hearing) = self.hearing.get(&failure.device).filter(waits).cloned() {
-            let record = Record {
+            let record = AuditRecord {
                 refusal: Some(failure.refusal.clone()),
-                ..self.hearing_record(Event::NotJoined, &hearing, now)
+                ..self.hearing_record(AuditEvent::NotJoined, &hearing, now)
             };
-            self.audit(record, Work::Line, now);
+            self.audit(record, PendingWork::Line, now);
             self.hear(&failure.device, None);
         }
         let monitor = self.monitors.get(&failure.device);
@@ -891,12 +894,12 @@ impl Gateway {
         if let Some(monitor) =
             monitor.filter(|monitor| joined(monitor).map(|(call, ..)| call) == failure.call.as_ref() && failure.call.is_some())
         {
-            let record = Record {
+            let record = AuditRecord {
                 request_id: failure.request_id.clone(),
                 refusal: Some(failure.refusal.clone()),
-                ..self.monitor_record(Event::Failed, monitor, now)
+                ..self.monitor_record(AuditEvent::Failed, monitor, now)
             };
-            self.audit(record, Work::Line, now);
+            self.audit(record, PendingWork::Line, now);
         }
         let Some(user) = self.house.owner(&failure.device) else { return };
         let asked_for = failure
@@ -910,7 +913,7 @@ impl Gateway {
         };
         let body = NoticeBody::Error {
             device: failure.device,
-            refusal: self.house.in_his_words(Some(user), failure.refusal),
+            refusal: self.house.render_for(Some(user), failure.refusal),
         };
         let error = notice(&user.id, topic, body);
         self.outputs.push_back(Output::Notice(error));
@@ -918,7 +921,7 @@ impl Gateway {
 
     fn snapshot_complete(&mut self, now: Now) {
         // A line that resumes says "complete" without having begun: what was known is true again.
-        if let Backend::Reading { devices, calls, monitors } = std::mem::replace(&mut self.backend, Backend::Here) {
+        if let BackendState::Reading { devices, calls, monitors } = std::mem::replace(&mut self.backend, BackendState::Here) {
             for device in devices {
                 self.devices.remove(&device);
                 self.tell_device(&device);

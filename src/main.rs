@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use undertone::config::{self, Config};
 use undertone::demo::{self, Scenario};
 use undertone::events;
-use undertone::serve::{self, Part};
+use undertone::serve::{self, ServerRole};
 use undertone::telemetry::{self, Metrics};
 
 /// Answering a poll takes some dozen small allocations; this allocator makes them at a third of the system's price.
@@ -20,11 +20,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(version)]
 struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Gateway and SIP backend in one process
     Serve(Configured),
     /// The gateway alone; its backend is at backend_url
@@ -95,18 +95,18 @@ fn scenario(name: &str) -> Result<Scenario, String> {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Serve(configured) => run(configured, Part::Serve),
-        Command::Gateway(configured) => run(configured, Part::Gateway),
-        Command::SipBackend(configured) => run(configured, Part::SipBackend),
-        Command::Demo { list: true, .. } => {
+        CliCommand::Serve(configured) => run(configured, ServerRole::Serve),
+        CliCommand::Gateway(configured) => run(configured, ServerRole::Gateway),
+        CliCommand::SipBackend(configured) => run(configured, ServerRole::SipBackend),
+        CliCommand::Demo { list: true, .. } => {
             for scenario in Scenario::ALL {
                 // A closed pipe is the reader's wish.
                 let _ = writeln!(std::io::stdout(), "{:10} {}", scenario.name(), scenario.about());
             }
             ExitCode::SUCCESS
         }
-        Command::Demo { json, split, scenario, .. } => show(demo::Options { json, split, scenario }),
-        Command::Events {
+        CliCommand::Demo { json, split, scenario, .. } => show(demo::DemoOptions { json, split, scenario }),
+        CliCommand::Events {
             user,
             password_file,
             url,
@@ -114,7 +114,7 @@ fn main() -> ExitCode {
             after,
             json,
         } => match password(password_file) {
-            Ok(password) => tail(events::Options {
+            Ok(password) => tail(events::EventsOptions {
                 url,
                 user,
                 password,
@@ -124,12 +124,12 @@ fn main() -> ExitCode {
             }),
             Err(error) => fail(error),
         },
-        Command::Check { file } => check(file),
-        Command::Config => print(config::commented_defaults()),
+        CliCommand::Check { file } => check(file),
+        CliCommand::Config => print(config::commented_defaults()),
     }
 }
 
-fn run(Configured { config }: Configured, part: Part) -> ExitCode {
+fn run(Configured { config }: Configured, part: ServerRole) -> ExitCode {
     let config: Config = match config::load(config.as_deref()) {
         Ok(config) => config,
         Err(problems) => return fail(problems),
@@ -149,7 +149,7 @@ fn run(Configured { config }: Configured, part: Part) -> ExitCode {
     }
 }
 
-fn show(options: demo::Options) -> ExitCode {
+fn show(options: demo::DemoOptions) -> ExitCode {
     match block_on(demo::run(options)) {
         Ok(Ok(true)) => ExitCode::SUCCESS,
         Ok(Ok(false)) => ExitCode::FAILURE,
@@ -170,7 +170,7 @@ fn password(file: Option<PathBuf>) -> Result<String, String> {
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-fn tail(options: events::Options) -> ExitCode {
+fn tail(options: events::EventsOptions) -> ExitCode {
     match block_on(events::run(options)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => fail(error),

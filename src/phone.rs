@@ -11,11 +11,11 @@ mod sdp;
 mod wire;
 
 pub use rtp::{Packet, Voice};
-pub use sdp::Direction;
+pub use sdp::SdpDirection;
 
 use crate::clock;
 use agent::{Agent, Ask};
-use audio::Law;
+use audio::Companding;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -56,7 +56,7 @@ pub struct PhoneConfig {
     /// What it says.
     pub voice: Voice,
     /// G.711 laws it takes, best first.
-    pub laws: Vec<Law>,
+    pub laws: Vec<Companding>,
     /// Seconds it asks to be registered for.
     pub expires: u32,
     /// Offers no session description in its INVITE; its answer comes in the ACK.
@@ -75,7 +75,7 @@ impl PhoneConfig {
             ip: Ipv4Addr::LOCALHOST.into(),
             answer: AnswerPolicy::Auto(Duration::ZERO),
             voice: Voice { hz, dbfs: -16.0 },
-            laws: vec![Law::Mu, Law::A],
+            laws: vec![Companding::Mu, Companding::A],
             expires: 300,
             late_offer: false,
             described_ip: None,
@@ -110,7 +110,7 @@ pub enum PhoneEvent {
     /// How it goes with the transfer that this phone has asked for: 100 to 699.
     Transfer(u16),
     /// The far side has offered a new session, and this is how it says audio goes (seen from there).
-    Reoffered(Direction),
+    Reoffered(SdpDirection),
     /// Its call was refused with this status.
     Refused(u16),
     /// The call is over.
@@ -168,14 +168,14 @@ pub enum PhoneError {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct PhoneShared {
     events: Mutex<Vec<Happened>>,
     trace: Mutex<VecDeque<Traced>>,
     count: watch::Sender<usize>,
     sound: rtp::Sound,
 }
 
-impl Shared {
+impl PhoneShared {
     const TRACED: usize = 2000;
 
     fn happened(&self, event: PhoneEvent) {
@@ -209,7 +209,7 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Clone, Debug)]
 pub struct Phone {
     asks: mpsc::Sender<Ask>,
-    shared: Arc<Shared>,
+    shared: Arc<PhoneShared>,
     seen: Arc<Mutex<usize>>,
     number: String,
     address: SocketAddr,
@@ -221,7 +221,7 @@ impl Phone {
         let socket = tokio::net::UdpSocket::bind((config.ip, 0)).await?;
         let address = socket.local_addr()?;
         let sound = rtp::Sound::start(config.ip, rand::random(), config.voice)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PhoneShared {
             events: Mutex::default(),
             trace: Mutex::default(),
             count: watch::Sender::new(0),
@@ -290,7 +290,7 @@ impl Phone {
     /// Puts the other side on hold by re-INVITE; returns when it is answered.
     pub async fn hold(&self) -> Result<(), PhoneError> {
         self.ask(|reply| Ask::Reinvite {
-            direction: Direction::SendOnly,
+            direction: SdpDirection::SendOnly,
             reply,
         })
         .await
@@ -299,7 +299,7 @@ impl Phone {
     /// Takes the other side back; returns when it is answered.
     pub async fn retrieve(&self) -> Result<(), PhoneError> {
         self.ask(|reply| Ask::Reinvite {
-            direction: Direction::SendRecv,
+            direction: SdpDirection::SendRecv,
             reply,
         })
         .await

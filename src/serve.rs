@@ -7,17 +7,17 @@
 //!  Backend  =    gRPC, admin ─────▶ SIP
 //! ```
 
-use crate::audit::{Audit, AuditError};
+use crate::audit::{AuditError, AuditLog};
 use crate::config::{Config, CredentialsError, Made};
 use crate::contract::{self, proto::telephony_server::TelephonyServer};
-use crate::door::{self, Limits};
+use crate::door::{self, ConnectionLimits};
 use crate::front::auth::{Auth, PasswordError};
-use crate::front::bayeux::http::Bayeux;
-use crate::front::lane::Lane;
+use crate::front::bayeux::http::Cometd;
+use crate::front::lane::FastPath;
 use crate::front::{self, grpc, http};
-use crate::gateway::desk::Desk;
+use crate::gateway::desk::GatewayHandle;
 use crate::sip::flow::Protocol;
-use crate::sip::service::{self, Backend};
+use crate::sip::service::{self, SipBackend};
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Measure, Metrics, Ready};
 use crate::telephony::connect;
@@ -42,7 +42,7 @@ const SHARE_OF_A_DOOR: u64 = 2;
 const OTHER_DESCRIPTORS: u64 = 512;
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum ServerRole {
     /// Gateway and SIP backend.
     Serve,
     /// The gateway; its backend is at [`Config::backend_url`].
@@ -78,7 +78,7 @@ pub enum StartError {
     Password(#[from] PasswordError),
     /// The SIP side.
     #[error(transparent)]
-    Sip(#[from] service::StartError),
+    Sip(#[from] service::BackendStartError),
     /// The backend's address.
     #[error("backend_url '{url}': {error}")]
     BackendUrl {
@@ -97,9 +97,9 @@ pub struct Running {
     rest: Option<SocketAddr>,
     grpc: SocketAddr,
     admin: SocketAddr,
-    desk: Option<Desk>,
-    bayeux: Option<Bayeux>,
-    backend: Option<Backend>,
+    desk: Option<GatewayHandle>,
+    bayeux: Option<Cometd>,
+    backend: Option<SipBackend>,
     stores: Vec<Store>,
     introduction: Option<String>,
     stop: watch::Sender<bool>,
@@ -128,12 +128,12 @@ impl Running {
     }
 
     /// The gateway.
-    pub fn desk(&self) -> Option<&Desk> {
+    pub fn desk(&self) -> Option<&GatewayHandle> {
         self.desk.as_ref()
     }
 
     /// The SIP backend.
-    pub fn backend(&self) -> Option<&Backend> {
+    pub fn backend(&self) -> Option<&SipBackend> {
         self.backend.as_ref()
     }
 
@@ -145,7 +145,7 @@ impl Running {
     /// One line per open door.
     pub fn doors(&self) -> Vec<String> {
         let rest = self.rest.map(|address| format!("REST and CometD on http://{address}/api/v2"));
-        let sip = self.backend.iter().flat_map(Backend::local_addrs);
+        let sip = self.backend.iter().flat_map(SipBackend::local_addrs);
         let sip = sip.map(|(protocol, address)| format!("SIP on {} {address}", protocol.as_str()));
         let rest_of = [
             format!("gRPC on {}", self.grpc),
@@ -185,14 +185,14 @@ impl Drop for Running {
 ///
 /// # Errors
 /// One clear line.
-pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> Result<Running, StartError> {
+pub async fn start(mut config: Config, part: ServerRole, metrics: Option<Metrics>) -> Result<Running, StartError> {
     let rest = match part {
-        Part::Serve | Part::Gateway => Some(bind("REST", config.rest_bind).await?),
-        Part::SipBackend => None,
+        ServerRole::Serve | ServerRole::Gateway => Some(bind("REST", config.rest_bind).await?),
+        ServerRole::SipBackend => None,
     };
     let (grpc_bind, admin_bind) = match part {
-        Part::Serve | Part::Gateway => (config.grpc_bind, config.admin_bind),
-        Part::SipBackend => (config.backend_grpc_bind, config.backend_admin_bind),
+        ServerRole::Serve | ServerRole::Gateway => (config.grpc_bind, config.admin_bind),
+        ServerRole::SipBackend => (config.backend_grpc_bind, config.backend_admin_bind),
     };
     let (grpc_door, grpc) = bind("gRPC", grpc_bind).await?;
     let (admin_door, admin) = bind("admin", admin_bind).await?;
@@ -217,8 +217,8 @@ pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> 
     };
     let (mut rest_made, mut sip_made) = (Vec::new(), Vec::new());
     let backend_server = match part {
-        Part::Serve | Part::SipBackend => Some(start_backend(&config, &mut running, &mut sip_made).await?),
-        Part::Gateway => None,
+        ServerRole::Serve | ServerRole::SipBackend => Some(start_backend(&config, &mut running, &mut sip_made).await?),
+        ServerRole::Gateway => None,
     };
     let (server, serving) = match (rest, backend_server) {
         (Some((door, _)), backend) => {
@@ -235,7 +235,7 @@ pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> 
             let serving = desk.readiness();
             (grpc::serve(desk), serving)
         }
-        (None, Some(server)) => (server, running.backend.as_ref().map_or_else(never, Backend::running)),
+        (None, Some(server)) => (server, running.backend.as_ref().map_or_else(never, SipBackend::running)),
         (None, None) => unreachable!("a process without REST has a backend"),
     };
     let contract = contract::routes(server, serving, config.grpc_reflection).await;
@@ -252,7 +252,7 @@ pub async fn start(mut config: Config, part: Part, metrics: Option<Metrics>) -> 
 ///
 /// # Errors
 /// It can not start.
-pub async fn run(config: Config, part: Part, metrics: Option<Metrics>, started: impl FnOnce(&Running)) -> Result<(), StartError> {
+pub async fn run(config: Config, part: ServerRole, metrics: Option<Metrics>, started: impl FnOnce(&Running)) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
     raise_file_limit(&config, part);
@@ -276,7 +276,7 @@ pub async fn run(config: Config, part: Part, metrics: Option<Metrics>, started: 
 }
 
 /// Takes as many file descriptors as it may have, and says so when they are too few for the calls it may have.
-fn raise_file_limit(config: &Config, part: Part) {
+fn raise_file_limit(config: &Config, part: ServerRole) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return;
     };
@@ -285,8 +285,8 @@ fn raise_file_limit(config: &Config, part: Part) {
         Err(_) => soft,
     };
     let max_calls = match part {
-        Part::Serve | Part::SipBackend => config.switchboard.max_calls,
-        Part::Gateway => 0,
+        ServerRole::Serve | ServerRole::SipBackend => config.switchboard.max_calls,
+        ServerRole::Gateway => 0,
     };
     let wanted = max_calls as u64 * DESCRIPTORS_PER_CALL + OTHER_DESCRIPTORS;
     if limit < wanted {
@@ -303,11 +303,11 @@ async fn start_backend(
     config: &Config,
     running: &mut Running,
     made: &mut Vec<Made>,
-) -> Result<TelephonyServer<contract::Service>, StartError> {
+) -> Result<TelephonyServer<contract::TelephonyService>, StartError> {
     let store = store::open(&config.state_file("sip-backend"))?;
     let (sip, new) = config.sip_with_credentials(&store)?;
     made.extend(new);
-    let rooms = service::Config {
+    let rooms = service::BackendConfig {
         sip,
         switchboard: config.switchboard.clone(),
         media: config.media.clone(),
@@ -323,15 +323,15 @@ async fn start_gateway(
     channel: tonic::transport::Channel,
     running: &mut Running,
     made: &mut Vec<Made>,
-) -> Result<(Desk, Router, Option<Lane>), StartError> {
+) -> Result<(GatewayHandle, Router, Option<FastPath>), StartError> {
     let store: Store = store::open(&config.state_file("gateway"))?;
-    let audit = Audit::open(&config.audit_file)?;
+    let audit = AuditLog::open(&config.audit_file)?;
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
     let auth = Auth::new(config.login.clone(), accounts)?;
     let line = connect::line(channel);
-    let desk = Desk::start(config.gateway.clone(), config.directory.clone(), line, audit, store.clone())?;
-    let bayeux = Bayeux::start(&config.front, config.bayeux.clone(), desk.clone(), store.clone())?;
+    let desk = GatewayHandle::start(config.gateway.clone(), config.directory.clone(), line, audit, store.clone())?;
+    let bayeux = Cometd::start(&config.front, config.bayeux.clone(), desk.clone(), store.clone())?;
     running.stores.push(store);
     running.desk = Some(desk.clone());
     running.bayeux = Some(bayeux.clone());
@@ -346,10 +346,10 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<(TcpListener, S
 }
 
 /// The limits of a door, as far as the process has file descriptors for them: calls need some, too.
-fn within_descriptors(limits: &Limits) -> Limits {
+fn within_descriptors(limits: &ConnectionLimits) -> ConnectionLimits {
     let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
     let most = usize::try_from(descriptors / SHARE_OF_A_DOOR).unwrap_or(usize::MAX);
-    Limits {
+    ConnectionLimits {
         connections: limits.connections.min(most),
         ..limits.clone()
     }
@@ -366,7 +366,7 @@ async fn until(mut stopped: watch::Receiver<bool>) {
 }
 
 fn measures(running: &Running) -> Measure {
-    let backend = running.backend.as_ref().map(Backend::measure);
+    let backend = running.backend.as_ref().map(SipBackend::measure);
     Arc::new(move || {
         if let Some(measure) = &backend {
             measure();
@@ -376,7 +376,7 @@ fn measures(running: &Running) -> Measure {
 
 fn readiness(running: &Running) -> Ready {
     let (desk, stores) = (running.desk.clone(), running.stores.clone());
-    let has_media = running.backend.as_ref().map(Backend::has_media);
+    let has_media = running.backend.as_ref().map(SipBackend::has_media);
     Arc::new(move || match &desk {
         _ if has_media.as_ref().is_some_and(|has_media| !has_media()) => Err("a media worker has stopped"),
         Some(_) | None if !stores.iter().all(|store| store.is_writable()) => Err("the state can not be written"),

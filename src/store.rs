@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where things are kept. Shared by every room of a process; blocking, so noisy rooms call it from a blocking task or an own thread.
-pub type Store = Arc<dyn Keeper>;
+pub type Store = Arc<dyn KeyValueStore>;
 
 /// A place that keeps named maps.
-pub trait Keeper: Send + Sync {
+pub trait KeyValueStore: Send + Sync {
     /// Shows the entries of a map from `from` on, and before `to`, in the order of their keys.
     fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError>;
 
@@ -37,13 +37,13 @@ pub trait Keeper: Send + Sync {
     }
 
     /// Applies all changes or none. When it returns they survive kill −9 and loss of power.
-    fn write(&self, changes: &[Change]) -> Result<(), StoreError>;
+    fn write(&self, changes: &[Write]) -> Result<(), StoreError>;
 
     /// Applies all changes, now if the disk takes them, else as soon as it does: until then they are read as if they had been written.
     ///
     /// # Errors
     /// More would have to be remembered than there is room for; then nothing was done.
-    fn write_behind(&self, changes: &[Change], importance: Importance) -> Result<Safety, StoreError> {
+    fn write_behind(&self, changes: &[Write], importance: Importance) -> Result<Safety, StoreError> {
         let _ = importance;
         self.write(changes).map(|()| Safety::Stored)
     }
@@ -94,7 +94,7 @@ pub enum Safety {
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct Write {
     /// Which map.
     pub table: Cow<'static, str>,
     /// Which entry.
@@ -103,7 +103,7 @@ pub struct Change {
     pub value: Option<Vec<u8>>,
 }
 
-impl Change {
+impl Write {
     /// Sets an entry.
     pub fn put(table: impl Into<Cow<'static, str>>, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -207,7 +207,7 @@ struct Memory {
     tables: Mutex<BTreeMap<String, BTreeMap<String, Vec<u8>>>>,
 }
 
-impl Keeper for Memory {
+impl KeyValueStore for Memory {
     fn is_lasting(&self) -> bool {
         true
     }
@@ -221,7 +221,7 @@ impl Keeper for Memory {
         Ok(())
     }
 
-    fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
+    fn write(&self, changes: &[Write]) -> Result<(), StoreError> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             let table = tables.entry(change.table.clone().into_owned()).or_default();

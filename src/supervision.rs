@@ -20,7 +20,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, Consults, Intrusion};
+pub use config::{Consults, Intrusion, SupervisionConfig};
 pub use machine::Supervision;
 
 use crate::words::{Activity, AdmissionAsked, CallId, DeviceId, Failure, MonitorFact};
@@ -63,7 +63,7 @@ pub enum ReleaseReason {
 
 /// What the shell has to do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum SupervisionOutput {
     /// Ask whether he may join; the answer comes as `AdmitMonitoring`.
     AskAdmission(AdmissionAsked),
     /// Bring the supervisor's phone in, heard by nobody. Ends in one [`LegOutcome`] or one `Release`.

@@ -14,29 +14,29 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// What is logged, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub struct LogConfig {
     /// As for `RUST_LOG`.
     pub filter: String,
     /// For people or for machines.
-    pub format: Format,
+    pub format: LogFormat,
     /// Numbers and SIP URIs are logged as they are.
     pub personal_data: bool,
 }
 
 /// The look of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum LogFormat {
     /// One readable line each.
     Pretty,
     /// One JSON object each.
     Json,
 }
 
-impl Default for Config {
+impl Default for LogConfig {
     fn default() -> Self {
         Self {
             filter: "info".into(),
-            format: Format::Pretty,
+            format: LogFormat::Pretty,
             personal_data: false,
         }
     }
@@ -75,14 +75,14 @@ pub(crate) fn check_filter(filter: &str) -> Result<(), String> {
 }
 
 /// Sets up the log of this process, on standard error. A second call changes nothing but [`show_personal_data`].
-pub fn start_log(config: &Config) {
+pub fn start_log(config: &LogConfig) {
     show_personal_data(config.personal_data);
     let filter = EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Tame(io::stderr));
     let _ = match config.format {
-        Format::Pretty => log.with_ansi(false).compact().try_init(),
+        LogFormat::Pretty => log.with_ansi(false).compact().try_init(),
         // Fields stay in an object of their own: one called "target" or "level" would name its key twice.
-        Format::Json => log.json().flatten_event(false).with_current_span(true).try_init(),
+        LogFormat::Json => log.json().flatten_event(false).with_current_span(true).try_init(),
     };
 }
 

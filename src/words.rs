@@ -22,11 +22,11 @@ mod request;
 
 pub use command::{Command, CommandContext, TransferStep};
 pub use fact::{
-    AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure, LegState, MonitorFact, MonitorState, Party,
-    PartyRole, Quality, RemoteQuality, Revised,
+    AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure, LegState, MonitorFact, MonitorState,
+    PartyFact, PartyRole, Quality, RemoteQuality, Revised,
 };
 pub use ids::{CallId, DeviceId, GroupId, Now, Number, RequestId, Timestamp, UserId};
 pub use monitoring::{Activity, Mode, Scope, UnknownWord};
 pub use notice::{CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView};
 pub use refusal::{Reason, Refusal};
-pub use request::{AgentState, Answer, Asked, CallOperation, Feature, Query, Request, Role, TargetRef};
+pub use request::{AgentState, Answer, CallOperation, Feature, Query, Request, RequestEnvelope, Role, TargetRef};

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use undertone::clock;
-use undertone::media::call::{Call, CallConfig, Leg, StreamStart, Verdict};
+use undertone::media::call::{Call, CallConfig, LeakVerdict, Leg, StreamStart};
 use undertone::media::codec::{Codec, Decoder, Encoder, MAX_DECODED};
-use undertone::media::srtp::{Key, Keys, Outbound, Suite};
+use undertone::media::srtp::{Keys, MasterKey, Protect, Suite};
 use undertone::media::{CallKey, EventClock, Format, Hearing, HearingRole, LegMedia, MediaLeg};
 use undertone::sip::flow::{ConnectionId, Flow, Protocol};
 use undertone::sip::peer::{Peer, ReturnPath};
-use undertone::sip::transaction::{Bounds, Kind, Received, ServerKey, Timing, Transactions};
+use undertone::sip::transaction::{Bounds, ReceivedVia, ServerKey, Timing, TransactionKind, Transactions};
 use undertone::words::{Activity, Now, Timestamp};
 
 const LEGS: [MediaLeg; 3] = [MediaLeg(1), MediaLeg(2), MediaLeg(3)];
@@ -23,7 +23,7 @@ fn address(index: usize) -> SocketAddr {
 
 fn keys(index: usize) -> Option<Keys> {
     let suite = [Suite::AesCm128HmacSha1_80, Suite::AeadAes128Gcm, Suite::AeadAes256Gcm][index];
-    let key = Key::new(suite, &[index as u8; 64][..suite.material_len()])?;
+    let key = MasterKey::new(suite, &[index as u8; 64][..suite.material_len()])?;
     Some(Keys {
         ours: key.clone(),
         theirs: key,
@@ -79,7 +79,7 @@ struct Talk {
     start: Instant,
     codecs: [Codec; 3],
     payloads: [Vec<u8>; 3],
-    protects: Option<[Outbound; 3]>,
+    protects: Option<[Protect; 3]>,
     sent: [u32; 3],
     round: u32,
     out: u64,
@@ -113,7 +113,7 @@ impl Talk {
             start,
             codecs,
             payloads,
-            protects: is_secure.then(|| [0, 1, 2].map(|index| Outbound::new(&keys(index).expect("keys").theirs))),
+            protects: is_secure.then(|| [0, 1, 2].map(|index| Protect::new(&keys(index).expect("keys").theirs))),
             sent: [0; 3],
             round: 0,
             out: 0,
@@ -151,7 +151,7 @@ impl Talk {
         };
         let (call, out) = (&mut self.call, &mut self.out);
         let verdict = call.handle_rtp(index, address(index), &mut protected[..len], now, &mut |_| *out += 1);
-        assert_ne!(verdict, Verdict::Foreign);
+        assert_ne!(verdict, LeakVerdict::Foreign);
     }
 
     fn rounds(&mut self, count: u32) {
@@ -314,9 +314,9 @@ fn what_is_counted_for_a_trunks_ended_transactions_is_what_they_take() {
     let taken = allocations::kept_by(|| {
         for call in 0..CALLS * 2 {
             let (kind, method) = if call % 2 == 0 {
-                (Kind::Invite, "INVITE")
+                (TransactionKind::Invite, "INVITE")
             } else {
-                (Kind::Other, "BYE")
+                (TransactionKind::Other, "BYE")
             };
             let branch = format!("z9hG4bK{call:032x}");
             let flow = Flow {
@@ -325,7 +325,7 @@ fn what_is_counted_for_a_trunks_ended_transactions_is_what_they_take() {
                 peer: address(1),
                 connection: ConnectionId::NONE,
             };
-            let request = Received {
+            let request = ReceivedVia {
                 key: ServerKey::new(Peer::Trunk(0), branch.as_bytes(), b"sbc7.carrier.example:5060", method.as_bytes()),
                 path: ReturnPath::new(flow, None, false),
             };

@@ -16,17 +16,17 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use undertone::front::bayeux::Config;
+use undertone::front::bayeux::CometdConfig;
 
 pub(crate) const ENDPOINT: &str = "/api/v2/notifications";
 
 pub(crate) async fn open() -> House {
-    open_with(Config::default()).await
+    open_with(CometdConfig::default()).await
 }
 
-pub(crate) async fn open_with(config: Config) -> House {
+pub(crate) async fn open_with(config: CometdConfig) -> House {
     House::open(Wishes {
-        bayeux: Config {
+        bayeux: CometdConfig {
             open_channels: vec!["/x".to_owned(), "/x/**".to_owned()],
             ..config
         },
@@ -236,7 +236,11 @@ async fn c02_the_browser_gets_its_cookie_once() {
 #[tokio::test]
 async fn c06_to_c08_the_first_connect_returns_at_once_and_later_ones_are_held() {
     let hold = Duration::from_millis(300);
-    let house = open_with(Config { hold, ..Config::default() }).await;
+    let house = open_with(CometdConfig {
+        hold,
+        ..CometdConfig::default()
+    })
+    .await;
     let shaken = say(&house, "meg", &json!([handshake()])).await;
     let desktop = Desktop {
         house: &house,
@@ -437,9 +441,9 @@ async fn c29_and_c30_a_disconnect_ends_the_session_for_good() {
 
 #[tokio::test]
 async fn c31_a_session_without_connects_is_gone_after_max_interval() {
-    let house = open_with(Config {
+    let house = open_with(CometdConfig {
         max_interval: Duration::from_millis(50),
-        ..Config::default()
+        ..CometdConfig::default()
     })
     .await;
     let shaken = say(&house, "meg", &json!([handshake()])).await;
@@ -653,9 +657,9 @@ async fn g03_without_a_user_there_is_no_session_or_none_of_the_users_channels() 
         "in CometD's words, which its clients understand"
     );
 
-    let house = open_with(Config {
+    let house = open_with(CometdConfig {
         anonymous: true,
-        ..Config::default()
+        ..CometdConfig::default()
     })
     .await;
     let browser = house.browser();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use undertone::contract::proto::telephony_client::TelephonyClient;
-use undertone::contract::{Watched, place, proto, refusal_of};
+use undertone::contract::{WatchItem, execute, proto, refusal_of};
 use undertone::words::{
     Activity, CallFact, CallId, Command, CommandContext, DeviceFact, DeviceId, Fact, LegState, Mode, MonitorFact, MonitorState, Number,
     PartyRole, Reason, Refusal, Scope, UserId,
@@ -102,7 +102,7 @@ async fn describes_itself(backend: &mut Backend) {
 
 async fn begins_a_watch_with_a_whole_snapshot(backend: &mut Backend) {
     let mut watch = Watch::open(&backend.client, 0, "").await;
-    let Watched::SnapshotBegin { instance } = watch.next().await else {
+    let WatchItem::SnapshotBegin { instance } = watch.next().await else {
         panic!("no snapshot begins");
     };
     assert!(!instance.is_empty());
@@ -128,11 +128,11 @@ async fn resumes_a_watch_after_a_revision(backend: &mut Backend) {
     let mut resumed = Watch::open(&backend.client, revision, &instance).await;
     let first = loop {
         match resumed.next().await {
-            Watched::Heartbeat => {}
+            WatchItem::Heartbeat => {}
             other => break other,
         }
     };
-    let Watched::Fact(Fact::Device(device)) = first else {
+    let WatchItem::Fact(Fact::Device(device)) = first else {
         panic!("what was missed does not come first but {first:?}");
     };
     assert_eq!((&device.id, device.do_not_disturb), (&backend.house.agent.0, true));
@@ -140,7 +140,7 @@ async fn resumes_a_watch_after_a_revision(backend: &mut Backend) {
 
     for (revision, instance) in [(revision, "another"), (u64::MAX, instance.as_str()), (0, instance.as_str())] {
         let mut fresh = Watch::open(&backend.client, revision, instance).await;
-        assert!(matches!(fresh.next().await, Watched::SnapshotBegin { .. }));
+        assert!(matches!(fresh.next().await, WatchItem::SnapshotBegin { .. }));
     }
     backend.do_not_disturb(false).await.unwrap();
     backend
@@ -154,8 +154,8 @@ async fn beats_when_nothing_happens(backend: &mut Backend) {
     let mut watch = Watch::open(&backend.client, 0, "").await;
     watch.until_complete().await;
     let revision = watch.revision;
-    assert_eq!(watch.next().await, Watched::Heartbeat);
-    assert_eq!(watch.next().await, Watched::Heartbeat);
+    assert_eq!(watch.next().await, WatchItem::Heartbeat);
+    assert_eq!(watch.next().await, WatchItem::Heartbeat);
     assert_eq!(watch.revision, revision);
 }
 
@@ -297,9 +297,9 @@ async fn does_a_request_id_once(backend: &mut Backend) {
         on: true,
     };
     let context = backend.context(&backend.house.agent.1.clone());
-    place(backend.client.clone(), &context, &on).await.unwrap();
+    execute(backend.client.clone(), &context, &on).await.unwrap();
     backend.do_not_disturb(false).await.unwrap();
-    place(backend.client.clone(), &context, &on).await.unwrap();
+    execute(backend.client.clone(), &context, &on).await.unwrap();
     // Facts come in order: once a later change shows, so would the request done again.
     let forward = |to: Option<&str>| Command::SetForwarding {
         device: device.clone(),
@@ -319,16 +319,20 @@ async fn does_a_request_id_once(backend: &mut Backend) {
         .await;
 
     let off = Command::SetDoNotDisturb { device, on: false };
-    let refused = place(backend.client.clone(), &context, &off).await.unwrap_err();
+    let refused = execute(backend.client.clone(), &context, &off).await.unwrap_err();
     assert_eq!(refused.reason, Reason::InvalidInput);
 
     let stop = Command::StopMonitoring {
         supervisor: backend.house.supervisor.0.clone(),
     };
     let context = backend.context(&backend.house.supervisor.1.clone());
-    let refused = place(backend.client.clone(), &context, &stop).await.unwrap_err();
+    let refused = execute(backend.client.clone(), &context, &stop).await.unwrap_err();
     backend.start(Activity::Coach, Mode::AllCalls, Scope::Call).await.unwrap();
-    assert_eq!(place(backend.client.clone(), &context, &stop).await, Err(refused), "another answer");
+    assert_eq!(
+        execute(backend.client.clone(), &context, &stop).await,
+        Err(refused),
+        "another answer"
+    );
     backend
         .until("the monitor is still there", |known, house| known.monitor(house).is_some())
         .await;
@@ -588,7 +592,7 @@ impl Backend {
 
     async fn by(&mut self, user: &UserId, command: Command) -> Result<(), Refusal> {
         let context = self.context(user);
-        place(self.client.clone(), &context, &command).await.map(|_| ())
+        execute(self.client.clone(), &context, &command).await.map(|_| ())
     }
 
     async fn by_agent(&mut self, command: Command) -> Result<(), Refusal> {
@@ -785,27 +789,27 @@ impl Watch {
         }
     }
 
-    async fn next(&mut self) -> Watched {
+    async fn next(&mut self) -> WatchItem {
         let response = timeout(PATIENCE, self.stream.message()).await.expect("the watch is silent");
         let response = response.unwrap().expect("the watch has ended");
         let revision = response.revision;
-        let watched = Watched::try_from(response).unwrap();
+        let watched = WatchItem::try_from(response).unwrap();
         match &watched {
-            Watched::SnapshotBegin { instance } => {
+            WatchItem::SnapshotBegin { instance } => {
                 self.instance.clone_from(instance);
                 self.known = Known::default();
             }
-            Watched::Fact(fact) => {
+            WatchItem::Fact(fact) => {
                 assert!(revision == 0 || revision >= self.revision, "revisions go back");
                 self.known.learn(fact.clone());
             }
-            Watched::Heartbeat => {}
+            WatchItem::Heartbeat => {}
         }
         self.revision = self.revision.max(revision);
         watched
     }
 
     async fn until_complete(&mut self) {
-        while self.next().await != Watched::Fact(Fact::SnapshotComplete) {}
+        while self.next().await != WatchItem::Fact(Fact::SnapshotComplete) {}
     }
 }

@@ -7,20 +7,20 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
-use undertone::audit::Audit;
-use undertone::contract::{Line, Placed};
-use undertone::gateway::desk::{Desk, Told};
-use undertone::gateway::{Config, DeviceEntry, Directory, Group, User};
+use undertone::audit::AuditLog;
+use undertone::contract::{BackendConnection, CommandCall};
+use undertone::gateway::desk::{GatewayEvent, GatewayHandle};
+use undertone::gateway::{DeviceEntry, Directory, GatewayConfig, Group, User};
 use undertone::store::{self, Store};
 use undertone::words::{
-    Activity, AdmissionAsked, AgentState, Answer, Asked, Capabilities, Command, DeviceFact, DeviceKind, Fact, Feature, Mode, MonitorFact,
-    MonitorState, Notice, NoticeBody, Query, Reason, Refusal, Request, Role, Scope, TargetRef, Timestamp,
+    Activity, AdmissionAsked, AgentState, Answer, Capabilities, Command, DeviceFact, DeviceKind, Fact, Feature, Mode, MonitorFact,
+    MonitorState, Notice, NoticeBody, Query, Reason, Refusal, Request, RequestEnvelope, Role, Scope, TargetRef, Timestamp,
 };
 
-async fn next_notice(notices: &mut broadcast::Receiver<Arc<Told>>) -> Notice {
+async fn next_notice(notices: &mut broadcast::Receiver<Arc<GatewayEvent>>) -> Notice {
     let told = tokio::time::timeout(PATIENCE, notices.recv()).await;
     match &*told.expect("in time").expect("a notice") {
-        Told::Notice(notice) => Notice::clone(notice),
+        GatewayEvent::Notice(notice) => Notice::clone(notice),
         other => panic!("{other:?}"),
     }
 }
@@ -57,7 +57,7 @@ fn directory() -> Directory {
 
 /// The backend, played by hand.
 struct Backend {
-    commands: mpsc::Receiver<Placed>,
+    commands: mpsc::Receiver<CommandCall>,
     facts: mpsc::Sender<Fact>,
     _capabilities: watch::Sender<Capabilities>,
 }
@@ -79,7 +79,7 @@ impl Backend {
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn start(audit: &Path, store: Store) -> (Desk, Backend) {
+async fn start(audit: &Path, store: Store) -> (GatewayHandle, Backend) {
     let (commands, placed) = mpsc::channel(16);
     let (facts, reported) = mpsc::channel(16);
     let able = Capabilities {
@@ -90,13 +90,13 @@ async fn start(audit: &Path, store: Store) -> (Desk, Backend) {
         ..Capabilities::default()
     };
     let (tell, capabilities) = watch::channel(able);
-    let line = Line {
+    let line = BackendConnection {
         commands,
         facts: reported,
         capabilities,
     };
-    let audit = Audit::open(audit).expect("the audit opens");
-    let desk = Desk::start(Config::default(), directory(), line, audit, store).expect("it starts");
+    let audit = AuditLog::open(audit).expect("the audit opens");
+    let desk = GatewayHandle::start(GatewayConfig::default(), directory(), line, audit, store).expect("it starts");
     let backend = Backend {
         commands: placed,
         facts,
@@ -123,8 +123,8 @@ async fn start(audit: &Path, store: Store) -> (Desk, Backend) {
     (desk, backend)
 }
 
-fn asked(user: &str, request: Request) -> Asked {
-    Asked {
+fn asked(user: &str, request: Request) -> RequestEnvelope {
+    RequestEnvelope {
         user: user.into(),
         from: IpAddr::V4(Ipv4Addr::LOCALHOST),
         request_id: "r1".into(),
@@ -200,7 +200,7 @@ async fn a_coach_request_becomes_an_audit_line_a_command_and_a_notice() {
     assert!(devices[0].monitoring.is_some());
     desk.tell_state("meg".into(), 7).await;
     let told = notices.recv().await.expect("what was asked for");
-    let Told::State { asked: 7, notices: states } = &*told else {
+    let GatewayEvent::State { asked: 7, notices: states } = &*told else {
         panic!("{told:?}")
     };
     assert!(states.contains(&notice), "{states:?}");

@@ -4,7 +4,7 @@ use self::Difference::{OnlyOurs, OnlyRsip, Seen as Sees};
 use crate::corpus;
 use proptest::prelude::*;
 use rsip::prelude::*;
-use undertone::sip::message::{Message, parse_datagram};
+use undertone::sip::message::{SipMessage, parse_datagram};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Difference {
@@ -97,8 +97,8 @@ fn ours(bytes: &[u8]) -> Option<Seen> {
     let message = parse_datagram(bytes).ok()?;
     let headers = message.headers();
     let start = match &message {
-        Message::Request(request) => format!("{} {}", request.method, text(request.uri.as_bytes())),
-        Message::Response(response) => response.status.to_string(),
+        SipMessage::Request(request) => format!("{} {}", request.method, text(request.uri.as_bytes())),
+        SipMessage::Response(response) => response.status.to_string(),
     };
     Some(Seen {
         start,

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use undertone::clock;
-use undertone::contract::Line;
+use undertone::contract::BackendConnection;
 use undertone::telephony::connect;
 use undertone::words::Fact;
 
@@ -33,7 +33,7 @@ async fn serve(place: &std::path::Path, doors: &str) -> Process {
 }
 
 /// A gateway elsewhere that has read all that is known here.
-async fn gateway_at(grpc: SocketAddr) -> Line {
+async fn gateway_at(grpc: SocketAddr) -> BackendConnection {
     let mut line = connect::line(connect::remote(&format!("http://{grpc}")).unwrap());
     let meeting = async { while line.facts.recv().await != Some(Fact::SnapshotComplete) {} };
     timeout(PATIENCE, meeting).await.expect("the gateway can not get in");

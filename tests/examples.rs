@@ -106,9 +106,9 @@ async fn the_page_shows_the_device(transport: &str) {
     let mut page = Desktop::run(&mut command);
     let origin = page.next("serving").await["origin"].as_str().expect("an origin").to_owned();
     let house = House::open(Wishes {
-        front: front::Config {
+        front: front::HttpConfig {
             cors_origins: vec![origin],
-            ..front::Config::default()
+            ..front::HttpConfig::default()
         },
         ..Wishes::default()
     })

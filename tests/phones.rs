@@ -1,8 +1,8 @@
 //! The software phones against each other, with nothing between them.
 
 use std::time::Duration;
-use undertone::phone::audio::Law;
-use undertone::phone::{AnswerPolicy, Direction, Phone, PhoneConfig, PhoneEvent};
+use undertone::phone::audio::Companding;
+use undertone::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent, SdpDirection};
 
 const SOON: Duration = Duration::from_secs(10);
 const CALLER_HZ: f32 = 437.0;
@@ -64,7 +64,7 @@ async fn a_held_phone_stops_sending_until_it_is_retrieved() {
     hears(&caller, CALLED_HZ).await;
     caller.hold().await.unwrap();
     called
-        .until(|event| *event == PhoneEvent::Reoffered(Direction::SendOnly), SOON)
+        .until(|event| *event == PhoneEvent::Reoffered(SdpDirection::SendOnly), SOON)
         .await
         .unwrap();
     let (_, before) = caller.totals();
@@ -98,7 +98,7 @@ async fn a_phone_that_offers_late_speaks_pcma() {
     let (_, called) = pair(AnswerPolicy::Auto(Duration::ZERO)).await;
     let mut config = PhoneConfig::new("7002", "", called.address(), CALLER_HZ);
     config.late_offer = true;
-    config.laws = vec![Law::A];
+    config.laws = vec![Companding::A];
     let caller = Phone::start(config).await.unwrap();
     caller.call("5001").await.unwrap();
     let since = caller.established(SOON).await.unwrap().at;

@@ -532,9 +532,9 @@ async fn the_session_cookie_stands_in_for_the_password() {
 #[tokio::test]
 async fn a_foreign_page_cannot_use_the_cookie() {
     let house = House::open(Wishes {
-        front: front::Config {
+        front: front::HttpConfig {
             cors_origins: vec!["https://desk.example".to_owned()],
-            ..front::Config::default()
+            ..front::HttpConfig::default()
         },
         ..Wishes::default()
     })
@@ -575,9 +575,9 @@ async fn a_foreign_page_cannot_use_the_cookie() {
 #[tokio::test]
 async fn csrf_protection_wants_its_token_back() {
     let house = House::open(Wishes {
-        front: front::Config {
+        front: front::HttpConfig {
             csrf: true,
-            ..front::Config::default()
+            ..front::HttpConfig::default()
         },
         ..Wishes::default()
     })
@@ -607,9 +607,9 @@ async fn csrf_protection_wants_its_token_back() {
 #[tokio::test]
 async fn guessing_passwords_is_slowed_down_for_that_user_and_address_only() {
     let house = House::open(Wishes {
-        auth: auth::Config {
+        auth: auth::AuthConfig {
             failures_per_user: NonZeroU32::new(3).expect("not 0"),
-            ..auth::Config::default()
+            ..auth::AuthConfig::default()
         },
         ..Wishes::default()
     })
@@ -667,9 +667,9 @@ async fn every_answer_has_a_request_id_and_stays_out_of_caches() {
 #[tokio::test]
 async fn a_preflight_is_answered_for_allowed_origins_on_the_whole_subtree() {
     let house = House::open(Wishes {
-        front: front::Config {
+        front: front::HttpConfig {
             cors_origins: vec!["https://desk.example".to_owned()],
-            ..front::Config::default()
+            ..front::HttpConfig::default()
         },
         ..Wishes::default()
     })

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use undertone::clock;
 use undertone::media::PortUse;
 use undertone::phone::{AnswerPolicy, Phone, PhoneEvent};
-use undertone::sip::service::Config;
+use undertone::sip::service::BackendConfig;
 use undertone::words::{Activity, CallId, Command, Fact, LegState, Mode, MonitorFact, MonitorState, Reason, Scope, TransferStep};
 
 /// Nobody but these two hear each other.
@@ -34,7 +34,7 @@ async fn in_every_way(play: impl AsyncFn(Stage)) {
     in_every_way_of(config, play).await;
 }
 
-async fn in_every_way_of(config: impl Fn() -> Config, play: impl AsyncFn(Stage)) {
+async fn in_every_way_of(config: impl Fn() -> BackendConfig, play: impl AsyncFn(Stage)) {
     let ways = Mode::ALL
         .iter()
         .flat_map(|mode| Scope::ALL.iter().map(move |scope| (*mode, *scope)));
@@ -54,7 +54,7 @@ async fn in_every_way_of(config: impl Fn() -> Config, play: impl AsyncFn(Stage))
 }
 
 impl Stage {
-    async fn open(config: Config, mode: Mode, scope: Scope) -> Stage {
+    async fn open(config: BackendConfig, mode: Mode, scope: Scope) -> Stage {
         let floor = Floor::open(config).await;
         let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
         let agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;

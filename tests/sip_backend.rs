@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use undertone::clock;
 use undertone::media::Codec;
-use undertone::phone::audio::Law;
-use undertone::phone::{AnswerPolicy, Direction, Phone, PhoneConfig, PhoneEvent};
+use undertone::phone::audio::Companding;
+use undertone::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent, SdpDirection};
 use undertone::store::{self, Store};
 use undertone::words::{Activity, CallId, Command, DeviceId, Fact, LegState, Mode, MonitorState, Reason, Refusal, Scope, TransferStep};
 
@@ -310,7 +310,7 @@ async fn callers_are_told_404_480_486_488_and_503() {
     let floor = Floor::open(strict).await;
     let _agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
     let mut mu_law = floor.phone_config("customer");
-    mu_law.laws = vec![Law::Mu];
+    mu_law.laws = vec![Companding::Mu];
     let customer = Phone::start(mu_law).await.expect("starts");
     customer.register().await.expect("registers");
     refused(&floor, &customer, "5001", 488).await;
@@ -480,7 +480,7 @@ async fn a_late_offer_and_another_law_still_talk() {
     let agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
     let mut late = floor.phone_config("customer");
     late.late_offer = true;
-    late.laws = vec![Law::A];
+    late.laws = vec![Companding::A];
     let customer = Phone::start(late).await.expect("starts");
     customer.register().await.expect("registers");
     customer.call("5001").await.expect("calls");
@@ -497,12 +497,12 @@ async fn where_holds_are_signalled_the_customers_phone_is_told() {
     let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
     agent.hold().await.expect("held");
     customer
-        .until(|event| *event == PhoneEvent::Reoffered(Direction::SendOnly), SOON)
+        .until(|event| *event == PhoneEvent::Reoffered(SdpDirection::SendOnly), SOON)
         .await
         .expect("told");
     agent.retrieve().await.expect("retrieved");
     customer
-        .until(|event| *event == PhoneEvent::Reoffered(Direction::SendRecv), SOON)
+        .until(|event| *event == PhoneEvent::Reoffered(SdpDirection::SendRecv), SOON)
         .await
         .expect("told");
     table(
@@ -558,12 +558,12 @@ struct Full {
     full: AtomicBool,
 }
 
-impl store::Keeper for Full {
+impl store::KeyValueStore for Full {
     fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), store::StoreError> {
         self.inner.scan(table, from, to, visit)
     }
 
-    fn write(&self, changes: &[store::Change]) -> Result<(), store::StoreError> {
+    fn write(&self, changes: &[store::Write]) -> Result<(), store::StoreError> {
         match self.full.load(Ordering::SeqCst) {
             true => Err(store::StoreError::Open {
                 path: "here".into(),

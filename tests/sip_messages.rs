@@ -7,7 +7,7 @@ mod targets;
 use crate::corpus;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use undertone::sip::message::{Fault, Framed, Message, Method, Request, Response, StreamFramer, Uri, parse_datagram};
+use undertone::sip::message::{Fault, Framed, Method, SipMessage, SipRequest, SipResponse, StreamFramer, Uri, parse_datagram};
 
 fn frames(framer: &mut StreamFramer, bytes: &[u8]) -> Vec<Framed> {
     framer.push(bytes);
@@ -130,7 +130,7 @@ fn hostile_messages_of_our_own_are_refused_as_written_beside_them() {
         assert_eq!(status(name), None, "{name}");
     }
     assert!(parse_datagram(&derived("big_header_60k.sip")).is_ok());
-    let Ok(Message::Request(request)) = parse_datagram(&derived("smuggle_ws_before_colon.sip")) else {
+    let Ok(SipMessage::Request(request)) = parse_datagram(&derived("smuggle_ws_before_colon.sip")) else {
         panic!("it can be read")
     };
     assert!(request.headers.iter().all(|field| !field.name().contains(&b' ')));
@@ -150,11 +150,11 @@ fn too_many_fields_are_refused() {
 #[test]
 fn no_header_value_makes_a_second_header() {
     let uri = Uri::parse(b"sip:a@example.test").unwrap();
-    let request = Request::new(Method::Options, uri)
+    let request = SipRequest::new(Method::Options, uri)
         .with("Via", "SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1")
         .with("Subject", "one\r\nX-Evil: two\n\nthree")
         .with("X-Bad: name", "lost");
-    let Ok(Message::Request(read)) = parse_datagram(&request.to_bytes()) else {
+    let Ok(SipMessage::Request(read)) = parse_datagram(&request.to_bytes()) else {
         panic!("it can be read")
     };
     assert!(!read.headers.has("X-Evil") && !read.headers.has("X-Bad"));
@@ -163,7 +163,7 @@ fn no_header_value_makes_a_second_header() {
 
 #[test]
 fn the_source_is_noted_on_the_topmost_via_alone() {
-    let mut headers = Request::new(Method::Options, Uri::parse(b"sip:a").unwrap())
+    let mut headers = SipRequest::new(Method::Options, Uri::parse(b"sip:a").unwrap())
         .with(
             "v",
             "SIP/2.0/UDP phone.test:5070;rport;received=203.0.113.1;branch=z9hG4bK1, SIP/2.0/UDP 192.0.2.2",
@@ -184,7 +184,7 @@ fn the_source_is_noted_on_the_topmost_via_alone() {
 
 #[test]
 fn fields_are_set_in_place_and_removed_by_any_name() {
-    let mut headers = Request::new(Method::Options, Uri::parse(b"sip:a").unwrap())
+    let mut headers = SipRequest::new(Method::Options, Uri::parse(b"sip:a").unwrap())
         .with("f", "<sip:a@b>")
         .with("Contact", "<sip:one>, <sip:two>;q=1")
         .with("m", "\"x, <y>\" <sip:three>")
@@ -201,10 +201,10 @@ fn fields_are_set_in_place_and_removed_by_any_name() {
 
 #[test]
 fn a_response_tags_to_once_and_keeps_the_rest_as_it_was() {
-    let Ok(Message::Request(request)) = parse_datagram(&options("\r\n")) else {
+    let Ok(SipMessage::Request(request)) = parse_datagram(&options("\r\n")) else {
         panic!("it can be read")
     };
-    let response = Response::to(&request, 200).with_to_tag("x").with_to_tag("y");
+    let response = SipResponse::to(&request, 200).with_to_tag("x").with_to_tag("y");
     assert_eq!(response.headers.get("To"), Some(b"<sip:a@example.test>;tag=x".as_slice()));
     assert!(response.to_bytes().starts_with(b"SIP/2.0 200 OK\r\nVia: "));
 }
@@ -325,11 +325,11 @@ proptest! {
         body in vec(any::<u8>(), 0..200),
     ) {
         let uri = Uri::sip(Some(&user), "example.test", None).unwrap();
-        let request = Request::new(Method::parse(method.as_bytes()).unwrap(), uri)
+        let request = SipRequest::new(Method::parse(method.as_bytes()).unwrap(), uri)
             .with("Via", "SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1")
             .with("Subject", &subject)
             .with_body("application/x", body);
-        let Ok(Message::Request(read)) = parse_datagram(&request.to_bytes()) else { panic!("it can be read") };
+        let Ok(SipMessage::Request(read)) = parse_datagram(&request.to_bytes()) else { panic!("it can be read") };
         prop_assert_eq!(read.uri.user().unwrap().into_owned(), user);
         prop_assert_eq!(&read.method, &request.method);
         prop_assert_eq!(&read.body, &request.body);

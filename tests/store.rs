@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use undertone::store::{self, Change, StoreError};
+use undertone::store::{self, StoreError, Write};
 
 const STATE: &str = "UNDERTONE_TEST_STATE";
 
@@ -15,8 +15,8 @@ fn a_writer_to_be_killed() {
     let store = store::open(path.as_ref()).expect("it opens");
     for number in 0_u64.. {
         let changes = [
-            Change::put("counter", "latest", number.to_string()),
-            Change::put("numbers", format!("{number:08}"), number.to_string()),
+            Write::put("counter", "latest", number.to_string()),
+            Write::put("numbers", format!("{number:08}"), number.to_string()),
         ];
         store.write(&changes).expect("it is written");
         println!("\nkept {number}");
@@ -62,10 +62,10 @@ fn what_was_removed_is_gone_and_tables_are_apart() {
     let file = store::open(&directory.path().join("new/state.redb")).expect("it opens, with its directory");
     for store in [file, store::in_memory()] {
         assert!(store.load("a").expect("readable").is_empty());
-        let puts = [Change::put("a", "k", "1"), Change::put("b", "k", "2"), Change::put("a", "l", "3")];
+        let puts = [Write::put("a", "k", "1"), Write::put("b", "k", "2"), Write::put("a", "l", "3")];
         store.write(&puts).expect("written");
         store
-            .write(&[Change::remove("a", "k"), Change::remove("a", "never")])
+            .write(&[Write::remove("a", "k"), Write::remove("a", "never")])
             .expect("written");
         let keys = |table: &str| store.load(table).expect("readable").into_keys().collect::<Vec<_>>();
         assert_eq!((keys("a"), keys("b")), (vec!["l".to_owned()], vec!["k".to_owned()]));
@@ -95,8 +95,8 @@ fn state_file(path: &Path) -> Vec<u8> {
     let store = store::open(path).expect("it opens");
     for number in 0..50 {
         let changes = [
-            Change::put("a", number.to_string(), "x".repeat(500)),
-            Change::put("b", number.to_string(), "y"),
+            Write::put("a", number.to_string(), "x".repeat(500)),
+            Write::put("b", number.to_string(), "y"),
         ];
         store.write(&changes).expect("written");
     }
@@ -114,7 +114,7 @@ fn use_it(path: &Path) {
     };
     match store::open(path) {
         Ok(store) => ["a", "b"].into_iter().for_each(|table| {
-            let used = store.load(table).and_then(|_| store.write(&[Change::put("a", "1", "z")]));
+            let used = store.load(table).and_then(|_| store.write(&[Write::put("a", "1", "z")]));
             used.unwrap_or_else(say);
         }),
         Err(error) => say(error),
@@ -197,12 +197,12 @@ struct Failing {
     fails: std::sync::atomic::AtomicBool,
 }
 
-impl store::Keeper for Failing {
+impl store::KeyValueStore for Failing {
     fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError> {
         self.inner.scan(table, from, to, visit)
     }
 
-    fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
+    fn write(&self, changes: &[Write]) -> Result<(), StoreError> {
         match self.fails.load(std::sync::atomic::Ordering::SeqCst) {
             true => Err(StoreError::Full { path: "here".into() }),
             false => self.inner.write(changes),
@@ -218,24 +218,24 @@ fn what_the_disk_does_not_take_is_read_as_if_it_had_and_written_when_it_does() {
         fails: false.into(),
     });
     let lasting = store::lasting(disk.clone()).expect("a store");
-    let before = ["b", "d", "f"].map(|key| Change::put("t", key, "old"));
+    let before = ["b", "d", "f"].map(|key| Write::put("t", key, "old"));
     lasting.write(&before).expect("written");
     disk.fails.store(true, std::sync::atomic::Ordering::SeqCst);
     let behind = [
-        Change::put("t", "a", "new"),
-        Change::put("t", "d", "new"),
-        Change::remove("t", "f"),
-        Change::put("t", "g", "new"),
-        Change::put("u", "a", "new"),
+        Write::put("t", "a", "new"),
+        Write::put("t", "d", "new"),
+        Write::remove("t", "f"),
+        Write::put("t", "g", "new"),
+        Write::put("u", "a", "new"),
     ];
     let safety = lasting.write_behind(&behind, Importance::State).expect("remembered");
     assert_eq!(safety, Safety::Remembered);
     assert!(
-        lasting.write(&[Change::put("t", "z", "never")]).is_err(),
+        lasting.write(&[Write::put("t", "z", "never")]).is_err(),
         "all or none, now or never"
     );
     assert!(!lasting.is_writable());
-    let of = |store: &dyn store::Keeper, from: &str, to: Option<&str>| {
+    let of = |store: &dyn store::KeyValueStore, from: &str, to: Option<&str>| {
         let mut found = String::new();
         let mut visit = |key: &str, value: &[u8]| found += &format!("{key}{} ", value.len());
         store.scan("t", from, to, &mut visit).expect("readable");
@@ -278,15 +278,15 @@ fn what_a_full_disk_does_not_take_outlives_its_process() {
     };
     let free = || std::fs::remove_file(place.path().join("filler")).expect("gone");
     let first = store::open(&path).expect("it opens");
-    first.write(&[Change::put("monitors", "boss", "armed")]).expect("written");
+    first.write(&[Write::put("monitors", "boss", "armed")]).expect("written");
     full();
-    assert!(first.write(&[Change::put("monitors", "other", "armed")]).is_err());
-    let large = Change::put("events", "e", vec![0; 100_000]);
+    assert!(first.write(&[Write::put("monitors", "other", "armed")]).is_err());
+    let large = Write::put("events", "e", vec![0; 100_000]);
     assert_eq!(
         first.write_behind(&[large], Importance::Events).expect("remembered"),
         Safety::Remembered
     );
-    let gone = [Change::remove("monitors", "boss")];
+    let gone = [Write::remove("monitors", "boss")];
     assert_eq!(first.write_behind(&gone, Importance::State).expect("set aside"), Safety::SetAside);
     // Dies here: nothing is dropped in order.
     let reopened = place.path().join("copy");
@@ -299,7 +299,7 @@ fn what_a_full_disk_does_not_take_outlives_its_process() {
     let second = store::open(&reopened.join("state.redb")).expect("it opens");
     assert!(second.load("monitors").expect("readable").is_empty());
     assert!(second.has_forgotten(), "an event was in memory only");
-    second.write(&[Change::put("monitors", "boss", "armed again")]).expect("written");
+    second.write(&[Write::put("monitors", "boss", "armed again")]).expect("written");
     drop(second);
     let third = store::open(&reopened.join("state.redb")).expect("it opens");
     assert_eq!(
@@ -321,15 +321,15 @@ fn a_writer_whose_file_may_not_grow() {
     let Some(path) = std::env::var_os(STATE) else { return };
     let store = store::open(path.as_ref()).expect("it opens");
     let mut kept = 0;
-    while store.write(&[Change::put("t", format!("{kept:08}"), vec![7; 10_000])]).is_ok() {
+    while store.write(&[Write::put("t", format!("{kept:08}"), vec![7; 10_000])]).is_ok() {
         kept += 1;
     }
     assert!(kept > 0 && !store.is_writable());
     assert_eq!(store.load("t").expect("what was written can be read").len(), kept);
-    let behind = [Change::remove("t", "00000000"), Change::put("u", "k", "v")];
+    let behind = [Write::remove("t", "00000000"), Write::put("u", "k", "v")];
     let safety = store.write_behind(&behind, Importance::State).expect("taken");
     assert_ne!(safety, Safety::Remembered, "it is safe, there or there");
-    let large = [Change::put("t", "large", vec![7; 1_000_000])];
+    let large = [Write::put("t", "large", vec![7; 1_000_000])];
     assert_eq!(store.write_behind(&large, Importance::Events).expect("taken"), Safety::Remembered);
     let whole = |what: &str| {
         let table = store.load("t").expect(what);

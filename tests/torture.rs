@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
-use undertone::sip::config::{Account, Config, Limits, Listen, Source, Trunk};
+use undertone::sip::config::{ListenAddress, SipAccount, SipConfig, SipLimits, Trunk, TrunkSource};
 use undertone::sip::endpoint::Endpoint;
 use undertone::sip::flow::Protocol;
 use undertone::sip::leg::{LegCommand, LegEvent, PassedHeader};
@@ -42,24 +42,24 @@ impl House {
     /// Datagrams from `trunk` are a trunk's; everybody else is a stranger.
     async fn open(trunk: Option<SocketAddr>) -> House {
         let any = "127.0.0.1:0".parse().unwrap();
-        let mut config = Config {
-            listen: vec![Listen::new(Protocol::Udp, any), Listen::new(Protocol::Tcp, any)],
+        let mut config = SipConfig {
+            listen: vec![ListenAddress::new(Protocol::Udp, any), ListenAddress::new(Protocol::Tcp, any)],
             // The messages call port 5060 of this host, whatever port we have.
             domains: vec!["127.0.0.1".into()],
-            limits: Limits {
+            limits: SipLimits {
                 refusals_per_second: 100_000,
                 message_deadline: Duration::from_secs(2),
-                ..Limits::default()
+                ..SipLimits::default()
             },
-            ..Config::default()
+            ..SipConfig::default()
         };
         for number in ["supervisor-1", "agent-1001"] {
             let (device, number) = (DeviceId::from(number), Number::from(number));
-            config.accounts.push(Account::new(device, number, &config.realm, "secret"));
+            config.accounts.push(SipAccount::new(device, number, &config.realm, "secret"));
         }
         if let Some(address) = trunk {
             config.trunks.push(Trunk {
-                sources: vec![Source {
+                sources: vec![TrunkSource {
                     address: address.ip(),
                     port: Some(address.port()),
                 }],

@@ -27,7 +27,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 use undertone::clock::instant;
 use undertone::media::engine::Engine;
-use undertone::media::srtp::{Key, Keys, Suite};
+use undertone::media::srtp::{Keys, MasterKey, Suite};
 use undertone::media::{
     CallKey, Codec, Expected, Format, Formats, Hearing, HearingRole, LegMedia, MediaCommand, MediaConfig, MediaLeg, PortUse,
 };
@@ -100,9 +100,9 @@ impl Sound {
     }
 
     /// Everybody's key.
-    fn key(self) -> Option<Key> {
+    fn key(self) -> Option<MasterKey> {
         let suite = self.suite?;
-        Key::new(suite, &[7; 64][..suite.material_len()])
+        MasterKey::new(suite, &[7; 64][..suite.material_len()])
     }
 }
 

@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 use undertone::clock::instant;
 use undertone::media::codec::{Codec, Encoder};
-use undertone::media::srtp::{Inbound, Outbound};
+use undertone::media::srtp::{Protect, Unprotect};
 
 /// The rest when there is nothing to do: it is as much as delays are overstated.
 const NAP: Duration = Duration::from_micros(100);
@@ -123,7 +123,7 @@ struct Phones {
     sound: Sound,
     /// By role, in another codec than PCMU.
     voices: [Vec<Vec<u8>>; 3],
-    keys: Vec<(Outbound, Inbound)>,
+    keys: Vec<(Protect, Unprotect)>,
 }
 
 impl Phones {
@@ -165,7 +165,7 @@ impl Phones {
             sound,
             voices: [250.0, 400.0, 650.0].map(|hertz| voice(sound.codec, hertz)),
             keys: match sound.key() {
-                Some(key) => (0..count).map(|_| (Outbound::new(&key), Inbound::new(&key))).collect(),
+                Some(key) => (0..count).map(|_| (Protect::new(&key), Unprotect::new(&key))).collect(),
                 None => Vec::new(),
             },
         })

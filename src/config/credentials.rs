@@ -1,10 +1,10 @@
 //! Passwords made once: printed once, kept as hashes.
 
 use super::Config;
-use crate::front::auth::{Accounts, hash_password};
+use crate::front::auth::{PasswordHashes, hash_password};
 use crate::sip;
 use crate::sip::digest::{Algorithm, ha1};
-use crate::store::{Change, Store, StoreError};
+use crate::store::{Store, StoreError, Write};
 use crate::words::{DeviceId, Role, UserId};
 use rand::Rng;
 use std::collections::BTreeMap;
@@ -47,9 +47,9 @@ impl Config {
     ///
     /// # Errors
     /// The store fails.
-    pub fn rest_credentials(&self, store: &Store) -> Result<(Accounts, Vec<Made>), CredentialsError> {
+    pub fn rest_credentials(&self, store: &Store) -> Result<(PasswordHashes, Vec<Made>), CredentialsError> {
         let kept = store.load(TABLE)?;
-        let (mut accounts, mut made, mut changes) = (Accounts::new(), Vec::new(), Vec::new());
+        let (mut accounts, mut made, mut changes) = (PasswordHashes::new(), Vec::new(), Vec::new());
         for user in self.directory.users.keys() {
             let key = format!("rest/{user}");
             let stored = kept.get(&key).and_then(|hash| String::from_utf8(hash.clone()).ok());
@@ -58,7 +58,7 @@ impl Config {
                 None => {
                     let new = Made::new(user.as_str());
                     let hash = hash_password(&new.password)?;
-                    changes.push(Change::put(TABLE, key, hash.as_str()));
+                    changes.push(Write::put(TABLE, key, hash.as_str()));
                     made.push(new);
                     hash
                 }
@@ -73,7 +73,7 @@ impl Config {
     ///
     /// # Errors
     /// The store fails.
-    pub fn sip_with_credentials(&self, store: &Store) -> Result<(sip::config::Config, Vec<Made>), CredentialsError> {
+    pub fn sip_with_credentials(&self, store: &Store) -> Result<(sip::config::SipConfig, Vec<Made>), CredentialsError> {
         let kept = store.load(TABLE)?;
         let mut endpoint = self.sip.clone();
         let (mut made, mut changes) = (Vec::new(), Vec::new());
@@ -94,10 +94,7 @@ impl Config {
                 None => {
                     let new = Made::new(&name);
                     let ha1s = of(&new.password);
-                    changes.extend(
-                        ha1s.iter()
-                            .map(|(algorithm, ha1)| Change::put(TABLE, key(*algorithm), ha1.as_str())),
-                    );
+                    changes.extend(ha1s.iter().map(|(algorithm, ha1)| Write::put(TABLE, key(*algorithm), ha1.as_str())));
                     made.push(new);
                     ha1s
                 }
@@ -185,7 +182,7 @@ impl Made {
     }
 }
 
-fn keep(store: &Store, changes: &[Change]) -> Result<(), StoreError> {
+fn keep(store: &Store, changes: &[Write]) -> Result<(), StoreError> {
     match changes.is_empty() {
         true => Ok(()),
         false => store.write(changes),
@@ -197,6 +194,6 @@ fn keep(store: &Store, changes: &[Change]) -> Result<(), StoreError> {
 /// # Errors
 /// The store fails.
 pub fn forget_credentials(store: &Store) -> Result<(), StoreError> {
-    let changes: Vec<Change> = store.load(TABLE)?.into_keys().map(|key| Change::remove(TABLE, key)).collect();
+    let changes: Vec<Write> = store.load(TABLE)?.into_keys().map(|key| Write::remove(TABLE, key)).collect();
     keep(store, &changes)
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use toml_edit::{Document, Item, Table, Value};
 
 /// The file and the environment, for telling where a problem is.
-pub(super) struct Source<'a> {
+pub(super) struct ConfigFile<'a> {
     file: Option<(String, &'a str, Document<&'a str>)>,
     variables: BTreeSet<String>,
 }
@@ -18,7 +18,7 @@ enum Node<'a> {
     Value(&'a Value),
 }
 
-impl<'a> Source<'a> {
+impl<'a> ConfigFile<'a> {
     /// # Errors
     /// The file is not TOML: where and why.
     pub(super) fn new(file: Option<(&Path, &'a str)>, environment: &BTreeMap<String, String>) -> Result<Self, Problem> {

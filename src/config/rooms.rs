@@ -1,6 +1,6 @@
 //! From what is written to what each room is told.
 
-use super::{Config, Doors, Found, Reader, raw};
+use super::{Config, ConfigReader, Doors, Found, raw};
 use crate::door;
 use crate::front::bayeux::hub::STATES;
 use crate::front::bayeux::message::Pattern;
@@ -8,11 +8,11 @@ use crate::front::{self, auth, bayeux};
 use crate::gateway::{self, DeviceEntry, Directory, Group, NotifyAgent, User, VoiceEnvironment};
 use crate::media::{Codec, Gain, MediaConfig, PortUse};
 use crate::sip;
-use crate::sip::config::{Account, AutoAnswer, Limits, Listen, Login, Nat, Source, Trunk};
+use crate::sip::config::{AutoAnswer, ListenAddress, Login, Nat, SipAccount, SipLimits, Trunk, TrunkSource};
 use crate::sip::digest::Algorithm;
 use crate::sip::flow::Protocol;
-use crate::sip::sdp::Srtp;
-use crate::sip::switchboard::{AccountKind, Extension, Numbering, SwitchboardConfig, TrunkRoute};
+use crate::sip::sdp::SrtpPolicy;
+use crate::sip::switchboard::{AccountKind, B2buaConfig, Extension, Numbering, TrunkRoute};
 use crate::supervision;
 use crate::telemetry;
 use crate::words::{DeviceId, Feature, GroupId, Number, Role, UserId};
@@ -45,7 +45,7 @@ pub(super) struct Shapes {
 }
 
 impl Shapes {
-    pub(super) fn read(reader: &mut Reader) -> Option<Self> {
+    pub(super) fn read(reader: &mut ConfigReader) -> Option<Self> {
         let trunks = reader.list(&["sip", "trunk"]);
         let (top, rest, login) = (
             reader.top(&["state_dir", "insecure_bind", "backend_url"]),
@@ -127,8 +127,8 @@ impl Shapes {
     }
 }
 
-fn front(rest: &raw::Rest) -> front::Config {
-    front::Config {
+fn front(rest: &raw::Rest) -> front::HttpConfig {
+    front::HttpConfig {
         public_url: match &rest.public_url {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => format!("http://{}", rest.bind),
@@ -143,7 +143,7 @@ fn front(rest: &raw::Rest) -> front::Config {
 }
 
 fn doors(doors: &raw::Doors, rest: &raw::Rest) -> Doors {
-    let limits = |name, connections: NonZeroU32, per_address: NonZeroU32, peers: &[IpAddr]| door::Limits {
+    let limits = |name, connections: NonZeroU32, per_address: NonZeroU32, peers: &[IpAddr]| door::ConnectionLimits {
         name,
         connections: connections.get() as usize,
         connections_per_address: per_address.get() as usize,
@@ -160,7 +160,7 @@ fn doors(doors: &raw::Doors, rest: &raw::Rest) -> Doors {
             doors.rest_connections_per_address,
             &rest.trusted_proxies,
         ),
-        grpc: door::Limits {
+        grpc: door::ConnectionLimits {
             is_shared_fairly: true,
             is_http2_only: true,
             ..limits(
@@ -170,7 +170,7 @@ fn doors(doors: &raw::Doors, rest: &raw::Rest) -> Doors {
                 &doors.grpc_peers,
             )
         },
-        admin: door::Limits {
+        admin: door::ConnectionLimits {
             is_shared_fairly: true,
             ..limits(
                 "admin",
@@ -182,8 +182,8 @@ fn doors(doors: &raw::Doors, rest: &raw::Rest) -> Doors {
     }
 }
 
-fn login(login: &raw::Login) -> auth::Config {
-    auth::Config {
+fn login(login: &raw::Login) -> auth::AuthConfig {
+    auth::AuthConfig {
         session_life: login.session_life.0,
         sessions_per_user: login.sessions_per_user.get() as usize,
         cache_life: login.cache_life.0,
@@ -194,8 +194,8 @@ fn login(login: &raw::Login) -> auth::Config {
     }
 }
 
-fn bayeux(bayeux: &raw::Bayeux) -> bayeux::Config {
-    bayeux::Config {
+fn bayeux(bayeux: &raw::Bayeux) -> bayeux::CometdConfig {
+    bayeux::CometdConfig {
         hold: bayeux.hold.0,
         max_interval: bayeux.max_interval.0,
         interval: bayeux.interval.0,
@@ -232,8 +232,8 @@ fn bayeux(bayeux: &raw::Bayeux) -> bayeux::Config {
     }
 }
 
-fn gateway(monitoring: &raw::Monitoring, audit: &raw::Audit) -> gateway::Config {
-    gateway::Config {
+fn gateway(monitoring: &raw::Monitoring, audit: &raw::Audit) -> gateway::GatewayConfig {
+    gateway::GatewayConfig {
         one_way_coach: monitoring.one_way_coach,
         notify_agent: match monitoring.notify_agent {
             raw::NotifyAgent::None => NotifyAgent::None,
@@ -245,8 +245,8 @@ fn gateway(monitoring: &raw::Monitoring, audit: &raw::Audit) -> gateway::Config 
     }
 }
 
-fn supervision(monitoring: &raw::Monitoring) -> supervision::Config {
-    supervision::Config {
+fn supervision(monitoring: &raw::Monitoring) -> supervision::SupervisionConfig {
+    supervision::SupervisionConfig {
         intrusion: match monitoring.intrusion {
             raw::Intrusion::Any => supervision::Intrusion::Any,
             raw::Intrusion::BargeIn => supervision::Intrusion::BargeIn,
@@ -268,8 +268,8 @@ fn supervision(monitoring: &raw::Monitoring) -> supervision::Config {
     }
 }
 
-fn switchboard(sip: &raw::Sip, media: &raw::Media, monitoring: &raw::Monitoring) -> SwitchboardConfig {
-    SwitchboardConfig {
+fn switchboard(sip: &raw::Sip, media: &raw::Media, monitoring: &raw::Monitoring) -> B2buaConfig {
+    B2buaConfig {
         codecs: sip.codecs.iter().copied().map(codec).collect(),
         media_over_ipv6: media.advertised.unwrap_or(media.bind).is_ipv6(),
         ring_timeout: sip.ring_timeout.0,
@@ -285,7 +285,7 @@ fn switchboard(sip: &raw::Sip, media: &raw::Media, monitoring: &raw::Monitoring)
         beep: matches!(monitoring.notify_agent, raw::NotifyAgent::Beep),
         grace: sip.grace.0,
         supervision: supervision(monitoring),
-        ..SwitchboardConfig::default()
+        ..B2buaConfig::default()
     }
 }
 
@@ -314,11 +314,11 @@ fn protocol(protocol: raw::Protocol) -> Protocol {
     }
 }
 
-fn endpoint(shapes: &Shapes) -> sip::config::Config {
+fn endpoint(shapes: &Shapes) -> sip::config::SipConfig {
     let sip = &shapes.sip;
-    let listen = |listen: &raw::Listen| Listen::new(protocol(listen.protocol), listen.address);
-    let defaults = sip::config::Config::default();
-    sip::config::Config {
+    let listen = |listen: &raw::Listen| ListenAddress::new(protocol(listen.protocol), listen.address);
+    let defaults = sip::config::SipConfig::default();
+    sip::config::SipConfig {
         listen: sip.listen.iter().map(listen).collect(),
         domains: sip.domains.clone(),
         advertised: sip.advertised.clone(),
@@ -327,7 +327,7 @@ fn endpoint(shapes: &Shapes) -> sip::config::Config {
         accounts: shapes.devices.iter().map(account).collect(),
         trunks: shapes.trunks.iter().map(trunk).collect(),
         challenge_invites: sip.challenge_invites,
-        limits: Limits {
+        limits: SipLimits {
             min_expires: sip.min_expires.0,
             max_expires: sip.max_expires.0,
             ..defaults.limits
@@ -339,9 +339,9 @@ fn endpoint(shapes: &Shapes) -> sip::config::Config {
     }
 }
 
-fn account(device: &raw::Device) -> Account {
+fn account(device: &raw::Device) -> SipAccount {
     let auto_answer = device.auto_answer;
-    Account {
+    SipAccount {
         device: DeviceId::from(device.id.as_str()),
         number: Number::from(device.number.as_str()),
         aliases: aliases(device),
@@ -374,7 +374,7 @@ fn trunk(trunk: &raw::Trunk) -> Trunk {
         sources: trunk
             .sources
             .iter()
-            .map(|source| Source {
+            .map(|source| TrunkSource {
                 address: source.address.to_canonical(),
                 port: source.port,
             })
@@ -395,11 +395,11 @@ fn trunk(trunk: &raw::Trunk) -> Trunk {
     }
 }
 
-fn srtp(srtp: raw::Srtp) -> Srtp {
+fn srtp(srtp: raw::Srtp) -> SrtpPolicy {
     match srtp {
-        raw::Srtp::Off => Srtp::Off,
-        raw::Srtp::Optional => Srtp::Optional,
-        raw::Srtp::Required => Srtp::Required,
+        raw::Srtp::Off => SrtpPolicy::Off,
+        raw::Srtp::Optional => SrtpPolicy::Optional,
+        raw::Srtp::Required => SrtpPolicy::Required,
     }
 }
 
@@ -413,7 +413,7 @@ fn nat(nat: raw::Nat) -> Nat {
 
 fn kind(kind: raw::Kind) -> AccountKind {
     match kind {
-        raw::Kind::House => AccountKind::House,
+        raw::Kind::House => AccountKind::Internal,
         raw::Kind::Customer => AccountKind::Customer,
     }
 }
@@ -463,12 +463,12 @@ fn media(media: &raw::Media) -> MediaConfig {
     }
 }
 
-fn telemetry(log: &raw::Log) -> telemetry::Config {
-    telemetry::Config {
+fn telemetry(log: &raw::Log) -> telemetry::LogConfig {
+    telemetry::LogConfig {
         filter: log.filter.clone(),
         format: match log.format {
-            raw::LogFormat::Pretty => telemetry::Format::Pretty,
-            raw::LogFormat::Json => telemetry::Format::Json,
+            raw::LogFormat::Pretty => telemetry::LogFormat::Pretty,
+            raw::LogFormat::Json => telemetry::LogFormat::Json,
         },
         personal_data: log.personal_data,
     }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::media::PortUse;
-use crate::sip::sdp::Srtp;
+use crate::sip::sdp::SrtpPolicy;
 use crate::words::{DeviceId, Role};
 use std::collections::BTreeSet;
 
@@ -49,11 +49,11 @@ fn srtp_is_off_unless_a_device_or_a_trunk_has_it() {
         .iter()
         .map(|account| (account.number.as_str(), account.srtp))
         .collect();
-    assert_eq!(accounts, [("1", Srtp::Required), ("2", Srtp::Off)]);
+    assert_eq!(accounts, [("1", SrtpPolicy::Required), ("2", SrtpPolicy::Off)]);
     let trunks: Vec<_> = config.sip.trunks.iter().map(|trunk| (trunk.name.as_str(), trunk.srtp)).collect();
-    assert_eq!(trunks, [("a", Srtp::Optional), ("b", Srtp::Off)]);
+    assert_eq!(trunks, [("a", SrtpPolicy::Optional), ("b", SrtpPolicy::Off)]);
     let numbered: Vec<_> = config.numbering.extensions().map(|extension| extension.srtp).collect();
-    assert_eq!(numbered, [Srtp::Required, Srtp::Off]);
+    assert_eq!(numbered, [SrtpPolicy::Required, SrtpPolicy::Off]);
 }
 
 #[test]
@@ -105,14 +105,14 @@ fn without_a_file_it_is_the_world_of_the_sample() {
 #[test]
 fn the_printed_defaults_are_the_defaults_of_the_rooms() {
     let config = read(commented_defaults()).expect("what we print can be read");
-    assert_eq!(config.front, front::Config::default());
-    assert_eq!(config.login, auth::Config::default());
-    assert_eq!(config.bayeux, bayeux::Config::default());
-    assert_eq!(config.gateway, gateway::Config::default());
-    assert_eq!(config.switchboard, SwitchboardConfig::default());
+    assert_eq!(config.front, front::HttpConfig::default());
+    assert_eq!(config.login, auth::AuthConfig::default());
+    assert_eq!(config.bayeux, bayeux::CometdConfig::default());
+    assert_eq!(config.gateway, gateway::GatewayConfig::default());
+    assert_eq!(config.switchboard, B2buaConfig::default());
     assert_eq!(config.media, MediaConfig::default());
-    assert_eq!(config.telemetry, telemetry::Config::default());
-    let (ours, theirs) = (&config.sip, &sip::config::Config::default());
+    assert_eq!(config.telemetry, telemetry::LogConfig::default());
+    let (ours, theirs) = (&config.sip, &sip::config::SipConfig::default());
     assert_eq!(ours.listen, theirs.listen);
     assert_eq!(ours.limits, theirs.limits);
     assert_eq!((&ours.realm, ours.session_expires), (&theirs.realm, theirs.session_expires));

@@ -10,7 +10,7 @@ use tonic::{IntoRequest, Request};
 /// Asks a backend to do something; returns the revision after which its facts come.
 ///
 /// A backend that can not be reached or does not answer before the context's deadline is [`Reason::Unavailable`].
-pub async fn place(mut client: TelephonyClient<Channel>, context: &CommandContext, command: &Command) -> Result<u64, Refusal> {
+pub async fn execute(mut client: TelephonyClient<Channel>, context: &CommandContext, command: &Command) -> Result<u64, Refusal> {
     let deadline = context.deadline;
     let answer = send(&mut client, context, command);
     let answered = tokio::time::timeout(deadline, answer).await;

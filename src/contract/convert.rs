@@ -3,7 +3,7 @@
 use super::proto::{self, watch_response::Fact as Wire};
 use crate::words::{
     Activity, AdmissionAsked, CallFact, CallType, Capabilities, Command, CommandContext, DeviceFact, DeviceKind, Fact, Failure, LegState,
-    Mode, MonitorFact, MonitorState, Number, Party, PartyRole, Quality, Reason, Refusal, RemoteQuality, RequestId, Revised, Scope,
+    Mode, MonitorFact, MonitorState, Number, PartyFact, PartyRole, Quality, Reason, Refusal, RemoteQuality, RequestId, Revised, Scope,
     Timestamp, TransferStep,
 };
 use std::time::Duration;
@@ -301,7 +301,7 @@ impl From<proto::DescribeResponse> for Capabilities {
 
 /// One message of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Watched {
+pub enum WatchItem {
     /// A snapshot of this instance begins.
     SnapshotBegin {
         /// Whose revisions follow.
@@ -348,7 +348,7 @@ pub(super) fn wire_fact(revised: &Revised, instance: &str) -> proto::WatchRespon
     }
 }
 
-impl TryFrom<proto::WatchResponse> for Watched {
+impl TryFrom<proto::WatchResponse> for WatchItem {
     type Error = Malformed;
 
     fn try_from(response: proto::WatchResponse) -> Result<Self, Malformed> {
@@ -366,11 +366,11 @@ impl TryFrom<proto::WatchResponse> for Watched {
                 call: id("admission_asked.call", asked.call)?,
             }),
             Wire::Failure(failure) => Fact::Failed(self::failure(failure)?),
-            Wire::SnapshotBegin(begin) => return Ok(Watched::SnapshotBegin { instance: begin.instance }),
+            Wire::SnapshotBegin(begin) => return Ok(WatchItem::SnapshotBegin { instance: begin.instance }),
             Wire::SnapshotComplete(proto::SnapshotComplete {}) => Fact::SnapshotComplete,
-            Wire::Heartbeat(proto::Heartbeat {}) => return Ok(Watched::Heartbeat),
+            Wire::Heartbeat(proto::Heartbeat {}) => return Ok(WatchItem::Heartbeat),
         };
-        Ok(Watched::Fact(fact))
+        Ok(WatchItem::Fact(fact))
     }
 }
 
@@ -442,7 +442,7 @@ fn call(call: proto::Call) -> Result<CallFact, Malformed> {
     })
 }
 
-fn wire_party(party: &Party) -> proto::Party {
+fn wire_party(party: &PartyFact) -> proto::Party {
     proto::Party {
         device_id: party.device.as_ref().map(ToString::to_string).unwrap_or_default(),
         number: party.number.to_string(),
@@ -503,8 +503,8 @@ fn quality(quality: proto::Quality) -> Quality {
     }
 }
 
-fn party(party: proto::Party) -> Result<Party, Malformed> {
-    Ok(Party {
+fn party(party: proto::Party) -> Result<PartyFact, Malformed> {
+    Ok(PartyFact {
         role: match party.role() {
             proto::PartyRole::Unspecified => return Err(Malformed::Unspecified("party.role")),
             proto::PartyRole::Agent => PartyRole::Agent,
@@ -754,7 +754,7 @@ mod tests {
                 "one",
             );
             assert_eq!(wire.revision, 7);
-            assert_eq!(Watched::try_from(wire), Ok(Watched::Fact(fact)));
+            assert_eq!(WatchItem::try_from(wire), Ok(WatchItem::Fact(fact)));
         }
     }
 
@@ -773,7 +773,7 @@ mod tests {
     }
 
     fn facts() -> Vec<Fact> {
-        let party = |role, state| Party {
+        let party = |role, state| PartyFact {
             device: Some("d".into()),
             number: "5001".into(),
             role,
@@ -802,7 +802,7 @@ mod tests {
         let mut parties: Vec<_> = roles
             .flat_map(|role| LegState::ALL.iter().map(|state| party(*role, *state)))
             .collect();
-        parties.push(Party {
+        parties.push(PartyFact {
             device: None,
             number: "".into(),
             activity: None,

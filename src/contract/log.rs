@@ -13,11 +13,11 @@ const HISTORY: usize = 4096;
 /// Watchers read from here at their own pace and own no queue: one that lags behind the history gets a fresh snapshot.
 #[derive(Clone, Debug)]
 pub struct FactLog {
-    shared: Arc<Shared>,
+    shared: Arc<LogState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct LogState {
     instance: String,
     latest: Mutex<Latest>,
     changed: watch::Sender<u64>,
@@ -66,7 +66,7 @@ impl FactLog {
             ..Latest::default()
         };
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(LogState {
                 instance: format!("{:032x}", rand::random::<u128>()),
                 latest: Mutex::new(latest),
                 changed: watch::Sender::new(0),
@@ -324,7 +324,7 @@ impl Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::{CallType, LegState, Number, Party, PartyRole, Quality, Timestamp};
+    use crate::words::{CallType, LegState, Number, PartyFact, PartyRole, Quality, Timestamp};
 
     #[test]
     fn a_watch_begins_with_a_snapshot_and_goes_on_with_changes() {
@@ -503,7 +503,7 @@ mod tests {
             started_at: Timestamp(0),
             parent: None,
             owner: None,
-            parties: vec![Party {
+            parties: vec![PartyFact {
                 device: None,
                 number: "7001".into(),
                 role: PartyRole::Customer,

@@ -1,6 +1,6 @@
 //! Asking twice under one request id does it once.
 
-use super::{FactLog, Placed};
+use super::{CommandCall, FactLog};
 use crate::words::{Command, CommandContext, Reason, Refusal, RequestId, UserId};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -14,40 +14,40 @@ const REMEMBERED: Duration = Duration::from_secs(300);
 /// How many answers are remembered: 50 commands a second for the whole time, a few megabytes.
 const MOST: usize = 16_384;
 
-type Answered = Result<u64, Refusal>;
+type CommandOutcome = Result<u64, Refusal>;
 
 /// The commands of the last minutes and what was answered.
 #[derive(Debug, Default)]
-pub(super) struct Once {
-    asked: Mutex<Asked>,
+pub(super) struct Deduplicator {
+    asked: Mutex<CommandFingerprint>,
 }
 
 #[derive(Debug, Default)]
-struct Asked {
-    entries: BTreeMap<Key, Entry>,
+struct CommandFingerprint {
+    entries: BTreeMap<CommandKey, CommandRecord>,
     /// Oldest first. An entry forgotten early leaves its line here; the time tells it from a later one.
-    order: VecDeque<(Instant, Key)>,
+    order: VecDeque<(Instant, CommandKey)>,
 }
 
 /// Another user's answer is nobody else's business.
-type Key = (UserId, RequestId);
+type CommandKey = (UserId, RequestId);
 
 #[derive(Debug)]
-struct Entry {
+struct CommandRecord {
     at: Instant,
     command: Command,
-    answer: watch::Receiver<Option<Answered>>,
+    answer: watch::Receiver<Option<CommandOutcome>>,
 }
 
-impl Once {
+impl Deduplicator {
     /// The answer to a command: the revision before its facts, or the refusal. The command goes on when the caller no longer waits.
     pub(super) fn answer(
         self: &Arc<Self>,
         context: CommandContext,
         command: Command,
-        commands: mpsc::Sender<Placed>,
+        commands: mpsc::Sender<CommandCall>,
         facts: &FactLog,
-    ) -> impl Future<Output = Answered> + use<> {
+    ) -> impl Future<Output = CommandOutcome> + use<> {
         let answer = self.begin(context, command, commands, facts);
         async move {
             let mut answer = answer?;
@@ -60,9 +60,9 @@ impl Once {
         self: &Arc<Self>,
         context: CommandContext,
         command: Command,
-        commands: mpsc::Sender<Placed>,
+        commands: mpsc::Sender<CommandCall>,
         facts: &FactLog,
-    ) -> Result<watch::Receiver<Option<Answered>>, Refusal> {
+    ) -> Result<watch::Receiver<Option<CommandOutcome>>, Refusal> {
         let key = (context.user.clone(), context.request_id.clone());
         let now = Instant::now();
         let mut asked = self.asked();
@@ -78,7 +78,7 @@ impl Once {
             };
         }
         let (tell, answer) = watch::channel(None);
-        let entry = Entry {
+        let entry = CommandRecord {
             at: now,
             command: command.clone(),
             answer: answer.clone(),
@@ -99,12 +99,12 @@ impl Once {
         Ok(answer)
     }
 
-    fn asked(&self) -> MutexGuard<'_, Asked> {
+    fn asked(&self) -> MutexGuard<'_, CommandFingerprint> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Asked {
+impl CommandFingerprint {
     fn forget_before(&mut self, now: Instant) {
         while let Some((at, key)) = self.order.front() {
             if now.duration_since(*at) < REMEMBERED && self.order.len() < MOST {
@@ -118,8 +118,8 @@ impl Asked {
     }
 }
 
-async fn ask(context: CommandContext, command: Command, commands: mpsc::Sender<Placed>) -> Result<(), Refusal> {
-    let (placed, answer) = Placed::new(context, command);
+async fn ask(context: CommandContext, command: Command, commands: mpsc::Sender<CommandCall>) -> Result<(), Refusal> {
+    let (placed, answer) = CommandCall::new(context, command);
     commands.try_send(placed).map_err(|error| match error {
         mpsc::error::TrySendError::Full(_) => Refusal::new(Reason::Unavailable, "The telephony backend has too much to do."),
         mpsc::error::TrySendError::Closed(_) => gone(),
@@ -150,8 +150,8 @@ mod tests {
     }
 
     /// A backend that refuses nothing and counts.
-    fn backend() -> (mpsc::Sender<Placed>, watch::Receiver<usize>) {
-        let (commands, mut placed) = mpsc::channel::<Placed>(8);
+    fn backend() -> (mpsc::Sender<CommandCall>, watch::Receiver<usize>) {
+        let (commands, mut placed) = mpsc::channel::<CommandCall>(8);
         let count = watch::Sender::new(0);
         let done = count.subscribe();
         tokio::spawn(async move {
@@ -165,7 +165,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_same_id_twice_is_done_once_and_after_five_minutes_again() {
-        let once = Arc::new(Once::default());
+        let once = Arc::new(Deduplicator::default());
         let (commands, done) = backend();
         let facts = FactLog::new();
         for _ in 0..3 {
@@ -179,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_id_is_not_used_for_another_command() {
-        let once = Arc::new(Once::default());
+        let once = Arc::new(Deduplicator::default());
         let (commands, done) = backend();
         let facts = FactLog::new();
         once.answer(context("a"), stop("s"), commands.clone(), &facts).await.unwrap();
@@ -190,7 +190,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_for_want_of_a_backend_is_not_remembered() {
-        let once = Arc::new(Once::default());
+        let once = Arc::new(Deduplicator::default());
         let facts = FactLog::new();
         let (nobody, _) = mpsc::channel(1);
         let refused = once.answer(context("a"), stop("s"), nobody, &facts).await.unwrap_err();
@@ -201,7 +201,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_remembered_is_bounded() {
-        let once = Arc::new(Once::default());
+        let once = Arc::new(Deduplicator::default());
         let (commands, _) = backend();
         let facts = FactLog::new();
         for n in 0..MOST + 10 {

@@ -1,10 +1,10 @@
 //! The gRPC server that every backend shares.
 
 use super::convert::{self, Commanding, LegMethod, OnLeg, StepMethod, Stepwise};
-use super::once::Once;
+use super::once::Deduplicator;
 use super::proto::telephony_server::{Telephony, TelephonyServer};
 use super::proto::{self, CommandResponse};
-use super::{FactLog, Placed, Port, Watcher, status_of};
+use super::{CommandCall, CommandInbox, FactLog, Watcher, status_of};
 use crate::words::{Capabilities, Command, CommandContext, Reason, Refusal};
 use axum::Router as HttpRouter;
 use axum::extract::Request as HttpRequest;
@@ -44,24 +44,27 @@ const HEARTBEAT_ALLOWED: (Duration, Duration) = (Duration::from_millis(50), Dura
 ///
 /// Watches end, with `UNAVAILABLE`, when the backend drops its end.
 #[derive(Debug)]
-pub struct Service {
+pub struct TelephonyService {
     capabilities: watch::Receiver<Capabilities>,
-    commands: mpsc::Sender<Placed>,
+    commands: mpsc::Sender<CommandCall>,
     facts: FactLog,
-    once: Arc<Once>,
+    once: Arc<Deduplicator>,
 }
 
 /// A server for one backend, and the backend's end of it. Request ids are done once, malformed input goes no further.
-pub fn serve(capabilities: Capabilities) -> (TelephonyServer<Service>, Port) {
+pub fn serve(capabilities: Capabilities) -> (TelephonyServer<TelephonyService>, CommandInbox) {
     let facts = FactLog::new();
     let (server, commands) = serve_facts(watch::Sender::new(capabilities).subscribe(), facts.clone());
-    (server, Port { commands, facts })
+    (server, CommandInbox { commands, facts })
 }
 
 /// The same for who has its facts already and whose capabilities change: a gateway.
-pub fn serve_facts(capabilities: watch::Receiver<Capabilities>, facts: FactLog) -> (TelephonyServer<Service>, mpsc::Receiver<Placed>) {
+pub fn serve_facts(
+    capabilities: watch::Receiver<Capabilities>,
+    facts: FactLog,
+) -> (TelephonyServer<TelephonyService>, mpsc::Receiver<CommandCall>) {
     let (commands, placed) = mpsc::channel(WAITING);
-    let service = Service {
+    let service = TelephonyService {
         capabilities,
         commands,
         facts,
@@ -72,7 +75,7 @@ pub fn serve_facts(capabilities: watch::Receiver<Capabilities>, facts: FactLog) 
 
 /// The whole gRPC router of a backend, for tonic's own server: to be started with `serve_with_incoming_shutdown`. It bounds what one
 /// connection may make it remember, not the number of connections.
-pub async fn router(server: TelephonyServer<Service>, ready: watch::Receiver<bool>, reflection: bool) -> Router {
+pub async fn router(server: TelephonyServer<TelephonyService>, ready: watch::Receiver<bool>, reflection: bool) -> Router {
     Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .max_concurrent_streams(STREAMS)
@@ -83,7 +86,7 @@ pub async fn router(server: TelephonyServer<Service>, ready: watch::Receiver<boo
 
 /// Everything that a backend serves over gRPC: the contract, `grpc.health.v1` (serving while `ready` says so), and server reflection if
 /// asked for.
-pub async fn routes(server: TelephonyServer<Service>, mut ready: watch::Receiver<bool>, reflection: bool) -> HttpRouter {
+pub async fn routes(server: TelephonyServer<TelephonyService>, mut ready: watch::Receiver<bool>, reflection: bool) -> HttpRouter {
     let (health, health_service) = tonic_health::server::health_reporter();
     let serving = *ready.borrow_and_update();
     tell_health(&health, serving).await;
@@ -125,14 +128,14 @@ async fn tell_health(health: &HealthReporter, serving: bool) {
     } else {
         ServingStatus::NotServing
     };
-    for service in ["", <TelephonyServer<Service> as NamedService>::NAME] {
+    for service in ["", <TelephonyServer<TelephonyService> as NamedService>::NAME] {
         health.set_service_status(service, status).await;
     }
 }
 
-impl Service {
+impl TelephonyService {
     /// Hands a command to the backend's loop, once, and waits for its answer.
-    async fn place<M: Commanding>(&self, metadata: &MetadataMap, message: M) -> Result<Response<CommandResponse>, Status> {
+    async fn execute<M: Commanding>(&self, metadata: &MetadataMap, message: M) -> Result<Response<CommandResponse>, Status> {
         let deadline = deadline(metadata).unwrap_or(DEADLINE).min(LONGEST_DEADLINE);
         let (context, command) = read(message, deadline).map_err(|refusal| status_of(&refusal))?;
         let answer = self.once.answer(context, command, self.commands.clone(), &self.facts);
@@ -169,16 +172,16 @@ fn deadline(metadata: &MetadataMap) -> Option<Duration> {
 }
 
 /// One watch on its way.
-struct Watching {
+struct WatchStream {
     watcher: Watcher,
     instance: String,
     heartbeat: Duration,
-    commands: mpsc::Sender<Placed>,
+    commands: mpsc::Sender<CommandCall>,
     /// Who resumes is told at once that he has.
     greet: bool,
 }
 
-impl Watching {
+impl WatchStream {
     async fn next(mut self) -> Option<(Result<proto::WatchResponse, Status>, Self)> {
         if std::mem::take(&mut self.greet) {
             return Some((Ok(self.heartbeat()), self));
@@ -203,7 +206,7 @@ impl Watching {
 }
 
 #[tonic::async_trait]
-impl Telephony for Service {
+impl Telephony for TelephonyService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
 
     async fn describe(&self, _: Request<proto::DescribeRequest>) -> Result<Response<proto::DescribeResponse>, Status> {
@@ -218,99 +221,99 @@ impl Telephony for Service {
             0 => HEARTBEAT,
             asked => Duration::from_millis(asked.into()).clamp(shortest, longest),
         };
-        let watching = Watching {
+        let watching = WatchStream {
             greet: watcher.resumes(),
             watcher,
             instance: self.facts.instance().to_owned(),
             heartbeat,
             commands: self.commands.clone(),
         };
-        Ok(Response::new(Box::pin(stream::unfold(watching, Watching::next))))
+        Ok(Response::new(Box::pin(stream::unfold(watching, WatchStream::next))))
     }
 
     async fn start_monitoring(&self, request: Request<proto::StartMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, message).await
+        self.execute(&metadata, message).await
     }
 
     async fn stop_monitoring(&self, request: Request<proto::StopMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, message).await
+        self.execute(&metadata, message).await
     }
 
     async fn switch_monitoring(&self, request: Request<proto::SwitchMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, message).await
+        self.execute(&metadata, message).await
     }
 
     async fn admit_monitoring(&self, request: Request<proto::AdmitMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, message).await
+        self.execute(&metadata, message).await
     }
 
     async fn mute_monitored_party(&self, request: Request<proto::MuteMonitoredPartyRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, message).await
+        self.execute(&metadata, message).await
     }
 
     async fn set_do_not_disturb(&self, request: Request<proto::SetDoNotDisturbRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, message).await
+        self.execute(&metadata, message).await
     }
 
     async fn set_forwarding(&self, request: Request<proto::SetForwardingRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, message).await
+        self.execute(&metadata, message).await
     }
 
     async fn dial(&self, request: Request<proto::DialRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, message).await
+        self.execute(&metadata, message).await
     }
 
     async fn answer(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, OnLeg(message, LegMethod::Answer)).await
+        self.execute(&metadata, OnLeg(message, LegMethod::Answer)).await
     }
 
     async fn hangup(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, OnLeg(message, LegMethod::Hangup)).await
+        self.execute(&metadata, OnLeg(message, LegMethod::Hangup)).await
     }
 
     async fn hold(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, OnLeg(message, LegMethod::Hold)).await
+        self.execute(&metadata, OnLeg(message, LegMethod::Hold)).await
     }
 
     async fn retrieve(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, OnLeg(message, LegMethod::Retrieve)).await
+        self.execute(&metadata, OnLeg(message, LegMethod::Retrieve)).await
     }
 
     async fn mute(&self, request: Request<proto::MuteRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, message).await
+        self.execute(&metadata, message).await
     }
 
     async fn send_dtmf(&self, request: Request<proto::SendDtmfRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, message).await
+        self.execute(&metadata, message).await
     }
 
     async fn transfer(&self, request: Request<proto::TransferRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, Stepwise(message, StepMethod::Transfer)).await
+        self.execute(&metadata, Stepwise(message, StepMethod::Transfer)).await
     }
 
     async fn conference(&self, request: Request<proto::TransferRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, Stepwise(message, StepMethod::Conference)).await
+        self.execute(&metadata, Stepwise(message, StepMethod::Conference)).await
     }
 
     async fn remove_participant(&self, request: Request<proto::RemoveParticipantRequest>) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        self.place(&metadata, message).await
+        self.execute(&metadata, message).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! The supervisor's desktop: an HTTP client, and a listener on the event channel.
 
-use super::timeline::{Entry, Timeline};
+use super::timeline::{Timeline, TimelineEntry};
 use super::{DemoError, held};
 use crate::clock;
 use crate::listener::Listener;
@@ -39,7 +39,7 @@ impl Desktop {
         let status = response.status().as_u16();
         let text = response.text().await?;
         let reply: Value = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        self.timeline.add(Entry::rest(at, &self.user, path, &body, status, &reply));
+        self.timeline.add(TimelineEntry::rest(at, &self.user, path, &body, status, &reply));
         match reply.get("statusCode").and_then(Value::as_i64) {
             Some(0) => Ok(at),
             _ => Err(DemoError::Refused {
@@ -71,7 +71,7 @@ impl Desktop {
     fn deliver(&self, notifications: &Notifications, messages: Vec<Value>) {
         let at = clock::instant();
         for message in messages {
-            self.timeline.add(Entry::cometd(at, &self.user, &message));
+            self.timeline.add(TimelineEntry::cometd(at, &self.user, &message));
             let mut events = held(&notifications.events);
             events.push(message);
             notifications.count.send_replace(events.len());

@@ -46,7 +46,7 @@ impl Person {
 
 /// The supervisor's part in a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum HeardPart {
     Absent,
     ListenIn,
     Coach,
@@ -59,13 +59,13 @@ pub(super) struct Scene(Vec<(Person, Vec<Person>)>);
 
 impl Scene {
     /// The customer with one agent, and the supervisor's part.
-    pub(super) fn of(agent: Person, part: Part) -> Scene {
+    pub(super) fn of(agent: Person, part: HeardPart) -> Scene {
         let (customer, supervisor) = (Person::Customer, Person::Supervisor);
         let (to_customer, to_agent, to_supervisor) = match part {
-            Part::Absent => (vec![agent], vec![customer], vec![]),
-            Part::ListenIn => (vec![agent], vec![customer], vec![customer, agent]),
-            Part::Coach => (vec![agent], vec![customer, supervisor], vec![customer, agent]),
-            Part::BargeIn => (vec![agent, supervisor], vec![customer, supervisor], vec![customer, agent]),
+            HeardPart::Absent => (vec![agent], vec![customer], vec![]),
+            HeardPart::ListenIn => (vec![agent], vec![customer], vec![customer, agent]),
+            HeardPart::Coach => (vec![agent], vec![customer, supervisor], vec![customer, agent]),
+            HeardPart::BargeIn => (vec![agent, supervisor], vec![customer, supervisor], vec![customer, agent]),
         };
         Scene(vec![(customer, to_customer), (agent, to_agent), (supervisor, to_supervisor)])
     }

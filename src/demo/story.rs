@@ -1,10 +1,10 @@
 //! The scripts, one for each [`Scenario`].
 
 use super::desktop::{Desktop, Notifications};
-use super::hearing::{self, Part, Person, Phase, Scene};
+use super::hearing::{self, HeardPart, Person, Phase, Scene};
 use super::timeline::Timeline;
 use super::world::{self, World};
-use super::{DemoError, Options, Scenario};
+use super::{DemoError, DemoOptions, Scenario};
 use crate::clock;
 use crate::phone::{AnswerPolicy, Phone, PhoneConfig, Voice};
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ impl Findings {
 ///
 /// # Errors
 /// The story did not come to its end.
-pub async fn run(options: Options) -> Result<bool, DemoError> {
+pub async fn run(options: DemoOptions) -> Result<bool, DemoError> {
     let timeline = Timeline::new(clock::instant(), !options.json);
     let world = World::start(options.split).await?;
     timeline.title(&format!(
@@ -194,26 +194,26 @@ impl Cast<'_> {
     async fn first_call(&mut self, findings: &mut Findings) -> Result<(), DemoError> {
         self.timeline.title("The customer calls the agent");
         let talking_since = self.call_agent().await?;
-        self.phase("customer and agent", Part::Absent, findings).await;
+        self.phase("customer and agent", HeardPart::Absent, findings).await;
 
         self.timeline.title("The supervisor posts the Coach request of the sample");
         let asked = self.post_device(coach(None)).await?;
         self.supervisor_joined().await?;
         let call = self.joined_call("Coach").await?;
         findings.join = self.whisper_heard(asked).await;
-        self.phase("Coach", Part::Coach, findings).await;
+        self.phase("Coach", HeardPart::Coach, findings).await;
         self.measure_whisper_delay(findings).await;
 
         self.timeline
             .title("He speaks to both, then only listens, then whispers again: live switching");
         let barged = clock::instant();
         self.switch(&call, "SwitchToBargeIn", "BargeIn").await?;
-        self.phase("BargeIn", Part::BargeIn, findings).await;
+        self.phase("BargeIn", HeardPart::BargeIn, findings).await;
         self.switch(&call, "SwitchToListenIn", "ListenIn").await?;
         let listening = clock::instant() + SETTLE;
-        self.phase("ListenIn", Part::ListenIn, findings).await;
+        self.phase("ListenIn", HeardPart::ListenIn, findings).await;
         self.switch(&call, "SwitchToCoach", "Coach").await?;
-        self.phase("Coach again", Part::Coach, findings).await;
+        self.phase("Coach again", HeardPart::Coach, findings).await;
 
         self.timeline.title("He cancels");
         self.post_device(json!({"operationName": "CancelSupervisorMonitoring"})).await?;
@@ -223,7 +223,7 @@ impl Cast<'_> {
             })
             .await?;
         self.supervisor_left().await?;
-        self.phase("cancelled", Part::Absent, findings).await;
+        self.phase("cancelled", HeardPart::Absent, findings).await;
         let over = clock::instant();
         self.hang_up().await?;
         self.count_identical(&[(talking_since, barged), (listening, over)], findings);
@@ -245,7 +245,7 @@ impl Cast<'_> {
         self.supervisor_joined().await?;
         self.joined_call("Coach").await?;
         findings.armed_join = self.whisper_heard(talking_since).await;
-        self.phase("Coach, armed before the call", Part::Coach, findings).await;
+        self.phase("Coach, armed before the call", HeardPart::Coach, findings).await;
         let over = clock::instant();
         self.hang_up().await?;
         self.supervisor_left().await?;
@@ -268,10 +268,10 @@ impl Cast<'_> {
         self.timeline
             .title("The agent transfers the customer to a colleague: the coach follows, the whisper with him");
         let left = self.transfer(&call).await?;
-        self.phase_with("after the transfer", (Person::Colleague, Part::Coach), findings)
+        self.phase_with("after the transfer", (Person::Colleague, HeardPart::Coach), findings)
             .await;
         let there = clock::instant();
-        self.phase_with("the colleague goes on", (Person::Colleague, Part::Coach), findings)
+        self.phase_with("the colleague goes on", (Person::Colleague, HeardPart::Coach), findings)
             .await;
         let over = clock::instant();
         self.customer_leaves(Person::Colleague).await?;
@@ -297,12 +297,12 @@ impl Cast<'_> {
             }
         };
         findings.armed_join = self.whisper_heard(talking_since).await;
-        self.phase("Coach, scope Agent", Part::Coach, findings).await;
+        self.phase("Coach, scope Agent", HeardPart::Coach, findings).await;
         self.timeline
             .title("The agent transfers the customer: the supervisor is out with him");
         let left = self.transfer(&call).await?;
         self.supervisor_left().await?;
-        self.phase_with("without the supervisor", (Person::Colleague, Part::Absent), findings)
+        self.phase_with("without the supervisor", (Person::Colleague, HeardPart::Absent), findings)
             .await;
         self.customer_leaves(Person::Colleague).await?;
         self.count_identical(&[(talking_since, left)], findings);
@@ -316,7 +316,7 @@ impl Cast<'_> {
         self.supervisor_joined().await?;
         let call = self.joined_call("Coach").await?;
         findings.join = self.whisper_heard(asked).await;
-        self.phase(phase, Part::Coach, findings).await;
+        self.phase(phase, HeardPart::Coach, findings).await;
         self.measure_whisper_delay(findings).await;
         Ok((call, talking_since))
     }
@@ -330,9 +330,9 @@ impl Cast<'_> {
     /// The customer has the agent alone again, who goes on being coached until the customer hangs up. His packets until `left` are counted, and
     /// those from when all has settled.
     async fn ending(&mut self, (since, left): (Instant, Instant), phase: &str, findings: &mut Findings) -> Result<(), DemoError> {
-        self.phase(phase, Part::Coach, findings).await;
+        self.phase(phase, HeardPart::Coach, findings).await;
         let there = clock::instant();
-        self.phase("and on they talk", Part::Coach, findings).await;
+        self.phase("and on they talk", HeardPart::Coach, findings).await;
         let over = clock::instant();
         self.hang_up().await?;
         self.count_identical(&[(since, left), (there, over)], findings);
@@ -394,7 +394,7 @@ impl Cast<'_> {
         }
         self.timeline.title("He cancels, and the first goes on");
         self.second_asks("CancelSupervisorMonitoring").await?;
-        self.phase("the first alone again", Part::Coach, findings).await;
+        self.phase("the first alone again", HeardPart::Coach, findings).await;
         let over = clock::instant();
         self.hang_up().await?;
         self.count_identical(&[(talking_since, over)], findings);
@@ -490,11 +490,11 @@ impl Cast<'_> {
     }
 
     /// Lets the phase settle, listens, measures, and tells what has happened so far.
-    async fn phase(&mut self, name: &str, part: Part, findings: &mut Findings) {
+    async fn phase(&mut self, name: &str, part: HeardPart, findings: &mut Findings) {
         self.phase_with(name, (Person::Agent, part), findings).await;
     }
 
-    async fn phase_with(&mut self, name: &str, (agent, part): (Person, Part), findings: &mut Findings) {
+    async fn phase_with(&mut self, name: &str, (agent, part): (Person, HeardPart), findings: &mut Findings) {
         self.scene(name, &Scene::of(agent, part), findings).await;
     }
 

@@ -16,7 +16,7 @@ const RED: &str = "31";
 
 /// One thing that happened.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct TimelineEntry {
     at: Instant,
     what: What,
 }
@@ -41,8 +41,8 @@ enum What {
     },
 }
 
-impl Entry {
-    pub(super) fn rest(at: Instant, user: &str, path: &str, body: &Value, status: u16, reply: &Value) -> Entry {
+impl TimelineEntry {
+    pub(super) fn rest(at: Instant, user: &str, path: &str, body: &Value, status: u16, reply: &Value) -> TimelineEntry {
         let what = What::Rest {
             user: user.into(),
             path: path.into(),
@@ -50,15 +50,15 @@ impl Entry {
             status,
             reply: reply.clone(),
         };
-        Entry { at, what }
+        TimelineEntry { at, what }
     }
 
-    pub(super) fn cometd(at: Instant, user: &str, message: &Value) -> Entry {
+    pub(super) fn cometd(at: Instant, user: &str, message: &Value) -> TimelineEntry {
         let what = What::CometD {
             user: user.into(),
             message: message.clone(),
         };
-        Entry { at, what }
+        TimelineEntry { at, what }
     }
 }
 
@@ -68,8 +68,8 @@ pub(super) struct Timeline {
     start: Instant,
     shown: bool,
     colours: bool,
-    waiting: Arc<Mutex<Vec<Entry>>>,
-    told: Arc<Mutex<Vec<Entry>>>,
+    waiting: Arc<Mutex<Vec<TimelineEntry>>>,
+    told: Arc<Mutex<Vec<TimelineEntry>>>,
 }
 
 impl Timeline {
@@ -84,7 +84,7 @@ impl Timeline {
         }
     }
 
-    pub(super) fn add(&self, entry: Entry) {
+    pub(super) fn add(&self, entry: TimelineEntry) {
         held(&self.waiting).push(entry);
     }
 
@@ -94,7 +94,7 @@ impl Timeline {
             .trace()
             .into_iter()
             .filter(|traced| traced.at >= since && is_milestone(traced));
-        held(&self.waiting).extend(milestones.map(|traced| Entry {
+        held(&self.waiting).extend(milestones.map(|traced| TimelineEntry {
             at: traced.at,
             what: What::Sip {
                 phone: role.into(),

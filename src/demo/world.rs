@@ -4,7 +4,7 @@ use super::DemoError;
 use crate::clock;
 use crate::config;
 use crate::front::auth::hash_password_cheaply;
-use crate::serve::{self, Part, Running};
+use crate::serve::{self, Running, ServerRole};
 use crate::sip::flow::Protocol;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -37,7 +37,7 @@ pub(super) struct World {
     pub(super) colleague_password: String,
     pub(super) second_password: String,
     product: Product,
-    _place: Place,
+    _place: WorldPlace,
 }
 
 enum Product {
@@ -46,9 +46,9 @@ enum Product {
 }
 
 /// A directory for state and audit, gone when the demo is over.
-struct Place(PathBuf);
+struct WorldPlace(PathBuf);
 
-impl Drop for Place {
+impl Drop for WorldPlace {
     fn drop(&mut self) {
         // What is left in the temporary directory hurts nobody.
         let _ = std::fs::remove_dir_all(&self.0);
@@ -57,7 +57,7 @@ impl Drop for Place {
 
 /// Where the doors are; 0 is any.
 #[derive(Default)]
-struct Ports {
+struct WorldPorts {
     rest: u16,
     gateway_grpc: u16,
     gateway_admin: u16,
@@ -73,14 +73,14 @@ impl World {
     pub(super) async fn start(split: bool) -> Result<World, DemoError> {
         let failed = |error: &dyn std::fmt::Display| DemoError::Start(error.to_string());
         let name = format!("undertone-demo-{}-{:08x}", std::process::id(), rand::random::<u32>());
-        let place = Place(std::env::temp_dir().join(name));
+        let place = WorldPlace(std::env::temp_dir().join(name));
         std::fs::create_dir_all(&place.0).map_err(|error| failed(&error))?;
         let passwords: [String; 5] = std::array::from_fn(|_| format!("{:016x}", rand::random::<u64>()));
         let (product, rest, sip) = match split {
             true => {
                 let mut attempts = 0;
                 loop {
-                    let ports = Ports::free().map_err(|error| failed(&error))?;
+                    let ports = WorldPorts::free().map_err(|error| failed(&error))?;
                     let text = describe(&place.0, &ports, &passwords).map_err(|error| failed(&error))?;
                     attempts += 1;
                     match start_children(&place.0, &text, &ports).await {
@@ -92,10 +92,12 @@ impl World {
                 }
             }
             false => {
-                let text = describe(&place.0, &Ports::default(), &passwords).map_err(|error| failed(&error))?;
+                let text = describe(&place.0, &WorldPorts::default(), &passwords).map_err(|error| failed(&error))?;
                 let mut config = config::parse(Some((Path::new("the demo's configuration"), &text)), []).map_err(|error| failed(&error))?;
                 config.media.ports = None;
-                let running = serve::start(config, Part::Serve, None).await.map_err(|error| failed(&error))?;
+                let running = serve::start(config, ServerRole::Serve, None)
+                    .await
+                    .map_err(|error| failed(&error))?;
                 let (Some(rest), Some(sip)) = (running.rest(), running.sip(Protocol::Udp)) else {
                     return Err(DemoError::Start("a door is missing".into()));
                 };
@@ -138,9 +140,9 @@ impl World {
     }
 }
 
-impl Ports {
+impl WorldPorts {
     /// Ports that nobody has now.
-    fn free() -> io::Result<Ports> {
+    fn free() -> io::Result<WorldPorts> {
         let doors: Vec<TcpListener> = (0..5)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
             .collect::<io::Result<_>>()?;
@@ -152,7 +154,7 @@ impl Ports {
                 break port;
             }
         };
-        Ok(Ports {
+        Ok(WorldPorts {
             rest: tcp[0],
             gateway_grpc: tcp[1],
             gateway_admin: tcp[2],
@@ -170,12 +172,12 @@ fn loopback(port: u16) -> SocketAddr {
 /// The configuration: the sample's directory with passwords of its own.
 fn describe(
     place: &Path,
-    ports: &Ports,
+    ports: &WorldPorts,
     [customer, agent, supervisor, colleague, second]: &[String; 5],
 ) -> Result<String, crate::front::auth::PasswordError> {
     let (agent_hash, supervisor_hash) = (hash_password_cheaply(agent)?, hash_password_cheaply(supervisor)?);
     let second_hash = hash_password_cheaply(second)?;
-    let Ports {
+    let WorldPorts {
         rest,
         gateway_grpc,
         gateway_admin,
@@ -268,7 +270,7 @@ supervisors = ["{SUPERVISOR_USER}", "{SECOND_USER}"]
     ))
 }
 
-async fn start_children(place: &Path, text: &str, ports: &Ports) -> Result<Vec<Child>, DemoError> {
+async fn start_children(place: &Path, text: &str, ports: &WorldPorts) -> Result<Vec<Child>, DemoError> {
     let failed = |error: io::Error| DemoError::Start(error.to_string());
     let file = place.join("undertone.toml");
     std::fs::write(&file, text).map_err(failed)?;

@@ -9,7 +9,7 @@
 //!                     the oldest without a request; or, where places are shared fairly, the newest
 //! ```
 
-use super::Limits;
+use super::ConnectionLimits;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -18,9 +18,9 @@ const LOOKED_AT: usize = 64;
 
 /// An address, or a network of IPv6: who has one address there has them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Origin(IpAddr);
+struct ClientNetwork(IpAddr);
 
-impl Origin {
+impl ClientNetwork {
     fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V6(address) => Self(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))),
@@ -32,7 +32,7 @@ impl Origin {
 /// One place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket {
-    origin: Origin,
+    origin: ClientNetwork,
     number: u64,
     is_peer: bool,
 }
@@ -45,12 +45,12 @@ pub(super) enum Entrance<T> {
     /// It has the place of another, which is to go.
     InsteadOf(Ticket, T),
     /// There is none.
-    Refused(Refused),
+    Refused(AdmissionError),
 }
 
 /// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum AdmissionError {
     /// The address has enough.
     Address,
     /// All are taken.
@@ -64,16 +64,16 @@ pub(super) struct Occupancy<T> {
     peers: BTreeSet<IpAddr>,
     is_shared_fairly: bool,
     /// Connections of each origin, the oldest first.
-    strangers: BTreeMap<Origin, BTreeMap<u64, T>>,
+    strangers: BTreeMap<ClientNetwork, BTreeMap<u64, T>>,
     /// How many each has.
-    by_count: BTreeSet<(usize, Origin)>,
+    by_count: BTreeSet<(usize, ClientNetwork)>,
     count: usize,
-    known: BTreeMap<Origin, usize>,
+    known: BTreeMap<ClientNetwork, usize>,
     next: u64,
 }
 
 impl<T> Occupancy<T> {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &ConnectionLimits) -> Self {
         Self {
             most: limits.connections,
             most_of_one: limits.connections_per_address,
@@ -99,8 +99,8 @@ impl<T> Occupancy<T> {
         let ticket = Ticket {
             origin: match is_peer {
                 // Its neighbours are strangers.
-                true => Origin(address.to_canonical()),
-                false => Origin::of(address),
+                true => ClientNetwork(address.to_canonical()),
+                false => ClientNetwork::of(address),
             },
             number: self.next,
             is_peer,
@@ -108,14 +108,14 @@ impl<T> Occupancy<T> {
         if is_peer {
             let count = self.known.entry(ticket.origin).or_default();
             if *count >= self.most {
-                return Entrance::Refused(Refused::Address);
+                return Entrance::Refused(AdmissionError::Address);
             }
             *count += 1;
             return Entrance::Free(ticket);
         }
         let own = self.strangers.get(&ticket.origin).map_or(0, BTreeMap::len);
         if own >= self.most_of_one {
-            return Entrance::Refused(Refused::Address);
+            return Entrance::Refused(AdmissionError::Address);
         }
         if self.count < self.most {
             self.admit(ticket, newcomer);
@@ -126,7 +126,7 @@ impl<T> Occupancy<T> {
                 self.admit(ticket, newcomer);
                 Entrance::InsteadOf(ticket, other)
             }
-            None => Entrance::Refused(Refused::Full),
+            None => Entrance::Refused(AdmissionError::Full),
         }
     }
 
@@ -145,7 +145,7 @@ impl<T> Occupancy<T> {
     /// Whose place somebody gets that has so many.
     fn to_go(&self, own: usize, is_idle: impl Fn(&T) -> bool) -> Option<Ticket> {
         let more = self.by_count.iter().rev().take_while(|(count, _)| *count > own).take(LOOKED_AT);
-        let ticket = |origin: Origin, number: u64| Ticket {
+        let ticket = |origin: ClientNetwork, number: u64| Ticket {
             origin,
             number,
             is_peer: false,
@@ -188,13 +188,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn limits(connections: usize, per_address: usize, fairly: bool) -> Limits {
-        Limits {
+    fn limits(connections: usize, per_address: usize, fairly: bool) -> ConnectionLimits {
+        ConnectionLimits {
             connections,
             connections_per_address: per_address,
             is_shared_fairly: fairly,
             peers: vec!["192.0.2.200".parse().expect("an address")],
-            ..Limits::default()
+            ..ConnectionLimits::default()
         }
     }
 
@@ -214,7 +214,7 @@ mod tests {
             panic!("no place")
         };
         assert!(matches!(places.enter(address(1), 1, is_idle), Entrance::Free(_)));
-        assert_eq!(places.enter(address(1), 1, is_idle), Entrance::Refused(Refused::Address));
+        assert_eq!(places.enter(address(1), 1, is_idle), Entrance::Refused(AdmissionError::Address));
         places.leave(first);
         places.leave(first);
         assert_eq!(places.taken(), 1);
@@ -230,7 +230,7 @@ mod tests {
         assert!(matches!(places.enter(address(2), 5, is_idle), Entrance::InsteadOf(_, 2)));
         assert!(matches!(places.enter(address(3), 7, is_idle), Entrance::InsteadOf(_, 4)));
         // Nobody idles any more, and busy ones are not sent away here.
-        assert_eq!(places.enter(address(4), 9, is_idle), Entrance::Refused(Refused::Full));
+        assert_eq!(places.enter(address(4), 9, is_idle), Entrance::Refused(AdmissionError::Full));
     }
 
     #[test]
@@ -242,7 +242,7 @@ mod tests {
         assert!(matches!(places.enter(address(2), 7, is_idle), Entrance::InsteadOf(_, 5)));
         assert!(matches!(places.enter(address(3), 9, is_idle), Entrance::InsteadOf(_, 3)));
         // One each.
-        assert_eq!(places.enter(address(4), 11, is_idle), Entrance::Refused(Refused::Full));
+        assert_eq!(places.enter(address(4), 11, is_idle), Entrance::Refused(AdmissionError::Full));
     }
 
     #[test]
@@ -251,7 +251,7 @@ mod tests {
         for last in 1..=3 {
             places.enter(address(last), 1, is_idle);
         }
-        assert_eq!(places.enter(address(9), 1, is_idle), Entrance::Refused(Refused::Full));
+        assert_eq!(places.enter(address(9), 1, is_idle), Entrance::Refused(AdmissionError::Full));
         let Entrance::Free(peer) = places.enter("::ffff:192.0.2.200".parse().expect("an address"), 1, is_idle) else {
             panic!("no place for a peer")
         };
@@ -265,10 +265,10 @@ mod tests {
         let mut places = Occupancy::new(&limits(9, 1, true));
         let enter = |places: &mut Occupancy<u32>, text: &str| places.enter(text.parse().expect("an address"), 1, is_idle);
         assert!(matches!(enter(&mut places, "2001:db8::1"), Entrance::Free(_)));
-        assert_eq!(enter(&mut places, "2001:db8::ffff:2"), Entrance::Refused(Refused::Address));
+        assert_eq!(enter(&mut places, "2001:db8::ffff:2"), Entrance::Refused(AdmissionError::Address));
         assert!(matches!(enter(&mut places, "2001:db8:0:1::1"), Entrance::Free(_)));
         assert!(matches!(enter(&mut places, "::ffff:192.0.2.1"), Entrance::Free(_)));
-        assert_eq!(enter(&mut places, "192.0.2.1"), Entrance::Refused(Refused::Address));
+        assert_eq!(enter(&mut places, "192.0.2.1"), Entrance::Refused(AdmissionError::Address));
     }
 
     proptest! {
@@ -302,8 +302,8 @@ mod tests {
                         inside.remove(at);
                         inside.push((last, visitor, ticket));
                     }
-                    Entrance::Refused(Refused::Address) => prop_assert_eq!(count(last, &inside), 4),
-                    Entrance::Refused(Refused::Full) => {
+                    Entrance::Refused(AdmissionError::Address) => prop_assert_eq!(count(last, &inside), 4),
+                    Entrance::Refused(AdmissionError::Full) => {
                         prop_assert_eq!(inside.len(), 8);
                         let greediest = (0..6).map(|of| count(of, &inside)).max().unwrap_or(0);
                         prop_assert!(!fairly || greediest <= count(last, &inside) + 1);

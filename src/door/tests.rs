@@ -9,11 +9,11 @@ const IDLE: Duration = Duration::from_secs(30);
 const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// The other end of a connection that is served.
-fn visit(router: Router) -> (DuplexStream, tokio::task::JoinHandle<()>, Arc<Visit>) {
+fn visit(router: Router) -> (DuplexStream, tokio::task::JoinHandle<()>, Arc<ConnectionUse>) {
     let (near, far) = duplex(1 << 16);
-    let visit = Arc::new(Visit::new(&CancellationToken::new()));
+    let visit = Arc::new(ConnectionUse::new(&CancellationToken::new()));
     let visitor = visit.clone();
-    let library = Library::new(&Limits::default());
+    let library = HttpLibrary::new(&ConnectionLimits::default());
     let serving = tokio::spawn(async move { library.serve(far, router, &visitor, |_| {}).await });
     (near, serving, visit)
 }
@@ -128,7 +128,7 @@ async fn streams_beyond_those_that_may_be_open_reach_nobody() {
     // What is refused is said before what comes next is read.
     let refused = timeout(IDLE, refused).await.map_or(0, |refused| refused.expect("no panic"));
     let asked = asked.load(Ordering::Relaxed);
-    assert_eq!(asked, Limits::default().streams, "{refused} refused");
+    assert_eq!(asked, ConnectionLimits::default().streams, "{refused} refused");
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,8 +148,8 @@ async fn whose_place_is_needed_leaves_though_an_answer_goes_on() {
 async fn a_house_that_closes_waits_for_the_answers_under_way() {
     let (near, far) = duplex(1 << 16);
     let house = CancellationToken::new();
-    let visit = Arc::new(Visit::new(&house));
-    let library = Library::new(&Limits::default());
+    let visit = Arc::new(ConnectionUse::new(&house));
+    let library = HttpLibrary::new(&ConnectionLimits::default());
     let serving = tokio::spawn(async move { library.serve(far, slow(IDLE / 2), &visit, |_| {}).await });
     let mut near = near;
     near.write_all(b"GET / HTTP/1.1\r\nHost: u\r\n\r\n").await.expect("taken");
@@ -162,7 +162,7 @@ async fn a_house_that_closes_waits_for_the_answers_under_way() {
 /// A listener out of file descriptors.
 struct Out(Arc<AtomicU32>);
 
-impl Listen for Out {
+impl Accept for Out {
     async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Err(io::Error::from_raw_os_error(nix::libc::EMFILE))
@@ -173,7 +173,10 @@ impl Listen for Out {
 async fn accepting_sleeps_after_an_error_and_longer_after_the_next() {
     let tries = Arc::new(AtomicU32::new(0));
     let stopped = sleep(Duration::from_secs(60));
-    receive(Out(tries.clone()), &Limits::default(), stopped, |_, _, _| std::future::ready(())).await;
+    receive(Out(tries.clone()), &ConnectionLimits::default(), stopped, |_, _, _| {
+        std::future::ready(())
+    })
+    .await;
     let tries = tries.load(Ordering::Relaxed);
     assert!((60..=70).contains(&tries), "{tries} in a minute");
 }

@@ -1,7 +1,7 @@
 //! Answers of the short way, as bytes.
 
 use super::http::HARDENED;
-use super::refusal::Refused;
+use super::refusal::HttpError;
 use crate::clock;
 use crate::words::Timestamp;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -12,7 +12,7 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 /// A whole answer over HTTP/1.1.
-pub(super) struct Answer {
+pub(super) struct BufferedResponse {
     /// RFC 9110 15.
     pub status: u16,
     /// Beside those that every answer has.
@@ -21,9 +21,9 @@ pub(super) struct Answer {
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl BufferedResponse {
     /// What the HTTP library would say.
-    pub async fn refused(refused: Refused) -> Self {
+    pub async fn refused(refused: HttpError) -> Self {
         let (parts, body) = refused.into_response().into_parts();
         let headers = parts.headers.iter().filter(|(name, _)| **name == header::RETRY_AFTER);
         Self {
@@ -48,12 +48,12 @@ impl Answer {
 
 /// The head of answers with 200 and nothing of their own, written once a second for many of them.
 #[derive(Default)]
-pub(super) struct Head {
+pub(super) struct ResponseHead {
     text: String,
     second: Option<u64>,
 }
 
-impl Head {
+impl ResponseHead {
     /// A whole answer with this JSON. `is_last`: the connection is closed afterwards.
     pub fn with(&mut self, now: Timestamp, cookies: &[HeaderValue], body: &str, is_last: bool) -> Vec<u8> {
         let second = now.0 / 1_000;

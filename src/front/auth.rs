@@ -2,7 +2,7 @@
 //!
 //! A new kind of credential (a bearer token, a client certificate) is a variant of `Presented` and an arm in `Auth::identify`.
 
-use super::refusal::Refused;
+use super::refusal::HttpError;
 use crate::clock;
 use crate::words::{Reason, UserId};
 use argon2::password_hash::phc::PasswordHash;
@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 
 /// What the login may be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub struct AuthConfig {
     /// How long a session cookie is good for.
     pub session_life: Duration,
     /// Sessions of one user at once; the oldest goes.
@@ -42,7 +42,7 @@ pub struct Config {
     pub failure_refill: Duration,
 }
 
-impl Default for Config {
+impl Default for AuthConfig {
     fn default() -> Self {
         Self {
             session_life: Duration::from_secs(12 * 3600),
@@ -57,7 +57,7 @@ impl Default for Config {
 }
 
 /// Login name → password hash, a PHC string such as `$argon2id$v=19$…`.
-pub type Accounts = BTreeMap<UserId, String>;
+pub type PasswordHashes = BTreeMap<UserId, String>;
 
 /// A password cannot be hashed, or what should be its hash is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +88,7 @@ fn hash_with(argon2: &Argon2<'_>, password: &str) -> Result<String, PasswordErro
 
 /// Who made a request. An extension of every request that `Auth::identify` let through with credentials.
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub struct AuthenticatedUser {
     /// The user.
     pub user: UserId,
     /// From where.
@@ -127,14 +127,14 @@ enum Presented {
 pub struct Auth(Arc<Register>);
 
 struct Register {
-    config: Config,
-    accounts: Accounts,
+    config: AuthConfig,
+    accounts: PasswordHashes,
     /// Verified against when the user is unknown, so that both take as long.
     nobody: String,
     key: [u8; 32],
     verified: Mutex<BTreeMap<[u8; 32], Verified>>,
-    sessions: Mutex<Sessions>,
-    failures: Failures,
+    sessions: Mutex<LoginSessions>,
+    failures: LoginFailures,
     hashing: Semaphore,
     waiting: Semaphore,
 }
@@ -158,7 +158,7 @@ pub(super) const SESSION_COOKIE: &str = "JSESSIONID";
 
 impl Auth {
     /// A register with these accounts. Refuses what is no hash.
-    pub fn new(config: Config, accounts: Accounts) -> Result<Self, PasswordError> {
+    pub fn new(config: AuthConfig, accounts: PasswordHashes) -> Result<Self, PasswordError> {
         for (user, hash) in &accounts {
             PasswordHash::new(hash).map_err(|_| PasswordError::NotAHash(user.clone()))?;
         }
@@ -166,7 +166,7 @@ impl Auth {
             Some(hash) => hash.clone(),
             None => hash_password_cheaply("")?,
         };
-        let failures = Failures::new(&config);
+        let failures = LoginFailures::new(&config);
         Ok(Self(Arc::new(Register {
             config,
             accounts,
@@ -180,7 +180,7 @@ impl Auth {
         })))
     }
 
-    async fn by_password(&self, user: UserId, password: String, address: IpAddr) -> Result<Verified, Refused> {
+    async fn by_password(&self, user: UserId, password: String, address: IpAddr) -> Result<Verified, HttpError> {
         let register = &*self.0;
         let digest = register.digest(&user, &password);
         if let Some(verified) = register.remembered(&digest) {
@@ -211,14 +211,14 @@ impl Auth {
             register.failures.record(&user, address);
             metrics::counter!("undertone_login_failures_total").increment(1);
             tracing::info!(%user, %address, "login refused");
-            return Err(Refused::access_denied());
+            return Err(HttpError::access_denied());
         }
         Ok(register.remember(digest, user))
     }
 }
 
-fn too_busy() -> Refused {
-    Refused::new(Reason::Unavailable, "Too many logins at once.")
+fn too_busy() -> HttpError {
+    HttpError::new(Reason::Unavailable, "Too many logins at once.")
 }
 
 impl Register {
@@ -273,20 +273,20 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Open sessions, by the hash of their cookie: comparing hashes leaks nothing about a cookie.
 #[derive(Default)]
-struct Sessions {
-    open: BTreeMap<[u8; 32], Session>,
+struct LoginSessions {
+    open: BTreeMap<[u8; 32], LoginSession>,
     of: BTreeMap<UserId, BTreeSet<(Instant, [u8; 32])>>,
 }
 
 #[derive(Clone)]
-struct Session {
+struct LoginSession {
     user: UserId,
     until: Instant,
     csrf: Arc<str>,
 }
 
-impl Sessions {
-    fn open(&mut self, user: &UserId, config: &Config, now: Instant) -> String {
+impl LoginSessions {
+    fn open(&mut self, user: &UserId, config: &AuthConfig, now: Instant) -> String {
         let cookie = random_text::<18>();
         let key = Sha256::digest(&cookie).into();
         self.drop_dead(user, now);
@@ -296,7 +296,7 @@ impl Sessions {
             self.open.remove(&oldest);
         }
         mine.insert((now, key));
-        let session = Session {
+        let session = LoginSession {
             user: user.clone(),
             until: now + config.session_life,
             csrf: random_text::<18>().into(),
@@ -318,7 +318,7 @@ impl Sessions {
         }
     }
 
-    fn find(&self, cookie: &str, now: Instant) -> Option<&Session> {
+    fn find(&self, cookie: &str, now: Instant) -> Option<&LoginSession> {
         let key: [u8; 32] = Sha256::digest(cookie).into();
         self.open.get(&key).filter(|session| now < session.until)
     }
@@ -330,7 +330,7 @@ pub(super) fn random_text<const N: usize>() -> String {
 }
 
 /// Failed logins. Only failures count: a whole call centre behind one address logs in at eight o'clock.
-struct Failures {
+struct LoginFailures {
     by_pair: DefaultKeyedRateLimiter<(IpAddr, UserId)>,
     by_address: DefaultKeyedRateLimiter<IpAddr>,
     barred: Mutex<BTreeMap<(IpAddr, Option<UserId>), Instant>>,
@@ -340,8 +340,8 @@ struct Failures {
 /// More keys than this are swept.
 const FAILURE_KEYS: usize = 10_000;
 
-impl Failures {
-    fn new(config: &Config) -> Self {
+impl LoginFailures {
+    fn new(config: &AuthConfig) -> Self {
         let refill = config.failure_refill.max(Duration::from_millis(1));
         let quota = |burst| Quota::with_period(refill).map_or(Quota::per_second(NonZeroU32::MIN), |quota| quota.allow_burst(burst));
         Self {
@@ -352,12 +352,12 @@ impl Failures {
         }
     }
 
-    fn allowed(&self, user: &UserId, address: IpAddr) -> Result<(), Refused> {
+    fn allowed(&self, user: &UserId, address: IpAddr) -> Result<(), HttpError> {
         let now = clock::instant();
         let barred = locked(&self.barred);
         let is_barred = |key| barred.get(&key).is_some_and(|until| *until > now);
         if is_barred((address, None)) || is_barred((address, Some(user.clone()))) {
-            return Err(Refused::new(Reason::TooManyRequests, "Too many failed logins. Try again later."));
+            return Err(HttpError::new(Reason::TooManyRequests, "Too many failed logins. Try again later."));
         }
         Ok(())
     }
@@ -385,17 +385,21 @@ impl Failures {
 impl Auth {
     /// Says who it is; nobody when there are no credentials, or a dead cookie. Wrong credentials are refused. A login by password
     /// has a session cookie to be set, see `Auth::with_cookie`.
-    pub(super) async fn identify(&self, headers: &HeaderMap, address: IpAddr) -> Result<(Option<Caller>, Option<String>), Refused> {
+    pub(super) async fn identify(
+        &self,
+        headers: &HeaderMap,
+        address: IpAddr,
+    ) -> Result<(Option<AuthenticatedUser>, Option<String>), HttpError> {
         let now = clock::instant();
         let session_of = |cookie: &str| locked(&self.0.sessions).find(cookie, now).cloned();
         let (caller, new_cookie) = match presented(headers) {
             Presented::Nothing => return Ok((None, None)),
-            Presented::Unreadable => return Err(Refused::access_denied()),
+            Presented::Unreadable => return Err(HttpError::access_denied()),
             Presented::Cookie(cookie) => {
                 let Some(session) = session_of(&cookie) else {
                     return Ok((None, None));
                 };
-                let caller = Caller {
+                let caller = AuthenticatedUser {
                     user: session.user,
                     address,
                     by: Means::Cookie,
@@ -413,7 +417,7 @@ impl Auth {
                 let new_cookie = kept.is_none().then(|| verified.session.clone());
                 let session = kept.or_else(|| session_of(&verified.session));
                 let (until, csrf) = session.map_or((now, Arc::default()), |session| (session.until, session.csrf));
-                let caller = Caller {
+                let caller = AuthenticatedUser {
                     user: verified.user,
                     address,
                     by: Means::Password,
@@ -448,31 +452,34 @@ impl Auth {
 
 /// Refuses those whom `Auth::identify` does not know.
 pub async fn require(request: Request, next: Next) -> Response {
-    match request.extensions().get::<Caller>() {
+    match request.extensions().get::<AuthenticatedUser>() {
         Some(_) => next.run(request).await,
-        None => Refused::access_denied().into_response(),
+        None => HttpError::access_denied().into_response(),
     }
 }
 
 /// A foreign page can make a browser send our cookie: a request that changes something must come from our own origin or an
 /// allowed one. Browsers say which; programs that keep cookies send no Origin.
-pub(super) fn same_origin(allowed: &[String], request: &Request) -> Result<(), Refused> {
+pub(super) fn same_origin(allowed: &[String], request: &Request) -> Result<(), HttpError> {
     if by_cookie(request).is_some() && !is_safe(request.method()) && is_foreign(request, allowed) {
-        return Err(Refused::new(Reason::NotPermitted, "Cross-site requests are not allowed."));
+        return Err(HttpError::new(Reason::NotPermitted, "Cross-site requests are not allowed."));
     }
     Ok(())
 }
 
 /// The token a browser page of ours must send back. A GET is answered with it, see [`offer_csrf`].
-pub(super) fn csrf(request: &Request) -> Result<Option<Arc<str>>, Refused> {
+pub(super) fn csrf(request: &Request) -> Result<Option<Arc<str>>, HttpError> {
     let sent = request.headers().get("x-csrf-token").map(HeaderValue::as_bytes);
     if let Some(caller) = by_cookie(request)
         && !is_safe(request.method())
         && sent != Some(caller.csrf.as_bytes())
     {
-        return Err(Refused::new(Reason::NotPermitted, "Missing or invalid Csrf token"));
+        return Err(HttpError::new(Reason::NotPermitted, "Missing or invalid Csrf token"));
     }
-    let caller = request.extensions().get::<Caller>().filter(|_| request.method() == Method::GET);
+    let caller = request
+        .extensions()
+        .get::<AuthenticatedUser>()
+        .filter(|_| request.method() == Method::GET);
     Ok(caller.map(|caller| caller.csrf.clone()))
 }
 
@@ -485,8 +492,8 @@ pub(super) fn offer_csrf(response: &mut Response, token: &str) {
     }
 }
 
-fn by_cookie(request: &Request) -> Option<&Caller> {
-    let caller = request.extensions().get::<Caller>();
+fn by_cookie(request: &Request) -> Option<&AuthenticatedUser> {
+    let caller = request.extensions().get::<AuthenticatedUser>();
     caller.filter(|caller| caller.by == Means::Cookie)
 }
 
@@ -592,11 +599,11 @@ mod tests {
 
     #[test]
     fn a_session_ends_with_its_life_and_the_oldest_makes_room() {
-        let config = Config {
+        let config = AuthConfig {
             sessions_per_user: 2,
-            ..Config::default()
+            ..AuthConfig::default()
         };
-        let mut sessions = Sessions::default();
+        let mut sessions = LoginSessions::default();
         let now = clock::instant();
         let at = |seconds| now + Duration::from_secs(seconds);
         let first = sessions.open(&"anna".into(), &config, now);

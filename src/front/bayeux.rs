@@ -30,7 +30,7 @@ use std::time::Duration;
 
 /// What the event channel may be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub struct CometdConfig {
     /// How long a connect is held: below every common idle limit of proxies (30 s).
     pub hold: Duration,
     /// How long a session lives without a connect: longer than a browser lets a background tab sleep.
@@ -114,7 +114,7 @@ impl SameSite {
     }
 }
 
-impl Default for Config {
+impl Default for CometdConfig {
     fn default() -> Self {
         Self {
             hold: Duration::from_secs(25),

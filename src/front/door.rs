@@ -1,9 +1,9 @@
 //! The door of REST and CometD: HTTP/1.1, HTTP/2 and websockets on one port, each connection watched for what really leaves on it. Polls
 //! have a short way in, see [`super::lane`].
 
-use super::bayeux::wire::Watched;
-use super::lane::{Course, Lane};
-use crate::door::{self, Library, Limits, Place};
+use super::bayeux::wire::TrackedConnection;
+use super::lane::{FastPath, Handling};
+use crate::door::{self, ConnectionLimits, ConnectionPermit, HttpLibrary};
 use axum::Router;
 use axum::extract::ConnectInfo;
 use std::io;
@@ -15,14 +15,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Serves until `stopped` comes; then finishes the answers under way. As many connections as by default.
-pub async fn serve(listener: TcpListener, router: Router, lane: Option<Lane>, stopped: impl Future<Output = ()>) {
-    serve_within(Limits::default(), listener, router, lane, stopped).await;
+pub async fn serve(listener: TcpListener, router: Router, lane: Option<FastPath>, stopped: impl Future<Output = ()>) {
+    serve_within(ConnectionLimits::default(), listener, router, lane, stopped).await;
 }
 
 /// As [`serve`], within other limits.
-pub async fn serve_within(limits: Limits, listener: TcpListener, router: Router, lane: Option<Lane>, stopped: impl Future<Output = ()>) {
-    let house = Arc::new(House {
-        library: Library::new(&limits),
+pub async fn serve_within(
+    limits: ConnectionLimits,
+    listener: TcpListener,
+    router: Router,
+    lane: Option<FastPath>,
+    stopped: impl Future<Output = ()>,
+) {
+    let house = Arc::new(HttpServer {
+        library: HttpLibrary::new(&limits),
         router,
         lane: lane.map(|lane| lane.idling(limits.idle)),
     });
@@ -32,20 +38,20 @@ pub async fn serve_within(limits: Limits, listener: TcpListener, router: Router,
     .await;
 }
 
-struct House {
-    library: Library,
+struct HttpServer {
+    library: HttpLibrary,
     router: Router,
-    lane: Option<Lane>,
+    lane: Option<FastPath>,
 }
 
-impl House {
-    async fn let_in(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, place: Place) {
-        let (connection, wire) = Watched::new(stream);
+impl HttpServer {
+    async fn let_in(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, place: ConnectionPermit) {
+        let (connection, wire) = TrackedConnection::new(stream);
         let course = match &self.lane {
             Some(lane) => lane.serve(connection, &wire, peer, place.visit()).await,
-            None => Course::Library(connection, Vec::new()),
+            None => Handling::Library(connection, Vec::new()),
         };
-        let Course::Library(connection, begun) = course else { return };
+        let Handling::Library(connection, begun) = course else { return };
         let visit = place.visit().clone();
         let connection = Rewound::new(connection, begun, place);
         // The library's state is large; a connection that never needs it does not carry it.
@@ -59,15 +65,15 @@ impl House {
 
 /// A connection of which something has been read already.
 struct Rewound {
-    connection: Watched,
+    connection: TrackedConnection,
     begun: Vec<u8>,
     read: usize,
     /// As long as it is open, whoever has it: a websocket outlives its request.
-    _place: Place,
+    _place: ConnectionPermit,
 }
 
 impl Rewound {
-    fn new(connection: Watched, begun: Vec<u8>, place: Place) -> Self {
+    fn new(connection: TrackedConnection, begun: Vec<u8>, place: ConnectionPermit) -> Self {
         Self {
             connection,
             begun,

@@ -3,9 +3,11 @@
 //! A gateway is itself a backend: other services speak to it as it speaks to its own, on behalf of users whose permissions it checks.
 
 use crate::contract::proto::telephony_server::TelephonyServer;
-use crate::contract::{Placed, Service, serve_facts};
-use crate::gateway::desk::Desk;
-use crate::words::{Asked, CallId, CallOperation, Command, CommandContext, DeviceId, Reason, Refusal, Request, TargetRef, UserId};
+use crate::contract::{CommandCall, TelephonyService, serve_facts};
+use crate::gateway::desk::GatewayHandle;
+use crate::words::{
+    CallId, CallOperation, Command, CommandContext, DeviceId, Reason, Refusal, Request, RequestEnvelope, TargetRef, UserId,
+};
 use std::net::{IpAddr, Ipv4Addr};
 use tokio::sync::mpsc;
 
@@ -13,14 +15,14 @@ use tokio::sync::mpsc;
 const FROM_A_SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Serves the gateway as a backend, as long as the server lives.
-pub fn serve(desk: Desk) -> TelephonyServer<Service> {
+pub fn serve(desk: GatewayHandle) -> TelephonyServer<TelephonyService> {
     let (server, placed) = serve_facts(desk.capabilities(), desk.facts());
     tokio::spawn(carry(desk, placed));
     server
 }
 
-async fn carry(desk: Desk, mut placed: mpsc::Receiver<Placed>) {
-    while let Some(Placed { context, command, reply }) = placed.recv().await {
+async fn carry(desk: GatewayHandle, mut placed: mpsc::Receiver<CommandCall>) {
+    while let Some(CommandCall { context, command, reply }) = placed.recv().await {
         let desk = desk.clone();
         tokio::spawn(async move {
             let answered = match asked(&desk, context, command) {
@@ -34,12 +36,12 @@ async fn carry(desk: Desk, mut placed: mpsc::Receiver<Placed>) {
 }
 
 /// What the user, on whose behalf it is commanded, would have asked.
-fn asked(desk: &Desk, context: CommandContext, command: Command) -> Result<Asked, Refusal> {
+fn asked(desk: &GatewayHandle, context: CommandContext, command: Command) -> Result<RequestEnvelope, Refusal> {
     let user = context.user;
     if desk.user(&user).is_none() {
         return Err(Refusal::new(Reason::NotPermitted, format!("User '{user}' is not known.")));
     }
-    Ok(Asked {
+    Ok(RequestEnvelope {
         request: request(desk, &user, command)?,
         user,
         from: FROM_A_SERVICE,
@@ -47,7 +49,7 @@ fn asked(desk: &Desk, context: CommandContext, command: Command) -> Result<Asked
     })
 }
 
-fn request(desk: &Desk, user: &UserId, command: Command) -> Result<Request, Refusal> {
+fn request(desk: &GatewayHandle, user: &UserId, command: Command) -> Result<Request, Refusal> {
     let on_leg = |device: DeviceId, call: CallId, operation: CallOperation| {
         let owns = desk.user(user).is_some_and(|user| user.devices.contains(&device));
         // A call is named by its user and its id; somebody else's leg is none of his.

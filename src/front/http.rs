@@ -1,12 +1,12 @@
 //! What every HTTP request passes, REST and CometD alike.
 
 use super::auth::{self, Auth, ClientAddress, random_text};
-use super::bayeux::http::Bayeux;
-use super::lane::Lane;
+use super::bayeux::http::Cometd;
+use super::lane::FastPath;
 use super::proxy::Proxies;
-use super::refusal::Refused;
-use super::{Config, rest};
-use crate::gateway::desk::Desk;
+use super::refusal::HttpError;
+use super::{HttpConfig, rest};
+use crate::gateway::desk::GatewayHandle;
 use crate::words::Reason;
 use axum::Router;
 use axum::extract::{Request, State};
@@ -23,11 +23,11 @@ use tracing::Instrument;
 
 /// REST and CometD behind their layers, and the short way in for polls, if every request may take it. Serve both with
 /// [`super::door::serve`]: the login throttle wants to know from where.
-pub fn router(config: &Config, auth: Auth, desk: Desk, bayeux: Bayeux) -> (Router, Option<Lane>) {
+pub fn router(config: &HttpConfig, auth: Auth, desk: GatewayHandle, bayeux: Cometd) -> (Router, Option<FastPath>) {
     let proxies = Proxies::new(&config.trusted_proxies);
-    let lane = (!config.csrf).then(|| Lane::new(auth.clone(), bayeux.clone(), proxies.clone()));
+    let lane = (!config.csrf).then(|| FastPath::new(auth.clone(), bayeux.clone(), proxies.clone()));
     let origins: Arc<[String]> = config.cors_origins.clone().into();
-    let entry = Arc::new(Entry {
+    let entry = Arc::new(LogEntry {
         auth,
         origins: origins.clone(),
         proxies: proxies.clone(),
@@ -50,7 +50,7 @@ pub fn router(config: &Config, auth: Auth, desk: Desk, bayeux: Bayeux) -> (Route
 }
 
 /// What the way in needs to know.
-struct Entry {
+struct LogEntry {
     auth: Auth,
     origins: Arc<[String]>,
     proxies: Proxies,
@@ -85,7 +85,7 @@ async fn outside(State(origins): State<Arc<[String]>>, mut request: Request, nex
 }
 
 /// Says who it is, and lets only those requests on whose cookie is used by a page of ours or an allowed one.
-async fn inside(State(entry): State<Arc<Entry>>, mut request: Request, next: Next) -> Response {
+async fn inside(State(entry): State<Arc<LogEntry>>, mut request: Request, next: Next) -> Response {
     let address = entry.proxies.client_of(auth::address_of(&request), request.headers());
     request.extensions_mut().insert(ClientAddress(address));
     let new_cookie = match entry.auth.identify(request.headers(), address).await {
@@ -123,7 +123,7 @@ async fn inside(State(entry): State<Arc<Entry>>, mut request: Request, next: Nex
 
 /// The login could not be checked now. CometD clients are told so in their own words.
 #[derive(Clone, Debug)]
-pub(super) struct NotNow(pub(super) Refused);
+pub(super) struct NotNow(pub(super) HttpError);
 
 /// The id of a request as it stands in the log and goes back as `X-Request-Id`.
 #[derive(Clone, Debug)]
@@ -165,7 +165,7 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_default();
     tracing::error!(panic = message, "a request panicked");
-    Refused::new(Reason::Internal, "Internal error.").into_response()
+    HttpError::new(Reason::Internal, "Internal error.").into_response()
 }
 
 fn foreign_preflight(allowed: &[String], request: &Request) -> Option<Response> {
@@ -173,7 +173,7 @@ fn foreign_preflight(allowed: &[String], request: &Request) -> Option<Response> 
     if !is_preflight || is_allowed(allowed, request.headers().get(header::ORIGIN)) {
         return None;
     }
-    let mut response = Refused::new(Reason::NotPermitted, "This origin is not allowed.").into_response();
+    let mut response = HttpError::new(Reason::NotPermitted, "This origin is not allowed.").into_response();
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
     Some(response)
 }

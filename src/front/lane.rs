@@ -10,14 +10,14 @@
 //! Only what is understood completely is plain: anything else about a request, and it is the HTTP library's, which knows better. The
 //! head is read by `httparse`, the library's own reader.
 
-use super::answer::Answer;
+use super::answer::BufferedResponse;
 use super::auth::Auth;
-use super::bayeux::http::{self as bayeux, Bayeux, Report, Visit};
-use super::bayeux::message::{self, Incoming};
-use super::bayeux::wire::{Fate, Watched, Wire};
+use super::bayeux::http::{self as bayeux, Cometd, Report, RequestContext};
+use super::bayeux::message::{self, ClientMessage};
+use super::bayeux::wire::{Delivery, DeliveryTracker, TrackedConnection};
 use super::proxy::{FORWARDED_FOR, Proxies};
 use crate::clock;
-use crate::door::Visit as Connection;
+use crate::door::ConnectionUse as Connection;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::future::poll_fn;
 use std::io;
@@ -32,19 +32,19 @@ use tokio_util::sync::CancellationToken;
 
 /// What the short way needs. Cheap to clone.
 #[derive(Clone)]
-pub struct Lane {
+pub struct FastPath {
     auth: Auth,
-    bayeux: Bayeux,
+    bayeux: Cometd,
     proxies: Proxies,
     idle: Duration,
 }
 
 /// What becomes of a connection.
-pub(super) enum Course {
+pub(super) enum Handling {
     /// It has ended.
     Over,
     /// The HTTP library takes it from here, beginning with these bytes.
-    Library(Watched, Vec<u8>),
+    Library(TrackedConnection, Vec<u8>),
 }
 
 /// How long a client may take to send the rest of a request, and a kept connection may idle. When it was held before, it is looked at
@@ -58,8 +58,8 @@ const READ: usize = 2 * 1024;
 const HEAD: usize = 4 * 1024;
 const HEADERS: usize = 32;
 
-impl Lane {
-    pub(super) fn new(auth: Auth, bayeux: Bayeux, proxies: Proxies) -> Self {
+impl FastPath {
+    pub(super) fn new(auth: Auth, bayeux: Cometd, proxies: Proxies) -> Self {
         Self {
             auth,
             bayeux,
@@ -74,10 +74,16 @@ impl Lane {
     }
 
     /// Serves plain requests, one after the other, until one is not or the connection is to be left.
-    pub(super) async fn serve(&self, mut connection: Watched, wire: &Wire, peer: SocketAddr, visit: &Arc<Connection>) -> Course {
+    pub(super) async fn serve(
+        &self,
+        mut connection: TrackedConnection,
+        wire: &DeliveryTracker,
+        peer: SocketAddr,
+        visit: &Arc<Connection>,
+    ) -> Handling {
         let stopped = visit.leave();
         let mut bytes = Vec::new();
-        let mut familiar: Option<Box<Familiar>> = None;
+        let mut familiar: Option<Box<CachedHead>> = None;
         let idle = tokio::time::sleep(self.idle);
         let ended = stopped.cancelled();
         tokio::pin!(idle, ended);
@@ -89,28 +95,28 @@ impl Lane {
         loop {
             if bytes.is_empty() {
                 if !pause.until_readable(&connection).await {
-                    return Course::Over;
+                    return Handling::Over;
                 }
                 match connection.read(&mut bytes, &mut [0; READ]) {
-                    Ok(0) => return Course::Over,
+                    Ok(0) => return Handling::Over,
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                    Err(_) => return Course::Over,
+                    Err(_) => return Handling::Over,
                 }
             }
             let now = clock::instant();
             familiar = familiar.filter(|familiar| now < familiar.until && bytes.starts_with(&familiar.head));
             let head = match &familiar {
-                Some(familiar) => Head::Familiar(familiar.visit.clone()),
+                Some(familiar) => RequestHead::Familiar(familiar.visit.clone()),
                 None => match plain(&bytes, self.bayeux.body_limit()) {
-                    Some(plain) => Head::New(plain),
-                    None => return Course::Library(connection, bytes),
+                    Some(plain) => RequestHead::New(plain),
+                    None => return Handling::Library(connection, bytes),
                 },
             };
             let (body, whole) = match (&head, &familiar) {
-                (Head::New(plain), _) => (plain.body, plain.whole),
-                (Head::Familiar(_), Some(familiar)) => (familiar.head.len(), familiar.whole),
-                (Head::Familiar(_), None) => unreachable!("made from one above"),
+                (RequestHead::New(plain), _) => (plain.body, plain.whole),
+                (RequestHead::Familiar(_), Some(familiar)) => (familiar.head.len(), familiar.whole),
+                (RequestHead::Familiar(_), None) => unreachable!("made from one above"),
             };
             if bytes.len() < whole {
                 let is_whole = tokio::select! {
@@ -118,7 +124,7 @@ impl Lane {
                     () = stopped.cancelled() => false,
                 };
                 if !is_whole {
-                    return Course::Over;
+                    return Handling::Over;
                 }
             }
             let _busy = visit.begin();
@@ -126,17 +132,17 @@ impl Lane {
             let sent = match self.ask(head, (body, bytes), (wire, peer), &mut familiar).await {
                 Ok((visit, messages, cookie)) => match bayeux::send(&self.bayeux, visit, messages, cookie) {
                     Ok(report) => Ok(pause.until_answered(&connection, &report, !rest.is_empty()).await),
-                    Err(refused) => Err(Answer::refused(refused).await),
+                    Err(refused) => Err(BufferedResponse::refused(refused).await),
                 },
                 Err(answer) => Err(answer),
             };
             let is_last = stopped.is_cancelled();
             let writing = async {
                 let answer = match sent {
-                    Ok(Fate::Answered) => return Ok(()),
-                    Ok(Fate::Written) => return connection.flush().await,
-                    Ok(Fate::Lost) => return Err(io::ErrorKind::BrokenPipe.into()),
-                    Ok(Fate::Overtaken) => Answer::refused(bayeux::overtaken()).await,
+                    Ok(Delivery::Answered) => return Ok(()),
+                    Ok(Delivery::Written) => return connection.flush().await,
+                    Ok(Delivery::Lost) => return Err(io::ErrorKind::BrokenPipe.into()),
+                    Ok(Delivery::Overtaken) => BufferedResponse::refused(bayeux::overtaken()).await,
                     Err(answer) => answer,
                 };
                 connection.write_all(&answer.into_bytes(is_last)).await
@@ -147,7 +153,7 @@ impl Lane {
                 () = too_late(stopped) => false,
             };
             if !written || is_last || wire.has_ended() {
-                return Course::Over;
+                return Handling::Over;
             }
             bytes = rest;
         }
@@ -156,21 +162,21 @@ impl Lane {
     /// Who asks what; or what he is told at once. Nothing of the request's bytes is kept.
     async fn ask(
         &self,
-        head: Head,
+        head: RequestHead,
         (body, bytes): (usize, Vec<u8>),
-        (wire, peer): (&Wire, SocketAddr),
-        familiar: &mut Option<Box<Familiar>>,
-    ) -> Result<(Visit, Vec<Incoming>, Option<HeaderValue>), Answer> {
+        (wire, peer): (&DeliveryTracker, SocketAddr),
+        familiar: &mut Option<Box<CachedHead>>,
+    ) -> Result<(RequestContext, Vec<ClientMessage>, Option<HeaderValue>), BufferedResponse> {
         let identified = match head {
-            Head::Familiar(visit) => Ok((visit, None)),
-            Head::New(plain) => {
+            RequestHead::Familiar(visit) => Ok((visit, None)),
+            RequestHead::New(plain) => {
                 let address = self.proxies.client_of(peer.ip(), &plain.headers);
                 match self.auth.identify(&plain.headers, address).await {
                     Ok((caller, cookie)) => {
                         let known_until = caller.as_ref().map(|caller| caller.until.min(clock::instant() + FAMILIAR));
-                        let visit = Visit::new(caller, &plain.headers, address, wire.clone(), plain.blocked);
+                        let visit = RequestContext::new(caller, &plain.headers, address, wire.clone(), plain.blocked);
                         *familiar = known_until.map(|until| {
-                            Box::new(Familiar {
+                            Box::new(CachedHead {
                                 head: bytes.get(..body).unwrap_or_default().into(),
                                 whole: plain.whole,
                                 visit: visit.clone(),
@@ -180,26 +186,27 @@ impl Lane {
                         Ok((visit, cookie.and_then(|cookie| self.auth.cookie_line(&cookie))))
                     }
                     // A handshake of nobody is denied in CometD's words.
-                    Err(refused) if refused.is_access_denied() => {
-                        Ok((Visit::new(None, &plain.headers, address, wire.clone(), plain.blocked), None))
-                    }
+                    Err(refused) if refused.is_access_denied() => Ok((
+                        RequestContext::new(None, &plain.headers, address, wire.clone(), plain.blocked),
+                        None,
+                    )),
                     Err(refused) => Err(refused),
                 }
             }
         };
         let messages = match message::parse(bytes.get(body..).unwrap_or_default(), self.bayeux.max_messages()) {
             Ok(messages) => messages,
-            Err(error) => return Err(Answer::refused(bayeux::malformed(error)).await),
+            Err(error) => return Err(BufferedResponse::refused(bayeux::malformed(error)).await),
         };
         match identified {
             Ok((visit, cookie)) => Ok((visit, messages, cookie)),
             // So is one whose login cannot be checked now.
-            Err(refused) if refused.come_again().is_some() => Err(Answer {
+            Err(refused) if refused.come_again().is_some() => Err(BufferedResponse {
                 status: 200,
                 headers: Vec::new(),
                 body: bayeux::not_now_body(&refused, messages).into_bytes(),
             }),
-            Err(refused) => Err(Answer::refused(refused).await),
+            Err(refused) => Err(BufferedResponse::refused(refused).await),
         }
     }
 }
@@ -214,7 +221,7 @@ struct Pause<'a, Ended> {
 
 impl<Ended: Future<Output = ()>> Pause<'_, Ended> {
     /// False: nothing has come for too long, or nothing more is wanted.
-    async fn until_readable(&mut self, connection: &Watched) -> bool {
+    async fn until_readable(&mut self, connection: &TrackedConnection) -> bool {
         let mut deadline = None;
         poll_fn(|context| {
             if let Poll::Ready(readable) = connection.poll_readable(context) {
@@ -235,9 +242,9 @@ impl<Ended: Future<Output = ()>> Pause<'_, Ended> {
     /// What becomes of the request. An answer that leaves wakes nobody here: it shows when the next request comes, or when there has
     /// been nothing for a while.
     /// `sees_more`: the next request is here already.
-    async fn until_answered(&mut self, connection: &Watched, report: &Report, mut sees_more: bool) -> Fate {
+    async fn until_answered(&mut self, connection: &TrackedConnection, report: &Report, mut sees_more: bool) -> Delivery {
         poll_fn(|context| {
-            let fate = report.poll_fate(connection, &mut sees_more, context);
+            let fate = report.poll_delivery(connection, &mut sees_more, context);
             if fate.is_ready() {
                 return fate;
             }
@@ -249,7 +256,7 @@ impl<Ended: Future<Output = ()>> Pause<'_, Ended> {
             // The connection is closed as soon as it is answered.
             if !sees_more && self.ended.as_mut().poll(context).is_ready() {
                 sees_more = true;
-                return report.poll_fate(connection, &mut sees_more, context);
+                return report.poll_delivery(connection, &mut sees_more, context);
             }
             Poll::Pending
         })
@@ -258,18 +265,18 @@ impl<Ended: Future<Output = ()>> Pause<'_, Ended> {
 }
 
 /// What a request's first lines say.
-enum Head {
+enum RequestHead {
     /// To be looked at.
     New(Plain),
     /// The same, to the letter, as those of the last request on this connection.
-    Familiar(Visit),
+    Familiar(RequestContext),
 }
 
 /// The last request on a connection: believed for a moment to be of the same client when the next one begins with the very same bytes.
-struct Familiar {
+struct CachedHead {
     head: Box<[u8]>,
     whole: usize,
-    visit: Visit,
+    visit: RequestContext,
     until: Instant,
 }
 
@@ -357,7 +364,7 @@ const HARMLESS: [&str; 9] = [
 ];
 
 /// Reads until there are so many bytes. The length was declared by the client: room is made as bytes come.
-async fn fill(connection: &Watched, bytes: &mut Vec<u8>, whole: usize, within: Duration) -> bool {
+async fn fill(connection: &TrackedConnection, bytes: &mut Vec<u8>, whole: usize, within: Duration) -> bool {
     let reading = async {
         while bytes.len() < whole {
             poll_fn(|context| connection.poll_readable(context)).await?;

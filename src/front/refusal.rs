@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// What one reason looks like at the doors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct ErrorMapping {
     /// `statusCode` of the body.
     pub status_code: u8,
     /// HTTP status.
@@ -20,7 +20,7 @@ pub struct Row {
 }
 
 /// The table.
-pub fn row(reason: Reason) -> Row {
+pub fn row(reason: Reason) -> ErrorMapping {
     let (status_code, http, bayeux) = match reason {
         Reason::MissingParameter => (1, StatusCode::BAD_REQUEST, "403::parameter_missing"),
         Reason::InvalidState => (2, StatusCode::CONFLICT, "409::invalid_state"),
@@ -51,7 +51,7 @@ pub fn row(reason: Reason) -> Row {
         | Reason::InUse
         | Reason::NotAuthenticated => None,
     };
-    Row {
+    ErrorMapping {
         status_code,
         http,
         bayeux,
@@ -71,12 +71,12 @@ pub struct ErrorBody {
 
 /// A refusal on its way out as HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct HttpError {
     refusal: Refusal,
     http: StatusCode,
 }
 
-impl Refused {
+impl HttpError {
     /// With the HTTP status of its row.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Refusal::new(reason, message).into()
@@ -104,14 +104,14 @@ impl Refused {
     }
 }
 
-impl From<Refusal> for Refused {
+impl From<Refusal> for HttpError {
     fn from(refusal: Refusal) -> Self {
         let http = row(refusal.reason).http;
         Self { refusal, http }
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let row = row(self.refusal.reason);
         let body = ErrorBody {
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn an_unreachable_backend_asks_to_come_again() {
-        let response = Refused::new(Reason::Unavailable, "The backend can not be reached.").into_response();
+        let response = HttpError::new(Reason::Unavailable, "The backend can not be reached.").into_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(response.headers().contains_key(header::RETRY_AFTER));
     }

@@ -2,16 +2,16 @@
 
 pub(super) mod body;
 
-use super::Config;
-use super::auth::{self, Caller, random_text};
+use super::HttpConfig;
+use super::auth::{self, AuthenticatedUser, random_text};
 use super::http::RequestName;
 use super::json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
-use super::refusal::{ErrorBody, Refused};
-use crate::gateway::desk::{self, Desk};
+use super::refusal::{ErrorBody, HttpError};
+use crate::gateway::desk::{self, GatewayHandle};
 use crate::telemetry::Pii;
 use crate::words::{
-    Activity, AgentState, Answer, Asked, CallId, CallOperation, DeviceId, Mode, Query as Wanted, Reason, Refusal, Request as Words,
-    RequestId, Scope, TargetRef, TransferStep,
+    Activity, AgentState, Answer, CallId, CallOperation, DeviceId, Mode, Query as Wanted, Reason, Refusal, Request as Words,
+    RequestEnvelope, RequestId, Scope, TargetRef, TransferStep,
 };
 use axum::extract::rejection::{ExtensionRejection, PathRejection, QueryRejection};
 use axum::extract::{Extension, MatchedPath, Path, Query, Request, State};
@@ -19,7 +19,7 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
-use body::{Operation, Parameters};
+use body::{OperationBody, Parameters};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
@@ -31,8 +31,8 @@ use utoipa_axum::routes;
 
 /// What the handlers share.
 #[derive(Clone)]
-struct Rest {
-    desk: Desk,
+struct RestState {
+    desk: GatewayHandle,
     uris: Uris,
     body_limit: usize,
 }
@@ -45,8 +45,8 @@ struct Rest {
 struct Document;
 
 /// `/api/v2` without the layers that it shares with CometD.
-pub(super) fn router(config: &Config, desk: Desk) -> Router {
-    let rest = Rest {
+pub(super) fn router(config: &HttpConfig, desk: GatewayHandle) -> Router {
+    let rest = RestState {
         desk,
         uris: Uris::new(&config.public_url),
         body_limit: config.body_limit,
@@ -63,7 +63,7 @@ pub(super) fn router(config: &Config, desk: Desk) -> Router {
         .routes(routes!(read_device))
         .routes(routes!(read_voice_environment))
         .split_for_parts();
-    let (open, open_document) = OpenApiRouter::<Rest>::new().routes(routes!(read_version)).split_for_parts();
+    let (open, open_document) = OpenApiRouter::<RestState>::new().routes(routes!(read_version)).split_for_parts();
     let document: Arc<str> = described(document.merge_from(open_document), &config.public_url)
         .to_json()
         .unwrap_or_else(|_| unreachable!("the document is made of our own literals"))
@@ -141,26 +141,26 @@ fn refused_with(status: u16, text: &str) -> openapi::Response {
     response.build()
 }
 
-async fn nothing_here(request: Request) -> Refused {
+async fn nothing_here(request: Request) -> HttpError {
     Refusal::not_found(shortened(request.uri().path())).into()
 }
 
-async fn wrong_method(request: Request) -> Refused {
+async fn wrong_method(request: Request) -> HttpError {
     let message = format!("Method {} is not allowed here.", shortened(request.method().as_str()));
-    Refused::new(Reason::Forbidden, message).with_http(StatusCode::METHOD_NOT_ALLOWED)
+    HttpError::new(Reason::Forbidden, message).with_http(StatusCode::METHOD_NOT_ALLOWED)
 }
 
 async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Refused::new(Reason::Unavailable, "The request took too long.").into_response(),
+        Err(_) => HttpError::new(Reason::Unavailable, "The request took too long.").into_response(),
     }
 }
 
 async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
     match places.try_acquire() {
         Ok(_place) => next.run(request).await,
-        Err(_) => Refused::new(Reason::Unavailable, "Too many requests at once.").into_response(),
+        Err(_) => HttpError::new(Reason::Unavailable, "Too many requests at once.").into_response(),
     }
 }
 
@@ -169,10 +169,10 @@ fn shortened(text: &str) -> String {
     text.chars().take(128).collect()
 }
 
-impl Rest {
-    async fn ask(&self, from: &From, request: Words) -> Result<Json<Accepted>, Refused> {
+impl RestState {
+    async fn ask(&self, from: &RequestContext, request: Words) -> Result<Json<Accepted>, HttpError> {
         from.counted.name(desk::operation(&request));
-        let asked = Asked {
+        let asked = RequestEnvelope {
             user: from.caller.user.clone(),
             from: from.caller.address,
             request_id: from.request_id(),
@@ -184,11 +184,11 @@ impl Rest {
         }
     }
 
-    async fn read(&self, from: &From, wanted: Wanted) -> Result<Answer, Refused> {
+    async fn read(&self, from: &RequestContext, wanted: Wanted) -> Result<Answer, HttpError> {
         Ok(self.desk.read(&from.caller.user, wanted).await?)
     }
 
-    async fn device(&self, from: &From, wanted: Wanted) -> Result<Json<Reply<OneDevice>>, Refused> {
+    async fn device(&self, from: &RequestContext, wanted: Wanted) -> Result<Json<Reply<OneDevice>>, HttpError> {
         match self.read(from, wanted).await? {
             Answer::Device(view) => Ok(reply(OneDevice {
                 device: json::device(&self.uris, &view),
@@ -197,14 +197,14 @@ impl Rest {
         }
     }
 
-    async fn devices(&self, from: &From, wanted: Wanted) -> Result<Vec<DeviceJson>, Refused> {
+    async fn devices(&self, from: &RequestContext, wanted: Wanted) -> Result<Vec<DeviceJson>, HttpError> {
         match self.read(from, wanted).await? {
             Answer::Devices(views) => Ok(views.iter().map(|view| json::device(&self.uris, view)).collect()),
             other => Err(unexpected(&other)),
         }
     }
 
-    async fn calls(&self, from: &From) -> Result<Vec<CallJson>, Refused> {
+    async fn calls(&self, from: &RequestContext) -> Result<Vec<CallJson>, HttpError> {
         match self.read(from, Wanted::MyCalls).await? {
             Answer::Calls(views) => Ok(views.iter().map(|view| json::call(&self.uris, view)).collect()),
             other => Err(unexpected(&other)),
@@ -222,23 +222,23 @@ impl Rest {
 }
 
 /// The desk answered another question than the one asked: our own defect.
-fn unexpected(answer: &Answer) -> Refused {
+fn unexpected(answer: &Answer) -> HttpError {
     tracing::error!(answer = %Pii(format_args!("{answer:?}")), "the desk answered another question");
-    Refused::new(Reason::Internal, "Internal error.")
+    HttpError::new(Reason::Internal, "Internal error.")
 }
 
 /// Who asks, under which name.
-struct From {
-    caller: Caller,
+struct RequestContext {
+    caller: AuthenticatedUser,
     name: RequestName,
-    counted: Counted,
+    counted: OperationLabel,
 }
 
 /// The operation of a request, once it is known: what its metric is called.
 #[derive(Clone, Default)]
-struct Counted(Arc<OnceLock<&'static str>>);
+struct OperationLabel(Arc<OnceLock<&'static str>>);
 
-impl Counted {
+impl OperationLabel {
     fn name(&self, operation: &'static str) {
         // A request has one operation.
         let _ = self.0.set(operation);
@@ -247,7 +247,7 @@ impl Counted {
 
 /// Counts a request under its operation or, as long as none is known, its method and route.
 async fn counted(mut request: Request, next: Next) -> Response {
-    let counted = Counted::default();
+    let counted = OperationLabel::default();
     request.extensions_mut().insert(counted.clone());
     let route = match request.extensions().get::<MatchedPath>() {
         Some(path) if [Method::GET, Method::POST].contains(request.method()) => format!("{} {}", request.method(), path.as_str()),
@@ -261,25 +261,25 @@ async fn counted(mut request: Request, next: Next) -> Response {
     response
 }
 
-impl From {
+impl RequestContext {
     /// A client may repeat its `X-Request-Id`; what it asks under it is still done each time.
     fn request_id(&self) -> RequestId {
         format!("{}.{}", self.name.0, random_text::<6>()).into()
     }
 }
 
-impl<S: Send + Sync> axum::extract::FromRequestParts<S> for From {
-    type Rejection = Refused;
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for RequestContext {
+    type Rejection = HttpError;
 
-    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, Refused> {
-        let caller: Result<Extension<Caller>, ExtensionRejection> = Extension::from_request_parts(parts, state).await;
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, HttpError> {
+        let caller: Result<Extension<AuthenticatedUser>, ExtensionRejection> = Extension::from_request_parts(parts, state).await;
         let Ok(Extension(caller)) = caller else {
-            return Err(Refused::access_denied());
+            return Err(HttpError::access_denied());
         };
         let name = parts.extensions.get::<RequestName>().cloned();
         Ok(Self {
             caller,
-            counted: parts.extensions.get::<Counted>().cloned().unwrap_or_default(),
+            counted: parts.extensions.get::<OperationLabel>().cloned().unwrap_or_default(),
             name: name.unwrap_or_else(|| RequestName(random_text::<12>().into())),
         })
     }
@@ -385,7 +385,7 @@ struct Version {
 
 /// The user himself; with `subresources` also his devices, calls and channels.
 #[utoipa::path(get, path = "/api/v2/me", params(Read), responses((status = 200, body = Reply<OneUser>), (status = "default", body = ErrorBody)))]
-async fn read_me(State(rest): State<Rest>, from: From, query: ReadQuery) -> Result<Json<Reply<OneUser>>, Refused> {
+async fn read_me(State(rest): State<RestState>, from: RequestContext, query: ReadQuery) -> Result<Json<Reply<OneUser>>, HttpError> {
     let read = read(query)?;
     let parts = Subresources::from_str(read.subresources.as_deref().unwrap_or_default())?;
     let view = match rest.read(&from, Wanted::Me).await? {
@@ -442,7 +442,7 @@ impl FromStr for Subresources {
 /// StartContactCenterSession, EndContactCenterSession, and the agent states as old clients ask for them.
 #[utoipa::path(post, path = "/api/v2/me", request_body = body::MeOperation,
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
-async fn operate_me(State(rest): State<Rest>, from: From, operation: Operation) -> Result<Json<Accepted>, Refused> {
+async fn operate_me(State(rest): State<RestState>, from: RequestContext, operation: OperationBody) -> Result<Json<Accepted>, HttpError> {
     let request = match operation.name() {
         "StartContactCenterSession" => {
             operation.parameters.channels()?;
@@ -460,12 +460,16 @@ async fn operate_me(State(rest): State<Rest>, from: From, operation: Operation) 
 /// Ready, NotReady, AfterCallWork, AuxWork, Offline.
 #[utoipa::path(post, path = "/api/v2/me/channels/voice", request_body = body::NamedOperation,
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
-async fn operate_voice_channel(State(rest): State<Rest>, from: From, operation: Operation) -> Result<Json<Accepted>, Refused> {
+async fn operate_voice_channel(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    operation: OperationBody,
+) -> Result<Json<Accepted>, HttpError> {
     let request = agent_state(&operation)?;
     rest.ask(&from, request).await
 }
 
-fn agent_state(operation: &Operation) -> Result<Words, Refusal> {
+fn agent_state(operation: &OperationBody) -> Result<Words, Refusal> {
     match AgentState::from_str(operation.name()) {
         Ok(state) => Ok(Words::SetAgentState(state)),
         Err(_) => Err(operation.unknown()),
@@ -474,7 +478,7 @@ fn agent_state(operation: &Operation) -> Result<Words, Refusal> {
 
 /// The user's devices.
 #[utoipa::path(get, path = "/api/v2/me/devices", params(Read), responses((status = 200, body = Reply<Devices>), (status = "default", body = ErrorBody)))]
-async fn read_my_devices(State(rest): State<Rest>, from: From, query: ReadQuery) -> Result<Json<Reply<Devices>>, Refused> {
+async fn read_my_devices(State(rest): State<RestState>, from: RequestContext, query: ReadQuery) -> Result<Json<Reply<Devices>>, HttpError> {
     let read = read(query)?;
     let devices = rest.devices(&from, Wanted::MyDevices).await?;
     Ok(rest.device_list(devices, &read))
@@ -483,14 +487,19 @@ async fn read_my_devices(State(rest): State<Rest>, from: From, query: ReadQuery)
 /// One of the user's devices.
 #[utoipa::path(get, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "a device")),
     responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody)))]
-async fn read_my_device(State(rest): State<Rest>, from: From, path: IdPath) -> Result<Json<Reply<OneDevice>>, Refused> {
+async fn read_my_device(State(rest): State<RestState>, from: RequestContext, path: IdPath) -> Result<Json<Reply<OneDevice>>, HttpError> {
     rest.device(&from, Wanted::MyDevice(id("/me/devices", path)?)).await
 }
 
 /// Coach, ListenIn, BargeIn, CancelSupervisorMonitoring, DoNotDisturbOn, DoNotDisturbOff, ForwardCallsOn, ForwardCallsOff.
 #[utoipa::path(post, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "one of the user's devices")),
     request_body = body::DeviceOperation, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
-async fn operate_my_device(State(rest): State<Rest>, from: From, path: IdPath, operation: Operation) -> Result<Json<Accepted>, Refused> {
+async fn operate_my_device(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    path: IdPath,
+    operation: OperationBody,
+) -> Result<Json<Accepted>, HttpError> {
     let device: DeviceId = id("/me/devices", path)?;
     let parameters = &operation.parameters;
     let request = match operation.name() {
@@ -535,7 +544,12 @@ fn start_as(device: DeviceId, activity: Activity, parameters: &Parameters) -> Re
 /// Dial.
 #[utoipa::path(post, path = "/api/v2/me/devices/{id}/calls", params(("id" = String, Path, description = "one of the user's devices")),
     request_body = body::DialOperation, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
-async fn dial(State(rest): State<Rest>, from: From, path: IdPath, operation: Operation) -> Result<Json<Accepted>, Refused> {
+async fn dial(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    path: IdPath,
+    operation: OperationBody,
+) -> Result<Json<Accepted>, HttpError> {
     let device = id("/me/devices", path)?;
     let request = match operation.name() {
         "Dial" => Words::Dial {
@@ -549,7 +563,7 @@ async fn dial(State(rest): State<Rest>, from: From, path: IdPath, operation: Ope
 
 /// The user's legs.
 #[utoipa::path(get, path = "/api/v2/me/calls", params(Read), responses((status = 200, body = Reply<Calls>), (status = "default", body = ErrorBody)))]
-async fn read_my_calls(State(rest): State<Rest>, from: From, query: ReadQuery) -> Result<Json<Reply<Calls>>, Refused> {
+async fn read_my_calls(State(rest): State<RestState>, from: RequestContext, query: ReadQuery) -> Result<Json<Reply<Calls>>, HttpError> {
     let read = read(query)?;
     let calls = rest.calls(&from).await?;
     Ok(reply(match read.fields {
@@ -563,7 +577,7 @@ async fn read_my_calls(State(rest): State<Rest>, from: From, query: ReadQuery) -
 /// One of the user's legs.
 #[utoipa::path(get, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call")),
     responses((status = 200, body = Reply<OneCall>), (status = "default", body = ErrorBody)))]
-async fn read_my_call(State(rest): State<Rest>, from: From, path: IdPath) -> Result<Json<Reply<OneCall>>, Refused> {
+async fn read_my_call(State(rest): State<RestState>, from: RequestContext, path: IdPath) -> Result<Json<Reply<OneCall>>, HttpError> {
     match rest.read(&from, Wanted::MyCall(id("/me/calls", path)?)).await? {
         Answer::Call(view) => Ok(reply(OneCall {
             call: json::call(&rest.uris, &view),
@@ -575,13 +589,18 @@ async fn read_my_call(State(rest): State<Rest>, from: From, path: IdPath) -> Res
 /// What a user may do with his own leg, the supervisor's switching among it.
 #[utoipa::path(post, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call the user is on")),
     request_body = body::CallOperationBody, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
-async fn operate_my_call(State(rest): State<Rest>, from: From, path: IdPath, operation: Operation) -> Result<Json<Accepted>, Refused> {
+async fn operate_my_call(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    path: IdPath,
+    operation: OperationBody,
+) -> Result<Json<Accepted>, HttpError> {
     let call: CallId = id("/me/calls", path)?;
     let operation = call_operation(&operation)?;
     rest.ask(&from, Words::OnCall { call, operation }).await
 }
 
-fn call_operation(operation: &Operation) -> Result<CallOperation, Refusal> {
+fn call_operation(operation: &OperationBody) -> Result<CallOperation, Refusal> {
     let parameters = &operation.parameters;
     let destination = || or_empty(parameters.destination());
     let single = || destination().map(|destination| TransferStep::SingleStep { destination });
@@ -620,7 +639,7 @@ fn or_empty<T: for<'a> std::convert::From<&'a str>>(parameter: Result<T, Refusal
 
 /// The devices the user may monitor (an admin: all): how a supervisor finds a target.
 #[utoipa::path(get, path = "/api/v2/devices", params(Read), responses((status = 200, body = Reply<Devices>), (status = "default", body = ErrorBody)))]
-async fn read_devices(State(rest): State<Rest>, from: From, query: ReadQuery) -> Result<Json<Reply<Devices>>, Refused> {
+async fn read_devices(State(rest): State<RestState>, from: RequestContext, query: ReadQuery) -> Result<Json<Reply<Devices>>, HttpError> {
     let read = read(query)?;
     let number = read
         .phone_number
@@ -634,14 +653,18 @@ async fn read_devices(State(rest): State<Rest>, from: From, query: ReadQuery) ->
 /// A device the user may see.
 #[utoipa::path(get, path = "/api/v2/devices/{id}", params(("id" = String, Path, description = "a device")),
     responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody)))]
-async fn read_device(State(rest): State<Rest>, from: From, path: IdPath) -> Result<Json<Reply<OneDevice>>, Refused> {
+async fn read_device(State(rest): State<RestState>, from: RequestContext, path: IdPath) -> Result<Json<Reply<OneDevice>>, HttpError> {
     rest.device(&from, Wanted::Device(id("/devices", path)?)).await
 }
 
 /// What `voiceEnvironmentUri` points to.
 #[utoipa::path(get, path = "/api/v2/voice-environments/{id}", params(("id" = String, Path, description = "a voice environment")),
     responses((status = 200, body = Reply<OneVoiceEnvironment>), (status = "default", body = ErrorBody)))]
-async fn read_voice_environment(State(rest): State<Rest>, _from: From, path: IdPath) -> Result<Json<Reply<OneVoiceEnvironment>>, Refused> {
+async fn read_voice_environment(
+    State(rest): State<RestState>,
+    _from: RequestContext,
+    path: IdPath,
+) -> Result<Json<Reply<OneVoiceEnvironment>>, HttpError> {
     let id: String = id("/voice-environments", path)?;
     match rest.desk.voice_environment(&id) {
         Some(found) => Ok(reply(OneVoiceEnvironment {

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Calls by id, found by device as fast however many there are.
 #[derive(Debug, Default)]
-pub(super) struct Calls {
+pub(super) struct CallIndex {
     by_id: BTreeMap<CallId, CallFact>,
     of_device: BTreeMap<DeviceId, BTreeSet<CallId>>,
 }
 
-impl Calls {
+impl CallIndex {
     /// Takes a call as it is now; how it was.
     pub(super) fn insert(&mut self, call: CallFact) -> Option<CallFact> {
         let before = self.remove(&call.id);

@@ -1,12 +1,15 @@
 //! The noisy shell of the gateway: one loop owns the machine; everybody else holds a [`Desk`].
 
-use super::{AuditFailed, Config, Directory, Gateway, Hearing, Kept, Output, Record, Token, User, VoiceEnvironment, WorkId};
-use crate::audit::{self, Audit, AuditError};
+use super::{
+    AuditFailed, AuditRecord, Directory, Gateway, GatewayConfig, ListeningRecord, Output, Restored, Token, User, VoiceEnvironment, WorkId,
+};
+use crate::audit::{self, AuditError, AuditLog};
 use crate::clock;
-use crate::contract::{FactLog, Line, Placed};
-use crate::store::{Change, Importance, Store, StoreError};
+use crate::contract::{BackendConnection, CommandCall, FactLog};
+use crate::store::{Importance, Store, StoreError, Write};
 use crate::words::{
-    AgentState, Answer, Asked, Capabilities, Command, CommandContext, DeviceId, Fact, Notice, Query, Reason, Refusal, Timestamp, UserId,
+    AgentState, Answer, Capabilities, Command, CommandContext, DeviceId, Fact, Notice, Query, Reason, Refusal, RequestEnvelope, Timestamp,
+    UserId,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::{Value, json};
@@ -35,27 +38,27 @@ const HEARING: &str = "hearing";
 
 /// The way in to the gateway. Cheap to clone; works from any task.
 #[derive(Clone)]
-pub struct Desk {
-    inbox: mpsc::Sender<Errand>,
-    notices: broadcast::Sender<Arc<Told>>,
+pub struct GatewayHandle {
+    inbox: mpsc::Sender<Inbound>,
+    notices: broadcast::Sender<Arc<GatewayEvent>>,
     directory: Arc<Directory>,
     ready: watch::Receiver<bool>,
     leaving: Arc<AtomicBool>,
     facts: FactLog,
     capabilities: watch::Receiver<Capabilities>,
-    audit: Audit,
+    audit: AuditLog,
 }
 
 /// What waits at the desk.
-enum Errand {
-    Ask(Asked, Reply),
+enum Inbound {
+    Ask(RequestEnvelope, Reply),
     Read(UserId, Query, Reply),
     States(UserId, u64),
 }
 
 /// What is told to whoever listens at the desk, in the order things happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum GatewayEvent {
     /// Something has happened to somebody.
     Notice(Box<Notice>),
     /// How everything of a user is now: all notices before it are older, all after it newer.
@@ -73,14 +76,20 @@ fn closing() -> Refusal {
     Refusal::new(Reason::Unavailable, "The gateway is shutting down.")
 }
 
-impl Desk {
+impl GatewayHandle {
     /// Starts the gateway on the current tokio runtime. It ends when the last clone of the desk is dropped.
     ///
     /// # Errors
     /// What was kept cannot be read.
-    pub fn start(config: Config, directory: Directory, line: Line, audit: Audit, store: Store) -> Result<Self, StoreError> {
+    pub fn start(
+        config: GatewayConfig,
+        directory: Directory,
+        line: BackendConnection,
+        audit: AuditLog,
+        store: Store,
+    ) -> Result<Self, StoreError> {
         let directory = Arc::new(directory);
-        let kept = Kept {
+        let kept = Restored {
             sessions: kept_sessions(&directory, &store)?,
             hearing: kept_hearing(&store)?,
         };
@@ -102,14 +111,14 @@ impl Desk {
         };
         let mut gateway = Gateway::new(config, directory, kept, &instance);
         gateway.handle_capabilities(line.capabilities.borrow().clone(), clock::now());
-        let shell = Loop {
+        let shell = GatewayTask {
             gateway,
             line,
             audit,
             audited,
             checked,
             checking: false,
-            keeper: Keeper::start(store),
+            keeper: StateWriter::start(store),
             notices,
             tell_ready,
             leaving: desk.leaving.clone(),
@@ -125,29 +134,29 @@ impl Desk {
     }
 
     /// Asks the gateway to do something. Answers when the backend has accepted or refused it; what comes of it arrives as notices.
-    pub async fn ask(&self, asked: Asked) -> Result<Answer, Refusal> {
+    pub async fn ask(&self, asked: RequestEnvelope) -> Result<Answer, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.inbox.send(Errand::Ask(asked, reply)).await.map_err(|_| closing())?;
+        self.inbox.send(Inbound::Ask(asked, reply)).await.map_err(|_| closing())?;
         answer.await.map_err(|_| closing())?
     }
 
     /// Reads. Answers also while the backend is away, with what was known last.
     pub async fn read(&self, user: &UserId, query: Query) -> Result<Answer, Refusal> {
         let (reply, answer) = oneshot::channel();
-        let errand = Errand::Read(user.clone(), query, reply);
+        let errand = Inbound::Read(user.clone(), query, reply);
         self.inbox.send(errand).await.map_err(|_| closing())?;
         answer.await.map_err(|_| closing())?
     }
 
     /// Every notice to every user, in the order things happened. A receiver that lags reads the states again.
-    pub fn notices(&self) -> broadcast::Receiver<Arc<Told>> {
+    pub fn notices(&self) -> broadcast::Receiver<Arc<GatewayEvent>> {
         self.notices.subscribe()
     }
 
     /// Puts the present state of the user, his devices and his calls among the notices, under the number of whoever asked.
     pub async fn tell_state(&self, user: UserId, asked: u64) {
         // A desk that is closing tells nobody anything.
-        let _ = self.inbox.send(Errand::States(user, asked)).await;
+        let _ = self.inbox.send(Inbound::States(user, asked)).await;
     }
 
     /// The user with this login name: his roles and features.
@@ -205,12 +214,12 @@ fn kept_sessions(directory: &Directory, store: &Store) -> Result<BTreeMap<UserId
         .collect())
 }
 
-fn kept_hearing(store: &Store) -> Result<Vec<Hearing>, StoreError> {
+fn kept_hearing(store: &Store) -> Result<Vec<ListeningRecord>, StoreError> {
     let kept = store.load(HEARING)?;
     let read = |supervisor: &str, bytes: &[u8]| {
         let value: Value = serde_json::from_slice(bytes).ok()?;
         let word = |name: &str| value.get(name)?.as_str();
-        Some(Hearing {
+        Some(ListeningRecord {
             supervisor: supervisor.into(),
             target: word("target")?.into(),
             call: word("call")?.into(),
@@ -231,9 +240,9 @@ fn kept_hearing(store: &Store) -> Result<Vec<Hearing>, StoreError> {
     Ok(entries.collect())
 }
 
-fn hearing_change(supervisor: &DeviceId, hearing: Option<&Hearing>) -> Change {
+fn hearing_change(supervisor: &DeviceId, hearing: Option<&ListeningRecord>) -> Write {
     let Some(hearing) = hearing else {
-        return Change::remove(HEARING, supervisor.as_str());
+        return Write::remove(HEARING, supervisor.as_str());
     };
     let value = json!({
         "target": hearing.target.as_str(),
@@ -241,22 +250,22 @@ fn hearing_change(supervisor: &DeviceId, hearing: Option<&Hearing>) -> Change {
         "activity": hearing.activity.as_str(),
         "since": hearing.since.map(|since| since.0),
     });
-    Change::put(HEARING, supervisor.as_str(), value.to_string())
+    Write::put(HEARING, supervisor.as_str(), value.to_string())
 }
 
 type CommandResult = Pin<Box<dyn Future<Output = (WorkId, Result<(), Refusal>)> + Send>>;
 
 /// The loop: drain the machine, wait for one thing, hand it in, drain again.
-struct Loop {
+struct GatewayTask {
     gateway: Gateway,
-    line: Line,
-    audit: Audit,
+    line: BackendConnection,
+    audit: AuditLog,
     audited: mpsc::UnboundedSender<(WorkId, Result<(), AuditFailed>)>,
     checked: mpsc::UnboundedSender<Result<(), AuditFailed>>,
     /// A check of the audit is under way.
     checking: bool,
-    keeper: Keeper,
-    notices: broadcast::Sender<Arc<Told>>,
+    keeper: StateWriter,
+    notices: broadcast::Sender<Arc<GatewayEvent>>,
     tell_ready: watch::Sender<bool>,
     leaving: Arc<AtomicBool>,
     facts: FactLog,
@@ -268,10 +277,10 @@ struct Loop {
     meeting_until: Instant,
 }
 
-impl Loop {
+impl GatewayTask {
     async fn run(
         mut self,
-        mut errands: mpsc::Receiver<Errand>,
+        mut errands: mpsc::Receiver<Inbound>,
         mut audited: mpsc::UnboundedReceiver<(WorkId, Result<(), AuditFailed>)>,
         mut checks: mpsc::UnboundedReceiver<Result<(), AuditFailed>>,
     ) {
@@ -344,9 +353,9 @@ impl Loop {
         }
     }
 
-    fn errand(&mut self, errand: Errand) {
+    fn errand(&mut self, errand: Inbound) {
         match errand {
-            Errand::Ask(asked, reply) => {
+            Inbound::Ask(asked, reply) => {
                 let span = tracing::info_span!("request", request_id = %asked.request_id, user = %asked.user);
                 let _inside = span.enter();
                 let token = Token(self.next_token);
@@ -357,10 +366,10 @@ impl Loop {
                 // What comes of it is said under its id.
                 self.drain();
             }
-            Errand::Read(user, query, reply) => {
+            Inbound::Read(user, query, reply) => {
                 let _ = reply.send(self.gateway.read(&user, &query, clock::wall()));
             }
-            Errand::States(user, asked) => {
+            Inbound::States(user, asked) => {
                 self.asking.push((user, asked));
                 self.tell_states();
             }
@@ -374,7 +383,7 @@ impl Loop {
         }
         for (user, asked) in std::mem::take(&mut self.asking) {
             let notices = self.gateway.states(&user, clock::wall());
-            let _ = self.notices.send(Arc::new(Told::State { asked, notices }));
+            let _ = self.notices.send(Arc::new(GatewayEvent::State { asked, notices }));
         }
     }
 
@@ -388,12 +397,12 @@ impl Loop {
                 Output::Notice(notice) => {
                     metrics::counter!("undertone_notices_total").increment(1);
                     // Nobody listens: nobody is told.
-                    let _ = self.notices.send(Arc::new(Told::Notice(Box::new(notice))));
+                    let _ = self.notices.send(Arc::new(GatewayEvent::Notice(Box::new(notice))));
                 }
                 Output::Audit { id, record } => self.audit(id, &record),
                 Output::Keep { user, presence } => kept.push(match presence {
-                    Some(state) => Change::put(PRESENCE, user.as_str(), state.as_str()),
-                    None => Change::remove(PRESENCE, user.as_str()),
+                    Some(state) => Write::put(PRESENCE, user.as_str(), state.as_str()),
+                    None => Write::remove(PRESENCE, user.as_str()),
                 }),
                 Output::KeepHearing { supervisor, hearing } => kept.push(hearing_change(&supervisor, hearing.as_ref())),
             }
@@ -403,7 +412,7 @@ impl Loop {
 
     fn command(&mut self, id: WorkId, context: CommandContext, command: Command) {
         tracing::debug!(request_id = %context.request_id, user = %context.user, command = name(&command), "command");
-        let (placed, answer) = Placed::new(context, command);
+        let (placed, answer) = CommandCall::new(context, command);
         let sent = self.line.commands.try_send(placed);
         self.results.push(Box::pin(async move {
             let away = || Refusal::new(Reason::Unavailable, "The telephony backend cannot be reached.");
@@ -414,7 +423,7 @@ impl Loop {
         }));
     }
 
-    fn audit(&self, id: WorkId, record: &Record) {
+    fn audit(&self, id: WorkId, record: &AuditRecord) {
         let line = audit_line(record);
         tracing::info!(
             event = line.event,
@@ -458,8 +467,8 @@ async fn wait_until(deadline: Option<Instant>) {
     }
 }
 
-fn audit_line(record: &Record) -> audit::Line<'_> {
-    audit::Line {
+fn audit_line(record: &AuditRecord) -> audit::AuditLine<'_> {
+    audit::AuditLine {
         at: record.at,
         event: record.event.as_str(),
         user: record.user.as_ref().map(|user| user.as_str()),
@@ -505,16 +514,16 @@ fn name(command: &Command) -> &'static str {
 
 /// Writes presence and who hears calls on a thread of its own; answers that depend on it go out when it is durable, or remembered for when
 /// the disk takes it.
-struct Keeper {
+struct StateWriter {
     jobs: std::sync::mpsc::Sender<KeepJob>,
 }
 
 struct KeepJob {
-    changes: Vec<Change>,
+    changes: Vec<Write>,
     answers: Vec<(Reply, Result<Answer, Refusal>)>,
 }
 
-impl Keeper {
+impl StateWriter {
     fn start(store: Store) -> Self {
         let (jobs, waiting) = std::sync::mpsc::channel::<KeepJob>();
         tokio::task::spawn_blocking(move || {
@@ -535,7 +544,7 @@ impl Keeper {
         Self { jobs }
     }
 
-    fn keep(&self, changes: Vec<Change>, answers: Vec<(Reply, Result<Answer, Refusal>)>) {
+    fn keep(&self, changes: Vec<Write>, answers: Vec<(Reply, Result<Answer, Refusal>)>) {
         if changes.is_empty() {
             return send(answers);
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The directory with the questions that permissions ask of it.
-pub(super) struct House {
+pub(super) struct AccessDirectory {
     directory: Arc<Directory>,
     owners: BTreeMap<DeviceId, UserId>,
     numbers: BTreeMap<Number, DeviceId>,
@@ -13,7 +13,7 @@ pub(super) struct House {
     supervisors: BTreeMap<UserId, Vec<GroupId>>,
 }
 
-impl House {
+impl AccessDirectory {
     pub(super) fn new(directory: Arc<Directory>) -> Self {
         let owners = directory
             .users
@@ -90,7 +90,7 @@ impl House {
     }
 
     /// A refusal of the backend, which knows devices by their ids, in words for this user: `Device '5001' is not registered.`
-    pub(super) fn in_his_words(&self, user: Option<&User>, refusal: Refusal) -> Refusal {
+    pub(super) fn render_for(&self, user: Option<&User>, refusal: Refusal) -> Refusal {
         let Some(user) = user.filter(|_| refusal.message.contains("evice '")) else {
             return refusal;
         };

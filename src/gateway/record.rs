@@ -4,11 +4,11 @@ use std::time::Duration;
 
 /// One line of the audit: who, whom, which call, when, from where, why refused, how long heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct AuditRecord {
     /// When.
     pub at: Timestamp,
     /// What happened.
-    pub event: Event,
+    pub event: AuditEvent,
     /// Who; absent when the device is nobody's.
     pub user: Option<UserId>,
     /// From where he asked.
@@ -39,7 +39,7 @@ pub struct Record {
 
 /// What an audit line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum AuditEvent {
     /// A request was permitted and goes to the backend when this line is on disk.
     Allowed,
     /// A request was refused.
@@ -71,7 +71,7 @@ pub enum Event {
 
 /// Somebody who may hear a call or hears it. Kept, so that every admission and every join gets its last line, also after kill −9.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hearing {
+pub struct ListeningRecord {
     /// His device.
     pub supervisor: DeviceId,
     /// Whom he monitors.
@@ -84,29 +84,29 @@ pub struct Hearing {
     pub since: Option<Timestamp>,
 }
 
-impl Event {
+impl AuditEvent {
     /// The word in the audit file.
     pub fn as_str(self) -> &'static str {
         match self {
-            Event::Allowed => "allowed",
-            Event::Refused => "refused",
-            Event::Admitted => "admitted",
-            Event::NotAdmitted => "not_admitted",
-            Event::NotJoined => "not_joined",
-            Event::Joined => "joined",
-            Event::FoundJoined => "found_joined",
-            Event::Changed => "changed",
-            Event::HandedOn => "handed_on",
-            Event::Released => "released",
-            Event::Lost => "lost",
-            Event::Failed => "failed",
-            Event::Cancelled => "cancelled",
+            AuditEvent::Allowed => "allowed",
+            AuditEvent::Refused => "refused",
+            AuditEvent::Admitted => "admitted",
+            AuditEvent::NotAdmitted => "not_admitted",
+            AuditEvent::NotJoined => "not_joined",
+            AuditEvent::Joined => "joined",
+            AuditEvent::FoundJoined => "found_joined",
+            AuditEvent::Changed => "changed",
+            AuditEvent::HandedOn => "handed_on",
+            AuditEvent::Released => "released",
+            AuditEvent::Lost => "lost",
+            AuditEvent::Failed => "failed",
+            AuditEvent::Cancelled => "cancelled",
         }
     }
 }
 
-impl Record {
-    pub(super) fn new(event: Event, at: Timestamp) -> Self {
+impl AuditRecord {
+    pub(super) fn new(event: AuditEvent, at: Timestamp) -> Self {
         Self {
             at,
             event,

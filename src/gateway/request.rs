@@ -1,15 +1,15 @@
 //! Requests: may he, and what command does it become?
 
 use super::permission::{may_monitor_at_all, needs_feature};
-use super::record::{Event, Record};
-use super::{Audited, Backend, Decision, Errand, Gateway, User, view};
+use super::record::{AuditEvent, AuditRecord};
+use super::{Audited, BackendState, Decision, Gateway, PendingCommand, User, view};
 use crate::words::{
-    Activity, AgentState, Asked, CallId, CallOperation, CallView, Command, CommandContext, DeviceId, DeviceKind, Feature, Mode, Now,
-    Number, Reason, Refusal, Request, RequestId, Scope, TargetRef, Timestamp, TransferStep,
+    Activity, AgentState, CallId, CallOperation, CallView, Command, CommandContext, DeviceId, DeviceKind, Feature, Mode, Now, Number,
+    Reason, Refusal, Request, RequestEnvelope, RequestId, Scope, TargetRef, Timestamp, TransferStep,
 };
 
 impl Gateway {
-    pub(super) fn decide(&mut self, asked: &Asked, now: Now) -> Result<Decision, Refusal> {
+    pub(super) fn decide(&mut self, asked: &RequestEnvelope, now: Now) -> Result<Decision, Refusal> {
         let user = self.house.user(&asked.user)?;
         match &asked.request {
             Request::StartMonitoring {
@@ -24,7 +24,7 @@ impl Gateway {
                 let target = self.resolve(user, target, *activity, *scope)?;
                 self.offered(*activity, *mode, *scope)?;
                 let agent_side_only = self.house.agent_side_only(&target);
-                if agent_side_only && matches!(self.backend, Backend::Here) && !self.capabilities.agent_side_only {
+                if agent_side_only && matches!(self.backend, BackendState::Here) && !self.capabilities.agent_side_only {
                     return Err(forbidden("The telephony backend can not keep customers from being heard."));
                 }
                 let mut errand = self.errand(
@@ -102,15 +102,15 @@ impl Gateway {
         }
     }
 
-    fn plain(&self, asked: &Asked, command: Command, now: Now) -> Result<Decision, Refusal> {
+    fn plain(&self, asked: &RequestEnvelope, command: Command, now: Now) -> Result<Decision, Refusal> {
         let errand = self.errand(asked, Audited::Never, command, now)?;
         Ok(Decision::Errand(Box::new(errand)))
     }
 
-    fn errand(&self, asked: &Asked, audited: Audited, command: Command, now: Now) -> Result<Errand, Refusal> {
+    fn errand(&self, asked: &RequestEnvelope, audited: Audited, command: Command, now: Now) -> Result<PendingCommand, Refusal> {
         match self.backend {
-            Backend::Here => {}
-            Backend::Away | Backend::Reading { .. } => {
+            BackendState::Here => {}
+            BackendState::Away | BackendState::Reading { .. } => {
                 return Err(Refusal::new(Reason::Unavailable, "The telephony backend cannot be reached."));
             }
         }
@@ -120,10 +120,10 @@ impl Gateway {
             user: asked.user.clone(),
             deadline: self.config.command_deadline,
         };
-        Ok(Errand {
+        Ok(PendingCommand {
             context,
             command,
-            record: record(asked, Event::Allowed, now.wall),
+            record: record(asked, AuditEvent::Allowed, now.wall),
             audited,
             digits_on: None,
         })
@@ -176,15 +176,15 @@ impl Gateway {
     }
 
     /// What a refused attempt was about, as far as we know it: for the audit, which may know more than the caller.
-    pub(super) fn refused_record(&self, asked: &Asked, now: Now) -> Record {
-        let record = record(asked, Event::Refused, now.wall);
+    pub(super) fn refused_record(&self, asked: &RequestEnvelope, now: Now) -> AuditRecord {
+        let record = record(asked, AuditEvent::Refused, now.wall);
         let target_of = |device: &DeviceId| self.monitors.get(device).map(|monitor| monitor.target.clone());
         match &asked.request {
-            Request::StartMonitoring { target, .. } => Record {
+            Request::StartMonitoring { target, .. } => AuditRecord {
                 target: record.target.or_else(|| self.by_number(target.number.as_ref()?).cloned()),
                 ..record
             },
-            Request::CancelMonitoring { device } => Record {
+            Request::CancelMonitoring { device } => AuditRecord {
                 target: target_of(device),
                 ..record
             },
@@ -195,7 +195,7 @@ impl Gateway {
                     .ok()
                     .and_then(|user| self.live_leg(user, self.calls.get(call)?));
                 let device = leg.map(|leg| leg.device);
-                Record {
+                AuditRecord {
                     target: device.as_ref().and_then(target_of),
                     device,
                     ..record
@@ -244,7 +244,7 @@ impl Gateway {
 
     fn offered(&self, activity: Activity, mode: Mode, scope: Scope) -> Result<(), Refusal> {
         // A backend that was never reached has said nothing about itself yet.
-        let Backend::Here = self.backend else { return Ok(()) };
+        let BackendState::Here = self.backend else { return Ok(()) };
         let not_offered = |word: &str| Err(forbidden(&format!("The telephony backend does not offer {word}.")));
         if !self.capabilities.activities.contains(&activity) {
             return not_offered(activity.as_str());
@@ -258,7 +258,14 @@ impl Gateway {
         Ok(())
     }
 
-    fn on_call(&self, user: &User, asked: &Asked, call: &CallId, operation: &CallOperation, now: Now) -> Result<Decision, Refusal> {
+    fn on_call(
+        &self,
+        user: &User,
+        asked: &RequestEnvelope,
+        call: &CallId,
+        operation: &CallOperation,
+        now: Now,
+    ) -> Result<Decision, Refusal> {
         needs_feature(user, Feature::Voice)?;
         if matches!(operation, CallOperation::Switch(_) | CallOperation::MuteMonitored(_)) {
             may_monitor_at_all(user)?;
@@ -420,13 +427,13 @@ pub(super) fn refusal_is_audited(request: &Request, reason: Reason) -> bool {
     monitoring || matches!(reason, Reason::NotPermitted | Reason::NotFound)
 }
 
-pub(super) fn record(asked: &Asked, event: Event, at: Timestamp) -> Record {
-    let blank = Record {
+pub(super) fn record(asked: &RequestEnvelope, event: AuditEvent, at: Timestamp) -> AuditRecord {
+    let blank = AuditRecord {
         user: Some(asked.user.clone()),
         from: Some(asked.from),
         request_id: Some(asked.request_id.clone()),
         operation: Some(operation(&asked.request)),
-        ..Record::new(event, at)
+        ..AuditRecord::new(event, at)
     };
     match &asked.request {
         Request::StartMonitoring {
@@ -435,7 +442,7 @@ pub(super) fn record(asked: &Asked, event: Event, at: Timestamp) -> Record {
             activity,
             mode,
             scope,
-        } => Record {
+        } => AuditRecord {
             device: Some(device.clone()),
             target: target.device.clone(),
             number: target.number.clone(),
@@ -444,7 +451,7 @@ pub(super) fn record(asked: &Asked, event: Event, at: Timestamp) -> Record {
             scope: Some(*scope),
             ..blank
         },
-        Request::MisaskedMonitoring { device, activity, .. } => Record {
+        Request::MisaskedMonitoring { device, activity, .. } => AuditRecord {
             device: Some(device.clone()),
             activity: Some(*activity),
             ..blank
@@ -452,11 +459,11 @@ pub(super) fn record(asked: &Asked, event: Event, at: Timestamp) -> Record {
         Request::CancelMonitoring { device }
         | Request::SetDoNotDisturb { device, .. }
         | Request::SetForwarding { device, .. }
-        | Request::Dial { device, .. } => Record {
+        | Request::Dial { device, .. } => AuditRecord {
             device: Some(device.clone()),
             ..blank
         },
-        Request::OnCall { call, operation } => Record {
+        Request::OnCall { call, operation } => AuditRecord {
             call: Some(call.clone()),
             activity: match operation {
                 CallOperation::Switch(to) => Some(*to),

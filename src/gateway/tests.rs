@@ -1,6 +1,6 @@
 use super::*;
 use crate::words::{
-    CallOperation, CallType, DeviceKind, Feature, GroupId, Mode, Number, Party, PartyRole, Quality, Request, Role, Scope, TargetRef,
+    CallOperation, CallType, DeviceKind, Feature, GroupId, Mode, Number, PartyFact, PartyRole, Quality, Request, Role, Scope, TargetRef,
     TransferStep,
 };
 use std::net::{IpAddr, Ipv4Addr};
@@ -82,7 +82,7 @@ struct Harness {
 
 impl Harness {
     #[expect(clippy::disallowed_methods, reason = "an arbitrary beginning of time")]
-    fn cold(config: Config, directory: Directory, kept: Kept) -> Self {
+    fn cold(config: GatewayConfig, directory: Directory, kept: Restored) -> Self {
         let now = Now {
             mono: Instant::now(),
             wall: Timestamp(1_000_000),
@@ -92,8 +92,8 @@ impl Harness {
         Self { gateway, now, tokens: 0 }
     }
 
-    fn with(config: Config, directory: Directory) -> Self {
-        let mut harness = Self::cold(config, directory, Kept::default());
+    fn with(config: GatewayConfig, directory: Directory) -> Self {
+        let mut harness = Self::cold(config, directory, Restored::default());
         harness.fact(Fact::SnapshotBegin);
         for (id, number) in [
             (MEG_PHONE, "5005"),
@@ -110,7 +110,7 @@ impl Harness {
     }
 
     fn new() -> Self {
-        Self::with(Config::default(), directory())
+        Self::with(GatewayConfig::default(), directory())
     }
 
     fn outputs(&mut self) -> Vec<Output> {
@@ -129,7 +129,7 @@ impl Harness {
     fn request(&mut self, user: &str, request: Request) -> Token {
         let token = Token(self.tokens);
         self.tokens += 1;
-        let asked = Asked {
+        let asked = RequestEnvelope {
             user: user.into(),
             from: IpAddr::V4(Ipv4Addr::LOCALHOST),
             request_id: RequestId::from(format!("r{}", token.0)),
@@ -140,7 +140,7 @@ impl Harness {
     }
 
     /// Asks, writes every audit line, and lets the backend accept every command: the answer and the commands on the way.
-    fn asks(&mut self, user: &str, request: Request) -> (Result<Answer, Refusal>, Vec<Command>, Vec<Record>) {
+    fn asks(&mut self, user: &str, request: Request) -> (Result<Answer, Refusal>, Vec<Command>, Vec<AuditRecord>) {
         let token = self.request(user, request);
         let (mut answer, mut commands, mut records) = (None, Vec::new(), Vec::new());
         while let Some(output) = self.gateway.poll_output() {
@@ -200,8 +200,8 @@ fn device(id: &str, number: &str) -> DeviceFact {
     }
 }
 
-fn party(device: Option<&str>, number: &str, role: PartyRole, state: LegState) -> Party {
-    Party {
+fn party(device: Option<&str>, number: &str, role: PartyRole, state: LegState) -> PartyFact {
+    PartyFact {
         device: device.map(DeviceId::from),
         number: number.into(),
         role,
@@ -216,15 +216,15 @@ fn party(device: Option<&str>, number: &str, role: PartyRole, state: LegState) -
     }
 }
 
-fn supervisor(activity: Activity, state: LegState) -> Party {
-    Party {
+fn supervisor(activity: Activity, state: LegState) -> PartyFact {
+    PartyFact {
         activity: Some(activity),
         monitors: Some(BOB_PHONE.into()),
         ..party(Some(MEG_PHONE), "5005", PartyRole::Supervisor, state)
     }
 }
 
-fn call(parties: Vec<Party>) -> CallFact {
+fn call(parties: Vec<PartyFact>) -> CallFact {
     CallFact {
         id: "call".into(),
         conn_id: "0123456789abcdef".into(),
@@ -238,11 +238,11 @@ fn call(parties: Vec<Party>) -> CallFact {
     }
 }
 
-fn customer() -> Party {
+fn customer() -> PartyFact {
     party(None, "7001", PartyRole::Customer, LegState::Established)
 }
 
-fn bob() -> Party {
+fn bob() -> PartyFact {
     party(Some(BOB_PHONE), "5001", PartyRole::Agent, LegState::Established)
 }
 
@@ -333,7 +333,7 @@ fn a_supervisor_may_coach_an_agent_of_his_group() {
         agent_side_only: false,
     };
     assert_eq!(commands, [expected]);
-    assert_eq!(records.iter().map(|record| record.event).collect::<Vec<_>>(), [Event::Allowed]);
+    assert_eq!(records.iter().map(|record| record.event).collect::<Vec<_>>(), [AuditEvent::Allowed]);
     assert_eq!(records[0].target, Some(BOB_PHONE.into()));
 }
 
@@ -349,7 +349,7 @@ fn a_supervisor_may_not_coach_outside_his_groups_and_the_attempt_is_written_down
     let (answer, commands, records) = harness.asks(MEG, coach_from(MEG_PHONE, EVE_PHONE));
     assert_eq!(answer.map_err(|refusal| refusal.reason), Err(Reason::NotPermitted));
     assert_eq!(commands, []);
-    assert_eq!(records[0].event, Event::Refused);
+    assert_eq!(records[0].event, AuditEvent::Refused);
     assert_eq!(records[0].from, Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));
     assert_eq!(
         records[0].refusal.as_ref().map(|refusal| refusal.reason),
@@ -366,7 +366,7 @@ fn a_supervisor_without_the_feature_may_not_coach() {
         .expect("Meg")
         .features
         .remove(&Feature::SupervisorMonitoring);
-    let mut harness = Harness::with(Config::default(), directory);
+    let mut harness = Harness::with(GatewayConfig::default(), directory);
     assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, BOB_PHONE)), Reason::NotPermitted);
 }
 
@@ -386,10 +386,10 @@ fn nobody_monitors_another_supervisor_unless_a_group_says_so() {
         .expect("the group")
         .supervisors
         .insert("otto".into());
-    let mut harness = Harness::with(Config::default(), directory.clone());
+    let mut harness = Harness::with(GatewayConfig::default(), directory.clone());
     assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, OTTO_PHONE)), Reason::NotPermitted);
     directory.groups.get_mut("sales").expect("the group").monitor_supervisors = true;
-    let mut harness = Harness::with(Config::default(), directory);
+    let mut harness = Harness::with(GatewayConfig::default(), directory);
     assert_eq!(harness.asks(MEG, coach_from(MEG_PHONE, OTTO_PHONE)).0, Ok(Answer::Accepted));
 }
 
@@ -432,7 +432,10 @@ fn a_touched_device_of_somebody_else_leaves_an_audit_line() {
     };
     let (_, _, records) = harness.asks("eve", request);
     assert_eq!(records.len(), 1);
-    assert_eq!((records[0].event, records[0].operation), (Event::Refused, Some("DoNotDisturbOn")));
+    assert_eq!(
+        (records[0].event, records[0].operation),
+        (AuditEvent::Refused, Some("DoNotDisturbOn"))
+    );
 }
 
 // How the target is named.
@@ -504,7 +507,7 @@ fn no_command_goes_out_before_the_audit_line_is_on_disk() {
     let [Output::Audit { id, record }] = &outputs[..] else {
         panic!("{outputs:?}")
     };
-    assert_eq!(record.event, Event::Allowed);
+    assert_eq!(record.event, AuditEvent::Allowed);
     harness.gateway.handle_audited(*id, Ok(()), harness.now);
     let outputs = harness.outputs();
     let [Output::Command { id, context, .. }] = &outputs[..] else {
@@ -589,7 +592,7 @@ fn a_join_is_admitted_once_its_line_is_on_disk() {
     let [Output::Audit { id, record }] = &outputs[..] else {
         panic!("{outputs:?}")
     };
-    assert_eq!((record.event, record.call.clone()), (Event::Admitted, Some("call".into())));
+    assert_eq!((record.event, record.call.clone()), (AuditEvent::Admitted, Some("call".into())));
     harness.gateway.handle_audited(*id, Ok(()), harness.now);
     assert_eq!(admission(&harness.outputs()), Some(true));
 }
@@ -617,7 +620,7 @@ fn permission_is_asked_again_at_every_join() {
         let [Output::Audit { record, .. }, Output::Command { .. }] = &outputs[..] else {
             panic!("{outputs:?}")
         };
-        assert_eq!(record.event, Event::NotAdmitted);
+        assert_eq!(record.event, AuditEvent::NotAdmitted);
         assert_eq!(admission(&outputs), Some(false));
     }
 }
@@ -635,13 +638,13 @@ fn joins_changes_and_releases_are_written_down_with_how_long_he_heard() {
     let armed = harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
     assert_eq!(records(armed), []);
     let joins = harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
-    assert_eq!(records(joins), [(Event::Joined, Some(Activity::Coach), None)]);
+    assert_eq!(records(joins), [(AuditEvent::Joined, Some(Activity::Coach), None)]);
     let switches = harness.facts(Fact::Monitor(monitor(joined_as(Activity::BargeIn))));
-    assert_eq!(records(switches), [(Event::Changed, Some(Activity::BargeIn), None)]);
+    assert_eq!(records(switches), [(AuditEvent::Changed, Some(Activity::BargeIn), None)]);
     harness.now = harness.now + Duration::from_millis(90_500);
     let leaves = harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
     let heard = Duration::from_millis(90_500);
-    assert_eq!(records(leaves), [(Event::Released, Some(Activity::BargeIn), Some(heard))]);
+    assert_eq!(records(leaves), [(AuditEvent::Released, Some(Activity::BargeIn), Some(heard))]);
 }
 
 #[test]
@@ -701,7 +704,7 @@ fn a_monitor_whose_permission_is_gone_is_cancelled() {
     assert!(
         outputs
             .iter()
-            .any(|output| matches!(output, Output::Audit { record, .. } if record.event == Event::Cancelled))
+            .any(|output| matches!(output, Output::Audit { record, .. } if record.event == AuditEvent::Cancelled))
     );
     assert!(outputs.iter().any(
         |output| matches!(output, Output::Command { command, .. } if *command == Command::StopMonitoring { supervisor: supervisor.clone() })
@@ -714,7 +717,7 @@ fn a_leg_that_was_handed_on_is_in_the_audit_before_its_supervisor_is_released_an
     harness.facts(Fact::Call(coached(Activity::Coach)));
     let outputs = harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
     written(&mut harness, outputs);
-    let handed_on = Party {
+    let handed_on = PartyFact {
         handed_on_to: Some("0170".into()),
         state: LegState::Released,
         ..bob()
@@ -734,7 +737,7 @@ fn a_leg_that_was_handed_on_is_in_the_audit_before_its_supervisor_is_released_an
         .iter()
         .map(|line| (line.event, line.number.clone(), line.target.clone()))
         .collect();
-    assert_eq!(told, [(Event::HandedOn, Some("0170".into()), Some(BOB_PHONE.into()))]);
+    assert_eq!(told, [(AuditEvent::HandedOn, Some("0170".into()), Some(BOB_PHONE.into()))]);
     let outputs = harness.facts(Fact::Call(now));
     assert_eq!(written(&mut harness, outputs), [], "once");
     assert_eq!(
@@ -748,11 +751,11 @@ fn a_leg_that_was_handed_on_is_in_the_audit_before_its_supervisor_is_released_an
     );
     let outputs = harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
     let lines = written(&mut harness, outputs);
-    assert_eq!(lines.iter().map(|line| line.event).collect::<Vec<_>>(), [Event::Released]);
+    assert_eq!(lines.iter().map(|line| line.event).collect::<Vec<_>>(), [AuditEvent::Released]);
 }
 
 /// Event, target, call and refusal of every audit line; the lines are on disk.
-fn written(harness: &mut Harness, outputs: Vec<Output>) -> Vec<Record> {
+fn written(harness: &mut Harness, outputs: Vec<Output>) -> Vec<AuditRecord> {
     let mut records = Vec::new();
     for output in outputs {
         if let Output::Audit { id, record } = output {
@@ -766,7 +769,7 @@ fn written(harness: &mut Harness, outputs: Vec<Output>) -> Vec<Record> {
 fn admitted(harness: &mut Harness) {
     harness.facts(Fact::Monitor(monitor(MonitorState::Admitting { call: "call".into() })));
     let outputs = harness.facts(Fact::AdmissionAsked(asked()));
-    assert_eq!(written(harness, outputs)[0].event, Event::Admitted);
+    assert_eq!(written(harness, outputs)[0].event, AuditEvent::Admitted);
     assert_eq!(admission(&harness.outputs()), Some(true));
     harness.facts(Fact::Monitor(monitor(MonitorState::Inviting { call: "call".into() })));
 }
@@ -784,7 +787,7 @@ fn who_was_admitted_and_did_not_come_leaves_a_line_that_says_why() {
     }));
     let records = written(&mut harness, outputs);
     let [record] = &records[..] else { panic!("{records:?}") };
-    assert_eq!((record.event, &record.refusal), (Event::NotJoined, &Some(busy)));
+    assert_eq!((record.event, &record.refusal), (AuditEvent::NotJoined, &Some(busy)));
     assert_eq!((&record.target, &record.call), (&Some(BOB_PHONE.into()), &Some("call".into())));
     let outputs = harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
     assert_eq!(written(&mut harness, outputs), [], "one line is enough");
@@ -802,7 +805,7 @@ fn who_was_admitted_to_a_call_that_ended_first_leaves_a_line() {
         admitted(&mut harness);
         let outputs = harness.facts(fact);
         let events: Vec<_> = written(&mut harness, outputs).iter().map(|record| record.event).collect();
-        assert_eq!(events, [Event::NotJoined]);
+        assert_eq!(events, [AuditEvent::NotJoined]);
     }
 }
 
@@ -812,25 +815,25 @@ fn who_was_admitted_and_comes_is_joined_and_nothing_else() {
     admitted(&mut harness);
     let outputs = harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
     let events: Vec<_> = written(&mut harness, outputs).iter().map(|record| record.event).collect();
-    assert_eq!(events, [Event::Joined]);
+    assert_eq!(events, [AuditEvent::Joined]);
 }
 
 #[test]
 fn a_join_of_which_nothing_is_left_after_a_restart_is_closed() {
     for since in [None, Some(Timestamp(900_000))] {
         for monitor_is_left in [false, true] {
-            let heard = Hearing {
+            let heard = ListeningRecord {
                 supervisor: MEG_PHONE.into(),
                 target: BOB_PHONE.into(),
                 call: "old".into(),
                 activity: Activity::Coach,
                 since,
             };
-            let kept = Kept {
+            let kept = Restored {
                 hearing: vec![heard],
-                ..Kept::default()
+                ..Restored::default()
             };
-            let mut harness = Harness::cold(Config::default(), directory(), kept);
+            let mut harness = Harness::cold(GatewayConfig::default(), directory(), kept);
             let mut outputs = harness.facts(Fact::SnapshotBegin);
             if monitor_is_left {
                 outputs.extend(harness.facts(Fact::Monitor(monitor(MonitorState::Armed))));
@@ -843,7 +846,7 @@ fn a_join_of_which_nothing_is_left_after_a_restart_is_closed() {
             );
             let records = written(&mut harness, outputs);
             let [record] = &records[..] else { panic!("{records:?}") };
-            let event = if since.is_some() { Event::Lost } else { Event::NotJoined };
+            let event = if since.is_some() { AuditEvent::Lost } else { AuditEvent::NotJoined };
             assert_eq!((record.event, &record.call), (event, &Some("old".into())));
             assert_eq!(record.user, Some(MEG.into()));
         }
@@ -852,24 +855,24 @@ fn a_join_of_which_nothing_is_left_after_a_restart_is_closed() {
 
 #[test]
 fn a_join_that_lives_on_over_a_restart_of_the_gateway_is_found_and_released_once() {
-    let heard = Hearing {
+    let heard = ListeningRecord {
         supervisor: MEG_PHONE.into(),
         target: BOB_PHONE.into(),
         call: "call".into(),
         activity: Activity::Coach,
         since: Some(Timestamp(1_000_000)),
     };
-    let kept = Kept {
+    let kept = Restored {
         hearing: vec![heard],
-        ..Kept::default()
+        ..Restored::default()
     };
-    let mut harness = Harness::cold(Config::default(), directory(), kept);
+    let mut harness = Harness::cold(GatewayConfig::default(), directory(), kept);
     let mut outputs = harness.facts(Fact::SnapshotBegin);
     outputs.extend(harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach)))));
     outputs.extend(harness.facts(Fact::SnapshotComplete));
     outputs.extend(harness.facts(Fact::Monitor(monitor(MonitorState::Armed))));
     let events: Vec<_> = written(&mut harness, outputs).iter().map(|record| record.event).collect();
-    assert_eq!(events, [Event::FoundJoined, Event::Released]);
+    assert_eq!(events, [AuditEvent::FoundJoined, AuditEvent::Released]);
 }
 
 #[test]
@@ -881,7 +884,7 @@ fn another_scope_or_mode_while_joined_is_written_down() {
         ..monitor(joined_as(Activity::Coach))
     }));
     let records = written(&mut harness, outputs);
-    assert_eq!((records[0].event, records[0].scope), (Event::Changed, Some(Scope::Agent)));
+    assert_eq!((records[0].event, records[0].scope), (AuditEvent::Changed, Some(Scope::Agent)));
 }
 
 #[test]
@@ -905,7 +908,7 @@ fn a_refused_operation_on_a_monitored_call_says_by_which_device_and_about_whom()
     let (_, _, records) = harness.asks(MEG, on_call(CallOperation::MuteMonitored(true)));
     assert_eq!(
         (records[0].event, &records[0].device, &records[0].target),
-        (Event::Refused, &Some(MEG_PHONE.into()), &Some(BOB_PHONE.into()))
+        (AuditEvent::Refused, &Some(MEG_PHONE.into()), &Some(BOB_PHONE.into()))
     );
 }
 
@@ -1078,9 +1081,9 @@ fn a_supervisor_is_muted_in_listen_in_and_not_in_barge_in() {
 
 #[test]
 fn with_one_way_coach_there_is_no_way_back() {
-    let config = Config {
+    let config = GatewayConfig {
         one_way_coach: true,
-        ..Config::default()
+        ..GatewayConfig::default()
     };
     let mut harness = Harness::with(config, directory());
     harness.facts(Fact::Call(coached(Activity::BargeIn)));
@@ -1116,9 +1119,9 @@ fn the_monitored_agent_is_told_and_the_supervisor_is_no_participant_of_his() {
 
 #[test]
 fn with_notify_agent_none_the_agent_learns_nothing() {
-    let config = Config {
+    let config = GatewayConfig {
         notify_agent: NotifyAgent::None,
-        ..Config::default()
+        ..GatewayConfig::default()
     };
     let mut harness = Harness::with(config, directory());
     harness.facts(Fact::Call(call(vec![customer(), bob()])));
@@ -1143,7 +1146,7 @@ fn a_released_leg_is_told_once_and_is_gone() {
     let left = call(vec![
         customer(),
         bob(),
-        Party {
+        PartyFact {
             state: LegState::Released,
             ..supervisor(Activity::Coach, LegState::Established)
         },
@@ -1153,11 +1156,11 @@ fn a_released_leg_is_told_once_and_is_gone() {
     assert_eq!(harness.leg(MEG), None);
     assert_eq!(told(&harness.facts(Fact::Call(left))), []);
     let over = call(vec![
-        Party {
+        PartyFact {
             state: LegState::Released,
             ..customer()
         },
-        Party {
+        PartyFact {
             state: LegState::Released,
             ..bob()
         },
@@ -1243,7 +1246,10 @@ fn switching_is_for_whoever_monitors_the_call() {
         activity: Activity::BargeIn,
     };
     assert_eq!(commands, [expected]);
-    assert_eq!((records[0].event, records[0].activity), (Event::Allowed, Some(Activity::BargeIn)));
+    assert_eq!(
+        (records[0].event, records[0].activity),
+        (AuditEvent::Allowed, Some(Activity::BargeIn))
+    );
     assert_eq!(harness.reason("bob", switch.clone()), Reason::NotPermitted);
     let own = call(vec![
         customer(),
@@ -1308,7 +1314,7 @@ fn words_that_no_backend_offers_are_forbidden_until_the_backend_offers_them() {
 fn where_a_group_says_so_its_agents_alone_are_heard_and_a_backend_that_can_not_do_it_is_not_asked() {
     let mut directory = directory();
     directory.groups.get_mut("sales").expect("the group").agent_side_only = true;
-    let mut harness = Harness::with(Config::default(), directory);
+    let mut harness = Harness::with(GatewayConfig::default(), directory);
     let now = harness.now;
     assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, BOB_PHONE)), Reason::Forbidden);
     let more = Capabilities {
@@ -1353,7 +1359,7 @@ fn what_may_be_asked_of_a_leg_follows_from_its_state() {
         owner: Some(BOB_PHONE.into()),
         ..call(parties)
     };
-    let muted = Party { muted: true, ..bob() };
+    let muted = PartyFact { muted: true, ..bob() };
     let rows: Vec<(&str, Vec<CallFact>, &str, Vec<&str>)> = vec![
         (
             "dialing",
@@ -1625,7 +1631,7 @@ fn who_logs_out_is_no_longer_monitored_and_monitors_nobody() {
         let supervisor = MEG_PHONE.into();
         assert_eq!(answer, Ok(Answer::Accepted));
         assert_eq!(commands, [Command::StopMonitoring { supervisor }]);
-        assert!(records.iter().any(|record| record.event == Event::Cancelled));
+        assert!(records.iter().any(|record| record.event == AuditEvent::Cancelled));
         assert_eq!(
             admission(&harness.facts(Fact::AdmissionAsked(asked()))),
             Some(false),
@@ -1686,7 +1692,7 @@ fn a_new_snapshot_tells_nobody_what_he_knows_and_everybody_what_is_gone() {
     assert!(
         outputs
             .iter()
-            .any(|output| matches!(output, Output::Audit { record, .. } if record.event == Event::Lost))
+            .any(|output| matches!(output, Output::Audit { record, .. } if record.event == AuditEvent::Lost))
     );
 }
 
@@ -1733,7 +1739,7 @@ fn what_the_backend_refuses_is_refused_with_its_reason_and_written_down() {
     let [Output::Audit { record, .. }, Output::Reply { result, .. }] = &outputs[..] else {
         panic!("{outputs:?}")
     };
-    assert_eq!((record.event, &record.refusal), (Event::Refused, &Some(in_use.clone())));
+    assert_eq!((record.event, &record.refusal), (AuditEvent::Refused, &Some(in_use.clone())));
     assert_eq!(result, &Err(in_use));
 }
 
@@ -1808,7 +1814,7 @@ fn a_failure_on_the_call_he_monitors_is_written_down_and_told() {
     };
     assert_eq!(
         (record.event, record.user.as_ref().map(|user| user.as_str())),
-        (Event::Failed, Some(MEG))
+        (AuditEvent::Failed, Some(MEG))
     );
     assert_eq!((&record.target, &record.call), (&Some(BOB_PHONE.into()), &leak.call));
     assert_eq!(record.refusal, Some(leak.refusal));
@@ -1842,7 +1848,7 @@ mod properties {
         prop::sample::select(PHONES.to_vec())
     }
 
-    fn any_party() -> impl Strategy<Value = Party> {
+    fn any_party() -> impl Strategy<Value = PartyFact> {
         let role = prop::sample::select(vec![PartyRole::Agent, PartyRole::Customer, PartyRole::Supervisor]);
         let state = prop::sample::select(LegState::ALL.to_vec());
         let activity = prop::sample::select(Activity::ALL.to_vec());
@@ -1854,13 +1860,15 @@ mod properties {
             any_phone(),
             any::<[bool; 2]>(),
         )
-            .prop_map(|(device, role, state, activity, monitored, [muted, muted_by_supervisor])| Party {
-                muted,
-                muted_by_supervisor,
-                activity: (role == PartyRole::Supervisor).then_some(activity),
-                monitors: (role == PartyRole::Supervisor).then(|| monitored.into()),
-                ..party(device, "7001", role, state)
-            })
+            .prop_map(
+                |(device, role, state, activity, monitored, [muted, muted_by_supervisor])| PartyFact {
+                    muted,
+                    muted_by_supervisor,
+                    activity: (role == PartyRole::Supervisor).then_some(activity),
+                    monitors: (role == PartyRole::Supervisor).then(|| monitored.into()),
+                    ..party(device, "7001", role, state)
+                },
+            )
     }
 
     fn any_fact() -> impl Strategy<Value = Fact> {
@@ -1912,7 +1920,7 @@ mod properties {
         assert_eq!(view.user_state.is_some(), view.active);
     }
 
-    fn check_leg(user: &User, view: &CallView, calls: &super::Calls) {
+    fn check_leg(user: &User, view: &CallView, calls: &super::CallIndex) {
         assert!(user.devices.contains(&view.device), "a leg of somebody else's is shown");
         if view.state == LegState::Released {
             assert_eq!(view.capabilities, Vec::<&str>::new());
@@ -1953,7 +1961,7 @@ mod properties {
                             }
                         }
                         Output::Audit { id, record } => {
-                            if record.event == Event::Admitted {
+                            if record.event == AuditEvent::Admitted {
                                 let (device, target) = (record.device.expect("who"), record.target.expect("whom"));
                                 let admin = device.as_str() == ADA_PHONE && target.as_str() != ADA_PHONE;
                                 assert!(admin || permitted.contains(&(device.as_str(), target.as_str())), "{device} {target}");

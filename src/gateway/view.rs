@@ -1,10 +1,10 @@
 //! What a user sees: pure functions from facts to views.
 
 use super::permission::may_monitor_at_all;
-use super::{Config, DeviceEntry, NotifyAgent, User};
+use super::{DeviceEntry, GatewayConfig, NotifyAgent, User};
 use crate::words::{
     Activity, AgentState, CallFact, CallId, CallView, Capabilities, DeviceFact, DeviceId, DeviceView, Feature, LegState, MonitorFact,
-    MonitorState, Number, ParticipantView, Party, PartyRole, Timestamp,
+    MonitorState, Number, ParticipantView, PartyFact, PartyRole, Timestamp,
 };
 
 /// What a device's own user sees; `state` is his voice state.
@@ -70,7 +70,7 @@ fn activity_now(monitor: &MonitorFact) -> Activity {
 }
 
 /// The latest leg of a device on a call, also one that has left.
-pub(super) fn leg<'a>(call: &'a CallFact, device: &DeviceEntry) -> Option<&'a Party> {
+pub(super) fn leg<'a>(call: &'a CallFact, device: &DeviceEntry) -> Option<&'a PartyFact> {
     let mut legs = call.parties.iter().rev().filter(|party| party.device.as_ref() == Some(&device.id));
     let latest = legs.clone().next();
     legs.find(|party| party.state != LegState::Released).or(latest)
@@ -95,7 +95,7 @@ impl Related {
 pub(super) fn asks(device: &DeviceId, by: &CallFact, about: &CallFact) -> bool {
     let made_it = by.parties.first().is_some_and(|first| first.device.as_ref() == Some(device));
     let is_there = |call: &CallFact| call.party_of(device).is_some();
-    let is_asked = |party: &&Party| party.role != PartyRole::Supervisor && party.device.as_ref() != Some(device);
+    let is_asked = |party: &&PartyFact| party.role != PartyRole::Supervisor && party.device.as_ref() != Some(device);
     let mut asked = by.parties.iter().filter(is_asked).filter_map(|party| party.device.as_ref());
     made_it && is_there(by) && is_there(about) && !asked.any(|asked| about.party_of(asked).is_some())
 }
@@ -104,19 +104,19 @@ pub(super) fn asks(device: &DeviceId, by: &CallFact, about: &CallFact) -> bool {
 pub(super) fn call(
     call: &CallFact,
     entry: &DeviceEntry,
-    party: &Party,
+    party: &PartyFact,
     related: Related,
-    config: &Config,
+    config: &GatewayConfig,
     backend: &Capabilities,
 ) -> CallView {
     let (supervision, monitored) = match party.role {
-        PartyRole::Supervisor => (Supervision::Supervisor(party.activity), monitored_by(call, party)),
+        PartyRole::Supervisor => (SupervisionView::Supervisor(party.activity), monitored_by(call, party)),
         PartyRole::Agent | PartyRole::Customer => (supervised(call, party, config), Some(party)),
     };
     let monitoring_state = match supervision {
-        Supervision::None => None,
-        Supervision::Supervisor(activity) => activity,
-        Supervision::Supervised(activity) => Some(activity),
+        SupervisionView::None => None,
+        SupervisionView::Supervisor(activity) => activity,
+        SupervisionView::Supervised(activity) => Some(activity),
     };
     CallView {
         id: call.id.clone(),
@@ -132,8 +132,8 @@ pub(super) fn call(
         parent: related.parent,
         established_at: party.established_at,
         duration_s: 0,
-        muted: party.muted || supervision == Supervision::Supervisor(Some(Activity::ListenIn)),
-        supervisor_listening_in: supervision == Supervision::Supervised(Activity::ListenIn),
+        muted: party.muted || supervision == SupervisionView::Supervisor(Some(Activity::ListenIn)),
+        supervisor_listening_in: supervision == SupervisionView::Supervised(Activity::ListenIn),
         monitored_user_muted: monitored.is_some_and(|party| party.muted_by_supervisor),
         monitoring: party.role == PartyRole::Supervisor,
         monitoring_state,
@@ -143,7 +143,7 @@ pub(super) fn call(
 }
 
 /// Adds how the sound fares: of the leg itself, and of the others whom its user sees.
-pub(super) fn measured(mut view: CallView, call: &CallFact, me: &Party) -> CallView {
+pub(super) fn measured(mut view: CallView, call: &CallFact, me: &PartyFact) -> CallView {
     view.quality = me.quality;
     for (participant, party) in view.participants.iter_mut().zip(others(call, me)) {
         participant.quality = party.quality;
@@ -170,20 +170,20 @@ pub(super) fn released(view: CallView, handed_on_to: Option<Number>) -> CallView
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Supervision {
+enum SupervisionView {
     None,
     Supervisor(Option<Activity>),
     Supervised(Activity),
 }
 
-fn on_the_call(party: &Party) -> bool {
+fn on_the_call(party: &PartyFact) -> bool {
     matches!(party.state, LegState::Established | LegState::Held)
 }
 
 /// What the strongest of the supervisors who monitor this party does, if he is told.
-fn supervised(call: &CallFact, party: &Party, config: &Config) -> Supervision {
+fn supervised(call: &CallFact, party: &PartyFact, config: &GatewayConfig) -> SupervisionView {
     if config.notify_agent == NotifyAgent::None || party.device.is_none() || !on_the_call(party) {
-        return Supervision::None;
+        return SupervisionView::None;
     }
     call.parties
         .iter()
@@ -191,11 +191,11 @@ fn supervised(call: &CallFact, party: &Party, config: &Config) -> Supervision {
         .filter(|supervisor| monitored_by(call, supervisor).is_some_and(|monitored| std::ptr::eq(monitored, party)))
         .filter_map(|supervisor| supervisor.activity)
         .max()
-        .map_or(Supervision::None, Supervision::Supervised)
+        .map_or(SupervisionView::None, SupervisionView::Supervised)
 }
 
 /// Whom he monitors now: the target, or, when that one has left, who is the agent in his place.
-fn monitored_by<'a>(call: &'a CallFact, supervisor: &Party) -> Option<&'a Party> {
+fn monitored_by<'a>(call: &'a CallFact, supervisor: &PartyFact) -> Option<&'a PartyFact> {
     let target = call.party_of(supervisor.monitors.as_ref()?).filter(|party| on_the_call(party));
     let successor = || {
         call.parties
@@ -207,12 +207,12 @@ fn monitored_by<'a>(call: &'a CallFact, supervisor: &Party) -> Option<&'a Party>
 
 /// A call of more than two, supervisors not counted.
 fn is_conference(call: &CallFact) -> bool {
-    let there = |party: &&Party| party.role != PartyRole::Supervisor && party.state != LegState::Released;
+    let there = |party: &&PartyFact| party.role != PartyRole::Supervisor && party.state != LegState::Released;
     call.parties.iter().filter(there).count() > 2
 }
 
 /// The others who talk. A supervisor is one of them only in BargeIn: in ListenIn and Coach the customer's side never knows of him.
-fn others<'a>(call: &'a CallFact, me: &'a Party) -> impl Iterator<Item = &'a Party> {
+fn others<'a>(call: &'a CallFact, me: &'a PartyFact) -> impl Iterator<Item = &'a PartyFact> {
     call.parties
         .iter()
         .filter(move |party| !std::ptr::eq(*party, me) && party.state != LegState::Released)
@@ -220,15 +220,21 @@ fn others<'a>(call: &'a CallFact, me: &'a Party) -> impl Iterator<Item = &'a Par
         .filter(|party| party.role != PartyRole::Supervisor || (on_the_call(party) && party.activity == Some(Activity::BargeIn)))
 }
 
-fn participants(call: &CallFact, me: &Party) -> Vec<ParticipantView> {
-    let participant = |party: &Party| ParticipantView {
+fn participants(call: &CallFact, me: &PartyFact) -> Vec<ParticipantView> {
+    let participant = |party: &PartyFact| ParticipantView {
         number: party.number.clone(),
         quality: None,
     };
     others(call, me).map(participant).collect()
 }
 
-fn capabilities(call: &CallFact, party: &Party, related: &Related, config: &Config, backend: &Capabilities) -> Vec<&'static str> {
+fn capabilities(
+    call: &CallFact,
+    party: &PartyFact,
+    related: &Related,
+    config: &GatewayConfig,
+    backend: &Capabilities,
+) -> Vec<&'static str> {
     let mut complete = Vec::new();
     if related.is_some() && backend.consultations {
         complete.extend(backend.transfers.then_some("CompleteTransfer"));
@@ -262,7 +268,7 @@ fn capabilities(call: &CallFact, party: &Party, related: &Related, config: &Conf
     }
 }
 
-fn supervisor_capabilities(call: &CallFact, party: &Party, config: &Config, backend: &Capabilities) -> Vec<&'static str> {
+fn supervisor_capabilities(call: &CallFact, party: &PartyFact, config: &GatewayConfig, backend: &Capabilities) -> Vec<&'static str> {
     let mut offered = vec!["Hangup"];
     if backend.live_switching {
         let may_switch = |to: &Activity| {

@@ -23,8 +23,8 @@ use super::jitter::{Reader, Ring};
 use super::mix::{MAX_FRAME, Sum};
 use super::quality;
 use super::rtcp::{self, Block, Interval, Reception, Reporter};
-use super::rtp::{self, CLOCK, HEADER, Header, MAX_PAYLOAD, Origin, Received, Stream};
-use super::source::{Source, SourceRule};
+use super::rtp::{self, CLOCK, HEADER, MAX_PAYLOAD, ReceivedRtp, RtpHeader, Stream, StreamOrigin};
+use super::source::{SourceFilter, SourceRule};
 use super::srtp::{self, Protection, SrtpError};
 use super::transcode::Transcoder;
 use super::{CallKey, LegMedia, LegStats, MediaEvent, MediaLeg};
@@ -119,7 +119,7 @@ pub struct StreamStart {
 
 /// What a sent packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
+pub enum TransmitKind {
     /// RTP: another leg's payload, byte for byte.
     Unchanged,
     /// RTP: one other leg's sound in another codec.
@@ -140,7 +140,7 @@ pub struct Transmit<'a> {
     /// The slot of the leg whose socket sends it.
     pub slot: usize,
     /// What it is.
-    pub sent: Sent,
+    pub sent: TransmitKind,
     /// It is RTCP that leaves by the RTP port (RFC 5761); otherwise each has its own.
     pub muxed: bool,
     /// Its destination: the signalled or learned address, never another.
@@ -151,7 +151,7 @@ pub struct Transmit<'a> {
 
 /// What became of a received packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum LeakVerdict {
     /// Taken.
     Accepted,
     /// From another address than the signalled one.
@@ -168,26 +168,26 @@ pub enum Verdict {
 
 /// How a listener is served; speakers as bits by slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Row {
+enum Route {
     Silent,
     /// One speaker, packet by packet: relayed in the listener's codec, transcoded from another.
     Pass(usize),
     Mix(u16),
 }
 
-impl Row {
+impl Route {
     fn has(self, speaker: usize) -> bool {
         match self {
-            Row::Silent => false,
-            Row::Pass(only) => only == speaker,
-            Row::Mix(speakers) => speakers & bit(speaker) != 0,
+            Route::Silent => false,
+            Route::Pass(only) => only == speaker,
+            Route::Mix(speakers) => speakers & bit(speaker) != 0,
         }
     }
 }
 
 /// How a listener hears one speaker.
 #[derive(Clone, Copy, Debug, Default)]
-struct Ear {
+struct MixInput {
     gain: u16,
     /// What `gain` is times while a supervisor speaks to the listener, in 1/256.
     duck: u16,
@@ -226,7 +226,7 @@ impl Ducking {
 
 /// When a listener is sent to.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
+struct Pacer {
     /// He has sound until then, if it was played without delay.
     until: Instant,
     frame: u32,
@@ -249,7 +249,7 @@ enum Turn {
     GiveBack,
 }
 
-impl Pace {
+impl Pacer {
     fn new(now: Instant) -> Self {
         Self {
             until: now,
@@ -369,8 +369,8 @@ pub struct Leg {
     /// Its packets are protected, both ways.
     srtp: Option<Box<Protection>>,
     /// What we dial in his name.
-    dialling: Option<Box<Dialling>>,
-    row: Row,
+    dialling: Option<Box<DtmfSender>>,
+    row: Route,
     /// Who may be heard at most: the leak guard.
     permitted: u16,
     /// Who mixes this speaker, and who relays or transcodes him, by slot.
@@ -387,10 +387,10 @@ pub struct Leg {
     speaks: Codec,
     spoken: u8,
     media: Option<Agreement>,
-    source: Source,
+    source: SourceFilter,
     heard: Instant,
     last_audio: Option<Instant>,
-    pace: Pace,
+    pace: Pacer,
     reception: Reception,
     stream: Stream,
     stats: LegStats,
@@ -406,12 +406,12 @@ pub struct Leg {
     ducking: Ducking,
     rtcp_due: Instant,
     name: MediaLeg,
-    seldom: Box<Seldom>,
+    seldom: Box<LegCold>,
 }
 
 /// What of a leg no packet in G.711 touches.
 #[derive(Debug)]
-struct Seldom {
+struct LegCold {
     reporter: Reporter,
     /// What the leg reported last of what it receives.
     remote: Option<Block>,
@@ -433,7 +433,7 @@ struct Seldom {
 
 /// Digits that are sent in a leg's name, one after another: 100 ms each and as much of silence after it.
 #[derive(Debug)]
-struct Dialling {
+struct DtmfSender {
     /// Event numbers (RFC 4733 3.2).
     events: VecDeque<u8>,
     /// Steps of 20 ms of the digit in hand: [`TONE`] of sound, [`ENDS`] ends, then nothing.
@@ -443,7 +443,7 @@ struct Dialling {
     next: Instant,
 }
 
-impl Dialling {
+impl DtmfSender {
     fn sounds(&self) -> bool {
         self.step < TONE + ENDS && !self.events.is_empty()
     }
@@ -455,7 +455,7 @@ impl Leg {
         Self {
             srtp: None,
             dialling: None,
-            row: Row::Silent,
+            row: Route::Silent,
             permitted: 0,
             mixed_by: 0,
             passed_to: 0,
@@ -467,10 +467,10 @@ impl Leg {
             speaks: Codec::Pcmu,
             spoken: 0,
             media: None,
-            source: Source::default(),
+            source: SourceFilter::default(),
             heard: now,
             last_audio: None,
-            pace: Pace::new(now),
+            pace: Pacer::new(now),
             reception: Reception::default(),
             stream: Stream::new(start.ssrc, start.sequence, start.timestamp),
             stats: LegStats::default(),
@@ -482,7 +482,7 @@ impl Leg {
             ducking: Ducking::default(),
             rtcp_due: now,
             name,
-            seldom: Box::new(Seldom {
+            seldom: Box::new(LegCold {
                 reporter: Reporter::new(start.reports),
                 remote: None,
                 up: Upsampler::default(),
@@ -575,9 +575,9 @@ impl Leg {
     fn clock_due(&self) -> Option<Instant> {
         self.outlet()?;
         match self.row {
-            Row::Mix(_) => Some(self.pace.due()),
-            Row::Silent => (self.stream.packets() > 0).then(|| self.pace.due()),
-            Row::Pass(_) => None,
+            Route::Mix(_) => Some(self.pace.due()),
+            Route::Silent => (self.stream.packets() > 0).then(|| self.pace.due()),
+            Route::Pass(_) => None,
         }
     }
 
@@ -694,7 +694,7 @@ impl Leg {
     }
 
     /// A payload of its own into its ring, piece by piece. Returns whether the ring grew.
-    fn decode(&mut self, received: &Received, payload: &[u8], rate: u32, now: Instant) -> bool {
+    fn decode(&mut self, received: &ReceivedRtp, payload: &[u8], rate: u32, now: Instant) -> bool {
         let Some((codec, decoder)) = &mut self.decoder else { return false };
         let clock = codec.clock();
         // Distances count, and a wrap is a restart at most once a day.
@@ -760,8 +760,8 @@ impl Leg {
         }
     }
 
-    fn send(&mut self, slot: usize, sent: Sent, to: SocketAddr, bytes: &[u8], out: &mut impl FnMut(Transmit<'_>)) {
-        let muxed = sent == Sent::Rtcp && self.source.is_muxed();
+    fn send(&mut self, slot: usize, sent: TransmitKind, to: SocketAddr, bytes: &[u8], out: &mut impl FnMut(Transmit<'_>)) {
+        let muxed = sent == TransmitKind::Rtcp && self.source.is_muxed();
         let Some(srtp) = &mut self.srtp else {
             out(Transmit {
                 slot,
@@ -774,8 +774,10 @@ impl Leg {
         };
         let mut buffer = [0; MAX_PROTECTED];
         let protected = match sent {
-            Sent::Rtcp => srtp.protect_rtcp(bytes, &mut buffer),
-            Sent::Unchanged | Sent::Transcoded | Sent::Mixed | Sent::Silent | Sent::Guarded => srtp.protect_rtp(bytes, &mut buffer),
+            TransmitKind::Rtcp => srtp.protect_rtcp(bytes, &mut buffer),
+            TransmitKind::Unchanged | TransmitKind::Transcoded | TransmitKind::Mixed | TransmitKind::Silent | TransmitKind::Guarded => {
+                srtp.protect_rtp(bytes, &mut buffer)
+            }
         };
         let Some(bytes) = protected else {
             self.stats.discarded += 1;
@@ -793,7 +795,7 @@ impl Leg {
 
     /// Takes the protection off an RTP packet, if it is this leg's to have one; returns the packet's length then. What comes from
     /// elsewhere is left as it is: foreign.
-    fn unprotect_rtp(&mut self, from: SocketAddr, packet: &mut [u8], now: Instant) -> Result<usize, Verdict> {
+    fn unprotect_rtp(&mut self, from: SocketAddr, packet: &mut [u8], now: Instant) -> Result<usize, LeakVerdict> {
         match &mut self.srtp {
             Some(srtp) if self.source.may_admit(from, now) => {
                 let is_known = self.source.is_known(from);
@@ -804,13 +806,13 @@ impl Leg {
     }
 
     /// The same of RTCP, in the buffer, where there is protection to take off.
-    fn unprotect_rtcp<'a>(&mut self, from: SocketAddr, packet: &'a [u8], buffer: &'a mut [u8]) -> Result<&'a [u8], Verdict> {
+    fn unprotect_rtcp<'a>(&mut self, from: SocketAddr, packet: &'a [u8], buffer: &'a mut [u8]) -> Result<&'a [u8], LeakVerdict> {
         match &mut self.srtp {
             Some(srtp) if self.source.may_admit_rtcp(from) => {
                 let is_known = self.source.is_known_rtcp(from);
                 let Some(room) = buffer.get_mut(..packet.len()) else {
                     self.stats.malformed += 1;
-                    return Err(Verdict::Malformed);
+                    return Err(LeakVerdict::Malformed);
                 };
                 room.copy_from_slice(packet);
                 let len = srtp.unprotect_rtcp(room).map_err(|error| self.unprotected(error, is_known))?;
@@ -820,29 +822,29 @@ impl Leg {
         }
     }
 
-    fn unprotected(&mut self, error: SrtpError, is_known: bool) -> Verdict {
+    fn unprotected(&mut self, error: SrtpError, is_known: bool) -> LeakVerdict {
         let (count, verdict) = match error {
-            _ if !is_known => (&mut self.stats.foreign, Verdict::Foreign),
-            SrtpError::Unauthenticated => (&mut self.stats.srtp_rejected, Verdict::Unauthenticated),
-            SrtpError::Replayed => (&mut self.stats.srtp_replayed, Verdict::Replayed),
+            _ if !is_known => (&mut self.stats.foreign, LeakVerdict::Foreign),
+            SrtpError::Unauthenticated => (&mut self.stats.srtp_rejected, LeakVerdict::Unauthenticated),
+            SrtpError::Replayed => (&mut self.stats.srtp_replayed, LeakVerdict::Replayed),
         };
         *count += 1;
         verdict
     }
 
-    fn count(&mut self, sent: Sent) {
+    fn count(&mut self, sent: TransmitKind) {
         self.source.spend();
         let stats = &mut self.stats;
         match sent {
-            Sent::Rtcp => {
+            TransmitKind::Rtcp => {
                 stats.rtcp_sent += 1;
                 return;
             }
-            Sent::Unchanged => stats.unchanged += 1,
-            Sent::Transcoded => stats.transcoded += 1,
-            Sent::Mixed => stats.mixed += 1,
-            Sent::Silent => stats.silent += 1,
-            Sent::Guarded => {
+            TransmitKind::Unchanged => stats.unchanged += 1,
+            TransmitKind::Transcoded => stats.transcoded += 1,
+            TransmitKind::Mixed => stats.mixed += 1,
+            TransmitKind::Silent => stats.silent += 1,
+            TransmitKind::Guarded => {
                 stats.silent += 1;
                 stats.leak_guards += 1;
             }
@@ -877,16 +879,16 @@ pub struct Call {
     events: VecDeque<MediaEvent>,
     config: CallConfig,
     key: CallKey,
-    ears: Ears,
+    ears: MixInputs,
     legs: SmallVec<[Option<Leg>; USUAL_LEGS]>,
     hearing: Hearing,
 }
 
 /// How everybody hears everybody, by listener and speaker; the usual legs' close together.
 #[derive(Debug, Default)]
-struct Ears(SmallVec<[Ear; USUAL_LEGS * USUAL_LEGS]>);
+struct MixInputs(SmallVec<[MixInput; USUAL_LEGS * USUAL_LEGS]>);
 
-impl Ears {
+impl MixInputs {
     /// Among the first `n` slots come the first `n²` places.
     fn place(listener: usize, speaker: usize) -> usize {
         if listener >= speaker {
@@ -897,20 +899,20 @@ impl Ears {
     }
 
     fn make_room(&mut self, slots: usize) {
-        self.0.resize(slots * slots, Ear::default());
+        self.0.resize(slots * slots, MixInput::default());
     }
 }
 
-impl Index<(usize, usize)> for Ears {
-    type Output = Ear;
+impl Index<(usize, usize)> for MixInputs {
+    type Output = MixInput;
 
-    fn index(&self, (listener, speaker): (usize, usize)) -> &Ear {
+    fn index(&self, (listener, speaker): (usize, usize)) -> &MixInput {
         &self.0[Self::place(listener, speaker)]
     }
 }
 
-impl IndexMut<(usize, usize)> for Ears {
-    fn index_mut(&mut self, (listener, speaker): (usize, usize)) -> &mut Ear {
+impl IndexMut<(usize, usize)> for MixInputs {
+    fn index_mut(&mut self, (listener, speaker): (usize, usize)) -> &mut MixInput {
         &mut self.0[Self::place(listener, speaker)]
     }
 }
@@ -926,7 +928,7 @@ impl Call {
             events: VecDeque::with_capacity(8),
             config,
             key,
-            ears: Ears::default(),
+            ears: MixInputs::default(),
             legs: SmallVec::new(),
             hearing: Hearing::default(),
         }
@@ -972,12 +974,12 @@ impl Call {
             }
             None => return Err(Box::new(leg)),
         };
-        leg.row = Row::Silent;
+        leg.row = Route::Silent;
         leg.permitted = 0;
         leg.stream.cut();
         for other in 0..self.legs.len() {
-            self.ears[(slot, other)] = Ear::default();
-            self.ears[(other, slot)] = Ear::default();
+            self.ears[(slot, other)] = MixInput::default();
+            self.ears[(other, slot)] = MixInput::default();
         }
         self.legs[slot] = Some(leg);
         self.moved = true;
@@ -1106,7 +1108,7 @@ impl Call {
         let Some(here) = self.leg_mut(leg) else { return };
         let events = digits.chars().filter_map(rtp::event_of);
         let dialling = here.dialling.get_or_insert_with(|| {
-            Box::new(Dialling {
+            Box::new(DtmfSender {
                 events: VecDeque::new(),
                 step: 0,
                 timestamp: 0,
@@ -1135,9 +1137,9 @@ impl Call {
         packet: &mut [u8],
         now: Instant,
         out: &mut impl FnMut(Transmit<'_>),
-    ) -> Verdict {
+    ) -> LeakVerdict {
         let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut) else {
-            return Verdict::Foreign;
+            return LeakVerdict::Foreign;
         };
         let packet = match leg.unprotect_rtp(from, packet, now) {
             Ok(len) => packet.get_mut(..len).unwrap_or_default(),
@@ -1149,7 +1151,7 @@ impl Call {
         let known = parsed.as_ref().filter(|_| format.is_some());
         if !leg.source.admits(from, known, now) {
             leg.stats.foreign += 1;
-            return Verdict::Foreign;
+            return LeakVerdict::Foreign;
         }
         if leg.source.take_changed() {
             self.moved = true;
@@ -1157,11 +1159,11 @@ impl Call {
         }
         let (Some(media), Some(received), Some(format)) = (media, known, format) else {
             leg.stats.malformed += 1;
-            return Verdict::Malformed;
+            return LeakVerdict::Malformed;
         };
         if !media.receive {
             leg.stats.discarded += 1;
-            return Verdict::Discarded;
+            return LeakVerdict::Discarded;
         }
         leg.stats.received += 1;
         let clock = match format {
@@ -1228,9 +1230,9 @@ impl Call {
     }
 
     /// RTCP from a leg.
-    pub fn handle_rtcp(&mut self, slot: usize, from: SocketAddr, packet: &[u8], now: Instant) -> Verdict {
+    pub fn handle_rtcp(&mut self, slot: usize, from: SocketAddr, packet: &[u8], now: Instant) -> LeakVerdict {
         let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut) else {
-            return Verdict::Foreign;
+            return LeakVerdict::Foreign;
         };
         let mut buffer = [0; rtcp::MAX_PACKET + srtp::MAX_RTCP_GROWTH];
         let packet = match leg.unprotect_rtcp(from, packet, &mut buffer) {
@@ -1240,11 +1242,11 @@ impl Call {
         let report = rtcp::read(packet, leg.stream.ssrc());
         if !leg.source.admits_rtcp(from, report.is_ok()) {
             leg.stats.foreign += 1;
-            return Verdict::Foreign;
+            return LeakVerdict::Foreign;
         }
         let Ok(report) = report else {
             leg.stats.malformed += 1;
-            return Verdict::Malformed;
+            return LeakVerdict::Malformed;
         };
         leg.stats.rtcp_received += 1;
         if let Some((ssrc, middle)) = report.sender {
@@ -1255,7 +1257,7 @@ impl Call {
             leg.seldom.remote = Some(block);
         }
         self.note_source(slot);
-        Verdict::Accepted
+        LeakVerdict::Accepted
     }
 
     /// Does what is due: frames on our own clock, RTCP reports, inactivity.
@@ -1328,7 +1330,7 @@ impl Call {
             .seldom
             .reporter
             .report(&leg.stream, &mut leg.reception, is_last, now, &mut buffer);
-        leg.send(slot, Sent::Rtcp, to, bytes, out);
+        leg.send(slot, TransmitKind::Rtcp, to, bytes, out);
         if !is_last && leg.stats.sent + leg.stats.received > 0 {
             let event = MediaEvent::Quality {
                 leg: leg.name,
@@ -1358,23 +1360,23 @@ impl Call {
         &mut self,
         slot: usize,
         codec: Codec,
-        received: &Received,
+        received: &ReceivedRtp,
         packet: &mut [u8],
         now: Instant,
         out: &mut impl FnMut(Transmit<'_>),
-    ) -> Verdict {
+    ) -> LeakVerdict {
         let Some(leg) = self.legs[slot].as_mut() else {
-            return Verdict::Foreign;
+            return LeakVerdict::Foreign;
         };
         let Some(ticks) = codec.ticks(&packet[received.payload.clone()]) else {
             leg.stats.malformed += 1;
-            return Verdict::Malformed;
+            return LeakVerdict::Malformed;
         };
         if leg.spoken_type != received.payload_type {
             self.turn_to(slot, codec, received.payload_type, now);
         }
         let Some(leg) = self.legs[slot].as_mut() else {
-            return Verdict::Foreign;
+            return LeakVerdict::Foreign;
         };
         leg.last_audio = Some(now);
         leg.noise = None;
@@ -1399,7 +1401,7 @@ impl Call {
         if mixed_by != 0 && self.wake.is_some_and(|wake| wake < now + SOON) {
             self.wake = self.earliest();
         }
-        Verdict::Accepted
+        LeakVerdict::Accepted
     }
 
     /// Relays or transcodes a packet to one listener.
@@ -1407,7 +1409,7 @@ impl Call {
         &mut self,
         speaker: usize,
         listener: usize,
-        received: &Received,
+        received: &ReceivedRtp,
         packet: &mut [u8],
         now: Instant,
         out: &mut impl FnMut(Transmit<'_>),
@@ -1423,7 +1425,7 @@ impl Call {
         if is_dialling && leg.party && media.dtmf_pt.is_some() {
             return;
         }
-        let origin = Origin {
+        let origin = StreamOrigin {
             slot: speaker,
             ssrc: received.ssrc,
         };
@@ -1433,7 +1435,7 @@ impl Call {
         let frame = ticks / (codec.clock() / CLOCK);
         leg.pace.sent(frame, now);
         let permitted = leg.permitted & bit(speaker) != 0;
-        if let (Row::Pass(_), true, Some((_, transcoder))) = (leg.row, permitted, &leg.transcoder)
+        if let (Route::Pass(_), true, Some((_, transcoder))) = (leg.row, permitted, &leg.transcoder)
             && transcoder.is(codec, media.codec)
         {
             return self.transcode(listener, origin, received, packet, now, out);
@@ -1442,13 +1444,13 @@ impl Call {
             leg.stats.discarded += 1;
             return;
         };
-        let header = Header {
+        let header = RtpHeader {
             payload_type: media.payload_type,
             ..header
         };
-        let permitted = permitted && matches!(leg.row, Row::Pass(_));
+        let permitted = permitted && matches!(leg.row, Route::Pass(_));
         if permitted && media.codec == codec {
-            let sent = Sent::Unchanged;
+            let sent = TransmitKind::Unchanged;
             let bytes = header.put_before(packet, &received.payload);
             return leg.send(listener, sent, to, bytes, out);
         }
@@ -1457,11 +1459,11 @@ impl Call {
         let room = &mut buffer[HEADER..];
         let payload = &packet[received.payload.clone()];
         if permitted && codec.transcode_law(media.codec, payload, room) {
-            let sent = Sent::Transcoded;
+            let sent = TransmitKind::Transcoded;
             return leg.send(listener, sent, to, &buffer[..HEADER + payload.len()], out);
         }
         let octets = media.codec.silence(frame, room);
-        let sent = Sent::Guarded;
+        let sent = TransmitKind::Guarded;
         leg.send(listener, sent, to, &buffer[..HEADER + octets], out);
         self.guard(listener, now);
     }
@@ -1471,8 +1473,8 @@ impl Call {
     fn transcode(
         &mut self,
         listener: usize,
-        origin: Origin,
-        received: &Received,
+        origin: StreamOrigin,
+        received: &ReceivedRtp,
         packet: &[u8],
         now: Instant,
         out: &mut impl FnMut(Transmit<'_>),
@@ -1490,7 +1492,7 @@ impl Call {
             let ticks = frame * (media.codec.clock() / CLOCK);
             is_one_for_one &= is_all;
             let header = if is_one_for_one {
-                let theirs = Received {
+                let theirs = ReceivedRtp {
                     timestamp,
                     payload: HEADER..HEADER + octets,
                     ..*received
@@ -1503,12 +1505,12 @@ impl Call {
                 leg.stats.discarded += 1;
                 return;
             };
-            let header = Header {
+            let header = RtpHeader {
                 payload_type: media.payload_type,
                 ..header
             };
             buffer[..HEADER].copy_from_slice(&header.to_bytes());
-            let sent = Sent::Transcoded;
+            let sent = TransmitKind::Transcoded;
             leg.send(listener, sent, to, &buffer[..HEADER + octets], out);
         }
     }
@@ -1517,16 +1519,16 @@ impl Call {
     fn hear_noise(
         &mut self,
         slot: usize,
-        received: &Received,
+        received: &ReceivedRtp,
         packet: &mut [u8],
         now: Instant,
         out: &mut impl FnMut(Transmit<'_>),
-    ) -> Verdict {
+    ) -> LeakVerdict {
         let Some(level) = noise_level(&packet[received.payload.clone()]) else {
             return self.discard(slot);
         };
         let Some(leg) = self.legs[slot].as_mut() else {
-            return Verdict::Foreign;
+            return LeakVerdict::Foreign;
         };
         leg.noise = Some(ComfortNoise::new(level));
         let (passed_to, mixed_by, speaks) = (leg.passed_to, leg.mixed_by, leg.speaks);
@@ -1539,23 +1541,23 @@ impl Call {
                 self.wake = earlier(self.wake, leg.pace.due());
             }
         }
-        let origin = Origin { slot, ssrc: received.ssrc };
+        let origin = StreamOrigin { slot, ssrc: received.ssrc };
         for listener in slots(passed_to) {
             let Some(leg) = self.legs[listener].as_mut() else { continue };
             let Some((media, to)) = leg.outlet() else { continue };
-            let is_relayed = matches!(leg.row, Row::Pass(_)) && leg.permitted & bit(slot) != 0 && media.codec == speaks;
+            let is_relayed = matches!(leg.row, Route::Pass(_)) && leg.permitted & bit(slot) != 0 && media.codec == speaks;
             let Some(payload_type) = media.comfort_noise.filter(|_| is_relayed) else {
                 // Numbers nobody gets are not lost: the next packet goes on without them.
                 leg.stream.cut();
                 continue;
             };
             if let Some(header) = leg.stream.relay(origin, received, 0, now) {
-                let sent = Sent::Unchanged;
-                let bytes = Header { payload_type, ..header }.put_before(packet, &received.payload);
+                let sent = TransmitKind::Unchanged;
+                let bytes = RtpHeader { payload_type, ..header }.put_before(packet, &received.payload);
                 leg.send(listener, sent, to, bytes, out);
             }
         }
-        Verdict::Accepted
+        LeakVerdict::Accepted
     }
 
     /// The next step of the digits that are sent in a leg's name.
@@ -1587,7 +1589,7 @@ impl Call {
         let [high, low] = duration.to_be_bytes();
         let mut packet = [0; HEADER + 4];
         packet[HEADER..].copy_from_slice(&[event, end | DIGIT_VOLUME, high, low]);
-        let ours = Received {
+        let ours = ReceivedRtp {
             marker: step == 0,
             payload_type: 0,
             sequence: step as u16,
@@ -1595,7 +1597,7 @@ impl Call {
             ssrc: 0,
             payload: HEADER..HEADER + 4,
         };
-        let origin = Origin {
+        let origin = StreamOrigin {
             slot: OURS + slot,
             ssrc: ours.ssrc,
         };
@@ -1606,7 +1608,7 @@ impl Call {
 
     /// Who paces a listener's mix: the first of his parties who talks, else the first supervisor who does.
     fn pacer(&self, listener: usize, now: Instant) -> Option<usize> {
-        let Row::Mix(speakers) = self.legs[listener].as_ref()?.row else {
+        let Route::Mix(speakers) = self.legs[listener].as_ref()?.row else {
             return None;
         };
         let talks = |party: bool| {
@@ -1681,8 +1683,8 @@ impl Call {
         let Some(leg) = self.legs[listener].as_ref() else { return };
         let Some((media, to)) = leg.outlet() else { return };
         let speakers = match leg.row {
-            Row::Mix(speakers) => speakers,
-            Row::Silent | Row::Pass(_) => 0,
+            Route::Mix(speakers) => speakers,
+            Route::Silent | Route::Pass(_) => 0,
         };
         let (permitted, beep) = (leg.permitted, leg.beep);
         let Some(ticks) = media.codec.frame(ticks) else { return };
@@ -1726,14 +1728,14 @@ impl Call {
         let payload = &mut buffer[HEADER..];
         let Some(leg) = self.legs[listener].as_mut() else { return };
         let (sent, octets) = if contributors & !permitted != 0 {
-            (Sent::Guarded, media.codec.silence(ticks, payload))
+            (TransmitKind::Guarded, media.codec.silence(ticks, payload))
         } else if contributors == 0 && beep == 0 {
-            (Sent::Silent, media.codec.silence(ticks, payload))
+            (TransmitKind::Silent, media.codec.silence(ticks, payload))
         } else {
             sum.saturate(linear);
-            (Sent::Mixed, leg.encode(media.codec, linear, self.rate, payload))
+            (TransmitKind::Mixed, leg.encode(media.codec, linear, self.rate, payload))
         };
-        let header = Header {
+        let header = RtpHeader {
             payload_type: media.payload_type,
             ..leg.stream.own(ticks * (media.codec.clock() / CLOCK), octets, now)
         };
@@ -1742,7 +1744,7 @@ impl Call {
         leg.beep = beep.saturating_sub(ticks);
         leg.ducking = ducking;
         let is_over = beep > 0 && leg.beep == 0;
-        if sent == Sent::Guarded {
+        if sent == TransmitKind::Guarded {
             self.guard(listener, now);
         }
         if is_over {
@@ -1755,16 +1757,16 @@ impl Call {
     fn hear_event(
         &mut self,
         slot: usize,
-        received: &Received,
+        received: &ReceivedRtp,
         packet: &mut [u8],
         now: Instant,
         out: &mut impl FnMut(Transmit<'_>),
-    ) -> Verdict {
+    ) -> LeakVerdict {
         let Some(event) = rtp::telephone_event(&packet[received.payload.clone()]) else {
             return self.discard(slot);
         };
         let Some(leg) = self.legs[slot].as_mut() else {
-            return Verdict::Foreign;
+            return LeakVerdict::Foreign;
         };
         if !leg.party {
             return self.discard(slot);
@@ -1778,19 +1780,19 @@ impl Call {
             };
             self.tell(event);
         }
-        let origin = Origin { slot, ssrc: received.ssrc };
+        let origin = StreamOrigin { slot, ssrc: received.ssrc };
         for listener in 0..self.legs.len() {
             self.pass_event(origin, listener, received, packet, now, out);
         }
-        Verdict::Accepted
+        LeakVerdict::Accepted
     }
 
     /// An event to one listener: a speaker's own, or one that we make in his name.
     fn pass_event(
         &mut self,
-        origin: Origin,
+        origin: StreamOrigin,
         listener: usize,
-        received: &Received,
+        received: &ReceivedRtp,
         packet: &mut [u8],
         now: Instant,
         out: &mut impl FnMut(Transmit<'_>),
@@ -1810,25 +1812,25 @@ impl Call {
             return;
         }
         let header = match (leg.row, &mut leg.transcoder) {
-            (Row::Pass(_), Some((_, transcoder))) if !is_ours => {
+            (Route::Pass(_), Some((_, transcoder))) if !is_ours => {
                 // In the time of the sound that it stands in for.
                 let timestamp = transcoder.timestamp(received.timestamp);
-                let theirs = Received {
+                let theirs = ReceivedRtp {
                     timestamp,
                     ..received.clone()
                 };
                 leg.stream.relay(origin, &theirs, 0, now)
             }
-            (Row::Pass(_), _) if !is_ours => leg.stream.relay(origin, received, 0, now),
-            (Row::Pass(_) | Row::Mix(_), _) => Some(leg.stream.event(origin, received, now)),
-            (Row::Silent, _) => None,
+            (Route::Pass(_), _) if !is_ours => leg.stream.relay(origin, received, 0, now),
+            (Route::Pass(_) | Route::Mix(_), _) => Some(leg.stream.event(origin, received, now)),
+            (Route::Silent, _) => None,
         };
         let Some(header) = header else {
             leg.stats.discarded += 1;
             return;
         };
-        let header = Header { payload_type, ..header };
-        let sent = Sent::Unchanged;
+        let header = RtpHeader { payload_type, ..header };
+        let sent = TransmitKind::Unchanged;
         if clock == media.dtmf_clock {
             let bytes = header.put_before(packet, &received.payload);
             return leg.send(listener, sent, to, bytes, out);
@@ -1844,11 +1846,11 @@ impl Call {
         leg.send(listener, sent, to, &bytes, out);
     }
 
-    fn discard(&mut self, slot: usize) -> Verdict {
+    fn discard(&mut self, slot: usize) -> LeakVerdict {
         if let Some(leg) = self.legs[slot].as_mut() {
             leg.stats.discarded += 1;
         }
-        Verdict::Discarded
+        LeakVerdict::Discarded
     }
 
     fn guard(&mut self, listener: usize, now: Instant) {
@@ -1908,16 +1910,16 @@ impl Call {
                 .filter(|&other| heard == bit(other) && gains[other] == Gain::UNITY.0);
             let beeps = self.legs[slot].as_ref().is_some_and(|leg| leg.beep > 0);
             let row = match only {
-                _ if !is_described => Row::Silent,
-                _ if beeps => Row::Mix(heard),
-                _ if heard == 0 => Row::Silent,
-                Some(other) => Row::Pass(other),
-                None => Row::Mix(heard),
+                _ if !is_described => Route::Silent,
+                _ if beeps => Route::Mix(heard),
+                _ if heard == 0 => Route::Silent,
+                Some(other) => Route::Pass(other),
+                None => Route::Mix(heard),
             };
             match row {
-                Row::Silent => {}
-                Row::Pass(other) => passed_to[other] |= bit(slot),
-                Row::Mix(speakers) => slots(speakers).for_each(|other| mixed_by[other] |= bit(slot)),
+                Route::Silent => {}
+                Route::Pass(other) => passed_to[other] |= bit(slot),
+                Route::Mix(speakers) => slots(speakers).for_each(|other| mixed_by[other] |= bit(slot)),
             }
             let Some(before) = self.legs[slot].as_ref().map(|leg| leg.row) else {
                 continue;
@@ -1927,7 +1929,7 @@ impl Call {
                     continue;
                 };
                 let ear = &mut self.ears[(slot, other)];
-                if !matches!(before, Row::Mix(_)) || !before.has(other) {
+                if !matches!(before, Route::Mix(_)) || !before.has(other) {
                     let is_supervision = supervisor || self.hearing.is_supervisor(facts[other].map_or(listener, |(name, ..)| name));
                     let reader = if is_supervision {
                         Reader::buffered(ring)
@@ -1946,7 +1948,7 @@ impl Call {
             }
             let Some(leg) = self.legs[slot].as_mut() else { continue };
             leg.pace.own |= row != before;
-            if row != before && !matches!(before, Row::Mix(_)) {
+            if row != before && !matches!(before, Route::Mix(_)) {
                 leg.pace.until = leg.pace.until.max(now);
             }
             leg.row = row;
@@ -1967,7 +1969,7 @@ impl Call {
     /// Gives every leg what its row needs and nothing else: this is where memory is taken, never in the way of a packet, but for the first
     /// that a leg sends in another codec.
     fn prepare(&mut self) {
-        let hears = |leg: &Leg| leg.media.filter(|_| matches!(leg.row, Row::Mix(_))).map(|media| media.codec);
+        let hears = |leg: &Leg| leg.media.filter(|_| matches!(leg.row, Route::Mix(_))).map(|media| media.codec);
         let is_mixed = |leg: &Leg| leg.media.is_some() && leg.mixed_by != 0;
         let rates = self.legs.iter().flatten().flat_map(|leg| {
             let spoken = is_mixed(leg).then(|| leg.sample_rate());
@@ -1996,8 +1998,8 @@ impl Call {
                 leg.seldom.down = Downsampler::default();
             }
             leg.prepare_transcoder(match leg.row {
-                Row::Pass(other) => speakers[other],
-                Row::Silent | Row::Mix(_) => None,
+                Route::Pass(other) => speakers[other],
+                Route::Silent | Route::Mix(_) => None,
             });
         }
         if is_other {
@@ -2078,9 +2080,9 @@ mod tests {
     #[derive(Clone, Debug)]
     struct Heard {
         listener: MediaLeg,
-        sent: Sent,
+        sent: TransmitKind,
         at: Duration,
-        rtp: Received,
+        rtp: ReceivedRtp,
         payload: Vec<u8>,
     }
 
@@ -2218,7 +2220,7 @@ mod tests {
                 };
                 let (at, heard, reports) = (self.now, &mut self.heard, &mut self.reports);
                 self.call.handle_timeout(now, &mut |packet| match packet.sent {
-                    Sent::Rtcp => reports.push(Report {
+                    TransmitKind::Rtcp => reports.push(Report {
                         listener: LEGS[packet.slot],
                         at,
                         to: packet.to,
@@ -2241,7 +2243,7 @@ mod tests {
             }
         }
 
-        fn datagram(&mut self, index: usize, from: SocketAddr, mut bytes: Vec<u8>) -> Verdict {
+        fn datagram(&mut self, index: usize, from: SocketAddr, mut bytes: Vec<u8>) -> LeakVerdict {
             let (now, at, heard) = (self.time(), self.now, &mut self.heard);
             let verdict = self
                 .call
@@ -2250,14 +2252,14 @@ mod tests {
             verdict
         }
 
-        fn payload(&mut self, index: usize, payload_type: u8, payload: &[u8]) -> Verdict {
+        fn payload(&mut self, index: usize, payload_type: u8, payload: &[u8]) -> LeakVerdict {
             let (sequence, timestamp) = self.phones[index];
             self.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(payload.len() as u32));
             self.datagram(index, address(index), packet(index, payload_type, sequence, timestamp, payload))
         }
 
         /// The phone says a payload of its codec.
-        fn speak(&mut self, index: usize, payload: &[u8]) -> Verdict {
+        fn speak(&mut self, index: usize, payload: &[u8]) -> LeakVerdict {
             let (sequence, timestamp) = self.phones[index];
             let codec = self.codecs[index];
             let ticks = codec.ticks(payload).unwrap();
@@ -2270,7 +2272,7 @@ mod tests {
         }
 
         /// The phone says 20 ms of one level.
-        fn say(&mut self, index: usize, level: i16) -> Verdict {
+        fn say(&mut self, index: usize, level: i16) -> LeakVerdict {
             let codec = self.codecs[index];
             let mut payload = [0; 160];
             Encoder::new(codec).encode(&[level; 160], &mut payload);
@@ -2298,7 +2300,7 @@ mod tests {
 
     fn note(heard: &mut Vec<Heard>, at: Duration, packet: Transmit<'_>) {
         assert_eq!(packet.to.ip(), address(packet.slot).ip(), "sent to a stranger");
-        if packet.sent != Sent::Rtcp {
+        if packet.sent != TransmitKind::Rtcp {
             let rtp = rtp::parse(packet.bytes).unwrap();
             heard.push(Heard {
                 listener: LEGS[packet.slot],
@@ -2311,7 +2313,7 @@ mod tests {
     }
 
     fn packet(index: usize, payload_type: u8, sequence: u16, timestamp: u32, payload: &[u8]) -> Vec<u8> {
-        let header = Header {
+        let header = RtpHeader {
             marker: false,
             payload_type,
             sequence,
@@ -2333,8 +2335,8 @@ mod tests {
 
     const SUITES: [srtp::Suite; 4] = srtp::Suite::ALL;
 
-    fn srtp_key(suite: srtp::Suite, first: u8) -> srtp::Key {
-        srtp::Key::new(suite, &vec![first; suite.material_len()]).unwrap()
+    fn srtp_key(suite: srtp::Suite, first: u8) -> srtp::MasterKey {
+        srtp::MasterKey::new(suite, &vec![first; suite.material_len()]).unwrap()
     }
 
     /// The keys of a leg as we have them; the phone's `Protection` has them the other way round.
@@ -2361,7 +2363,7 @@ mod tests {
     }
 
     /// One datagram in; what leaves to a leg, as it leaves.
-    fn raw(house: &mut House, index: usize, from: SocketAddr, mut bytes: Vec<u8>, to: usize) -> (Verdict, Vec<Vec<u8>>) {
+    fn raw(house: &mut House, index: usize, from: SocketAddr, mut bytes: Vec<u8>, to: usize) -> (LeakVerdict, Vec<Vec<u8>>) {
         let now = house.time();
         let mut sent = Vec::new();
         let verdict = house.call.handle_rtp(index, from, &mut bytes, now, &mut |packet| {
@@ -2382,7 +2384,7 @@ mod tests {
             for round in 0..50_u8 {
                 let secret = protected(&mut house, 0, &mut phone, &[round; 160]);
                 let (verdict, sent) = raw(&mut house, 0, address(0), secret, 1);
-                assert_eq!(verdict, Verdict::Accepted);
+                assert_eq!(verdict, LeakVerdict::Accepted);
                 assert_eq!(sent.len(), 1);
                 assert_eq!(sent[0][HEADER..], [round; 160]);
 
@@ -2404,11 +2406,11 @@ mod tests {
         let mut house = House::pcmu(None);
         secure(&mut house, 0, &srtp_keys(SUITES[0], 1, 2));
         let (verdict, sent) = raw(&mut house, 1, address(1), packet(1, 0, 1, 1, &[9; MAX_PAYLOAD]), 0);
-        assert_eq!((verdict, sent[0].len()), (Verdict::Accepted, HEADER + MAX_PAYLOAD + 16));
+        assert_eq!((verdict, sent[0].len()), (LeakVerdict::Accepted, HEADER + MAX_PAYLOAD + 16));
         let mut phone = Protection::new(&srtp_keys(SUITES[0], 2, 1));
         let secret = protected(&mut house, 0, &mut phone, &[9; MAX_PAYLOAD]);
         let (verdict, sent) = raw(&mut house, 0, address(0), secret, 1);
-        assert_eq!((verdict, sent[0].len()), (Verdict::Accepted, HEADER + MAX_PAYLOAD));
+        assert_eq!((verdict, sent[0].len()), (LeakVerdict::Accepted, HEADER + MAX_PAYLOAD));
     }
 
     #[test]
@@ -2418,7 +2420,7 @@ mod tests {
         let mut stranger = Protection::new(&srtp_keys(SUITES[2], 3, 1));
         secure(&mut house, 0, &srtp_keys(SUITES[2], 1, 2));
         let first = protected(&mut house, 0, &mut phone, &[1; 160]);
-        assert_eq!(raw(&mut house, 0, address(0), first.clone(), 1).0, Verdict::Accepted);
+        assert_eq!(raw(&mut house, 0, address(0), first.clone(), 1).0, LeakVerdict::Accepted);
         for round in 0..200_u8 {
             let forged = match round % 3 {
                 0 => protected(&mut house, 0, &mut stranger, &[round; 160]),
@@ -2426,13 +2428,13 @@ mod tests {
                 _ => vec![0x80; 13],
             };
             let (verdict, sent) = raw(&mut house, 0, address(0), forged, 1);
-            assert_eq!((verdict, sent.len()), (Verdict::Unauthenticated, 0));
+            assert_eq!((verdict, sent.len()), (LeakVerdict::Unauthenticated, 0));
         }
-        assert_eq!(raw(&mut house, 0, address(0), first, 1).0, Verdict::Replayed);
-        assert_eq!(raw(&mut house, 0, address(2), vec![0x80; 172], 1).0, Verdict::Foreign);
+        assert_eq!(raw(&mut house, 0, address(0), first, 1).0, LeakVerdict::Replayed);
+        assert_eq!(raw(&mut house, 0, address(2), vec![0x80; 172], 1).0, LeakVerdict::Foreign);
         let next = protected(&mut house, 0, &mut phone, &[7; 160]);
         let (verdict, sent) = raw(&mut house, 0, address(0), next, 1);
-        assert_eq!((verdict, &sent[0][HEADER..]), (Verdict::Accepted, &[7; 160][..]));
+        assert_eq!((verdict, &sent[0][HEADER..]), (LeakVerdict::Accepted, &[7; 160][..]));
         let stats = house.stats(AGENT);
         assert_eq!(
             (
@@ -2452,19 +2454,19 @@ mod tests {
         let mut before = Protection::new(&srtp_keys(SUITES[0], 2, 1));
         secure(&mut house, 0, &srtp_keys(SUITES[0], 1, 2));
         let packet = protected(&mut house, 0, &mut before, &[1; 160]);
-        assert_eq!(raw(&mut house, 0, address(0), packet, 1).0, Verdict::Accepted);
+        assert_eq!(raw(&mut house, 0, address(0), packet, 1).0, LeakVerdict::Accepted);
         // Of two packets under the key before one is too late.
         let on_its_way = [(); 2].map(|()| protected(&mut house, 0, &mut before, &[2; 160]));
         secure(&mut house, 0, &srtp_keys(SUITES[0], 1, 4));
         let [soon, late] = on_its_way;
-        assert_eq!(raw(&mut house, 0, address(0), soon, 1).0, Verdict::Accepted);
+        assert_eq!(raw(&mut house, 0, address(0), soon, 1).0, LeakVerdict::Accepted);
         let mut after = Protection::new(&srtp_keys(SUITES[0], 4, 1));
         for round in 0..5 {
             let packet = protected(&mut house, 0, &mut after, &[round; 160]);
             let (verdict, sent) = raw(&mut house, 0, address(0), packet, 1);
-            assert_eq!((verdict, &sent[0][HEADER..]), (Verdict::Accepted, &[round; 160][..]));
+            assert_eq!((verdict, &sent[0][HEADER..]), (LeakVerdict::Accepted, &[round; 160][..]));
         }
-        assert_eq!(raw(&mut house, 0, address(0), late, 1).0, Verdict::Unauthenticated);
+        assert_eq!(raw(&mut house, 0, address(0), late, 1).0, LeakVerdict::Unauthenticated);
         // Our own key has stayed: the phone's decryption goes on.
         house.say(1, CUSTOMER_LEVEL);
         assert_eq!(house.stats(CUSTOMER).sent, 7);
@@ -2477,9 +2479,9 @@ mod tests {
         let mut phone = Protection::new(&srtp_keys(SUITES[1], 2, 1));
         secure(&mut house, 0, &keys);
         let packet = protected(&mut house, 0, &mut phone, &[1; 160]);
-        assert_eq!(raw(&mut house, 0, address(0), packet.clone(), 1).0, Verdict::Accepted);
+        assert_eq!(raw(&mut house, 0, address(0), packet.clone(), 1).0, LeakVerdict::Accepted);
         secure(&mut house, 0, &keys);
-        assert_eq!(raw(&mut house, 0, address(0), packet, 1).0, Verdict::Replayed);
+        assert_eq!(raw(&mut house, 0, address(0), packet, 1).0, LeakVerdict::Replayed);
     }
 
     #[test]
@@ -2496,13 +2498,13 @@ mod tests {
         elsewhere.set_port(5555);
         for sequence in 0..4 {
             let clear = packet(0, 0, sequence, 0, &[1; 160]);
-            assert_eq!(raw(&mut house, 0, elsewhere, clear, 1).0, Verdict::Foreign);
+            assert_eq!(raw(&mut house, 0, elsewhere, clear, 1).0, LeakVerdict::Foreign);
         }
         let verdicts = [(); 3].map(|()| {
             let secret = protected(&mut house, 0, &mut phone, &[1; 160]);
             raw(&mut house, 0, elsewhere, secret, 1).0
         });
-        assert_eq!(verdicts, [Verdict::Foreign, Verdict::Accepted, Verdict::Accepted]);
+        assert_eq!(verdicts, [LeakVerdict::Foreign, LeakVerdict::Accepted, LeakVerdict::Accepted]);
     }
 
     #[test]
@@ -2518,7 +2520,7 @@ mod tests {
                 wall: Timestamp(0),
             };
             house.call.handle_timeout(now, &mut |packet| {
-                if packet.slot == 0 && packet.sent == Sent::Rtcp {
+                if packet.slot == 0 && packet.sent == TransmitKind::Rtcp {
                     sent.push(packet.bytes.to_vec());
                 }
             });
@@ -2532,9 +2534,9 @@ mod tests {
         let report = [0x80, 201, 0, 1, 0, 0, 0, 9];
         let mut buffer = [0; 64];
         let secret = phone.protect_rtcp(&report, &mut buffer).unwrap();
-        assert_eq!(house.call.handle_rtcp(0, from, secret, house.time()), Verdict::Accepted);
-        assert_eq!(house.call.handle_rtcp(0, from, secret, house.time()), Verdict::Replayed);
-        assert_eq!(house.call.handle_rtcp(0, from, &report, house.time()), Verdict::Unauthenticated);
+        assert_eq!(house.call.handle_rtcp(0, from, secret, house.time()), LeakVerdict::Accepted);
+        assert_eq!(house.call.handle_rtcp(0, from, secret, house.time()), LeakVerdict::Replayed);
+        assert_eq!(house.call.handle_rtcp(0, from, &report, house.time()), LeakVerdict::Unauthenticated);
         let stats = house.stats(AGENT);
         assert_eq!((stats.rtcp_received, stats.srtp_replayed, stats.srtp_rejected), (1, 1, 1));
     }
@@ -2579,14 +2581,14 @@ mod tests {
         house.say(0, AGENT_LEVEL);
         house.say(1, CUSTOMER_LEVEL);
         let agent = house.last(AGENT);
-        assert_eq!(agent.sent, Sent::Mixed);
+        assert_eq!(agent.sent, TransmitKind::Mixed);
         assert_eq!(agent.at, 20 * MS, "the mix leaves with the customer's packet");
         // The coach begins softly: 4 ms.
         for sample in &agent.samples(Codec::Pcmu)[32..] {
             assert!(is_about(*sample, i32::from(CUSTOMER_LEVEL) + i32::from(SUPERVISOR_LEVEL)));
         }
         let customer = house.last(CUSTOMER);
-        assert_eq!(customer.sent, Sent::Unchanged);
+        assert_eq!(customer.sent, TransmitKind::Unchanged);
         assert!(
             customer
                 .samples(Codec::Pcmu)
@@ -2594,7 +2596,7 @@ mod tests {
                 .all(|sample| is_about(*sample, i32::from(AGENT_LEVEL)))
         );
         house.pass(10 * MS);
-        let supervisor = house.to(SUPERVISOR).filter(|heard| heard.sent == Sent::Mixed).last();
+        let supervisor = house.to(SUPERVISOR).filter(|heard| heard.sent == TransmitKind::Mixed).last();
         assert!(supervisor.is_some());
     }
 
@@ -2668,7 +2670,7 @@ mod tests {
                     house.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(ticks));
                     continue;
                 }
-                assert_eq!(house.speak(index, &payload), Verdict::Accepted);
+                assert_eq!(house.speak(index, &payload), LeakVerdict::Accepted);
             }
             house.pass(20 * MS);
         }
@@ -2832,7 +2834,7 @@ mod tests {
                 house.say(1, CUSTOMER_LEVEL);
             } else if round == 20 {
                 house.call.handle_describe(CUSTOMER, known, house.time());
-                assert_eq!(house.payload(1, 13, &[50]), Verdict::Accepted);
+                assert_eq!(house.payload(1, 13, &[50]), LeakVerdict::Accepted);
             }
             house.pass(20 * MS);
         }
@@ -2971,7 +2973,7 @@ mod tests {
 
     impl House {
         /// The phone says 20 ms of one level in a codec, under a number; `encoder` is the codec's.
-        fn say_in(&mut self, index: usize, number: u8, encoder: &mut (Codec, Encoder), level: i16) -> Verdict {
+        fn say_in(&mut self, index: usize, number: u8, encoder: &mut (Codec, Encoder), level: i16) -> LeakVerdict {
             let (codec, encoder) = encoder;
             let samples = vec![level; codec.sample_rate() as usize / 50];
             let mut payload = [0; MAX_PAYLOAD];
@@ -2998,8 +3000,8 @@ mod tests {
                 Some(Format::Events(_)) | None => &[5, 0x0a, 0, 160],
             };
             let expected = match Formats::of(&SEVERAL).get(number) {
-                Some(_) => Verdict::Accepted,
-                None => Verdict::Malformed,
+                Some(_) => LeakVerdict::Accepted,
+                None => LeakVerdict::Malformed,
             };
             assert_eq!(house.payload(0, number, payload), expected, "{number}");
         }
@@ -3022,7 +3024,7 @@ mod tests {
         ] {
             let mut encoder = encoder(codec);
             for _ in 0..20 {
-                assert_eq!(house.say_in(0, number, &mut encoder, AGENT_LEVEL), Verdict::Accepted);
+                assert_eq!(house.say_in(0, number, &mut encoder, AGENT_LEVEL), LeakVerdict::Accepted);
                 plan.push(codec);
                 house.pass(20 * MS);
             }
@@ -3030,7 +3032,11 @@ mod tests {
         let heard: Vec<Heard> = house.to(CUSTOMER).cloned().collect();
         assert_eq!(heard.len(), plan.len(), "one for one");
         for (n, (heard, codec)) in heard.iter().zip(&plan).enumerate() {
-            let sent = if *codec == Codec::Pcmu { Sent::Unchanged } else { Sent::Transcoded };
+            let sent = if *codec == Codec::Pcmu {
+                TransmitKind::Unchanged
+            } else {
+                TransmitKind::Transcoded
+            };
             assert_eq!((heard.sent, heard.rtp.payload_type), (sent, 0), "{n}: {codec:?}");
             // Opus filters out what does not swing.
             let steady = n % 20 > 5 && *codec != Codec::Opus;
@@ -3065,7 +3071,7 @@ mod tests {
                 let which = round / 2 % 2;
                 assert_eq!(
                     house.say_in(2, numbers[which], &mut encoders[which], SUPERVISOR_LEVEL),
-                    Verdict::Accepted
+                    LeakVerdict::Accepted
                 );
                 house.pass(20 * MS);
             }
@@ -3075,7 +3081,7 @@ mod tests {
             // Opus filters out what does not swing.
             let tenths = if numbers.contains(&111) { 4 } else { 6 };
             assert!(loud > whispered.len() * tenths / 10, "{numbers:?}: {loud} of {}", whispered.len());
-            assert!(house.to(CUSTOMER).all(|heard| heard.sent == Sent::Unchanged));
+            assert!(house.to(CUSTOMER).all(|heard| heard.sent == TransmitKind::Unchanged));
             assert_eq!(house.stats(CUSTOMER).leak_guards + house.stats(AGENT).leak_guards, 0);
         }
     }
@@ -3108,16 +3114,16 @@ mod tests {
         house.say_in(0, 0, &mut before, AGENT_LEVEL);
         house.call.handle_describe(AGENT, other, house.time());
         house.pass(500 * MS);
-        assert_eq!(house.say_in(0, 8, &mut after, AGENT_LEVEL), Verdict::Accepted);
-        assert_eq!(house.last(CUSTOMER).sent, Sent::Transcoded);
-        assert_eq!(house.say_in(0, 0, &mut before, AGENT_LEVEL), Verdict::Accepted);
-        assert_eq!(house.last(CUSTOMER).sent, Sent::Unchanged);
-        assert_eq!(house.say_in(0, 0, &mut before, AGENT_LEVEL), Verdict::Accepted);
-        assert_eq!(house.payload(0, TELEPHONE_EVENT, &[5, 0x8a, 3, 0x20]), Verdict::Accepted);
+        assert_eq!(house.say_in(0, 8, &mut after, AGENT_LEVEL), LeakVerdict::Accepted);
+        assert_eq!(house.last(CUSTOMER).sent, TransmitKind::Transcoded);
+        assert_eq!(house.say_in(0, 0, &mut before, AGENT_LEVEL), LeakVerdict::Accepted);
+        assert_eq!(house.last(CUSTOMER).sent, TransmitKind::Unchanged);
+        assert_eq!(house.say_in(0, 0, &mut before, AGENT_LEVEL), LeakVerdict::Accepted);
+        assert_eq!(house.payload(0, TELEPHONE_EVENT, &[5, 0x8a, 3, 0x20]), LeakVerdict::Accepted);
         house.pass(FORMER);
-        assert_eq!(house.say_in(0, 0, &mut before, AGENT_LEVEL), Verdict::Malformed);
-        assert_eq!(house.payload(0, TELEPHONE_EVENT, &[5, 0x8a, 3, 0x20]), Verdict::Malformed);
-        assert_eq!(house.say_in(0, 8, &mut after, AGENT_LEVEL), Verdict::Accepted);
+        assert_eq!(house.say_in(0, 0, &mut before, AGENT_LEVEL), LeakVerdict::Malformed);
+        assert_eq!(house.payload(0, TELEPHONE_EVENT, &[5, 0x8a, 3, 0x20]), LeakVerdict::Malformed);
+        assert_eq!(house.say_in(0, 8, &mut after, AGENT_LEVEL), LeakVerdict::Accepted);
     }
 
     #[test]
@@ -3144,7 +3150,7 @@ mod tests {
         house.say(0, AGENT_LEVEL);
         let customer = house.call.slot(CUSTOMER).unwrap();
         if let Some(leg) = house.call.legs[customer].as_mut() {
-            leg.row = Row::Pass(2);
+            leg.row = Route::Pass(2);
         }
         if let Some(leg) = house.call.legs[2].as_mut() {
             leg.passed_to |= bit(customer);
@@ -3152,7 +3158,7 @@ mod tests {
         for (number, codec) in [(0, Codec::Pcmu), (8, Codec::Pcma), (0, Codec::Pcmu)] {
             house.say_in(2, number, &mut encoder(codec), SUPERVISOR_LEVEL);
             if house.last(CUSTOMER).rtp.ssrc == 101 && house.to(CUSTOMER).count() > 1 {
-                assert_eq!(house.last(CUSTOMER).sent, Sent::Guarded, "{codec:?}");
+                assert_eq!(house.last(CUSTOMER).sent, TransmitKind::Guarded, "{codec:?}");
             }
         }
         assert!(
@@ -3201,7 +3207,7 @@ mod tests {
         let back = &heard[78 * 160..145 * 160];
         assert!(back.windows(2).all(|two| (two[1] - two[0]).abs() <= 256), "a step on the way back");
         let customer: Vec<_> = house.to(CUSTOMER).map(|heard| heard.sent).collect();
-        assert!(customer.iter().all(|sent| *sent == Sent::Unchanged));
+        assert!(customer.iter().all(|sent| *sent == TransmitKind::Unchanged));
     }
 
     #[test]
@@ -3404,7 +3410,7 @@ mod tests {
             for heard in house.to(CUSTOMER) {
                 assert!(
                     heard.payload.iter().all(|byte| *byte == 0xff)
-                        || heard.sent == Sent::Mixed && is_about(heard.samples(Codec::Pcmu)[0], i32::from(AGENT_LEVEL)),
+                        || heard.sent == TransmitKind::Mixed && is_about(heard.samples(Codec::Pcmu)[0], i32::from(AGENT_LEVEL)),
                     "{:?} {:?} {also_agent}",
                     heard.sent,
                     heard.samples(Codec::Pcmu)
@@ -3436,7 +3442,7 @@ mod tests {
         }
         let after: Vec<_> = house.to(CUSTOMER).skip(1).collect();
         assert!(after.len() > 15);
-        assert!(after.iter().all(|heard| heard.sent == Sent::Silent));
+        assert!(after.iter().all(|heard| heard.sent == TransmitKind::Silent));
         let supervisor = house.to(SUPERVISOR).last().unwrap();
         assert!(
             supervisor
@@ -3561,13 +3567,16 @@ mod tests {
             }
             assert!((9..=11).contains(&beeped), "200 ms: {beeped}");
             let to_customer: Vec<_> = house.to(CUSTOMER).map(|heard| (heard.sent, heard.payload[0])).collect();
-            assert_eq!(to_customer, (0..40).map(|round| (Sent::Unchanged, round)).collect::<Vec<_>>());
+            assert_eq!(
+                to_customer,
+                (0..40).map(|round| (TransmitKind::Unchanged, round)).collect::<Vec<_>>()
+            );
             assert_eq!(
                 house.last(AGENT).sent,
                 if activity == Some(Activity::Coach) {
-                    Sent::Mixed
+                    TransmitKind::Mixed
                 } else {
-                    Sent::Unchanged
+                    TransmitKind::Unchanged
                 }
             );
         }
@@ -3581,10 +3590,13 @@ mod tests {
         let before = house.heard.len();
         for (index, leg) in LEGS.into_iter().enumerate() {
             let spray = packet(index, 0, 1, 160, &[0; 160]);
-            assert_eq!(house.datagram(index, stranger, spray), Verdict::Foreign);
+            assert_eq!(house.datagram(index, stranger, spray), LeakVerdict::Foreign);
             let mut port = address(index);
             port.set_port(4002);
-            assert_eq!(house.datagram(index, port, packet(index, 0, 1, 160, &[0; 160])), Verdict::Foreign);
+            assert_eq!(
+                house.datagram(index, port, packet(index, 0, 1, 160, &[0; 160])),
+                LeakVerdict::Foreign
+            );
             assert_eq!(house.stats(leg).foreign, 2);
         }
         assert_eq!(house.heard.len(), before);
@@ -3601,16 +3613,16 @@ mod tests {
         let mut real = address(0);
         real.set_port(9999);
         let stranger = SocketAddr::from(([127, 0, 0, 3], 9999));
-        assert_eq!(house.datagram(0, stranger, packet(0, 0, 1, 160, &[0; 160])), Verdict::Foreign);
-        assert_eq!(house.datagram(0, stranger, packet(0, 0, 2, 320, &[0; 160])), Verdict::Foreign);
-        assert_eq!(house.datagram(0, real, packet(0, 0, 1, 160, &[0; 160])), Verdict::Foreign);
-        assert_eq!(house.datagram(0, real, packet(0, 0, 2, 320, &[0; 160])), Verdict::Accepted);
-        assert_eq!(house.datagram(0, real, packet(0, 0, 3, 480, &[0; 160])), Verdict::Accepted);
-        assert_eq!(house.datagram(0, address(0), packet(0, 0, 4, 640, &[0; 160])), Verdict::Foreign);
+        assert_eq!(house.datagram(0, stranger, packet(0, 0, 1, 160, &[0; 160])), LeakVerdict::Foreign);
+        assert_eq!(house.datagram(0, stranger, packet(0, 0, 2, 320, &[0; 160])), LeakVerdict::Foreign);
+        assert_eq!(house.datagram(0, real, packet(0, 0, 1, 160, &[0; 160])), LeakVerdict::Foreign);
+        assert_eq!(house.datagram(0, real, packet(0, 0, 2, 320, &[0; 160])), LeakVerdict::Accepted);
+        assert_eq!(house.datagram(0, real, packet(0, 0, 3, 480, &[0; 160])), LeakVerdict::Accepted);
+        assert_eq!(house.datagram(0, address(0), packet(0, 0, 4, 640, &[0; 160])), LeakVerdict::Foreign);
         let mut third = address(0);
         third.set_port(7777);
         for sequence in 5..9 {
-            assert_eq!(house.datagram(0, third, packet(0, 0, sequence, 0, &[0; 160])), Verdict::Foreign);
+            assert_eq!(house.datagram(0, third, packet(0, 0, sequence, 0, &[0; 160])), LeakVerdict::Foreign);
         }
     }
 
@@ -3618,20 +3630,20 @@ mod tests {
     fn what_nobody_agreed_to_is_dropped() {
         let mut house = House::pcmu(None);
         let from = address(0);
-        assert_eq!(house.datagram(0, from, packet(0, 77, 1, 160, &[0; 160])), Verdict::Malformed);
-        assert_eq!(house.datagram(0, from, packet(0, 8, 1, 160, &[0; 160])), Verdict::Malformed);
-        assert_eq!(house.datagram(0, from, packet(0, 0, 1, 160, &[])), Verdict::Malformed);
-        assert_eq!(house.datagram(0, from, vec![0x80; 3]), Verdict::Malformed);
+        assert_eq!(house.datagram(0, from, packet(0, 77, 1, 160, &[0; 160])), LeakVerdict::Malformed);
+        assert_eq!(house.datagram(0, from, packet(0, 8, 1, 160, &[0; 160])), LeakVerdict::Malformed);
+        assert_eq!(house.datagram(0, from, packet(0, 0, 1, 160, &[])), LeakVerdict::Malformed);
+        assert_eq!(house.datagram(0, from, vec![0x80; 3]), LeakVerdict::Malformed);
         assert_eq!(
             house.datagram(0, from, packet(0, TELEPHONE_EVENT, 1, 160, &[255, 0x8a, 255, 255])),
-            Verdict::Discarded
+            LeakVerdict::Discarded
         );
         let held = LegMedia {
             receive: false,
             ..media(0, Codec::Pcmu)
         };
         house.call.handle_describe(AGENT, held, house.time());
-        assert_eq!(house.datagram(0, from, packet(0, 0, 1, 160, &[0; 160])), Verdict::Discarded);
+        assert_eq!(house.datagram(0, from, packet(0, 0, 1, 160, &[0; 160])), LeakVerdict::Discarded);
         assert!(house.heard.is_empty());
         assert!(house.events.is_empty());
     }
@@ -3754,7 +3766,7 @@ mod tests {
         }
 
         /// A leg's RTCP comes, from there.
-        fn rtcp_from(&mut self, index: usize, from: SocketAddr, bytes: &[u8]) -> Verdict {
+        fn rtcp_from(&mut self, index: usize, from: SocketAddr, bytes: &[u8]) -> LeakVerdict {
             self.call.handle_rtcp(index, from, bytes, self.time())
         }
 
@@ -3824,7 +3836,7 @@ mod tests {
         house.pass(2 * MS);
         let delay = ((away - 38 * MS).as_micros() * 65_536 / 1_000_000) as u32;
         let report = receiver_report(sent.0, (26, 40), 160, (sent.1, delay));
-        assert_eq!(house.rtcp_from(0, rtcp_address(0), &report), Verdict::Accepted);
+        assert_eq!(house.rtcp_from(0, rtcp_address(0), &report), LeakVerdict::Accepted);
         for _ in 0..100 {
             house.lose(0);
             house.talk(4);
@@ -3882,10 +3894,10 @@ mod tests {
         let report = receiver_report(100, (1, 1), 0, (0, 0));
         assert!(house.call.is_rtcp(0, &report) && !house.call.is_rtcp(1, &report));
         assert!(!house.call.is_rtcp(0, &packet(0, 0, 1, 160, &[0; 160])));
-        assert_eq!(house.rtcp_from(0, address(0), &report), Verdict::Accepted);
-        assert_eq!(house.rtcp_from(0, rtcp_address(0), &report), Verdict::Foreign);
-        assert_eq!(house.rtcp_from(1, rtcp_address(1), &report), Verdict::Accepted);
-        assert_eq!(house.rtcp_from(1, address(1), &report), Verdict::Foreign);
+        assert_eq!(house.rtcp_from(0, address(0), &report), LeakVerdict::Accepted);
+        assert_eq!(house.rtcp_from(0, rtcp_address(0), &report), LeakVerdict::Foreign);
+        assert_eq!(house.rtcp_from(1, rtcp_address(1), &report), LeakVerdict::Accepted);
+        assert_eq!(house.rtcp_from(1, address(1), &report), LeakVerdict::Foreign);
     }
 
     #[test]
@@ -3900,10 +3912,10 @@ mod tests {
         let mut real = address(0);
         real.set_port(9999);
         let report = receiver_report(100, (1, 1), 0, (0, 0));
-        assert_eq!(house.rtcp_from(0, real, &report), Verdict::Foreign, "RTCP teaches nothing");
+        assert_eq!(house.rtcp_from(0, real, &report), LeakVerdict::Foreign, "RTCP teaches nothing");
         house.datagram(0, real, packet(0, 0, 1, 160, &[0; 160]));
         house.datagram(0, real, packet(0, 0, 2, 320, &[0; 160]));
-        assert_eq!(house.rtcp_from(0, real, &report), Verdict::Accepted);
+        assert_eq!(house.rtcp_from(0, real, &report), LeakVerdict::Accepted);
         house.pass(Duration::from_secs(8));
         let to = house
             .reports
@@ -3924,7 +3936,7 @@ mod tests {
             };
             let mut said = Vec::new();
             house.call.farewell(leg, now, &mut |packet| {
-                assert_eq!((packet.sent, packet.to), (Sent::Rtcp, rtcp_address(packet.slot)));
+                assert_eq!((packet.sent, packet.to), (TransmitKind::Rtcp, rtcp_address(packet.slot)));
                 said.push(packet.bytes.to_vec());
             });
             said

@@ -151,8 +151,8 @@ pub struct Decoder(Decoding);
 #[derive(Debug)]
 enum Decoding {
     Law(Law),
-    G722(Box<g722::Decoder>),
-    Opus(Option<Box<opus::Decoder>>),
+    G722(Box<g722::G722Decoder>),
+    Opus(Option<Box<opus::OpusDecoding>>),
     L16,
 }
 
@@ -162,8 +162,8 @@ impl Decoder {
         Self(match codec {
             Codec::Pcmu => Decoding::Law(Law::Mu),
             Codec::Pcma => Decoding::Law(Law::A),
-            Codec::G722 => Decoding::G722(Box::new(g722::Decoder::new())),
-            Codec::Opus => Decoding::Opus(opus::Decoder::new().map(Box::new)),
+            Codec::G722 => Decoding::G722(Box::new(g722::G722Decoder::new())),
+            Codec::Opus => Decoding::Opus(opus::OpusDecoding::new().map(Box::new)),
             Codec::L16 => Decoding::L16,
         })
     }
@@ -216,8 +216,8 @@ pub struct Encoder(Encoding);
 #[derive(Debug)]
 enum Encoding {
     Law(Law),
-    G722(Box<g722::Encoder>),
-    Opus(Option<Box<opus::Encoder>>),
+    G722(Box<g722::G722Encoder>),
+    Opus(Option<Box<opus::OpusEncoding>>),
     L16,
 }
 
@@ -227,8 +227,8 @@ impl Encoder {
         Self(match codec {
             Codec::Pcmu => Encoding::Law(Law::Mu),
             Codec::Pcma => Encoding::Law(Law::A),
-            Codec::G722 => Encoding::G722(Box::new(g722::Encoder::new())),
-            Codec::Opus => Encoding::Opus(opus::Encoder::new().map(Box::new)),
+            Codec::G722 => Encoding::G722(Box::new(g722::G722Encoder::new())),
+            Codec::Opus => Encoding::Opus(opus::OpusEncoding::new().map(Box::new)),
             Codec::L16 => Encoding::L16,
         })
     }

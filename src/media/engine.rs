@@ -15,9 +15,9 @@ use crate::clock;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit};
-use ports::Ports;
-use shared::{PAIRS, Pair};
-use sockets::{Manner, Sockets};
+use ports::PortPool;
+use shared::{PAIRS, PortPair};
+use sockets::{SocketOptions, Sockets};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as queue};
 use std::thread::JoinHandle;
 use std::time::Instant;
 use tokio::sync::mpsc;
-use worker::{Job, Parcel, Post, Worker};
+use worker::{LegWithSockets, Worker, WorkerCommand, WorkerHandle};
 
 /// Where the engine's events come out. Bounded; what does not fit is counted in [`EngineStats::events_lost`].
 pub type MediaEvents = mpsc::Receiver<MediaEvent>;
@@ -125,7 +125,7 @@ pub struct EngineStats {
 /// The handle of the media engine. Its threads end when the last handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Engine {
-    shared: Arc<Shared>,
+    shared: Arc<EngineState>,
 }
 
 impl Engine {
@@ -154,19 +154,19 @@ impl Engine {
         for _ in 0..workers {
             let (sender, inbox) = queue::channel();
             let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
-            posts.push(Post { sender, wake });
+            posts.push(WorkerHandle { sender, wake });
             inboxes.push(inbox);
         }
-        let manner = Manner {
+        let manner = SocketOptions {
             bind: config.bind,
             dscp: config.dscp,
             descriptors_below: below,
         };
-        let directory = Directory {
-            ports: config.ports.as_ref().map(|range| Ports::of(range, config.port_rest)),
-            ..Directory::default()
+        let directory = LegDirectory {
+            ports: config.ports.as_ref().map(|range| PortPool::of(range, config.port_rest)),
+            ..LegDirectory::default()
         };
-        let mut shared = Shared {
+        let mut shared = EngineState {
             posts: posts.clone(),
             counters: Vec::new(),
             threads: Vec::new(),
@@ -178,7 +178,7 @@ impl Engine {
         if shared.config.port_use == PortUse::Shared {
             let mut directory = shared.directory();
             let pairs =
-                (0..workers * PAIRS).map(|number| shared.bind(&mut directory, |manner, port| Pair::on(manner, port, number / PAIRS)));
+                (0..workers * PAIRS).map(|number| shared.bind(&mut directory, |manner, port| PortPair::on(manner, port, number / PAIRS)));
             let pairs = pairs.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
             drop(directory);
             shared.pairs = pairs.into();
@@ -224,16 +224,16 @@ impl Engine {
             timestamp: rand::random(),
             reports: rand::random(),
         };
-        let parcel = Box::new(Parcel {
+        let parcel = Box::new(LegWithSockets {
             leg: Leg::new(leg, start, clock::instant()),
             sockets,
         });
         let lines = match place {
             Some((pair, known)) => directory.hold(leg, pair, known),
-            None => Lines::Own(address.port()),
+            None => WorkerLines::Own(address.port()),
         };
         directory.enter(call, leg, worker, lines);
-        if !shared.posts[worker].send(Job::Put { call, parcel }) {
+        if !shared.posts[worker].send(WorkerCommand::Put { call, parcel }) {
             directory.close(leg);
             return Err(MediaError::Stopping);
         }
@@ -247,13 +247,13 @@ impl Engine {
     pub fn command(&self, command: MediaCommand) {
         let shared = &*self.shared;
         let mut directory = shared.directory();
-        let of = |directory: &Directory, leg| directory.legs.get(&leg).map(|seat| seat.worker);
+        let of = |directory: &LegDirectory, leg| directory.legs.get(&leg).map(|seat| seat.worker);
         let (worker, job) = match command {
             MediaCommand::Describe { leg, media, srtp } => {
                 let changed = directory.comes_from(leg, media.remote, shared.rested());
                 shared.tell(&directory, changed);
                 let is_alone = directory.is_alone(leg);
-                let job = Job::Describe {
+                let job = WorkerCommand::Describe {
                     leg,
                     media,
                     srtp,
@@ -261,13 +261,16 @@ impl Engine {
                 };
                 (of(&directory, leg), job)
             }
-            MediaCommand::Sources { leg, rule } => (of(&directory, leg), Job::Sources { leg, rule }),
-            MediaCommand::Mute { leg, muted } => (of(&directory, leg), Job::Mute { leg, muted }),
-            MediaCommand::SendDigits { leg, digits } => (of(&directory, leg), Job::SendDigits { leg, digits }),
-            MediaCommand::Beep { leg } => (of(&directory, leg), Job::Beep { leg }),
+            MediaCommand::Sources { leg, rule } => (of(&directory, leg), WorkerCommand::Sources { leg, rule }),
+            MediaCommand::Mute { leg, muted } => (of(&directory, leg), WorkerCommand::Mute { leg, muted }),
+            MediaCommand::SendDigits { leg, digits } => (of(&directory, leg), WorkerCommand::SendDigits { leg, digits }),
+            MediaCommand::Beep { leg } => (of(&directory, leg), WorkerCommand::Beep { leg }),
             MediaCommand::Hear { call, hearing } => {
                 let hearing = Box::new(hearing);
-                (directory.calls.get(&call).map(|place| place.worker), Job::Hear { call, hearing })
+                (
+                    directory.calls.get(&call).map(|place| place.worker),
+                    WorkerCommand::Hear { call, hearing },
+                )
             }
             MediaCommand::Move { leg, call } => {
                 if directory.calls.get(&call).is_some_and(|place| place.legs >= MAX_LEGS) {
@@ -276,16 +279,16 @@ impl Engine {
                 let Ok(to) = directory.worker_of(call, shared.working()) else {
                     return;
                 };
-                let Some(Seat { worker, lines, .. }) = directory.leave(leg) else {
+                let Some(LegPlacement { worker, lines, .. }) = directory.leave(leg) else {
                     return;
                 };
                 directory.enter(call, leg, to, lines);
-                (Some(worker), Job::Move { leg, call, to })
+                (Some(worker), WorkerCommand::Move { leg, call, to })
             }
             MediaCommand::Close { leg } => {
                 let changed = directory.release(leg, |_| true, shared.rested());
                 shared.tell(&directory, changed);
-                (directory.close(leg), Job::Close { leg })
+                (directory.close(leg), WorkerCommand::Close { leg })
             }
         };
         if let Some(worker) = worker {
@@ -316,20 +319,20 @@ impl Engine {
 }
 
 #[derive(Debug)]
-struct Shared {
-    posts: Vec<Post>,
+struct EngineState {
+    posts: Vec<WorkerHandle>,
     counters: Vec<Arc<Counters>>,
     threads: Vec<JoinHandle<()>>,
-    directory: Mutex<Directory>,
-    manner: Manner,
+    directory: Mutex<LegDirectory>,
+    manner: SocketOptions,
     /// Shared by many legs; none where each has its own.
-    pairs: Arc<[Pair]>,
+    pairs: Arc<[PortPair]>,
     config: MediaConfig,
 }
 
-impl Shared {
+impl EngineState {
     /// A panic while it was held leaves it whole: every change is one insertion or removal.
-    fn directory(&self) -> MutexGuard<'_, Directory> {
+    fn directory(&self) -> MutexGuard<'_, LegDirectory> {
         self.directory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -345,7 +348,7 @@ impl Shared {
     }
 
     /// Two legs of one pair with one source cannot be told apart: neither has it until one is gone.
-    fn tell(&self, directory: &Directory, changed: Vec<(MediaLeg, bool)>) {
+    fn tell(&self, directory: &LegDirectory, changed: Vec<(MediaLeg, bool)>) {
         for (leg, is_alone) in changed {
             if !is_alone {
                 tracing::warn!(
@@ -354,13 +357,13 @@ impl Shared {
                 );
             }
             if let Some(seat) = directory.legs.get(&leg) {
-                self.posts[seat.worker].send(Job::Tell { leg, is_alone });
+                self.posts[seat.worker].send(WorkerCommand::Tell { leg, is_alone });
             }
         }
     }
 
     /// Sockets on a pair of neighbouring ports, and the first one's address. A pair that somebody else has rests like one that was given back.
-    fn bind<T>(&self, directory: &mut Directory, on: impl Fn(&Manner, u16) -> io::Result<T>) -> Result<T, MediaError> {
+    fn bind<T>(&self, directory: &mut LegDirectory, on: impl Fn(&SocketOptions, u16) -> io::Result<T>) -> Result<T, MediaError> {
         let Some(ports) = &mut directory.ports else {
             return self.bind_any(on);
         };
@@ -379,7 +382,7 @@ impl Shared {
         Err(MediaError::NoPorts)
     }
 
-    fn bind_any<T>(&self, on: impl Fn(&Manner, u16) -> io::Result<T>) -> Result<T, MediaError> {
+    fn bind_any<T>(&self, on: impl Fn(&SocketOptions, u16) -> io::Result<T>) -> Result<T, MediaError> {
         for _ in 0..PORT_TRIES {
             let any = self.manner.socket(0).map_err(|error| refused(&error))?;
             let port = any.local_addr().map_err(|error| refused(&error))?.port();
@@ -402,10 +405,10 @@ fn refused(error: &io::Error) -> MediaError {
     }
 }
 
-impl Drop for Shared {
+impl Drop for EngineState {
     fn drop(&mut self) {
         for post in &self.posts {
-            post.send(Job::Stop);
+            post.send(WorkerCommand::Stop);
         }
         for thread in self.threads.drain(..) {
             // A worker catches its panics; there is nobody left to tell.
@@ -416,15 +419,15 @@ impl Drop for Shared {
 
 /// Which worker has what.
 #[derive(Debug, Default)]
-struct Directory {
-    legs: BTreeMap<MediaLeg, Seat>,
-    calls: BTreeMap<CallKey, Place>,
+struct LegDirectory {
+    legs: BTreeMap<MediaLeg, LegPlacement>,
+    calls: BTreeMap<CallKey, WorkerPlace>,
     /// Legs of each worker.
     load: Vec<usize>,
     /// `None`: any port that the system gives.
-    ports: Option<Ports>,
+    ports: Option<PortPool>,
     /// What is known of the legs of a shared pair.
-    known: BTreeMap<(usize, Known), Holders>,
+    known: BTreeMap<(usize, SourceClaim), SourceClaims>,
     /// Shared pairs given out.
     given: usize,
     contested: u64,
@@ -432,24 +435,24 @@ struct Directory {
 }
 
 #[derive(Debug)]
-struct Seat {
+struct LegPlacement {
     call: CallKey,
     worker: usize,
-    lines: Lines,
+    lines: WorkerLines,
 }
 
 /// A leg's ports.
 #[derive(Clone, Debug)]
-enum Lines {
+enum WorkerLines {
     /// Its own, the even one.
     Own(u16),
     /// A shared pair, by number, and what is known of the leg there.
-    Shared { pair: usize, known: Vec<Known> },
+    Shared { pair: usize, known: Vec<SourceClaim> },
 }
 
 /// What a leg is told apart by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Known {
+enum SourceClaim {
     /// Where its packets come from.
     Source(SocketAddr),
     /// Whose it is.
@@ -459,18 +462,18 @@ enum Known {
 /// The legs of which one thing is known, and until when a pair rests from it when there is none: what is still on its way to the old call
 /// must not reach the next.
 #[derive(Debug, Default)]
-struct Holders {
+struct SourceClaims {
     legs: Vec<MediaLeg>,
     rests: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct WorkerPlace {
     worker: usize,
     legs: usize,
 }
 
-impl Directory {
+impl LegDirectory {
     /// Whose the call is: a new one goes to the worker with the fewest legs, of those that work.
     fn worker_of(&self, call: CallKey, working: impl Iterator<Item = usize>) -> Result<usize, MediaError> {
         if let Some(place) = self.calls.get(&call) {
@@ -482,13 +485,13 @@ impl Directory {
 
     /// A pair of the worker's that a leg can share: one where what is known of it is known of no other; and what that is. `None`: it gets ports
     /// of its own.
-    fn pair_for(&mut self, worker: usize, expected: Expected, pairs: &[Pair], now: Instant) -> Option<(usize, Known)> {
+    fn pair_for(&mut self, worker: usize, expected: Expected, pairs: &[PortPair], now: Instant) -> Option<(usize, SourceClaim)> {
         let first = worker * PAIRS;
         pairs.get(first)?;
         let known = match expected {
             Expected::Nothing => return None,
-            Expected::Phone(phone) => Known::Phone(phone),
-            Expected::Offered(source) => Known::Source(source),
+            Expected::Phone(phone) => SourceClaim::Phone(phone),
+            Expected::Offered(source) => SourceClaim::Source(source),
         };
         self.known
             .retain(|_, holders| !holders.legs.is_empty() || holders.rests.is_some_and(|until| until > now));
@@ -499,30 +502,30 @@ impl Directory {
     }
 
     /// The leg is at the pair, and this is known of it.
-    fn hold(&mut self, leg: MediaLeg, pair: usize, known: Known) -> Lines {
+    fn hold(&mut self, leg: MediaLeg, pair: usize, known: SourceClaim) -> WorkerLines {
         self.known.entry((pair, known.clone())).or_default().legs.push(leg);
-        Lines::Shared { pair, known: vec![known] }
+        WorkerLines::Shared { pair, known: vec![known] }
     }
 
-    fn enter(&mut self, call: CallKey, leg: MediaLeg, worker: usize, lines: Lines) {
+    fn enter(&mut self, call: CallKey, leg: MediaLeg, worker: usize, lines: WorkerLines) {
         if self.load.len() <= worker {
             self.load.resize(worker + 1, 0);
         }
         self.load[worker] += 1;
-        self.calls.entry(call).or_insert(Place { worker, legs: 0 }).legs += 1;
-        self.legs.insert(leg, Seat { call, worker, lines });
+        self.calls.entry(call).or_insert(WorkerPlace { worker, legs: 0 }).legs += 1;
+        self.legs.insert(leg, LegPlacement { call, worker, lines });
     }
 
     /// What of a leg holds no more; it rests until then. Returns the legs that are alone at their source now.
-    fn release(&mut self, leg: MediaLeg, is_over: impl Fn(&Known) -> bool, until: Instant) -> Vec<(MediaLeg, bool)> {
-        let Some(Lines::Shared { pair, known }) = self.legs.get_mut(&leg).map(|seat| &mut seat.lines) else {
+    fn release(&mut self, leg: MediaLeg, is_over: impl Fn(&SourceClaim) -> bool, until: Instant) -> Vec<(MediaLeg, bool)> {
+        let Some(WorkerLines::Shared { pair, known }) = self.legs.get_mut(&leg).map(|seat| &mut seat.lines) else {
             return Vec::new();
         };
         let pair = *pair;
-        let over: Vec<Known> = known.extract_if(.., |known| is_over(known)).collect();
+        let over: Vec<SourceClaim> = known.extract_if(.., |known| is_over(known)).collect();
         let mut alone = Vec::new();
         for known in over {
-            let is_source = matches!(known, Known::Source(_));
+            let is_source = matches!(known, SourceClaim::Source(_));
             let holders = self.known.entry((pair, known)).or_default();
             holders.legs.retain(|holder| *holder != leg);
             holders.rests = Some(until);
@@ -536,10 +539,11 @@ impl Directory {
     /// Where a leg's packets come from; `None`: it has not said. Where they came from before rests until then. Returns the other legs that are
     /// alone at their source now, or are no more.
     fn comes_from(&mut self, leg: MediaLeg, source: Option<SocketAddr>, until: Instant) -> Vec<(MediaLeg, bool)> {
-        let source = source.map(Known::Source);
-        let is_before = |known: &Known| matches!(known, Known::Source(_)) && Some(known) != source.as_ref();
+        let source = source.map(SourceClaim::Source);
+        let is_before = |known: &SourceClaim| matches!(known, SourceClaim::Source(_)) && Some(known) != source.as_ref();
         let mut changed = self.release(leg, is_before, until);
-        let (Some(Lines::Shared { pair, known }), Some(source)) = (self.legs.get_mut(&leg).map(|seat| &mut seat.lines), source) else {
+        let (Some(WorkerLines::Shared { pair, known }), Some(source)) = (self.legs.get_mut(&leg).map(|seat| &mut seat.lines), source)
+        else {
             return changed;
         };
         if !known.contains(&source) {
@@ -556,21 +560,21 @@ impl Directory {
 
     /// Nobody else of the leg's pair has its packets from where it has them from.
     fn is_alone(&self, leg: MediaLeg) -> bool {
-        let Some(Seat {
-            lines: Lines::Shared { pair, known },
+        let Some(LegPlacement {
+            lines: WorkerLines::Shared { pair, known },
             ..
         }) = self.legs.get(&leg)
         else {
             return true;
         };
-        let mut sources = known.iter().filter(|known| matches!(known, Known::Source(_)));
+        let mut sources = known.iter().filter(|known| matches!(known, SourceClaim::Source(_)));
         sources.all(|source| {
             let holders = self.known.get(&(*pair, source.clone()));
             holders.is_none_or(|holders| holders.legs[..] == [leg])
         })
     }
 
-    fn leave(&mut self, leg: MediaLeg) -> Option<Seat> {
+    fn leave(&mut self, leg: MediaLeg) -> Option<LegPlacement> {
         let seat = self.legs.remove(&leg)?;
         if let Some(load) = self.load.get_mut(seat.worker) {
             *load -= 1;
@@ -587,7 +591,7 @@ impl Directory {
     /// The leg's port rests from now on. Returns the worker.
     fn close(&mut self, leg: MediaLeg) -> Option<usize> {
         let seat = self.leave(leg)?;
-        if let (Some(ports), Lines::Own(port)) = (&mut self.ports, seat.lines) {
+        if let (Some(ports), WorkerLines::Own(port)) = (&mut self.ports, seat.lines) {
             ports.give_back(port, clock::instant());
         }
         Some(seat.worker)
@@ -700,7 +704,7 @@ mod tests {
         for (call, leg) in [(1, 1), (1, 2), (2, 3)] {
             engine.open(CallKey(call), MediaLeg(leg), Expected::Nothing).unwrap();
         }
-        engine.shared.posts[0].send(Job::Panic(Some(MediaLeg(1))));
+        engine.shared.posts[0].send(WorkerCommand::Panic(Some(MediaLeg(1))));
         let mut legs = [failed(&mut events), failed(&mut events)];
         legs.sort();
         assert_eq!(legs, [MediaLeg(1), MediaLeg(2)]);
@@ -728,7 +732,7 @@ mod tests {
         engine.open(CallKey(1), MediaLeg(1), Expected::Nothing).unwrap();
         let worker = engine.shared.directory().legs[&MediaLeg(1)].worker;
         for _ in 0..4 {
-            engine.shared.posts[worker].send(Job::Panic(None));
+            engine.shared.posts[worker].send(WorkerCommand::Panic(None));
         }
         assert_eq!(failed(&mut events), MediaLeg(1));
         while engine.is_whole() {

@@ -3,7 +3,7 @@
 //! Reports inform counters and nothing else. A BYE ends nothing: signalling does. What comes need be no compound (RFC 5506); what goes is
 //! one, always: SR or RR, SDES, and at the end BYE.
 
-use super::rtp::{Received, Stream};
+use super::rtp::{ReceivedRtp, Stream};
 use crate::words::{Now, Timestamp};
 use rtcp_types::prelude::*;
 use rtcp_types::{ReceiverReport, ReportBlock, SenderReport};
@@ -98,7 +98,7 @@ const LOST: RangeInclusive<i64> = -0x80_0000..=0x7f_ffff;
 impl Reception {
     /// Notes a valid packet; `clock` is the timestamp units a second of its payload type. `None`: its timestamp tells nothing of when it was
     /// sent, as that of an event (RFC 4733 2.2), which all its packets share.
-    pub fn note(&mut self, packet: &Received, clock: Option<u32>, now: Instant) {
+    pub fn note(&mut self, packet: &ReceivedRtp, clock: Option<u32>, now: Instant) {
         if self.source != Some(packet.ssrc) {
             self.begin(packet);
         } else if self.paused {
@@ -121,7 +121,7 @@ impl Reception {
         }
     }
 
-    fn begin(&mut self, packet: &Received) {
+    fn begin(&mut self, packet: &ReceivedRtp) {
         let first = 0x1_0000 + u64::from(packet.sequence);
         *self = Self {
             source: Some(packet.ssrc),
@@ -135,7 +135,7 @@ impl Reception {
     }
 
     /// The first packet after a pause: those between were not due.
-    fn go_on(&mut self, packet: &Received) {
+    fn go_on(&mut self, packet: &ReceivedRtp) {
         let ahead = packet.sequence.wrapping_sub(self.highest as u16);
         if ahead == 0 || ahead > i16::MAX as u16 {
             return self.begin(packet);
@@ -285,7 +285,7 @@ impl Reporter {
         let is_sender = stream.packets() != self.sent[1];
         self.sent = [stream.packets(), self.sent[0]];
         let ssrc = stream.ssrc();
-        let mut packet = Writer { buffer, len: 0 };
+        let mut packet = RtcpWriter { buffer, len: 0 };
         packet.sub(
             if is_sender { SENDER_REPORT } else { RECEIVER_REPORT },
             u8::from(block.is_some()),
@@ -319,7 +319,7 @@ impl Reporter {
         if is_last {
             packet.sub(BYE, 1, |packet| packet.word(ssrc));
         }
-        let Writer { buffer, len } = packet;
+        let RtcpWriter { buffer, len } = packet;
         (&buffer[..len], interval)
     }
 
@@ -337,12 +337,12 @@ impl Reporter {
 }
 
 /// Writes packets one after another. What is written is shorter than the buffer by far; what would not fit is left out.
-struct Writer<'a> {
+struct RtcpWriter<'a> {
     buffer: &'a mut [u8; MAX_REPORT],
     len: usize,
 }
 
-impl Writer<'_> {
+impl RtcpWriter<'_> {
     fn put(&mut self, bytes: &[u8]) {
         if let Some(room) = self.buffer.get_mut(self.len..self.len + bytes.len()) {
             room.copy_from_slice(bytes);
@@ -368,7 +368,7 @@ impl Writer<'_> {
 
 /// What a leg reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct RtcpReport {
     /// Its SSRC and the middle 32 bits of its NTP timestamp, when it sends.
     pub sender: Option<(u32, u32)>,
     /// How it receives us.
@@ -381,11 +381,11 @@ pub struct Report {
 pub struct NotRtcp;
 
 /// Reads a packet, compound or not (RFC 5506); `ours` is the SSRC we send to that leg. What is neither SR nor RR is passed over.
-pub fn read(packet: &[u8], ours: u32) -> Result<Report, NotRtcp> {
+pub fn read(packet: &[u8], ours: u32) -> Result<RtcpReport, NotRtcp> {
     if packet.is_empty() || packet.len() > MAX_PACKET {
         return Err(NotRtcp);
     }
-    let mut report = Report::default();
+    let mut report = RtcpReport::default();
     let mut rest = packet;
     for _ in 0..MAX_SUBPACKETS {
         let Some(&[first, packet_type, high, low]) = rest.first_chunk() else {
@@ -416,7 +416,7 @@ pub fn read(packet: &[u8], ours: u32) -> Result<Report, NotRtcp> {
     Ok(report)
 }
 
-impl Report {
+impl RtcpReport {
     fn note_blocks<'a>(&mut self, mut blocks: impl Iterator<Item = ReportBlock<'a>>, ours: u32) {
         if let Some(block) = blocks.find(|block| block.ssrc() == ours) {
             self.about_us = Some(Block {
@@ -443,7 +443,7 @@ fn ntp(wall: Timestamp) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::rtp::Origin;
+    use crate::media::rtp::StreamOrigin;
     use proptest::prelude::*;
     use rtcp_types::{Compound, Packet, SdesItem};
 
@@ -465,8 +465,8 @@ mod tests {
         }
     }
 
-    fn packet(sequence: u16) -> Received {
-        Received {
+    fn packet(sequence: u16) -> ReceivedRtp {
+        ReceivedRtp {
             marker: false,
             payload_type: 0,
             sequence,
@@ -577,7 +577,7 @@ mod tests {
         let now = start();
         let mut side = Side::new();
         assert_eq!(kinds(&side.report(now)), [RECEIVER_REPORT, SDES]);
-        assert_eq!(read(&side.report(now), 7).unwrap(), Report::default());
+        assert_eq!(read(&side.report(now), 7).unwrap(), RtcpReport::default());
         side.stream.own(160, 160, now.mono);
         let after: Vec<_> = (0..4).map(|_| kinds(&side.report(now))[0]).collect();
         assert_eq!(after, [SENDER_REPORT, SENDER_REPORT, RECEIVER_REPORT, RECEIVER_REPORT]);
@@ -665,7 +665,7 @@ mod tests {
             let mut steady = Reception::default();
             let mut unsteady = Reception::default();
             for i in 0..1000u16 {
-                let packet = Received {
+                let packet = ReceivedRtp {
                     timestamp: u32::from(i) * samples,
                     ..packet(i)
                 };
@@ -687,7 +687,7 @@ mod tests {
         let mut reception = Reception::default();
         for i in 0..100u16 {
             let is_event = (40..60).contains(&i);
-            let packet = Received {
+            let packet = ReceivedRtp {
                 timestamp: if is_event { 6400 } else { u32::from(i) * 160 },
                 ..packet(i)
             };
@@ -746,7 +746,7 @@ mod tests {
         let block = [0, 0, 0, 7, 25, 0xff, 0xff, 0xfe, 0, 0, 0, 9, 0, 0, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2];
         let rr = [&[0x81, 201, 0, 7, 0, 0, 0, 1][..], &block].concat();
         let unknown = [0x80, 210, 0, 1, 1, 2, 3, 4];
-        let expected = Report {
+        let expected = RtcpReport {
             sender: None,
             about_us: Some(Block {
                 fraction_lost: 25,
@@ -759,8 +759,8 @@ mod tests {
         };
         assert_eq!(read(&rr, 7), Ok(expected));
         assert_eq!(read(&[&unknown[..], &rr].concat(), 7), Ok(expected));
-        assert_eq!(read(&unknown, 7), Ok(Report::default()));
-        assert_eq!(read(&rr, 8), Ok(Report::default()), "about somebody else");
+        assert_eq!(read(&unknown, 7), Ok(RtcpReport::default()));
+        assert_eq!(read(&rr, 8), Ok(RtcpReport::default()), "about somebody else");
         for cut in 1..rr.len() {
             assert_eq!(read(&rr[..cut], 7), Err(NotRtcp), "{cut} octets");
         }
@@ -779,7 +779,7 @@ mod tests {
         let now = start().mono;
         let mut stream = Stream::new(1, 0, 0);
         stream.own(160, 160, now);
-        let origin = Origin { slot: 0, ssrc: 7 };
+        let origin = StreamOrigin { slot: 0, ssrc: 7 };
         for step in 1..=20 {
             stream.event(origin, &packet(1), now + 20 * MS * step);
         }
@@ -812,7 +812,7 @@ mod tests {
                     0 => side.reception.pause(),
                     1 => side.reception.note_sender_report(ssrc, timestamp, now.mono),
                     2 => drop(side.stream.own(160, 160, now.mono)),
-                    _ => side.reception.note(&Received { ssrc, timestamp, ..packet(sequence) }, Some(clock), now.mono),
+                    _ => side.reception.note(&ReceivedRtp { ssrc, timestamp, ..packet(sequence) }, Some(clock), now.mono),
                 }
                 let bytes = side.report(now);
                 prop_assert_eq!(kinds(&bytes).len(), 2);

@@ -18,7 +18,7 @@ pub const CLOCK: u32 = 8000;
 
 /// What a received packet says, and where its payload lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Received {
+pub struct ReceivedRtp {
     /// First of a talkspurt, or of an event.
     pub marker: bool,
     /// The payload type.
@@ -48,7 +48,7 @@ pub enum RtpError {
 }
 
 /// Reads a packet.
-pub fn parse(packet: &[u8]) -> Result<Received, RtpError> {
+pub fn parse(packet: &[u8]) -> Result<ReceivedRtp, RtpError> {
     let rtp = RtpPacket::parse(packet).map_err(|_| RtpError::NotRtp)?;
     let start = rtp.payload_offset();
     let len = rtp.payload_len();
@@ -61,7 +61,7 @@ pub fn parse(packet: &[u8]) -> Result<Received, RtpError> {
     if start < HEADER || start + len > packet.len() {
         return Err(RtpError::NotRtp);
     }
-    Ok(Received {
+    Ok(ReceivedRtp {
         marker: rtp.marker_bit(),
         payload_type: rtp.payload_type(),
         sequence: rtp.sequence_number(),
@@ -73,7 +73,7 @@ pub fn parse(packet: &[u8]) -> Result<Received, RtpError> {
 
 /// A header of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct RtpHeader {
     /// First of a talkspurt, or of an event.
     pub marker: bool,
     /// The payload type.
@@ -86,7 +86,7 @@ pub struct Header {
     pub ssrc: u32,
 }
 
-impl Header {
+impl RtpHeader {
     /// Its bytes.
     pub fn to_bytes(self) -> [u8; HEADER] {
         let [s0, s1] = self.sequence.to_be_bytes();
@@ -108,7 +108,7 @@ impl Header {
 
 /// Where a relayed packet comes from; a change begins a new mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct StreamOrigin {
     /// The speaker's slot in the call.
     pub slot: usize,
     /// His SSRC.
@@ -117,7 +117,7 @@ pub struct Origin {
 
 #[derive(Clone, Copy, Debug)]
 struct Mapping {
-    origin: Origin,
+    origin: StreamOrigin,
     sequence: u16,
     timestamp: u32,
     /// The first of our sequence numbers under this mapping; nothing before it may be sent any more.
@@ -204,7 +204,7 @@ impl Stream {
 
     /// The header for a packet forwarded from `origin`, of so many ticks of its clock. Loss and reordering of the source stay visible. `None`: it is older than the
     /// mapping and must not be sent. `samples` is 0 for events.
-    pub fn relay(&mut self, origin: Origin, received: &Received, samples: u32, now: Instant) -> Option<Header> {
+    pub fn relay(&mut self, origin: StreamOrigin, received: &ReceivedRtp, samples: u32, now: Instant) -> Option<RtpHeader> {
         let kept = self.mapping.filter(|mapping| mapping.origin == origin).and_then(|mapping| {
             let sequence = received.sequence.wrapping_add(mapping.sequence);
             let timestamp = received.timestamp.wrapping_add(mapping.timestamp);
@@ -266,7 +266,7 @@ impl Stream {
     }
 
     /// The header for a packet of our own making, of so many ticks of its clock and so many octets.
-    pub fn own(&mut self, samples: u32, octets: usize, now: Instant) -> Header {
+    pub fn own(&mut self, samples: u32, octets: usize, now: Instant) -> RtpHeader {
         let begins = self.mapping.take().is_some() || self.last.is_none();
         let sequence = self.next_sequence;
         let timestamp = self.next_timestamp.wrapping_add(self.gap(now));
@@ -279,7 +279,7 @@ impl Stream {
     }
 
     /// The header for an event among packets of our own: one timestamp for the whole event (RFC 4733 2.2).
-    pub fn event(&mut self, origin: Origin, received: &Received, now: Instant) -> Header {
+    pub fn event(&mut self, origin: StreamOrigin, received: &ReceivedRtp, now: Instant) -> RtpHeader {
         let timestamp = match self.event {
             Some((slot, theirs, ours)) if slot == origin.slot && theirs == received.timestamp => ours,
             _ => self.next_timestamp,
@@ -305,8 +305,8 @@ impl Stream {
         self.octets = self.octets.wrapping_add(octets as u32);
     }
 
-    fn header(&self, sequence: u16, timestamp: u32, marker: bool) -> Header {
-        Header {
+    fn header(&self, sequence: u16, timestamp: u32, marker: bool) -> RtpHeader {
+        RtpHeader {
             marker,
             payload_type: 0,
             sequence,
@@ -360,8 +360,8 @@ pub fn telephone_event(payload: &[u8]) -> Option<TelephoneEvent> {
 mod tests {
     use super::*;
 
-    fn packet(sequence: u16, timestamp: u32) -> Received {
-        Received {
+    fn packet(sequence: u16, timestamp: u32) -> ReceivedRtp {
+        ReceivedRtp {
             marker: false,
             payload_type: 0,
             sequence,
@@ -371,8 +371,8 @@ mod tests {
         }
     }
 
-    const ALICE: Origin = Origin { slot: 0, ssrc: 7 };
-    const BOB: Origin = Origin { slot: 1, ssrc: 9 };
+    const ALICE: StreamOrigin = StreamOrigin { slot: 0, ssrc: 7 };
+    const BOB: StreamOrigin = StreamOrigin { slot: 1, ssrc: 9 };
 
     #[expect(clippy::disallowed_methods, reason = "an arbitrary origin of the test's clock")]
     fn start() -> Instant {
@@ -386,7 +386,7 @@ mod tests {
         ];
         let received = parse(&bytes).unwrap();
         assert_eq!(&bytes[received.payload.clone()], [50, 51, 52]);
-        let header = Header {
+        let header = RtpHeader {
             marker: true,
             payload_type: 8,
             sequence: 0x0102,

@@ -14,7 +14,7 @@
 //! How much is sent before anything has come is for [`SourceRule::unheard`] to say.
 
 use super::LegMedia;
-use super::rtp::Received;
+use super::rtp::ReceivedRtp;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,7 @@ struct Last {
 
 /// The addresses of a leg.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Source {
+pub(super) struct SourceFilter {
     /// Where RTP is taken from.
     from: Option<SocketAddr>,
     /// Where RTP is sent.
@@ -94,7 +94,7 @@ pub(super) struct Source {
     rule: SourceRule,
 }
 
-impl Source {
+impl SourceFilter {
     /// As a description has it, under the rule that holds already.
     pub(super) fn described(&self, media: &LegMedia) -> Self {
         Self {
@@ -169,7 +169,7 @@ impl Source {
     }
 
     /// Whether RTP from there is the leg's. `packet`: it is RTP of a payload type that was agreed.
-    pub(super) fn admits(&mut self, from: SocketAddr, packet: Option<&Received>, now: Instant) -> bool {
+    pub(super) fn admits(&mut self, from: SocketAddr, packet: Option<&ReceivedRtp>, now: Instant) -> bool {
         let Some(known) = self.from else { return false };
         if from == known {
             if let Some(packet) = packet {
@@ -280,7 +280,7 @@ impl Source {
         }
     }
 
-    fn learn(&mut self, from: SocketAddr, packet: &Received, now: Instant) {
+    fn learn(&mut self, from: SocketAddr, packet: &ReceivedRtp, now: Instant) {
         let is_other_host = self.from.is_some_and(|known| known.ip() != from.ip());
         let is_symmetric = self.to == self.from;
         let moves = match self.last {
@@ -310,7 +310,7 @@ impl Source {
         self.hear(from, packet, now);
     }
 
-    fn hear(&mut self, from: SocketAddr, packet: &Received, now: Instant) {
+    fn hear(&mut self, from: SocketAddr, packet: &ReceivedRtp, now: Instant) {
         let packets = self.last.map_or(1, |last| last.packets.saturating_add(1));
         self.last = Some(Last {
             at: now,
@@ -338,7 +338,7 @@ impl Source {
 impl Last {
     /// The stream of another port takes the place of what was heard: the same stream; and behind a NAT any, where there was little to hear, or
     /// nothing for long.
-    fn gives_way_to(&self, packet: &Received, nat: bool, now: Instant) -> bool {
+    fn gives_way_to(&self, packet: &ReceivedRtp, nat: bool, now: Instant) -> bool {
         let is_abandoned = now.saturating_duration_since(self.at) >= ABANDONED;
         packet.ssrc == self.ssrc || nat && (self.packets < PROVEN || is_abandoned)
     }
@@ -360,7 +360,7 @@ mod tests {
     const OTHER: [u8; 4] = [192, 0, 2, 8];
 
     struct Bench {
-        source: Source,
+        source: SourceFilter,
         now: Instant,
         sequence: u16,
     }
@@ -389,7 +389,7 @@ mod tests {
     impl Bench {
         #[expect(clippy::disallowed_methods, reason = "an arbitrary origin of the test's clock")]
         fn new(nat: bool, rule: SourceRule) -> Self {
-            let mut source = Source::default();
+            let mut source = SourceFilter::default();
             source.set_rule(rule);
             Self {
                 source: source.described(&described(nat)),
@@ -399,7 +399,7 @@ mod tests {
         }
 
         fn packet(&mut self, from: SocketAddr, ssrc: u32, sequence: u16) -> bool {
-            let packet = Received {
+            let packet = ReceivedRtp {
                 marker: false,
                 payload_type: 0,
                 sequence,

@@ -98,15 +98,15 @@ impl Suite {
 
 /// A suite with its master key and salt. Wiped when dropped; `Debug` shows the suite alone.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Key {
+pub struct MasterKey {
     suite: Suite,
     material: [u8; MAX_MATERIAL],
 }
 
-impl Key {
+impl MasterKey {
     /// Of master key and salt, one after the other. `None`: not [`Suite::material_len`] octets.
-    pub fn new(suite: Suite, material: &[u8]) -> Option<Key> {
-        let mut key = Key {
+    pub fn new(suite: Suite, material: &[u8]) -> Option<MasterKey> {
+        let mut key = MasterKey {
             suite,
             material: [0; MAX_MATERIAL],
         };
@@ -128,13 +128,13 @@ impl Key {
     }
 }
 
-impl Drop for Key {
+impl Drop for MasterKey {
     fn drop(&mut self) {
         self.material.zeroize();
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for MasterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({})", self.suite.name())
     }
@@ -144,9 +144,9 @@ impl fmt::Debug for Key {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
     /// What we send is protected by this one.
-    pub ours: Key,
+    pub ours: MasterKey,
     /// What the peer sends is protected by this one.
-    pub theirs: Key,
+    pub theirs: MasterKey,
 }
 
 /// Why a received packet is dropped.
@@ -210,7 +210,7 @@ impl Window {
 
 /// One SSRC of the peer's.
 #[derive(Clone, Copy, Debug)]
-struct Source {
+struct SrtpSource {
     ssrc: u32,
     rtp: Window,
     rtcp: Window,
@@ -220,23 +220,23 @@ struct Source {
 }
 
 /// Removes the protection of what a peer sends.
-pub struct Inbound {
-    session: Session,
-    sources: [Option<Source>; MAX_SOURCES],
+pub struct Unprotect {
+    session: SrtpSession,
+    sources: [Option<SrtpSource>; MAX_SOURCES],
     clock: u64,
 }
 
-impl fmt::Debug for Inbound {
+impl fmt::Debug for Unprotect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Inbound({})", self.session.suite.name())
     }
 }
 
-impl Inbound {
+impl Unprotect {
     /// With the peer's key, nothing received yet.
-    pub fn new(key: &Key) -> Inbound {
-        Inbound {
-            session: Session::new(key),
+    pub fn new(key: &MasterKey) -> Unprotect {
+        Unprotect {
+            session: SrtpSession::new(key),
             sources: [None; MAX_SOURCES],
             clock: 0,
         }
@@ -244,16 +244,16 @@ impl Inbound {
 
     /// With another key in the place of this one. Rollover counters go on (RFC 3711 3.3.1); a peer who begins anew at 0, as those do
     /// who make a new context of a new description, is understood as well.
-    pub fn rekeyed(&self, key: &Key) -> Inbound {
-        let before = |source: &Source| Source {
+    pub fn rekeyed(&self, key: &MasterKey) -> Unprotect {
+        let before = |source: &SrtpSource| SrtpSource {
             ssrc: source.ssrc,
             rtp: Window::default(),
             rtcp: Window::default(),
             before: (source.rtp.seen != 0).then_some(source.rtp.highest).or(source.before),
             heard: source.heard,
         };
-        Inbound {
-            session: Session::new(key),
+        Unprotect {
+            session: SrtpSession::new(key),
             sources: self.sources.map(|source| source.as_ref().map(before)),
             clock: self.clock,
         }
@@ -309,7 +309,7 @@ impl Inbound {
     }
 
     /// What is known of an SSRC, and where it is kept or would be.
-    fn source(&self, ssrc: u32) -> (usize, Source) {
+    fn source(&self, ssrc: u32) -> (usize, SrtpSource) {
         let known = self
             .sources
             .iter()
@@ -319,7 +319,7 @@ impl Inbound {
             (0..MAX_SOURCES).min_by_key(heard).unwrap_or_default()
         };
         let place = known.unwrap_or_else(oldest);
-        let new = Source {
+        let new = SrtpSource {
             ssrc,
             rtp: Window::default(),
             rtcp: Window::default(),
@@ -330,7 +330,7 @@ impl Inbound {
         (place, source)
     }
 
-    fn keep(&mut self, place: usize, mut source: Source) {
+    fn keep(&mut self, place: usize, mut source: SrtpSource) {
         self.clock += 1;
         source.heard = self.clock;
         if let Some(kept) = self.sources.get_mut(place) {
@@ -340,24 +340,24 @@ impl Inbound {
 }
 
 /// Protects what we send to one peer: one SSRC.
-pub struct Outbound {
-    session: Session,
-    key: Key,
+pub struct Protect {
+    session: SrtpSession,
+    key: MasterKey,
     sent: Window,
     rtcp_index: u32,
 }
 
-impl fmt::Debug for Outbound {
+impl fmt::Debug for Protect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Outbound({})", self.session.suite.name())
     }
 }
 
-impl Outbound {
+impl Protect {
     /// With our key, nothing sent yet. A key must not be used anew after other packets of the SSRC went out under it.
-    pub fn new(key: &Key) -> Outbound {
-        Outbound {
-            session: Session::new(key),
+    pub fn new(key: &MasterKey) -> Protect {
+        Protect {
+            session: SrtpSession::new(key),
             key: key.clone(),
             sent: Window::default(),
             rtcp_index: 0,
@@ -365,7 +365,7 @@ impl Outbound {
     }
 
     /// Its key.
-    pub fn key(&self) -> &Key {
+    pub fn key(&self) -> &MasterKey {
         &self.key
     }
 
@@ -396,20 +396,20 @@ impl Outbound {
 /// Both directions of one leg.
 #[derive(Debug)]
 pub struct Protection {
-    inbound: Inbound,
+    inbound: Unprotect,
     /// What the peer has sent under its last key but one may still be on its way.
-    before: Option<Inbound>,
-    outbound: Outbound,
-    theirs: Key,
+    before: Option<Unprotect>,
+    outbound: Protect,
+    theirs: MasterKey,
 }
 
 impl Protection {
     /// With these keys, nothing sent or received yet.
     pub fn new(keys: &Keys) -> Protection {
         Protection {
-            inbound: Inbound::new(&keys.theirs),
+            inbound: Unprotect::new(&keys.theirs),
             before: None,
-            outbound: Outbound::new(&keys.ours),
+            outbound: Protect::new(&keys.ours),
             theirs: keys.theirs.clone(),
         }
     }
@@ -423,21 +423,21 @@ impl Protection {
             self.theirs = keys.theirs.clone();
         }
         if *self.outbound.key() != keys.ours {
-            self.outbound = Outbound::new(&keys.ours);
+            self.outbound = Protect::new(&keys.ours);
         }
     }
 
     /// See [`Inbound::unprotect_rtp`].
     pub fn unprotect_rtp(&mut self, packet: &mut [u8]) -> Result<usize, SrtpError> {
-        self.unprotect(packet, Inbound::unprotect_rtp)
+        self.unprotect(packet, Unprotect::unprotect_rtp)
     }
 
     /// See [`Inbound::unprotect_rtcp`].
     pub fn unprotect_rtcp(&mut self, packet: &mut [u8]) -> Result<usize, SrtpError> {
-        self.unprotect(packet, Inbound::unprotect_rtcp)
+        self.unprotect(packet, Unprotect::unprotect_rtcp)
     }
 
-    fn unprotect(&mut self, packet: &mut [u8], by: fn(&mut Inbound, &mut [u8]) -> Result<usize, SrtpError>) -> Result<usize, SrtpError> {
+    fn unprotect(&mut self, packet: &mut [u8], by: fn(&mut Unprotect, &mut [u8]) -> Result<usize, SrtpError>) -> Result<usize, SrtpError> {
         let Some(before) = &mut self.before else {
             return by(&mut self.inbound, packet);
         };
@@ -461,7 +461,7 @@ impl Protection {
 }
 
 /// What one master key comes to: session keys for RTP and for RTCP.
-struct Session {
+struct SrtpSession {
     suite: Suite,
     rtp: Cipher,
     rtcp: Cipher,
@@ -486,9 +486,9 @@ type Salt<const N: usize> = Zeroizing<[u8; N]>;
 const RTP_LABELS: [u8; 3] = [0, 1, 2];
 const RTCP_LABELS: [u8; 3] = [3, 4, 5];
 
-impl Session {
-    fn new(key: &Key) -> Session {
-        Session {
+impl SrtpSession {
+    fn new(key: &MasterKey) -> SrtpSession {
+        SrtpSession {
             suite: key.suite,
             rtp: Cipher::new(key, RTP_LABELS),
             rtcp: Cipher::new(key, RTCP_LABELS),
@@ -598,7 +598,7 @@ impl Session {
 }
 
 impl Cipher {
-    fn new(key: &Key, [of_key, of_tag, of_salt]: [u8; 3]) -> Cipher {
+    fn new(key: &MasterKey, [of_key, of_tag, of_salt]: [u8; 3]) -> Cipher {
         match key.suite {
             Suite::AeadAes256Gcm => Cipher::Gcm256(Box::new(Aes256Gcm::new(&(*derive::<32>(key, of_key)).into())), derive(key, of_salt)),
             Suite::AeadAes128Gcm => Cipher::Gcm128(Box::new(Aes128Gcm::new(&(*derive::<16>(key, of_key)).into())), derive(key, of_salt)),
@@ -671,7 +671,7 @@ fn key_stream<C: BlockCipherEncrypt<BlockSize = aes::cipher::consts::U16>>(aes: 
 }
 
 /// RFC 3711 4.3, RFC 7714 11: a session key, or a salt, of a master key. The key derivation rate is 0.
-fn derive<const N: usize>(key: &Key, label: u8) -> Zeroizing<[u8; N]> {
+fn derive<const N: usize>(key: &MasterKey, label: u8) -> Zeroizing<[u8; N]> {
     let (master, salt) = key.material().split_at(key.suite.key_len());
     // A salt of 12 octets counts as one of 14 that ends in zeros.
     let mut iv = Zeroizing::new([0; 16]);
@@ -751,14 +751,14 @@ mod tests {
         digits.chunks(2).map(octet).collect()
     }
 
-    fn key(suite: Suite, first: u8) -> Key {
+    fn key(suite: Suite, first: u8) -> MasterKey {
         let material: Vec<u8> = (0..suite.material_len()).map(|n| first.wrapping_add(n as u8)).collect();
-        Key::new(suite, &material).unwrap()
+        MasterKey::new(suite, &material).unwrap()
     }
 
-    fn pair(suite: Suite) -> (Outbound, Inbound) {
+    fn pair(suite: Suite) -> (Protect, Unprotect) {
         let key = key(suite, 7);
-        (Outbound::new(&key), Inbound::new(&key))
+        (Protect::new(&key), Unprotect::new(&key))
     }
 
     fn rtp(ssrc: u32, sequence: u16, payload: &[u8]) -> Vec<u8> {
@@ -766,16 +766,16 @@ mod tests {
         [&[0x80, 0, high, low, 0, 0, 0, 1], &ssrc.to_be_bytes()[..], payload].concat()
     }
 
-    fn protected(outbound: &mut Outbound, packet: &[u8]) -> Option<Vec<u8>> {
+    fn protected(outbound: &mut Protect, packet: &[u8]) -> Option<Vec<u8>> {
         let mut buffer = [0; 2048];
         outbound.protect_rtp(packet, &mut buffer).map(<[u8]>::to_vec)
     }
 
-    fn say(outbound: &mut Outbound, sequence: u16) -> Vec<u8> {
+    fn say(outbound: &mut Protect, sequence: u16) -> Vec<u8> {
         protected(outbound, &rtp(SSRC, sequence, &[sequence as u8; 160])).unwrap()
     }
 
-    fn hear(inbound: &mut Inbound, packet: &[u8]) -> Result<Vec<u8>, SrtpError> {
+    fn hear(inbound: &mut Unprotect, packet: &[u8]) -> Result<Vec<u8>, SrtpError> {
         let mut packet = packet.to_vec();
         let len = inbound.unprotect_rtp(&mut packet)?;
         packet.truncate(len);
@@ -783,8 +783,8 @@ mod tests {
     }
 
     /// The example of RFC 3711 B.3, which libsrtp's own tests protect packets with.
-    fn example(suite: Suite) -> Key {
-        Key::new(suite, &hex("e1f97a0d3e018be0d64fa32c06de4139 0ec675ad498afeebb6960b3aabe6")).unwrap()
+    fn example(suite: Suite) -> MasterKey {
+        MasterKey::new(suite, &hex("e1f97a0d3e018be0d64fa32c06de4139 0ec675ad498afeebb6960b3aabe6")).unwrap()
     }
 
     #[test]
@@ -808,11 +808,11 @@ mod tests {
 
     #[test]
     fn counter_mode_makes_the_packets_that_libsrtp_makes() {
-        let mut outbound = Outbound::new(&example(Suite::AesCm128HmacSha1_80));
+        let mut outbound = Protect::new(&example(Suite::AesCm128HmacSha1_80));
         let clear = hex("800f1234 decafbad cafebabe abababab abababab abababab abababab");
         let secret = hex("800f1234 decafbad cafebabe 4e55dc4c e79978d8 8ca4d215 949d2402 b78d6acc 99ea179b 8dbb");
         assert_eq!(protected(&mut outbound, &clear), Some(secret.clone()));
-        assert_eq!(hear(&mut Inbound::new(outbound.key()), &secret), Ok(clear));
+        assert_eq!(hear(&mut Unprotect::new(outbound.key()), &secret), Ok(clear));
         let clear = hex("81c8000b cafebabe abababab abababab abababab abababab");
         let secret = hex("81c8000b cafebabe 7128035b e487b9bd bef89041 f977a5a8 80000001 993e08cd 54d6c1230798");
         let mut buffer = [0; 64];
@@ -850,7 +850,7 @@ mod tests {
     #[test]
     fn gcm_makes_the_reports_of_rfc_7714_17() {
         let [cipher, _] = gcm_examples();
-        let mut session = Session::new(&key(Suite::AeadAes128Gcm, 0));
+        let mut session = SrtpSession::new(&key(Suite::AeadAes128Gcm, 0));
         session.rtcp = cipher;
         let clear =
             hex("81c8000d 4d617273 4e545031 4e545032 52545020 0000042a 0000e930 4c756e61 deadbeef deadbeef deadbeef deadbeef deadbeef");
@@ -946,7 +946,7 @@ mod tests {
     fn what_is_not_authentic_changes_nothing() {
         for suite in Suite::ALL {
             let (mut outbound, mut inbound) = pair(suite);
-            let mut stranger = Outbound::new(&key(suite, 8));
+            let mut stranger = Protect::new(&key(suite, 8));
             assert!(hear(&mut inbound, &say(&mut outbound, 1)).is_ok());
             // Far ahead, it would turn the rollover counter if it were believed.
             for sequence in [2, 20_000, 32_000] {
@@ -1017,12 +1017,12 @@ mod tests {
         }
         let next = key(suite, 99);
         for goes_on in [true, false] {
-            let mut outbound = Outbound::new(&next);
+            let mut outbound = Protect::new(&next);
             if goes_on {
                 outbound.sent = before.sent;
             }
             let mut rekeyed = inbound.rekeyed(&next);
-            let last = say(&mut Outbound::new(before.key()), 4000);
+            let last = say(&mut Protect::new(before.key()), 4000);
             assert_eq!(hear(&mut rekeyed, &last), Err(SrtpError::Unauthenticated));
             let packets: Vec<_> = (5000..145_000_u32)
                 .step_by(1000)
@@ -1049,10 +1049,10 @@ mod tests {
     #[test]
     fn keys_are_of_the_right_length_and_are_not_shown() {
         for suite in Suite::ALL {
-            assert_eq!(Key::new(suite, &vec![1; suite.material_len() - 1]), None);
-            assert_eq!(Key::new(suite, &vec![1; suite.material_len() + 1]), None);
+            assert_eq!(MasterKey::new(suite, &vec![1; suite.material_len() - 1]), None);
+            assert_eq!(MasterKey::new(suite, &vec![1; suite.material_len() + 1]), None);
             let key = key(suite, 0x41);
-            let (outbound, inbound) = (Outbound::new(&key), Inbound::new(&key));
+            let (outbound, inbound) = (Protect::new(&key), Unprotect::new(&key));
             let keys = Keys {
                 ours: key.clone(),
                 theirs: key,

@@ -1,9 +1,9 @@
 //! The user agent behind a phone: one task that owns the SIP socket, its transactions and its one call.
 
 use super::digest::Challenge;
-use super::sdp::{self, Described, Direction};
+use super::sdp::{self, Described, SdpDirection};
 use super::wire;
-use super::{AnswerPolicy, PhoneConfig, PhoneError, PhoneEvent, Shared};
+use super::{AnswerPolicy, PhoneConfig, PhoneError, PhoneEvent, PhoneShared};
 use crate::clock;
 use rsip::headers::{self, UntypedHeader};
 use rsip::{Header, Method, Request, Response, SipMessage};
@@ -20,60 +20,70 @@ const T2: Duration = Duration::from_secs(4);
 const GIVE_UP: Duration = Duration::from_secs(32);
 const ANSWERED_KEPT: usize = 64;
 
-pub(super) type Reply = oneshot::Sender<Result<(), PhoneError>>;
+pub(super) type PhoneReply = oneshot::Sender<Result<(), PhoneError>>;
 
 /// What the handle asks of its task.
 #[derive(Debug)]
 pub(super) enum Ask {
     Register {
         on: bool,
-        reply: Reply,
+        reply: PhoneReply,
     },
     Call {
         number: String,
-        reply: Reply,
+        reply: PhoneReply,
     },
     Answer {
-        reply: Reply,
+        reply: PhoneReply,
     },
     HangUp {
-        reply: Reply,
+        reply: PhoneReply,
     },
     Reinvite {
-        direction: Direction,
-        reply: Reply,
+        direction: SdpDirection,
+        reply: PhoneReply,
     },
     Refer {
         number: String,
         replaces: Option<String>,
-        reply: Reply,
+        reply: PhoneReply,
     },
     /// The value of a Replaces header that names the call.
     Dialog {
         reply: oneshot::Sender<Option<String>>,
     },
     Options {
-        reply: Reply,
+        reply: PhoneReply,
     },
     Policy {
         answer: AnswerPolicy,
-        reply: Reply,
+        reply: PhoneReply,
     },
 }
 
 #[derive(Debug)]
 enum Purpose {
-    Register { on: bool, reply: Option<Reply> },
+    Register {
+        on: bool,
+        reply: Option<PhoneReply>,
+    },
     Invite,
-    Reinvite { direction: Direction, reply: Option<Reply> },
-    Refer { reply: Option<Reply> },
-    Options { reply: Option<Reply> },
+    Reinvite {
+        direction: SdpDirection,
+        reply: Option<PhoneReply>,
+    },
+    Refer {
+        reply: Option<PhoneReply>,
+    },
+    Options {
+        reply: Option<PhoneReply>,
+    },
     Farewell,
 }
 
 /// A client transaction.
 #[derive(Debug)]
-struct Client {
+struct PhoneTransaction {
     branch: String,
     request: Request,
     to: SocketAddr,
@@ -99,7 +109,7 @@ struct Unacknowledged {
 }
 
 #[derive(Debug)]
-enum State {
+enum PhoneState {
     /// Our INVITE is out. `cancelled`: the user has hung up already.
     Calling {
         cancelled: bool,
@@ -114,8 +124,8 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Call {
-    state: State,
+struct PhoneCall {
+    state: PhoneState,
     call_id: String,
     local: String,
     remote: String,
@@ -125,7 +135,7 @@ struct Call {
     cseq: u32,
     /// Of the INVITE we acknowledged last, and that ACK.
     acknowledged: Option<(u32, Vec<u8>)>,
-    direction: Direction,
+    direction: SdpDirection,
     described: Option<Described>,
     session: u64,
     version: u64,
@@ -136,9 +146,9 @@ pub(super) struct Agent {
     config: PhoneConfig,
     socket: UdpSocket,
     address: SocketAddr,
-    shared: Arc<Shared>,
-    call: Option<Call>,
-    clients: Vec<Client>,
+    shared: Arc<PhoneShared>,
+    call: Option<PhoneCall>,
+    clients: Vec<PhoneTransaction>,
     unacknowledged: Vec<Unacknowledged>,
     answered: VecDeque<(String, Vec<u8>)>,
     register_id: String,
@@ -148,7 +158,7 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn new(config: PhoneConfig, socket: UdpSocket, address: SocketAddr, shared: Arc<Shared>) -> Agent {
+    pub(super) fn new(config: PhoneConfig, socket: UdpSocket, address: SocketAddr, shared: Arc<PhoneShared>) -> Agent {
         Agent {
             config,
             socket,
@@ -217,7 +227,7 @@ impl Agent {
         }
     }
 
-    fn register(&mut self, on: bool, reply: Option<Reply>) {
+    fn register(&mut self, on: bool, reply: Option<PhoneReply>) {
         let server = self.config.server;
         self.register_cseq += 1;
         self.renew_at = None;
@@ -237,8 +247,8 @@ impl Agent {
         }
         let uri = self.address_of(number);
         let (call_id, tag) = (token(), token());
-        let call = Call {
-            state: State::Calling { cancelled: false },
+        let call = PhoneCall {
+            state: PhoneState::Calling { cancelled: false },
             call_id,
             local: format!("<{}>;tag={tag}", self.address_of(&self.config.number)),
             remote: format!("<{uri}>"),
@@ -247,22 +257,22 @@ impl Agent {
             peer: self.config.server,
             cseq: 0,
             acknowledged: None,
-            direction: Direction::SendRecv,
+            direction: SdpDirection::SendRecv,
             described: None,
             session: rand::random::<u32>().into(),
             version: 1,
         };
         self.call = Some(call);
         let offer = (!self.config.late_offer)
-            .then(|| self.description(Direction::SendRecv, None))
+            .then(|| self.description(SdpDirection::SendRecv, None))
             .flatten();
         self.send_in_call(Method::Invite, offer, Purpose::Invite);
         Ok(())
     }
 
     fn answer(&mut self) -> Result<(), PhoneError> {
-        let Some(Call {
-            state: State::Ringing { invite, from, .. },
+        let Some(PhoneCall {
+            state: PhoneState::Ringing { invite, from, .. },
             ..
         }) = &self.call
         else {
@@ -272,11 +282,11 @@ impl Agent {
         let offered = sdp::read(&invite.body);
         let direction = offered
             .as_ref()
-            .map_or(Direction::SendRecv, |offer| offer.direction.answer(Direction::SendRecv));
+            .map_or(SdpDirection::SendRecv, |offer| offer.direction.answer(SdpDirection::SendRecv));
         let body = self.description(direction, offered.as_ref());
         self.respond_final(&invite, 200, from, body);
         if let Some(call) = &mut self.call {
-            call.state = State::Established;
+            call.state = PhoneState::Established;
             call.direction = direction;
             call.described = offered;
         }
@@ -290,25 +300,25 @@ impl Agent {
             return Err(PhoneError::NoCall);
         };
         match &mut call.state {
-            State::Calling { cancelled } => {
+            PhoneState::Calling { cancelled } => {
                 *cancelled = true;
                 self.cancel_if_proceeding();
                 return Ok(());
             }
-            State::Ringing { invite, from, .. } => {
+            PhoneState::Ringing { invite, from, .. } => {
                 let (invite, from) = (invite.clone(), *from);
                 self.respond_final(&invite, 603, from, None);
             }
-            State::Established => self.send_in_call(Method::Bye, None, Purpose::Farewell),
+            PhoneState::Established => self.send_in_call(Method::Bye, None, Purpose::Farewell),
         }
         self.end_call(true, None);
         Ok(())
     }
 
-    fn reinvite(&mut self, direction: Direction, reply: Reply) {
+    fn reinvite(&mut self, direction: SdpDirection, reply: PhoneReply) {
         let busy = self.clients.iter().any(|client| matches!(client.purpose, Purpose::Reinvite { .. }));
         match &mut self.call {
-            Some(call) if matches!(call.state, State::Established) && !busy => call.version += 1,
+            Some(call) if matches!(call.state, PhoneState::Established) && !busy => call.version += 1,
             _ => return answer(reply, Err(PhoneError::NoCall)),
         }
         let offer = self.description(direction, None);
@@ -329,8 +339,8 @@ impl Agent {
         Some(format!("{};to-tag={theirs};from-tag={ours}", call.call_id))
     }
 
-    fn refer(&mut self, number: &str, replaces: Option<&str>, reply: Reply) {
-        if !matches!(&self.call, Some(call) if matches!(call.state, State::Established)) {
+    fn refer(&mut self, number: &str, replaces: Option<&str>, reply: PhoneReply) {
+        if !matches!(&self.call, Some(call) if matches!(call.state, PhoneState::Established)) {
             return answer(reply, Err(PhoneError::NoCall));
         }
         let to = match replaces {
@@ -421,7 +431,7 @@ impl Agent {
             AnswerPolicy::ByHeader if auto => Some(clock::instant()),
             _ => None,
         };
-        self.call = Some(Call {
+        self.call = Some(PhoneCall {
             call_id: text("Call-ID"),
             local: format!("{};tag={}", text("To"), token()),
             remote: caller.clone(),
@@ -433,11 +443,11 @@ impl Agent {
             peer: from,
             cseq: 0,
             acknowledged: None,
-            direction: Direction::SendRecv,
+            direction: SdpDirection::SendRecv,
             described: None,
             session: rand::random::<u32>().into(),
             version: 1,
-            state: State::Ringing {
+            state: PhoneState::Ringing {
                 invite: Box::new(request.clone()),
                 from,
                 answer_at,
@@ -465,7 +475,7 @@ impl Agent {
         call.version += 1;
         let direction = offered
             .as_ref()
-            .map_or(Direction::SendRecv, |offer| offer.direction.answer(Direction::SendRecv));
+            .map_or(SdpDirection::SendRecv, |offer| offer.direction.answer(SdpDirection::SendRecv));
         if let Some(contact) = wire::value(&request.headers, "Contact") {
             call.target = wire::address(&contact).into();
         }
@@ -501,8 +511,8 @@ impl Agent {
     fn handle_cancel(&mut self, request: &Request, from: SocketAddr) {
         let branch = branch_of(request);
         let ringing = match &self.call {
-            Some(Call {
-                state: State::Ringing { invite, from, .. },
+            Some(PhoneCall {
+                state: PhoneState::Ringing { invite, from, .. },
                 ..
             }) if branch_of(invite) == branch => Some((invite.clone(), *from)),
             _ => None,
@@ -530,7 +540,9 @@ impl Agent {
         }
         self.respond(request, 200, from, Vec::new(), None);
         self.shared.happened(PhoneEvent::AskedToTalk);
-        if self.config.answer != AnswerPolicy::Never && matches!(self.call.as_ref().map(|call| &call.state), Some(State::Ringing { .. })) {
+        if self.config.answer != AnswerPolicy::Never
+            && matches!(self.call.as_ref().map(|call| &call.state), Some(PhoneState::Ringing { .. }))
+        {
             drop(self.answer());
         }
     }
@@ -578,8 +590,8 @@ impl Agent {
     }
 
     fn handle_provisional(&mut self, status: u16) {
-        if let Some(Call {
-            state: State::Calling { cancelled },
+        if let Some(PhoneCall {
+            state: PhoneState::Calling { cancelled },
             ..
         }) = &self.call
         {
@@ -594,7 +606,7 @@ impl Agent {
         }
     }
 
-    fn try_credentials(&mut self, client: &mut Client, response: &Response, status: u16, cseq: u32) -> bool {
+    fn try_credentials(&mut self, client: &mut PhoneTransaction, response: &Response, status: u16, cseq: u32) -> bool {
         let (asked, given) = if status == 401 {
             ("WWW-Authenticate", "Authorization")
         } else {
@@ -637,7 +649,7 @@ impl Agent {
         true
     }
 
-    fn handle_final(&mut self, client: Client, response: &Response, status: u16, cseq: u32) {
+    fn handle_final(&mut self, client: PhoneTransaction, response: &Response, status: u16, cseq: u32) {
         let good = (200..300).contains(&status);
         let outcome = if good { Ok(()) } else { Err(PhoneError::Refused(status)) };
         match client.purpose {
@@ -653,7 +665,7 @@ impl Agent {
             Purpose::Options { reply } | Purpose::Refer { reply } => answer(reply, outcome),
             Purpose::Invite if good => self.handle_answered(response, cseq),
             Purpose::Invite => {
-                if self.call.take_if(|call| matches!(call.state, State::Calling { .. })).is_some() {
+                if self.call.take_if(|call| matches!(call.state, PhoneState::Calling { .. })).is_some() {
                     self.shared.happened(PhoneEvent::Refused(status));
                 }
             }
@@ -676,7 +688,7 @@ impl Agent {
 
     fn handle_answered(&mut self, response: &Response, cseq: u32) {
         let Some(call) = &mut self.call else { return };
-        let State::Calling { cancelled } = call.state else { return };
+        let PhoneState::Calling { cancelled } = call.state else { return };
         if let Some(to) = wire::value(&response.headers, "To") {
             call.remote = to.into_owned();
         }
@@ -688,13 +700,13 @@ impl Agent {
             .rev()
             .map(|route| route.into_owned())
             .collect();
-        call.state = State::Established;
+        call.state = PhoneState::Established;
         call.described = sdp::read(&response.body);
         let described = call.described.clone();
         let answer = self
             .config
             .late_offer
-            .then(|| self.description(Direction::SendRecv, described.as_ref()))
+            .then(|| self.description(SdpDirection::SendRecv, described.as_ref()))
             .flatten();
         self.acknowledge(response, cseq, answer);
         if cancelled {
@@ -721,7 +733,7 @@ impl Agent {
     }
 
     /// The ACK of a refusal belongs to the INVITE's transaction (RFC 3261 17.1.1.3).
-    fn acknowledge_refusal(&mut self, client: &Client, response: &Response) {
+    fn acknowledge_refusal(&mut self, client: &PhoneTransaction, response: &Response) {
         let fields = client.request.headers.iter().filter_map(|header| match header {
             Header::Via(_) | Header::From(_) | Header::CallId(_) | Header::MaxForwards(_) | Header::Route(_) => Some(header.clone()),
             Header::To(_) => Some(Header::To(headers::To::new(wire::value(&response.headers, "To")?.into_owned()))),
@@ -739,8 +751,8 @@ impl Agent {
         let clients = self.clients.iter().flat_map(|client| [client.resend, client.deadline]).flatten();
         let waiting = self.unacknowledged.iter().flat_map(|waiting| [waiting.resend, waiting.deadline]);
         let answer_at = match &self.call {
-            Some(Call {
-                state: State::Ringing { answer_at, .. },
+            Some(PhoneCall {
+                state: PhoneState::Ringing { answer_at, .. },
                 ..
             }) => *answer_at,
             _ => None,
@@ -777,7 +789,7 @@ impl Agent {
                 drop(self.hang_up());
             }
         }
-        if matches!(&self.call, Some(Call { state: State::Ringing { answer_at: Some(at), .. }, .. }) if *at <= now) {
+        if matches!(&self.call, Some(PhoneCall { state: PhoneState::Ringing { answer_at: Some(at), .. }, .. }) if *at <= now) {
             drop(self.answer());
         }
         if self.renew_at.is_some_and(|at| at <= now) {
@@ -785,7 +797,7 @@ impl Agent {
         }
     }
 
-    fn handle_unanswered(&mut self, client: Client) {
+    fn handle_unanswered(&mut self, client: PhoneTransaction) {
         match client.purpose {
             Purpose::Register { reply, .. } | Purpose::Options { reply } | Purpose::Refer { reply } | Purpose::Reinvite { reply, .. } => {
                 answer(reply, Err(PhoneError::Timeout));
@@ -850,7 +862,7 @@ impl Agent {
         };
         self.send(SipMessage::Request(request.clone()), to);
         let now = clock::instant();
-        self.clients.push(Client {
+        self.clients.push(PhoneTransaction {
             branch,
             request,
             to,
@@ -941,7 +953,7 @@ impl Agent {
     }
 
     /// Our offer, or our answer to theirs.
-    fn description(&self, direction: Direction, offered: Option<&Described>) -> Option<Vec<u8>> {
+    fn description(&self, direction: SdpDirection, offered: Option<&Described>) -> Option<Vec<u8>> {
         let call = self.call.as_ref()?;
         let laws: Vec<_> = match offered {
             Some(offered) => offered
@@ -1032,7 +1044,7 @@ fn token() -> String {
     format!("{:016x}", rand::random::<u64>())
 }
 
-fn answer(reply: impl Into<Option<Reply>>, outcome: Result<(), PhoneError>) {
+fn answer(reply: impl Into<Option<PhoneReply>>, outcome: Result<(), PhoneError>) {
     if let Some(reply) = reply.into() {
         // Who asked may have stopped waiting.
         let _ = reply.send(outcome);

@@ -11,35 +11,35 @@ pub const SILENCE_DBFS: f32 = -120.0;
 
 /// G.711 as it stands in an RTP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Law {
+pub enum Companding {
     /// PCMU, payload type 0.
     Mu,
     /// PCMA, payload type 8.
     A,
 }
 
-impl Law {
+impl Companding {
     /// Its static RTP payload type (RFC 3551).
     pub fn payload_type(self) -> u8 {
         match self {
-            Law::Mu => 0,
-            Law::A => 8,
+            Companding::Mu => 0,
+            Companding::A => 8,
         }
     }
 
     /// Its name in SDP.
     pub fn name(self) -> &'static str {
         match self {
-            Law::Mu => "PCMU",
-            Law::A => "PCMA",
+            Companding::Mu => "PCMU",
+            Companding::A => "PCMA",
         }
     }
 
     /// The law of a static payload type.
-    pub fn of_payload_type(payload_type: u8) -> Option<Law> {
+    pub fn of_payload_type(payload_type: u8) -> Option<Companding> {
         match payload_type {
-            0 => Some(Law::Mu),
-            8 => Some(Law::A),
+            0 => Some(Companding::Mu),
+            8 => Some(Companding::A),
             _ => None,
         }
     }
@@ -47,14 +47,14 @@ impl Law {
     /// One linear sample to one byte (ITU-T G.711).
     pub fn encode(self, sample: i16) -> u8 {
         match self {
-            Law::Mu => {
+            Companding::Mu => {
                 let sign = if sample < 0 { 0x80 } else { 0 };
                 let magnitude = u32::from(sample.unsigned_abs()).min(32_635) + 132;
                 let exponent = 24 - magnitude.leading_zeros();
                 let mantissa = (magnitude >> (exponent + 3)) & 0x0f;
                 !(sign | (exponent as u8) << 4 | mantissa as u8)
             }
-            Law::A => {
+            Companding::A => {
                 let (sign, magnitude) = if sample < 0 { (0, !sample as u32) } else { (0x80, sample as u32) };
                 let exponent = (24_u32.saturating_sub(magnitude.leading_zeros())).min(7);
                 let mantissa = if exponent == 0 {
@@ -70,13 +70,13 @@ impl Law {
     /// One byte to one linear sample.
     pub fn decode(self, byte: u8) -> i16 {
         match self {
-            Law::Mu => {
+            Companding::Mu => {
                 let byte = !byte;
                 let magnitude = ((i32::from(byte & 0x0f) << 3) + 132) << ((byte >> 4) & 7);
                 let magnitude = magnitude - 132;
                 (if byte & 0x80 != 0 { -magnitude } else { magnitude }) as i16
             }
-            Law::A => {
+            Companding::A => {
                 let byte = byte ^ 0x55;
                 let exponent = (byte >> 4) & 7;
                 let mantissa = i32::from(byte & 0x0f) << 4;
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_tone_survives_either_law_at_its_level_and_nothing_appears_elsewhere() {
-        for law in [Law::Mu, Law::A] {
+        for law in [Companding::Mu, Companding::A] {
             let mut tone = Tone::new(7);
             let samples: Vec<i16> = (0..50)
                 .flat_map(|_| tone.frame(613.0, -16.0))
@@ -190,22 +190,27 @@ mod tests {
 
     #[test]
     fn every_byte_decodes_and_encodes_to_the_same_level() {
-        for law in [Law::Mu, Law::A] {
+        for law in [Companding::Mu, Companding::A] {
             for byte in 0..=255 {
                 assert_eq!(law.decode(law.encode(law.decode(byte))), law.decode(byte), "{law:?} {byte}");
             }
         }
-        assert_eq!(Law::Mu.encode(0), 0xff);
-        assert_eq!(Law::A.encode(0), 0xd5);
-        assert_eq!(Law::Mu.decode(0x80), 32_124);
-        assert_eq!(Law::A.decode(0xaa), 32_256);
+        assert_eq!(Companding::Mu.encode(0), 0xff);
+        assert_eq!(Companding::A.encode(0), 0xd5);
+        assert_eq!(Companding::Mu.decode(0x80), 32_124);
+        assert_eq!(Companding::A.decode(0xaa), 32_256);
     }
 
     #[test]
     fn no_two_frames_are_alike() {
         let mut tone = Tone::new(3);
         let mut frames: Vec<Vec<u8>> = (0..3000)
-            .map(|_| tone.frame(437.0, -16.0).iter().map(|sample| Law::Mu.encode(*sample)).collect())
+            .map(|_| {
+                tone.frame(437.0, -16.0)
+                    .iter()
+                    .map(|sample| Companding::Mu.encode(*sample))
+                    .collect()
+            })
             .collect();
         frames.sort();
         frames.dedup();

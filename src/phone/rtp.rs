@@ -1,6 +1,6 @@
 //! The phone's RTP: one socket, a thread that sends a tone every 20 ms, a thread that records what comes.
 
-use super::audio::{self, FRAME, Law, Tone};
+use super::audio::{self, Companding, FRAME, Tone};
 use crate::clock;
 use std::collections::VecDeque;
 use std::io;
@@ -35,7 +35,7 @@ pub struct Packet {
 impl Packet {
     /// Its samples; none when it is not G.711.
     pub fn samples(&self) -> Vec<i16> {
-        let Some(law) = Law::of_payload_type(self.payload_type) else {
+        let Some(law) = Companding::of_payload_type(self.payload_type) else {
             return Vec::new();
         };
         self.payload.iter().map(|byte| law.decode(*byte)).collect()
@@ -88,8 +88,8 @@ pub struct Voice {
 }
 
 #[derive(Debug, Default)]
-struct Line {
-    target: Option<(SocketAddr, Law)>,
+struct RtpLine {
+    target: Option<(SocketAddr, Companding)>,
     voice: Option<Voice>,
     mark: Option<(Voice, usize)>,
     marked_at: Option<Instant>,
@@ -104,7 +104,7 @@ struct Line {
 /// The phone's ear and mouth. Its threads end when it is dropped.
 #[derive(Debug)]
 pub(super) struct Sound {
-    line: Arc<Mutex<Line>>,
+    line: Arc<Mutex<RtpLine>>,
     over: Arc<AtomicBool>,
     address: SocketAddr,
     _rtcp: Option<UdpSocket>,
@@ -114,9 +114,9 @@ impl Sound {
     /// Binds an even port with its RTCP neighbour and starts the threads.
     pub(super) fn start(ip: IpAddr, seed: u32, voice: Voice) -> io::Result<Sound> {
         let (socket, rtcp) = bind_pair(ip)?;
-        let line = Arc::new(Mutex::new(Line {
+        let line = Arc::new(Mutex::new(RtpLine {
             voice: Some(voice),
-            ..Line::default()
+            ..RtpLine::default()
         }));
         let over = Arc::new(AtomicBool::new(false));
         let address = socket.local_addr()?;
@@ -143,7 +143,7 @@ impl Sound {
     }
 
     /// Sends to `target` from now on; `None` is silence on the wire.
-    pub(super) fn send_to(&self, target: Option<(SocketAddr, Law)>) {
+    pub(super) fn send_to(&self, target: Option<(SocketAddr, Companding)>) {
         lock(&self.line).target = target;
     }
 
@@ -204,7 +204,7 @@ fn bind_pair(ip: IpAddr) -> io::Result<(UdpSocket, Option<UdpSocket>)> {
     }
 }
 
-fn lock(line: &Mutex<Line>) -> MutexGuard<'_, Line> {
+fn lock(line: &Mutex<RtpLine>) -> MutexGuard<'_, RtpLine> {
     line.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -223,7 +223,7 @@ fn remember(packets: &mut VecDeque<Packet>, packet: Packet) {
     packets.push_back(packet);
 }
 
-fn listen(socket: &UdpSocket, line: &Mutex<Line>, over: &AtomicBool) {
+fn listen(socket: &UdpSocket, line: &Mutex<RtpLine>, over: &AtomicBool) {
     let mut buffer = [0; 2048];
     while !over.load(Ordering::Relaxed) {
         let Ok((size, peer)) = socket.recv_from(&mut buffer) else {
@@ -238,7 +238,7 @@ fn listen(socket: &UdpSocket, line: &Mutex<Line>, over: &AtomicBool) {
     }
 }
 
-fn speak(socket: &UdpSocket, line: &Mutex<Line>, over: &AtomicBool, seed: u32) {
+fn speak(socket: &UdpSocket, line: &Mutex<RtpLine>, over: &AtomicBool, seed: u32) {
     let mut tone = Tone::new(seed);
     let (mut seq, mut timestamp, ssrc) = (seed as u16, seed.rotate_left(7), seed.rotate_left(16) | 1);
     // Real phones' clocks know nothing of each other.

@@ -1,6 +1,6 @@
 //! The phone's session descriptions: one audio line, G.711 and telephone-event.
 
-use super::audio::Law;
+use super::audio::Companding;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,7 +8,7 @@ pub(super) const TELEPHONE_EVENT: u8 = 101;
 
 /// Which way audio goes, seen from the one who says it (RFC 3264 6.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub enum SdpDirection {
     /// Both ways.
     SendRecv,
     /// Only from him.
@@ -19,31 +19,31 @@ pub enum Direction {
     Inactive,
 }
 
-impl Direction {
+impl SdpDirection {
     fn word(self) -> &'static str {
         match self {
-            Direction::SendRecv => "sendrecv",
-            Direction::SendOnly => "sendonly",
-            Direction::RecvOnly => "recvonly",
-            Direction::Inactive => "inactive",
+            SdpDirection::SendRecv => "sendrecv",
+            SdpDirection::SendOnly => "sendonly",
+            SdpDirection::RecvOnly => "recvonly",
+            SdpDirection::Inactive => "inactive",
         }
     }
 
     pub(super) fn sends(self) -> bool {
-        matches!(self, Direction::SendRecv | Direction::SendOnly)
+        matches!(self, SdpDirection::SendRecv | SdpDirection::SendOnly)
     }
 
     pub(super) fn receives(self) -> bool {
-        matches!(self, Direction::SendRecv | Direction::RecvOnly)
+        matches!(self, SdpDirection::SendRecv | SdpDirection::RecvOnly)
     }
 
     /// What the answerer says who wants `wanted`.
-    pub(super) fn answer(self, wanted: Direction) -> Direction {
+    pub(super) fn answer(self, wanted: SdpDirection) -> SdpDirection {
         match (wanted.sends() && self.receives(), wanted.receives() && self.sends()) {
-            (true, true) => Direction::SendRecv,
-            (true, false) => Direction::SendOnly,
-            (false, true) => Direction::RecvOnly,
-            (false, false) => Direction::Inactive,
+            (true, true) => SdpDirection::SendRecv,
+            (true, false) => SdpDirection::SendOnly,
+            (false, true) => SdpDirection::RecvOnly,
+            (false, false) => SdpDirection::Inactive,
         }
     }
 }
@@ -52,14 +52,14 @@ impl Direction {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Described {
     pub(super) address: SocketAddr,
-    pub(super) laws: Vec<Law>,
-    pub(super) direction: Direction,
+    pub(super) laws: Vec<Companding>,
+    pub(super) direction: SdpDirection,
 }
 
 /// Reads the first audio line; `None` when there is none that this phone can use.
 pub(super) fn read(body: &[u8]) -> Option<Described> {
     let text = std::str::from_utf8(body).ok()?;
-    let (mut ip, mut port, mut laws, mut direction) = (None::<IpAddr>, 0_u16, Vec::new(), Direction::SendRecv);
+    let (mut ip, mut port, mut laws, mut direction) = (None::<IpAddr>, 0_u16, Vec::new(), SdpDirection::SendRecv);
     let mut in_audio = false;
     for line in text.lines() {
         let Some((kind, value)) = line.trim_end().split_once('=') else {
@@ -74,22 +74,25 @@ pub(super) fn read(body: &[u8]) -> Option<Described> {
                     continue;
                 }
                 port = words.next()?.parse().ok()?;
-                laws = words.skip(1).filter_map(|word| Law::of_payload_type(word.parse().ok()?)).collect();
+                laws = words
+                    .skip(1)
+                    .filter_map(|word| Companding::of_payload_type(word.parse().ok()?))
+                    .collect();
             }
             "c" if in_audio || ip.is_none() => ip = value.split_ascii_whitespace().nth(2)?.parse().ok(),
             "a" => match value {
-                "sendrecv" => direction = Direction::SendRecv,
-                "sendonly" => direction = Direction::SendOnly,
-                "recvonly" => direction = Direction::RecvOnly,
-                "inactive" => direction = Direction::Inactive,
+                "sendrecv" => direction = SdpDirection::SendRecv,
+                "sendonly" => direction = SdpDirection::SendOnly,
+                "recvonly" => direction = SdpDirection::RecvOnly,
+                "inactive" => direction = SdpDirection::Inactive,
                 _ => {}
             },
             _ => {}
         }
     }
     let ip = ip?;
-    if ip.is_unspecified() && direction == Direction::SendRecv {
-        direction = Direction::SendOnly;
+    if ip.is_unspecified() && direction == SdpDirection::SendRecv {
+        direction = SdpDirection::SendOnly;
     }
     (port != 0 && !laws.is_empty()).then_some(Described {
         address: SocketAddr::new(ip, port),
@@ -99,7 +102,7 @@ pub(super) fn read(body: &[u8]) -> Option<Described> {
 }
 
 /// Writes a description of `address` with these laws, best first.
-pub(super) fn write(address: SocketAddr, session: u64, version: u64, laws: &[Law], direction: Direction) -> Vec<u8> {
+pub(super) fn write(address: SocketAddr, session: u64, version: u64, laws: &[Companding], direction: SdpDirection) -> Vec<u8> {
     let (ip, port) = (address.ip(), address.port());
     let family = if ip.is_ipv4() { "IP4" } else { "IP6" };
     let mut text =

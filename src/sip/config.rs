@@ -2,7 +2,7 @@
 
 use super::digest::{Algorithm, ha1};
 use super::flow::Protocol;
-use super::sdp::Srtp;
+use super::sdp::SrtpPolicy;
 use super::switchboard::AccountKind;
 use super::transaction::{Bounds, Timing};
 use crate::media::Network;
@@ -14,9 +14,9 @@ use std::time::Duration;
 
 /// The configuration of the user agent and its sockets.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct SipConfig {
     /// Where to listen. Port 0 takes a free one.
-    pub listen: Vec<Listen>,
+    pub listen: Vec<ListenAddress>,
     /// Hosts that are ours in a Request-URI, besides the addresses we listen on: domains and public addresses.
     pub domains: Vec<String>,
     /// The host in our Via and Contact. `None`: the address we listen on.
@@ -28,13 +28,13 @@ pub struct Config {
     /// How long a challenge can be answered.
     pub nonce_lifetime: Duration,
     /// The phones that may register and call.
-    pub accounts: Vec<Account>,
+    pub accounts: Vec<SipAccount>,
     /// The peers that are known by their address.
     pub trunks: Vec<Trunk>,
     /// Whether accounts must authenticate each INVITE. When off, an INVITE from the address an account has registered from is his.
     pub challenge_invites: bool,
     /// Bounds.
-    pub limits: Limits,
+    pub limits: SipLimits,
     /// RFC 3261's timers.
     pub timing: Timing,
     /// How often registered phones are asked whether they are there; `None`: never.
@@ -47,11 +47,14 @@ pub struct Config {
     pub product: String,
 }
 
-impl Default for Config {
+impl Default for SipConfig {
     fn default() -> Self {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5060);
         Self {
-            listen: vec![Listen::new(Protocol::Udp, address), Listen::new(Protocol::Tcp, address)],
+            listen: vec![
+                ListenAddress::new(Protocol::Udp, address),
+                ListenAddress::new(Protocol::Tcp, address),
+            ],
             domains: Vec::new(),
             advertised: None,
             realm: "undertone".to_owned(),
@@ -60,7 +63,7 @@ impl Default for Config {
             accounts: Vec::new(),
             trunks: Vec::new(),
             challenge_invites: true,
-            limits: Limits::default(),
+            limits: SipLimits::default(),
             timing: Timing::default(),
             qualify: None,
             session_expires: Duration::from_secs(300),
@@ -70,7 +73,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl SipConfig {
     /// The trunk of this name.
     pub fn trunk(&self, name: &str) -> Option<&Trunk> {
         self.trunks.iter().find(|trunk| trunk.name == name)
@@ -83,21 +86,21 @@ impl Config {
     }
 
     /// The account of a device.
-    pub fn account(&self, device: &DeviceId) -> Option<&Account> {
+    pub fn account(&self, device: &DeviceId) -> Option<&SipAccount> {
         self.accounts.iter().find(|account| account.device == *device)
     }
 }
 
 /// A listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listen {
+pub struct ListenAddress {
     /// Over what.
     pub protocol: Protocol,
     /// Where.
     pub address: SocketAddr,
 }
 
-impl Listen {
+impl ListenAddress {
     /// A listening socket.
     pub fn new(protocol: Protocol, address: SocketAddr) -> Self {
         Self { protocol, address }
@@ -120,7 +123,7 @@ pub enum Nat {
 
 /// A phone of ours.
 #[derive(Clone)]
-pub struct Account {
+pub struct SipAccount {
     /// The device it is.
     pub device: DeviceId,
     /// Its number: the user part of its address of record.
@@ -142,10 +145,10 @@ pub struct Account {
     /// Its phones are asked whether they are there ([`Config::qualify`]).
     pub qualify: bool,
     /// Whether its media is encrypted.
-    pub srtp: Srtp,
+    pub srtp: SrtpPolicy,
 }
 
-impl Account {
+impl SipAccount {
     /// An account whose user name is its number, with HA1s of SHA-256 and MD5.
     pub fn new(device: DeviceId, number: Number, realm: &str, password: &str) -> Self {
         let username = number.as_str().to_owned();
@@ -157,16 +160,16 @@ impl Account {
             aliases: Vec::new(),
             username,
             auto_answer: AutoAnswer::default(),
-            kind: AccountKind::House,
+            kind: AccountKind::Internal,
             nat: Nat::Auto,
             own_ports: false,
             qualify: true,
-            srtp: Srtp::Off,
+            srtp: SrtpPolicy::Off,
         }
     }
 }
 
-impl fmt::Debug for Account {
+impl fmt::Debug for SipAccount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Account").field("device", &self.device).finish_non_exhaustive()
     }
@@ -199,7 +202,7 @@ pub struct Trunk {
     /// Its name.
     pub name: String,
     /// Where its requests come from.
-    pub sources: Vec<Source>,
+    pub sources: Vec<TrunkSource>,
     /// Where our requests go: `host`, `host:port`; a name is resolved once, when the endpoint starts.
     pub target: String,
     /// The address of `target`; filled in when the endpoint starts, or at once when it is an address.
@@ -223,7 +226,7 @@ pub struct Trunk {
     /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
     pub own_ports: bool,
     /// Whether its media is encrypted.
-    pub srtp: Srtp,
+    pub srtp: SrtpPolicy,
     /// It may show numbers of our own devices as calling: a switch on which they hang as well. Else such a number is
     /// withheld, and shown as not verified.
     pub own_numbers: bool,
@@ -234,7 +237,7 @@ impl Trunk {
     pub fn at(name: &str, address: SocketAddr, protocol: Protocol) -> Self {
         Self {
             name: name.to_owned(),
-            sources: vec![Source {
+            sources: vec![TrunkSource {
                 address: address.ip(),
                 port: None,
             }],
@@ -249,7 +252,7 @@ impl Trunk {
             nat: Nat::Auto,
             media_sources: Vec::new(),
             own_ports: false,
-            srtp: Srtp::Off,
+            srtp: SrtpPolicy::Off,
             own_numbers: false,
         }
     }
@@ -257,7 +260,7 @@ impl Trunk {
     /// Requests from there are this trunk's. The port of a TCP connection is chance and proves nothing: a source with a port is one of
     /// datagrams, unless the trunk speaks TCP.
     pub fn owns(&self, protocol: Protocol, peer: SocketAddr) -> bool {
-        let covers = |source: &Source| {
+        let covers = |source: &TrunkSource| {
             let port_fits = match protocol {
                 Protocol::Udp => source.port.is_none_or(|port| port == peer.port()),
                 Protocol::Tcp => source.port.is_none() || self.protocol == Protocol::Tcp,
@@ -298,7 +301,7 @@ impl fmt::Debug for Login {
 
 /// An address a trunk sends from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct TrunkSource {
     /// The address.
     pub address: IpAddr,
     /// The port of its datagrams; `None` is any.
@@ -307,7 +310,7 @@ pub struct Source {
 
 /// How much is held at most, so that no peer can exhaust us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct SipLimits {
     /// Server transactions.
     pub transactions: Bounds,
     /// Legs.
@@ -340,7 +343,7 @@ pub struct Limits {
     pub idle: Duration,
 }
 
-impl Default for Limits {
+impl Default for SipLimits {
     fn default() -> Self {
         Self {
             transactions: Bounds::default(),

@@ -5,7 +5,7 @@
 //! the peer is for the user agent to say.
 
 use super::flow::Flow;
-use super::message::{HeaderError, Method, NameAddr, Request, Response, Uri};
+use super::message::{HeaderError, Method, NameAddr, SipRequest, SipResponse, Uri};
 
 /// A dialog, early or confirmed.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ pub struct OutOfOrder;
 
 impl Dialog {
     /// The dialog that an INVITE with a Contact asks for, as its UAS (RFC 3261 12.1.1).
-    pub fn incoming(invite: &Request, local_tag: String, flow: Flow) -> Result<Dialog, HeaderError> {
+    pub fn incoming(invite: &SipRequest, local_tag: String, flow: Flow) -> Result<Dialog, HeaderError> {
         let headers = &invite.headers;
         let from = headers.from()?;
         let to = headers.to()?;
@@ -80,7 +80,7 @@ impl Dialog {
     }
 
     /// A response with a To tag creates or confirms the dialog (RFC 3261 12.1.2).
-    pub fn handle_response(&mut self, response: &Response) {
+    pub fn handle_response(&mut self, response: &SipResponse) {
         let headers = &response.headers;
         let Ok(to) = headers.to() else { return };
         let Some(tag) = to.tag() else { return };
@@ -120,17 +120,17 @@ impl Dialog {
     }
 
     /// A new request in the dialog, without Via and Contact (RFC 3261 12.2.1.1).
-    pub fn request(&mut self, method: Method) -> Request {
+    pub fn request(&mut self, method: Method) -> SipRequest {
         self.local_cseq += 1;
         self.request_with_cseq(method, self.local_cseq)
     }
 
     /// The ACK of a 2xx: it has the CSeq of its INVITE.
-    pub fn ack(&self, cseq: u32) -> Request {
+    pub fn ack(&self, cseq: u32) -> SipRequest {
         self.request_with_cseq(Method::Ack, cseq)
     }
 
-    fn request_with_cseq(&self, method: Method, cseq: u32) -> Request {
+    fn request_with_cseq(&self, method: Method, cseq: u32) -> SipRequest {
         let mut routes = self.routes.clone();
         let mut uri = self.target.clone();
         if let Some(first) = routes.first()
@@ -141,7 +141,7 @@ impl Dialog {
             routes.rotate_left(1);
         }
         let cseq = format!("{cseq} {method}");
-        let mut request = Request::new(method, uri)
+        let mut request = SipRequest::new(method, uri)
             .with("Max-Forwards", "70")
             .with("From", &self.local)
             .with("To", &self.remote)

@@ -88,7 +88,7 @@ pub fn ha1(algorithm: Algorithm, user: &str, realm: &str, password: &str) -> Str
 
 /// What a response is computed of, besides HA1.
 #[derive(Clone, Copy, Debug)]
-struct Asked<'a> {
+struct RequestedBy<'a> {
     algorithm: Algorithm,
     nonce: &'a [u8],
     /// qop, nc and cnonce; `None` for RFC 2069.
@@ -98,7 +98,7 @@ struct Asked<'a> {
     body: &'a [u8],
 }
 
-impl Asked<'_> {
+impl RequestedBy<'_> {
     fn response(&self, ha1: &str) -> String {
         let cnonce = self.counted.map_or(b"".as_slice(), |(_, _, cnonce)| cnonce);
         let ha1 = match self.algorithm.is_sess() {
@@ -120,10 +120,10 @@ impl Asked<'_> {
 }
 
 /// `Digest name=value, name="value" …`, read. A name that comes twice spoils it.
-struct Fields<'a>(Vec<(&'a [u8], Vec<u8>)>);
+struct AuthParams<'a>(Vec<(&'a [u8], Vec<u8>)>);
 
-impl<'a> Fields<'a> {
-    fn read(value: &'a [u8]) -> Option<Fields<'a>> {
+impl<'a> AuthParams<'a> {
+    fn read(value: &'a [u8]) -> Option<AuthParams<'a>> {
         let value = value.trim_ascii();
         let (scheme, mut rest) = value.split_at_checked(7)?;
         if !scheme[..6].eq_ignore_ascii_case(b"Digest") || !scheme[6].is_ascii_whitespace() {
@@ -137,11 +137,11 @@ impl<'a> Fields<'a> {
                 continue;
             }
             if rest.is_empty() {
-                return Some(Fields(fields));
+                return Some(AuthParams(fields));
             }
             let equals = rest.iter().position(|byte| *byte == b'=')?;
             let name = rest[..equals].trim_ascii();
-            let (text, after) = Fields::read_value(rest[equals + 1..].trim_ascii_start())?;
+            let (text, after) = AuthParams::read_value(rest[equals + 1..].trim_ascii_start())?;
             if name.is_empty() || fields.len() == 32 || fields.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) {
                 return None;
             }
@@ -187,18 +187,18 @@ impl<'a> Fields<'a> {
 
 /// The realm of an Authorization or Proxy-Authorization value (or of a challenge), to pick the one that is meant for us.
 pub fn realm(value: &[u8]) -> Option<Vec<u8>> {
-    Fields::read(value)?.get("realm").map(<[u8]>::to_vec)
+    AuthParams::read(value)?.get("realm").map(<[u8]>::to_vec)
 }
 
 /// The user name of an Authorization value for this realm.
 pub fn username(value: &[u8], realm: &[u8]) -> Option<Vec<u8>> {
-    let fields = Fields::read(value).filter(|fields| fields.get("realm") == Some(realm))?;
+    let fields = AuthParams::read(value).filter(|fields| fields.get("realm") == Some(realm))?;
     fields.get("username").map(<[u8]>::to_vec)
 }
 
 /// A request, as far as authentication looks at it.
 #[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
+pub struct DigestRequest<'a> {
     /// The method's name.
     pub method: &'a [u8],
     /// The raw Request-URI: what an answer of ours is made over. An answer to us says its own digest-uri, and is judged over
@@ -210,7 +210,7 @@ pub struct Subject<'a> {
 
 /// What an Authorization value is worth.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum DigestVerdict {
     /// He knows the secret of this user.
     Genuine {
         /// The user.
@@ -240,17 +240,17 @@ pub struct Authenticator {
     issued: u64,
     /// Nonces up to this number are stale.
     floor: u64,
-    seen: BTreeMap<u64, Counts>,
+    seen: BTreeMap<u64, NonceCounts>,
 }
 
 /// The counts of one nonce that have been used: the highest, and which of the 64 below it.
 #[derive(Debug, Default)]
-struct Counts {
+struct NonceCounts {
     highest: u32,
     below: u64,
 }
 
-impl Counts {
+impl NonceCounts {
     fn take(&mut self, count: u32) -> bool {
         if count > self.highest {
             let step = count - self.highest;
@@ -318,23 +318,23 @@ impl Authenticator {
     pub fn verify(
         &mut self,
         value: &[u8],
-        subject: Subject<'_>,
+        subject: DigestRequest<'_>,
         source: IpAddr,
         stored: impl FnOnce(&str, Algorithm) -> Option<String>,
         now: Instant,
-    ) -> Verdict {
-        self.judge(value, subject, source, stored, now).unwrap_or(Verdict::Malformed)
+    ) -> DigestVerdict {
+        self.judge(value, subject, source, stored, now).unwrap_or(DigestVerdict::Malformed)
     }
 
     fn judge(
         &mut self,
         value: &[u8],
-        subject: Subject<'_>,
+        subject: DigestRequest<'_>,
         source: IpAddr,
         stored: impl FnOnce(&str, Algorithm) -> Option<String>,
         now: Instant,
-    ) -> Option<Verdict> {
-        let fields = Fields::read(value)?;
+    ) -> Option<DigestVerdict> {
+        let fields = AuthParams::read(value)?;
         let algorithm = fields.get("algorithm").map_or(Some(Algorithm::Md5), Algorithm::named)?;
         if !self.algorithms.contains(&algorithm) || fields.get("realm")? != self.realm.as_bytes() {
             return None;
@@ -348,9 +348,9 @@ impl Authenticator {
         let (uri, response) = (fields.get("uri")?, fields.get("response")?);
         let count = read_count(nc).filter(|count| *count > 0)?;
         let Some(number) = self.open_nonce(nonce, source, now) else {
-            return Some(Verdict::Stale);
+            return Some(DigestVerdict::Stale);
         };
-        let asked = Asked {
+        let asked = RequestedBy {
             algorithm,
             nonce,
             counted: Some((qop, nc, cnonce)),
@@ -362,22 +362,22 @@ impl Authenticator {
         // An unknown user costs the same hashing as a known one.
         let expected = asked.response(ha1.as_deref().unwrap_or("0"));
         if ha1.is_none() || !same_secret(expected.as_bytes(), &response.to_ascii_lowercase()) {
-            return Some(Verdict::Wrong);
+            return Some(DigestVerdict::Wrong);
         }
         if !self.seen.entry(number).or_default().take(count) {
-            return Some(Verdict::Stale);
+            return Some(DigestVerdict::Stale);
         }
         while self.seen.len() > MAX_NONCES
             && let Some((oldest, _)) = self.seen.pop_first()
         {
             self.floor = oldest;
         }
-        Some(Verdict::Genuine { user: user.to_owned() })
+        Some(DigestVerdict::Genuine { user: user.to_owned() })
     }
 
     /// The number of the challenge that a genuine value of Authorization answers; a newer challenge has a higher one.
     pub fn challenge_of(&self, value: &[u8]) -> Option<u64> {
-        let fields = Fields::read(value)?;
+        let fields = AuthParams::read(value)?;
         let sealed = BASE64_URL_SAFE_NO_PAD.decode(fields.get("nonce")?).ok()?;
         let number = sealed.first_chunk::<8>()?;
         Some(u64::from_be_bytes(*number))
@@ -467,15 +467,15 @@ impl Credentials {
 
     /// The value of Authorization that answers one of the challenges of a 401 or 407: the topmost that can be answered (RFC
     /// 8760 2.4). `None` when the peer or the realm is another's, or nothing can be answered. `cnonce` is random and new.
-    pub fn answer(&mut self, challenges: &[&[u8]], peer: &str, subject: Subject<'_>, cnonce: &str) -> Option<String> {
+    pub fn answer(&mut self, challenges: &[&[u8]], peer: &str, subject: DigestRequest<'_>, cnonce: &str) -> Option<String> {
         if peer != self.peer {
             return None;
         }
         challenges.iter().find_map(|challenge| self.answer_one(challenge, subject, cnonce))
     }
 
-    fn answer_one(&mut self, challenge: &[u8], subject: Subject<'_>, cnonce: &str) -> Option<String> {
-        let fields = Fields::read(challenge)?;
+    fn answer_one(&mut self, challenge: &[u8], subject: DigestRequest<'_>, cnonce: &str) -> Option<String> {
+        let fields = AuthParams::read(challenge)?;
         let algorithm = fields.get("algorithm").map_or(Some(Algorithm::Md5), Algorithm::named)?;
         if fields.get("realm")? != self.realm.as_bytes() {
             return None;
@@ -499,9 +499,9 @@ impl Credentials {
         self.count += 1;
         let nc = format!("{:08x}", self.count);
         let counted = qop.map(|qop| (qop.as_bytes(), nc.as_bytes(), cnonce.as_bytes()));
-        let Subject { method, uri, body } = subject;
+        let DigestRequest { method, uri, body } = subject;
         let ha1 = ha1(algorithm, &self.user, &self.realm, &self.password);
-        let response = Asked {
+        let response = RequestedBy {
             algorithm,
             nonce,
             counted,
@@ -536,7 +536,7 @@ mod tests {
     const REALM: &str = "coach.example.test";
     const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
     const AWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
-    const REGISTER: Subject<'_> = Subject {
+    const REGISTER: DigestRequest<'_> = DigestRequest {
         method: b"REGISTER",
         uri: b"sip:coach.example.test",
         body: b"",
@@ -579,7 +579,7 @@ mod tests {
             self.client.answer(&challenges, "registrar", REGISTER, "c0").unwrap()
         }
 
-        fn verify(&mut self, value: &str) -> Verdict {
+        fn verify(&mut self, value: &str) -> DigestVerdict {
             self.server.verify(value.as_bytes(), REGISTER, HOME, stored, self.now)
         }
     }
@@ -589,8 +589,8 @@ mod tests {
         Instant::now()
     }
 
-    fn genuine() -> Verdict {
-        Verdict::Genuine { user: "anna".to_owned() }
+    fn genuine() -> DigestVerdict {
+        DigestVerdict::Genuine { user: "anna".to_owned() }
     }
 
     #[test]
@@ -621,7 +621,7 @@ mod tests {
             let algorithm = Algorithm::named(algorithm.as_bytes()).unwrap();
             let counted = (!qop.is_empty()).then_some((qop.as_bytes(), nc.as_bytes(), cnonce.as_bytes()));
             let (nonce, method, uri, body) = (nonce.as_bytes(), method.as_bytes(), uri.as_bytes(), body.as_bytes());
-            let asked = Asked {
+            let asked = RequestedBy {
                 algorithm,
                 nonce,
                 counted,
@@ -657,18 +657,21 @@ mod tests {
         let mut pair = Pair::new();
         pair.client.password = "guess".to_owned();
         let value = pair.answer();
-        assert_eq!(pair.verify(&value), Verdict::Wrong);
+        assert_eq!(pair.verify(&value), DigestVerdict::Wrong);
         let mut pair = Pair::new();
         pair.client.user = "otto".to_owned();
         let value = pair.answer();
-        assert_eq!(pair.verify(&value), Verdict::Wrong);
+        assert_eq!(pair.verify(&value), DigestVerdict::Wrong);
         let mut pair = Pair::new();
         let value = pair.answer();
-        let invite = Subject {
+        let invite = DigestRequest {
             method: b"INVITE",
             ..REGISTER
         };
-        assert_eq!(pair.server.verify(value.as_bytes(), invite, HOME, stored, pair.now), Verdict::Wrong);
+        assert_eq!(
+            pair.server.verify(value.as_bytes(), invite, HOME, stored, pair.now),
+            DigestVerdict::Wrong
+        );
     }
 
     /// RFC 3261 22.4 (6), RFC 7616 3.4.6.
@@ -682,10 +685,10 @@ mod tests {
         ] {
             let mut pair = Pair::new();
             let value = pair.answer();
-            let asked = Subject { uri, ..REGISTER };
+            let asked = DigestRequest { uri, ..REGISTER };
             assert_eq!(pair.server.verify(value.as_bytes(), asked, HOME, stored, pair.now), genuine());
             let value = pair.answer().replace("uri=\"sip:coach.example.test\"", "uri=\"sip:other.test\"");
-            assert_eq!(pair.verify(&value), Verdict::Wrong, "not what was hashed");
+            assert_eq!(pair.verify(&value), DigestVerdict::Wrong, "not what was hashed");
         }
     }
 
@@ -701,7 +704,7 @@ mod tests {
         assert_eq!(pair.verify(&third), genuine());
         assert_eq!(pair.verify(&second), genuine());
         for value in [first, second, third] {
-            assert_eq!(pair.verify(&value), Verdict::Stale);
+            assert_eq!(pair.verify(&value), DigestVerdict::Stale);
         }
     }
 
@@ -711,7 +714,7 @@ mod tests {
         let value = pair.answer();
         assert_eq!(
             pair.server.verify(value.as_bytes(), REGISTER, AWAY, stored, pair.now),
-            Verdict::Stale
+            DigestVerdict::Stale
         );
         assert_eq!(pair.verify(&value), genuine());
     }
@@ -721,7 +724,7 @@ mod tests {
         let mut pair = Pair::new();
         let value = pair.answer();
         pair.now += Duration::from_secs(301);
-        assert_eq!(pair.verify(&value), Verdict::Stale);
+        assert_eq!(pair.verify(&value), DigestVerdict::Stale);
         let challenges = pair.server.challenge(HOME, true, pair.now);
         assert!(challenges.iter().all(|value| value.ends_with("stale=true")));
         let value = pair.answer_to(&challenges);
@@ -732,7 +735,7 @@ mod tests {
     fn a_nonce_of_ones_own_making_is_stale() {
         let mut pair = Pair::new();
         let value = pair.answer_to(&["Digest realm=\"coach.example.test\", nonce=\"abcd\", qop=\"auth\", algorithm=MD5".to_owned()]);
-        assert_eq!(pair.verify(&value), Verdict::Stale);
+        assert_eq!(pair.verify(&value), DigestVerdict::Stale);
     }
 
     #[test]
@@ -742,7 +745,7 @@ mod tests {
         pair.server.algorithms = vec![Algorithm::Sha256];
         challenges.retain(|value| value.contains("algorithm=MD5,"));
         let value = pair.answer_to(&challenges);
-        assert_eq!(pair.verify(&value), Verdict::Malformed);
+        assert_eq!(pair.verify(&value), DigestVerdict::Malformed);
     }
 
     #[test]
@@ -760,7 +763,7 @@ mod tests {
             "NoOneKnowsThisScheme x=y",
             &twice,
         ] {
-            assert_eq!(pair.verify(value), Verdict::Malformed, "{value}");
+            assert_eq!(pair.verify(value), DigestVerdict::Malformed, "{value}");
         }
     }
 
@@ -780,12 +783,12 @@ mod tests {
         let first = pair.answer();
         assert_eq!(pair.verify(&first), genuine());
         for number in 2..=MAX_NONCES as u64 + 1 {
-            pair.server.seen.insert(number, Counts::default());
+            pair.server.seen.insert(number, NonceCounts::default());
         }
         pair.server.issued = MAX_NONCES as u64 + 1;
         let value = pair.answer();
         assert_eq!(pair.verify(&value), genuine());
         assert_eq!(pair.server.seen.len(), MAX_NONCES);
-        assert_eq!(pair.verify(&first), Verdict::Stale);
+        assert_eq!(pair.verify(&first), DigestVerdict::Stale);
     }
 }

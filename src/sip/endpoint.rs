@@ -11,12 +11,12 @@
 //! }
 //! ```
 
-use super::config::Config;
+use super::config::SipConfig;
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent};
 use super::registrar::KeptBinding;
-use super::transport::{Arrival, Transport};
-use super::user_agent::{Counters, Output, Refused, RefusedBy, UserAgent, WrongPassword};
+use super::transport::{Transport, TransportEvent};
+use super::user_agent::{Counters, Output, RefusedBy, RefusedRequest, UserAgent, WrongPassword};
 use crate::clock;
 use crate::telemetry::Pii;
 use crate::words::DeviceId;
@@ -42,7 +42,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Resolves the trunks' names, opens the sockets and starts.
-    pub async fn bind(mut config: Config) -> io::Result<Self> {
+    pub async fn bind(mut config: SipConfig) -> io::Result<Self> {
         for trunk in &mut config.trunks {
             if trunk.address.is_none() {
                 let resolved = resolve(&trunk.target).await;
@@ -147,20 +147,20 @@ impl Endpoint {
         self.drain();
     }
 
-    fn hand_in(&mut self, arrival: Arrival) {
+    fn hand_in(&mut self, arrival: TransportEvent) {
         let now = clock::now();
         match arrival {
-            Arrival::Datagram { flow, bytes } => self.agent.handle_datagram(flow, &bytes, now),
-            Arrival::Message { flow, message } => self.agent.handle_message(flow, *message, now),
-            Arrival::Malformed { flow, error } => self.agent.handle_malformed(flow, &error, now),
-            Arrival::Crowded(caller) => {
+            TransportEvent::Datagram { flow, bytes } => self.agent.handle_datagram(flow, &bytes, now),
+            TransportEvent::Message { flow, message } => self.agent.handle_message(flow, *message, now),
+            TransportEvent::Malformed { flow, error } => self.agent.handle_malformed(flow, &error, now),
+            TransportEvent::Crowded(caller) => {
                 // Whoever belongs here finds a place however many strangers there are.
                 let known = self.agent.knows(caller.address());
                 self.transport.admit(caller, known);
             }
-            Arrival::Idle { flow } if self.agent.needs(&flow) => {}
-            Arrival::Idle { flow } => self.transport.close(&flow),
-            Arrival::Gone { flow } => self.agent.handle_unreachable(&flow, now),
+            TransportEvent::Idle { flow } if self.agent.needs(&flow) => {}
+            TransportEvent::Idle { flow } => self.transport.close(&flow),
+            TransportEvent::Gone { flow } => self.agent.handle_unreachable(&flow, now),
         }
     }
 
@@ -226,7 +226,7 @@ impl Endpoint {
 }
 
 /// One line for a refusal, either way.
-fn log_refused(refused: &Refused) {
+fn log_refused(refused: &RefusedRequest) {
     let realms = Some(refused.realms.as_str()).filter(|realms| !realms.is_empty());
     let left_out = Some(refused.left_out).filter(|left_out| *left_out > 0);
     let message = match refused.by {

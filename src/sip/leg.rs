@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// Names a leg. The user agent makes even keys for incoming legs, the switchboard odd ones for outgoing legs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LegKey(pub u64);
+pub struct LegId(pub u64);
 
 /// Who is at the far end of an incoming leg, as far as it was authenticated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,7 +77,7 @@ pub enum LegEvent {
     /// An INVITE for a new call, authenticated. Answered by `Provisional`, `Accept` or `Reject`.
     Incoming {
         /// Its leg.
-        leg: LegKey,
+        leg: LegId,
         /// The Call-ID, for logs.
         call_id: String,
         /// Who.
@@ -95,15 +95,15 @@ pub enum LegEvent {
         /// What the B-leg may carry.
         passed: Vec<PassedHeader>,
         /// The leg whose place he takes (RFC 3891): an established one of the same peer.
-        replaces: Option<LegKey>,
+        replaces: Option<LegId>,
         /// The outgoing leg whose INVITE comes back with this one, through a proxy or a B2BUA: a spiral (RFC 3261 16.3).
-        returns: Option<LegKey>,
+        returns: Option<LegId>,
     },
     /// Where the signalling of a leg comes from, by which its descriptions are judged. Right before `Incoming`, and before a description
     /// that comes from a host not told yet.
     Located {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// The peer's address as we see it.
         host: IpAddr,
         /// That is a public address, and the peer's Via names another one, or its Contact a private one: an address translator is on the way.
@@ -113,14 +113,14 @@ pub enum LegEvent {
     /// itself after an UPDATE. The same names again are no news.
     ConnectedIdentity {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// The numbers it names (RFC 3325 9.1, RFC 4916), at least one; `anonymous` where it withholds one.
         names: Vec<Number>,
     },
     /// A 1xx other than 100 on our INVITE.
     Progress {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// 180 to 199.
         status: u16,
         /// Early media.
@@ -129,7 +129,7 @@ pub enum LegEvent {
     /// A 2xx on our INVITE; its ACK has been sent.
     Answered {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// The answer.
         media: Vec<u8>,
     },
@@ -137,14 +137,14 @@ pub enum LegEvent {
     /// said anything at all, or the transport failed).
     Refused {
         /// The leg, which is gone.
-        leg: LegKey,
+        leg: LegId,
         /// 300 to 699.
         status: u16,
     },
     /// The phone of a device has sent the caller elsewhere (300, 301, 302): refused as by `Refused`, with where to go on.
     Redirected {
         /// The leg, which is gone.
-        leg: LegKey,
+        leg: LegId,
         /// 300, 301 or 302.
         status: u16,
         /// The numbers to try, the preferred first. Never empty.
@@ -153,7 +153,7 @@ pub enum LegEvent {
     /// The ACK of our 2xx has come.
     Confirmed {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// The answer, when our 2xx carried the offer. `None` as well where that was to a re-INVITE and the ACK has none: the session stays as
         /// it was.
         media: Option<Vec<u8>>,
@@ -161,21 +161,21 @@ pub enum LegEvent {
     /// The peer's re-INVITE or UPDATE with an offer (`None`: a re-INVITE without one). Answered by `AnswerOffer` or `RejectOffer`.
     Offered {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// The offer.
         media: Option<Vec<u8>>,
     },
     /// The peer's answer to our re-INVITE (`Offer`).
     OfferAnswered {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// The answer.
         media: Vec<u8>,
     },
     /// The peer refused our re-INVITE; the session stays as it was. (491 is retried by the user agent first.)
     OfferRefused {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// 300 to 699.
         status: u16,
     },
@@ -183,7 +183,7 @@ pub enum LegEvent {
     /// rings on.
     AskToAnswerRefused {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// 300 to 699.
         status: u16,
     },
@@ -191,23 +191,23 @@ pub enum LegEvent {
     /// `TellReferrer`.
     Referred {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// The number, without what decorates it.
         to: Number,
         /// His other leg that goes there already (RFC 3891): the two calls are to be joined without him.
-        replaces: Option<LegKey>,
+        replaces: Option<LegId>,
     },
     /// Digits that he has dialled by INFO. They have been answered with 200.
     Dialled {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// `0`–`9`, `*`, `#`, `A`–`D`.
         digits: String,
     },
     /// The leg is gone: BYE, CANCEL, no ACK, session expiry.
     Ended {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// Why.
         reason: EndReason,
     },
@@ -239,7 +239,7 @@ pub enum LegCommand {
     /// Make a leg.
     Invite {
         /// Its key.
-        leg: LegKey,
+        leg: LegId,
         /// Where to.
         to: Destination,
         /// Who is shown as calling.
@@ -261,7 +261,7 @@ pub enum LegCommand {
     /// Send a 1xx on an incoming leg.
     Provisional {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// 180 to 199.
         status: u16,
         /// Early media.
@@ -270,35 +270,35 @@ pub enum LegCommand {
     /// Send 200 on an incoming leg.
     Accept {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// The answer, or the offer when the INVITE had none.
         media: Vec<u8>,
     },
     /// Send a final refusal on an incoming leg, which is then gone.
     Reject {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// 400 to 699.
         status: u16,
     },
     /// Re-INVITE with an offer.
     Offer {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// The offer.
         media: Vec<u8>,
     },
     /// 200 to the peer's re-INVITE or UPDATE.
     AnswerOffer {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// The answer.
         media: Vec<u8>,
     },
     /// Refuse the peer's re-INVITE or UPDATE; the session stays as it was.
     RejectOffer {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// 400 to 699.
         status: u16,
     },
@@ -306,26 +306,26 @@ pub enum LegCommand {
     /// with the offer in a Warning (RFC 3261 20.43).
     RefuseOffer {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// What is wrong.
         fault: SdpFault,
     },
     /// Ask a ringing phone to answer (NOTIFY with `Event: talk` in the early dialog).
     AskToAnswer {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
     },
     /// How it goes with what the peer has asked for (`Referred`): NOTIFY with a `message/sipfrag`. Nothing if he has asked for nothing.
     TellReferrer {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// 100 to 699; from 200 on the last word.
         status: u16,
     },
     /// Release the leg in whatever state it is: CANCEL, BYE, or a refusal. No event follows.
     Hangup {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// Status and text of the Reason header (RFC 3326), if any.
         reason: Option<(u16, &'static str)>,
     },

@@ -34,50 +34,50 @@ use std::fmt;
 
 /// A request or a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Message {
+pub enum SipMessage {
     /// A request.
-    Request(Request),
+    Request(SipRequest),
     /// A response.
-    Response(Response),
+    Response(SipResponse),
 }
 
-impl Message {
+impl SipMessage {
     /// The header fields.
     pub fn headers(&self) -> &Headers {
         match self {
-            Message::Request(request) => &request.headers,
-            Message::Response(response) => &response.headers,
+            SipMessage::Request(request) => &request.headers,
+            SipMessage::Response(response) => &response.headers,
         }
     }
 
     /// The header fields.
     pub fn headers_mut(&mut self) -> &mut Headers {
         match self {
-            Message::Request(request) => &mut request.headers,
-            Message::Response(response) => &mut response.headers,
+            SipMessage::Request(request) => &mut request.headers,
+            SipMessage::Response(response) => &mut response.headers,
         }
     }
 
     /// The body.
     pub fn body(&self) -> &[u8] {
         match self {
-            Message::Request(request) => &request.body,
-            Message::Response(response) => &response.body,
+            SipMessage::Request(request) => &request.body,
+            SipMessage::Response(response) => &response.body,
         }
     }
 
     /// The message on the wire, with a Content-Length that is right.
     pub fn to_bytes(&self) -> Vec<u8> {
         match self {
-            Message::Request(request) => request.to_bytes(),
-            Message::Response(response) => response.to_bytes(),
+            SipMessage::Request(request) => request.to_bytes(),
+            SipMessage::Response(response) => response.to_bytes(),
         }
     }
 }
 
 /// A request.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct SipRequest {
     /// The method.
     pub method: Method,
     /// The Request-URI, with its raw text.
@@ -88,10 +88,10 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-impl Request {
+impl SipRequest {
     /// A request without header fields.
-    pub fn new(method: Method, uri: Uri) -> Request {
-        Request {
+    pub fn new(method: Method, uri: Uri) -> SipRequest {
+        SipRequest {
             method,
             uri,
             headers: Headers::new(),
@@ -100,13 +100,13 @@ impl Request {
     }
 
     /// The same, with one more header field.
-    pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> Request {
+    pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> SipRequest {
         self.headers.push(name, value);
         self
     }
 
     /// The same, with a body and its Content-Type.
-    pub fn with_body(mut self, content_type: &str, body: Vec<u8>) -> Request {
+    pub fn with_body(mut self, content_type: &str, body: Vec<u8>) -> SipRequest {
         self.headers.set("Content-Type", content_type);
         self.body = body;
         self
@@ -132,7 +132,7 @@ impl Request {
 
 /// A response.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Response {
+pub struct SipResponse {
     /// 100 to 699.
     pub status: u16,
     /// The reason phrase: bytes, possibly empty, for people only.
@@ -143,14 +143,14 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
-impl Response {
+impl SipResponse {
     /// A response to `request` (RFC 3261 8.2.6.2): every Via, and the first From, To, Call-ID and CSeq, byte for byte; Timestamp
     /// in a 100. Whatever the request lacks, the response lacks. A tag on To and Record-Route are the caller's.
-    pub fn to(request: &Request, status: u16) -> Response {
-        Response::from_headers(&request.headers, status)
+    pub fn to(request: &SipRequest, status: u16) -> SipResponse {
+        SipResponse::from_headers(&request.headers, status)
     }
 
-    pub(crate) fn from_headers(asked: &Headers, status: u16) -> Response {
+    pub(crate) fn from_headers(asked: &Headers, status: u16) -> SipResponse {
         let mut headers = Headers::new();
         for field in asked.iter().filter(|field| field.is("Via")) {
             headers.push("Via", field.value());
@@ -163,7 +163,7 @@ impl Response {
         if let (100, Some(value)) = (status, asked.get("Timestamp")) {
             headers.push("Timestamp", value);
         }
-        Response {
+        SipResponse {
             status,
             reason: reason_phrase(status).into(),
             headers,
@@ -177,19 +177,19 @@ impl Response {
     }
 
     /// The same, with a tag on To if To is there, can be read and has none.
-    pub fn with_to_tag(mut self, tag: &str) -> Response {
+    pub fn with_to_tag(mut self, tag: &str) -> SipResponse {
         self.headers.tag_to(tag);
         self
     }
 
     /// The same, with one more header field.
-    pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> Response {
+    pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> SipResponse {
         self.headers.push(name, value);
         self
     }
 
     /// The same, with a body and its Content-Type.
-    pub fn with_body(mut self, content_type: &str, body: Vec<u8>) -> Response {
+    pub fn with_body(mut self, content_type: &str, body: Vec<u8>) -> SipResponse {
         self.headers.set("Content-Type", content_type);
         self.body = body;
         self
@@ -214,14 +214,14 @@ impl Response {
 }
 
 /// Without the body, which may hold keys (a=crypto), and without secret header values.
-impl fmt::Debug for Request {
+impl fmt::Debug for SipRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {:?} + {} bytes", self.method, self.uri, self.headers, self.body.len())
     }
 }
 
 /// Without the body, which may hold keys (a=crypto), and without secret header values.
-impl fmt::Debug for Response {
+impl fmt::Debug for SipResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

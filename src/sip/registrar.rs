@@ -77,7 +77,7 @@ pub struct Genuine<'a> {
 
 /// What a REGISTER asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum BindingChange {
     /// No Contact: only tell.
     Fetch,
     /// `Contact: *` with `Expires: 0`.
@@ -130,7 +130,7 @@ impl Registrar {
     /// Does what an authenticated REGISTER asks, all or nothing. The newest contacts win: a phone that restarts comes from a new port each
     /// time and never takes back the old ones. One that begins to count again under its old Call-ID is told from a REGISTER that was
     /// overtaken by the challenge that it answers: a newer one than before.
-    pub fn register(&mut self, device: &DeviceId, change: Change, genuine: Genuine<'_>, now: Instant) -> Result<(), RegisterError> {
+    pub fn register(&mut self, device: &DeviceId, change: BindingChange, genuine: Genuine<'_>, now: Instant) -> Result<(), RegisterError> {
         let Genuine {
             call_id,
             cseq,
@@ -141,10 +141,10 @@ impl Registrar {
         bound.retain(|binding| binding.expires_at > now);
         let stale = |binding: &Binding| binding.call_id == call_id && binding.cseq >= cseq && binding.challenge >= challenge;
         match change {
-            Change::Fetch => return Ok(()),
-            Change::RemoveAll if bound.iter().any(stale) => return Err(RegisterError::OutOfOrder),
-            Change::RemoveAll => bound.clear(),
-            Change::Bind(contacts) => {
+            BindingChange::Fetch => return Ok(()),
+            BindingChange::RemoveAll if bound.iter().any(stale) => return Err(RegisterError::OutOfOrder),
+            BindingChange::RemoveAll => bound.clear(),
+            BindingChange::Bind(contacts) => {
                 if contacts.iter().filter(|(_, asked)| !asked.is_zero()).count() > self.max_contacts {
                     return Err(RegisterError::TooMany);
                 }

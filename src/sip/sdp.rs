@@ -18,7 +18,7 @@ mod tests;
 
 pub use crypto::Crypto;
 pub use offer_answer::{Agreed, Local};
-pub use parse::{Audio, MAX_LINES, Session};
+pub use parse::{Audio, MAX_LINES, SdpSession};
 
 /// Whether a leg's media is encrypted: SRTP with keys in the descriptions (RFC 4568).
 ///
@@ -31,7 +31,7 @@ pub use parse::{Audio, MAX_LINES, Session};
 /// A peer that does no SRTP refuses RTP/SAVP with 488, and there is no second INVITE to try it in clear. So an optional offer is RTP/AVP
 /// with `a=crypto` lines, as telephones make it that call this "best effort": who does not know the lines leaves them out of his answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Srtp {
+pub enum SrtpPolicy {
     /// Never.
     #[default]
     Off,

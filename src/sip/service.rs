@@ -7,20 +7,20 @@
 mod journal;
 mod keeper;
 
-use super::config::Config as SipConfig;
+use super::config::SipConfig;
 use super::endpoint::Endpoint;
 use super::flow::Protocol;
-use super::leg::{LegCommand, LegEvent, LegKey};
-use super::sdp::{SdpError, Srtp};
-use super::switchboard::{Extension, Keep, Numbering, Output, Outside, Switchboard, SwitchboardConfig, TrunkRoute};
+use super::leg::{LegCommand, LegEvent, LegId};
+use super::sdp::{SdpError, SrtpPolicy};
+use super::switchboard::{B2bua, B2buaConfig, Environment, Extension, Numbering, Output, Persist, TrunkRoute};
 use crate::clock;
-use crate::contract::{self, FactLog, Placed, Port, proto};
+use crate::contract::{self, CommandCall, CommandInbox, FactLog, proto};
 use crate::media::engine::{Engine, EngineStats, MediaEvents};
 use crate::media::{CallKey, Codec, Expected, MediaCommand, MediaConfig, MediaEvent, MediaLeg, Targets};
 use crate::store::{Store, StoreError};
 use crate::words::{Command, Fact, Now, Reason, Refusal};
-use journal::Journal;
-use keeper::{Ahead, Keeping};
+use journal::Observer;
+use keeper::{Ahead, BackendWriter};
 use proto::telephony_server::TelephonyServer;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -35,18 +35,18 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What the backend is made of.
 #[derive(Clone, Debug, Default)]
-pub struct Config {
+pub struct BackendConfig {
     /// Accounts, trunks, listening addresses.
     pub sip: SipConfig,
     /// How calls behave.
-    pub switchboard: SwitchboardConfig,
+    pub switchboard: B2buaConfig,
     /// Ports and threads of media.
     pub media: MediaConfig,
 }
 
 /// Why the backend could not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum BackendStartError {
     /// A SIP address can not be listened on, or a trunk's name not be resolved.
     #[error("SIP: {0}")]
     Sip(io::Error),
@@ -60,7 +60,7 @@ pub enum StartError {
 
 /// A running backend. Dropped, it stops as by [`Backend::shutdown`], unwatched.
 #[derive(Debug)]
-pub struct Backend {
+pub struct SipBackend {
     sip: Vec<(Protocol, SocketAddr)>,
     engine: Engine,
     facts: FactLog,
@@ -78,7 +78,7 @@ impl Drop for Alive {
     }
 }
 
-impl Backend {
+impl SipBackend {
     /// The SIP addresses that are listened on, with the ports that were taken.
     pub fn local_addrs(&self) -> &[(Protocol, SocketAddr)] {
         &self.sip
@@ -135,28 +135,31 @@ impl Backend {
 ///
 /// # Errors
 /// A port in use, a trunk without address, a state file that can not be read.
-pub async fn start(config: Config, store: Store) -> Result<(TelephonyServer<contract::Service>, Backend), StartError> {
+pub async fn start(
+    config: BackendConfig,
+    store: Store,
+) -> Result<(TelephonyServer<contract::TelephonyService>, SipBackend), BackendStartError> {
     let (kept, bindings, keeping) = keeper::start(store).await?;
     let media_config = config.media.clone();
-    let (engine, media) = Engine::start(config.media).map_err(StartError::Media)?;
+    let (engine, media) = Engine::start(config.media).map_err(BackendStartError::Media)?;
     let numbering = numbering(&config.sip);
     warn_of_open_keys(&config.sip);
-    let mut endpoint = Endpoint::bind(config.sip).await.map_err(StartError::Sip)?;
+    let mut endpoint = Endpoint::bind(config.sip).await.map_err(BackendStartError::Sip)?;
     let sip = endpoint.local_addrs().to_vec();
     let grace = config.switchboard.grace;
     let surroundings = Surroundings { engine: engine.clone() };
     let doors: Vec<SocketAddr> = sip.iter().map(|(_, address)| *address).collect();
-    let switchboard = SwitchboardConfig {
+    let switchboard = B2buaConfig {
         targets: Arc::new(Targets::of(&media_config, &interfaces(), &doors)),
         ..config.switchboard
     };
-    let mut board = Switchboard::new(switchboard, numbering, kept, surroundings);
+    let mut board = B2bua::new(switchboard, numbering, kept, surroundings);
     for event in endpoint.restore(bindings) {
         board.handle_leg(event, clock::now());
     }
-    let (server, Port { commands, facts }) = contract::serve(board.capabilities());
+    let (server, CommandInbox { commands, facts }) = contract::serve(board.capabilities());
     let (stop, stopped) = oneshot::channel();
-    let shell = Shell {
+    let shell = BackendTask {
         board,
         endpoint,
         engine: engine.clone(),
@@ -165,11 +168,11 @@ pub async fn start(config: Config, store: Store) -> Result<(TelephonyServer<cont
         facts: facts.clone(),
         keeping,
         grace,
-        journal: Journal::default(),
+        journal: Observer::default(),
     };
     let (alive, running) = watch::channel(true);
     let alive = Alive(alive);
-    let backend = Backend {
+    let backend = SipBackend {
         sip,
         engine,
         facts,
@@ -221,8 +224,8 @@ fn interfaces() -> Vec<IpAddr> {
 
 /// Keys of SRTP stand in the descriptions (RFC 4568 8.3): whoever reads the signalling hears the call.
 fn warn_of_open_keys(sip: &SipConfig) {
-    let accounts = sip.accounts.iter().filter(|account| account.srtp != Srtp::Off).count();
-    let trunks = sip.trunks.iter().filter(|trunk| trunk.srtp != Srtp::Off).count();
+    let accounts = sip.accounts.iter().filter(|account| account.srtp != SrtpPolicy::Off).count();
+    let trunks = sip.trunks.iter().filter(|trunk| trunk.srtp != SrtpPolicy::Off).count();
     if accounts + trunks > 0 {
         tracing::warn!(
             accounts,
@@ -236,7 +239,7 @@ struct Surroundings {
     engine: Engine,
 }
 
-impl Outside for Surroundings {
+impl Environment for Surroundings {
     fn open_port(&mut self, call: CallKey, leg: MediaLeg, expected: Expected) -> Option<SocketAddr> {
         self.engine
             .open(call, leg, expected)
@@ -250,29 +253,29 @@ impl Outside for Surroundings {
 }
 
 /// Everything the loop owns.
-struct Shell {
-    board: Switchboard<Surroundings>,
+struct BackendTask {
+    board: B2bua<Surroundings>,
     endpoint: Endpoint,
     engine: Engine,
     media: Option<MediaEvents>,
-    commands: Option<tokio::sync::mpsc::Receiver<Placed>>,
+    commands: Option<tokio::sync::mpsc::Receiver<CommandCall>>,
     facts: FactLog,
-    keeping: Keeping,
+    keeping: BackendWriter,
     grace: Duration,
-    journal: Journal,
+    journal: Observer,
 }
 
 /// One thing that happened.
-enum Happening {
+enum Input {
     Legs(Vec<LegEvent>),
-    Command(Option<Placed>),
+    Command(Option<CommandCall>),
     Stored(Box<Ahead>, bool),
     Media(Option<MediaEvent>),
     Timeout,
     Stop,
 }
 
-impl Shell {
+impl BackendTask {
     async fn run(mut self, stopped: oneshot::Receiver<()>) {
         let mut stopped = Some(stopped);
         self.drain();
@@ -285,29 +288,29 @@ impl Shell {
         self.keeping.finish().await;
     }
 
-    async fn wait(&mut self, stopped: &mut Option<oneshot::Receiver<()>>) -> Happening {
+    async fn wait(&mut self, stopped: &mut Option<oneshot::Receiver<()>>) -> Input {
         let at = self.board.poll_timeout();
         tokio::select! {
-            events = self.endpoint.next() => Happening::Legs(events),
-            placed = next(&mut self.commands) => Happening::Command(placed),
-            (ahead, written) = self.keeping.stored() => Happening::Stored(ahead, written),
-            event = next(&mut self.media) => Happening::Media(event),
-            () = until(at) => Happening::Timeout,
-            () = ended(stopped) => Happening::Stop,
+            events = self.endpoint.next() => Input::Legs(events),
+            placed = next(&mut self.commands) => Input::Command(placed),
+            (ahead, written) = self.keeping.stored() => Input::Stored(ahead, written),
+            event = next(&mut self.media) => Input::Media(event),
+            () = until(at) => Input::Timeout,
+            () = ended(stopped) => Input::Stop,
         }
     }
 
-    fn hand_in(&mut self, happening: Happening) {
+    fn hand_in(&mut self, happening: Input) {
         let now = clock::now();
         match happening {
-            Happening::Legs(events) => events.into_iter().for_each(|event| self.hand_in_leg(event, now)),
-            Happening::Command(Some(placed)) => self.take(placed, now),
-            Happening::Command(None) => self.commands = None,
-            Happening::Stored(ahead, written) => self.take_stored(*ahead, written, now),
-            Happening::Media(Some(event)) => self.hand_in_media(event, now),
-            Happening::Media(None) => self.media = None,
-            Happening::Timeout => self.board.handle_timeout(now),
-            Happening::Stop => {
+            Input::Legs(events) => events.into_iter().for_each(|event| self.hand_in_leg(event, now)),
+            Input::Command(Some(placed)) => self.take(placed, now),
+            Input::Command(None) => self.commands = None,
+            Input::Stored(ahead, written) => self.take_stored(*ahead, written, now),
+            Input::Media(Some(event)) => self.hand_in_media(event, now),
+            Input::Media(None) => self.media = None,
+            Input::Timeout => self.board.handle_timeout(now),
+            Input::Stop => {
                 tracing::info!(calls = self.board.live_calls(), grace_s = self.grace.as_secs(), "stopping");
                 self.board.close(self.grace, now);
             }
@@ -387,14 +390,14 @@ impl Shell {
         self.board.handle_media(event, now);
     }
 
-    fn take(&mut self, placed: Placed, now: Now) {
+    fn take(&mut self, placed: CommandCall, now: Now) {
         if let Command::StopMonitoring { supervisor } = &placed.command {
             let stopped = self.keeping.stop(supervisor);
-            return self.obey(placed, None, stopped, now);
+            return self.apply(placed, None, stopped, now);
         }
         match self.board.foresee(&placed.command) {
             Ok(Some(keep)) => self.keeping.write_ahead(Ahead { keep, placed }),
-            Ok(None) => self.obey(placed, None, false, now),
+            Ok(None) => self.apply(placed, None, false, now),
             Err(refusal) => refuse(placed, refusal),
         }
     }
@@ -403,7 +406,7 @@ impl Shell {
         let is_wanted = self.keeping.is_wanted(&ahead);
         let Ahead { keep, placed } = ahead;
         let refusal = match (written, is_wanted) {
-            (true, true) => return self.obey(placed, Some(&keep), false, now),
+            (true, true) => return self.apply(placed, Some(&keep), false, now),
             (_, false) => Refusal::new(Reason::InvalidState, "Monitoring was cancelled before it began."),
             (false, true) => Refusal::new(
                 Reason::Internal,
@@ -417,8 +420,8 @@ impl Shell {
     }
 
     /// `stopped`: it has ended something that had not begun.
-    fn obey(&mut self, placed: Placed, foreseen: Option<&Keep>, stopped: bool, now: Now) {
-        let Placed { context, command, reply } = placed;
+    fn apply(&mut self, placed: CommandCall, foreseen: Option<&Persist>, stopped: bool, now: Now) {
+        let CommandCall { context, command, reply } = placed;
         let span = tracing::info_span!("command", request_id = %context.request_id, user = %context.user);
         let _inside = span.enter();
         let done = match self.board.handle_command(&command, now) {
@@ -451,7 +454,7 @@ impl Shell {
                 }
                 Output::Media(command) => {
                     if let MediaCommand::Describe { leg, media, .. } = &command
-                        && let Some((call, role)) = self.board.seat_of(LegKey(leg.0))
+                        && let Some((call, role)) = self.board.party_of(LegId(leg.0))
                     {
                         self.journal.seat(*leg, call, role, media.codec, clock::instant());
                     }
@@ -474,7 +477,7 @@ impl Shell {
     fn note_leg(&mut self, command: &LegCommand) {
         match command {
             LegCommand::Reject { leg, status } => self.journal.refused(*leg, *status),
-            LegCommand::RefuseOffer { leg, .. } if self.board.seat_of(*leg).is_none() => self.journal.refused(*leg, SdpError::STATUS),
+            LegCommand::RefuseOffer { leg, .. } if self.board.party_of(*leg).is_none() => self.journal.refused(*leg, SdpError::STATUS),
             LegCommand::TellReferrer {
                 leg,
                 status: status @ 300..,
@@ -500,7 +503,7 @@ impl Shell {
     }
 }
 
-fn refuse(placed: Placed, refusal: Refusal) {
+fn refuse(placed: CommandCall, refusal: Refusal) {
     tracing::debug!(request_id = %placed.context.request_id, user = %placed.context.user, %refusal, "command refused");
     // Who asked may have gone.
     let _ = placed.reply.send(Err(refusal));

@@ -31,25 +31,25 @@ pub use whereabouts::Remark;
 
 use crate::media::{CallKey, Codec, Expected, Gain, MediaCommand, MediaEvent, MediaLeg, Targets};
 use crate::sip::config::Nat;
-use crate::sip::leg::{Identity, LegCommand, LegKey, LegSource};
-use crate::sip::sdp::{Local, SdpFault, Srtp};
+use crate::sip::leg::{Identity, LegCommand, LegId, LegSource};
+use crate::sip::sdp::{Local, SdpFault, SrtpPolicy};
 use crate::supervision::{self, Supervision};
 use crate::words::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Failure, Mode, MonitorFact, Now, Number, PartyRole, Quality,
     Reason, Refusal, Scope,
 };
-use call::{Call, Rules, Seat, Stage, media_leg};
+use call::{Call, LegStage, Party, Rules, media_leg};
 pub use routing::Unroutable;
-use routing::{Callee, Caller};
+use routing::{CalledParty, CallingParty};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use whereabouts::{Aim, Reach, Whereabouts};
+use whereabouts::{Aim, Reachability, Whereabouts};
 
 /// How the switchboard behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SwitchboardConfig {
+pub struct B2buaConfig {
     /// The codecs we take part in, best first. A caller's own order counts for more.
     pub codecs: Vec<Codec>,
     /// Phones are told an IPv6 address for their sound, and one that has only the other family for its own is refused with 488.
@@ -84,10 +84,10 @@ pub struct SwitchboardConfig {
     /// What is ours, of which nobody may make a target.
     pub targets: Arc<Targets>,
     /// Who joins whom when.
-    pub supervision: supervision::Config,
+    pub supervision: supervision::SupervisionConfig,
 }
 
-impl Default for SwitchboardConfig {
+impl Default for B2buaConfig {
     fn default() -> Self {
         Self {
             codecs: vec![Codec::Pcmu, Codec::Pcma, Codec::G722, Codec::Opus],
@@ -106,13 +106,13 @@ impl Default for SwitchboardConfig {
             grace: Duration::from_secs(5),
             quality_interval: Duration::from_secs(10),
             targets: Arc::default(),
-            supervision: supervision::Config::default(),
+            supervision: supervision::SupervisionConfig::default(),
         }
     }
 }
 
 /// What the switchboard needs from outside in the middle of a step.
-pub trait Outside {
+pub trait Environment {
     /// Opens the ports of a leg: heard by nobody, hearing nobody. `None` when there is none left.
     fn open_port(&mut self, call: CallKey, leg: MediaLeg, expected: Expected) -> Option<SocketAddr>;
 
@@ -130,18 +130,18 @@ pub enum Output {
     /// To whoever watches.
     Fact(Fact),
     /// To the store.
-    Keep(Keep),
+    Keep(Persist),
     /// To the log: a description of a leg's peer that cannot be used.
     Unusable {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// What is wrong with it.
         fault: SdpFault,
     },
     /// Why the caller of this leg is refused, ahead of the `Reject` that does it: for the log.
     Denied {
         /// The leg.
-        leg: LegKey,
+        leg: LegId,
         /// Why.
         why: Unroutable,
     },
@@ -151,7 +151,7 @@ pub enum Output {
 
 /// What must survive a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Keep {
+pub enum Persist {
     /// This monitor. Its state need not be kept.
     Monitor(MonitorFact),
     /// No monitor of this supervisor's device.
@@ -160,12 +160,12 @@ pub enum Keep {
         supervisor: DeviceId,
     },
     /// What is set on a device.
-    Device(KeptDevice),
+    Device(RestoredDevice),
 }
 
 /// What is set on a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeptDevice {
+pub struct RestoredDevice {
     /// The device.
     pub device: DeviceId,
     /// Do-not-disturb is on.
@@ -176,26 +176,26 @@ pub struct KeptDevice {
 
 /// What a restart finds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
+pub struct RestoredCalls {
     /// Monitors; all come back armed.
     pub monitors: Vec<MonitorFact>,
     /// Devices with something set.
-    pub devices: Vec<KeptDevice>,
+    pub devices: Vec<RestoredDevice>,
 }
 
 /// All calls of a house.
 ///
 /// After each `handle_*`, drain [`Switchboard::poll_output`]; call [`Switchboard::handle_timeout`] when [`Switchboard::poll_timeout`] says.
-pub struct Switchboard<O> {
-    config: SwitchboardConfig,
+pub struct B2bua<O> {
+    config: B2buaConfig,
     numbering: Numbering,
     outside: O,
-    devices: BTreeMap<DeviceId, Device>,
+    devices: BTreeMap<DeviceId, DeviceState>,
     calls: BTreeMap<CallKey, Call>,
-    by_leg: BTreeMap<LegKey, CallKey>,
+    by_leg: BTreeMap<LegId, CallKey>,
     by_id: BTreeMap<CallId, CallKey>,
     /// Every leg of a peer, those that have left included until their call forgets them.
-    by_peer: BTreeMap<LegSource, BTreeSet<LegKey>>,
+    by_peer: BTreeMap<LegSource, BTreeSet<LegId>>,
     supervision: Supervision,
     kept: BTreeMap<DeviceId, MonitorFact>,
     /// Calls that this step has changed.
@@ -204,9 +204,9 @@ pub struct Switchboard<O> {
     /// Ends of legs, which come after the step's hearing: nobody hears what follows an end.
     farewells: Vec<Output>,
     /// Whoever is to be invited, which comes last: who is on another call with his one phone is let go there first.
-    invitations: Vec<(LegKey, LegCommand)>,
+    invitations: Vec<(LegId, LegCommand)>,
     /// Where the leg is whose INVITE comes next.
-    arriving: Option<(LegKey, Whereabouts)>,
+    arriving: Option<(LegId, Whereabouts)>,
     /// Devices and trunks whose address was seen to be translated.
     behind_nat: BTreeSet<LegSource>,
     next_call: u64,
@@ -214,7 +214,7 @@ pub struct Switchboard<O> {
     closing: Option<Instant>,
 }
 
-struct Device {
+struct DeviceState {
     extension: Extension,
     registered: bool,
     do_not_disturb: bool,
@@ -223,23 +223,23 @@ struct Device {
 
 /// What holds for the media of a leg.
 #[derive(Clone)]
-struct Terms {
-    reach: Reach,
+struct MediaPolicy {
+    reach: Reachability,
     targets: Arc<Targets>,
     own_ports: bool,
     /// The codecs it may use, never empty.
     codecs: Vec<Codec>,
-    srtp: Srtp,
+    srtp: SrtpPolicy,
     /// Of the address that we tell.
     ipv6: bool,
 }
 
-impl<O: Outside> Switchboard<O> {
+impl<O: Environment> B2bua<O> {
     /// A switchboard without calls. Its first outputs are the facts of its devices and of the monitors that were kept.
-    pub fn new(config: SwitchboardConfig, numbering: Numbering, kept: Kept, outside: O) -> Self {
-        let mut devices: BTreeMap<DeviceId, Device> = numbering
+    pub fn new(config: B2buaConfig, numbering: Numbering, kept: RestoredCalls, outside: O) -> Self {
+        let mut devices: BTreeMap<DeviceId, DeviceState> = numbering
             .extensions()
-            .map(|extension| (extension.device.clone(), Device::new(extension.clone())))
+            .map(|extension| (extension.device.clone(), DeviceState::new(extension.clone())))
             .collect();
         for set in kept.devices {
             if let Some(device) = devices.get_mut(&set.device) {
@@ -304,20 +304,20 @@ impl<O: Outside> Switchboard<O> {
     /// What the media engine saw.
     pub fn handle_media(&mut self, event: MediaEvent, now: Now) {
         match event {
-            MediaEvent::Inactive { leg } => self.probe(LegKey(leg.0)),
+            MediaEvent::Inactive { leg } => self.probe(LegId(leg.0)),
             MediaEvent::LeakGuard { call, leg: _ } => self.distrust(call),
-            MediaEvent::Quality { leg, quality } => return self.note_quality(LegKey(leg.0), quality, now),
-            MediaEvent::Active { leg } => self.alive(LegKey(leg.0)),
-            MediaEvent::Withheld { leg } => self.withheld(LegKey(leg.0)),
-            MediaEvent::Failed { leg } => self.media_failed(LegKey(leg.0)),
+            MediaEvent::Quality { leg, quality } => return self.note_quality(LegId(leg.0), quality, now),
+            MediaEvent::Active { leg } => self.alive(LegId(leg.0)),
+            MediaEvent::Withheld { leg } => self.withheld(LegId(leg.0)),
+            MediaEvent::Failed { leg } => self.media_failed(LegId(leg.0)),
             MediaEvent::Digits { .. } | MediaEvent::Closed { .. } => {}
         }
-        self.settle(now);
+        self.finish_step(now);
     }
 
     /// A leg's quality is no change of its call: supervision is never told. It goes along with the next change, or by itself when it is a
     /// leg's first, or when the last time is long enough ago.
-    fn note_quality(&mut self, leg: LegKey, quality: Quality, now: Now) {
+    fn note_quality(&mut self, leg: LegId, quality: Quality, now: Now) {
         let interval = self.config.quality_interval;
         let Some(call) = self.call_of(leg) else { return };
         let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over()) else {
@@ -373,7 +373,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// Whose a leg is, for the log.
-    pub fn seat_of(&self, leg: LegKey) -> Option<(&CallId, PartyRole)> {
+    pub fn party_of(&self, leg: LegId) -> Option<(&CallId, PartyRole)> {
         let call = self.calls.get(self.by_leg.get(&leg)?)?;
         let seat = call.seats.iter().find(|seat| seat.leg == leg)?;
         Some((&call.id, seat.role))
@@ -395,7 +395,7 @@ impl<O: Outside> Switchboard<O> {
                 self.changed.insert(call.key);
             }
         }
-        self.settle(now);
+        self.finish_step(now);
     }
 
     /// The next thing to do.
@@ -407,7 +407,7 @@ impl<O: Outside> Switchboard<O> {
     ///
     /// What a call was between two facts of one step is told to supervision only; outside it is told once how it is now, and before what
     /// comes of it.
-    fn settle(&mut self, now: Now) {
+    fn finish_step(&mut self, now: Now) {
         let first = self.outputs.len();
         let mut touched = BTreeSet::new();
         let mut turns = 0_u32;
@@ -418,7 +418,7 @@ impl<O: Outside> Switchboard<O> {
                 touched.insert(key);
                 self.tell_supervision(key, now);
             } else if let Some(wish) = self.supervision.poll_output() {
-                self.obey(wish, now);
+                self.apply(wish, now);
             } else {
                 for &key in &touched {
                     self.transfer_is_moot(key);
@@ -528,7 +528,7 @@ impl<O: Outside> Switchboard<O> {
         }
     }
 
-    fn forget_leg(&mut self, leg: LegKey, peer: &LegSource) {
+    fn forget_leg(&mut self, leg: LegId, peer: &LegSource) {
         self.by_leg.remove(&leg);
         if let Some(legs) = self.by_peer.get_mut(peer) {
             legs.remove(&leg);
@@ -539,7 +539,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The legs of a peer that have not left, with their calls.
-    fn live_legs(&self, peer: &LegSource) -> impl Iterator<Item = (&Call, &Seat)> {
+    fn live_legs(&self, peer: &LegSource) -> impl Iterator<Item = (&Call, &Party)> {
         let legs = self.by_peer.get(peer).into_iter().flatten();
         legs.filter_map(|leg| {
             let call = self.calls.get(self.by_leg.get(leg)?)?;
@@ -548,14 +548,14 @@ impl<O: Outside> Switchboard<O> {
         })
     }
 
-    fn call_of(&mut self, leg: LegKey) -> Option<&mut Call> {
+    fn call_of(&mut self, leg: LegId) -> Option<&mut Call> {
         let key = self.by_leg.get(&leg)?;
         self.calls.get_mut(key)
     }
 
-    fn terms_of_extension(&self, extension: &Extension) -> Terms {
-        Terms {
-            reach: Reach::Device(extension.nat),
+    fn terms_of_extension(&self, extension: &Extension) -> MediaPolicy {
+        MediaPolicy {
+            reach: Reachability::Device(extension.nat),
             targets: Arc::clone(&self.config.targets),
             own_ports: extension.own_ports,
             srtp: extension.srtp,
@@ -564,15 +564,15 @@ impl<O: Outside> Switchboard<O> {
         }
     }
 
-    fn terms_of_trunk(&self, trunk: &TrunkRoute) -> Terms {
+    fn terms_of_trunk(&self, trunk: &TrunkRoute) -> MediaPolicy {
         let common: Vec<Codec> = trunk
             .codecs
             .iter()
             .copied()
             .filter(|codec| self.config.codecs.contains(codec))
             .collect();
-        Terms {
-            reach: Reach::Trunk {
+        MediaPolicy {
+            reach: Reachability::Trunk {
                 nat: trunk.nat,
                 hosts: trunk.hosts.clone(),
                 media_sources: trunk.media_sources.clone(),
@@ -585,14 +585,14 @@ impl<O: Outside> Switchboard<O> {
         }
     }
 
-    fn caller(&self, source: &LegSource) -> Option<Caller> {
+    fn caller(&self, source: &LegSource) -> Option<CallingParty> {
         match source {
-            LegSource::Account(id) => self.devices.get(id).map(|device| Caller {
+            LegSource::Account(id) => self.devices.get(id).map(|device| CallingParty {
                 device: Some(id.clone()),
                 role: role_of(device.extension.kind),
                 terms: self.terms_of_extension(&device.extension),
             }),
-            LegSource::Trunk(name) => Some(Caller {
+            LegSource::Trunk(name) => Some(CallingParty {
                 device: None,
                 role: PartyRole::Customer,
                 terms: self.numbering.trunk(name).map(|trunk| self.terms_of_trunk(trunk))?,
@@ -600,8 +600,8 @@ impl<O: Outside> Switchboard<O> {
         }
     }
 
-    fn new_leg(&mut self) -> LegKey {
-        let leg = LegKey(self.next_leg);
+    fn new_leg(&mut self) -> LegId {
+        let leg = LegId(self.next_leg);
         self.next_leg += 2;
         leg
     }
@@ -610,14 +610,14 @@ impl<O: Outside> Switchboard<O> {
     fn new_seat(
         &mut self,
         call: CallKey,
-        leg: LegKey,
+        leg: LegId,
         peer: LegSource,
         party: (Number, PartyRole),
-        terms: Terms,
-        stage: Stage,
-    ) -> Option<Seat> {
+        terms: MediaPolicy,
+        stage: LegStage,
+    ) -> Option<Party> {
         let offered = match &stage {
-            Stage::Calling { offer: Some(offer), .. } => offer.audio.rtp,
+            LegStage::Calling { offer: Some(offer), .. } => offer.audio.rtp,
             _ => None,
         };
         let place = self.arriving.take_if(|(arriving, _)| *arriving == leg).map(|(_, place)| place);
@@ -631,14 +631,14 @@ impl<O: Outside> Switchboard<O> {
         let address = self.outside.open_port(call, media_leg(leg), expected)?;
         let local = Local::new(session_id(self.outside.random()), address);
         let local = match terms.srtp {
-            Srtp::Off => local,
-            Srtp::Optional | Srtp::Required => local.with_srtp(terms.srtp, self.secret()),
+            SrtpPolicy::Off => local,
+            SrtpPolicy::Optional | SrtpPolicy::Required => local.with_srtp(terms.srtp, self.secret()),
         };
         self.by_leg.insert(leg, call);
         self.by_peer.entry(peer.clone()).or_default().insert(leg);
-        Some(Seat {
+        Some(Party {
             place,
-            ..Seat::new(leg, peer, party, terms, stage, local)
+            ..Party::new(leg, peer, party, terms, stage, local)
         })
     }
 
@@ -665,12 +665,12 @@ impl<O: Outside> Switchboard<O> {
             .map_or_else(|| Number::from(""), |device| device.extension.number.clone())
     }
 
-    fn known(&self, device: &DeviceId) -> Result<&Device, Refusal> {
+    fn known(&self, device: &DeviceId) -> Result<&DeviceState, Refusal> {
         self.devices.get(device).ok_or_else(|| Refusal::no_device(device))
     }
 }
 
-impl Device {
+impl DeviceState {
     fn new(extension: Extension) -> Self {
         Self {
             extension,
@@ -691,8 +691,8 @@ impl Device {
         }
     }
 
-    fn kept(&self) -> KeptDevice {
-        KeptDevice {
+    fn kept(&self) -> RestoredDevice {
+        RestoredDevice {
             device: self.extension.device.clone(),
             do_not_disturb: self.do_not_disturb,
             forward_to: self.forward_to.clone(),
@@ -702,7 +702,7 @@ impl Device {
 
 fn role_of(kind: AccountKind) -> PartyRole {
     match kind {
-        AccountKind::House => PartyRole::Agent,
+        AccountKind::Internal => PartyRole::Agent,
         AccountKind::Customer => PartyRole::Customer,
     }
 }

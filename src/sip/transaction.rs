@@ -53,7 +53,7 @@ impl Timing {
 /// The timers of RFC 3261 17 and RFC 6026 7.1. Those of server transactions that are over (I, J, L) are the times in
 /// [`Transactions`] at which each is forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Timer {
+pub enum TransactionTimer {
     /// INVITE client, UDP: when to send the request again.
     A,
     /// INVITE client: when to give up waiting for any response.
@@ -145,7 +145,7 @@ impl std::fmt::Debug for ServerKey {
 
 /// A request as its transaction sees it.
 #[derive(Clone, Debug)]
-pub struct Received {
+pub struct ReceivedVia {
     /// What it has in common with its repetitions.
     pub key: ServerKey,
     /// Where it came from, and where its responses go.
@@ -163,7 +163,7 @@ pub struct ClientKey {
 
 /// The two kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum TransactionKind {
     /// INVITE.
     Invite,
     /// Everything else but ACK.
@@ -172,11 +172,11 @@ pub enum Kind {
 
 /// A server transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServerId(u64);
+pub struct ServerTransactionId(u64);
 
 /// A client transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClientId(u64);
+pub struct ClientTransactionId(u64);
 
 /// What a request is to the transactions that exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,9 +191,9 @@ pub enum Arrival {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply<C> {
     /// For the user agent.
-    Pass(ClientId, C),
+    Pass(ClientTransactionId, C),
     /// The first refusal of an INVITE: for the user agent, which also calls [`Transactions::acknowledge`].
-    Refused(ClientId, C),
+    Refused(ClientTransactionId, C),
     /// Nobody's, or dealt with here.
     Absorbed,
 }
@@ -256,27 +256,27 @@ pub struct Transactions<S, C> {
     bounds: Bounds,
     next_id: u64,
     /// Those that wait for an answer or for its ACK.
-    servers: BTreeMap<ServerId, Server<S>>,
+    servers: BTreeMap<ServerTransactionId, ServerTransaction<S>>,
     /// Those that are over.
-    ended: BTreeMap<ServerId, Ended<S>>,
-    server_keys: BTreeMap<Arc<ServerKey>, ServerId>,
+    ended: BTreeMap<ServerTransactionId, Ended<S>>,
+    server_keys: BTreeMap<Arc<ServerKey>, ServerTransactionId>,
     /// When each that is over is forgotten.
-    forgotten_at: BTreeSet<(Instant, ServerId)>,
+    forgotten_at: BTreeSet<(Instant, ServerTransactionId)>,
     /// Refused INVITEs without an ACK.
-    unacknowledged: BTreeSet<ServerId>,
+    unacknowledged: BTreeSet<ServerTransactionId>,
     /// Those that wait on a connection.
-    on_connection: BTreeSet<(ConnectionId, ServerId)>,
+    on_connection: BTreeSet<(ConnectionId, ServerTransactionId)>,
     per_source: BTreeMap<IpAddr, Usage>,
     /// Bytes, about.
     remembered: usize,
-    clients: BTreeMap<ClientId, Client<C>>,
-    client_keys: BTreeMap<ClientKey, ClientId>,
-    timers: Timers<(Timer, u64)>,
+    clients: BTreeMap<ClientTransactionId, ClientTransaction<C>>,
+    client_keys: BTreeMap<ClientKey, ClientTransactionId>,
+    timers: Timers<(TransactionTimer, u64)>,
     outputs: VecDeque<Output<C>>,
 }
 
 #[derive(Debug)]
-struct Server<S> {
+struct ServerTransaction<S> {
     key: Arc<ServerKey>,
     flow: Flow,
     fallback: Option<SocketAddr>,
@@ -295,13 +295,13 @@ enum ServerState {
 #[derive(Debug)]
 struct Ended<S> {
     key: Arc<ServerKey>,
-    outcome: Outcome,
+    outcome: FinalOutcome,
     until: Instant,
     owner: S,
 }
 
 #[derive(Debug)]
-enum Outcome {
+enum FinalOutcome {
     /// An INVITE with a 2xx, which the user agent repeats itself: copies are absorbed (RFC 6026 7.1, timer L).
     Accepted,
     /// A refused INVITE with its ACK: copies of both are absorbed (timer I).
@@ -319,7 +319,7 @@ struct Usage {
 }
 
 #[derive(Debug)]
-struct Client<C> {
+struct ClientTransaction<C> {
     key: ClientKey,
     flow: Flow,
     state: ClientState,
@@ -370,7 +370,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     }
 
     /// A request other than ACK has come.
-    pub fn handle_request(&mut self, request: &Received) -> Arrival {
+    pub fn handle_request(&mut self, request: &ReceivedVia) -> Arrival {
         let Some(&id) = self.server_keys.get(&request.key) else {
             return Arrival::New;
         };
@@ -381,8 +381,8 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
                 ServerState::Trying => None,
             },
             (None, Some(ended)) => match &ended.outcome {
-                Outcome::Answered(response) => Some(response.to_vec()),
-                Outcome::Accepted | Outcome::Acknowledged => None,
+                FinalOutcome::Answered(response) => Some(response.to_vec()),
+                FinalOutcome::Accepted | FinalOutcome::Acknowledged => None,
             },
             (None, None) => None,
         };
@@ -399,20 +399,20 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     pub fn handle_ack(&mut self, key: &ServerKey, now: Instant) -> bool {
         let Some(&id) = self.server_keys.get(key) else { return false };
         if let Some(ended) = self.ended.get(&id) {
-            return matches!(ended.outcome, Outcome::Acknowledged);
+            return matches!(ended.outcome, FinalOutcome::Acknowledged);
         }
         let Some(server) = self.servers.get(&id) else { return false };
         let reliable = server.flow.protocol.is_reliable();
         match server.state {
             ServerState::InviteCompleted { .. } if reliable => drop(self.take_server(id)),
-            ServerState::InviteCompleted { .. } => self.end(id, Outcome::Acknowledged, now + self.timing.t4),
+            ServerState::InviteCompleted { .. } => self.end(id, FinalOutcome::Acknowledged, now + self.timing.t4),
             ServerState::InviteProceeding { .. } | ServerState::Trying => return false,
         }
         true
     }
 
     /// Makes a server transaction of a new request, if there is room.
-    pub fn open(&mut self, request: Received, kind: Kind, owner: S) -> Result<ServerId, Overloaded> {
+    pub fn open(&mut self, request: ReceivedVia, kind: TransactionKind, owner: S) -> Result<ServerTransactionId, Overloaded> {
         let of_source = match request.key.peer {
             Peer::Host(source) => self.per_source.get(&source).map_or(0, |usage| usage.open),
             Peer::Trunk(_) => 0,
@@ -424,21 +424,21 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     }
 
     /// Makes a server transaction of a request that belongs to what is there already: a dialog, or an INVITE that it cancels.
-    pub fn open_always(&mut self, request: Received, kind: Kind, owner: S) -> ServerId {
-        let Received { key, path } = request;
+    pub fn open_always(&mut self, request: ReceivedVia, kind: TransactionKind, owner: S) -> ServerTransactionId {
+        let ReceivedVia { key, path } = request;
         if let Peer::Host(source) = key.peer {
             self.per_source.entry(source).or_default().open += 1;
         }
-        let id = ServerId(self.fresh());
+        let id = ServerTransactionId(self.fresh());
         let state = match kind {
-            Kind::Invite => ServerState::InviteProceeding { last: None },
-            Kind::Other => ServerState::Trying,
+            TransactionKind::Invite => ServerState::InviteProceeding { last: None },
+            TransactionKind::Other => ServerState::Trying,
         };
         let key = Arc::new(key);
         if path.reply.connection != ConnectionId::NONE {
             self.on_connection.insert((path.reply.connection, id));
         }
-        let server = Server {
+        let server = ServerTransaction {
             key: key.clone(),
             flow: path.reply,
             fallback: path.fallback,
@@ -451,22 +451,22 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     }
 
     /// Sends a response. Nothing happens when the transaction is gone or has a final one already.
-    pub fn respond(&mut self, id: ServerId, status: u16, bytes: Vec<u8>, now: Instant) {
+    pub fn respond(&mut self, id: ServerTransactionId, status: u16, bytes: Vec<u8>, now: Instant) {
         let Some(server) = self.servers.get_mut(&id) else { return };
         let reliable = server.flow.protocol.is_reliable();
         let flow = server.flow;
         match (&mut server.state, status) {
             (ServerState::InviteProceeding { last }, 100..=199) => *last = Some(bytes.clone()),
-            (ServerState::InviteProceeding { .. }, 200..=299) => self.end(id, Outcome::Accepted, now + self.timing.give_up()),
+            (ServerState::InviteProceeding { .. }, 200..=299) => self.end(id, FinalOutcome::Accepted, now + self.timing.give_up()),
             (ServerState::InviteProceeding { .. }, _) => {
                 server.state = ServerState::InviteCompleted {
                     response: bytes.clone(),
                     interval: self.timing.t1,
                 };
                 if !reliable {
-                    self.timers.set((Timer::G, id.0), now + self.timing.t1);
+                    self.timers.set((TransactionTimer::G, id.0), now + self.timing.t1);
                 }
-                self.timers.set((Timer::H, id.0), now + self.timing.give_up());
+                self.timers.set((TransactionTimer::H, id.0), now + self.timing.give_up());
                 self.unacknowledged.insert(id);
                 if self.unacknowledged.len() > self.bounds.unacknowledged
                     && let Some(oldest) = self.unacknowledged.pop_first()
@@ -476,7 +476,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
             }
             (ServerState::Trying, 200..) if reliable => drop(self.take_server(id)),
             (ServerState::Trying, 200..) => {
-                let answer = Outcome::Answered(bytes.clone().into_boxed_slice());
+                let answer = FinalOutcome::Answered(bytes.clone().into_boxed_slice());
                 self.end(id, answer, now + self.timing.give_up());
             }
             (ServerState::InviteCompleted { .. } | ServerState::Trying, _) => return,
@@ -485,7 +485,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     }
 
     /// Whose INVITE a key names, while it is there (answered or not).
-    pub fn server(&self, key: &ServerKey) -> Option<(ServerId, S)> {
+    pub fn server(&self, key: &ServerKey) -> Option<(ServerTransactionId, S)> {
         let id = *self.server_keys.get(key)?;
         let owner = self.servers.get(&id).map(|server| &server.owner);
         let owner = owner.or_else(|| self.ended.get(&id).map(|ended| &ended.owner));
@@ -511,12 +511,12 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     }
 
     /// Where the answer to a request goes, while it waits for one.
-    pub fn reply_flow(&self, id: ServerId) -> Option<Flow> {
+    pub fn reply_flow(&self, id: ServerTransactionId) -> Option<Flow> {
         self.servers.get(&id).map(|server| server.flow)
     }
 
     /// Answers that are still to come go another way.
-    pub fn redirect(&mut self, id: ServerId, flow: Flow, fallback: Option<SocketAddr>) {
+    pub fn redirect(&mut self, id: ServerTransactionId, flow: Flow, fallback: Option<SocketAddr>) {
         let Some(server) = self.servers.get_mut(&id) else { return };
         if server.flow.connection != ConnectionId::NONE {
             self.on_connection.remove(&(server.flow.connection, id));
@@ -528,12 +528,20 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     }
 
     /// Sends a request and waits for its response.
-    pub fn request(&mut self, key: ClientKey, kind: Kind, flow: Flow, bytes: Vec<u8>, owner: C, now: Instant) -> ClientId {
-        let id = ClientId(self.fresh());
+    pub fn request(
+        &mut self,
+        key: ClientKey,
+        kind: TransactionKind,
+        flow: Flow,
+        bytes: Vec<u8>,
+        owner: C,
+        now: Instant,
+    ) -> ClientTransactionId {
+        let id = ClientTransactionId(self.fresh());
         let unreliable = !flow.protocol.is_reliable();
         let (again, give_up) = match kind {
-            Kind::Invite => (Timer::A, Timer::B),
-            Kind::Other => (Timer::E, Timer::F),
+            TransactionKind::Invite => (TransactionTimer::A, TransactionTimer::B),
+            TransactionKind::Other => (TransactionTimer::E, TransactionTimer::F),
         };
         if unreliable {
             self.timers.set((again, id.0), now + self.timing.t1);
@@ -541,11 +549,11 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         self.timers.set((give_up, id.0), now + self.timing.give_up());
         let (request, interval) = (bytes.clone(), self.timing.t1);
         let state = match kind {
-            Kind::Invite => ClientState::Calling { request, interval },
-            Kind::Other => ClientState::Trying { request, interval },
+            TransactionKind::Invite => ClientState::Calling { request, interval },
+            TransactionKind::Other => ClientState::Trying { request, interval },
         };
         self.client_keys.insert(key.clone(), id);
-        self.clients.insert(id, Client { key, flow, state, owner });
+        self.clients.insert(id, ClientTransaction { key, flow, state, owner });
         self.outputs.push_back(Output::Transmit { flow, bytes });
         id
     }
@@ -569,22 +577,22 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         match (&mut client.state, status) {
             (ClientState::Calling { .. }, 100..=199) => {
                 client.state = ClientState::InviteProceeding;
-                self.clear(&[Timer::A, Timer::B], id.0);
+                self.clear(&[TransactionTimer::A, TransactionTimer::B], id.0);
                 Reply::Pass(id, owner)
             }
             (ClientState::InviteProceeding, 100..=199) => Reply::Pass(id, owner),
             (ClientState::Calling { .. } | ClientState::InviteProceeding, 200..=299) => {
                 client.state = ClientState::InviteAccepted { acks: Vec::new() };
-                self.clear(&[Timer::A, Timer::B], id.0);
-                self.timers.set((Timer::M, id.0), now + self.timing.give_up());
+                self.clear(&[TransactionTimer::A, TransactionTimer::B], id.0);
+                self.timers.set((TransactionTimer::M, id.0), now + self.timing.give_up());
                 Reply::Pass(id, owner)
             }
             (ClientState::Calling { .. } | ClientState::InviteProceeding, _) => {
                 client.state = ClientState::InviteCompleted { ack: None };
-                self.clear(&[Timer::A, Timer::B], id.0);
+                self.clear(&[TransactionTimer::A, TransactionTimer::B], id.0);
                 // RFC 3261 17.1.1.2: at least 32 s over UDP. Over TCP the transaction goes when its ACK has been sent.
                 if !reliable {
-                    self.timers.set((Timer::D, id.0), now + self.timing.give_up());
+                    self.timers.set((TransactionTimer::D, id.0), now + self.timing.give_up());
                 }
                 Reply::Refused(id, owner)
             }
@@ -608,17 +616,17 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
                 let request = std::mem::take(request);
                 client.state = ClientState::Proceeding { request };
                 if !reliable {
-                    self.timers.set((Timer::E, id.0), now + self.timing.t2);
+                    self.timers.set((TransactionTimer::E, id.0), now + self.timing.t2);
                 }
                 Reply::Absorbed
             }
             (ClientState::Trying { .. } | ClientState::Proceeding { .. }, 200..) => {
                 client.state = ClientState::Completed;
-                self.clear(&[Timer::E, Timer::F], id.0);
+                self.clear(&[TransactionTimer::E, TransactionTimer::F], id.0);
                 if reliable {
                     self.remove_client(id);
                 } else {
-                    self.timers.set((Timer::K, id.0), now + self.timing.t4);
+                    self.timers.set((TransactionTimer::K, id.0), now + self.timing.t4);
                 }
                 Reply::Pass(id, owner)
             }
@@ -634,7 +642,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     }
 
     /// Sends the ACK of a final response, and again whenever that response is repeated.
-    pub fn acknowledge(&mut self, id: ClientId, to_tag: &[u8], flow: Flow, bytes: Vec<u8>) {
+    pub fn acknowledge(&mut self, id: ClientTransactionId, to_tag: &[u8], flow: Flow, bytes: Vec<u8>) {
         if let Some(client) = self.clients.get_mut(&id) {
             match &mut client.state {
                 ClientState::InviteCompleted { ack } => {
@@ -659,21 +667,21 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     }
 
     /// Forgets a client transaction: a cancelled INVITE that nobody finished (RFC 3261 9.1).
-    pub fn abandon(&mut self, id: ClientId) {
+    pub fn abandon(&mut self, id: ClientTransactionId) {
         self.remove_client(id);
     }
 
     /// Forgets an INVITE in 64·T1, whatever has come by then: its dialog is over. Until then refusals are still acknowledged.
-    pub fn abandon_later(&mut self, id: ClientId, now: Instant) {
+    pub fn abandon_later(&mut self, id: ClientTransactionId, now: Instant) {
         if self.clients.contains_key(&id) {
-            self.timers.set((Timer::M, id.0), now + self.timing.give_up());
+            self.timers.set((TransactionTimer::M, id.0), now + self.timing.give_up());
         }
     }
 
     /// The transport has lost the way to a peer: requests that still wait there have failed, and answers are said by a new connection
     /// (RFC 3261 18.2.2).
     pub fn handle_unreachable(&mut self, flow: &Flow) {
-        let waiting = (flow.connection, ServerId(0))..=(flow.connection, ServerId(u64::MAX));
+        let waiting = (flow.connection, ServerTransactionId(0))..=(flow.connection, ServerTransactionId(u64::MAX));
         let waiting = self
             .on_connection
             .range(waiting)
@@ -692,7 +700,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
                 self.outputs.push_back(Output::Transmit { flow: new, bytes });
             }
         }
-        let lost: Vec<ClientId> = self
+        let lost: Vec<ClientTransactionId> = self
             .clients
             .iter()
             .filter(|(_, client)| client.flow == *flow && client.waits())
@@ -709,17 +717,17 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((timer, id)) = self.timers.pop(now) {
             match timer {
-                Timer::A | Timer::E => self.repeat_request(timer, ClientId(id), now),
-                Timer::G => self.repeat_refusal(ServerId(id), now),
-                Timer::B | Timer::F => {
-                    if let Some(client) = self.remove_client(ClientId(id)) {
+                TransactionTimer::A | TransactionTimer::E => self.repeat_request(timer, ClientTransactionId(id), now),
+                TransactionTimer::G => self.repeat_refusal(ServerTransactionId(id), now),
+                TransactionTimer::B | TransactionTimer::F => {
+                    if let Some(client) = self.remove_client(ClientTransactionId(id)) {
                         self.outputs.push_back(Output::TimedOut(client.owner));
                     }
                 }
-                Timer::D | Timer::K | Timer::M => {
-                    self.remove_client(ClientId(id));
+                TransactionTimer::D | TransactionTimer::K | TransactionTimer::M => {
+                    self.remove_client(ClientTransactionId(id));
                 }
-                Timer::H => drop(self.take_server(ServerId(id))),
+                TransactionTimer::H => drop(self.take_server(ServerTransactionId(id))),
             }
         }
         while let Some(&(at, id)) = self.forgotten_at.first() {
@@ -766,7 +774,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         (self.ended.len(), self.remembered)
     }
 
-    fn repeat_request(&mut self, timer: Timer, id: ClientId, now: Instant) {
+    fn repeat_request(&mut self, timer: TransactionTimer, id: ClientTransactionId, now: Instant) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let (bytes, wait) = match &mut client.state {
             ClientState::Calling { request, interval } => {
@@ -790,13 +798,13 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         self.outputs.push_back(Output::Transmit { flow, bytes });
     }
 
-    fn repeat_refusal(&mut self, id: ServerId, now: Instant) {
+    fn repeat_refusal(&mut self, id: ServerTransactionId, now: Instant) {
         let Some(server) = self.servers.get_mut(&id) else { return };
         let ServerState::InviteCompleted { response, interval } = &mut server.state else {
             return;
         };
         *interval = (*interval * 2).min(self.timing.t2);
-        self.timers.set((Timer::G, id.0), now + *interval);
+        self.timers.set((TransactionTimer::G, id.0), now + *interval);
         self.outputs.push_back(Output::Transmit {
             flow: server.flow,
             bytes: response.clone(),
@@ -808,18 +816,18 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         self.next_id
     }
 
-    fn clear(&mut self, timers: &[Timer], id: u64) {
+    fn clear(&mut self, timers: &[TransactionTimer], id: u64) {
         for timer in timers {
             self.timers.clear(&(*timer, id));
         }
     }
 
     /// Takes a server transaction out, without a memory of it.
-    fn take_server(&mut self, id: ServerId) -> Option<Server<S>> {
+    fn take_server(&mut self, id: ServerTransactionId) -> Option<ServerTransaction<S>> {
         let server = self.servers.remove(&id)?;
         self.server_keys.remove(&*server.key);
         self.unacknowledged.remove(&id);
-        self.clear(&[Timer::G, Timer::H], id.0);
+        self.clear(&[TransactionTimer::G, TransactionTimer::H], id.0);
         if server.flow.connection != ConnectionId::NONE {
             self.on_connection.remove(&(server.flow.connection, id));
         }
@@ -828,8 +836,8 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     }
 
     /// A server transaction is over: what its copies need is remembered.
-    fn end(&mut self, id: ServerId, outcome: Outcome, until: Instant) {
-        let Some(Server { key, owner, .. }) = self.take_server(id) else {
+    fn end(&mut self, id: ServerTransactionId, outcome: FinalOutcome, until: Instant) {
+        let Some(ServerTransaction { key, owner, .. }) = self.take_server(id) else {
             return;
         };
         let ended = Ended {
@@ -857,7 +865,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         }
     }
 
-    fn forget(&mut self, id: ServerId) {
+    fn forget(&mut self, id: ServerTransactionId) {
         let Some(ended) = self.ended.remove(&id) else { return };
         self.forgotten_at.remove(&(ended.until, id));
         self.server_keys.remove(&*ended.key);
@@ -876,10 +884,21 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         }
     }
 
-    fn remove_client(&mut self, id: ClientId) -> Option<Client<C>> {
+    fn remove_client(&mut self, id: ClientTransactionId) -> Option<ClientTransaction<C>> {
         let client = self.clients.remove(&id)?;
         self.client_keys.remove(&client.key);
-        self.clear(&[Timer::A, Timer::B, Timer::D, Timer::E, Timer::F, Timer::K, Timer::M], id.0);
+        self.clear(
+            &[
+                TransactionTimer::A,
+                TransactionTimer::B,
+                TransactionTimer::D,
+                TransactionTimer::E,
+                TransactionTimer::F,
+                TransactionTimer::K,
+                TransactionTimer::M,
+            ],
+            id.0,
+        );
         Some(client)
     }
 }
@@ -887,14 +906,14 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
 impl<S> Ended<S> {
     fn cost(&self) -> usize {
         let answer = match &self.outcome {
-            Outcome::Answered(response) => response.len(),
-            Outcome::Accepted | Outcome::Acknowledged => 0,
+            FinalOutcome::Answered(response) => response.len(),
+            FinalOutcome::Accepted | FinalOutcome::Acknowledged => 0,
         };
         REMEMBERED + self.key.marks.len() + answer
     }
 }
 
-impl<C> Client<C> {
+impl<C> ClientTransaction<C> {
     fn waits(&self) -> bool {
         match self.state {
             ClientState::Calling { .. } | ClientState::InviteProceeding | ClientState::Trying { .. } | ClientState::Proceeding { .. } => {
@@ -944,14 +963,14 @@ mod tests {
     }
 
     /// A request from `flow`, whose responses go back there.
-    fn received(flow: Flow, branch: &str, method: &str) -> Received {
-        Received {
+    fn received(flow: Flow, branch: &str, method: &str) -> ReceivedVia {
+        ReceivedVia {
             key: ServerKey::new(Peer::Host(flow.peer.ip()), branch.as_bytes(), b"192.0.2.2", method.as_bytes()),
             path: ReturnPath::new(flow, None, false),
         }
     }
 
-    fn request(branch: &str, method: &str) -> Received {
+    fn request(branch: &str, method: &str) -> ReceivedVia {
         received(udp(), branch, method)
     }
 
@@ -981,7 +1000,7 @@ mod tests {
     #[test]
     fn a_request_is_repeated_at_doubling_intervals_up_to_4_s_and_given_up_after_32_s() {
         let (mut machine, now) = (machine(), start());
-        machine.request(client_key("OPTIONS"), Kind::Other, udp(), b"o".to_vec(), 1, now);
+        machine.request(client_key("OPTIONS"), TransactionKind::Other, udp(), b"o".to_vec(), 1, now);
         let times = sent_at(&mut machine, now);
         assert_eq!(times, [0, 500, 1500, 3500, 7500, 11500, 15500, 19500, 23500, 27500, 31500]);
         assert!(machine.is_empty());
@@ -990,7 +1009,7 @@ mod tests {
     #[test]
     fn after_a_provisional_response_a_request_is_repeated_every_4_s() {
         let (mut machine, now) = (machine(), start());
-        machine.request(client_key("OPTIONS"), Kind::Other, udp(), b"o".to_vec(), 1, now);
+        machine.request(client_key("OPTIONS"), TransactionKind::Other, udp(), b"o".to_vec(), 1, now);
         machine.handle_response(&client_key("OPTIONS"), 100, b"", now);
         assert_eq!(
             sent_at(&mut machine, now),
@@ -1003,7 +1022,7 @@ mod tests {
     fn nothing_is_repeated_on_a_connection_and_its_loss_is_a_failure() {
         let (mut machine, now) = (machine(), start());
         let tcp = flow(Protocol::Tcp, PEER);
-        machine.request(client_key("INVITE"), Kind::Invite, tcp, b"i".to_vec(), 1, now);
+        machine.request(client_key("INVITE"), TransactionKind::Invite, tcp, b"i".to_vec(), 1, now);
         assert_eq!(
             machine.poll_output(),
             Some(Output::Transmit {
@@ -1021,7 +1040,7 @@ mod tests {
     #[test]
     fn a_late_response_to_an_answered_request_is_absorbed_for_5_s() {
         let (mut machine, now) = (machine(), start());
-        let id = machine.request(client_key("BYE"), Kind::Other, udp(), b"b".to_vec(), 1, now);
+        let id = machine.request(client_key("BYE"), TransactionKind::Other, udp(), b"b".to_vec(), 1, now);
         assert_eq!(machine.handle_response(&client_key("BYE"), 200, b"", now), Reply::Pass(id, 1));
         assert_eq!(machine.handle_response(&client_key("BYE"), 200, b"", now), Reply::Absorbed);
         machine.handle_timeout(now + Duration::from_secs(5));
@@ -1032,7 +1051,7 @@ mod tests {
     fn an_answer_is_repeated_for_as_long_as_the_request_may_be() {
         let (mut machine, now) = (machine(), start());
         let key = request("z9hG4bKa", "BYE");
-        let id = machine.open(key.clone(), Kind::Other, 1).unwrap();
+        let id = machine.open(key.clone(), TransactionKind::Other, 1).unwrap();
         assert_eq!(machine.handle_request(&key), Arrival::Repeated);
         assert_eq!(machine.poll_output(), None, "there is no answer yet");
         machine.respond(id, 200, b"ok".to_vec(), now);
@@ -1053,13 +1072,13 @@ mod tests {
     fn a_refusal_of_an_invite_is_repeated_until_its_ack_or_32_s() {
         let (mut machine, now) = (machine(), start());
         let key = request("z9hG4bKa", "INVITE");
-        let id = machine.open(key.clone(), Kind::Invite, 1).unwrap();
+        let id = machine.open(key.clone(), TransactionKind::Invite, 1).unwrap();
         machine.respond(id, 486, b"busy".to_vec(), now);
         let times = sent_at(&mut machine, now);
         assert_eq!(times, [0, 500, 1500, 3500, 7500, 11500, 15500, 19500, 23500, 27500, 31500]);
         assert!(machine.is_empty());
 
-        let id = machine.open(key.clone(), Kind::Invite, 1).unwrap();
+        let id = machine.open(key.clone(), TransactionKind::Invite, 1).unwrap();
         machine.respond(id, 486, b"busy".to_vec(), now);
         assert!(machine.handle_ack(&key.key, now));
         assert!(machine.handle_ack(&key.key, now), "a repeated ACK is absorbed");
@@ -1071,7 +1090,7 @@ mod tests {
     fn an_accepted_invite_absorbs_its_repetitions_and_leaves_the_ack_to_the_dialog() {
         let (mut machine, now) = (machine(), start());
         let key = request("z9hG4bKa", "INVITE");
-        let id = machine.open(key.clone(), Kind::Invite, 1).unwrap();
+        let id = machine.open(key.clone(), TransactionKind::Invite, 1).unwrap();
         machine.respond(id, 180, b"ringing".to_vec(), now);
         assert_eq!(machine.handle_request(&key), Arrival::Repeated);
         machine.respond(id, 200, b"ok".to_vec(), now);
@@ -1088,10 +1107,10 @@ mod tests {
     fn an_answer_goes_where_the_latest_copy_of_the_request_wants_it() {
         let (mut machine, now) = (machine(), start());
         let first = request("z9hG4bKa", "INVITE");
-        let id = machine.open(first.clone(), Kind::Invite, 1).unwrap();
+        let id = machine.open(first.clone(), TransactionKind::Invite, 1).unwrap();
         machine.respond(id, 100, b"trying".to_vec(), now);
         let elsewhere = flow(Protocol::Udp, "192.0.2.2:40000");
-        let again = Received {
+        let again = ReceivedVia {
             path: ReturnPath::new(elsewhere, None, false),
             ..first.clone()
         };
@@ -1118,7 +1137,7 @@ mod tests {
         for (fallback, said) in [(Some(named.peer), 1), (None, 0)] {
             let mut asked = received(connection, "z9hG4bKa", "INVITE");
             asked.path.fallback = fallback;
-            let id = machine.open(asked.clone(), Kind::Invite, 1).unwrap();
+            let id = machine.open(asked.clone(), TransactionKind::Invite, 1).unwrap();
             machine.respond(id, 486, b"busy".to_vec(), now);
             machine.poll_output();
             machine.handle_unreachable(&connection);
@@ -1138,7 +1157,7 @@ mod tests {
         let mut machine = machine();
         let peer = Peer::Host("192.0.2.2".parse().unwrap());
         let key = |peer, branch: &[u8], sent_by: &[u8], method: &[u8]| ServerKey::new(peer, branch, sent_by, method);
-        machine.open(request("z9hG4bKa", "INVITE"), Kind::Invite, 1).unwrap();
+        machine.open(request("z9hG4bKa", "INVITE"), TransactionKind::Invite, 1).unwrap();
         let found = machine.of_same_branch(&key(peer, b"z9hG4bKa", b"another", b"INVITE"));
         assert_eq!(found, Some(request("z9hG4bKa", "INVITE").key));
         for other in [
@@ -1156,12 +1175,12 @@ mod tests {
     #[test]
     fn a_source_has_only_so_many_transactions_that_wait_for_something() {
         let mut machine = machine();
-        machine.open(request("z9hG4bKa", "BYE"), Kind::Other, 1).unwrap();
-        let id = machine.open(request("z9hG4bKb", "BYE"), Kind::Other, 1).unwrap();
-        assert_eq!(machine.open(request("z9hG4bKc", "BYE"), Kind::Other, 1), Err(Overloaded));
+        machine.open(request("z9hG4bKa", "BYE"), TransactionKind::Other, 1).unwrap();
+        let id = machine.open(request("z9hG4bKb", "BYE"), TransactionKind::Other, 1).unwrap();
+        assert_eq!(machine.open(request("z9hG4bKc", "BYE"), TransactionKind::Other, 1), Err(Overloaded));
         let other = flow(Protocol::Udp, "192.0.2.3:5060");
-        assert!(machine.open(received(other, "z9hG4bKc", "BYE"), Kind::Other, 1).is_ok());
+        assert!(machine.open(received(other, "z9hG4bKc", "BYE"), TransactionKind::Other, 1).is_ok());
         machine.respond(id, 200, b"ok".to_vec(), start());
-        assert!(machine.open(request("z9hG4bKd", "BYE"), Kind::Other, 1).is_ok());
+        assert!(machine.open(request("z9hG4bKd", "BYE"), TransactionKind::Other, 1).is_ok());
     }
 }

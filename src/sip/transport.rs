@@ -13,9 +13,9 @@
 //! connections, a share each, and a time in all, whatever they say; when their share is full, one that has had its chance gives way to the
 //! next. The rest is for those that are known.
 
-use super::config::{Limits, Listen};
+use super::config::{ListenAddress, SipLimits};
 use super::flow::{ConnectionId, Flow, Protocol};
-use super::message::{Framed, Message, ParseError, StreamFramer};
+use super::message::{Framed, ParseError, SipMessage, StreamFramer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -46,7 +46,7 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Something has come from the network.
 #[derive(Debug)]
-pub enum Arrival {
+pub enum TransportEvent {
     /// A datagram.
     Datagram {
         /// Its way.
@@ -59,7 +59,7 @@ pub enum Arrival {
         /// Its way.
         flow: Flow,
         /// The message.
-        message: Box<Message>,
+        message: Box<SipMessage>,
     },
     /// Something on a connection that is no message.
     Malformed {
@@ -75,7 +75,7 @@ pub enum Arrival {
         flow: Flow,
     },
     /// Somebody has called while strangers have all that is theirs: [`Transport::admit`] says whether it is known.
-    Crowded(Caller),
+    Crowded(Dialer),
     /// A flow can no longer be used: its connection is closed, or could not be made.
     Gone {
         /// The way that was.
@@ -85,13 +85,13 @@ pub enum Arrival {
 
 /// Somebody who has connected, and has no place yet.
 #[derive(Debug)]
-pub struct Caller {
+pub struct Dialer {
     stream: TcpStream,
     local: SocketAddr,
     peer: SocketAddr,
 }
 
-impl Caller {
+impl Dialer {
     /// Its address.
     pub fn address(&self) -> IpAddr {
         self.peer.ip()
@@ -99,9 +99,9 @@ impl Caller {
 }
 
 #[derive(Debug)]
-enum Happening {
-    Arrival(Arrival),
-    Accepted(Caller),
+enum Input {
+    Arrival(TransportEvent),
+    Accepted(Dialer),
     Ping(ConnectionId),
     Ended(ConnectionId),
 }
@@ -109,15 +109,15 @@ enum Happening {
 /// The sockets.
 #[derive(Debug)]
 pub struct Transport {
-    limits: Limits,
+    limits: SipLimits,
     locals: Vec<(Protocol, SocketAddr)>,
     sockets: Vec<(SocketAddr, Arc<UdpSocket>)>,
     connections: BTreeMap<ConnectionId, Connection>,
     /// Addresses of trunks.
     trusted: BTreeSet<IpAddr>,
     next_id: u64,
-    happenings: mpsc::Receiver<Happening>,
-    sender: mpsc::Sender<Happening>,
+    happenings: mpsc::Receiver<Input>,
+    sender: mpsc::Sender<Input>,
     unreachable: Vec<Flow>,
     tasks: JoinSet<()>,
 }
@@ -133,7 +133,7 @@ struct Connection {
 
 impl Transport {
     /// Opens the listening sockets.
-    pub async fn bind(listen: &[Listen], limits: Limits) -> io::Result<Self> {
+    pub async fn bind(listen: &[ListenAddress], limits: SipLimits) -> io::Result<Self> {
         let (sender, happenings) = mpsc::channel(QUEUE);
         let mut transport = Self {
             limits,
@@ -178,7 +178,7 @@ impl Transport {
 
     /// Takes in somebody for whom there was no room among the strangers: one who is known beside them, another in the place of one that has
     /// had its chance.
-    pub fn admit(&mut self, caller: Caller, known: bool) {
+    pub fn admit(&mut self, caller: Dialer, known: bool) {
         let strangers = || {
             self.connections
                 .iter()
@@ -242,10 +242,10 @@ impl Transport {
     }
 
     /// Waits for the next arrival. May be dropped at any time without losing one.
-    pub async fn next(&mut self) -> Arrival {
+    pub async fn next(&mut self) -> TransportEvent {
         loop {
             if let Some(flow) = self.unreachable.pop() {
-                return Arrival::Gone { flow };
+                return TransportEvent::Gone { flow };
             }
             // The transport holds a sender itself, so the queue never ends.
             let Some(happening) = self.happenings.recv().await else {
@@ -257,18 +257,18 @@ impl Transport {
         }
     }
 
-    fn handle(&mut self, happening: Happening) -> Option<Arrival> {
+    fn handle(&mut self, happening: Input) -> Option<TransportEvent> {
         while self.tasks.try_join_next().is_some() {}
         match happening {
-            Happening::Arrival(arrival) => Some(arrival),
-            Happening::Accepted(caller) => self.accept(caller),
-            Happening::Ping(id) => {
+            Input::Arrival(arrival) => Some(arrival),
+            Input::Accepted(caller) => self.accept(caller),
+            Input::Ping(id) => {
                 // RFC 5626 3.5.1
                 let connection = self.connections.get(&id)?;
                 let _ = connection.writes.try_send(b"\r\n".to_vec());
                 None
             }
-            Happening::Ended(id) => {
+            Input::Ended(id) => {
                 let connection = self.connections.remove(&id)?;
                 if connection.outgoing {
                     let named = Flow {
@@ -277,7 +277,7 @@ impl Transport {
                     };
                     self.unreachable.push(named);
                 }
-                Some(Arrival::Gone { flow: connection.flow })
+                Some(TransportEvent::Gone { flow: connection.flow })
             }
         }
     }
@@ -301,7 +301,7 @@ impl Transport {
         Ok(local)
     }
 
-    fn accept(&mut self, caller: Caller) -> Option<Arrival> {
+    fn accept(&mut self, caller: Dialer) -> Option<TransportEvent> {
         let source = caller.address();
         let trusted = self.trusted.contains(&source.to_canonical());
         let (mut of_source, mut strangers, mut strangers_of_source) = (0, 0, 0);
@@ -317,14 +317,14 @@ impl Transport {
             return None;
         }
         if !trusted && (strangers >= limits.strangers || strangers_of_source >= limits.strangers_per_source) {
-            return Some(Arrival::Crowded(caller));
+            return Some(TransportEvent::Crowded(caller));
         }
         self.serve(caller, trusted);
         None
     }
 
-    fn serve(&mut self, caller: Caller, known: bool) {
-        let Caller { stream, local, peer } = caller;
+    fn serve(&mut self, caller: Dialer, known: bool) {
+        let Dialer { stream, local, peer } = caller;
         let (flow, writes) = self.add(local, peer, false);
         if let Some(connection) = self.connections.get_mut(&flow.connection)
             && known
@@ -348,7 +348,7 @@ impl Transport {
             match timeout(CONNECT, TcpStream::connect(flow.peer)).await {
                 Ok(Ok(stream)) => serve(stream, flow, sender, writes, limits, Spoken::At(Instant::now())).await,
                 Ok(Err(_)) | Err(_) => {
-                    let _ = sender.send(Happening::Ended(flow.connection)).await;
+                    let _ = sender.send(Input::Ended(flow.connection)).await;
                 }
             }
         });
@@ -388,7 +388,7 @@ fn mark(socket: &socket2::SockRef<'_>, local: SocketAddr) {
     };
 }
 
-async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, sender: mpsc::Sender<Happening>) {
+async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, sender: mpsc::Sender<Input>) {
     let mut buffer = vec![0; DATAGRAM];
     loop {
         let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
@@ -402,17 +402,17 @@ async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, sender: mpsc::Sender
             connection: ConnectionId::NONE,
         };
         let bytes = buffer[..length].to_vec();
-        if sender.send(Happening::Arrival(Arrival::Datagram { flow, bytes })).await.is_err() {
+        if sender.send(Input::Arrival(TransportEvent::Datagram { flow, bytes })).await.is_err() {
             return;
         }
     }
 }
 
-async fn listen(listener: TcpListener, local: SocketAddr, sender: mpsc::Sender<Happening>) {
+async fn listen(listener: TcpListener, local: SocketAddr, sender: mpsc::Sender<Input>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                if sender.send(Happening::Accepted(Caller { stream, local, peer })).await.is_err() {
+                if sender.send(Input::Accepted(Dialer { stream, local, peer })).await.is_err() {
                     return;
                 }
             }
@@ -426,9 +426,9 @@ async fn listen(listener: TcpListener, local: SocketAddr, sender: mpsc::Sender<H
 async fn serve(
     stream: TcpStream,
     flow: Flow,
-    sender: mpsc::Sender<Happening>,
+    sender: mpsc::Sender<Input>,
     writes: mpsc::Receiver<Vec<u8>>,
-    limits: Limits,
+    limits: SipLimits,
     spoken: Spoken,
 ) {
     mark(&socket2::SockRef::from(&stream), flow.peer);
@@ -438,13 +438,13 @@ async fn serve(
     let (reader, writer) = stream.into_split();
     let reading = async {
         read(reader, flow, &sender, &limits, spoken).await;
-        let _ = sender.send(Happening::Ended(flow.connection)).await;
+        let _ = sender.send(Input::Ended(flow.connection)).await;
         std::future::pending::<()>().await;
     };
     tokio::select! {
         () = reading => {}
         () = write(writer, writes) => {
-            let _ = sender.send(Happening::Ended(flow.connection)).await;
+            let _ = sender.send(Input::Ended(flow.connection)).await;
         }
     }
 }
@@ -456,7 +456,7 @@ enum Spoken {
     At(Instant),
 }
 
-async fn read(mut reader: OwnedReadHalf, flow: Flow, sender: &mpsc::Sender<Happening>, limits: &Limits, mut spoken: Spoken) {
+async fn read(mut reader: OwnedReadHalf, flow: Flow, sender: &mpsc::Sender<Input>, limits: &SipLimits, mut spoken: Spoken) {
     let opened = Instant::now();
     let mut framer = StreamFramer::new();
     let mut buffer = vec![0; 8192];
@@ -472,7 +472,7 @@ async fn read(mut reader: OwnedReadHalf, flow: Flow, sender: &mpsc::Sender<Happe
         // Whoever talks on without a pause is looked at, too.
         if reviewed + limits.stranger_lifetime <= Instant::now() {
             reviewed = Instant::now();
-            if sender.send(Happening::Arrival(Arrival::Idle { flow })).await.is_err() {
+            if sender.send(Input::Arrival(TransportEvent::Idle { flow })).await.is_err() {
                 return;
             }
         }
@@ -481,7 +481,7 @@ async fn read(mut reader: OwnedReadHalf, flow: Flow, sender: &mpsc::Sender<Happe
             Err(_) if begun.is_none() && matches!(spoken, Spoken::At(_)) => {
                 spoken = Spoken::At(Instant::now());
                 reviewed = Instant::now();
-                if sender.send(Happening::Arrival(Arrival::Idle { flow })).await.is_err() {
+                if sender.send(Input::Arrival(TransportEvent::Idle { flow })).await.is_err() {
                     return;
                 }
                 continue;
@@ -495,13 +495,13 @@ async fn read(mut reader: OwnedReadHalf, flow: Flow, sender: &mpsc::Sender<Happe
             let happening = match framed {
                 Ok(Framed::Message(message)) => {
                     spoken = Spoken::At(Instant::now());
-                    Happening::Arrival(Arrival::Message {
+                    Input::Arrival(TransportEvent::Message {
                         flow,
                         message: Box::new(message),
                     })
                 }
-                Ok(Framed::Ping) => Happening::Ping(flow.connection),
-                Err(error) => Happening::Arrival(Arrival::Malformed { flow, error }),
+                Ok(Framed::Ping) => Input::Ping(flow.connection),
+                Err(error) => Input::Arrival(TransportEvent::Malformed { flow, error }),
             };
             if sender.send(happening).await.is_err() {
                 return;
@@ -533,8 +533,8 @@ mod tests {
     const OPTIONS: &[u8] = b"OPTIONS sip:a@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1;branch=z9hG4bK1\r\nMax-Forwards: 70\r\n\
         From: <sip:b@127.0.0.1>;tag=b\r\nTo: <sip:a@127.0.0.1>\r\nCall-ID: 1\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n";
 
-    async fn connected(limits: Limits) -> (Transport, TcpStream) {
-        let listen = Listen::new(Protocol::Tcp, (Ipv4Addr::LOCALHOST, 0).into());
+    async fn connected(limits: SipLimits) -> (Transport, TcpStream) {
+        let listen = ListenAddress::new(Protocol::Tcp, (Ipv4Addr::LOCALHOST, 0).into());
         let transport = Transport::bind(&[listen], limits).await.unwrap();
         let peer = TcpStream::connect(transport.locals()[0].1).await.unwrap();
         (transport, peer)
@@ -542,14 +542,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_only_pings_is_closed_at_the_deadline_of_its_first_message() {
-        let limits = Limits {
+        let limits = SipLimits {
             message_deadline: Duration::from_millis(300),
-            ..Limits::default()
+            ..SipLimits::default()
         };
         let (mut transport, mut peer) = connected(limits).await;
         peer.write_all(b"\r\n\r\n").await.unwrap();
         let arrival = timeout(Duration::from_secs(30), transport.next()).await.unwrap();
-        assert!(matches!(arrival, Arrival::Gone { .. }), "{arrival:?}");
+        assert!(matches!(arrival, TransportEvent::Gone { .. }), "{arrival:?}");
         assert_eq!(transport.connections(), 0);
         let mut said = Vec::new();
         peer.read_to_end(&mut said).await.unwrap();
@@ -557,14 +557,14 @@ mod tests {
     }
 
     /// Takes what comes until `count` connections stand, and says who found no place.
-    async fn settle(transport: &mut Transport, count: usize) -> Vec<Caller> {
+    async fn settle(transport: &mut Transport, count: usize) -> Vec<Dialer> {
         let mut crowded = Vec::new();
         while transport.connections() + crowded.len() < count {
             // It does not end where nothing has arrived: a connection that is taken in makes no arrival.
             let step = transport.happenings.recv().await.unwrap();
             match transport.handle(step) {
-                Some(Arrival::Crowded(caller)) => crowded.push(caller),
-                Some(Arrival::Gone { .. }) | None => {}
+                Some(TransportEvent::Crowded(caller)) => crowded.push(caller),
+                Some(TransportEvent::Gone { .. }) | None => {}
                 Some(other) => panic!("{other:?}"),
             }
         }
@@ -573,18 +573,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_stranger_that_talks_on_is_asked_about_as_soon_as_its_time_is_up() {
-        let limits = Limits {
+        let limits = SipLimits {
             stranger_lifetime: Duration::from_millis(100),
             idle: Duration::from_secs(3600),
-            ..Limits::default()
+            ..SipLimits::default()
         };
         let (mut transport, mut peer) = connected(limits).await;
         peer.write_all(OPTIONS).await.unwrap();
         let mut messages = 0;
         let flow = loop {
             match timeout(Duration::from_secs(30), transport.next()).await.unwrap() {
-                Arrival::Message { .. } => messages += 1,
-                Arrival::Idle { flow } => break flow,
+                TransportEvent::Message { .. } => messages += 1,
+                TransportEvent::Idle { flow } => break flow,
                 other => panic!("{other:?}"),
             }
             peer.write_all(OPTIONS).await.unwrap();
@@ -596,12 +596,12 @@ mod tests {
 
     #[tokio::test]
     async fn strangers_have_a_share_and_whoever_is_known_finds_a_place_beside_them() {
-        let limits = Limits {
+        let limits = SipLimits {
             connections: 6,
             strangers: 3,
             strangers_per_source: 3,
             message_deadline: Duration::from_secs(3600),
-            ..Limits::default()
+            ..SipLimits::default()
         };
         let (mut transport, first) = connected(limits).await;
         let at = transport.locals()[0].1;
@@ -629,12 +629,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_stranger_that_has_had_its_chance_gives_way_to_the_next() {
-        let limits = Limits {
+        let limits = SipLimits {
             strangers: 1,
             message_deadline: Duration::ZERO,
-            ..Limits::default()
+            ..SipLimits::default()
         };
-        let (mut transport, _first) = connected(Limits {
+        let (mut transport, _first) = connected(SipLimits {
             message_deadline: Duration::from_secs(3600),
             ..limits
         })
@@ -651,20 +651,22 @@ mod tests {
 
     #[tokio::test]
     async fn an_idle_connection_is_asked_about_again_and_again_and_closed_when_nobody_needs_it() {
-        let limits = Limits {
+        let limits = SipLimits {
             idle: Duration::from_millis(50),
-            ..Limits::default()
+            ..SipLimits::default()
         };
         let (mut transport, mut peer) = connected(limits).await;
         peer.write_all(OPTIONS).await.unwrap();
-        assert!(matches!(transport.next().await, Arrival::Message { .. }));
+        assert!(matches!(transport.next().await, TransportEvent::Message { .. }));
         for _ in 0..3 {
-            assert!(matches!(transport.next().await, Arrival::Idle { .. }));
+            assert!(matches!(transport.next().await, TransportEvent::Idle { .. }));
             assert_eq!(transport.connections(), 1);
         }
-        let Arrival::Idle { flow } = transport.next().await else { panic!() };
+        let TransportEvent::Idle { flow } = transport.next().await else {
+            panic!()
+        };
         transport.close(&flow);
-        assert!(matches!(transport.next().await, Arrival::Gone { flow: gone } if gone == flow));
+        assert!(matches!(transport.next().await, TransportEvent::Gone { flow: gone } if gone == flow));
         assert_eq!(transport.connections(), 0);
         assert_eq!(peer.read(&mut [0; 16]).await.unwrap(), 0);
     }

@@ -47,25 +47,25 @@ mod ways;
 #[cfg(test)]
 mod tests;
 
-use super::config::{Account, Config, Trunk};
+use super::config::{SipAccount, SipConfig, Trunk};
 use super::digest::{Authenticator, Credentials};
 use super::flow::{Flow, Protocol};
-use super::leg::{ANONYMOUS, LegCommand, LegEvent, LegKey};
-use super::message::{Message, ParseError, Request, Response, escape, parse_datagram};
+use super::leg::{ANONYMOUS, LegCommand, LegEvent, LegId};
+use super::message::{ParseError, SipMessage, SipRequest, SipResponse, escape, parse_datagram};
 use super::peer::Peers;
 use super::registrar::{KeptBinding, Registrar};
 use super::sdp::SdpFault;
 use super::timers::Timers;
 use super::transaction::{self, Transactions};
 use crate::words::{DeviceId, Now, Number};
-use admission::Chance;
-use allowance::{Sources, TrunkCalls};
-use guesses::Guesses;
+use admission::TokenGenerator;
+use allowance::{RateLimiter, TrunkCalls};
+use guesses::PasswordThrottle;
 pub use guesses::WrongPassword;
 use leg::{ClientUse, Leg, LegTimer, ServerUse};
 use qualify::Qualification;
 use refusals::Refusals;
-pub use refusals::{Refused, RefusedBy};
+pub use refusals::{RefusedBy, RefusedRequest};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -85,7 +85,7 @@ pub enum Output {
     /// To be written in the log; not more often than a person can read.
     WrongPassword(WrongPassword),
     /// The same.
-    Refused(Refused),
+    Refused(RefusedRequest),
     /// Whoever is at the other end of this connection is no stranger any more.
     Known(Flow),
     /// To be written in the log: a phone that has answered OPTIONS leaves them unanswered, or answers again.
@@ -137,7 +137,7 @@ pub struct Counters {
 /// The user agent.
 #[derive(Debug)]
 pub struct UserAgent {
-    config: Config,
+    config: SipConfig,
     peers: Peers,
     locals: Vec<(Protocol, SocketAddr)>,
     transactions: Transactions<ServerUse, ClientUse>,
@@ -145,15 +145,15 @@ pub struct UserAgent {
     /// Where in the configuration the account of a number is, and that of a user name.
     numbers: BTreeMap<Number, usize>,
     users: BTreeMap<String, usize>,
-    legs: BTreeMap<LegKey, Leg>,
-    by_call: BTreeMap<Vec<u8>, BTreeSet<LegKey>>,
-    timers: Timers<(LegKey, LegTimer)>,
-    sources: Sources,
+    legs: BTreeMap<LegId, Leg>,
+    by_call: BTreeMap<Vec<u8>, BTreeSet<LegId>>,
+    timers: Timers<(LegId, LegTimer)>,
+    sources: RateLimiter,
     trunk_calls: TrunkCalls,
-    guesses: Guesses,
+    guesses: PasswordThrottle,
     qualification: Qualification,
     refusals: Refusals,
-    chance: Chance,
+    chance: TokenGenerator,
     authenticator: Authenticator,
     logins: BTreeMap<String, Credentials>,
     next_leg: u64,
@@ -163,11 +163,11 @@ pub struct UserAgent {
 
 impl UserAgent {
     /// `locals` are the addresses that are listened on; `seed` is fresh entropy: tags, branches and nonces come from it.
-    pub fn new(mut config: Config, locals: Vec<(Protocol, SocketAddr)>, seed: [u8; 32], now: Now) -> Self {
+    pub fn new(mut config: SipConfig, locals: Vec<(Protocol, SocketAddr)>, seed: [u8; 32], now: Now) -> Self {
         for trunk in &mut config.trunks {
             trunk.address = trunk.address.or_else(|| trunk.target.parse().ok());
         }
-        let chance = Chance::new(seed);
+        let chance = TokenGenerator::new(seed);
         let authenticator = Authenticator::new(
             chance.derive("nonce"),
             &config.realm,
@@ -189,8 +189,8 @@ impl UserAgent {
             legs: BTreeMap::new(),
             by_call: BTreeMap::new(),
             timers: Timers::default(),
-            sources: Sources::new(config.limits.refusals_per_second, config.limits.sources),
-            guesses: Guesses::default(),
+            sources: RateLimiter::new(config.limits.refusals_per_second, config.limits.sources),
+            guesses: PasswordThrottle::default(),
             qualification: Qualification::default(),
             refusals: Refusals::default(),
             authenticator,
@@ -207,12 +207,12 @@ impl UserAgent {
     }
 
     /// The account that answers to a number.
-    fn account_of_number(&self, number: &str) -> Option<&Account> {
+    fn account_of_number(&self, number: &str) -> Option<&SipAccount> {
         self.config.accounts.get(*self.numbers.get(number)?)
     }
 
     /// The account that answers challenges under this user name.
-    fn account_of_user(&self, user: &str) -> Option<&Account> {
+    fn account_of_user(&self, user: &str) -> Option<&SipAccount> {
         self.config.accounts.get(*self.users.get(user)?)
     }
 
@@ -224,7 +224,7 @@ impl UserAgent {
             self.registered(device.clone(), true);
         }
         self.qualify(device, now);
-        self.settle(now);
+        self.finish_step(now);
     }
 
     /// A datagram has come.
@@ -236,13 +236,13 @@ impl UserAgent {
     }
 
     /// A message has come over a stream.
-    pub fn handle_message(&mut self, flow: Flow, message: Message, now: Now) {
+    pub fn handle_message(&mut self, flow: Flow, message: SipMessage, now: Now) {
         self.counters.messages += 1;
         match message {
-            Message::Request(request) => self.handle_request(flow, request, now),
-            Message::Response(response) => self.handle_response(flow, &response, now),
+            SipMessage::Request(request) => self.handle_request(flow, request, now),
+            SipMessage::Response(response) => self.handle_response(flow, &response, now),
         }
-        self.settle(now);
+        self.finish_step(now);
     }
 
     /// Something has come that is no message.
@@ -263,7 +263,7 @@ impl UserAgent {
     /// The switchboard wants something.
     pub fn handle_command(&mut self, command: LegCommand, now: Now) {
         self.command(command, now);
-        self.settle(now);
+        self.finish_step(now);
     }
 
     /// A connection is gone, or could not be made.
@@ -274,22 +274,22 @@ impl UserAgent {
         for device in gone {
             self.registered(device, false);
         }
-        self.settle(now);
+        self.finish_step(now);
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.transactions.handle_timeout(now.mono);
-        self.settle(now);
+        self.finish_step(now);
         for device in self.registrar.handle_timeout(now.mono) {
             self.registered(device, false);
         }
         while let Some((leg, timer)) = self.timers.pop(now.mono) {
             self.handle_leg_timer(leg, timer, now);
-            self.settle(now);
+            self.finish_step(now);
         }
         self.ask_phones(now);
-        self.settle(now);
+        self.finish_step(now);
         self.keep_bindings(now);
     }
 
@@ -315,12 +315,12 @@ impl UserAgent {
     }
 
     /// The Call-ID of a leg.
-    pub fn call_id(&self, leg: LegKey) -> Option<&[u8]> {
+    pub fn call_id(&self, leg: LegId) -> Option<&[u8]> {
         self.legs.get(&leg).map(|leg| leg.dialog.call_id.as_slice())
     }
 
     /// The configuration, with trunk addresses filled in.
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &SipConfig {
         &self.config
     }
 
@@ -339,7 +339,7 @@ impl UserAgent {
         self.legs.is_empty() && self.by_call.is_empty() && self.timers.is_empty() && self.transactions.is_empty()
     }
 
-    fn settle(&mut self, now: Now) {
+    fn finish_step(&mut self, now: Now) {
         while let Some(output) = self.transactions.poll_output() {
             match output {
                 transaction::Output::Transmit { flow, bytes } => self.transmit(flow, bytes),
@@ -374,7 +374,7 @@ impl UserAgent {
     }
 
     /// Says where a leg is, if that is news.
-    fn locate(&mut self, key: LegKey) {
+    fn locate(&mut self, key: LegId) {
         let Some(leg) = self.legs.get_mut(&key) else { return };
         let (host, is_translated) = leg.whereabouts();
         if leg.located != Some((host, is_translated)) {
@@ -391,12 +391,12 @@ impl UserAgent {
         self.event(LegEvent::Registered { device, registered });
     }
 
-    fn add_leg(&mut self, key: LegKey, leg: Leg) {
+    fn add_leg(&mut self, key: LegId, leg: Leg) {
         self.by_call.entry(leg.dialog.call_id.clone()).or_default().insert(key);
         self.legs.insert(key, leg);
     }
 
-    fn remove_leg(&mut self, key: LegKey) {
+    fn remove_leg(&mut self, key: LegId) {
         let Some(leg) = self.legs.remove(&key) else { return };
         if let Some(legs) = self.by_call.get_mut(&leg.dialog.call_id) {
             legs.remove(&key);
@@ -407,13 +407,13 @@ impl UserAgent {
         self.stop_timers(key);
     }
 
-    fn stop_timers(&mut self, key: LegKey) {
+    fn stop_timers(&mut self, key: LegId) {
         for timer in LegTimer::ALL {
             self.timers.clear(&(key, timer));
         }
     }
 
-    fn legs_of(&self, call_id: &[u8]) -> impl Iterator<Item = (LegKey, &Leg)> {
+    fn legs_of(&self, call_id: &[u8]) -> impl Iterator<Item = (LegId, &Leg)> {
         let keys = self.by_call.get(call_id).into_iter().flatten();
         keys.filter_map(|key| self.legs.get(key).map(|leg| (*key, leg)))
     }
@@ -439,13 +439,13 @@ impl UserAgent {
     }
 
     /// Puts our Via on a request; the branch tells us later that it was ours.
-    fn stamp(&mut self, request: &mut Request, flow: &Flow) -> Vec<u8> {
+    fn stamp(&mut self, request: &mut SipRequest, flow: &Flow) -> Vec<u8> {
         let branch = self.chance.branch();
         self.stamp_with(request, flow, &branch);
         branch
     }
 
-    fn stamp_with(&self, request: &mut Request, flow: &Flow, branch: &[u8]) {
+    fn stamp_with(&self, request: &mut SipRequest, flow: &Flow, branch: &[u8]) {
         request.headers.remove("Via");
         let host = self.via_host(flow);
         let via = [
@@ -457,7 +457,7 @@ impl UserAgent {
         request.headers.push_front("Via", via);
     }
 
-    fn stateless(&mut self, flow: Flow, response: Response) {
+    fn stateless(&mut self, flow: Flow, response: SipResponse) {
         let tag = self.chance.stateless_tag(&response.headers);
         let via = response.headers.via_top().ok();
         let path = self.return_path(flow, via.as_ref(), &response.headers);
@@ -466,7 +466,7 @@ impl UserAgent {
 }
 
 /// Of two accounts of one name the first counts.
-fn index<K: Ord>(config: &Config, name: impl Fn(&Account) -> K) -> BTreeMap<K, usize> {
+fn index<K: Ord>(config: &SipConfig, name: impl Fn(&SipAccount) -> K) -> BTreeMap<K, usize> {
     let numbered = config.accounts.iter().enumerate().rev();
     numbered.map(|(at, account)| (name(account), at)).collect()
 }

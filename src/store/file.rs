@@ -1,6 +1,6 @@
 //! The state file. redb refuses everything after one failure of its file; closing it and opening it again is what mends it.
 
-use super::{Change, DAMAGED, Keeper, StoreError, open_private};
+use super::{DAMAGED, KeyValueStore, StoreError, Write, open_private};
 use nix::sys::statvfs::statvfs;
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, TableDefinition, TableError};
@@ -87,7 +87,7 @@ impl Drop for Redb {
     }
 }
 
-impl Keeper for Redb {
+impl KeyValueStore for Redb {
     fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError> {
         self.guarded(|database| {
             let read = database.begin_read()?;
@@ -108,8 +108,8 @@ impl Keeper for Redb {
         })
     }
 
-    fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
-        self.has_room(changes.iter().map(Change::size).sum())?;
+    fn write(&self, changes: &[Write]) -> Result<(), StoreError> {
+        self.has_room(changes.iter().map(Write::size).sum())?;
         self.guarded(|database| {
             let write = database.begin_write()?;
             for change in changes {

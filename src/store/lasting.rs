@@ -3,7 +3,7 @@
 
 use super::file::Redb;
 use super::reserve::Reserve;
-use super::{Change, Importance, Keeper, Safety, Store, StoreError};
+use super::{Importance, KeyValueStore, Safety, Store, StoreError, Write};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -25,23 +25,23 @@ const ABOUT: &str = "store";
 const TAKEN_IN: &str = "reserve";
 
 pub(super) struct Lasting {
-    shared: Arc<Shared>,
+    shared: Arc<WriterShared>,
     thread: Option<JoinHandle<()>>,
 }
 
-struct Shared {
+struct WriterShared {
     inner: Store,
     name: String,
     /// Where the reserve belongs to. `None`: there is none.
     path: Option<PathBuf>,
     has_forgotten: bool,
     is_writable: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<WriterState>,
     wake: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct WriterState {
     waiting: BTreeMap<(String, String), Waiting>,
     /// Of what waits.
     bytes: usize,
@@ -66,9 +66,9 @@ impl Lasting {
             .get(TAKEN_IN)
             .and_then(|text| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
         let taken_in = taken_in.unwrap_or_default();
-        let mut state = State {
+        let mut state = WriterState {
             taken_in,
-            ..State::default()
+            ..WriterState::default()
         };
         let mut has_forgotten = false;
         match Reserve::open(path) {
@@ -91,11 +91,11 @@ impl Lasting {
     }
 
     pub(super) fn over(inner: Store) -> Result<Self, StoreError> {
-        Self::start(inner, "other".to_owned(), None, State::default(), false)
+        Self::start(inner, "other".to_owned(), None, WriterState::default(), false)
     }
 
-    fn start(inner: Store, name: String, path: Option<PathBuf>, mut state: State, has_forgotten: bool) -> Result<Self, StoreError> {
-        let shared = Shared {
+    fn start(inner: Store, name: String, path: Option<PathBuf>, mut state: WriterState, has_forgotten: bool) -> Result<Self, StoreError> {
+        let shared = WriterShared {
             inner,
             name,
             path,
@@ -133,7 +133,7 @@ impl Drop for Lasting {
     }
 }
 
-impl Keeper for Lasting {
+impl KeyValueStore for Lasting {
     fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError> {
         let state = self.shared.state();
         if !self.is_writable() {
@@ -161,11 +161,11 @@ impl Keeper for Lasting {
         Ok(())
     }
 
-    fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
+    fn write(&self, changes: &[Write]) -> Result<(), StoreError> {
         self.shared.commit(&mut self.shared.state(), changes)
     }
 
-    fn write_behind(&self, changes: &[Change], importance: Importance) -> Result<Safety, StoreError> {
+    fn write_behind(&self, changes: &[Write], importance: Importance) -> Result<Safety, StoreError> {
         let mut state = self.shared.state();
         let Err(error) = self.shared.commit(&mut state, changes) else {
             return Ok(Safety::Stored);
@@ -174,7 +174,7 @@ impl Keeper for Lasting {
             Importance::State => STATE,
             Importance::Events => EVENTS,
         };
-        if state.bytes + changes.iter().map(Change::size).sum::<usize>() > most {
+        if state.bytes + changes.iter().map(Write::size).sum::<usize>() > most {
             tracing::debug!(%error, "too much waits for the disk");
             return Err(StoreError::TooMuch { waiting: state.bytes });
         }
@@ -196,8 +196,8 @@ impl Keeper for Lasting {
     }
 }
 
-impl State {
-    fn remember(&mut self, change: &Change, importance: Importance) {
+impl WriterState {
+    fn remember(&mut self, change: &Write, importance: Importance) {
         self.bytes += change.size();
         let waiting = Waiting {
             value: change.value.clone(),
@@ -210,8 +210,8 @@ impl State {
         }
     }
 
-    fn changes(&self) -> impl Iterator<Item = Change> {
-        self.waiting.iter().map(|((table, key), waiting)| Change {
+    fn changes(&self) -> impl Iterator<Item = Write> {
+        self.waiting.iter().map(|((table, key), waiting)| Write {
             table: table.clone().into(),
             key: key.clone(),
             value: waiting.value.clone(),
@@ -219,20 +219,20 @@ impl State {
     }
 }
 
-impl Shared {
+impl WriterShared {
     /// A lock that another thread died with holds data that is still whole.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, WriterState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What waits and these changes, all or none.
-    fn commit(&self, state: &mut State, changes: &[Change]) -> Result<(), StoreError> {
+    fn commit(&self, state: &mut WriterState, changes: &[Write]) -> Result<(), StoreError> {
         let written = match state.waiting.is_empty() && self.is_writable.load(Ordering::Relaxed) {
             true => self.inner.write(changes),
             false => self.inner.ready().and_then(|()| {
                 let taken_in = state.reserve.as_ref().map(|reserve| reserve.generation().to_string());
-                let taken_in = taken_in.map(|generation| Change::put(ABOUT, TAKEN_IN, generation));
-                let all: Vec<Change> = state.changes().chain(changes.iter().cloned()).chain(taken_in).collect();
+                let taken_in = taken_in.map(|generation| Write::put(ABOUT, TAKEN_IN, generation));
+                let all: Vec<Write> = state.changes().chain(changes.iter().cloned()).chain(taken_in).collect();
                 self.inner.write(&all)
             }),
         };
@@ -261,8 +261,8 @@ impl Shared {
     }
 
     /// Brings what waits into the reserve, as far as it belongs there.
-    fn set_aside(&self, state: &mut State, importance: Importance) -> Safety {
-        let State {
+    fn set_aside(&self, state: &mut WriterState, importance: Importance) -> Safety {
+        let WriterState {
             waiting,
             reserve,
             incomplete,
@@ -291,7 +291,7 @@ impl Shared {
         }
     }
 
-    fn measure(&self, state: &State) {
+    fn measure(&self, state: &WriterState) {
         let is_writable = self.is_writable.load(Ordering::Relaxed);
         metrics::gauge!("undertone_store_writable", "store" => self.name.clone()).set(if is_writable { 1.0 } else { 0.0 });
         metrics::gauge!("undertone_store_waiting_bytes", "store" => self.name.clone()).set(state.bytes as f64);
@@ -325,7 +325,7 @@ impl Shared {
     }
 
     /// True: a change would succeed.
-    fn look(&self, state: &mut State) -> bool {
+    fn look(&self, state: &mut WriterState) -> bool {
         if let (None, Some(path)) = (&state.reserve, &self.path) {
             state.reserve = Reserve::open(path).ok().map(|(mut reserve, _)| {
                 reserve.follow(state.taken_in);

@@ -10,7 +10,7 @@
 //!
 //! Numbers are big-endian. A slot counts when its generation is above the one that the state file has taken in.
 
-use super::{Change, open_private};
+use super::{Write, open_private};
 use nix::fcntl::{FallocateFlags, fallocate};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -34,7 +34,7 @@ pub(super) struct SetAside {
     pub(super) generation: u64,
     /// Other changes were waiting that had no room here.
     pub(super) incomplete: bool,
-    pub(super) changes: Vec<Change>,
+    pub(super) changes: Vec<Write>,
 }
 
 impl Reserve {
@@ -150,7 +150,7 @@ fn decode(slot: &[u8]) -> Option<SetAside> {
     })
 }
 
-fn change(entries: &mut &[u8]) -> Option<Change> {
+fn change(entries: &mut &[u8]) -> Option<Write> {
     let mut take = |length: usize| {
         let (taken, after) = entries.split_at_checked(length)?;
         *entries = after;
@@ -168,7 +168,7 @@ fn change(entries: &mut &[u8]) -> Option<Change> {
             Some(take(usize::try_from(length).ok()?)?.to_vec())
         }
     };
-    Some(Change {
+    Some(Write {
         table: table.into(),
         key,
         value,
@@ -179,7 +179,7 @@ fn change(entries: &mut &[u8]) -> Option<Change> {
 mod tests {
     use super::*;
 
-    fn write(reserve: &mut Reserve, changes: &[Change], incomplete: bool) -> bool {
+    fn write(reserve: &mut Reserve, changes: &[Write], incomplete: bool) -> bool {
         let entries = changes.iter().map(|change| (&*change.table, &*change.key, change.value.as_deref()));
         reserve.write(entries, incomplete).expect("written")
     }
@@ -190,14 +190,14 @@ mod tests {
         let state = directory.path().join("state.redb");
         let (mut reserve, nothing) = Reserve::open(&state).expect("opens");
         assert_eq!(nothing, SetAside::default());
-        let first = vec![Change::remove("a", "k"), Change::put("b", "l", [0, 255])];
+        let first = vec![Write::remove("a", "k"), Write::put("b", "l", [0, 255])];
         assert!(write(&mut reserve, &first, false));
-        assert!(write(&mut reserve, &[Change::put("a", "k", "2")], true));
+        assert!(write(&mut reserve, &[Write::put("a", "k", "2")], true));
         let (_, found) = Reserve::open(&state).expect("opens");
         let second = SetAside {
             generation: 2,
             incomplete: true,
-            changes: vec![Change::put("a", "k", "2")],
+            changes: vec![Write::put("a", "k", "2")],
         };
         assert_eq!(found, second);
         reserve.file.write_all_at(b"x", HEAD as u64).expect("torn");
@@ -211,9 +211,9 @@ mod tests {
         let state = directory.path().join("state.redb");
         let (mut reserve, _) = Reserve::open(&state).expect("opens");
         let changes = [
-            Change::remove("a", "small"),
-            Change::put("a", "large", vec![1; SLOT]),
-            Change::remove("a", "last"),
+            Write::remove("a", "small"),
+            Write::put("a", "large", vec![1; SLOT]),
+            Write::remove("a", "last"),
         ];
         assert!(!write(&mut reserve, &changes, false));
         let (_, found) = Reserve::open(&state).expect("opens");

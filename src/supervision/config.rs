@@ -28,7 +28,7 @@ pub enum Consults {
 
 /// The house's rules of monitoring.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub struct SupervisionConfig {
     /// `monitoring.intrusion`
     pub intrusion: Intrusion,
     /// How long a supervisor's phone may ring. 20 s: twice what a phone without auto-answer needs.
@@ -49,7 +49,7 @@ pub struct Config {
     pub monitor_consult_calls: Consults,
 }
 
-impl Default for Config {
+impl Default for SupervisionConfig {
     fn default() -> Self {
         Self {
             intrusion: Intrusion::Any,

@@ -1,5 +1,5 @@
-use super::rules::{Place, may_join, place};
-use super::{Config, Intrusion, LegOutcome, Output, ReleaseReason};
+use super::rules::{MonitorPlace, may_join, place};
+use super::{Intrusion, LegOutcome, ReleaseReason, SupervisionConfig, SupervisionOutput};
 use crate::words::{
     Activity, AdmissionAsked, CallFact, CallId, Command, DeviceId, Failure, LegState, Mode, MonitorFact, MonitorState, Now, Reason,
     Refusal, Scope, Timestamp,
@@ -15,13 +15,13 @@ const DOUBT: Duration = Duration::from_secs(60);
 /// After each `handle_*`, drain [`Supervision::poll_output`]; call [`Supervision::handle_timeout`] when [`Supervision::poll_timeout`] says.
 #[derive(Debug)]
 pub struct Supervision {
-    config: Config,
+    config: SupervisionConfig,
     monitors: BTreeMap<DeviceId, Monitor>,
     calls: BTreeMap<CallId, CallFact>,
     /// Calls of which it is not known whether anybody is still there.
     doubtful: BTreeSet<CallId>,
     index: Index,
-    outputs: VecDeque<Output>,
+    outputs: VecDeque<SupervisionOutput>,
 }
 
 /// Who is concerned by what, so that nothing looks through all monitors.
@@ -84,11 +84,11 @@ struct Monitor {
     passed: BTreeSet<CallId>,
     /// Cancelled, but he stays until the call ends (`cancel_releases_call = false`).
     lingering: bool,
-    state: State,
+    state: MonitorPhase,
 }
 
 #[derive(Clone, Debug)]
-enum State {
+enum MonitorPhase {
     Armed,
     Admitting {
         call: CallId,
@@ -103,7 +103,7 @@ enum State {
     Joined {
         call: CallId,
         activity: Activity,
-        place: Place,
+        place: MonitorPlace,
         since: Timestamp,
     },
 }
@@ -111,7 +111,7 @@ enum State {
 impl Supervision {
     /// The monitors that were kept come back armed, whatever state they were in: whoever was joined is invited again once the call is
     /// handed in.
-    pub fn new(config: Config, kept: Vec<MonitorFact>) -> Self {
+    pub fn new(config: SupervisionConfig, kept: Vec<MonitorFact>) -> Self {
         let mut machine = Self {
             config,
             monitors: BTreeMap::new(),
@@ -212,7 +212,7 @@ impl Supervision {
         for supervisor in self.index.of_call.of(call).cloned().collect::<Vec<_>>() {
             let state = self.monitors.get(&supervisor).map(|monitor| &monitor.state);
             match state {
-                Some(State::Inviting { answered: true, .. }) if !in_doubt => self.join(&supervisor, now),
+                Some(MonitorPhase::Inviting { answered: true, .. }) if !in_doubt => self.join(&supervisor, now),
                 _ => self.follow(&supervisor, now),
             }
         }
@@ -230,8 +230,10 @@ impl Supervision {
             let Some(monitor) = self.monitors.get(&supervisor) else { continue };
             let mut state = monitor.state.clone();
             match &mut state {
-                State::Armed => continue,
-                State::Admitting { call, .. } | State::Inviting { call, .. } | State::Joined { call, .. } => *call = into.clone(),
+                MonitorPhase::Armed => continue,
+                MonitorPhase::Admitting { call, .. } | MonitorPhase::Inviting { call, .. } | MonitorPhase::Joined { call, .. } => {
+                    *call = into.clone()
+                }
             }
             let standing = !monitor.lingering;
             self.set_state(&supervisor, state);
@@ -267,19 +269,19 @@ impl Supervision {
             return;
         };
         match (&monitor.state, outcome) {
-            (State::Armed | State::Admitting { .. }, _) | (State::Joined { .. }, LegOutcome::Answered) => {}
-            (State::Inviting { .. }, LegOutcome::Answered) if self.doubtful.contains(call) => {
+            (MonitorPhase::Armed | MonitorPhase::Admitting { .. }, _) | (MonitorPhase::Joined { .. }, LegOutcome::Answered) => {}
+            (MonitorPhase::Inviting { .. }, LegOutcome::Answered) if self.doubtful.contains(call) => {
                 let (call, deadline) = (call.clone(), now.mono + DOUBT);
                 let answered = true;
-                self.set_state(supervisor, State::Inviting { call, deadline, answered });
+                self.set_state(supervisor, MonitorPhase::Inviting { call, deadline, answered });
             }
-            (State::Inviting { .. }, LegOutcome::Answered) => self.join(supervisor, now),
+            (MonitorPhase::Inviting { .. }, LegOutcome::Answered) => self.join(supervisor, now),
             (
-                State::Inviting { .. },
+                MonitorPhase::Inviting { .. },
                 LegOutcome::Busy | LegOutcome::Rejected | LegOutcome::NoAnswer | LegOutcome::Unreachable | LegOutcome::HungUp,
             ) => self.fall_back(supervisor, Some(why_not(supervisor, outcome)), now),
             (
-                State::Joined { .. },
+                MonitorPhase::Joined { .. },
                 LegOutcome::HungUp | LegOutcome::Busy | LegOutcome::Rejected | LegOutcome::NoAnswer | LegOutcome::Unreachable,
             ) => {
                 self.pass(supervisor);
@@ -302,10 +304,10 @@ impl Supervision {
         for supervisor in due.map(|(_, supervisor)| supervisor.clone()).collect::<Vec<_>>() {
             let Some(monitor) = self.monitors.get(&supervisor) else { continue };
             let refusal = match &monitor.state {
-                State::Armed | State::Joined { .. } => continue,
-                State::Admitting { .. } => Refusal::new(Reason::Unavailable, "Nobody has confirmed in time that he may join."),
-                State::Inviting { call, .. } => {
-                    self.outputs.push_back(Output::Release {
+                MonitorPhase::Armed | MonitorPhase::Joined { .. } => continue,
+                MonitorPhase::Admitting { .. } => Refusal::new(Reason::Unavailable, "Nobody has confirmed in time that he may join."),
+                MonitorPhase::Inviting { call, .. } => {
+                    self.outputs.push_back(SupervisionOutput::Release {
                         supervisor: supervisor.clone(),
                         call: call.clone(),
                         reason: ReleaseReason::NoAnswer,
@@ -323,7 +325,7 @@ impl Supervision {
     }
 
     /// The next thing to do.
-    pub fn poll_output(&mut self) -> Option<Output> {
+    pub fn poll_output(&mut self) -> Option<SupervisionOutput> {
         self.outputs.pop_front()
     }
 
@@ -342,7 +344,7 @@ impl Supervision {
             .of(&call.id)
             .filter_map(|supervisor| self.monitors.get(supervisor));
         monitors.into_iter().any(|monitor| match &monitor.state {
-            State::Joined {
+            MonitorPhase::Joined {
                 call: his,
                 activity,
                 place,
@@ -350,7 +352,7 @@ impl Supervision {
             } if *his == call.id => monitor
                 .place(&self.config, call, *activity, place.coached.as_ref())
                 .is_ok_and(|place| place.takeover || place.coached.is_some() && self.config.debrief),
-            State::Armed | State::Admitting { .. } | State::Inviting { .. } | State::Joined { .. } => false,
+            MonitorPhase::Armed | MonitorPhase::Admitting { .. } | MonitorPhase::Inviting { .. } | MonitorPhase::Joined { .. } => false,
         })
     }
 
@@ -410,12 +412,12 @@ impl Supervision {
         monitor.confirm_joins = asked.confirm_joins;
         monitor.agent_side_only = asked.agent_side_only;
         let activity_before = match &mut monitor.state {
-            State::Joined { activity, .. } => Some(std::mem::replace(activity, asked.activity)),
-            State::Armed | State::Admitting { .. } | State::Inviting { .. } => None,
+            MonitorPhase::Joined { activity, .. } => Some(std::mem::replace(activity, asked.activity)),
+            MonitorPhase::Armed | MonitorPhase::Admitting { .. } | MonitorPhase::Inviting { .. } => None,
         };
         let differs = revived || monitor.fact(&supervisor) != before;
         match monitor.state {
-            State::Armed => {
+            MonitorPhase::Armed => {
                 if differs {
                     self.changed(&supervisor);
                 }
@@ -423,9 +425,9 @@ impl Supervision {
                 self.seek(&supervisor, now);
             }
             // What was asked for is not what he would do now.
-            State::Admitting { .. } if differs => self.begin_again(&supervisor, now),
-            State::Admitting { .. } => {}
-            State::Inviting { .. } | State::Joined { .. } => {
+            MonitorPhase::Admitting { .. } if differs => self.begin_again(&supervisor, now),
+            MonitorPhase::Admitting { .. } => {}
+            MonitorPhase::Inviting { .. } | MonitorPhase::Joined { .. } => {
                 self.hear(&supervisor, activity_before);
                 if differs {
                     self.changed(&supervisor);
@@ -437,11 +439,11 @@ impl Supervision {
 
     fn stop(&mut self, supervisor: &DeviceId) -> Result<(), Refusal> {
         let monitor = self.standing(supervisor)?;
-        if matches!(monitor.state, State::Joined { .. }) && !self.config.cancel_releases_call {
+        if matches!(monitor.state, MonitorPhase::Joined { .. }) && !self.config.cancel_releases_call {
             if let Some(monitor) = self.monitors.get_mut(supervisor) {
                 monitor.lingering = true;
             }
-            self.outputs.push_back(Output::Gone {
+            self.outputs.push_back(SupervisionOutput::Gone {
                 supervisor: supervisor.clone(),
             });
         } else {
@@ -452,8 +454,8 @@ impl Supervision {
 
     fn switch(&mut self, supervisor: &DeviceId, call: &CallId, to: Activity, now: Now) -> Result<(), Refusal> {
         let joined = self.monitors.get_mut(supervisor).and_then(|monitor| match &mut monitor.state {
-            State::Joined { call: his, activity, .. } if his == call => Some((activity, monitor.lingering)),
-            State::Armed | State::Admitting { .. } | State::Inviting { .. } | State::Joined { .. } => None,
+            MonitorPhase::Joined { call: his, activity, .. } if his == call => Some((activity, monitor.lingering)),
+            MonitorPhase::Armed | MonitorPhase::Admitting { .. } | MonitorPhase::Inviting { .. } | MonitorPhase::Joined { .. } => None,
         });
         let Some((activity, lingering)) = joined else {
             self.known(call)?;
@@ -474,8 +476,8 @@ impl Supervision {
 
     fn admit(&mut self, supervisor: &DeviceId, call: &CallId, admitted: bool, now: Now) -> Result<(), Refusal> {
         let asked = self.monitors.get(supervisor).is_some_and(|monitor| match &monitor.state {
-            State::Admitting { call: asked, .. } => asked == call,
-            State::Armed | State::Inviting { .. } | State::Joined { .. } => false,
+            MonitorPhase::Admitting { call: asked, .. } => asked == call,
+            MonitorPhase::Armed | MonitorPhase::Inviting { .. } | MonitorPhase::Joined { .. } => false,
         });
         if !asked {
             self.known(call)?;
@@ -496,7 +498,7 @@ impl Supervision {
         let Some(monitor) = self
             .monitors
             .get(supervisor)
-            .filter(|monitor| matches!(monitor.state, State::Armed))
+            .filter(|monitor| matches!(monitor.state, MonitorPhase::Armed))
         else {
             return;
         };
@@ -524,7 +526,7 @@ impl Supervision {
             return self.invite(supervisor, call, now);
         }
         let deadline = now.mono + self.config.admission_timeout;
-        self.set_state(supervisor, State::Admitting { call, deadline });
+        self.set_state(supervisor, MonitorPhase::Admitting { call, deadline });
         self.changed(supervisor);
         self.ask_admission(supervisor);
     }
@@ -532,8 +534,8 @@ impl Supervision {
     /// Asks whether he may join the call that he waits for leave to join, if he does.
     fn ask_admission(&mut self, supervisor: &DeviceId) {
         let Some(monitor) = self.monitors.get(supervisor) else { return };
-        if let State::Admitting { call, .. } = &monitor.state {
-            self.outputs.push_back(Output::AskAdmission(AdmissionAsked {
+        if let MonitorPhase::Admitting { call, .. } = &monitor.state {
+            self.outputs.push_back(SupervisionOutput::AskAdmission(AdmissionAsked {
                 supervisor: supervisor.clone(),
                 target: monitor.target.clone(),
                 call: call.clone(),
@@ -551,7 +553,7 @@ impl Supervision {
 
     fn invite(&mut self, supervisor: &DeviceId, call: CallId, now: Now) {
         let Some(monitor) = self.monitors.get(supervisor) else { return };
-        self.outputs.push_back(Output::Invite {
+        self.outputs.push_back(SupervisionOutput::Invite {
             supervisor: supervisor.clone(),
             target: monitor.target.clone(),
             call: call.clone(),
@@ -559,7 +561,7 @@ impl Supervision {
         });
         let deadline = now.mono + self.config.invite_timeout;
         let answered = false;
-        self.set_state(supervisor, State::Inviting { call, deadline, answered });
+        self.set_state(supervisor, MonitorPhase::Inviting { call, deadline, answered });
         self.changed(supervisor);
     }
 
@@ -569,7 +571,7 @@ impl Supervision {
         let activity = monitor.activity;
         // `follow` runs at each change of the call, so it has not gone meanwhile; if in doubt, he is heard by nobody.
         let place = self.calls.get(&call).map(|call| monitor.place(&self.config, call, activity, None));
-        let joined = State::Joined {
+        let joined = MonitorPhase::Joined {
             call,
             activity,
             place: place.and_then(Result::ok).unwrap_or_default(),
@@ -586,8 +588,8 @@ impl Supervision {
         let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
         let fact = monitor.state.call().and_then(|call| self.calls.get(call));
         match &mut monitor.state {
-            State::Armed => {}
-            State::Admitting { .. } => {
+            MonitorPhase::Armed => {}
+            MonitorPhase::Admitting { .. } => {
                 let lives = |call: &&CallFact| !self.doubtful.contains(&call.id);
                 if !fact
                     .filter(lives)
@@ -596,7 +598,7 @@ impl Supervision {
                     self.disarm(supervisor, now);
                 }
             }
-            State::Inviting { call, .. } => {
+            MonitorPhase::Inviting { call, .. } => {
                 let activity = monitor.activity;
                 let call = call.clone();
                 let place = fact.map_or(Err(ReleaseReason::CallEnded), |fact| {
@@ -607,7 +609,7 @@ impl Supervision {
                     self.disarm(supervisor, now);
                 }
             }
-            State::Joined { call, activity, place, .. } => {
+            MonitorPhase::Joined { call, activity, place, .. } => {
                 let (call, activity, before) = (call.clone(), *activity, place.clone());
                 let after = fact.map_or(Err(ReleaseReason::CallEnded), |fact| {
                     monitor.place(&self.config, fact, activity, before.coached.as_ref())
@@ -619,7 +621,7 @@ impl Supervision {
                     }
                     Ok(after) if after == before => {}
                     Ok(after) => {
-                        if let State::Joined { place, .. } = &mut monitor.state {
+                        if let MonitorPhase::Joined { place, .. } = &mut monitor.state {
                             *place = after;
                         }
                         self.hear(supervisor, None);
@@ -632,7 +634,7 @@ impl Supervision {
     /// Says how he is heard now, if he is joined and does not do what he did `before`.
     fn hear(&mut self, supervisor: &DeviceId, before: Option<Activity>) {
         let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
-        let State::Joined { call, activity, place, .. } = &mut monitor.state else {
+        let MonitorPhase::Joined { call, activity, place, .. } = &mut monitor.state else {
             return;
         };
         if before == Some(*activity) {
@@ -640,7 +642,7 @@ impl Supervision {
         }
         // Whoever leaves BargeIn no longer stands in for the agent.
         place.takeover &= *activity == Activity::BargeIn;
-        self.outputs.push_back(Output::Hear {
+        self.outputs.push_back(SupervisionOutput::Hear {
             supervisor: supervisor.clone(),
             call: call.clone(),
             activity: *activity,
@@ -660,7 +662,7 @@ impl Supervision {
             Mode::AllCalls => self.disarm(supervisor, now),
             Mode::NextCall => {
                 self.remove(supervisor);
-                self.outputs.push_back(Output::Gone {
+                self.outputs.push_back(SupervisionOutput::Gone {
                     supervisor: supervisor.clone(),
                 });
             }
@@ -672,7 +674,7 @@ impl Supervision {
         let call = self.monitors.get(supervisor).and_then(|monitor| monitor.state.call().cloned());
         self.pass(supervisor);
         if let Some(refusal) = refusal {
-            self.outputs.push_back(Output::Failed(Failure {
+            self.outputs.push_back(SupervisionOutput::Failed(Failure {
                 device: supervisor.clone(),
                 call,
                 request_id: None,
@@ -708,7 +710,7 @@ impl Supervision {
         monitor.passed = passed;
     }
 
-    fn set_state(&mut self, supervisor: &DeviceId, state: State) {
+    fn set_state(&mut self, supervisor: &DeviceId, state: MonitorPhase) {
         let Some(monitor) = self.monitors.get_mut(supervisor) else { return };
         if let Some(call) = monitor.state.call() {
             self.index.of_call.remove(call, supervisor);
@@ -734,14 +736,14 @@ impl Supervision {
     fn remove(&mut self, supervisor: &DeviceId) -> Option<Monitor> {
         self.set_passed(supervisor, BTreeSet::new());
         let state = self.monitors.get(supervisor)?.state.clone();
-        self.set_state(supervisor, State::Armed);
+        self.set_state(supervisor, MonitorPhase::Armed);
         let monitor = self.monitors.remove(supervisor)?;
         self.index.of_target.remove(&monitor.target, supervisor);
         Some(Monitor { state, ..monitor })
     }
 
     fn disarm(&mut self, supervisor: &DeviceId, now: Now) {
-        self.set_state(supervisor, State::Armed);
+        self.set_state(supervisor, MonitorPhase::Armed);
         self.changed(supervisor);
         self.seek(supervisor, now);
     }
@@ -749,18 +751,18 @@ impl Supervision {
     fn end(&mut self, supervisor: &DeviceId, reason: ReleaseReason) {
         let Some(monitor) = self.remove(supervisor) else { return };
         match monitor.state {
-            State::Armed | State::Admitting { .. } => {}
-            State::Inviting { call, .. } | State::Joined { call, .. } => self.release(supervisor, call, reason),
+            MonitorPhase::Armed | MonitorPhase::Admitting { .. } => {}
+            MonitorPhase::Inviting { call, .. } | MonitorPhase::Joined { call, .. } => self.release(supervisor, call, reason),
         }
         if !monitor.lingering {
-            self.outputs.push_back(Output::Gone {
+            self.outputs.push_back(SupervisionOutput::Gone {
                 supervisor: supervisor.clone(),
             });
         }
     }
 
     fn release(&mut self, supervisor: &DeviceId, call: CallId, reason: ReleaseReason) {
-        self.outputs.push_back(Output::Release {
+        self.outputs.push_back(SupervisionOutput::Release {
             supervisor: supervisor.clone(),
             call,
             reason,
@@ -769,7 +771,7 @@ impl Supervision {
 
     fn changed(&mut self, supervisor: &DeviceId) {
         if let Some(monitor) = self.monitors.get(supervisor) {
-            self.outputs.push_back(Output::Changed(monitor.fact(supervisor)));
+            self.outputs.push_back(SupervisionOutput::Changed(monitor.fact(supervisor)));
         }
     }
 
@@ -821,7 +823,7 @@ impl Monitor {
             agent_side_only: fact.agent_side_only,
             passed: BTreeSet::new(),
             lingering: false,
-            state: State::Armed,
+            state: MonitorPhase::Armed,
         }
     }
 
@@ -835,10 +837,10 @@ impl Monitor {
             confirm_joins: self.confirm_joins,
             agent_side_only: self.agent_side_only,
             state: match &self.state {
-                State::Armed => MonitorState::Armed,
-                State::Admitting { call, .. } => MonitorState::Admitting { call: call.clone() },
-                State::Inviting { call, .. } => MonitorState::Inviting { call: call.clone() },
-                State::Joined { call, activity, since, .. } => MonitorState::Joined {
+                MonitorPhase::Armed => MonitorState::Armed,
+                MonitorPhase::Admitting { call, .. } => MonitorState::Admitting { call: call.clone() },
+                MonitorPhase::Inviting { call, .. } => MonitorState::Inviting { call: call.clone() },
+                MonitorPhase::Joined { call, activity, since, .. } => MonitorState::Joined {
                     call: call.clone(),
                     activity: *activity,
                     since: *since,
@@ -848,27 +850,33 @@ impl Monitor {
     }
 
     /// May he begin on this call? Only where he may then stay.
-    fn may_join(&self, config: &Config, call: &CallFact, supervisor: &DeviceId) -> bool {
+    fn may_join(&self, config: &SupervisionConfig, call: &CallFact, supervisor: &DeviceId) -> bool {
         may_join(config, call, &self.target, supervisor) && self.place(config, call, self.activity, None).is_ok()
     }
 
-    fn place(&self, config: &Config, call: &CallFact, activity: Activity, until_now: Option<&DeviceId>) -> Result<Place, ReleaseReason> {
+    fn place(
+        &self,
+        config: &SupervisionConfig,
+        call: &CallFact,
+        activity: Activity,
+        until_now: Option<&DeviceId>,
+    ) -> Result<MonitorPlace, ReleaseReason> {
         place(config, call, &self.target, self.scope, activity, until_now)
     }
 }
 
-impl State {
+impl MonitorPhase {
     fn call(&self) -> Option<&CallId> {
         match self {
-            State::Armed => None,
-            State::Admitting { call, .. } | State::Inviting { call, .. } | State::Joined { call, .. } => Some(call),
+            MonitorPhase::Armed => None,
+            MonitorPhase::Admitting { call, .. } | MonitorPhase::Inviting { call, .. } | MonitorPhase::Joined { call, .. } => Some(call),
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
         match self {
-            State::Armed | State::Joined { .. } => None,
-            State::Admitting { deadline, .. } | State::Inviting { deadline, .. } => Some(*deadline),
+            MonitorPhase::Armed | MonitorPhase::Joined { .. } => None,
+            MonitorPhase::Admitting { deadline, .. } | MonitorPhase::Inviting { deadline, .. } => Some(*deadline),
         }
     }
 }

@@ -1,17 +1,17 @@
 //! The rules that need no memory: what a call, as it is now, means for a monitor.
 
-use super::{Config, Consults, ReleaseReason};
-use crate::words::{Activity, CallFact, CallType, DeviceId, LegState, Party, PartyRole, Scope};
+use super::{Consults, ReleaseReason, SupervisionConfig};
+use crate::words::{Activity, CallFact, CallType, DeviceId, LegState, PartyFact, PartyRole, Scope};
 
 /// Where a joined supervisor stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct MonitorPlace {
     pub(super) coached: Option<DeviceId>,
     pub(super) takeover: bool,
 }
 
 /// May a monitor of `target` begin on this call, as far as the call is concerned?
-pub(super) fn may_join(config: &Config, call: &CallFact, target: &DeviceId, supervisor: &DeviceId) -> bool {
+pub(super) fn may_join(config: &SupervisionConfig, call: &CallFact, target: &DeviceId, supervisor: &DeviceId) -> bool {
     let is_agent_here = call
         .party_of(target)
         .is_some_and(|party| talks(party) && party.role == PartyRole::Agent);
@@ -21,7 +21,7 @@ pub(super) fn may_join(config: &Config, call: &CallFact, target: &DeviceId, supe
     is_agent_here && somebody_talks_to_him && !is_party_himself && kind_allowed(config, call, target)
 }
 
-fn kind_allowed(config: &Config, call: &CallFact, target: &DeviceId) -> bool {
+fn kind_allowed(config: &SupervisionConfig, call: &CallFact, target: &DeviceId) -> bool {
     let made_it = || call.parties.first().is_some_and(|first| first.device.as_ref() == Some(target));
     match call.call_type {
         CallType::Inbound | CallType::Outbound => true,
@@ -37,13 +37,13 @@ fn kind_allowed(config: &Config, call: &CallFact, target: &DeviceId) -> bool {
 
 /// Where the supervisor stands on this call as it is now, or why he may stay no longer.
 pub(super) fn place(
-    config: &Config,
+    config: &SupervisionConfig,
     call: &CallFact,
     target: &DeviceId,
     scope: Scope,
     activity: Activity,
     coached_until_now: Option<&DeviceId>,
-) -> Result<Place, ReleaseReason> {
+) -> Result<MonitorPlace, ReleaseReason> {
     let target_here = call.party_of(target).is_some_and(|party| party.role != PartyRole::Supervisor);
     if scope == Scope::Agent && !target_here {
         return Err(ReleaseReason::AgentLeft);
@@ -55,14 +55,14 @@ pub(super) fn place(
     if !other_side_is_here(call, target, scope) {
         let debriefing = config.debrief && activity != Activity::ListenIn && coached.is_some();
         return if debriefing {
-            Ok(Place { coached, takeover: false })
+            Ok(MonitorPlace { coached, takeover: false })
         } else {
             Err(ReleaseReason::CustomerLeft)
         };
     }
     let only_customers = people(call).all(|(_, party)| party.role == PartyRole::Customer && talks(party));
     let takeover = config.takeover && activity == Activity::BargeIn && only_customers;
-    Ok(Place { coached, takeover })
+    Ok(MonitorPlace { coached, takeover })
 }
 
 /// Is the side there that the monitor lasts for? With scope Agent anybody the agent talks to; with scope Call the customer.
@@ -76,7 +76,7 @@ fn other_side_is_here(call: &CallFact, target: &DeviceId, scope: Scope) -> bool 
 
 /// Whose ear the whisper goes to: the target while he is here, then who is the agent now. Never a customer; nobody when in doubt.
 fn coached(call: &CallFact, target: &DeviceId, until_now: Option<&DeviceId>) -> Option<DeviceId> {
-    let is_target = |party: &Party| party.device.as_ref() == Some(target);
+    let is_target = |party: &PartyFact| party.device.as_ref() == Some(target);
     let agents = || people(call).filter(|(_, party)| party.role == PartyRole::Agent && talks(party));
     if agents().any(|(_, party)| is_target(party)) {
         return Some(target.clone());
@@ -84,7 +84,7 @@ fn coached(call: &CallFact, target: &DeviceId, until_now: Option<&DeviceId>) -> 
     // Between two agents the one who talked to the target is the customer: only who came after the target took his place.
     let (had_customer, targets_turn) = (had_customer(call), call.parties.iter().rposition(is_target));
     let successors = || agents().filter(|(turn, _)| had_customer || targets_turn.is_some_and(|his| *turn > his));
-    let device = |(_, party): (usize, &Party)| party.device.clone();
+    let device = |(_, party): (usize, &PartyFact)| party.device.clone();
     let still_here = successors().any(|(_, party)| until_now.is_some() && party.device.as_ref() == until_now);
     if still_here {
         return until_now.cloned();
@@ -99,13 +99,13 @@ fn had_customer(call: &CallFact) -> bool {
 }
 
 /// Everybody who has not left and was not brought in by a monitor, with his turn.
-fn people(call: &CallFact) -> impl Iterator<Item = (usize, &Party)> {
+fn people(call: &CallFact) -> impl Iterator<Item = (usize, &PartyFact)> {
     call.parties
         .iter()
         .enumerate()
         .filter(|(_, party)| party.role != PartyRole::Supervisor && party.state != LegState::Released)
 }
 
-fn talks(party: &Party) -> bool {
+fn talks(party: &PartyFact) -> bool {
     matches!(party.state, LegState::Established | LegState::Held)
 }

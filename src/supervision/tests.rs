@@ -1,5 +1,7 @@
 use super::*;
-use crate::words::{CallFact, CallType, Command, LegState, Mode, MonitorState, Now, Party, PartyRole, Reason, Refusal, Scope, Timestamp};
+use crate::words::{
+    CallFact, CallType, Command, LegState, Mode, MonitorState, Now, PartyFact, PartyRole, Reason, Refusal, Scope, Timestamp,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -32,9 +34,9 @@ fn a_monitor_asked_for_during_a_call_joins_it_at_once() {
 
 #[test]
 fn without_intrusion_he_waits_for_the_next_call() {
-    let mut house = House::new(Config {
+    let mut house = House::new(SupervisionConfig {
         intrusion: Intrusion::Never,
-        ..Config::default()
+        ..SupervisionConfig::default()
     });
     house.talk("c", "anna");
     house.start("boss", "anna", BargeIn).unwrap();
@@ -46,9 +48,9 @@ fn without_intrusion_he_waits_for_the_next_call() {
 
 #[test]
 fn with_intrusion_for_barge_in_only_a_coach_waits() {
-    let mut house = House::new(Config {
+    let mut house = House::new(SupervisionConfig {
         intrusion: Intrusion::BargeIn,
-        ..Config::default()
+        ..SupervisionConfig::default()
     });
     house.talk("c", "anna");
     house.start("boss", "anna", Coach).unwrap();
@@ -194,9 +196,9 @@ fn nothing_to_cancel_is_an_invalid_state() {
 
 #[test]
 fn a_cancelled_supervisor_may_stay_until_the_call_ends() {
-    let mut house = House::new(Config {
+    let mut house = House::new(SupervisionConfig {
         cancel_releases_call: false,
-        ..Config::default()
+        ..SupervisionConfig::default()
     });
     house.start("boss", "anna", Coach).unwrap();
     house.join("boss", "c", "anna");
@@ -267,9 +269,9 @@ fn a_second_supervisor_is_refused_and_the_first_target_is_kept() {
 
 #[test]
 fn two_supervisors_join_where_the_house_allows_two() {
-    let mut house = House::new(Config {
+    let mut house = House::new(SupervisionConfig {
         max_supervisors_per_device: 2,
-        ..Config::default()
+        ..SupervisionConfig::default()
     });
     house.start("boss", "anna", Coach).unwrap();
     house.start("chief", "anna", ListenIn).unwrap();
@@ -429,9 +431,9 @@ fn he_stays_for_a_debrief_only_where_the_house_wants_it() {
         (true, ListenIn, false),
         (false, Coach, false),
     ] {
-        let mut house = House::new(Config {
+        let mut house = House::new(SupervisionConfig {
             debrief,
-            ..Config::default()
+            ..SupervisionConfig::default()
         });
         house.start("boss", "anna", activity).unwrap();
         house.join("boss", "c", "anna");
@@ -481,9 +483,9 @@ fn a_customer_whom_nobody_has_reached_was_never_there() {
 
 #[test]
 fn listening_in_ends_a_debrief() {
-    let mut house = House::new(Config {
+    let mut house = House::new(SupervisionConfig {
         debrief: true,
-        ..Config::default()
+        ..SupervisionConfig::default()
     });
     house.start("boss", "anna", Coach).unwrap();
     house.join("boss", "c", "anna");
@@ -500,9 +502,9 @@ fn he_takes_over_only_in_barge_in_with_scope_call_where_the_house_wants_it() {
         (true, BargeIn, Scope::Agent, false),
         (false, BargeIn, Scope::Call, false),
     ] {
-        let mut house = House::new(Config {
+        let mut house = House::new(SupervisionConfig {
             takeover,
-            ..Config::default()
+            ..SupervisionConfig::default()
         });
         house.start_as("boss", "anna", activity, AllCalls, scope).unwrap();
         house.join("boss", "c", "anna");
@@ -548,9 +550,9 @@ fn consult_calls_are_monitored_from_the_sides_that_the_house_wants() {
         (Consults::Dest, false, true),
         (Consults::All, true, true),
     ] {
-        let mut house = House::new(Config {
+        let mut house = House::new(SupervisionConfig {
             monitor_consult_calls: consults,
-            ..Config::default()
+            ..SupervisionConfig::default()
         });
         house.start("boss", "anna", Coach).unwrap();
         house.start("chief", "bert", Coach).unwrap();
@@ -568,9 +570,9 @@ fn consult_calls_are_monitored_from_the_sides_that_the_house_wants() {
 
 #[test]
 fn internal_calls_are_left_alone_where_the_house_wants_it() {
-    let mut house = House::new(Config {
+    let mut house = House::new(SupervisionConfig {
         monitor_internal_calls: false,
-        ..Config::default()
+        ..SupervisionConfig::default()
     });
     house.start("boss", "anna", Coach).unwrap();
     house.drain();
@@ -608,7 +610,7 @@ fn a_restart_keeps_monitors_armed_and_whoever_was_joined_is_invited_again() {
     house.start("boss", "anna", Coach).unwrap();
     house.join("boss", "c", "anna");
     let kept = house.machine.monitors().collect();
-    house.machine = Supervision::new(Config::default(), kept);
+    house.machine = Supervision::new(SupervisionConfig::default(), kept);
     assert_eq!(house.monitor("boss").state, MonitorState::Armed);
     house.talk("c", "anna");
     assert_eq!(house.drain(), ["invite boss c Coach", "inviting c"]);
@@ -690,13 +692,13 @@ struct Observer {
 }
 
 impl Observer {
-    fn see(&mut self, output: Output) {
+    fn see(&mut self, output: SupervisionOutput) {
         match output {
-            Output::AskAdmission(asked) => {
+            SupervisionOutput::AskAdmission(asked) => {
                 let monitor = &self.monitors[&asked.supervisor];
                 assert_eq!(monitor.state, MonitorState::Admitting { call: asked.call });
             }
-            Output::Invite {
+            SupervisionOutput::Invite {
                 supervisor, call, target, ..
             } => {
                 assert_ne!(supervisor, target);
@@ -705,7 +707,7 @@ impl Observer {
                 assert!(!busy, "{supervisor} is brought in twice");
                 self.legs.insert((supervisor, call), false);
             }
-            Output::Hear {
+            SupervisionOutput::Hear {
                 supervisor,
                 call,
                 coached,
@@ -722,20 +724,20 @@ impl Observer {
                     assert_eq!(party.role, Agent, "only an agent is coached");
                 }
             }
-            Output::Release { supervisor, call, .. } => {
+            SupervisionOutput::Release { supervisor, call, .. } => {
                 assert!(self.legs.remove(&(supervisor, call)).is_some(), "released what was not there");
             }
-            Output::Changed(fact) => {
+            SupervisionOutput::Changed(fact) => {
                 self.monitors.insert(fact.supervisor.clone(), fact);
             }
-            Output::Gone { supervisor } => {
+            SupervisionOutput::Gone { supervisor } => {
                 assert!(self.monitors.remove(&supervisor).is_some());
             }
-            Output::Failed(failure) => assert!(BOSSES.contains(&failure.device.as_str())),
+            SupervisionOutput::Failed(failure) => assert!(BOSSES.contains(&failure.device.as_str())),
         }
     }
 
-    fn hold(&self, machine: &Supervision, config: &Config) {
+    fn hold(&self, machine: &Supervision, config: &SupervisionConfig) {
         let told: Vec<_> = machine.monitors().collect();
         assert_eq!(
             told,
@@ -780,11 +782,11 @@ proptest! {
         debrief in any::<bool>(),
         intrusion in 0..3usize,
     ) {
-        let config = Config {
+        let config = SupervisionConfig {
             max_supervisors_per_device: most,
             debrief,
             intrusion: [Intrusion::Any, Intrusion::BargeIn, Intrusion::Never][intrusion],
-            ..Config::default()
+            ..SupervisionConfig::default()
         };
         let mut house = House::new(config.clone());
         let mut observer = Observer::default();
@@ -885,12 +887,12 @@ struct House {
 
 impl Default for House {
     fn default() -> Self {
-        Self::new(Config::default())
+        Self::new(SupervisionConfig::default())
     }
 }
 
 impl House {
-    fn new(config: Config) -> Self {
+    fn new(config: SupervisionConfig) -> Self {
         Self {
             machine: Supervision::new(config, Vec::new()),
             now: beginning(),
@@ -996,16 +998,16 @@ impl House {
     }
 }
 
-fn told(output: Output) -> String {
+fn told(output: SupervisionOutput) -> String {
     match output {
-        Output::AskAdmission(asked) => format!("ask {} {} {}", asked.supervisor, asked.call, asked.activity),
-        Output::Invite {
+        SupervisionOutput::AskAdmission(asked) => format!("ask {} {} {}", asked.supervisor, asked.call, asked.activity),
+        SupervisionOutput::Invite {
             supervisor,
             call,
             activity,
             ..
         } => format!("invite {supervisor} {call} {activity}"),
-        Output::Hear {
+        SupervisionOutput::Hear {
             supervisor,
             call,
             activity,
@@ -1019,15 +1021,15 @@ fn told(output: Output) -> String {
             };
             format!("hear {supervisor} {call} {activity} {by}")
         }
-        Output::Release { supervisor, call, reason } => format!("release {supervisor} {call} {reason:?}"),
-        Output::Changed(fact) => match fact.state {
+        SupervisionOutput::Release { supervisor, call, reason } => format!("release {supervisor} {call} {reason:?}"),
+        SupervisionOutput::Changed(fact) => match fact.state {
             MonitorState::Armed => format!("armed {} {}", fact.activity, fact.mode),
             MonitorState::Admitting { call } => format!("admitting {call}"),
             MonitorState::Inviting { call } => format!("inviting {call}"),
             MonitorState::Joined { call, activity, .. } => format!("joined {call} {activity}"),
         },
-        Output::Gone { supervisor } => format!("gone {supervisor}"),
-        Output::Failed(failure) => format!("failed {} {}", failure.device, failure.refusal.reason),
+        SupervisionOutput::Gone { supervisor } => format!("gone {supervisor}"),
+        SupervisionOutput::Failed(failure) => format!("failed {} {}", failure.device, failure.refusal.reason),
     }
 }
 
@@ -1043,7 +1045,7 @@ fn fact(id: &str, call_type: CallType, parties: &[(&str, PartyRole, LegState)]) 
         owner: None,
         parties: parties
             .iter()
-            .map(|(device, role, state)| Party {
+            .map(|(device, role, state)| PartyFact {
                 device: (!device.is_empty()).then(|| (*device).into()),
                 number: (*device).into(),
                 role: *role,

@@ -2,7 +2,7 @@
 
 use crate::contract::proto::telephony_client::TelephonyClient;
 use crate::contract::proto::telephony_server::TelephonyServer;
-use crate::contract::{Line, Placed, Service, Watched, place, proto, refusal_of};
+use crate::contract::{BackendConnection, CommandCall, TelephonyService, WatchItem, execute, proto, refusal_of};
 use crate::words::{Capabilities, Fact, Reason, Refusal};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A backend in this process. Each connection is a pipe to a server task; when the channel is dropped they end.
-pub fn in_process(server: TelephonyServer<Service>) -> Channel {
+pub fn in_process(server: TelephonyServer<TelephonyService>) -> Channel {
     let (connections, incoming) = mpsc::unbounded_channel();
     let incoming = UnboundedReceiverStream::new(incoming);
     tokio::spawn(async move {
@@ -58,14 +58,14 @@ pub fn remote(url: &str) -> Result<Channel, tonic::transport::Error> {
 ///
 /// After `Lost` comes either a new snapshot, or, when the backend still had what was missed, `SnapshotComplete` alone and then the rest:
 /// what was known before is true again.
-pub fn line(channel: Channel) -> Line {
+pub fn line(channel: Channel) -> BackendConnection {
     let client = TelephonyClient::new(channel);
     let (commands, placed) = mpsc::channel(WAITING);
     let (facts, reported) = mpsc::channel(WAITING);
     let capabilities = watch::Sender::new(Capabilities::default());
     let described = capabilities.subscribe();
     tokio::spawn(carry_commands(client.clone(), placed));
-    let mut watching = Watching {
+    let mut watching = WatchLoop {
         client,
         facts,
         capabilities,
@@ -76,7 +76,7 @@ pub fn line(channel: Channel) -> Line {
         is_up: false,
     };
     tokio::spawn(async move { watching.run().await });
-    Line {
+    BackendConnection {
         commands,
         facts: reported,
         capabilities: described,
@@ -84,18 +84,18 @@ pub fn line(channel: Channel) -> Line {
 }
 
 /// Commands do not wait for each other: each has its own deadline.
-async fn carry_commands(client: TelephonyClient<Channel>, mut placed: mpsc::Receiver<Placed>) {
-    while let Some(Placed { context, command, reply }) = placed.recv().await {
+async fn carry_commands(client: TelephonyClient<Channel>, mut placed: mpsc::Receiver<CommandCall>) {
+    while let Some(CommandCall { context, command, reply }) = placed.recv().await {
         let client = client.clone();
         tokio::spawn(async move {
-            let answered = place(client, &context, &command).await;
+            let answered = execute(client, &context, &command).await;
             // Who asked may have gone.
             let _ = reply.send(answered.map(|_| ()));
         });
     }
 }
 
-struct Watching {
+struct WatchLoop {
     client: TelephonyClient<Channel>,
     facts: mpsc::Sender<Fact>,
     capabilities: watch::Sender<Capabilities>,
@@ -107,7 +107,7 @@ struct Watching {
 /// Nobody reads the line any more.
 struct HungUp;
 
-impl Watching {
+impl WatchLoop {
     async fn run(&mut self) {
         let (first, longest) = BACKOFF;
         let mut backoff = first;
@@ -161,7 +161,7 @@ impl Watching {
 
     async fn hear(&mut self, response: proto::WatchResponse) -> Result<(), HungUp> {
         let revision = response.revision;
-        let watched = match Watched::try_from(response) {
+        let watched = match WatchItem::try_from(response) {
             Ok(watched) => watched,
             Err(malformed) => {
                 tracing::warn!(%malformed, revision, "the backend has reported something that is not in the contract");
@@ -170,21 +170,21 @@ impl Watching {
         };
         let was_up = std::mem::replace(&mut self.is_up, true);
         match watched {
-            Watched::SnapshotBegin { instance } => {
+            WatchItem::SnapshotBegin { instance } => {
                 self.resume.instance = instance;
                 self.resume.after_revision = 0;
                 self.tell(Fact::SnapshotBegin).await
             }
-            Watched::Heartbeat | Watched::Fact(_) if !was_up => {
+            WatchItem::Heartbeat | WatchItem::Fact(_) if !was_up => {
                 self.tell(Fact::SnapshotComplete).await?;
                 self.keep(watched, revision).await
             }
-            Watched::Heartbeat | Watched::Fact(_) => self.keep(watched, revision).await,
+            WatchItem::Heartbeat | WatchItem::Fact(_) => self.keep(watched, revision).await,
         }
     }
 
-    async fn keep(&mut self, watched: Watched, revision: u64) -> Result<(), HungUp> {
-        if let Watched::Fact(fact) = watched {
+    async fn keep(&mut self, watched: WatchItem, revision: u64) -> Result<(), HungUp> {
+        if let WatchItem::Fact(fact) = watched {
             self.tell(fact).await?;
         }
         // Entities of a snapshot carry no revision: a break in its middle begins it again.

@@ -5,11 +5,11 @@
 
 use crate::clock;
 use crate::contract::proto::telephony_server::TelephonyServer;
-use crate::contract::{FactLog, Port, Service, serve};
-use crate::supervision::{self, LegOutcome, Output, Supervision};
+use crate::contract::{CommandInbox, FactLog, TelephonyService, serve};
+use crate::supervision::{self, LegOutcome, Supervision, SupervisionOutput};
 use crate::words::{
     Activity, CallFact, CallId, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind, Fact, Failure, LegState, Mode,
-    MonitorFact, Now, Number, Party, PartyRole, Reason, Refusal, Scope,
+    MonitorFact, Now, Number, PartyFact, PartyRole, Reason, Refusal, Scope,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::sync::{mpsc, oneshot};
@@ -20,11 +20,11 @@ const FORWARDS: usize = 8;
 
 /// A house to simulate.
 #[derive(Clone, Debug, Default)]
-pub struct Config {
+pub struct SimulatedConfig {
     /// Its devices.
     pub devices: Vec<Telephone>,
     /// Its rules of monitoring.
-    pub supervision: supervision::Config,
+    pub supervision: supervision::SupervisionConfig,
     /// Monitors from before a restart.
     pub kept: Vec<MonitorFact>,
 }
@@ -96,11 +96,11 @@ pub fn capabilities() -> Capabilities {
 }
 
 /// Starts a house. It lives as long as the server.
-pub fn start(config: Config) -> (TelephonyServer<Service>, Simulated) {
+pub fn start(config: SimulatedConfig) -> (TelephonyServer<TelephonyService>, Simulated) {
     let (server, port) = serve(capabilities());
     let (acts, happening) = mpsc::channel(64);
     let facts = port.facts.clone();
-    let house = House::new(config, facts.clone());
+    let house = SimulatedSwitch::new(config, facts.clone());
     tokio::spawn(run(house, port, happening));
     (server, Simulated { acts, facts })
 }
@@ -112,7 +112,7 @@ pub struct Simulated {
     facts: FactLog,
 }
 
-type Act = Box<dyn FnOnce(&mut House, Now) + Send>;
+type Act = Box<dyn FnOnce(&mut SimulatedSwitch, Now) + Send>;
 
 impl Simulated {
     /// What the house has reported.
@@ -180,7 +180,7 @@ impl Simulated {
         self.act(move |house, _| house.heard(&call)).await
     }
 
-    async fn act<T: Send + 'static>(&self, act: impl FnOnce(&mut House, Now) -> T + Send + 'static) -> Result<T, Refusal> {
+    async fn act<T: Send + 'static>(&self, act: impl FnOnce(&mut SimulatedSwitch, Now) -> T + Send + 'static) -> Result<T, Refusal> {
         let gone = || Refusal::new(Reason::Unavailable, "The telephony backend is gone.");
         let (tell, told) = oneshot::channel();
         let act: Act = Box::new(move |house, now| {
@@ -193,7 +193,7 @@ impl Simulated {
     }
 }
 
-async fn run(mut house: House, mut port: Port, mut happening: mpsc::Receiver<Act>) {
+async fn run(mut house: SimulatedSwitch, mut port: CommandInbox, mut happening: mpsc::Receiver<Act>) {
     let far = std::time::Duration::from_secs(3600);
     loop {
         let alarm = house.supervision.poll_timeout().map_or(Instant::now() + far, Instant::from_std);
@@ -224,7 +224,7 @@ fn now() -> Now {
 }
 
 /// The house itself: a machine without waiting.
-struct House {
+struct SimulatedSwitch {
     devices: BTreeMap<DeviceId, DeviceFact>,
     customers: BTreeSet<DeviceId>,
     pickups: BTreeMap<DeviceId, Pickup>,
@@ -237,8 +237,8 @@ struct House {
     calls_made: u64,
 }
 
-impl House {
-    fn new(config: Config, facts: FactLog) -> Self {
+impl SimulatedSwitch {
+    fn new(config: SimulatedConfig, facts: FactLog) -> Self {
         let telephones = config.devices.iter();
         let customers = telephones.clone().filter(|telephone| telephone.is_customer);
         let mut house = Self {
@@ -328,18 +328,18 @@ impl House {
         }
     }
 
-    fn apply(&mut self, output: Output, now: Now) {
+    fn apply(&mut self, output: SupervisionOutput, now: Now) {
         match output {
-            Output::AskAdmission(asked) => {
+            SupervisionOutput::AskAdmission(asked) => {
                 self.facts.publish(Fact::AdmissionAsked(asked));
             }
-            Output::Invite {
+            SupervisionOutput::Invite {
                 supervisor,
                 target,
                 call,
                 activity,
             } => self.invite(supervisor, target, &call, activity),
-            Output::Hear {
+            SupervisionOutput::Hear {
                 supervisor,
                 call,
                 activity,
@@ -359,16 +359,16 @@ impl House {
                 self.heard.insert((call.clone(), supervisor), heard);
                 self.touch(&call);
             }
-            Output::Release { supervisor, call, .. } => {
+            SupervisionOutput::Release { supervisor, call, .. } => {
                 self.release(&supervisor, &call);
             }
-            Output::Changed(monitor) => {
+            SupervisionOutput::Changed(monitor) => {
                 self.facts.publish(Fact::Monitor(monitor));
             }
-            Output::Gone { supervisor } => {
+            SupervisionOutput::Gone { supervisor } => {
                 self.facts.publish(Fact::MonitorGone { supervisor });
             }
-            Output::Failed(failure) => {
+            SupervisionOutput::Failed(failure) => {
                 self.facts.publish(Fact::Failed(failure));
             }
         }
@@ -401,7 +401,7 @@ impl House {
             Some(LegOutcome::Unreachable | LegOutcome::Busy | LegOutcome::Rejected | LegOutcome::NoAnswer | LegOutcome::HungUp)
         );
         if let Some(fact) = self.calls.get_mut(call).filter(|_| reached) {
-            fact.parties.push(Party {
+            fact.parties.push(PartyFact {
                 role: PartyRole::Supervisor,
                 state: LegState::Ringing,
                 activity: Some(activity),
@@ -417,12 +417,12 @@ impl House {
         let rung = self.route(to)?;
         let rung = rung.ok_or_else(|| Refusal::no_number(to))?;
         let number = self.devices[&rung].number.clone();
-        let caller = Party {
+        let caller = PartyFact {
             role: PartyRole::Customer,
             state: LegState::Dialing,
             ..party(None, from.clone())
         };
-        let callee = Party {
+        let callee = PartyFact {
             role: self.role(&rung),
             state: LegState::Ringing,
             ..party(Some(rung), number)
@@ -436,7 +436,7 @@ impl House {
         if self.calls.values().any(talks) {
             return Err(Refusal::new(Reason::InvalidState, format!("Device '{from}' is busy.")));
         }
-        let caller = Party {
+        let caller = PartyFact {
             role: self.role(device),
             state: LegState::Dialing,
             ..party(Some(device.clone()), from.clone())
@@ -444,7 +444,7 @@ impl House {
         let (call_type, callee) = match self.route(destination) {
             Ok(Some(rung)) => {
                 let number = self.devices[&rung].number.clone();
-                let callee = Party {
+                let callee = PartyFact {
                     role: self.role(&rung),
                     state: LegState::Ringing,
                     ..party(Some(rung), number)
@@ -452,7 +452,7 @@ impl House {
                 (CallType::Internal, callee)
             }
             Ok(None) => {
-                let callee = Party {
+                let callee = PartyFact {
                     role: PartyRole::Customer,
                     state: LegState::Ringing,
                     ..party(None, destination.clone())
@@ -521,7 +521,7 @@ impl House {
         let role = rung.as_ref().map_or(PartyRole::Customer, |device| self.role(device));
         self.leg(Some(device), call)?.state = LegState::Released;
         if let Some(fact) = self.calls.get_mut(call) {
-            fact.parties.push(Party {
+            fact.parties.push(PartyFact {
                 role,
                 state: LegState::Ringing,
                 ..party(rung, number)
@@ -564,7 +564,7 @@ impl House {
         }
     }
 
-    fn begin(&mut self, call_type: CallType, ani: Number, dnis: Number, parties: [Party; 2], now: Now) -> CallId {
+    fn begin(&mut self, call_type: CallType, ani: Number, dnis: Number, parties: [PartyFact; 2], now: Now) -> CallId {
         self.calls_made += 1;
         let id = CallId::from(format!("simulated-{}", self.calls_made));
         let call = CallFact {
@@ -643,7 +643,7 @@ impl House {
     }
 
     /// The leg of a device, or of the first who is none of the house's, that has not been released.
-    fn leg(&mut self, device: Option<&DeviceId>, call: &CallId) -> Result<&mut Party, Refusal> {
+    fn leg(&mut self, device: Option<&DeviceId>, call: &CallId) -> Result<&mut PartyFact, Refusal> {
         if let Some(device) = device {
             self.device(device)?;
         }
@@ -661,8 +661,8 @@ impl House {
     }
 }
 
-fn party(device: Option<DeviceId>, number: Number) -> Party {
-    Party {
+fn party(device: Option<DeviceId>, number: Number) -> PartyFact {
+    PartyFact {
         device,
         number,
         role: PartyRole::Customer,

@@ -108,7 +108,7 @@ spoken! {
 
 /// One leg of a call as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Party {
+pub struct PartyFact {
     /// The device, when it is one of the house.
     pub device: Option<DeviceId>,
     /// The number shown for him.
@@ -185,7 +185,7 @@ pub struct CallFact {
     /// The device that has made a conference of it.
     pub owner: Option<DeviceId>,
     /// Its legs, in the order they came.
-    pub parties: Vec<Party>,
+    pub parties: Vec<PartyFact>,
 }
 
 impl CallFact {
@@ -204,7 +204,7 @@ impl CallFact {
     }
 
     /// The leg of a device that has not left.
-    pub fn party_of(&self, device: &DeviceId) -> Option<&Party> {
+    pub fn party_of(&self, device: &DeviceId) -> Option<&PartyFact> {
         self.parties
             .iter()
             .find(|party| party.device.as_ref() == Some(device) && party.state != LegState::Released)

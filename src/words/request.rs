@@ -45,7 +45,7 @@ spoken! {
 
 /// A request with who made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct RequestEnvelope {
     /// The authenticated user.
     pub user: UserId,
     /// From where.

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use undertone::front;
-use undertone::front::bayeux::Config;
+use undertone::front::bayeux::CometdConfig;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_subscribes_again_and_again_ends_nobody_elses_session() {
@@ -101,9 +101,9 @@ async fn a_close_is_answered_with_a_close() {
 
 #[tokio::test]
 async fn a_foreign_page_sends_no_form_and_calls_no_callback_even_with_a_password() {
-    let house = open_with(Config {
+    let house = open_with(CometdConfig {
         callback_polling: true,
-        ..Config::default()
+        ..CometdConfig::default()
     })
     .await;
     let message = json!([handshake()]).to_string();
@@ -124,9 +124,9 @@ async fn a_foreign_page_sends_no_form_and_calls_no_callback_even_with_a_password
 
 #[tokio::test]
 async fn an_address_has_so_many_websockets_and_no_more() {
-    let house = open_with(Config {
+    let house = open_with(CometdConfig {
         max_sessions_per_address: 3,
-        ..Config::default()
+        ..CometdConfig::default()
     })
     .await;
     let mut sockets = Vec::new();
@@ -161,14 +161,14 @@ async fn an_address_has_so_many_websockets_and_no_more() {
 #[tokio::test]
 async fn a_guesser_behind_the_proxy_keeps_nobody_else_out() {
     let house = House::open(Wishes {
-        front: front::Config {
+        front: front::HttpConfig {
             trusted_proxies: vec!["127.0.0.1".parse().expect("an address")],
-            ..front::Config::default()
+            ..front::HttpConfig::default()
         },
-        auth: front::auth::Config {
+        auth: front::auth::AuthConfig {
             failures_per_address: NonZeroU32::new(2).expect("more than 0"),
             cache_life: std::time::Duration::ZERO,
-            ..front::auth::Config::default()
+            ..front::auth::AuthConfig::default()
         },
         ..Wishes::default()
     })

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use undertone::front::bayeux::Config;
+use undertone::front::bayeux::CometdConfig;
 
 /// How a client makes sure of its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,9 +205,9 @@ const TRIALS: usize = 100;
 async fn house_for_trials() -> Arc<House> {
     let house = House::open(Wishes {
         crowd: TRIALS,
-        bayeux: Config {
+        bayeux: CometdConfig {
             handshakes_per_address: 10_000,
-            ..Config::default()
+            ..CometdConfig::default()
         },
         ..Wishes::default()
     });
@@ -332,13 +332,13 @@ async fn two_thousand_sessions_cut_at_random_for_half_a_minute_lose_and_double_n
     let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 20_000, 20_000);
     let house = House::open(Wishes {
         crowd: USERS,
-        bayeux: Config {
+        bayeux: CometdConfig {
             handshakes_per_address: 10_000,
             handshakes_per_user: 1_000,
             // Each new session of a client that replays leaves the old one behind, until it expires.
             max_sessions: 100_000,
             max_sessions_per_address: 100_000,
-            ..Config::default()
+            ..CometdConfig::default()
         },
         ..Wishes::default()
     });
@@ -450,7 +450,7 @@ async fn be_cut(
 
 #[tokio::test]
 async fn an_answer_that_was_read_in_part_comes_again_to_a_client_that_acknowledges() {
-    let house = open_with(Config::default()).await;
+    let house = open_with(CometdConfig::default()).await;
     let mut client = Client::new("meg".to_owned(), By::Poll, Care::Ack);
     let mut line = client.open(&house).await;
     client.begin(&mut line).await.expect("open");

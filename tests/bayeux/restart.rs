@@ -3,15 +3,15 @@
 use super::{Desktop, data, is_event, reply};
 use crate::support::front::{House, MEG_PHONE, Wishes};
 use serde_json::{Value, json};
-use undertone::front::bayeux::Config;
+use undertone::front::bayeux::CometdConfig;
 use undertone::store::{self, Store};
 
 async fn house(store: &Store) -> House {
     House::open(Wishes {
         store: Some(store.clone()),
-        bayeux: Config {
+        bayeux: CometdConfig {
             open_channels: vec!["/x/**".to_owned()],
-            ..Config::default()
+            ..CometdConfig::default()
         },
         ..Wishes::default()
     })
@@ -180,12 +180,12 @@ async fn a_full_disk_costs_replays_and_nothing_else() {
 /// A store that takes what a start needs, and then nothing.
 struct Full;
 
-impl store::Keeper for Full {
+impl store::KeyValueStore for Full {
     fn scan(&self, _: &str, _: &str, _: Option<&str>, _: &mut dyn FnMut(&str, &[u8])) -> Result<(), store::StoreError> {
         Ok(())
     }
 
-    fn write(&self, changes: &[store::Change]) -> Result<(), store::StoreError> {
+    fn write(&self, changes: &[store::Write]) -> Result<(), store::StoreError> {
         match changes {
             [only] if only.key == "epoch" => Ok(()),
             _ => Err(store::StoreError::Open {

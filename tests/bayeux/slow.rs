@@ -8,19 +8,19 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
-use undertone::front::bayeux::Config;
+use undertone::front::bayeux::CometdConfig;
 
 /// More than all socket buffers together.
 const EVENTS: usize = 200;
 const LARGE: usize = 40_000;
 
 async fn house() -> House {
-    open_with(Config {
+    open_with(CometdConfig {
         max_queue: 10_000,
         max_queue_bytes: 64 << 20,
         max_queue_bytes_per_user: 64 << 20,
         max_queue_bytes_per_address: 64 << 20,
-        ..Config::default()
+        ..CometdConfig::default()
     })
     .await
 }

@@ -7,7 +7,7 @@ use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use undertone::front;
-use undertone::front::bayeux::Config;
+use undertone::front::bayeux::CometdConfig;
 
 fn encoded(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
@@ -50,9 +50,9 @@ async fn forms_carry_messages_once_or_several_times() {
 }
 
 async fn with_callbacks() -> House {
-    open_with(Config {
+    open_with(CometdConfig {
         callback_polling: true,
-        ..Config::default()
+        ..CometdConfig::default()
     })
     .await
 }
@@ -243,9 +243,9 @@ async fn g10_the_clock_is_answered() {
 #[tokio::test]
 async fn g06_a_preflight_is_answered_on_the_whole_subtree_for_allowed_origins_only() {
     let house = House::open(Wishes {
-        front: front::Config {
+        front: front::HttpConfig {
             cors_origins: vec!["https://desk.example".to_owned()],
-            ..front::Config::default()
+            ..front::HttpConfig::default()
         },
         ..Wishes::default()
     })
@@ -281,10 +281,10 @@ async fn g06_a_preflight_is_answered_on_the_whole_subtree_for_allowed_origins_on
 #[tokio::test(flavor = "multi_thread")]
 async fn g09_going_down_answers_a_thousand_held_polls_and_spreads_their_return() {
     const POLLS: usize = 1_000;
-    let house = open_with(Config {
+    let house = open_with(CometdConfig {
         max_sessions_per_user: POLLS,
         handshakes_per_user: 1_000,
-        ..Config::default()
+        ..CometdConfig::default()
     })
     .await;
     let mut polls = JoinSet::new();
@@ -327,11 +327,11 @@ async fn g09_going_down_answers_a_thousand_held_polls_and_spreads_their_return()
 
 #[tokio::test]
 async fn what_is_too_much_is_said_and_ends_nobody_elses_session() {
-    let house = open_with(Config {
+    let house = open_with(CometdConfig {
         max_subscriptions: 2,
         handshakes_per_user: 1,
         max_sessions_per_address: 12,
-        ..Config::default()
+        ..CometdConfig::default()
     })
     .await;
     let bystander = Desktop::on(&house, "kim", "/x/a").await;
@@ -367,14 +367,14 @@ async fn what_is_too_much_is_said_and_ends_nobody_elses_session() {
 #[tokio::test]
 async fn the_cookie_says_what_the_configuration_says() {
     let house = House::open(Wishes {
-        front: front::Config {
+        front: front::HttpConfig {
             public_url: "https://desk.example".to_owned(),
-            ..front::Config::default()
+            ..front::HttpConfig::default()
         },
-        bayeux: Config {
+        bayeux: CometdConfig {
             same_site: front::bayeux::SameSite::None,
             partitioned: true,
-            ..Config::default()
+            ..CometdConfig::default()
         },
         ..Wishes::default()
     })
@@ -399,9 +399,9 @@ async fn the_cookie_says_what_the_configuration_says() {
 #[tokio::test]
 async fn whoever_fails_to_log_in_too_often_is_told_in_cometds_words_when_to_come_again() {
     let house = House::open(Wishes {
-        auth: front::auth::Config {
+        auth: front::auth::AuthConfig {
             failures_per_user: std::num::NonZeroU32::MIN,
-            ..front::auth::Config::default()
+            ..front::auth::AuthConfig::default()
         },
         ..Wishes::default()
     })

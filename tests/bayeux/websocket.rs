@@ -7,7 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use undertone::front::bayeux::Config;
+use undertone::front::bayeux::CometdConfig;
 
 /// A session on a socket of its own, connected once and subscribed.
 pub(crate) async fn session(house: &House, user: &str, channel: &str, ext: Value) -> (Line, String) {
@@ -75,7 +75,11 @@ async fn c38_handshake_connect_and_subscribe_on_one_socket() {
 #[tokio::test]
 async fn c39_an_event_is_pushed_at_once_and_the_connect_stays_held() {
     let hold = std::time::Duration::from_millis(500);
-    let house = open_with(Config { hold, ..Config::default() }).await;
+    let house = open_with(CometdConfig {
+        hold,
+        ..CometdConfig::default()
+    })
+    .await;
     let (mut line, id) = session(&house, "meg", "/x/a", json!({})).await;
     let began = undertone::clock::instant();
     line.send(&connect(&id, json!({}))).await;
@@ -240,10 +244,10 @@ async fn bad_frames_get_a_reply_or_a_close_code_and_end_nobody_elses_session() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_loses_its_session_and_slows_nobody() {
-    let house = open_with(Config {
+    let house = open_with(CometdConfig {
         max_queue_bytes: 200_000,
         max_queue: 100_000,
-        ..Config::default()
+        ..CometdConfig::default()
     })
     .await;
     let (slow, _) = session(&house, "meg", "/x/a", json!({})).await;
@@ -279,9 +283,9 @@ async fn going_down_closes_sockets_after_telling_them_when_to_come_back() {
 
 #[tokio::test]
 async fn where_websockets_are_not_offered_the_upgrade_fails_at_once() {
-    let house = open_with(Config {
+    let house = open_with(CometdConfig {
         websocket: false,
-        ..Config::default()
+        ..CometdConfig::default()
     })
     .await;
     let refused = open_socket(house.address, upgrade(house.address, Some("meg")))

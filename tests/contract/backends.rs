@@ -2,19 +2,19 @@
 
 use super::{House, Pickup, Ways, suite};
 use std::time::Duration;
-use undertone::audit::Audit;
+use undertone::audit::AuditLog;
 use undertone::contract::proto::telephony_client::TelephonyClient;
 use undertone::contract::proto::telephony_server::TelephonyServer;
-use undertone::contract::{Service, place};
+use undertone::contract::{TelephonyService, execute};
 use undertone::front::grpc;
-use undertone::gateway::desk::Desk;
-use undertone::gateway::{Config, DeviceEntry, Directory, Group, User};
+use undertone::gateway::desk::GatewayHandle;
+use undertone::gateway::{DeviceEntry, Directory, GatewayConfig, Group, User};
 use undertone::media::MediaConfig;
 use undertone::phone::{AnswerPolicy, Phone, PhoneConfig};
 use undertone::sip;
-use undertone::sip::config::Listen;
+use undertone::sip::config::ListenAddress;
 use undertone::sip::flow::Protocol;
-use undertone::sip::switchboard::{AccountKind, SwitchboardConfig};
+use undertone::sip::switchboard::{AccountKind, B2buaConfig};
 use undertone::store;
 use undertone::supervision;
 use undertone::telephony::connect::{in_process, line, remote};
@@ -32,8 +32,8 @@ async fn the_gateway_keeps_the_contract_that_it_consumes() {
     let (server, simulated) = simulated::start(house());
     let line = line(in_process(server));
     let directory = tempfile::tempdir().unwrap();
-    let audit = Audit::open(&directory.path().join("audit.jsonl")).unwrap();
-    let desk = Desk::start(Config::default(), users(), line, audit, store::in_memory()).unwrap();
+    let audit = AuditLog::open(&directory.path().join("audit.jsonl")).unwrap();
+    let desk = GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory()).unwrap();
     desk.readiness().wait_for(|ready| *ready).await.unwrap();
     suite(in_process(grpc::serve(desk)), ByHand::new(simulated, true)).await;
     let audited = std::fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
@@ -45,8 +45,8 @@ async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
     let (server, _simulated) = simulated::start(house());
     let line = line(in_process(server));
     let directory = tempfile::tempdir().unwrap();
-    let audit = Audit::open(&directory.path().join("audit.jsonl")).unwrap();
-    let desk = Desk::start(Config::default(), users(), line, audit, store::in_memory()).unwrap();
+    let audit = AuditLog::open(&directory.path().join("audit.jsonl")).unwrap();
+    let desk = GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory()).unwrap();
     desk.readiness().wait_for(|ready| *ready).await.unwrap();
     let client = TelephonyClient::new(in_process(grpc::serve(desk)));
     let coach = |supervisor: &str| Command::StartMonitoring {
@@ -65,7 +65,7 @@ async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
             user: user.into(),
             deadline: Duration::from_secs(30),
         };
-        async move { place(client, &context, &command).await.unwrap_err().reason }
+        async move { execute(client, &context, &command).await.unwrap_err().reason }
     };
     assert_eq!(refused("nobody", coach("meg-phone")).await, Reason::NotPermitted);
     assert_eq!(refused("eve", coach("eve-phone")).await, Reason::NotPermitted);
@@ -100,17 +100,17 @@ async fn the_backend_at_telephony_url_keeps_the_contract() {
     suite(remote(&url).unwrap(), NoPhones(house)).await;
 }
 
-pub(super) fn house() -> simulated::Config {
-    simulated::Config {
+pub(super) fn house() -> simulated::SimulatedConfig {
+    simulated::SimulatedConfig {
         devices: vec![
             Telephone::new("meg-phone", "5005"),
             Telephone::new("otto-phone", "5006"),
             Telephone::new("bob-phone", "5001"),
             Telephone::new("eve-phone", "5002"),
         ],
-        supervision: supervision::Config {
+        supervision: supervision::SupervisionConfig {
             admission_timeout: Duration::from_millis(500),
-            ..supervision::Config::default()
+            ..supervision::SupervisionConfig::default()
         },
         kept: Vec::new(),
     }
@@ -118,7 +118,7 @@ pub(super) fn house() -> simulated::Config {
 
 /// The reference backend, its phones on sockets.
 struct OnTheWire {
-    backend: sip::service::Backend,
+    backend: sip::service::SipBackend,
     customer: Phone,
     agent: Phone,
     supervisor: Phone,
@@ -135,30 +135,30 @@ async fn the_gateway_keeps_the_contract_over_the_sip_backend() {
     let (server, wire) = OnTheWire::start().await;
     let line = line(in_process(server));
     let directory = tempfile::tempdir().unwrap();
-    let audit = Audit::open(&directory.path().join("audit.jsonl")).unwrap();
-    let desk = Desk::start(Config::default(), users(), line, audit, store::in_memory()).unwrap();
+    let audit = AuditLog::open(&directory.path().join("audit.jsonl")).unwrap();
+    let desk = GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory()).unwrap();
     desk.readiness().wait_for(|ready| *ready).await.unwrap();
     suite(in_process(grpc::serve(desk)), Behind(wire)).await;
 }
 
 impl OnTheWire {
-    async fn start() -> (TelephonyServer<Service>, Self) {
+    async fn start() -> (TelephonyServer<TelephonyService>, Self) {
         let mut accounts: Vec<_> = house()
             .devices
             .into_iter()
             .map(|device| account(device.id, device.number))
             .collect();
-        accounts.push(sip::config::Account {
+        accounts.push(sip::config::SipAccount {
             kind: AccountKind::Customer,
             ..account("customer-phone".into(), "7001".into())
         });
-        let config = sip::service::Config {
-            sip: sip::config::Config {
-                listen: vec![Listen::new(Protocol::Udp, "127.0.0.1:0".parse().unwrap())],
+        let config = sip::service::BackendConfig {
+            sip: sip::config::SipConfig {
+                listen: vec![ListenAddress::new(Protocol::Udp, "127.0.0.1:0".parse().unwrap())],
                 accounts,
                 ..Default::default()
             },
-            switchboard: SwitchboardConfig {
+            switchboard: B2buaConfig {
                 supervision: house().supervision,
                 ..Default::default()
             },
@@ -187,8 +187,8 @@ impl OnTheWire {
     }
 }
 
-fn account(device: DeviceId, number: Number) -> sip::config::Account {
-    sip::config::Account::new(device, number, "undertone", "secret")
+fn account(device: DeviceId, number: Number) -> sip::config::SipAccount {
+    sip::config::SipAccount::new(device, number, "undertone", "secret")
 }
 
 impl Ways for OnTheWire {

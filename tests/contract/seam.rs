@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::TcpListenerStream;
-use undertone::contract::{Line, Placed, router};
+use undertone::contract::{BackendConnection, CommandCall, router};
 use undertone::supervision;
 use undertone::telephony::connect::{in_process, line, remote};
 use undertone::telephony::simulated::{self, Heard, Pickup, Simulated};
@@ -156,7 +156,7 @@ async fn a_supervisor_who_never_answers_is_given_up_after_twenty_seconds() {
     let call = talk(&simulated).await;
     place(&line, coach(Scope::Call)).await.unwrap();
     let state = || simulated.facts().monitor(&"meg-phone".into()).unwrap().state;
-    tokio::time::sleep(supervision::Config::default().invite_timeout - Duration::from_secs(1)).await;
+    tokio::time::sleep(supervision::SupervisionConfig::default().invite_timeout - Duration::from_secs(1)).await;
     assert_eq!(state(), MonitorState::Inviting { call: call.clone() });
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(state(), MonitorState::Armed);
@@ -252,22 +252,22 @@ fn dnd(device: &str, on: bool) -> Command {
     Command::SetDoNotDisturb { device: device.into(), on }
 }
 
-async fn place(line: &Line, command: Command) -> Result<(), Refusal> {
+async fn place(line: &BackendConnection, command: Command) -> Result<(), Refusal> {
     let context = CommandContext {
         request_id: format!("{:x}", rand::random::<u64>()).into(),
         user: "meg".into(),
         deadline: Duration::from_secs(10),
     };
-    let (placed, answer) = Placed::new(context, command);
+    let (placed, answer) = CommandCall::new(context, command);
     line.commands.send(placed).await.unwrap();
     timeout(PATIENCE, answer).await.unwrap().unwrap()
 }
 
-async fn next(line: &mut Line) -> Fact {
+async fn next(line: &mut BackendConnection) -> Fact {
     timeout(PATIENCE, line.facts.recv()).await.expect("nothing comes").unwrap()
 }
 
-async fn until_complete(line: &mut Line) {
+async fn until_complete(line: &mut BackendConnection) {
     while next(line).await != Fact::SnapshotComplete {}
 }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
-use undertone::phone::audio::{Law, Tone};
+use undertone::phone::audio::{Companding, Tone};
 
 const SPEECH_DBFS: f32 = -16.0;
 const SPEECH_SECONDS: usize = 40;
@@ -132,7 +132,7 @@ impl Sipp {
     }
 
     fn record(place: &Path, hz: f32) {
-        let bytes: Vec<u8> = speech(hz).into_iter().map(|sample| Law::Mu.encode(sample)).collect();
+        let bytes: Vec<u8> = speech(hz).into_iter().map(|sample| Companding::Mu.encode(sample)).collect();
         fs::write(place.join("tone.ulaw"), bytes).unwrap();
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use undertone::phone::audio::Law;
+use undertone::phone::audio::Companding;
 
 /// A running recording.
 pub struct Tap {
@@ -68,7 +68,7 @@ impl Heard {
         let udp = packet.get(header..)?;
         let port = u16::from_be_bytes([*udp.get(2)?, *udp.get(3)?]);
         let rtp = udp.get(8..)?;
-        let law = Law::of_payload_type(*rtp.get(1)? & 0x7f)?;
+        let law = Companding::of_payload_type(*rtp.get(1)? & 0x7f)?;
         if rtp.len() != 12 + 160 || rtp[0] >> 6 != 2 {
             return None;
         }

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use undertone::clock;
-use undertone::contract::{Line, Placed};
+use undertone::contract::{BackendConnection, CommandCall};
 use undertone::media::MediaConfig;
 use undertone::phone::audio;
 use undertone::phone::{AnswerPolicy, Packet, Phone, PhoneConfig, PhoneEvent, Voice};
-use undertone::sip::config::{Account, Config as SipConfig, Listen, Source, Trunk};
+use undertone::sip::config::{ListenAddress, SipAccount, SipConfig, Trunk, TrunkSource};
 use undertone::sip::flow::Protocol;
-use undertone::sip::service::{self, Backend, Config};
-use undertone::sip::switchboard::{AccountKind, SwitchboardConfig};
+use undertone::sip::service::{self, BackendConfig, SipBackend};
+use undertone::sip::switchboard::{AccountKind, B2buaConfig};
 use undertone::store::{self, Store};
 use undertone::telephony::connect;
 use undertone::words::{
@@ -42,31 +42,34 @@ const PEOPLE: [(&str, &str, f32); 7] = [
 ];
 
 pub(crate) struct Floor {
-    pub(crate) backend: Backend,
-    pub(crate) line: Line,
+    pub(crate) backend: SipBackend,
+    pub(crate) line: BackendConnection,
     pub(crate) calls: Vec<CallFact>,
     monitors: BTreeMap<DeviceId, MonitorFact>,
     asked: usize,
 }
 
-pub(crate) fn config() -> Config {
-    let account = |(device, number, _): (&str, &str, f32)| Account {
+pub(crate) fn config() -> BackendConfig {
+    let account = |(device, number, _): (&str, &str, f32)| SipAccount {
         kind: if device.starts_with(CUSTOMER) {
             AccountKind::Customer
         } else {
-            AccountKind::House
+            AccountKind::Internal
         },
-        ..Account::new(device.into(), number.into(), REALM, "secret")
+        ..SipAccount::new(device.into(), number.into(), REALM, "secret")
     };
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    Config {
+    BackendConfig {
         sip: SipConfig {
-            listen: vec![Listen::new(Protocol::Udp, anywhere), Listen::new(Protocol::Tcp, anywhere)],
+            listen: vec![
+                ListenAddress::new(Protocol::Udp, anywhere),
+                ListenAddress::new(Protocol::Tcp, anywhere),
+            ],
             realm: REALM.into(),
             accounts: PEOPLE.into_iter().filter(|person| person.0 != OUTSIDE).map(account).collect(),
             ..SipConfig::default()
         },
-        switchboard: SwitchboardConfig::default(),
+        switchboard: B2buaConfig::default(),
         media: MediaConfig {
             ports: None,
             workers: 1,
@@ -86,7 +89,7 @@ pub(crate) fn outside() -> PhoneConfig {
 
 /// The trunk that leads to such a phone, for numbers that begin with 0.
 pub(crate) fn site(phone: &Phone) -> Trunk {
-    let source = Source {
+    let source = TrunkSource {
         address: phone.address().ip(),
         port: None,
     };
@@ -98,11 +101,11 @@ pub(crate) fn site(phone: &Phone) -> Trunk {
 }
 
 impl Floor {
-    pub(crate) async fn open(config: Config) -> Floor {
+    pub(crate) async fn open(config: BackendConfig) -> Floor {
         Floor::with(config, store::in_memory()).await
     }
 
-    pub(crate) async fn with(config: Config, store: Store) -> Floor {
+    pub(crate) async fn with(config: BackendConfig, store: Store) -> Floor {
         let (server, backend) = service::start(config, store).await.expect("starts");
         let line = connect::line(connect::in_process(server));
         Floor {
@@ -136,7 +139,7 @@ impl Floor {
             user: "tester".into(),
             deadline: SOON,
         };
-        let (placed, answer) = Placed::new(context, command);
+        let (placed, answer) = CommandCall::new(context, command);
         self.line.commands.send(placed).await.expect("the line lives");
         answer.await.expect("answered")
     }

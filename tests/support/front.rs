@@ -9,11 +9,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use undertone::audit::Audit;
+use undertone::audit::AuditLog;
 use undertone::front::auth::{self, Auth};
-use undertone::front::bayeux::http::Bayeux;
+use undertone::front::bayeux::http::Cometd;
 use undertone::front::{self, bayeux, door, http};
-use undertone::gateway::desk::Desk;
+use undertone::gateway::desk::GatewayHandle;
 use undertone::gateway::{self, DeviceEntry, Directory, Group, User, VoiceEnvironment};
 use undertone::store::{self, Store};
 use undertone::telephony::connect;
@@ -42,11 +42,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(crate) struct Wishes {
     /// The doors.
-    pub(crate) front: front::Config,
+    pub(crate) front: front::HttpConfig,
     /// The event channel.
-    pub(crate) bayeux: bayeux::Config,
+    pub(crate) bayeux: bayeux::CometdConfig,
     /// The login.
-    pub(crate) auth: auth::Config,
+    pub(crate) auth: auth::AuthConfig,
     /// Where the house keeps what must survive it; left out: nowhere.
     pub(crate) store: Option<Store>,
     /// Agents `crowd0`, `crowd1`, … with devices of the same names.
@@ -60,7 +60,7 @@ pub(crate) struct House {
     /// What happens at the telephones.
     pub(crate) phones: Simulated,
     /// The event channel.
-    pub(crate) bayeux: Bayeux,
+    pub(crate) bayeux: Cometd,
     client: Client,
     folder: TempDir,
     stop: watch::Sender<bool>,
@@ -79,14 +79,21 @@ impl House {
         ];
         let crowd = (0..wishes.crowd).map(|number| Telephone::new(&format!("crowd{number}"), &format!("9{number:05}")));
         let telephones = telephones.map(|(id, number)| Telephone::new(id, number));
-        let (server, phones) = simulated::start(simulated::Config {
+        let (server, phones) = simulated::start(simulated::SimulatedConfig {
             devices: telephones.into_iter().chain(crowd).collect(),
-            ..simulated::Config::default()
+            ..simulated::SimulatedConfig::default()
         });
         let folder = tempfile::tempdir().expect("a folder");
-        let audit = Audit::open(&folder.path().join("audit.jsonl")).expect("an audit file");
+        let audit = AuditLog::open(&folder.path().join("audit.jsonl")).expect("an audit file");
         let line = connect::line(connect::in_process(server));
-        let desk = Desk::start(gateway::Config::default(), directory(wishes.crowd), line, audit, store::in_memory()).expect("a desk");
+        let desk = GatewayHandle::start(
+            gateway::GatewayConfig::default(),
+            directory(wishes.crowd),
+            line,
+            audit,
+            store::in_memory(),
+        )
+        .expect("a desk");
         let mut ready = desk.readiness();
         tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready))
             .await
@@ -97,7 +104,7 @@ impl House {
         let auth = Auth::new(wishes.auth, accounts.collect()).expect("password hashes");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let kept = wishes.store.unwrap_or_else(store::in_memory);
-        let bayeux = Bayeux::start(&wishes.front, wishes.bayeux, desk.clone(), kept).expect("an event channel");
+        let bayeux = Cometd::start(&wishes.front, wishes.bayeux, desk.clone(), kept).expect("an event channel");
         let (router, lane) = http::router(&wishes.front, auth, desk.clone(), bayeux.clone());
         let address = listener.local_addr().expect("an address");
         let (stop, mut stopped) = watch::channel(false);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use undertone::config;
 use undertone::front::auth::hash_password_cheaply;
-use undertone::serve::{self, Part, Running};
+use undertone::serve::{self, Running, ServerRole};
 use undertone::sip::flow::Protocol;
 
 /// A device of the house and its SIP password, which is also its user's.
@@ -91,7 +91,7 @@ impl House {
         let text = describe(state.path());
         let mut config = config::parse(Some((Path::new("test.toml"), &text)), []).unwrap();
         config.media.ports = None;
-        let running = serve::start(config, Part::Serve, None).await.unwrap();
+        let running = serve::start(config, ServerRole::Serve, None).await.unwrap();
         House {
             rest: running.rest().unwrap(),
             sip: running.sip(Protocol::Udp).unwrap(),

@@ -1,17 +1,17 @@
 //! The event channel over HTTP: long-polling, callback-polling, and the door to websockets.
 
-use super::Config;
-use super::hub::{Peer, Post, PostNo, SocketNo, Via};
-use super::message::{self, BatchError, ClientId, Incoming, Kind};
-use super::shell::{Answered, Happening, Inbox, Load, Reply, Shell};
+use super::CometdConfig;
+use super::hub::{ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, SocketId};
+use super::message::{self, BatchError, ClientId, ClientMessage, MessageKind};
+use super::shell::{CometdTask, ConnectAnswer, Inbox, Input, Load, RequestReply};
 use super::socket;
-use super::wire::{Fate, Parcel, Watched, Wire};
+use super::wire::{Delivery, DeliveryId, DeliveryTracker, TrackedConnection};
 use crate::clock;
-use crate::front::auth::{self, Caller, Means, cookie};
+use crate::front::auth::{self, AuthenticatedUser, Means, cookie};
 use crate::front::http::NotNow;
-use crate::front::refusal::Refused;
+use crate::front::refusal::HttpError;
 use crate::front::rest::body::whole;
-use crate::gateway::desk::Desk;
+use crate::gateway::desk::GatewayHandle;
 use crate::store::{Store, StoreError};
 use crate::words::Reason;
 use axum::Router;
@@ -33,9 +33,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// The way in to the event channel. Cheap to clone.
 #[derive(Clone)]
-pub struct Bayeux(Arc<Door>);
+pub struct Cometd(Arc<CometdServer>);
 
-struct Door {
+struct CometdServer {
     inbox: Inbox,
     /// The id that a request has which opens no session.
     nobody: ClientId,
@@ -53,19 +53,19 @@ struct Door {
 /// How long a graceful end waits for held connects to be answered and websockets to be closed.
 const DRAIN: Duration = Duration::from_secs(3);
 
-impl Bayeux {
+impl Cometd {
     /// Starts the loop that owns all sessions; it ends when the last handle and request are gone. `store` keeps events and
     /// sessions for the next life of the process.
     ///
     /// # Errors
     /// What was kept cannot be read.
-    pub fn start(front: &crate::front::Config, config: Config, desk: Desk, store: Store) -> Result<Self, StoreError> {
+    pub fn start(front: &crate::front::HttpConfig, config: CometdConfig, desk: GatewayHandle, store: Store) -> Result<Self, StoreError> {
         let (inbox, happenings) = mpsc::unbounded_channel();
         let (tell_load, load) = watch::channel(Load::default());
         let secure = if front.public_url.starts_with("https:") { "; Secure" } else { "" };
         let partitioned = if config.partitioned { "; Partitioned" } else { "" };
         let same_site = config.same_site.as_str();
-        let door = Door {
+        let door = CometdServer {
             inbox: inbox.clone(),
             nobody: ClientId("".into()),
             numbers: AtomicU64::new(0),
@@ -77,7 +77,7 @@ impl Bayeux {
             origins: front.cors_origins.clone(),
             load,
         };
-        let shell = Shell::new(front, config, desk, store, inbox.downgrade(), tell_load)?;
+        let shell = CometdTask::new(front, config, desk, store, inbox.downgrade(), tell_load)?;
         tokio::spawn(shell.run(happenings));
         Ok(Self(Arc::new(door)))
     }
@@ -90,7 +90,7 @@ impl Bayeux {
     /// Answers every held connect, closes every websocket and writes down what is to be kept: a graceful end.
     pub async fn drain(&self) {
         let (done, written) = oneshot::channel();
-        let _ = self.0.inbox.send(Happening::Drain(done));
+        let _ = self.0.inbox.send(Input::Drain(done));
         let mut load = self.load();
         let quiet = async {
             let _ = written.await;
@@ -105,8 +105,8 @@ impl Bayeux {
         &self.0.inbox
     }
 
-    pub(super) fn number(&self) -> PostNo {
-        PostNo(self.0.numbers.fetch_add(1, Ordering::Relaxed))
+    pub(super) fn number(&self) -> ClientRequestId {
+        ClientRequestId(self.0.numbers.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(in crate::front) fn max_messages(&self) -> usize {
@@ -119,7 +119,7 @@ impl Bayeux {
 }
 
 /// The endpoint and its subtree, without the layers it shares with REST. Clients append `/handshake`, `/connect`, a slash.
-pub(in crate::front) fn router(bayeux: Bayeux) -> Router {
+pub(in crate::front) fn router(bayeux: Cometd) -> Router {
     Router::new()
         .route(ENDPOINT, any(receive))
         .route("/api/v2/notifications/", any(receive))
@@ -140,15 +140,15 @@ const BROWSER_COOKIE: &str = "BAYEUX_BROWSER";
 
 /// Who asks, and how, as far as the event channel wants to know.
 #[derive(Clone)]
-pub(in crate::front) struct Visit {
-    peer: Peer,
-    wire: Wire,
+pub(in crate::front) struct RequestContext {
+    peer: ClientOrigin,
+    wire: DeliveryTracker,
     multiplexed: bool,
     blocked: bool,
     by_cookie: bool,
 }
 
-async fn receive(State(bayeux): State<Bayeux>, caller: Option<Extension<Caller>>, request: Request) -> Response {
+async fn receive(State(bayeux): State<Cometd>, caller: Option<Extension<AuthenticatedUser>>, request: Request) -> Response {
     let outcome = match *request.method() {
         Method::POST => post(bayeux, visit(caller, &request), request).await,
         Method::GET if asks_for_websocket(&request) => websocket(bayeux, visit(caller, &request), request).await,
@@ -164,31 +164,41 @@ async fn receive(State(bayeux): State<Bayeux>, caller: Option<Extension<Caller>>
 }
 
 fn only_post() -> Response {
-    let refused = Refused::new(Reason::Forbidden, "The event channel takes POST only, or a websocket.");
+    let refused = HttpError::new(Reason::Forbidden, "The event channel takes POST only, or a websocket.");
     let mut response = refused.with_http(StatusCode::METHOD_NOT_ALLOWED).into_response();
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     response
 }
 
-fn visit(caller: Option<Extension<Caller>>, request: &Request) -> Visit {
-    let wire = request.extensions().get::<Wire>().cloned().unwrap_or_else(Wire::blind);
+fn visit(caller: Option<Extension<AuthenticatedUser>>, request: &Request) -> RequestContext {
+    let wire = request
+        .extensions()
+        .get::<DeliveryTracker>()
+        .cloned()
+        .unwrap_or_else(DeliveryTracker::blind);
     // npm `cometd` shakes hands on a websocket, and appends this to the URL only where it got none.
     let blocked = request.uri().path().ends_with("/handshake");
     let caller = caller.map(|Extension(caller)| caller);
-    let visit = Visit::new(caller, request.headers(), auth::address_of(request), wire, blocked);
-    Visit {
+    let visit = RequestContext::new(caller, request.headers(), auth::address_of(request), wire, blocked);
+    RequestContext {
         multiplexed: request.version() >= Version::HTTP_2,
         ..visit
     }
 }
 
-impl Visit {
+impl RequestContext {
     /// Over HTTP/1.1. `blocked`: websockets do not get through to this client.
-    pub(in crate::front) fn new(caller: Option<Caller>, headers: &HeaderMap, address: IpAddr, wire: Wire, blocked: bool) -> Self {
+    pub(in crate::front) fn new(
+        caller: Option<AuthenticatedUser>,
+        headers: &HeaderMap,
+        address: IpAddr,
+        wire: DeliveryTracker,
+        blocked: bool,
+    ) -> Self {
         let by_cookie = caller.as_ref().filter(|caller| caller.by == Means::Cookie);
         Self {
             by_cookie: by_cookie.is_some(),
-            peer: Peer {
+            peer: ClientOrigin {
                 proven: caller.as_ref().is_some_and(|caller| caller.by == Means::Password),
                 login_until: caller.as_ref().map(|caller| caller.until),
                 login: by_cookie.map(|caller| caller.csrf.clone()),
@@ -202,15 +212,15 @@ impl Visit {
         }
     }
 
-    fn via(&self) -> Via {
-        Via::Http {
+    fn via(&self) -> CometdTransport {
+        CometdTransport::Http {
             multiplexed: self.multiplexed,
             blocked: self.blocked,
         }
     }
 }
 
-async fn post(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Response, Refused> {
+async fn post(bayeux: Cometd, visit: RequestContext, request: Request) -> Result<Response, HttpError> {
     let kind = content_type(request.headers())?;
     let not_now = request.extensions().get::<NotNow>().cloned();
     // A page of any site can send a form without asking, and a browser may add what its user once typed in.
@@ -234,30 +244,30 @@ async fn post(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Response
 }
 
 /// What is said while a login cannot be checked.
-pub(in crate::front) fn not_now_body(refused: &Refused, messages: Vec<Incoming>) -> String {
+pub(in crate::front) fn not_now_body(refused: &HttpError, messages: Vec<ClientMessage>) -> String {
     let (error, after) = refused.come_again().unwrap_or(("503::unavailable", Duration::from_secs(2)));
     message::body(&[], &message::come_again(messages, error, after))
 }
 
 /// JSONP. A page of any site can ask this way with our cookies, and no browser says for whom: only those are answered who prove
 /// in the request itself who they are.
-async fn callback(bayeux: Bayeux, visit: Visit, query: &str) -> Result<Response, Refused> {
+async fn callback(bayeux: Cometd, visit: RequestContext, query: &str) -> Result<Response, HttpError> {
     let mut fields = form_urlencoded::parse(query.as_bytes());
     let callback = fields.find(|(key, _)| key == "jsonp").map_or("jsonp".into(), |(_, value)| value);
     if !is_callback(&callback) {
-        return Err(Refused::new(
+        return Err(HttpError::new(
             Reason::InvalidInput,
             "'jsonp' must be 1 to 64 letters, digits, dots, underscores or hyphens.",
         ));
     }
     if visit.by_cookie {
-        return Err(Refused::new(
+        return Err(HttpError::new(
             Reason::NotPermitted,
             "Callback-polling is not allowed by cookie: authenticate each request.",
         ));
     }
     let messages = from_form(query.as_bytes(), bayeux.max_messages())?;
-    let (body, report, cookie) = exchange(&bayeux, visit, Via::Callback, messages).await?;
+    let (body, report, cookie) = exchange(&bayeux, visit, CometdTransport::Callback, messages).await?;
     // Both are line ends in the JavaScript of older browsers, and text in JSON.
     let body = body.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
     // The comment keeps a callback's name from being the first bytes of something else than a script.
@@ -274,68 +284,68 @@ fn is_callback(name: &str) -> bool {
 
 /// Hands the messages in and waits for the answer: as long as the connect is held.
 async fn exchange(
-    bayeux: &Bayeux,
-    visit: Visit,
-    via: Via,
-    messages: Vec<Incoming>,
-) -> Result<(String, Report, Option<HeaderValue>), Refused> {
+    bayeux: &Cometd,
+    visit: RequestContext,
+    via: CometdTransport,
+    messages: Vec<ClientMessage>,
+) -> Result<(String, Report, Option<HeaderValue>), HttpError> {
     let (reply, answer) = oneshot::channel();
-    let (mut report, new_cookie) = hand_in(bayeux, visit, via, messages, |_| Reply::Here(reply))?;
+    let (mut report, new_cookie) = hand_in(bayeux, visit, via, messages, |_| RequestReply::Here(reply))?;
     match answer.await.map_err(|_| closing())? {
-        Answered::Body(body, has_events) => {
+        ConnectAnswer::Body(body, has_events) => {
             report.has_events = has_events;
             Ok((body, report, new_cookie))
         }
-        Answered::Overtaken => Err(overtaken()),
+        ConnectAnswer::Overtaken => Err(overtaken()),
     }
 }
 
 /// Hands the messages in; the answer, with this cookie, goes to the connection without passing here. Only for a connection that is
 /// watched and has one request at a time.
 pub(in crate::front) fn send(
-    bayeux: &Bayeux,
-    visit: Visit,
-    messages: Vec<Incoming>,
+    bayeux: &Cometd,
+    visit: RequestContext,
+    messages: Vec<ClientMessage>,
     cookie: Option<HeaderValue>,
-) -> Result<Report, Refused> {
+) -> Result<Report, HttpError> {
     let via = visit.via();
-    let reply = |browser: Option<&HeaderValue>| Reply::Wire(cookie.iter().chain(browser).cloned().collect());
+    let reply = |browser: Option<&HeaderValue>| RequestReply::Wire(cookie.iter().chain(browser).cloned().collect());
     hand_in(bayeux, visit, via, messages, reply).map(|(report, _)| report)
 }
 
 /// Of a request whose session has sent a newer connect.
-pub(in crate::front) fn overtaken() -> Refused {
-    Refused::new(Reason::InvalidState, "A newer connect of this session has come.")
+pub(in crate::front) fn overtaken() -> HttpError {
+    HttpError::new(Reason::InvalidState, "A newer connect of this session has come.")
 }
 
-fn closing() -> Refused {
-    Refused::new(Reason::Unavailable, "The event channel is closing.")
+fn closing() -> HttpError {
+    HttpError::new(Reason::Unavailable, "The event channel is closing.")
 }
 
 fn hand_in(
-    bayeux: &Bayeux,
-    visit: Visit,
-    via: Via,
-    messages: Vec<Incoming>,
-    reply: impl FnOnce(Option<&HeaderValue>) -> Reply,
-) -> Result<(Report, Option<HeaderValue>), Refused> {
-    let Visit { mut peer, wire, .. } = visit;
-    let opens = messages.iter().any(|message| matches!(message.kind, Kind::Handshake { .. }));
+    bayeux: &Cometd,
+    visit: RequestContext,
+    via: CometdTransport,
+    messages: Vec<ClientMessage>,
+    reply: impl FnOnce(Option<&HeaderValue>) -> RequestReply,
+) -> Result<(Report, Option<HeaderValue>), HttpError> {
+    let RequestContext { mut peer, wire, .. } = visit;
+    let opens = messages.iter().any(|message| matches!(message.kind, MessageKind::Handshake { .. }));
     let new_browser: Option<Arc<str>> = (opens && peer.browser.is_none()).then(|| random_hex().into());
     let new_cookie = new_browser.as_ref().and_then(|browser| bayeux.browser_cookie(browser));
     // Each request proves it anew.
     peer.login_until = peer.login_until.filter(|_| !peer.proven);
     let no = bayeux.number();
     let report = Report {
-        parcel: Parcel::Post(no),
+        parcel: DeliveryId::Post(no),
         wire: wire.clone(),
         has_events: false,
     };
-    let is_multiplexed = matches!(via, Via::Http { multiplexed: true, .. });
+    let is_multiplexed = matches!(via, CometdTransport::Http { multiplexed: true, .. });
     if !wire.begin(report.parcel, is_multiplexed, bayeux.inbox().clone()) {
         return Err(closing());
     }
-    let post = Post {
+    let post = ClientRequest {
         no,
         from: peer,
         new_browser,
@@ -347,14 +357,14 @@ fn hand_in(
         },
         messages,
     };
-    let happening = Happening::Posted(post, wire, reply(new_cookie.as_ref()), clock::instant());
+    let happening = Input::Posted(post, wire, reply(new_cookie.as_ref()), clock::instant());
     bayeux.inbox().send(happening).map_err(|_| closing())?;
     Ok((report, new_cookie))
 }
 
-async fn websocket(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Response, Refused> {
+async fn websocket(bayeux: Cometd, visit: RequestContext, request: Request) -> Result<Response, HttpError> {
     if !bayeux.0.websocket {
-        return Err(Refused::new(Reason::Forbidden, "Websockets are not offered here."));
+        return Err(HttpError::new(Reason::Forbidden, "Websockets are not offered here."));
     }
     // Opened as nobody's it would be denied for good.
     if let Some(NotNow(refused)) = request.extensions().get::<NotNow>() {
@@ -365,7 +375,7 @@ async fn websocket(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Res
         return Err(foreign());
     }
     // No cookie is set here: npm `faye` opens its socket beside its handshake over HTTP, and would mix up the two browsers.
-    let Visit {
+    let RequestContext {
         peer, wire, multiplexed, ..
     } = visit;
     let (mut parts, _) = request.into_parts();
@@ -373,7 +383,7 @@ async fn websocket(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Res
         Ok(upgrade) => upgrade,
         Err(rejection) => return Ok(rejection.into_response()),
     };
-    let no = SocketNo(bayeux.number().0);
+    let no = SocketId(bayeux.number().0);
     let limit = bayeux.0.body_limit;
     let upgrade = upgrade
         .read_buffer_size(BUFFER)
@@ -387,14 +397,14 @@ async fn websocket(bayeux: Bayeux, visit: Visit, request: Request) -> Result<Res
 /// Bytes of a websocket's reading buffer: messages of clients are short, and there are many sockets.
 const BUFFER: usize = 2 * 1024;
 
-impl Bayeux {
+impl Cometd {
     fn browser_cookie(&self, browser: &str) -> Option<HeaderValue> {
         HeaderValue::from_str(&format!("{BROWSER_COOKIE}={browser}{}", self.0.cookie_attributes)).ok()
     }
 }
 
-fn foreign() -> Refused {
-    Refused::new(Reason::NotPermitted, "This origin is not allowed.")
+fn foreign() -> HttpError {
+    HttpError::new(Reason::NotPermitted, "This origin is not allowed.")
 }
 
 fn asks_for_websocket(request: &Request) -> bool {
@@ -408,7 +418,7 @@ enum Content {
 }
 
 /// A cross-site form can send `text/plain` without asking anybody; it is not JSON. No type at all is.
-fn content_type(headers: &HeaderMap) -> Result<Content, Refused> {
+fn content_type(headers: &HeaderMap) -> Result<Content, HttpError> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Ok(Content::Json);
     };
@@ -416,7 +426,7 @@ fn content_type(headers: &HeaderMap) -> Result<Content, Refused> {
     match essence.to_ascii_lowercase().as_str() {
         "application/json" | "text/json" => Ok(Content::Json),
         "application/x-www-form-urlencoded" => Ok(Content::Form),
-        _ => Err(Refused::new(
+        _ => Err(HttpError::new(
             Reason::UnsupportedMediaType,
             "Content-Type must be application/json or application/x-www-form-urlencoded.",
         )),
@@ -424,7 +434,7 @@ fn content_type(headers: &HeaderMap) -> Result<Content, Refused> {
 }
 
 /// `message=`, once or several times, each with an array or a single message.
-fn from_form(form: &[u8], most: usize) -> Result<Vec<Incoming>, Refused> {
+fn from_form(form: &[u8], most: usize) -> Result<Vec<ClientMessage>, HttpError> {
     let mut messages = Vec::new();
     for (_, value) in form_urlencoded::parse(form).filter(|(key, _)| key == "message") {
         messages.extend(message::parse(value.as_bytes(), most).map_err(malformed)?);
@@ -433,13 +443,13 @@ fn from_form(form: &[u8], most: usize) -> Result<Vec<Incoming>, Refused> {
         }
     }
     if messages.is_empty() {
-        return Err(Refused::new(Reason::MissingParameter, "'message' is missing."));
+        return Err(HttpError::new(Reason::MissingParameter, "'message' is missing."));
     }
     Ok(messages)
 }
 
-pub(in crate::front) fn malformed(error: BatchError) -> Refused {
-    Refused::new(Reason::InvalidInput, format!("Malformed request: {error}."))
+pub(in crate::front) fn malformed(error: BatchError) -> HttpError {
+    HttpError::new(Reason::InvalidInput, format!("Malformed request: {error}."))
 }
 
 fn browser_of(headers: &HeaderMap) -> Option<Arc<str>> {
@@ -470,8 +480,8 @@ fn answered(content_type: &'static str, body: Bytes, report: Report, new_cookie:
 /// Says how a request ended, by being dropped: with its handler or its answer unsent when the socket is gone. What the connection
 /// has taken is the wire's to tell.
 pub(in crate::front) struct Report {
-    parcel: Parcel,
-    wire: Wire,
+    parcel: DeliveryId,
+    wire: DeliveryTracker,
     has_events: bool,
 }
 
@@ -482,8 +492,13 @@ impl Report {
     }
 
     /// What has become of it, see [`Watched::poll_fate`].
-    pub(in crate::front) fn poll_fate(&self, connection: &Watched, sees_more: &mut bool, context: &mut Context<'_>) -> Poll<Fate> {
-        connection.poll_fate(self.parcel, sees_more, context)
+    pub(in crate::front) fn poll_delivery(
+        &self,
+        connection: &TrackedConnection,
+        sees_more: &mut bool,
+        context: &mut Context<'_>,
+    ) -> Poll<Delivery> {
+        connection.poll_delivery(self.parcel, sees_more, context)
     }
 }
 

@@ -26,19 +26,21 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 
-use super::Config;
-use super::interest::Interest;
-use super::ledger::Ledger;
-use super::limits::{Account, Accounts, Who};
+use super::CometdConfig;
+use super::interest::SubscriptionIndex;
+use super::ledger::EventNumbers;
+use super::limits::{QuotaOwner, SessionQuota, SessionQuotas};
 use super::message::{
-    self, AckExt, Advice, ClientAdvice, ClientId, Event, Incoming, Kind, Pattern, Reconnect, ReplayReply, Reply, ReplyExt, Timesync,
-    TimesyncReply,
+    self, AckExt, Advice, BayeuxReply, ClientAdvice, ClientId, ClientMessage, Event, MessageKind, Pattern, Reconnect, ReplayReply,
+    ReplyExt, Timesync, TimesyncReply,
 };
-use super::session::{Acks, Connect, Flight, Owner, Place, Queue, Reach, Session, UNTOLD, Want};
-pub use super::session::{SessionNo, Transport};
+use super::session::{Acks, Connect, InFlight, Queue, ReplyPath, Session, SessionOwner, SessionState, UNTOLD, Want};
+pub use super::session::{ConnectionType, SessionId};
 use crate::words::{Now, UserId};
-use ends::Graves;
-pub use inout::{Counts, Kept, Output, Peer, Post, PostNo, Saved, SocketNo, Via, Why};
+use ends::EndedSessions;
+pub use inout::{
+    ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, Output, RestoredEvents, Saved, SessionCounts, SessionEnd, SocketId,
+};
 use sockets::Socket;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -49,9 +51,9 @@ use std::time::{Duration, Instant};
 use subscriptions::{subscribed, unknown_echo};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
-    Session(SessionNo),
-    Socket(SocketNo),
+enum SessionTimer {
+    Session(SessionId),
+    Socket(SocketId),
 }
 
 /// By numbers that we have given ourselves, so that nobody can choose them to collide; in the same order in every run.
@@ -60,32 +62,32 @@ pub(super) type Numbered<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 /// All sessions. After each `handle_*` take some of [`Hub::poll_output`], or of [`Hub::poll_ready`] and [`Hub::hand_out_next`]; what is
 /// not taken yet comes later, in order.
 #[derive(Debug)]
-pub struct Hub {
-    config: Config,
+pub struct Sessions {
+    config: CometdConfig,
     types: Vec<&'static str>,
     open: Vec<Pattern>,
-    sessions: Numbered<SessionNo, Box<Session>>,
-    by_id: HashMap<ClientId, SessionNo, foldhash::fast::RandomState>,
+    sessions: Numbered<SessionId, Box<Session>>,
+    by_id: HashMap<ClientId, SessionId, foldhash::fast::RandomState>,
     last_session: u64,
-    interest: Interest,
-    accounts: Accounts,
-    ledger: Ledger,
-    sockets: Numbered<SocketNo, Socket>,
+    interest: SubscriptionIndex,
+    accounts: SessionQuotas,
+    ledger: EventNumbers,
+    sockets: Numbered<SocketId, Socket>,
     /// Whose events are in the frame under way.
-    in_flight: Numbered<SocketNo, SessionNo>,
+    in_flight: Numbered<SocketId, SessionId>,
     /// How many there are from each address.
     sockets_from: BTreeMap<IpAddr, usize>,
-    deadlines: BTreeSet<(Instant, Timer)>,
+    deadlines: BTreeSet<(Instant, SessionTimer)>,
     /// Whose connects are in a request that is held, or answered and not yet written.
-    riders: Numbered<PostNo, Vec<SessionNo>>,
+    sessions_by_request: Numbered<ClientRequestId, Vec<SessionId>>,
     held_by_browser: BTreeMap<Arc<str>, usize>,
-    graves: Graves,
+    ended: EndedSessions,
     outputs: VecDeque<Output>,
     /// For whom there may be something: who has waited longest comes first. Each is in it once.
-    woken: VecDeque<(SessionNo, Instant)>,
+    woken: VecDeque<(SessionId, Instant)>,
     /// When the last of it came to be.
     woken_at: Option<Now>,
-    counts: Counts,
+    counts: SessionCounts,
     /// Ages of the oldest events of answers that have left since they were last asked for.
     delivered: Vec<Duration>,
     pressure: Duration,
@@ -115,16 +117,16 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
 const OUTCOME: Duration = Duration::from_secs(5);
 
 /// What leaves for a client.
-type Leaving = (Vec<Arc<Event>>, Reply);
+type Leaving = (Vec<Arc<Event>>, BayeuxReply);
 
-impl Hub {
+impl Sessions {
     /// Without sessions. `epoch` is one more at each start of the process; see `ledger`.
-    pub fn new(config: Config, epoch: u64) -> Self {
+    pub fn new(config: CometdConfig, epoch: u64) -> Self {
         let open = config.open_channels.iter().filter_map(|text| Pattern::parse(text)).collect();
         let types = [
-            (config.websocket, Transport::Websocket),
-            (true, Transport::LongPolling),
-            (config.callback_polling, Transport::CallbackPolling),
+            (config.websocket, ConnectionType::Websocket),
+            (true, ConnectionType::LongPolling),
+            (config.callback_polling, ConnectionType::CallbackPolling),
         ];
         Self {
             types: types
@@ -136,20 +138,20 @@ impl Hub {
             sessions: Numbered::default(),
             by_id: HashMap::default(),
             last_session: 0,
-            interest: Interest::default(),
-            accounts: Accounts::default(),
-            ledger: Ledger::new(epoch, config.replay_events, config.replay_bytes),
+            interest: SubscriptionIndex::default(),
+            accounts: SessionQuotas::default(),
+            ledger: EventNumbers::new(epoch, config.replay_events, config.replay_bytes),
             sockets: Numbered::default(),
             in_flight: Numbered::default(),
             sockets_from: BTreeMap::new(),
             deadlines: BTreeSet::new(),
-            riders: Numbered::default(),
+            sessions_by_request: Numbered::default(),
             held_by_browser: BTreeMap::new(),
-            graves: Graves::default(),
+            ended: EndedSessions::default(),
             outputs: VecDeque::new(),
             woken: VecDeque::new(),
             woken_at: None,
-            counts: Counts::default(),
+            counts: SessionCounts::default(),
             delivered: Vec::new(),
             pressure: Duration::ZERO,
             draining: false,
@@ -173,7 +175,7 @@ impl Hub {
     }
 
     /// How much there is, and has been.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> SessionCounts {
         self.counts
     }
 
@@ -250,7 +252,7 @@ impl Hub {
 
     /// A session that an earlier life has kept. Its client has as long as any other to come back.
     pub fn restore_session(&mut self, saved: Saved, now: Now) {
-        let owner = Owner {
+        let owner = SessionOwner {
             user: Some(saved.user),
             browser: saved.browser,
             login: None,
@@ -266,19 +268,19 @@ impl Hub {
             connected: true,
             // Its client may still do as it was told when the process went down.
             told_interval: UNTOLD,
-            place: Place::New {
+            place: SessionState::New {
                 // As long as it may have been told to stay away, and then as any other.
                 expires: now.mono + Duration::from_secs(1) + self.config.drain_window + self.config.max_interval,
             },
-            ..self.session(saved.id, owner, None, Transport::LongPolling, now)
+            ..self.session(saved.id, owner, None, ConnectionType::LongPolling, now)
         };
         self.insert(session, now);
     }
 
     /// A request has come.
-    pub fn handle_post(&mut self, post: Post, now: Now) {
+    pub fn handle_post(&mut self, post: ClientRequest, now: Now) {
         let reach = post.reach();
-        let Post {
+        let ClientRequest {
             no: _,
             mut from,
             new_browser,
@@ -286,10 +288,13 @@ impl Hub {
             fresh,
             messages,
         } = post;
-        if let Reach::Socket(socket) = reach {
+        if let ReplyPath::Socket(socket) = reach {
             self.frame_came(socket);
         }
-        if let Some(handshake) = messages.iter().position(|message| matches!(message.kind, Kind::Handshake { .. })) {
+        if let Some(handshake) = messages
+            .iter()
+            .position(|message| matches!(message.kind, MessageKind::Handshake { .. }))
+        {
             from.browser = from.browser.or(new_browser);
             // The text: other messages in the same request MUST be ignored.
             let reply = messages
@@ -298,12 +303,12 @@ impl Hub {
                 .map(|message| self.handshake(message, from, via, fresh, now));
             return self.answer(reach, Vec::new(), reply.into_iter().collect());
         }
-        let alone = messages.len() == 1 || matches!(via, Via::Socket(_));
+        let alone = messages.len() == 1 || matches!(via, CometdTransport::Socket(_));
         let mut replies = Vec::with_capacity(messages.len());
         let mut events = Vec::new();
         let mut held = false;
         for message in messages {
-            if matches!(message.kind, Kind::Connect { .. }) {
+            if matches!(message.kind, MessageKind::Connect { .. }) {
                 match self.connect(message, &from, (reach, via), alone, now) {
                     Some((leaving, reply)) => {
                         events.extend(leaving);
@@ -317,20 +322,26 @@ impl Hub {
         }
         match reach {
             // A held request is answered when its connect is.
-            Reach::Post(_) if held => {}
-            Reach::Post(_) | Reach::Socket(_) => self.answer(reach, events, replies),
+            ReplyPath::Post(_) if held => {}
+            ReplyPath::Post(_) | ReplyPath::Socket(_) => self.answer(reach, events, replies),
         }
     }
 
     /// Whether it would draw its session away from another connection. If its own has gone, it is older than what came on that one, only
     /// read later, and is not to be handed in.
-    pub fn takes_over(&self, post: &Post) -> bool {
+    pub fn takes_over(&self, post: &ClientRequest) -> bool {
         let reach = post.reach();
         post.messages.iter().any(|message| {
             let draws = match message.kind {
-                Kind::Connect { .. } => true,
-                Kind::Subscribe(_) | Kind::Unsubscribe(_) | Kind::Publish { .. } => matches!(reach, Reach::Socket(_)),
-                Kind::Handshake { .. } | Kind::Disconnect | Kind::NoChannel | Kind::BadId { .. } | Kind::TooDeep { .. } => false,
+                MessageKind::Connect { .. } => true,
+                MessageKind::Subscribe(_) | MessageKind::Unsubscribe(_) | MessageKind::Publish { .. } => {
+                    matches!(reach, ReplyPath::Socket(_))
+                }
+                MessageKind::Handshake { .. }
+                | MessageKind::Disconnect
+                | MessageKind::NoChannel
+                | MessageKind::BadId { .. }
+                | MessageKind::TooDeep { .. } => false,
             };
             let no = message.client.as_ref().filter(|_| draws).and_then(|id| self.by_id.get(id));
             no.and_then(|no| self.sessions.get(no))
@@ -339,16 +350,16 @@ impl Hub {
     }
 
     /// The answer has left: its events are delivered.
-    pub fn handle_written(&mut self, post: PostNo, now: Now) {
-        for no in self.riders.remove(&post).unwrap_or_default() {
-            self.arrive(no, Reach::Post(post), false, now);
+    pub fn handle_written(&mut self, post: ClientRequestId, now: Now) {
+        for no in self.sessions_by_request.remove(&post).unwrap_or_default() {
+            self.arrive(no, ReplyPath::Post(post), false, now);
         }
     }
 
     /// The request's connection is gone, held or answered, and no answer has left on it: its events wait for the next connect.
-    pub fn handle_cut(&mut self, post: PostNo, now: Now) {
-        for no in self.riders.remove(&post).unwrap_or_default() {
-            self.arrive(no, Reach::Post(post), true, now);
+    pub fn handle_cut(&mut self, post: ClientRequestId, now: Now) {
+        for no in self.sessions_by_request.remove(&post).unwrap_or_default() {
+            self.arrive(no, ReplyPath::Post(post), true, now);
         }
     }
 
@@ -365,11 +376,11 @@ impl Hub {
                 gone,
             });
         }
-        let Some(account) = self.accounts.get(&Who::User(Some(user.clone()))) else {
+        let Some(account) = self.accounts.get(&QuotaOwner::User(Some(user.clone()))) else {
             return;
         };
-        let takes = |no: &SessionNo| self.sessions.get(no).is_some_and(|session| session.takes(channel));
-        let hearers: Vec<SessionNo> = account.sessions.iter().copied().filter(takes).collect();
+        let takes = |no: &SessionId| self.sessions.get(no).is_some_and(|session| session.takes(channel));
+        let hearers: Vec<SessionId> = account.sessions.iter().copied().filter(takes).collect();
         for no in hearers {
             self.enqueue(no, event.clone());
             self.wake(no, now);
@@ -377,7 +388,7 @@ impl Hub {
     }
 
     /// The state asked for with [`Output::State`]: channel and `data`.
-    pub fn handle_state(&mut self, session: SessionNo, states: &[(&'static str, String)], now: Now) {
+    pub fn handle_state(&mut self, session: SessionId, states: &[(&'static str, String)], now: Now) {
         if let Some(asked) = self.sessions.get_mut(&session) {
             asked.state_asked = false;
         }
@@ -402,7 +413,7 @@ impl Hub {
             }
         }
         for no in hearers {
-            self.end(no, Why::Gap, now);
+            self.end(no, SessionEnd::Gap, now);
         }
     }
 
@@ -421,7 +432,7 @@ impl Hub {
     pub fn handle_drain(&mut self, now: Now) {
         self.draining = true;
         let held = self.sessions.iter().filter(|(_, session)| session.place.is_held());
-        let mut held: Vec<SessionNo> = held.map(|(no, _)| *no).collect();
+        let mut held: Vec<SessionId> = held.map(|(no, _)| *no).collect();
         held.sort_unstable();
         for no in held {
             self.release(no, now);
@@ -436,14 +447,14 @@ impl Hub {
                 break;
             }
             match timer {
-                Timer::Session(no) if self.sessions.contains_key(&no) => {
+                SessionTimer::Session(no) if self.sessions.contains_key(&no) => {
                     if self.is_due(no, now) {
                         self.session_timeout(no, now);
                     }
                 }
-                Timer::Socket(socket) if self.sockets.contains_key(&socket) => self.socket_timeout(socket),
+                SessionTimer::Socket(socket) if self.sockets.contains_key(&socket) => self.socket_timeout(socket),
                 // It went with what it was for; never there.
-                Timer::Session(_) | Timer::Socket(_) => {
+                SessionTimer::Session(_) | SessionTimer::Socket(_) => {
                     self.deadlines.pop_first();
                 }
             }
@@ -451,79 +462,79 @@ impl Hub {
     }
 
     /// False: the session's deadline has moved on since, and is waited for.
-    fn is_due(&mut self, no: SessionNo, now: Now) -> bool {
+    fn is_due(&mut self, no: SessionId, now: Now) -> bool {
         let Some(session) = self.sessions.get_mut(&no) else { return false };
         let deadline = session.deadline();
         let armed = std::mem::replace(&mut session.armed, deadline);
-        self.deadlines.remove(&(armed, Timer::Session(no)));
-        self.deadlines.insert((deadline, Timer::Session(no)));
+        self.deadlines.remove(&(armed, SessionTimer::Session(no)));
+        self.deadlines.insert((deadline, SessionTimer::Session(no)));
         deadline <= now.mono
     }
 
-    fn session_timeout(&mut self, no: SessionNo, now: Now) {
+    fn session_timeout(&mut self, no: SessionId, now: Now) {
         let Some(session) = self.sessions.get(&no) else { return };
         if session.login_until.is_some_and(|until| until <= now.mono) {
-            return self.end(no, Why::LoginExpired, now);
+            return self.end(no, SessionEnd::LoginExpired, now);
         }
         match &session.place {
-            Place::Held { .. } => self.release(no, now),
-            Place::New { .. } | Place::Away { .. } => self.end(no, Why::Expired, now),
+            SessionState::Held { .. } => self.release(no, now),
+            SessionState::New { .. } | SessionState::Away { .. } => self.end(no, SessionEnd::Expired, now),
         }
     }
 
     // ---- other messages
 
-    fn find(&self, message: &Incoming, from: &Peer, reach: Reach) -> Result<SessionNo, Why> {
-        let id = message.client.as_ref().ok_or(Why::NoClientId)?;
-        let no = *self.by_id.get(id).ok_or(Why::NeverKnown)?;
-        let session = self.sessions.get(&no).ok_or(Why::NeverKnown)?;
+    fn find(&self, message: &ClientMessage, from: &ClientOrigin, reach: ReplyPath) -> Result<SessionId, SessionEnd> {
+        let id = message.client.as_ref().ok_or(SessionEnd::NoClientId)?;
+        let no = *self.by_id.get(id).ok_or(SessionEnd::NeverKnown)?;
+        let session = self.sessions.get(&no).ok_or(SessionEnd::NeverKnown)?;
         let owner = &session.owner;
         if from.user != owner.user {
-            return Err(Why::OtherUser);
+            return Err(SessionEnd::OtherUser);
         }
         let on_socket = match reach {
-            Reach::Socket(socket) => self.sockets.get(&socket).and_then(|socket| socket.session),
-            Reach::Post(_) => None,
+            ReplyPath::Socket(socket) => self.sockets.get(&socket).and_then(|socket| socket.session),
+            ReplyPath::Post(_) => None,
         };
         match on_socket {
             Some(one) if one == no => return Ok(no),
-            Some(_) => return Err(Why::OtherSocket),
+            Some(_) => return Err(SessionEnd::OtherSocket),
             None => {}
         }
         match (&from.browser, &owner.browser) {
             (Some(mine), Some(owners)) if mine == owners => Ok(no),
-            (Some(_), Some(_)) => Err(Why::OtherBrowser),
+            (Some(_), Some(_)) => Err(SessionEnd::OtherBrowser),
             // A client without cookies proves each time who it is.
             (None, _) | (_, None) if from.proven => Ok(no),
             (None, _) | (_, None) if from.login.is_some() && from.login == owner.login => Ok(no),
-            (None, _) | (_, None) => Err(Why::NoBrowser),
+            (None, _) | (_, None) => Err(SessionEnd::NoBrowser),
         }
     }
 
-    fn message(&mut self, message: Incoming, from: &Peer, reach: Reach, now: Now) -> Reply {
+    fn message(&mut self, message: ClientMessage, from: &ClientOrigin, reach: ReplyPath, now: Now) -> BayeuxReply {
         let id = message.id.clone();
         match &message.kind {
-            Kind::NoChannel => return failed(None, id, CHANNEL_MISSING),
-            Kind::BadId { channel } => return failed(channel.as_str(), id, ID_INVALID),
-            Kind::TooDeep { channel } => return failed(channel.as_str(), id, DATA_TOO_DEEP),
-            Kind::Handshake { .. }
-            | Kind::Connect { .. }
-            | Kind::Subscribe(_)
-            | Kind::Unsubscribe(_)
-            | Kind::Disconnect
-            | Kind::Publish { .. } => {}
+            MessageKind::NoChannel => return failed(None, id, CHANNEL_MISSING),
+            MessageKind::BadId { channel } => return failed(channel.as_str(), id, ID_INVALID),
+            MessageKind::TooDeep { channel } => return failed(channel.as_str(), id, DATA_TOO_DEEP),
+            MessageKind::Handshake { .. }
+            | MessageKind::Connect { .. }
+            | MessageKind::Subscribe(_)
+            | MessageKind::Unsubscribe(_)
+            | MessageKind::Disconnect
+            | MessageKind::Publish { .. } => {}
         }
         let no = match self.find(&message, from, reach) {
             Ok(no) => no,
             Err(why) => return self.stranger(message, why, from, now),
         };
         self.postpone(no, now);
-        if let Reach::Socket(_) = reach {
+        if let ReplyPath::Socket(_) = reach {
             self.attach(no, reach);
             self.ask_for_outcome(no, reach);
         }
         match message.kind {
-            Kind::Subscribe(subscription) => {
+            MessageKind::Subscribe(subscription) => {
                 let outcome = self.subscribe(no, &subscription, message.ext.replay.as_ref());
                 self.save(no);
                 let (outcome, replay) = match outcome {
@@ -531,7 +542,7 @@ impl Hub {
                     Err(error) => (Err(error), None),
                 };
                 let reply = subscribed("/meta/subscribe", id, subscription, outcome);
-                Reply {
+                BayeuxReply {
                     ext: ReplyExt {
                         replay,
                         ..ReplyExt::default()
@@ -539,31 +550,35 @@ impl Hub {
                     ..reply
                 }
             }
-            Kind::Unsubscribe(subscription) => {
+            MessageKind::Unsubscribe(subscription) => {
                 let outcome = self.unsubscribe(no, &subscription);
                 self.save(no);
                 subscribed("/meta/unsubscribe", id, subscription, outcome)
             }
-            Kind::Disconnect => {
-                self.end(no, Why::Disconnected, now);
+            MessageKind::Disconnect => {
+                self.end(no, SessionEnd::Disconnected, now);
                 done("/meta/disconnect", id)
             }
-            Kind::Publish { channel, data } => match self.publish(&channel, data.as_deref(), now) {
+            MessageKind::Publish { channel, data } => match self.publish(&channel, data.as_deref(), now) {
                 Ok(()) => done(channel, id),
                 Err(error) => failed(channel.as_str(), id, error),
             },
-            Kind::Handshake { .. } | Kind::Connect { .. } | Kind::NoChannel | Kind::BadId { .. } | Kind::TooDeep { .. } => {
+            MessageKind::Handshake { .. }
+            | MessageKind::Connect { .. }
+            | MessageKind::NoChannel
+            | MessageKind::BadId { .. }
+            | MessageKind::TooDeep { .. } => {
                 unreachable!("sorted out before")
             }
         }
     }
 
     /// Any message shows that the client lives; it never shortens what it has.
-    fn postpone(&mut self, no: SessionNo, now: Now) {
+    fn postpone(&mut self, no: SessionId, now: Now) {
         let at_least = now.mono + self.config.max_interval;
         self.change(no, |session| match &mut session.place {
-            Place::Held { .. } => {}
-            Place::New { expires } | Place::Away { expires } => *expires = (*expires).max(at_least),
+            SessionState::Held { .. } => {}
+            SessionState::New { expires } | SessionState::Away { expires } => *expires = (*expires).max(at_least),
         });
     }
 
@@ -590,7 +605,7 @@ impl Hub {
 
     // ---- queues
 
-    fn enqueue(&mut self, no: SessionNo, event: Arc<Event>) {
+    fn enqueue(&mut self, no: SessionId, event: Arc<Event>) {
         let Some(session) = self.sessions.get_mut(&no) else { return };
         let before = (session.queue.len(), session.queue.bytes());
         match &mut session.behind {
@@ -603,7 +618,7 @@ impl Hub {
     }
 
     /// Keeps the sums over all queues right after a change of one.
-    fn recount(&mut self, no: SessionNo, (length, bytes): (usize, usize)) {
+    fn recount(&mut self, no: SessionId, (length, bytes): (usize, usize)) {
         let Some(session) = self.sessions.get(&no) else { return };
         let (length_now, bytes_now) = (session.queue.len(), session.queue.bytes());
         self.counts.queued = self.counts.queued + length_now - length;
@@ -618,7 +633,7 @@ impl Hub {
 
     /// There may be something to hand out to this one, once its turn comes: an answer carries all that has come by then. Whoever has
     /// half of what may wait does not wait for it.
-    fn wake(&mut self, no: SessionNo, now: Now) {
+    fn wake(&mut self, no: SessionId, now: Now) {
         self.woken_at = Some(now);
         if self.has_much(no) {
             self.hand_out(no, now);
@@ -635,13 +650,13 @@ impl Hub {
         self.draining
     }
 
-    fn has_much(&self, no: SessionNo) -> bool {
+    fn has_much(&self, no: SessionId) -> bool {
         let queue = self.sessions.get(&no).map(|session| &session.queue);
         queue.is_some_and(|queue| queue.len() >= self.config.max_queue.div_ceil(2) || queue.bytes() >= self.config.max_queue_bytes / 2)
     }
 
     /// Hands out what can be handed out, and ends a session that has more than it may keep.
-    fn hand_out(&mut self, no: SessionNo, now: Now) {
+    fn hand_out(&mut self, no: SessionId, now: Now) {
         let Some(session) = self.sessions.get(&no) else { return };
         if session.is_pushed()
             && let Some(socket) = session.socket
@@ -653,7 +668,7 @@ impl Hub {
             }
         }
         let Some(session) = self.sessions.get(&no) else { return };
-        if let Place::Held { connect, .. } = &session.place
+        if let SessionState::Held { connect, .. } = &session.place
             && session.may_deliver()
             && (connect.at_once || (!session.is_pushed() && !session.queue.is_empty()))
         {
@@ -663,13 +678,13 @@ impl Hub {
             // Another whose turn has not come yet may be rid of it then.
             let waits = fullest != no && self.sessions.get(&fullest).is_some_and(|session| session.woken);
             if !waits {
-                self.end(fullest, Why::Overflowed, now);
+                self.end(fullest, SessionEnd::Overflowed, now);
             }
         }
     }
 
     /// The session that has more than it may keep: this one, or the one with most where a user or an address has too much.
-    fn too_much(&self, no: SessionNo) -> Option<SessionNo> {
+    fn too_much(&self, no: SessionId) -> Option<SessionId> {
         let session = self.sessions.get(&no)?;
         let queue = &session.queue;
         let behind = session.behind.as_ref().map_or(0, |behind| behind.events.len());
@@ -683,16 +698,16 @@ impl Hub {
         let is_over = |(queued, most): (&Arc<AtomicUsize>, usize)| queued.load(Relaxed) > most;
         let over = session.queued.iter().zip(limits).position(is_over)?;
         let who = session.owner.accounts().into_iter().nth(over)?;
-        let over: &Account = self.accounts.get(&who)?;
-        let bytes = |no: &SessionNo| self.sessions.get(no).map_or(0, |session| session.queue.bytes());
+        let over: &SessionQuota = self.accounts.get(&who)?;
+        let bytes = |no: &SessionId| self.sessions.get(no).map_or(0, |session| session.queue.bytes());
         over.sessions.iter().copied().max_by_key(bytes)
     }
 
     // ---- answers
 
-    fn answer(&mut self, reach: Reach, events: Vec<Arc<Event>>, replies: Vec<Reply>) {
+    fn answer(&mut self, reach: ReplyPath, events: Vec<Arc<Event>>, replies: Vec<BayeuxReply>) {
         match reach {
-            Reach::Post(post) => {
+            ReplyPath::Post(post) => {
                 let body = message::body(&events, &replies);
                 self.outputs.push_back(Output::Answer {
                     post,
@@ -700,23 +715,23 @@ impl Hub {
                     has_events: !events.is_empty(),
                 });
             }
-            Reach::Socket(socket) => self.reply_on(socket, events, replies),
+            ReplyPath::Socket(socket) => self.reply_on(socket, events, replies),
         }
     }
 
     /// 402, and always how to go on: clients key on the advice.
-    fn stranger(&mut self, message: Incoming, why: Why, from: &Peer, now: Now) -> Reply {
-        let grave = message.client.as_ref().filter(|_| why == Why::NeverKnown);
-        let grave = grave.and_then(|id| self.graves.find(id));
+    fn stranger(&mut self, message: ClientMessage, why: SessionEnd, from: &ClientOrigin, now: Now) -> BayeuxReply {
+        let grave = message.client.as_ref().filter(|_| why == SessionEnd::NeverKnown);
+        let grave = grave.and_then(|id| self.ended.find(id));
         let why = grave.map_or(why, |(why, _)| why);
-        self.outputs.push_back(Output::Stranger {
+        self.outputs.push_back(Output::UnknownSession {
             why,
             gone_for: grave.map(|(_, at)| now.mono.saturating_duration_since(at)),
             user: from.user.clone(),
         });
-        let interval = message.client.as_ref().filter(|_| why == Why::Gap);
+        let interval = message.client.as_ref().filter(|_| why == SessionEnd::Gap);
         let interval = interval.map_or(Duration::ZERO, |id| self.spread(id, self.config.drain_window));
-        Reply {
+        BayeuxReply {
             subscription: unknown_echo(&message.kind),
             advice: Some(Advice {
                 interval: interval.as_millis() as u64,
@@ -780,20 +795,20 @@ fn timesync(sync: Option<Timesync>, received: Now, now: Now) -> Option<TimesyncR
     })
 }
 
-fn done(channel: impl Into<String>, id: Option<String>) -> Reply {
-    Reply {
+fn done(channel: impl Into<String>, id: Option<String>) -> BayeuxReply {
+    BayeuxReply {
         channel: Some(channel.into()),
         id,
         successful: true,
-        ..Reply::default()
+        ..BayeuxReply::default()
     }
 }
 
-fn failed<'a>(channel: impl Into<Option<&'a str>>, id: Option<String>, error: &'static str) -> Reply {
-    Reply {
+fn failed<'a>(channel: impl Into<Option<&'a str>>, id: Option<String>, error: &'static str) -> BayeuxReply {
+    BayeuxReply {
         channel: channel.into().map(str::to_owned),
         id,
         error: Some(error),
-        ..Reply::default()
+        ..BayeuxReply::default()
     }
 }

@@ -1,21 +1,21 @@
 //! Who hears what: from a channel to the sessions whose subscriptions take it in, without asking every session.
 
 use super::message::Pattern;
-use super::session::SessionNo;
+use super::session::SessionId;
 use std::collections::{BTreeSet, HashMap};
 
 /// The subscriptions of all sessions.
 #[derive(Debug, Default)]
-pub(super) struct Interest {
-    exact: HashMap<String, BTreeSet<SessionNo>>,
+pub(super) struct SubscriptionIndex {
+    exact: HashMap<String, BTreeSet<SessionId>>,
     /// By the pattern without its `*`.
-    children: HashMap<String, BTreeSet<SessionNo>>,
+    children: HashMap<String, BTreeSet<SessionId>>,
     /// By the pattern without its `**`.
-    descendants: HashMap<String, BTreeSet<SessionNo>>,
+    descendants: HashMap<String, BTreeSet<SessionId>>,
 }
 
-impl Interest {
-    fn of(&mut self, pattern: &Pattern) -> (&mut HashMap<String, BTreeSet<SessionNo>>, String) {
+impl SubscriptionIndex {
+    fn of(&mut self, pattern: &Pattern) -> (&mut HashMap<String, BTreeSet<SessionId>>, String) {
         match pattern {
             Pattern::Exact(name) => (&mut self.exact, name.clone()),
             Pattern::Children(parent) => (&mut self.children, parent.clone()),
@@ -23,12 +23,12 @@ impl Interest {
         }
     }
 
-    pub(super) fn add(&mut self, pattern: &Pattern, session: SessionNo) {
+    pub(super) fn add(&mut self, pattern: &Pattern, session: SessionId) {
         let (sessions, name) = self.of(pattern);
         sessions.entry(name).or_default().insert(session);
     }
 
-    pub(super) fn remove(&mut self, pattern: &Pattern, session: SessionNo) {
+    pub(super) fn remove(&mut self, pattern: &Pattern, session: SessionId) {
         let (sessions, name) = self.of(pattern);
         if let Some(mine) = sessions.get_mut(&name) {
             mine.remove(&session);
@@ -39,7 +39,7 @@ impl Interest {
     }
 
     /// Each session once, however many of its subscriptions take the channel in.
-    pub(super) fn hearers(&self, channel: &str) -> Vec<SessionNo> {
+    pub(super) fn hearers(&self, channel: &str) -> Vec<SessionId> {
         let parents = channel.match_indices('/').map(|(at, slash)| &channel[..at + slash.len()]);
         let parent = channel.rfind('/').map(|at| &channel[..=at]);
         let sets = self
@@ -48,12 +48,12 @@ impl Interest {
             .into_iter()
             .chain(parent.and_then(|parent| self.children.get(parent)))
             .chain(parents.filter_map(|parent| self.descendants.get(parent)));
-        let sets: Vec<&BTreeSet<SessionNo>> = sets.collect();
+        let sets: Vec<&BTreeSet<SessionId>> = sets.collect();
         match sets.as_slice() {
             [] => Vec::new(),
             [only] => only.iter().copied().collect(),
             several => {
-                let together: BTreeSet<SessionNo> = several.iter().flat_map(|set| set.iter().copied()).collect();
+                let together: BTreeSet<SessionId> = several.iter().flat_map(|set| set.iter().copied()).collect();
                 together.into_iter().collect()
             }
         }
@@ -67,16 +67,16 @@ mod tests {
 
     #[test]
     fn overlapping_subscriptions_name_a_session_once() {
-        let mut interest = Interest::default();
+        let mut interest = SubscriptionIndex::default();
         let pattern = |text: &str| Pattern::parse(text).expect(text);
         for text in ["/a/b", "/a/*", "/a/**", "/**"] {
-            interest.add(&pattern(text), SessionNo(1));
+            interest.add(&pattern(text), SessionId(1));
         }
-        interest.add(&pattern("/a/**"), SessionNo(2));
-        assert_eq!(interest.hearers("/a/b"), [SessionNo(1), SessionNo(2)]);
-        assert_eq!(interest.hearers("/a/b/c"), [SessionNo(1), SessionNo(2)]);
-        assert_eq!(interest.hearers("/a"), [SessionNo(1)]);
-        interest.remove(&pattern("/**"), SessionNo(1));
+        interest.add(&pattern("/a/**"), SessionId(2));
+        assert_eq!(interest.hearers("/a/b"), [SessionId(1), SessionId(2)]);
+        assert_eq!(interest.hearers("/a/b/c"), [SessionId(1), SessionId(2)]);
+        assert_eq!(interest.hearers("/a"), [SessionId(1)]);
+        interest.remove(&pattern("/**"), SessionId(1));
         assert_eq!(interest.hearers("/a"), []);
     }
 
@@ -86,17 +86,17 @@ mod tests {
             patterns in proptest::collection::vec("(/[ab]){0,2}/([ab]|\\*|\\*\\*)", 0..8),
             channel in "(/[ab]){1,4}",
         ) {
-            let mut interest = Interest::default();
+            let mut interest = SubscriptionIndex::default();
             let mut expected = BTreeSet::new();
             for (number, text) in patterns.iter().enumerate() {
                 let pattern = Pattern::parse(text).expect("a pattern");
-                let session = SessionNo(number as u64 % 3);
+                let session = SessionId(number as u64 % 3);
                 interest.add(&pattern, session);
                 if pattern.matches(&channel) {
                     expected.insert(session);
                 }
             }
-            let expected: Vec<SessionNo> = expected.into_iter().collect();
+            let expected: Vec<SessionId> = expected.into_iter().collect();
             prop_assert_eq!(interest.hearers(&channel), expected);
         }
     }

@@ -4,10 +4,10 @@
 //! a graceful end writes everything. What a full disk does not take waits in memory and is read from there; of a process that dies so, the
 //! next one knows that something is missing.
 
-use super::hub::{Kept, Saved, SessionNo};
+use super::hub::{RestoredEvents, Saved, SessionId};
 use super::message::{ClientId, Event};
-use super::shell::{Happening, WeakInbox};
-use crate::store::{Change, Importance, Safety, Store, StoreError};
+use super::shell::{Input, WeakInbox};
+use crate::store::{Importance, Safety, Store, StoreError, Write};
 use crate::words::UserId;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub(super) enum Order {
     Save(Saved),
     Unsave(ClientId),
     Read {
-        session: SessionNo,
+        session: SessionId,
         user: UserId,
         after: u64,
     },
@@ -55,7 +55,7 @@ pub(super) enum Order {
 }
 
 /// The way to the thread.
-pub(super) struct Journal {
+pub(super) struct EventLog {
     orders: mpsc::Sender<Order>,
     backlog: Arc<AtomicUsize>,
 }
@@ -73,7 +73,7 @@ pub(super) struct Legacy {
     pub(super) sessions: Vec<Saved>,
 }
 
-impl Journal {
+impl EventLog {
     /// Reads what is there, begins a new epoch, and starts the thread. It ends when the journal is dropped and everything is written.
     pub(super) fn open(store: Store, inbox: WeakInbox) -> Result<(Self, Legacy), StoreError> {
         let mut events = Vec::new();
@@ -97,7 +97,7 @@ impl Journal {
             .chain(dropped.iter().map(|(_, number)| number));
         let highest = numbers.map(|number| number / super::ledger::EPOCH).max();
         let epoch = before.max(highest).map_or(1, |before| before + 1);
-        let begun = [Change::put(CHANNEL, EPOCH, epoch.to_string())];
+        let begun = [Write::put(CHANNEL, EPOCH, epoch.to_string())];
         // The room set aside is as good as the file: the number must not be used again.
         if store.write_behind(&begun, Importance::State)? == Safety::Remembered {
             store.write(&begun)?;
@@ -106,7 +106,7 @@ impl Journal {
         let store_has_forgotten = store.has_forgotten();
         let (orders, inbound) = mpsc::channel();
         let backlog = Arc::new(AtomicUsize::new(0));
-        let writer = Writer {
+        let writer = EventLogWriter {
             store,
             inbox,
             backlog: backlog.clone(),
@@ -137,13 +137,13 @@ impl Journal {
     }
 }
 
-struct Writer {
+struct EventLogWriter {
     store: Store,
     inbox: WeakInbox,
     backlog: Arc<AtomicUsize>,
 }
 
-impl Writer {
+impl EventLogWriter {
     fn run(self, orders: &mpsc::Receiver<Order>) {
         let mut changes = Vec::new();
         let mut unsure = Vec::new();
@@ -158,17 +158,17 @@ impl Writer {
                     } => {
                         self.backlog.fetch_sub(event.text.len(), Ordering::Relaxed);
                         let value = format!("{channel}\n{}", event.text);
-                        changes.push(Change::put(EVENTS, key(&user, event.number), value));
+                        changes.push(Write::put(EVENTS, key(&user, event.number), value));
                         changes.extend(forget(&user, &gone));
                         unsure.push((user, event.number));
                     }
                     Order::Drop { user, gone } => changes.extend(forget(&user, &gone)),
-                    Order::Save(session) => changes.push(Change::put(SESSIONS, &*session.id.0, save(&session))),
-                    Order::Unsave(id) => changes.push(Change::remove(SESSIONS, &*id.0)),
+                    Order::Save(session) => changes.push(Write::put(SESSIONS, &*session.id.0, save(&session))),
+                    Order::Unsave(id) => changes.push(Write::remove(SESSIONS, &*id.0)),
                     Order::Read { session, user, after } => {
                         self.write(&mut changes, &mut unsure);
                         let kept = self.read(&user, after);
-                        self.tell(Happening::Replayed(session, kept));
+                        self.tell(Input::Replayed(session, kept));
                     }
                     Order::Flush(done) => {
                         self.write(&mut changes, &mut unsure);
@@ -180,14 +180,14 @@ impl Writer {
         }
     }
 
-    fn tell(&self, happening: Happening) {
+    fn tell(&self, happening: Input) {
         // Without a loop nobody wants to know.
         if let Some(inbox) = self.inbox.upgrade() {
             let _ = inbox.send(happening);
         }
     }
 
-    fn write(&self, changes: &mut Vec<Change>, unsure: &mut Vec<(UserId, u64)>) {
+    fn write(&self, changes: &mut Vec<Write>, unsure: &mut Vec<(UserId, u64)>) {
         if changes.is_empty() {
             return;
         }
@@ -195,21 +195,21 @@ impl Writer {
             metrics::counter!("undertone_cometd_unkept_total").increment(unsure.len() as u64);
             tracing::warn!(%error, events = unsure.len(), "events can not be kept for clients that come back");
             for (user, number) in unsure.drain(..) {
-                self.tell(Happening::Unkept(user, number));
+                self.tell(Input::Unkept(user, number));
             }
         }
         changes.clear();
         unsure.clear();
     }
 
-    fn read(&self, user: &UserId, after: u64) -> Option<Vec<Kept>> {
+    fn read(&self, user: &UserId, after: u64) -> Option<Vec<RestoredEvents>> {
         let mut kept = Vec::new();
         let (from, to) = (key(user, after.saturating_add(1)), key(user, u64::MAX));
         let outcome = self.store.scan(EVENTS, &from, Some(&to), &mut |key, value| {
             if let Some((_, number)) = of_key(key)
                 && let Some((channel, text)) = std::str::from_utf8(value).ok().and_then(|value| value.split_once('\n'))
             {
-                kept.push(Kept {
+                kept.push(RestoredEvents {
                     number,
                     channel: channel.to_owned(),
                     text: text.to_owned(),
@@ -224,10 +224,10 @@ impl Writer {
     }
 }
 
-fn forget(user: &UserId, gone: &[u64]) -> Vec<Change> {
-    let events = gone.iter().map(|number| Change::remove(EVENTS, key(user, *number)));
+fn forget(user: &UserId, gone: &[u64]) -> Vec<Write> {
+    let events = gone.iter().map(|number| Write::remove(EVENTS, key(user, *number)));
     let highest = gone.iter().max();
-    let highest = highest.map(|highest| Change::put(DROPPED, user.as_str(), highest.to_string()));
+    let highest = highest.map(|highest| Write::put(DROPPED, user.as_str(), highest.to_string()));
     events.chain(highest).collect()
 }
 

@@ -12,7 +12,7 @@ pub const EPOCH: u64 = 1_000_000_000;
 
 /// What is known of one user's events.
 #[derive(Debug, Default)]
-struct Account {
+struct NumberRange {
     last: u64,
     /// The highest number that is not kept any more.
     dropped: u64,
@@ -23,16 +23,16 @@ struct Account {
 
 /// Numbers of all users.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct EventNumbers {
     epoch: u64,
     events: usize,
     bytes: usize,
     /// Of everybody: what is not kept any more.
     dropped: u64,
-    accounts: BTreeMap<UserId, Account>,
+    accounts: BTreeMap<UserId, NumberRange>,
 }
 
-impl Ledger {
+impl EventNumbers {
     /// Keeps at most so many events and bytes of each user.
     pub(super) fn new(epoch: u64, events: usize, bytes: usize) -> Self {
         Self {
@@ -92,7 +92,7 @@ impl Ledger {
         Self::keep(account, number, bytes, self.events, self.bytes)
     }
 
-    fn keep(account: &mut Account, number: u64, bytes: usize, most: usize, most_bytes: usize) -> Vec<u64> {
+    fn keep(account: &mut NumberRange, number: u64, bytes: usize, most: usize, most_bytes: usize) -> Vec<u64> {
         account.kept.push_back((number, bytes));
         account.bytes += bytes;
         let mut gone = Vec::new();
@@ -137,10 +137,10 @@ mod tests {
     #[test]
     fn numbers_go_on_and_begin_far_above_in_the_next_life() {
         let anna = UserId::from("anna");
-        let mut ledger = Ledger::new(3, 2, 1_000);
+        let mut ledger = EventNumbers::new(3, 2, 1_000);
         assert_eq!(ledger.last(&anna), 3 * EPOCH);
         assert_eq!([ledger.next(&anna), ledger.next(&anna)], [3 * EPOCH + 1, 3 * EPOCH + 2]);
-        let mut after = Ledger::new(4, 2, 1_000);
+        let mut after = EventNumbers::new(4, 2, 1_000);
         assert_eq!(after.restore(&anna, 3 * EPOCH + 2, 10), [] as [u64; 0]);
         assert_eq!(after.next(&anna), 4 * EPOCH + 1);
         assert!(after.reaches_back_to(&anna, 3 * EPOCH + 1));
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn after_a_life_that_could_not_write_nothing_reaches_back_to_it() {
         let anna = UserId::from("anna");
-        let mut ledger = Ledger::new(4, 2, 1_000);
+        let mut ledger = EventNumbers::new(4, 2, 1_000);
         ledger.restore(&anna, 3 * EPOCH + 2, 10);
         ledger.restore_nothing();
         assert!(!ledger.reaches_back_to(&anna, 3 * EPOCH + 2));
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn what_is_kept_stays_within_count_and_bytes() {
         let anna = UserId::from("anna");
-        let mut ledger = Ledger::new(0, 2, 100);
+        let mut ledger = EventNumbers::new(0, 2, 100);
         let mut keep = |bytes| {
             let number = ledger.next(&anna);
             ledger.kept(&anna, number, bytes)
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn what_could_not_be_kept_takes_what_was_before_with_it() {
         let anna = UserId::from("anna");
-        let mut ledger = Ledger::new(0, 10, 100);
+        let mut ledger = EventNumbers::new(0, 10, 100);
         for bytes in [10, 10, 10] {
             let number = ledger.next(&anna);
             ledger.kept(&anna, number, bytes);
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn where_nothing_is_kept_only_the_present_reaches_back() {
         let anna = UserId::from("anna");
-        let mut ledger = Ledger::new(0, 0, 0);
+        let mut ledger = EventNumbers::new(0, 0, 0);
         let number = ledger.next(&anna);
         assert!(!ledger.keeps());
         assert!(ledger.reaches_back_to(&anna, number));

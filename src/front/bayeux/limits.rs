@@ -1,6 +1,6 @@
 //! What one user and one address have, and whether they may have more.
 
-use super::Config;
+use super::CometdConfig;
 use crate::words::UserId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use super::session::SessionNo;
+use super::session::SessionId;
 
 /// Who is counted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Who {
+pub(super) enum QuotaOwner {
     /// All sessions of a user; `None`: of nobody.
     User(Option<UserId>),
     /// All sessions from an address.
@@ -21,8 +21,8 @@ pub(super) enum Who {
 
 /// What somebody has.
 #[derive(Debug)]
-pub(super) struct Account {
-    pub(super) sessions: BTreeSet<SessionNo>,
+pub(super) struct SessionQuota {
+    pub(super) sessions: BTreeSet<SessionId>,
     pub(super) subscriptions: usize,
     /// Bytes of events that wait, counted by its sessions themselves.
     pub(super) queued: Arc<AtomicUsize>,
@@ -31,8 +31,8 @@ pub(super) struct Account {
 
 /// Accounts of everybody who has something, or has shaken hands lately.
 #[derive(Debug, Default)]
-pub(super) struct Accounts {
-    accounts: BTreeMap<Who, Account>,
+pub(super) struct SessionQuotas {
+    accounts: BTreeMap<QuotaOwner, SessionQuota>,
     /// How many there were after the last sweep.
     swept: usize,
 }
@@ -40,22 +40,22 @@ pub(super) struct Accounts {
 /// Accounts that must come together before it is worth looking for idle ones.
 const SWEEP: usize = 1_000;
 
-impl Accounts {
-    pub(super) fn get(&self, who: &Who) -> Option<&Account> {
+impl SessionQuotas {
+    pub(super) fn get(&self, who: &QuotaOwner) -> Option<&SessionQuota> {
         self.accounts.get(who)
     }
 
-    pub(super) fn entry(&mut self, who: Who, config: &Config, now: Instant) -> &mut Account {
+    pub(super) fn entry(&mut self, who: QuotaOwner, config: &CometdConfig, now: Instant) -> &mut SessionQuota {
         if self.accounts.len() > 2 * self.swept + SWEEP {
             self.accounts
                 .retain(|_, account| !(account.sessions.is_empty() && account.handshakes.is_full(now)));
             self.swept = self.accounts.len();
         }
         let rate = match &who {
-            Who::User(_) => config.handshakes_per_user,
-            Who::Address(_) => config.handshakes_per_address,
+            QuotaOwner::User(_) => config.handshakes_per_user,
+            QuotaOwner::Address(_) => config.handshakes_per_address,
         };
-        self.accounts.entry(who).or_insert_with(|| Account {
+        self.accounts.entry(who).or_insert_with(|| SessionQuota {
             sessions: BTreeSet::new(),
             subscriptions: 0,
             queued: Arc::default(),
@@ -63,12 +63,12 @@ impl Accounts {
         })
     }
 
-    pub(super) fn get_mut(&mut self, who: &Who) -> Option<&mut Account> {
+    pub(super) fn get_mut(&mut self, who: &QuotaOwner) -> Option<&mut SessionQuota> {
         self.accounts.get_mut(who)
     }
 }
 
-impl Account {
+impl SessionQuota {
     /// Takes one handshake, or says how long until there is one.
     pub(super) fn shake(&mut self, now: Instant) -> Result<(), Duration> {
         self.handshakes.take(now)
@@ -139,11 +139,11 @@ mod tests {
     fn accounts_that_have_nothing_are_forgotten_in_the_end() {
         #[expect(clippy::disallowed_methods, reason = "any instant will do to begin with")]
         let now = Instant::now();
-        let config = Config::default();
-        let mut accounts = Accounts::default();
+        let config = CometdConfig::default();
+        let mut accounts = SessionQuotas::default();
         for number in 0..5_000u32 {
             let at = now + Duration::from_secs(u64::from(number));
-            let who = Who::Address(IpAddr::from(number.to_be_bytes()));
+            let who = QuotaOwner::Address(IpAddr::from(number.to_be_bytes()));
             assert_eq!(accounts.entry(who, &config, at).shake(at), Ok(()));
         }
         assert!(accounts.accounts.len() <= SWEEP + 100, "{}", accounts.accounts.len());

@@ -23,7 +23,7 @@ impl Serialize for ClientId {
 
 /// One message as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Incoming {
+pub struct ClientMessage {
     /// Echoed in the reply. A number comes back as a string.
     pub id: Option<String>,
     /// The session it claims.
@@ -31,7 +31,7 @@ pub struct Incoming {
     /// Its extensions.
     pub ext: Ext,
     /// What it is.
-    pub kind: Kind,
+    pub kind: MessageKind,
 }
 
 /// The extensions of a message that we know; others are ignored, as the text wants it.
@@ -83,7 +83,7 @@ impl Replay {
 
 /// What a message is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MessageKind {
     /// `/meta/handshake`
     Handshake {
         /// `supportedConnectionTypes`, if it came.
@@ -123,17 +123,17 @@ pub enum Kind {
     },
 }
 
-impl Kind {
+impl MessageKind {
     /// The channel it came on.
     pub fn channel(&self) -> Option<&str> {
         match self {
-            Kind::Handshake { .. } => Some("/meta/handshake"),
-            Kind::Connect { .. } => Some("/meta/connect"),
-            Kind::Subscribe(_) => Some("/meta/subscribe"),
-            Kind::Unsubscribe(_) => Some("/meta/unsubscribe"),
-            Kind::Disconnect => Some("/meta/disconnect"),
-            Kind::Publish { channel, .. } | Kind::BadId { channel } | Kind::TooDeep { channel } => Some(channel),
-            Kind::NoChannel => None,
+            MessageKind::Handshake { .. } => Some("/meta/handshake"),
+            MessageKind::Connect { .. } => Some("/meta/connect"),
+            MessageKind::Subscribe(_) => Some("/meta/subscribe"),
+            MessageKind::Unsubscribe(_) => Some("/meta/unsubscribe"),
+            MessageKind::Disconnect => Some("/meta/disconnect"),
+            MessageKind::Publish { channel, .. } | MessageKind::BadId { channel } | MessageKind::TooDeep { channel } => Some(channel),
+            MessageKind::NoChannel => None,
         }
     }
 }
@@ -181,22 +181,22 @@ pub enum BatchError {
 }
 
 /// The reply to what cannot be answered message by message, where there is no HTTP status to say so.
-pub fn malformed(error: &BatchError) -> Reply {
-    Reply {
+pub fn malformed(error: &BatchError) -> BayeuxReply {
+    BayeuxReply {
         error: Some(match error {
             BatchError::NotMessages { .. } => "400::messages_malformed",
             BatchError::Empty => "400::messages_missing",
             BatchError::TooMany(_) => "413::too_many_messages",
         }),
-        ..Reply::default()
+        ..BayeuxReply::default()
     }
 }
 
 /// The replies to messages that cannot be taken for now: come again after so long.
-pub fn come_again(messages: Vec<Incoming>, error: &'static str, after: Duration) -> Vec<Reply> {
-    let reply = |message: Incoming| {
-        let is_handshake = matches!(message.kind, Kind::Handshake { .. });
-        Reply {
+pub fn come_again(messages: Vec<ClientMessage>, error: &'static str, after: Duration) -> Vec<BayeuxReply> {
+    let reply = |message: ClientMessage| {
+        let is_handshake = matches!(message.kind, MessageKind::Handshake { .. });
+        BayeuxReply {
             channel: message.kind.channel().map(str::to_owned),
             id: message.id,
             error: Some(error),
@@ -206,14 +206,14 @@ pub fn come_again(messages: Vec<Incoming>, error: &'static str, after: Duration)
                 timeout: None,
                 multiple_clients: None,
             }),
-            ..Reply::default()
+            ..BayeuxReply::default()
         }
     };
     messages.into_iter().map(reply).collect()
 }
 
 #[derive(Deserialize)]
-struct Wire<'a> {
+struct RawMessage<'a> {
     channel: Option<Value>,
     id: Option<Value>,
     #[serde(rename = "clientId")]
@@ -235,9 +235,9 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 }
 
 /// Reads a request: an array of messages, or one bare.
-pub fn parse(body: &[u8], max_messages: usize) -> Result<Vec<Incoming>, BatchError> {
+pub fn parse(body: &[u8], max_messages: usize) -> Result<Vec<ClientMessage>, BatchError> {
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    let wires: Vec<Wire<'_>> = match first {
+    let wires: Vec<RawMessage<'_>> = match first {
         Some(b'{') => serde_json::from_slice(body).map(|one| vec![one]).map_err(not_messages)?,
         _ => serde_json::from_slice(body).map_err(not_messages)?,
     };
@@ -258,7 +258,7 @@ fn not_messages(error: serde_json::Error) -> BatchError {
 /// Ids and client ids longer than this are none.
 const LONGEST_ID: usize = 128;
 
-fn sort(wire: Wire<'_>) -> Incoming {
+fn sort(wire: RawMessage<'_>) -> ClientMessage {
     let client = match wire.client_id {
         Some(Value::String(text)) if text.len() <= LONGEST_ID => Some(ClientId(text.into())),
         _ => None,
@@ -271,35 +271,35 @@ fn sort(wire: Wire<'_>) -> Incoming {
     };
     let ext = wire.ext.as_ref().map(ext).unwrap_or_default();
     let Some(Value::String(channel)) = wire.channel else {
-        return Incoming {
+        return ClientMessage {
             id,
             client,
             ext,
-            kind: Kind::NoChannel,
+            kind: MessageKind::NoChannel,
         };
     };
     let kind = match channel.as_str() {
-        _ if id_is_bad => Kind::BadId { channel },
-        "/meta/handshake" => Kind::Handshake {
+        _ if id_is_bad => MessageKind::BadId { channel },
+        "/meta/handshake" => MessageKind::Handshake {
             connection_types: wire.connection_types.map(words),
         },
-        "/meta/connect" => Kind::Connect {
+        "/meta/connect" => MessageKind::Connect {
             connection_type: match wire.connection_type {
                 Some(Value::String(text)) => Some(text),
                 _ => None,
             },
             advice: wire.advice.map(|advice| client_advice(&advice)),
         },
-        "/meta/subscribe" => Kind::Subscribe(subscription(wire.subscription)),
-        "/meta/unsubscribe" => Kind::Unsubscribe(subscription(wire.subscription)),
-        "/meta/disconnect" => Kind::Disconnect,
-        _ if wire.data.is_some_and(|raw| is_too_deep(raw.get())) => Kind::TooDeep { channel },
-        _ => Kind::Publish {
+        "/meta/subscribe" => MessageKind::Subscribe(subscription(wire.subscription)),
+        "/meta/unsubscribe" => MessageKind::Unsubscribe(subscription(wire.subscription)),
+        "/meta/disconnect" => MessageKind::Disconnect,
+        _ if wire.data.is_some_and(|raw| is_too_deep(raw.get())) => MessageKind::TooDeep { channel },
+        _ => MessageKind::Publish {
             channel,
             data: wire.data.map(|raw| raw.get().into()),
         },
     };
-    Incoming { id, client, ext, kind }
+    ClientMessage { id, client, ext, kind }
 }
 
 fn ext(value: &Value) -> Ext {
@@ -475,7 +475,7 @@ fn is_token(segment: &str) -> bool {
 /// A reply to one message. Key order is CometD's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Reply {
+pub struct BayeuxReply {
     /// Absent when the message had none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
@@ -621,7 +621,7 @@ impl Event {
 }
 
 /// The body of an answer: events first, then replies, always an array.
-pub fn body(events: &[Arc<Event>], replies: &[Reply]) -> String {
+pub fn body(events: &[Arc<Event>], replies: &[BayeuxReply]) -> String {
     let mut body = Body::with_capacity(events.iter().map(|event| event.text.len() + 1).sum::<usize>() + 160 * replies.len());
     events.iter().for_each(|event| body.event(event));
     replies.iter().for_each(|reply| body.reply(reply));
@@ -647,7 +647,7 @@ impl Body {
     }
 
     /// One reply more.
-    pub fn reply(&mut self, reply: &Reply) {
+    pub fn reply(&mut self, reply: &BayeuxReply) {
         separate(&mut self.0);
         let reply = serde_json::to_string(reply).unwrap_or_else(|_| unreachable!("a reply is text, numbers and lists of text"));
         self.0.push_str(&reply);
@@ -671,7 +671,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn one(text: &str) -> Incoming {
+    fn one(text: &str) -> ClientMessage {
         let mut messages = parse(text.as_bytes(), 10).expect(text);
         assert_eq!(messages.len(), 1);
         messages.remove(0)
@@ -709,11 +709,14 @@ mod tests {
 
     #[test]
     fn a_message_that_breaks_a_rule_stands_alone() {
-        assert_eq!(one(r#"{"id":"1"}"#).kind, Kind::NoChannel);
-        assert_eq!(one(r#"{"channel":7}"#).kind, Kind::NoChannel);
-        assert!(matches!(one(r#"{"channel":"/meta/connect","id":"a b"}"#).kind, Kind::BadId { .. }));
+        assert_eq!(one(r#"{"id":"1"}"#).kind, MessageKind::NoChannel);
+        assert_eq!(one(r#"{"channel":7}"#).kind, MessageKind::NoChannel);
+        assert!(matches!(
+            one(r#"{"channel":"/meta/connect","id":"a b"}"#).kind,
+            MessageKind::BadId { .. }
+        ));
         let subscribe = |text: &str| match one(&format!(r#"{{"channel":"/meta/subscribe"{text}}}"#)).kind {
-            Kind::Subscribe(subscription) => subscription,
+            MessageKind::Subscribe(subscription) => subscription,
             other => panic!("{other:?}"),
         };
         assert_eq!(subscribe(""), Subscription::Missing);
@@ -753,7 +756,7 @@ mod tests {
     #[test]
     fn data_keeps_its_bytes_and_null_is_data() {
         let data = |text: &str| match one(&format!(r#"{{"channel":"/x/a"{text}}}"#)).kind {
-            Kind::Publish { data, .. } => data,
+            MessageKind::Publish { data, .. } => data,
             other => panic!("{other:?}"),
         };
         assert_eq!(data(""), None);
@@ -774,8 +777,8 @@ mod tests {
             ))
             .kind
         };
-        assert!(matches!(kind(128), Kind::Publish { .. }));
-        assert!(matches!(kind(129), Kind::TooDeep { .. }));
+        assert!(matches!(kind(128), MessageKind::Publish { .. }));
+        assert!(matches!(kind(129), MessageKind::TooDeep { .. }));
         assert!(!is_too_deep(&format!(r#"["{}\"[{}"]"#, "[".repeat(500), "{".repeat(500))));
     }
 
@@ -809,10 +812,10 @@ mod tests {
 
     #[test]
     fn a_body_has_events_first() {
-        let reply = Reply {
+        let reply = BayeuxReply {
             channel: Some("/meta/connect".to_owned()),
             successful: true,
-            ..Reply::default()
+            ..BayeuxReply::default()
         };
         #[expect(clippy::disallowed_methods, reason = "any instant will do")]
         let now = Instant::now();

@@ -8,8 +8,8 @@
 //!                                └──── event, hold over, cut ───────┘
 //! ```
 
-use super::hub::{PostNo, SocketNo};
-use super::limits::Who;
+use super::hub::{ClientRequestId, SocketId};
+use super::limits::QuotaOwner;
 use super::message::{ClientId, Event, Pattern, Timesync};
 use crate::words::{Now, UserId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,33 +21,33 @@ use std::time::{Duration, Instant};
 
 /// Numbers the sessions; none is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionNo(pub u64);
+pub struct SessionId(pub u64);
 
 /// By which way a message has come, and its answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
-    Post(PostNo),
-    Socket(SocketNo),
+pub(super) enum ReplyPath {
+    Post(ClientRequestId),
+    Socket(SocketId),
 }
 
 /// To whom a session belongs: him whose handshake it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Owner {
+pub(super) struct SessionOwner {
     pub(super) user: Option<UserId>,
     pub(super) browser: Option<Arc<str>>,
     pub(super) login: Option<Arc<str>>,
     pub(super) address: IpAddr,
 }
 
-impl Owner {
-    pub(super) fn accounts(&self) -> [Who; 2] {
-        [Who::User(self.user.clone()), Who::Address(self.address)]
+impl SessionOwner {
+    pub(super) fn accounts(&self) -> [QuotaOwner; 2] {
+        [QuotaOwner::User(self.user.clone()), QuotaOwner::Address(self.address)]
     }
 }
 
 /// How a client reaches its session, by its last connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Transport {
+pub enum ConnectionType {
     /// `long-polling`
     LongPolling,
     /// `callback-polling`
@@ -56,16 +56,20 @@ pub enum Transport {
     Websocket,
 }
 
-impl Transport {
+impl ConnectionType {
     /// All of them.
-    pub const ALL: [Transport; 3] = [Transport::LongPolling, Transport::CallbackPolling, Transport::Websocket];
+    pub const ALL: [ConnectionType; 3] = [
+        ConnectionType::LongPolling,
+        ConnectionType::CallbackPolling,
+        ConnectionType::Websocket,
+    ];
 
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
-            Transport::LongPolling => "long-polling",
-            Transport::CallbackPolling => "callback-polling",
-            Transport::Websocket => "websocket",
+            ConnectionType::LongPolling => "long-polling",
+            ConnectionType::CallbackPolling => "callback-polling",
+            ConnectionType::Websocket => "websocket",
         }
     }
 }
@@ -73,7 +77,7 @@ impl Transport {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: ClientId,
-    pub(super) owner: Owner,
+    pub(super) owner: SessionOwner,
     /// Its user's login is good until then, if it ends.
     pub(super) login_until: Option<Instant>,
     pub(super) subscriptions: Vec<(String, Pattern)>,
@@ -86,16 +90,16 @@ pub(super) struct Session {
     pub(super) connected: bool,
     /// What it was last told to wait between connects, in milliseconds.
     pub(super) told_interval: u64,
-    pub(super) transport: Transport,
-    pub(super) place: Place,
+    pub(super) transport: ConnectionType,
+    pub(super) place: SessionState,
     /// When its deadline is looked at: never later than that.
     pub(super) armed: Instant,
     /// The socket it is on.
-    pub(super) socket: Option<SocketNo>,
+    pub(super) socket: Option<SocketId>,
     /// What has left, and has not arrived on a socket of the client's machine yet.
-    pub(super) flight: Option<Flight>,
+    pub(super) flight: Option<InFlight>,
     /// Events that come behind a replay under way.
-    pub(super) behind: Option<Behind>,
+    pub(super) behind: Option<ReplayInProgress>,
     /// The desk has been asked for the present state on its behalf.
     pub(super) state_asked: bool,
     /// Channels whose state it wants besides; asked for when that has come.
@@ -109,7 +113,7 @@ pub(super) struct Session {
 }
 
 #[derive(Debug)]
-pub(super) enum Place {
+pub(super) enum SessionState {
     /// After the handshake.
     New { expires: Instant },
     /// A connect waits for an event.
@@ -118,15 +122,15 @@ pub(super) enum Place {
     Away { expires: Instant },
 }
 
-impl Place {
+impl SessionState {
     pub(super) fn is_held(&self) -> bool {
-        matches!(self, Place::Held { .. })
+        matches!(self, SessionState::Held { .. })
     }
 
     fn deadline(&self) -> Instant {
         match self {
-            Place::Held { until, .. } => *until,
-            Place::New { expires } | Place::Away { expires } => *expires,
+            SessionState::Held { until, .. } => *until,
+            SessionState::New { expires } | SessionState::Away { expires } => *expires,
         }
     }
 }
@@ -154,15 +158,15 @@ impl Session {
     }
 
     /// By which other way than this one events have left of which nobody knows yet whether they arrive.
-    pub(super) fn in_doubt_elsewhere(&self, reach: Reach) -> Option<Reach> {
+    pub(super) fn in_doubt_elsewhere(&self, reach: ReplyPath) -> Option<ReplyPath> {
         let flight = self.flight.as_ref().filter(|_| self.is_in_doubt());
         flight.map(|flight| flight.by).filter(|by| *by != reach)
     }
 
     /// A connect is held, events are on their way, or will be pushed, by another way than this one.
-    pub(super) fn is_elsewhere(&self, reach: Reach) -> bool {
-        let is_held = matches!(&self.place, Place::Held { connect, .. } if connect.reach != reach);
-        let is_attached = self.socket.is_some_and(|socket| reach != Reach::Socket(socket));
+    pub(super) fn is_elsewhere(&self, reach: ReplyPath) -> bool {
+        let is_held = matches!(&self.place, SessionState::Held { connect, .. } if connect.reach != reach);
+        let is_attached = self.socket.is_some_and(|socket| reach != ReplyPath::Socket(socket));
         is_held || is_attached || self.in_doubt_elsewhere(reach).is_some()
     }
 
@@ -184,7 +188,7 @@ pub(super) const UNTOLD: u64 = u64::MAX;
 
 #[derive(Clone, Debug)]
 pub(super) struct Connect {
-    pub(super) reach: Reach,
+    pub(super) reach: ReplyPath,
     pub(super) id: Option<String>,
     /// A client that sends advice may have been reloaded: it gets ours again.
     pub(super) wants_advice: bool,
@@ -201,8 +205,8 @@ pub(super) struct Connect {
 
 /// Events on their way.
 #[derive(Debug)]
-pub(super) struct Flight {
-    pub(super) by: Reach,
+pub(super) struct InFlight {
+    pub(super) by: ReplyPath,
     pub(super) events: Vec<Arc<Event>>,
     /// When the oldest event of the answer came to be, acknowledged ones too.
     pub(super) oldest: Option<Instant>,
@@ -211,7 +215,7 @@ pub(super) struct Flight {
 
 /// A replay under way, and what has happened since it began.
 #[derive(Debug, Default)]
-pub(super) struct Behind {
+pub(super) struct ReplayInProgress {
     /// The first `asked` of them are being read.
     pub(super) wants: Vec<Want>,
     pub(super) asked: usize,
@@ -242,7 +246,7 @@ impl Want {
 }
 
 #[derive(Debug)]
-struct Queued {
+struct QueuedEvent {
     event: Arc<Event>,
     /// The first batch that it left with; `None`: it has not left yet.
     batch: Option<u64>,
@@ -251,7 +255,7 @@ struct Queued {
 /// Events that wait: to leave, or, with acknowledgements, to be acknowledged.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    events: VecDeque<Queued>,
+    events: VecDeque<QueuedEvent>,
     bytes: usize,
 }
 
@@ -274,7 +278,7 @@ impl Queue {
 
     pub(super) fn push(&mut self, event: Arc<Event>) {
         self.bytes += event.text.len();
-        self.events.push_back(Queued { event, batch: None });
+        self.events.push_back(QueuedEvent { event, batch: None });
     }
 
     /// Everything leaves.
@@ -304,7 +308,7 @@ impl Queue {
     pub(super) fn give_back(&mut self, events: Vec<Arc<Event>>) {
         for event in events.into_iter().rev() {
             self.bytes += event.text.len();
-            self.events.push_front(Queued { event, batch: None });
+            self.events.push_front(QueuedEvent { event, batch: None });
         }
     }
 
@@ -321,7 +325,7 @@ impl Queue {
 
     /// How many there are before the first of this epoch, if there is an older one among them.
     pub(super) fn before(&self, epoch: u64) -> Option<usize> {
-        let is_older = |queued: &Queued| (1..epoch).contains(&queued.event.number);
+        let is_older = |queued: &QueuedEvent| (1..epoch).contains(&queued.event.number);
         let last = self.events.iter().rposition(is_older)?;
         Some(last + 1)
     }

@@ -1,14 +1,14 @@
 //! The loop that owns the [`Hub`]. One rhythm: hand in, drain, wait.
 
-use super::Config;
-use super::hub::{Counts, Hub, Output, Post, PostNo, SessionNo, SocketNo, Transport, Via};
-use super::hub::{Kept, Numbered, STATES};
-use super::journal::{Journal, Legacy, Order};
-use super::wire::{Parcel, Wire, Written};
+use super::CometdConfig;
+use super::hub::{ClientRequest, ClientRequestId, CometdTransport, ConnectionType, Output, SessionCounts, SessionId, Sessions, SocketId};
+use super::hub::{Numbered, RestoredEvents, STATES};
+use super::journal::{EventLog, Legacy, Order};
+use super::wire::{DeliveryId, DeliveryTracker, Written};
 use crate::clock;
-use crate::front::answer::Head;
+use crate::front::answer::ResponseHead;
 use crate::front::json::{self, Uris};
-use crate::gateway::desk::{Desk, Told};
+use crate::gateway::desk::{GatewayEvent, GatewayHandle};
 use crate::store::{Store, StoreError};
 use crate::words::{Notice, Now, UserId};
 use axum::http::HeaderValue;
@@ -32,24 +32,24 @@ pub struct Load {
 }
 
 /// What the loop is told. Unbounded, yet no more than a few per open connection: each waits for its answer before the next.
-pub(super) enum Happening {
-    Posted(Post, Wire, Reply, Instant),
-    Opened(SocketNo, IpAddr, Wire, mpsc::UnboundedSender<ToSocket>),
-    Frame(Post, Instant),
-    Gone(SocketNo),
-    Outcome(Parcel, Outcome),
-    Replayed(SessionNo, Option<Vec<Kept>>),
+pub(super) enum Input {
+    Posted(ClientRequest, DeliveryTracker, RequestReply, Instant),
+    Opened(SocketId, IpAddr, DeliveryTracker, mpsc::UnboundedSender<ToSocket>),
+    Frame(ClientRequest, Instant),
+    Gone(SocketId),
+    Outcome(DeliveryId, RequestOutcome),
+    Replayed(SessionId, Option<Vec<RestoredEvents>>),
     Unkept(UserId, u64),
     Drain(oneshot::Sender<()>),
 }
 
-pub(super) type Inbox = mpsc::UnboundedSender<Happening>;
+pub(super) type Inbox = mpsc::UnboundedSender<Input>;
 /// The loop itself must not keep the last way in open.
-pub(super) type WeakInbox = mpsc::WeakUnboundedSender<Happening>;
+pub(super) type WeakInbox = mpsc::WeakUnboundedSender<Input>;
 
 /// What has become of an answer or a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum RequestOutcome {
     /// Our kernel has it.
     Left,
     /// It never will.
@@ -57,14 +57,14 @@ pub(super) enum Outcome {
 }
 
 /// Where a request waits for its answer.
-pub(super) enum Reply {
+pub(super) enum RequestReply {
     /// In its handler.
-    Here(oneshot::Sender<Answered>),
+    Here(oneshot::Sender<ConnectAnswer>),
     /// At its connection, which has no other, with these cookies.
     Wire(Vec<HeaderValue>),
 }
 
-pub(super) enum Answered {
+pub(super) enum ConnectAnswer {
     /// With events or without.
     Body(String, bool),
     Overtaken,
@@ -78,19 +78,19 @@ pub(super) enum ToSocket {
     Close(u16, &'static str),
 }
 
-pub(super) struct Shell {
-    hub: Hub,
+pub(super) struct CometdTask {
+    hub: Sessions,
     inbox: WeakInbox,
-    waiting: Numbered<PostNo, (Wire, Option<Reply>)>,
-    sockets: Numbered<SocketNo, (Wire, mpsc::UnboundedSender<ToSocket>)>,
-    notices: broadcast::Receiver<Arc<Told>>,
-    journal: Journal,
+    waiting: Numbered<ClientRequestId, (DeliveryTracker, Option<RequestReply>)>,
+    sockets: Numbered<SocketId, (DeliveryTracker, mpsc::UnboundedSender<ToSocket>)>,
+    notices: broadcast::Receiver<Arc<GatewayEvent>>,
+    journal: EventLog,
     uris: Uris,
     tell_load: watch::Sender<Load>,
     gauges: Gauges,
     lag: Lag,
-    log: Sparing,
-    desk: Desk,
+    log: LogThrottle,
+    desk: GatewayHandle,
     /// States that the desk has been asked for, and those it will be.
     asking: usize,
     to_ask: VecDeque<(UserId, u64)>,
@@ -98,9 +98,9 @@ pub(super) struct Shell {
     is_alone: bool,
     /// Where there are several, so many more answers and frames are written here in this turn.
     here: usize,
-    head: Head,
+    head: ResponseHead,
     now: Now,
-    told: (Load, Counts),
+    told: (Load, SessionCounts),
 }
 
 /// Answers and frames written here in one turn; the others are left to their connections, which share the cores. On one core so many
@@ -118,17 +118,17 @@ const FRESH: usize = 8;
 /// Happenings taken in one go.
 const TOGETHER: usize = 256;
 
-impl Shell {
+impl CometdTask {
     /// With the events and sessions that an earlier life has left.
     pub(super) fn new(
-        front: &crate::front::Config,
-        config: Config,
-        desk: Desk,
+        front: &crate::front::HttpConfig,
+        config: CometdConfig,
+        desk: GatewayHandle,
         store: Store,
         inbox: WeakInbox,
         tell_load: watch::Sender<Load>,
     ) -> Result<Self, StoreError> {
-        let (journal, legacy) = Journal::open(store, inbox.clone())?;
+        let (journal, legacy) = EventLog::open(store, inbox.clone())?;
         let Legacy {
             epoch,
             has_forgotten,
@@ -136,7 +136,7 @@ impl Shell {
             dropped,
             sessions,
         } = legacy;
-        let mut hub = Hub::new(config, epoch);
+        let mut hub = Sessions::new(config, epoch);
         if has_forgotten {
             hub.restore_nothing();
         }
@@ -169,19 +169,19 @@ impl Shell {
             tell_load,
             gauges: Gauges::new(),
             lag: Lag::default(),
-            log: Sparing::default(),
+            log: LogThrottle::default(),
             desk,
             asking: 0,
             to_ask: VecDeque::new(),
             is_alone: Handle::current().metrics().num_workers() == 1,
             here: HERE,
-            head: Head::default(),
+            head: ResponseHead::default(),
             now,
             told: Default::default(),
         })
     }
 
-    pub(super) async fn run(mut self, mut happenings: mpsc::UnboundedReceiver<Happening>) {
+    pub(super) async fn run(mut self, mut happenings: mpsc::UnboundedReceiver<Input>) {
         let mut together = Vec::with_capacity(TOGETHER);
         let wake = tokio::time::sleep_until(self.now.mono.into());
         tokio::pin!(wake);
@@ -230,7 +230,7 @@ impl Shell {
     }
 
     /// Lets the connections have a turn, and takes what they bring: what comes together is handed out together.
-    async fn take_more(&mut self, together: &mut Vec<Happening>, happenings: &mut mpsc::UnboundedReceiver<Happening>) {
+    async fn take_more(&mut self, together: &mut Vec<Input>, happenings: &mut mpsc::UnboundedReceiver<Input>) {
         tokio::task::yield_now().await;
         self.now = clock::now();
         together.drain(..).for_each(|happening| self.take(happening));
@@ -260,21 +260,21 @@ impl Shell {
         self.ask_desk();
     }
 
-    fn take(&mut self, happening: Happening) {
+    fn take(&mut self, happening: Input) {
         let now = self.now;
         match happening {
-            Happening::Posted(post, wire, reply, at) => {
+            Input::Posted(post, wire, reply, at) => {
                 self.lag.note(at, now.mono);
                 if self.hub.takes_over(&post) && wire.has_gone() {
-                    wire.abandon(Parcel::Post(post.no));
+                    wire.abandon(DeliveryId::Post(post.no));
                     return;
                 }
                 self.waiting.insert(post.no, (wire, Some(reply)));
                 self.hub.handle_post(post, now);
             }
-            Happening::Frame(post, at) => {
+            Input::Frame(post, at) => {
                 self.lag.note(at, now.mono);
-                if let Via::Socket(socket) = post.via
+                if let CometdTransport::Socket(socket) = post.via
                     && self.hub.takes_over(&post)
                     && self.sockets.get(&socket).is_some_and(|(wire, _)| wire.has_gone())
                 {
@@ -284,18 +284,18 @@ impl Shell {
                 }
                 self.hub.handle_post(post, now);
             }
-            Happening::Opened(socket, address, wire, tell) => {
+            Input::Opened(socket, address, wire, tell) => {
                 self.sockets.insert(socket, (wire, tell));
                 self.hub.handle_open(socket, address, now);
             }
-            Happening::Gone(socket) => {
+            Input::Gone(socket) => {
                 self.sockets.remove(&socket);
                 self.hub.handle_gone(socket, now);
             }
-            Happening::Outcome(parcel, outcome) => self.outcome(parcel, outcome),
-            Happening::Replayed(session, kept) => self.hub.handle_replay(session, kept, now),
-            Happening::Unkept(user, number) => self.hub.handle_unkept(&user, number),
-            Happening::Drain(done) => {
+            Input::Outcome(parcel, outcome) => self.outcome(parcel, outcome),
+            Input::Replayed(session, kept) => self.hub.handle_replay(session, kept, now),
+            Input::Unkept(user, number) => self.hub.handle_unkept(&user, number),
+            Input::Drain(done) => {
                 // What was told before is written down with the rest.
                 while !self.notices.is_empty() {
                     self.hear();
@@ -307,33 +307,33 @@ impl Shell {
         }
     }
 
-    fn outcome(&mut self, parcel: Parcel, outcome: Outcome) {
+    fn outcome(&mut self, parcel: DeliveryId, outcome: RequestOutcome) {
         let now = self.now;
         match (parcel, outcome) {
-            (Parcel::Post(post), Outcome::Left) => {
+            (DeliveryId::Post(post), RequestOutcome::Left) => {
                 self.waiting.remove(&post);
                 self.hub.handle_written(post, now);
             }
-            (Parcel::Post(post), Outcome::Cut) => {
+            (DeliveryId::Post(post), RequestOutcome::Cut) => {
                 self.waiting.remove(&post);
                 self.hub.handle_cut(post, now);
             }
-            (Parcel::Socket(socket), Outcome::Left) => self.hub.handle_sent(socket, now),
-            (Parcel::Socket(socket), Outcome::Cut) => {
+            (DeliveryId::Socket(socket), RequestOutcome::Left) => self.hub.handle_sent(socket, now),
+            (DeliveryId::Socket(socket), RequestOutcome::Cut) => {
                 self.sockets.remove(&socket);
                 self.hub.handle_gone(socket, now);
             }
         }
     }
 
-    fn tell(&mut self, told: &Told) {
+    fn tell(&mut self, told: &GatewayEvent) {
         let now = clock::now();
         match told {
-            Told::Notice(notice) => {
+            GatewayEvent::Notice(notice) => {
                 let data = text(&self.uris, notice);
                 self.hub.handle_notice(&notice.user, json::channel(notice.topic), &data, now);
             }
-            Told::State { asked, notices } => {
+            GatewayEvent::State { asked, notices } => {
                 self.asking = self.asking.saturating_sub(1);
                 self.ask_desk();
                 let (session, channels) = asked_by(*asked);
@@ -370,18 +370,21 @@ impl Shell {
                 self.now = clock::now();
             }
             match output {
-                Output::Answer { post, body, has_events } => self.answer(post, Answered::Body(body, has_events)),
-                Output::Overtaken { post } => self.answer(post, Answered::Overtaken),
+                Output::Answer { post, body, has_events } => self.answer(post, ConnectAnswer::Body(body, has_events)),
+                Output::Overtaken { post } => self.answer(post, ConnectAnswer::Overtaken),
                 Output::Abandon { post } => {
-                    let outcome = self.waiting.get(&post).and_then(|(wire, _)| wire.abandon(Parcel::Post(post)));
+                    let outcome = self.waiting.get(&post).and_then(|(wire, _)| wire.abandon(DeliveryId::Post(post)));
                     if let Some(outcome) = outcome {
-                        self.outcome(Parcel::Post(post), outcome);
+                        self.outcome(DeliveryId::Post(post), outcome);
                     }
                 }
                 Output::AbandonSocket { socket } => {
-                    let outcome = self.sockets.get(&socket).and_then(|(wire, _)| wire.abandon(Parcel::Socket(socket)));
+                    let outcome = self
+                        .sockets
+                        .get(&socket)
+                        .and_then(|(wire, _)| wire.abandon(DeliveryId::Socket(socket)));
                     if let Some(outcome) = outcome {
-                        self.outcome(Parcel::Socket(socket), outcome);
+                        self.outcome(DeliveryId::Socket(socket), outcome);
                     }
                 }
                 Output::Send { socket, body } => self.tell_socket(socket, ToSocket::Send(body)),
@@ -412,7 +415,7 @@ impl Shell {
                 Output::Unsave(id) => {
                     self.journal.order(Order::Unsave(id));
                 }
-                Output::Stranger { why, gone_for, user } => {
+                Output::UnknownSession { why, gone_for, user } => {
                     metrics::counter!("undertone_cometd_unknown_sessions_total", "reason" => why.as_str()).increment(1);
                     let gone_for = gone_for.map(|time| time.as_secs());
                     let named = user.as_ref().map(UserId::as_str);
@@ -469,35 +472,35 @@ impl Shell {
     }
 
     /// A request that is gone says so itself, through its wire.
-    fn answer(&mut self, post: PostNo, answered: Answered) {
+    fn answer(&mut self, post: ClientRequestId, answered: ConnectAnswer) {
         let Some((wire, reply)) = self.waiting.get_mut(&post) else { return };
         match (reply.take(), answered) {
-            (Some(Reply::Here(reply)), answered) => drop(reply.send(answered)),
-            (Some(Reply::Wire(_)), Answered::Overtaken) => wire.overtake(Parcel::Post(post)),
-            (Some(Reply::Wire(cookies)), Answered::Body(body, has_events)) => {
+            (Some(RequestReply::Here(reply)), answered) => drop(reply.send(answered)),
+            (Some(RequestReply::Wire(_)), ConnectAnswer::Overtaken) => wire.overtake(DeliveryId::Post(post)),
+            (Some(RequestReply::Wire(cookies)), ConnectAnswer::Body(body, has_events)) => {
                 let is_last = self.hub.is_draining();
                 let bytes = self.head.with(self.now.wall, &cookies, &body, is_last);
                 let at_once = self.is_alone || self.here > 0;
                 self.here = self.here.saturating_sub(1);
-                if wire.answer(Parcel::Post(post), (has_events, is_last), bytes, at_once) == Written::Left {
-                    self.outcome(Parcel::Post(post), Outcome::Left);
+                if wire.answer(DeliveryId::Post(post), (has_events, is_last), bytes, at_once) == Written::Left {
+                    self.outcome(DeliveryId::Post(post), RequestOutcome::Left);
                 }
             }
             (None, _) => {}
         }
     }
 
-    fn tell_socket(&mut self, socket: SocketNo, order: ToSocket) {
+    fn tell_socket(&mut self, socket: SocketId, order: ToSocket) {
         if let Some((wire, tell)) = self.sockets.get(&socket) {
             let order = match order {
                 ToSocket::Send(body) if self.is_alone || self.here > 0 => {
                     self.here = self.here.saturating_sub(1);
-                    let parcel = Parcel::Socket(socket);
+                    let parcel = DeliveryId::Socket(socket);
                     match wire.frame(parcel, super::socket::frame(&body), &self.inbox) {
-                        Written::Left => return self.outcome(parcel, Outcome::Left),
+                        Written::Left => return self.outcome(parcel, RequestOutcome::Left),
                         Written::Waits => ToSocket::Flush,
                         Written::NotNow => ToSocket::Send(body),
-                        Written::Never => return self.outcome(parcel, Outcome::Cut),
+                        Written::Never => return self.outcome(parcel, RequestOutcome::Cut),
                     }
                 }
                 order => order,
@@ -507,7 +510,7 @@ impl Shell {
         } else if matches!(order, ToSocket::Send(_) | ToSocket::Close(..))
             && let Some(inbox) = self.inbox.upgrade()
         {
-            let _ = inbox.send(Happening::Gone(socket));
+            let _ = inbox.send(Input::Gone(socket));
         }
     }
 
@@ -536,15 +539,15 @@ fn text(uris: &Uris, notice: &Notice) -> String {
 }
 
 /// The session and the channels in one number, which the desk gives back: the channels are few.
-fn asked(session: SessionNo, channels: &[&'static str]) -> u64 {
+fn asked(session: SessionId, channels: &[&'static str]) -> u64 {
     let bits = STATES.iter().rev();
     let mask = bits.fold(0, |mask, state| mask << 1 | u64::from(channels.contains(state)));
     session.0 << STATES.len() | mask
 }
 
-fn asked_by(asked: u64) -> (SessionNo, Vec<&'static str>) {
+fn asked_by(asked: u64) -> (SessionId, Vec<&'static str>) {
     let channels = STATES.iter().enumerate().filter(|(bit, _)| asked >> bit & 1 == 1);
-    (SessionNo(asked >> STATES.len()), channels.map(|(_, channel)| *channel).collect())
+    (SessionId(asked >> STATES.len()), channels.map(|(_, channel)| *channel).collect())
 }
 
 /// How long what comes in has to wait, on the whole.
@@ -574,7 +577,7 @@ impl Lag {
 /// Clients can make us say things as fast as they ask: in the log stand a few lines of each user in a second, of nobody's and of
 /// all together a few more, and how many were left out. The metrics count all of them.
 #[derive(Default)]
-struct Sparing {
+struct LogThrottle {
     said: BTreeMap<Option<UserId>, u32>,
     all: u32,
     left_out: u64,
@@ -583,7 +586,7 @@ struct Sparing {
 const LINES_OF_ONE: u32 = 5;
 const LINES_OF_ALL: u32 = 50;
 
-impl Sparing {
+impl LogThrottle {
     fn may_say(&mut self, user: Option<&UserId>) -> bool {
         let said = self.said.get(&user.cloned()).copied().unwrap_or(0);
         if said >= LINES_OF_ONE || self.all >= LINES_OF_ALL {
@@ -619,7 +622,7 @@ struct Gauges {
 impl Gauges {
     fn new() -> Self {
         Self {
-            by_transport: Transport::ALL
+            by_transport: ConnectionType::ALL
                 .iter()
                 .map(|transport| metrics::gauge!("undertone_cometd_sessions", "transport" => transport.as_str()))
                 .collect(),
@@ -635,7 +638,7 @@ impl Gauges {
     }
 
     /// Only what differs from what was told before: there are many of them, and many turns.
-    fn tell(&self, (load, counts): (Load, Counts), (load_before, before): (Load, Counts)) {
+    fn tell(&self, (load, counts): (Load, SessionCounts), (load_before, before): (Load, SessionCounts)) {
         let set = |gauge: &metrics::Gauge, now: usize, before: usize| {
             if now != before {
                 gauge.set(now as f64);
@@ -662,9 +665,9 @@ mod tests {
 
     #[test]
     fn the_log_says_a_few_lines_of_each_and_counts_the_rest() {
-        let mut log = Sparing::default();
+        let mut log = LogThrottle::default();
         let (anna, bert) = (UserId::from("anna"), UserId::from("bert"));
-        let said = |log: &mut Sparing, who: Option<&UserId>| (0..1_000).filter(|_| log.may_say(who)).count();
+        let said = |log: &mut LogThrottle, who: Option<&UserId>| (0..1_000).filter(|_| log.may_say(who)).count();
         assert_eq!(said(&mut log, None), 5);
         assert_eq!(said(&mut log, Some(&anna)), 5);
         assert_eq!(log.left_out, 1_990);
@@ -681,7 +684,7 @@ mod tests {
     #[test]
     fn what_was_asked_for_comes_back() {
         for channels in [vec![], vec!["/v2/me/devices"], vec!["/v2/me", "/v2/me/calls"], STATES.to_vec()] {
-            assert_eq!(asked_by(asked(SessionNo(77), &channels)), (SessionNo(77), channels));
+            assert_eq!(asked_by(asked(SessionId(77), &channels)), (SessionId(77), channels));
         }
     }
 }

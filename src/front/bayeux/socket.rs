@@ -1,10 +1,10 @@
 //! One websocket: frames in, frames out, one at a time each way.
 
-use super::http::{Bayeux, random_hex};
-use super::hub::{Peer, Post, SocketNo, Via};
+use super::http::{Cometd, random_hex};
+use super::hub::{ClientOrigin, ClientRequest, CometdTransport, SocketId};
 use super::message::{self, BatchError, ClientId};
-use super::shell::{Happening, ToSocket};
-use super::wire::{Parcel, Wire};
+use super::shell::{Input, ToSocket};
+use super::wire::{DeliveryId, DeliveryTracker};
 use crate::clock;
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures_util::SinkExt;
@@ -25,10 +25,10 @@ const TOO_LARGE: u16 = 1009;
 /// What CometD says to a frame that is no JSON.
 const NOT_MESSAGES: u16 = 1011;
 
-pub(super) async fn serve(mut socket: WebSocket, (no, peer): (SocketNo, Peer), bayeux: Bayeux, wire: (Wire, bool)) {
+pub(super) async fn serve(mut socket: WebSocket, (no, peer): (SocketId, ClientOrigin), bayeux: Cometd, wire: (DeliveryTracker, bool)) {
     let (tell, orders) = mpsc::unbounded_channel();
     wire.0.take_frames(!wire.1);
-    let _ = bayeux.inbox().send(Happening::Opened(no, peer.address, wire.0.clone(), tell));
+    let _ = bayeux.inbox().send(Input::Opened(no, peer.address, wire.0.clone(), tell));
     let farewell = match talk(&mut socket, no, &peer, &bayeux, &wire, orders).await {
         End::Ours(code, reason) => Some(Some(CloseFrame {
             code,
@@ -53,7 +53,7 @@ pub(super) async fn serve(mut socket: WebSocket, (no, peer): (SocketNo, Peer), b
     }
     // What was under way is known to be cut before anybody hears that the socket is gone.
     drop(socket);
-    let _ = bayeux.inbox().send(Happening::Gone(no));
+    let _ = bayeux.inbox().send(Input::Gone(no));
 }
 
 /// Who has had enough.
@@ -69,10 +69,10 @@ enum End {
 /// Until one side has had enough.
 async fn talk(
     socket: &mut WebSocket,
-    no: SocketNo,
-    peer: &Peer,
-    bayeux: &Bayeux,
-    (wire, is_multiplexed): &(Wire, bool),
+    no: SocketId,
+    peer: &ClientOrigin,
+    bayeux: &Cometd,
+    (wire, is_multiplexed): &(DeliveryTracker, bool),
     mut orders: mpsc::UnboundedReceiver<ToSocket>,
 ) -> End {
     let mut may_read = true;
@@ -81,7 +81,7 @@ async fn talk(
             biased;
             order = orders.recv() => match order {
                 Some(ToSocket::Send(body)) => {
-                    let parcel = Parcel::Socket(no);
+                    let parcel = DeliveryId::Socket(no);
                     if !wire.begin(parcel, *is_multiplexed, bayeux.inbox().clone()) {
                         return End::Lost;
                     }
@@ -104,16 +104,16 @@ async fn talk(
             frame = socket.recv(), if may_read => match frame {
                 Some(Ok(Message::Text(text))) => match message::parse(text.as_bytes(), bayeux.max_messages()) {
                     Ok(messages) => {
-                        let post = Post {
+                        let post = ClientRequest {
                             no: bayeux.number(),
                             from: peer.clone(),
                             new_browser: None,
-                            via: Via::Socket(no),
+                            via: CometdTransport::Socket(no),
                             fresh: ClientId(random_hex().into()),
                             messages,
                         };
                         may_read = false;
-                        let _ = bayeux.inbox().send(Happening::Frame(post, clock::instant()));
+                        let _ = bayeux.inbox().send(Input::Frame(post, clock::instant()));
                     }
                     Err(BatchError::NotMessages { .. }) => return End::Ours(NOT_MESSAGES, "This is not an array of Bayeux messages."),
                     Err(error @ (BatchError::Empty | BatchError::TooMany(_))) => {

@@ -13,9 +13,9 @@
 //! Who has an answer or a frame may write it here at once, without waking the connection's own
 //! task, as long as nothing else is being written. What the kernel does not take is the task's to write before all else.
 
-use super::hub::{PostNo, SocketNo};
-use super::shell::{Happening, Inbox, WeakInbox};
-use crate::front::bayeux::shell::Outcome;
+use super::hub::{ClientRequestId, SocketId};
+use super::shell::{Inbox, Input, WeakInbox};
+use crate::front::bayeux::shell::RequestOutcome;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use std::io;
@@ -30,19 +30,19 @@ use tokio::time::{Sleep, sleep};
 
 /// What is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Parcel {
+pub(super) enum DeliveryId {
     /// The answer to a request.
-    Post(PostNo),
+    Post(ClientRequestId),
     /// A frame on a websocket.
-    Socket(SocketNo),
+    Socket(SocketId),
 }
 
 /// One connection, as those who send on it see it. Cheap to clone.
 #[derive(Clone)]
-pub struct Wire(Arc<Mutex<State>>);
+pub struct DeliveryTracker(Arc<Mutex<DeliveryState>>);
 
-struct State {
-    parcels: Vec<Entry>,
+struct DeliveryState {
+    parcels: Vec<PendingDelivery>,
     /// Nothing is written any more.
     is_dead: bool,
     /// Who waits for the other end to make room, and is to hear when there is nothing to write any more.
@@ -74,8 +74,8 @@ pub(super) enum Written {
     Never,
 }
 
-struct Entry {
-    parcel: Parcel,
+struct PendingDelivery {
+    parcel: DeliveryId,
     is_taken: bool,
     /// Its request is to be answered by the connection's task, with an error.
     is_overtaken: bool,
@@ -88,8 +88,8 @@ struct Entry {
     inbox: Inbox,
 }
 
-impl Entry {
-    fn new(parcel: Parcel, is_multiplexed: bool, inbox: Inbox) -> Self {
+impl PendingDelivery {
+    fn new(parcel: DeliveryId, is_multiplexed: bool, inbox: Inbox) -> Self {
         Self {
             parcel,
             is_taken: false,
@@ -101,15 +101,15 @@ impl Entry {
         }
     }
 
-    fn tell(self, outcome: Outcome) {
+    fn tell(self, outcome: RequestOutcome) {
         // The loop has ended: nobody asks any more.
-        let _ = self.inbox.send(Happening::Outcome(self.parcel, outcome));
+        let _ = self.inbox.send(Input::Outcome(self.parcel, outcome));
     }
 }
 
-impl Wire {
+impl DeliveryTracker {
     fn new(socket: Option<RawFd>) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        Self(Arc::new(Mutex::new(DeliveryState {
             parcels: Vec::new(),
             is_dead: false,
             writer: None,
@@ -128,15 +128,15 @@ impl Wire {
     }
 
     /// A lock that another thread died with holds data that is still whole.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DeliveryState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// False: the connection is dead, and nobody will be told anything of this.
-    pub(super) fn begin(&self, parcel: Parcel, is_multiplexed: bool, inbox: Inbox) -> bool {
+    pub(super) fn begin(&self, parcel: DeliveryId, is_multiplexed: bool, inbox: Inbox) -> bool {
         let mut state = self.state();
         if !state.is_dead {
-            state.parcels.push(Entry::new(parcel, is_multiplexed, inbox));
+            state.parcels.push(PendingDelivery::new(parcel, is_multiplexed, inbox));
         }
         !state.is_dead
     }
@@ -144,7 +144,7 @@ impl Wire {
     /// Writes the whole answer to a request that has begun, or leaves it to whoever waits in [`Watched::poll_fate`]; with `at_once` unset
     /// always.
     /// `is_last`: nothing is asked on this connection afterwards.
-    pub(super) fn answer(&self, parcel: Parcel, (is_precious, is_last): (bool, bool), bytes: Vec<u8>, at_once: bool) -> Written {
+    pub(super) fn answer(&self, parcel: DeliveryId, (is_precious, is_last): (bool, bool), bytes: Vec<u8>, at_once: bool) -> Written {
         let mut state = self.state();
         let Some(at) = state.parcels.iter().position(|entry| entry.parcel == parcel && !entry.is_taken) else {
             return Written::Never;
@@ -170,7 +170,7 @@ impl Wire {
     }
 
     /// Tells whoever waits in [`Watched::poll_fate`] that a newer request has taken this one's place.
-    pub(super) fn overtake(&self, parcel: Parcel) {
+    pub(super) fn overtake(&self, parcel: DeliveryId) {
         let mut state = self.state();
         if let Some(entry) = state.parcels.iter_mut().find(|entry| entry.parcel == parcel) {
             entry.is_overtaken = true;
@@ -185,7 +185,7 @@ impl Wire {
     }
 
     /// Writes a whole frame, if nothing else is being written. Nobody else is told when it never leaves.
-    pub(super) fn frame(&self, parcel: Parcel, mut bytes: Vec<u8>, inbox: &WeakInbox) -> Written {
+    pub(super) fn frame(&self, parcel: DeliveryId, mut bytes: Vec<u8>, inbox: &WeakInbox) -> Written {
         let mut state = self.state();
         if state.is_dead || !state.takes_frames || state.is_torn || !state.rest.is_empty() || !state.parcels.is_empty() {
             return Written::NotNow;
@@ -209,13 +209,13 @@ impl Wire {
     }
 
     /// Its bytes are with the connection now. False: it is not wanted any more.
-    pub(super) fn taken(&self, parcel: Parcel, is_precious: bool) -> bool {
+    pub(super) fn taken(&self, parcel: DeliveryId, is_precious: bool) -> bool {
         let mut state = self.state();
         let Some(at) = state.parcels.iter().position(|entry| entry.parcel == parcel) else {
             return false;
         };
         if state.socket.is_none() {
-            state.parcels.swap_remove(at).tell(Outcome::Left);
+            state.parcels.swap_remove(at).tell(RequestOutcome::Left);
         } else if let Some(entry) = state.parcels.get_mut(at) {
             entry.is_taken = true;
             entry.is_precious = is_precious;
@@ -224,20 +224,20 @@ impl Wire {
     }
 
     /// Nobody will hand it over any more.
-    pub(super) fn dropped(&self, parcel: Parcel) {
+    pub(super) fn dropped(&self, parcel: DeliveryId) {
         let mut state = self.state();
         if let Some(at) = state.parcels.iter().position(|entry| entry.parcel == parcel && !entry.is_taken) {
-            state.parcels.swap_remove(at).tell(Outcome::Cut);
+            state.parcels.swap_remove(at).tell(RequestOutcome::Cut);
         }
     }
 
     /// Sees to it that it never leaves, unless it has. `None`: that has been told already.
-    pub(super) fn abandon(&self, parcel: Parcel) -> Option<Outcome> {
+    pub(super) fn abandon(&self, parcel: DeliveryId) -> Option<RequestOutcome> {
         let mut state = self.state();
         let at = state.parcels.iter().position(|entry| entry.parcel == parcel)?;
         let entry = state.parcels.swap_remove(at);
         if entry.is_taken && entry.is_multiplexed {
-            return Some(Outcome::Left);
+            return Some(RequestOutcome::Left);
         }
         if !entry.is_multiplexed {
             state.is_dead = true;
@@ -246,11 +246,11 @@ impl Wire {
                 writer.wake();
             }
         }
-        Some(Outcome::Cut)
+        Some(RequestOutcome::Cut)
     }
 }
 
-impl State {
+impl DeliveryState {
     fn wake(&mut self) {
         if let Some(waiter) = self.waiter.take() {
             waiter.wake();
@@ -258,11 +258,11 @@ impl State {
     }
 
     /// The rest of a frame is the connection's task's.
-    fn park(&mut self, parcel: Parcel, rest: Vec<u8>, inbox: Inbox) {
-        self.parcels.push(Entry {
+    fn park(&mut self, parcel: DeliveryId, rest: Vec<u8>, inbox: Inbox) {
+        self.parcels.push(PendingDelivery {
             is_taken: true,
             is_precious: true,
-            ..Entry::new(parcel, false, inbox)
+            ..PendingDelivery::new(parcel, false, inbox)
         });
         self.rest = rest;
     }
@@ -313,28 +313,28 @@ impl State {
 
     fn all_written(&mut self) {
         while let Some(at) = self.parcels.iter().position(|entry| entry.is_taken) {
-            self.parcels.swap_remove(at).tell(Outcome::Left);
+            self.parcels.swap_remove(at).tell(RequestOutcome::Left);
         }
     }
 
     fn die(&mut self) {
         self.is_dead = true;
-        self.parcels.drain(..).for_each(|entry| entry.tell(Outcome::Cut));
+        self.parcels.drain(..).for_each(|entry| entry.tell(RequestOutcome::Cut));
         self.wake();
     }
 }
 
 /// A TCP connection that knows what has left on it.
-pub struct Watched {
+pub struct TrackedConnection {
     stream: TcpStream,
-    wire: Wire,
+    wire: DeliveryTracker,
     /// When a client that does not read is given up; there while one is waited for.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 /// What has become of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::front) enum Fate {
+pub(in crate::front) enum Delivery {
     /// Its answer has left.
     Answered,
     /// Its answer is here, to be flushed.
@@ -348,10 +348,10 @@ pub(in crate::front) enum Fate {
 /// A client that takes nothing for so long is gone.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-impl Watched {
+impl TrackedConnection {
     /// The connection, and the handle to put into its requests.
-    pub fn new(stream: TcpStream) -> (Self, Wire) {
-        let wire = Wire::new(Some(stream.as_raw_fd()));
+    pub fn new(stream: TcpStream) -> (Self, DeliveryTracker) {
+        let wire = DeliveryTracker::new(Some(stream.as_raw_fd()));
         let watched = Self {
             stream,
             wire: wire.clone(),
@@ -393,16 +393,16 @@ impl Watched {
     }
 
     /// What has become of a request that has begun here. Polled again when something comes, and when the wire has news.
-    pub(super) fn poll_fate(&self, parcel: Parcel, sees_more: &mut bool, context: &mut Context<'_>) -> Poll<Fate> {
+    pub(super) fn poll_delivery(&self, parcel: DeliveryId, sees_more: &mut bool, context: &mut Context<'_>) -> Poll<Delivery> {
         loop {
             {
                 let mut state = self.wire.state();
                 let is_dead = state.is_dead;
                 match state.parcels.iter_mut().find(|entry| entry.parcel == parcel) {
-                    None if is_dead => return Poll::Ready(Fate::Lost),
-                    None => return Poll::Ready(Fate::Answered),
-                    Some(entry) if entry.is_overtaken => return Poll::Ready(Fate::Overtaken),
-                    Some(entry) if entry.is_taken => return Poll::Ready(Fate::Written),
+                    None if is_dead => return Poll::Ready(Delivery::Lost),
+                    None => return Poll::Ready(Delivery::Answered),
+                    Some(entry) if entry.is_overtaken => return Poll::Ready(Delivery::Overtaken),
+                    Some(entry) if entry.is_taken => return Poll::Ready(Delivery::Written),
                     Some(entry) => entry.is_awaited |= *sees_more,
                 }
                 if state.waiter.as_ref().is_none_or(|waiter| !waiter.will_wake(context.waker())) {
@@ -413,18 +413,18 @@ impl Watched {
                 return Poll::Pending;
             }
             if ready!(self.poll_readable(context)).is_err() {
-                return Poll::Ready(Fate::Lost);
+                return Poll::Ready(Delivery::Lost);
             }
             let peeked = self.stream.try_io(Interest::READABLE, || {
                 let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
                 recv(self.stream.as_raw_fd(), &mut [0], peek).map_err(io::Error::from)
             });
             match peeked {
-                Ok(0) => return Poll::Ready(Fate::Lost),
+                Ok(0) => return Poll::Ready(Delivery::Lost),
                 // The next request is there already, or this one was answered meanwhile.
                 Ok(_) => *sees_more = true,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(Fate::Lost),
+                Err(_) => return Poll::Ready(Delivery::Lost),
             }
         }
     }
@@ -494,7 +494,7 @@ fn has_gone(socket: RawFd) -> bool {
     }
 }
 
-impl Drop for Watched {
+impl Drop for TrackedConnection {
     fn drop(&mut self) {
         let mut state = self.wire.state();
         state.die();
@@ -504,13 +504,13 @@ impl Drop for Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for TrackedConnection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for TrackedConnection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.write(bytes.len(), context, |stream, context| stream.poll_write(context, bytes))
     }

@@ -1,7 +1,7 @@
 //! Bodies of operations: read strictly, with errors that name the field.
 
-use super::{Rest, is_id, shortened};
-use crate::front::refusal::Refused;
+use super::{RestState, is_id, shortened};
+use crate::front::refusal::HttpError;
 use crate::words::{DeviceId, Number, Reason, Refusal, UnknownWord};
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 
 /// A body: `{"operationName": …, …}`.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Operation {
+pub(super) struct OperationBody {
     name: String,
     /// What came with it.
     pub(super) parameters: Parameters,
@@ -28,13 +28,16 @@ pub(super) struct Operation {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Parameters(BTreeMap<String, Value>);
 
-impl FromRequest<Rest> for Operation {
-    type Rejection = Refused;
+impl FromRequest<RestState> for OperationBody {
+    type Rejection = HttpError;
 
-    async fn from_request(request: Request, rest: &Rest) -> Result<Self, Refused> {
+    async fn from_request(request: Request, rest: &RestState) -> Result<Self, HttpError> {
         let media_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if !media_type.is_some_and(is_json) {
-            return Err(Refused::new(Reason::UnsupportedMediaType, "Content-Type must be application/json."));
+            return Err(HttpError::new(
+                Reason::UnsupportedMediaType,
+                "Content-Type must be application/json.",
+            ));
         }
         let bytes = whole(request, rest.body_limit).await?;
         Ok(Self::parse(&bytes)?)
@@ -48,7 +51,7 @@ fn is_json(media_type: &str) -> bool {
 }
 
 /// The whole body, if it is no longer than `limit`. A longer one is refused as soon as it says so.
-pub(in crate::front) async fn whole(request: Request, limit: usize) -> Result<Bytes, Refused> {
+pub(in crate::front) async fn whole(request: Request, limit: usize) -> Result<Bytes, HttpError> {
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let says_too_large = declared
         .and_then(|text| text.parse::<u64>().ok())
@@ -61,16 +64,16 @@ pub(in crate::front) async fn whole(request: Request, limit: usize) -> Result<By
     match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, limit).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limit)),
-        Ok(Err(_)) => Err(Refused::new(Reason::InvalidInput, "The body ended early.")),
-        Err(_) => Err(Refused::new(Reason::InvalidInput, "The body took too long.")),
+        Ok(Err(_)) => Err(HttpError::new(Reason::InvalidInput, "The body ended early.")),
+        Err(_) => Err(HttpError::new(Reason::InvalidInput, "The body took too long.")),
     }
 }
 
 /// 64 KiB take no longer than this on any line a call centre uses.
 const BODY_DEADLINE: Duration = Duration::from_secs(8);
 
-fn too_large(limit: usize) -> Refused {
-    Refused::new(Reason::TooLarge, format!("The body is larger than {limit} bytes."))
+fn too_large(limit: usize) -> HttpError {
+    HttpError::new(Reason::TooLarge, format!("The body is larger than {limit} bytes."))
 }
 
 /// Bytes of a refused body that are read and dropped, and for how long: closing on a client that still writes resets its
@@ -85,9 +88,9 @@ fn drain(body: Body) {
     }));
 }
 
-impl Operation {
+impl OperationBody {
     fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
-        let Fields(mut fields) = serde_json::from_slice(bytes)
+        let JsonFields(mut fields) = serde_json::from_slice(bytes)
             .map_err(|error| invalid(format!("The body is not a JSON object: {}", shortened(&error.to_string()))))?;
         match fields.remove("operationName") {
             None | Some(Value::Null) => Err(Refusal::missing("operationName")),
@@ -283,20 +286,20 @@ fn wrong_type(field: &str, wanted: &str, found: &Value) -> Refusal {
 }
 
 /// A JSON object in which no field comes twice: two readers could take two different ones.
-struct Fields(BTreeMap<String, Value>);
+struct JsonFields(BTreeMap<String, Value>);
 
-impl<'de> Deserialize<'de> for Fields {
+impl<'de> Deserialize<'de> for JsonFields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Unique;
 
         impl<'de> Visitor<'de> for Unique {
-            type Value = Fields;
+            type Value = JsonFields;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonFields, A::Error> {
                 let mut fields = BTreeMap::new();
                 while let Some((key, value)) = map.next_entry::<String, Value>()? {
                     if fields.contains_key(&key) {
@@ -304,7 +307,7 @@ impl<'de> Deserialize<'de> for Fields {
                     }
                     fields.insert(key, value);
                 }
-                Ok(Fields(fields))
+                Ok(JsonFields(fields))
             }
         }
 
@@ -350,7 +353,7 @@ pub(super) struct DeviceOperation {
 #[serde(rename_all = "camelCase")]
 pub(super) struct DialOperation {
     operation_name: String,
-    destination: Destination,
+    destination: DestinationJson,
 }
 
 /// An operation on a call.
@@ -359,17 +362,18 @@ pub(super) struct DialOperation {
 pub(super) struct CallOperationBody {
     operation_name: String,
     /// Of a transfer.
-    destination: Option<Destination>,
+    destination: Option<DestinationJson>,
     /// SendDtmf: `0`–`9`, `*`, `#`, `A`–`D`.
     digits: Option<String>,
     /// RemoveParticipantFromConference.
-    participant: Option<Destination>,
+    participant: Option<DestinationJson>,
 }
 
 /// Whom to call.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Destination {
+#[schema(as = Destination)]
+pub(super) struct DestinationJson {
     phone_number: String,
 }
 
@@ -432,7 +436,11 @@ mod tests {
 
     #[test]
     fn a_body_is_an_object_with_a_name() {
-        let refused = |text: &str| Operation::parse(text.as_bytes()).map_err(|refusal| refusal.reason).expect_err(text);
+        let refused = |text: &str| {
+            OperationBody::parse(text.as_bytes())
+                .map_err(|refusal| refusal.reason)
+                .expect_err(text)
+        };
         for text in [
             "",
             "{",
@@ -457,7 +465,7 @@ mod tests {
 
     #[test]
     fn an_unknown_word_is_named_with_what_may_stand_there() {
-        let operation = Operation::parse(br#"{"operationName":"Coach","supervisorMonitoringScope":"agent"}"#).expect("an operation");
+        let operation = OperationBody::parse(br#"{"operationName":"Coach","supervisorMonitoringScope":"agent"}"#).expect("an operation");
         let refusal = operation
             .parameters
             .word::<Scope>("supervisorMonitoringScope")

@@ -172,13 +172,13 @@ fn push(history: &mut History, pair: [i32; 2]) {
 
 /// Octets to samples at 16 kHz, two an octet.
 #[derive(Clone, Debug)]
-pub(super) struct Decoder {
+pub(super) struct G722Decoder {
     lower: Band,
     higher: Band,
     history: History,
 }
 
-impl Decoder {
+impl G722Decoder {
     pub(super) fn new() -> Self {
         Self {
             lower: Band::new(32),
@@ -205,13 +205,13 @@ impl Decoder {
 
 /// Samples at 16 kHz to octets, one for two.
 #[derive(Clone, Debug)]
-pub(super) struct Encoder {
+pub(super) struct G722Encoder {
     lower: Band,
     higher: Band,
     history: History,
 }
 
-impl Encoder {
+impl G722Encoder {
     pub(super) fn new() -> Self {
         Self {
             lower: Band::new(32),
@@ -265,19 +265,19 @@ mod tests {
     use proptest::prelude::*;
 
     /// The independent coder begins with scale factors of 0 instead of the 32 and 8 of the recommendation. Ours so, for comparison.
-    fn encoder() -> Encoder {
-        Encoder {
+    fn encoder() -> G722Encoder {
+        G722Encoder {
             lower: Band::new(0),
             higher: Band::new(0),
-            ..Encoder::new()
+            ..G722Encoder::new()
         }
     }
 
-    fn decoder() -> Decoder {
-        Decoder {
+    fn decoder() -> G722Decoder {
+        G722Decoder {
             lower: Band::new(0),
             higher: Band::new(0),
-            ..Decoder::new()
+            ..G722Decoder::new()
         }
     }
 
@@ -310,9 +310,9 @@ mod tests {
     fn what_comes_back_is_what_went_in_with_little_noise() {
         let samples = speech(16_000);
         let mut octets = vec![0; samples.len() / 2];
-        Encoder::new().encode(&samples, &mut octets);
+        G722Encoder::new().encode(&samples, &mut octets);
         let mut decoded = vec![0; samples.len()];
-        Decoder::new().decode(&octets, &mut decoded);
+        G722Decoder::new().decode(&octets, &mut decoded);
         // Both mirror filters together: 22 samples.
         let (mut signal, mut noise) = (0.0, 0.0);
         for (before, after) in samples[1000..15_000].iter().zip(&decoded[1022..]) {

@@ -28,13 +28,13 @@ pub(super) fn ticks(packet: &[u8]) -> Option<u32> {
 }
 
 /// Packets to samples at 16 kHz.
-pub(super) struct Decoder {
+pub(super) struct OpusDecoding {
     inner: OpusDecoder,
     floats: [f32; LONGEST],
     failures: u32,
 }
 
-impl Decoder {
+impl OpusDecoding {
     /// `None` only if the library refuses what it documents to take.
     pub(super) fn new() -> Option<Self> {
         Some(Self {
@@ -89,16 +89,16 @@ impl Decoder {
     }
 }
 
-impl std::fmt::Debug for Decoder {
+impl std::fmt::Debug for OpusDecoding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Decoder").finish_non_exhaustive()
     }
 }
 
 /// Samples at 16 kHz to packets.
-pub(super) struct Encoder(OpusEncoder);
+pub(super) struct OpusEncoding(OpusEncoder);
 
-impl Encoder {
+impl OpusEncoding {
     /// `None` only if the library refuses what it documents to take.
     pub(super) fn new() -> Option<Self> {
         let mut inner = OpusEncoder::new(RATE, 1, Application::Voip).ok()?;
@@ -113,7 +113,7 @@ impl Encoder {
     }
 }
 
-impl std::fmt::Debug for Encoder {
+impl std::fmt::Debug for OpusEncoding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Encoder").finish_non_exhaustive()
     }
@@ -135,8 +135,8 @@ mod tests {
 
     #[test]
     fn whatever_comes_is_decoded_or_dropped_and_what_follows_is_heard() {
-        let mut encoder = Encoder::new().unwrap();
-        let mut decoder = Decoder::new().unwrap();
+        let mut encoder = OpusEncoding::new().unwrap();
+        let mut decoder = OpusDecoding::new().unwrap();
         let mut packet = [0; 1500];
         let voice: Vec<i16> = (0..320).map(|n| if n % 40 < 20 { 9000 } else { -9000 }).collect();
         let len = encoder.encode(&voice, &mut packet);

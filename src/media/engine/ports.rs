@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 /// The pairs of a range that are free, the one that has rested longest first.
 #[derive(Debug)]
-pub(super) struct Ports {
+pub(super) struct PortPool {
     rest: Duration,
     /// The even port, and since when it may be taken; `None`: always.
     free: VecDeque<(u16, Option<Instant>)>,
 }
 
-impl Ports {
+impl PortPool {
     /// `rest`: how long a pair that was given back is not taken.
     pub(super) fn of(range: &RangeInclusive<u16>, rest: Duration) -> Self {
         let first = range.start().next_multiple_of(2).max(2);
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn a_pair_is_taken_again_only_after_five_seconds() {
         let now = start();
-        let mut ports = Ports::of(&(20_001..=20_005), REST);
+        let mut ports = PortPool::of(&(20_001..=20_005), REST);
         assert_eq!(
             (ports.take(now), ports.take(now), ports.take(now)),
             (Some(20_002), Some(20_004), None)
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn the_port_that_has_rested_longest_is_next() {
         let now = start();
-        let mut ports = Ports::of(&(20_000..=20_007), REST);
+        let mut ports = PortPool::of(&(20_000..=20_007), REST);
         let first = ports.take(now).unwrap();
         ports.give_back(first, now);
         let later = now + Duration::from_secs(60);
@@ -90,7 +90,7 @@ mod tests {
             (65_534..=65_535, 1),
             (0..=3, 1),
         ] {
-            assert_eq!(Ports::of(&range, REST).ready(now), pairs, "{range:?}");
+            assert_eq!(PortPool::of(&range, REST).ready(now), pairs, "{range:?}");
         }
     }
 }

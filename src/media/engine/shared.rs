@@ -4,8 +4,8 @@
 //! whose call is another worker's gets sockets of its own on the same ports, connected to its source ([`Sockets`](super::sockets::Sockets)).
 //! In the moment in which such a socket is bound and not yet connected, the system may hand it a packet of another leg, which is dropped.
 
-use super::sockets::{Manner, canonical};
-use super::worker::Way;
+use super::sockets::{SocketOptions, canonical};
+use super::worker::PacketKind;
 use crate::clock;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ const SAMPLE: u64 = 7;
 
 /// RTP on an even port, RTCP on the next.
 #[derive(Debug)]
-pub(super) struct Pair {
+pub(super) struct PortPair {
     pub rtp: UdpSocket,
     pub rtcp: UdpSocket,
     pub address: SocketAddr,
@@ -43,8 +43,8 @@ pub(super) struct Pair {
     pub joining: Mutex<()>,
 }
 
-impl Pair {
-    pub(super) fn on(manner: &Manner, port: u16, worker: usize) -> io::Result<Self> {
+impl PortPair {
+    pub(super) fn on(manner: &SocketOptions, port: u16, worker: usize) -> io::Result<Self> {
         let (rtp, rtcp) = (manner.socket(port)?, manner.socket(port + 1)?);
         manner.make_room(&rtp, HOLDS)?;
         let address = rtp.local_addr()?;
@@ -57,33 +57,33 @@ impl Pair {
         })
     }
 
-    pub(super) fn socket(&self, way: Way) -> &UdpSocket {
+    pub(super) fn socket(&self, way: PacketKind) -> &UdpSocket {
         match way {
-            Way::Rtp => &self.rtp,
-            Way::Rtcp => &self.rtcp,
+            PacketKind::Rtp => &self.rtp,
+            PacketKind::Rtcp => &self.rtcp,
         }
     }
 }
 
 /// Whose a source's packets are: the place of a call, and the slot in it.
-pub(super) type Owner = (usize, usize);
+pub(super) type LegAddress = (usize, usize);
 
 /// Which leg the packets of a source are, by socket. Whose they may be is decided before ([`Engine`](super::Engine) knows all workers' legs).
 #[derive(Debug, Default)]
-pub(super) struct Sources(HashMap<(usize, Way, SocketAddr), Owner, foldhash::fast::RandomState>);
+pub(super) struct SourceTable(HashMap<(usize, PacketKind, SocketAddr), LegAddress, foldhash::fast::RandomState>);
 
-impl Sources {
-    pub(super) fn of(&self, pair: usize, way: Way, from: SocketAddr) -> Option<Owner> {
+impl SourceTable {
+    pub(super) fn of(&self, pair: usize, way: PacketKind, from: SocketAddr) -> Option<LegAddress> {
         self.0.get(&(pair, way, from)).copied()
     }
 
     /// Enters a leg. Returns false when another one is there: who was first stays.
-    pub(super) fn enter(&mut self, pair: usize, way: Way, from: SocketAddr, owner: Owner) -> bool {
+    pub(super) fn enter(&mut self, pair: usize, way: PacketKind, from: SocketAddr, owner: LegAddress) -> bool {
         *self.0.entry((pair, way, from)).or_insert(owner) == owner
     }
 
     /// Takes a leg out, if it is there.
-    pub(super) fn leave(&mut self, pair: usize, way: Way, from: SocketAddr, owner: Owner) {
+    pub(super) fn leave(&mut self, pair: usize, way: PacketKind, from: SocketAddr, owner: LegAddress) {
         let key = (pair, way, from);
         if self.0.get(&key) == Some(&owner) {
             self.0.remove(&key);
@@ -92,7 +92,7 @@ impl Sources {
 }
 
 /// The room for what comes and goes by shared ports: a worker's, taken once.
-pub(super) struct Mail {
+pub(super) struct RecvBatch {
     headers: MultiHeaders<SockaddrStorage>,
     /// None where no ports are shared.
     pub datagrams: Option<Box<[[u8; DATAGRAM]; BATCH]>>,
@@ -102,11 +102,11 @@ pub(super) struct Mail {
     wanted: usize,
     calls: u64,
     time: Duration,
-    pub out: Outbox,
+    pub out: SendBatch,
 }
 
-impl Mail {
-    pub(super) fn new(pairs: &[Pair], worker: usize) -> Self {
+impl RecvBatch {
+    pub(super) fn new(pairs: &[PortPair], worker: usize) -> Self {
         Self {
             headers: MultiHeaders::preallocate(BATCH, None),
             datagrams: (!pairs.is_empty())
@@ -116,7 +116,7 @@ impl Mail {
             wanted: FEW,
             calls: 0,
             time: Duration::ZERO,
-            out: Outbox::new(pairs, worker),
+            out: SendBatch::new(pairs, worker),
         }
     }
 
@@ -158,11 +158,11 @@ fn address_of(address: SockaddrStorage) -> Option<SocketAddr> {
 }
 
 /// Packets on their way out by a worker's shared ports, until there are many or the turn is over.
-pub(super) struct Outbox {
+pub(super) struct SendBatch {
     headers: MultiHeaders<SockaddrStorage>,
     /// The number of the worker's first pair.
     first: usize,
-    drawers: Vec<Drawer>,
+    drawers: Vec<DestinationBatch>,
     calls: u64,
     /// What the system did not take, and the time that its calls took, estimated; fetched with [`Outbox::take_sums`].
     errors: u64,
@@ -170,17 +170,17 @@ pub(super) struct Outbox {
 }
 
 /// What leaves by one pair.
-struct Drawer {
+struct DestinationBatch {
     letters: Box<[[u8; DATAGRAM]]>,
     lens: [usize; BATCH],
     to: [Option<SockaddrStorage>; BATCH],
     count: usize,
 }
 
-impl Outbox {
+impl SendBatch {
     /// For a worker's pairs; room is taken for those that are there.
-    pub(super) fn new(pairs: &[Pair], worker: usize) -> Self {
-        let drawer = || Drawer {
+    pub(super) fn new(pairs: &[PortPair], worker: usize) -> Self {
+        let drawer = || DestinationBatch {
             letters: vec![[0; DATAGRAM]; BATCH].into_boxed_slice(),
             lens: [0; BATCH],
             to: [None; BATCH],
@@ -198,7 +198,7 @@ impl Outbox {
     }
 
     /// A packet that leaves by a pair's RTP port; at once, if the pair is another worker's.
-    pub(super) fn put(&mut self, pairs: &[Pair], pair: usize, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
+    pub(super) fn put(&mut self, pairs: &[PortPair], pair: usize, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
         let number = pair.wrapping_sub(self.first);
         if self.drawers.get(number).is_some_and(|drawer| drawer.count == BATCH) {
             self.send(pairs, number);
@@ -219,14 +219,14 @@ impl Outbox {
     }
 
     /// Sends everything.
-    pub(super) fn flush(&mut self, pairs: &[Pair]) {
+    pub(super) fn flush(&mut self, pairs: &[PortPair]) {
         for number in 0..self.drawers.len() {
             self.send(pairs, number);
         }
     }
 
     /// Sends what is in a drawer. What the system does not take is passed over; the others go.
-    fn send(&mut self, pairs: &[Pair], number: usize) {
+    fn send(&mut self, pairs: &[PortPair], number: usize) {
         let Some(drawer) = self.drawers.get_mut(number) else { return };
         let count = std::mem::take(&mut drawer.count);
         let (Some(pair), true) = (pairs.get(self.first + number), count > 0) else {
@@ -267,14 +267,17 @@ mod tests {
     #[test]
     fn a_source_is_one_legs_until_it_leaves() {
         let from = SocketAddr::from(([127, 0, 0, 1], 4000));
-        let mut sources = Sources::default();
-        assert!(sources.enter(1, Way::Rtp, from, (5, 0)));
-        assert!(sources.enter(1, Way::Rtp, from, (5, 0)));
-        assert!(!sources.enter(1, Way::Rtp, from, (6, 0)));
-        sources.leave(1, Way::Rtp, from, (6, 0));
-        assert_eq!(sources.of(1, Way::Rtp, from), Some((5, 0)));
-        assert_eq!((sources.of(2, Way::Rtp, from), sources.of(1, Way::Rtcp, from)), (None, None));
-        sources.leave(1, Way::Rtp, from, (5, 0));
-        assert!(sources.enter(1, Way::Rtp, from, (6, 0)));
+        let mut sources = SourceTable::default();
+        assert!(sources.enter(1, PacketKind::Rtp, from, (5, 0)));
+        assert!(sources.enter(1, PacketKind::Rtp, from, (5, 0)));
+        assert!(!sources.enter(1, PacketKind::Rtp, from, (6, 0)));
+        sources.leave(1, PacketKind::Rtp, from, (6, 0));
+        assert_eq!(sources.of(1, PacketKind::Rtp, from), Some((5, 0)));
+        assert_eq!(
+            (sources.of(2, PacketKind::Rtp, from), sources.of(1, PacketKind::Rtcp, from)),
+            (None, None)
+        );
+        sources.leave(1, PacketKind::Rtp, from, (5, 0));
+        assert!(sources.enter(1, PacketKind::Rtp, from, (6, 0)));
     }
 }

@@ -6,8 +6,8 @@
 //!
 //! The connected socket is a matter of cost, not of trust: whatever it delivers is held against the signalled source like the rest.
 
-use super::shared::{Outbox, Pair, Sources};
-use super::worker::{Way, to_token};
+use super::shared::{PortPair, SendBatch, SourceTable};
+use super::worker::{PacketKind, to_token};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -19,7 +19,7 @@ use std::sync::PoisonError;
 
 /// What every media socket of the engine is like.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Manner {
+pub(super) struct SocketOptions {
     /// The address they are bound to.
     pub bind: IpAddr,
     /// The DSCP of what is sent.
@@ -28,7 +28,7 @@ pub(super) struct Manner {
     pub descriptors_below: RawFd,
 }
 
-impl Manner {
+impl SocketOptions {
     /// A socket on a port; 0: any that is free.
     pub(super) fn socket(&self, port: u16) -> io::Result<UdpSocket> {
         let socket = self.unbound()?;
@@ -138,17 +138,17 @@ enum Home {
 }
 
 /// What a leg's sockets belong to.
-pub(super) struct Around<'a> {
+pub(super) struct SocketContext<'a> {
     pub worker: usize,
-    pub manner: &'a Manner,
+    pub manner: &'a SocketOptions,
     pub epoll: &'a Epoll,
-    pub pairs: &'a [Pair],
-    pub sources: &'a mut Sources,
+    pub pairs: &'a [PortPair],
+    pub sources: &'a mut SourceTable,
     pub place: usize,
     pub slot: usize,
 }
 
-impl Around<'_> {
+impl SocketContext<'_> {
     fn token(&self, which: Which) -> u64 {
         to_token(self.place, self.slot, which)
     }
@@ -156,7 +156,7 @@ impl Around<'_> {
 
 impl Sockets {
     /// An even port and its neighbour.
-    pub(super) fn on(manner: &Manner, port: u16) -> io::Result<Self> {
+    pub(super) fn on(manner: &SocketOptions, port: u16) -> io::Result<Self> {
         let home = Home::Own {
             rtp: manner.socket(port)?,
             rtcp: manner.socket(port + 1)?,
@@ -169,7 +169,7 @@ impl Sockets {
     }
 
     /// Those of a pair that is there.
-    pub(super) fn shared(manner: &Manner, pair: usize) -> Self {
+    pub(super) fn shared(manner: &SocketOptions, pair: usize) -> Self {
         Self {
             home: Home::Shared {
                 pair,
@@ -182,7 +182,7 @@ impl Sockets {
     }
 
     /// The leg has come to a worker.
-    pub(super) fn arrive(&mut self, around: &Around<'_>) -> io::Result<()> {
+    pub(super) fn arrive(&mut self, around: &SocketContext<'_>) -> io::Result<()> {
         match &mut self.home {
             Home::Own { rtp, rtcp } => {
                 let stream = self.stream.as_ref().map(|(socket, _)| (socket, Which::Stream));
@@ -211,7 +211,7 @@ impl Sockets {
     }
 
     /// The leg leaves its worker.
-    pub(super) fn depart(&mut self, around: &mut Around<'_>) -> io::Result<()> {
+    pub(super) fn depart(&mut self, around: &mut SocketContext<'_>) -> io::Result<()> {
         match &mut self.home {
             Home::Own { rtp, rtcp } => {
                 let stream = self.stream.as_ref().map(|(socket, _)| socket);
@@ -220,7 +220,7 @@ impl Sockets {
                 }
             }
             Home::Shared { pair, entered, .. } => {
-                for (way, from) in Way::BOTH.into_iter().zip(entered) {
+                for (way, from) in PacketKind::BOTH.into_iter().zip(entered) {
                     if let Some(from) = from.take() {
                         around.sources.leave(*pair, way, from, (around.place, around.slot));
                     }
@@ -244,7 +244,7 @@ impl Sockets {
     }
 
     /// The sources of RTP and RTCP are settled, or are others now. A leg with ports of its own that cannot be connected is served as before.
-    pub(super) fn connect(&mut self, around: &mut Around<'_>, sources: [Option<SocketAddr>; 2]) {
+    pub(super) fn connect(&mut self, around: &mut SocketContext<'_>, sources: [Option<SocketAddr>; 2]) {
         let stream = around.token(Which::Stream);
         match &mut self.home {
             Home::Own { rtp, .. } => {
@@ -256,7 +256,7 @@ impl Sockets {
             }
             Home::Shared { pair, is_alone, entered } => {
                 let owner = (around.place, around.slot);
-                for ((way, source), entered) in Way::BOTH.into_iter().zip(sources).zip(entered) {
+                for ((way, source), entered) in PacketKind::BOTH.into_iter().zip(sources).zip(entered) {
                     let source = source.filter(|_| *is_alone);
                     if *entered == source {
                         continue;
@@ -298,7 +298,7 @@ impl Sockets {
     }
 
     /// Sends RTP, at once or with the worker's other packets.
-    pub(super) fn send(&self, bytes: &[u8], to: SocketAddr, pairs: &[Pair], outbox: &mut Outbox) -> io::Result<()> {
+    pub(super) fn send(&self, bytes: &[u8], to: SocketAddr, pairs: &[PortPair], outbox: &mut SendBatch) -> io::Result<()> {
         if let Some((socket, source)) = &self.stream
             && *source == to
         {
@@ -316,7 +316,7 @@ impl Sockets {
     }
 
     /// Sends RTCP.
-    pub(super) fn send_rtcp(&self, bytes: &[u8], to: SocketAddr, pairs: &[Pair]) -> io::Result<()> {
+    pub(super) fn send_rtcp(&self, bytes: &[u8], to: SocketAddr, pairs: &[PortPair]) -> io::Result<()> {
         let to = outward(to, self.takes_both);
         match &self.home {
             Home::Own { rtcp, .. } => rtcp.send_to(bytes, to).map(drop),
@@ -335,7 +335,7 @@ fn readable(token: u64) -> EpollEvent {
 /// A socket on the port of `other` for one source, in place of the one for another.
 fn connect(
     socket: &mut Option<(UdpSocket, SocketAddr)>,
-    around: &Around<'_>,
+    around: &SocketContext<'_>,
     other: &UdpSocket,
     source: SocketAddr,
     token: u64,
@@ -356,8 +356,8 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    fn manner() -> Manner {
-        Manner {
+    fn manner() -> SocketOptions {
+        SocketOptions {
             bind: Ipv4Addr::LOCALHOST.into(),
             dscp: 46,
             descriptors_below: RawFd::MAX,
@@ -378,21 +378,23 @@ mod tests {
         any.local_addr().unwrap().port() & !1
     }
 
-    fn pair() -> Pair {
-        (0..50).find_map(|_| Pair::on(&manner(), port(), 0).ok()).expect("two free ports")
+    fn pair() -> PortPair {
+        (0..50)
+            .find_map(|_| PortPair::on(&manner(), port(), 0).ok())
+            .expect("two free ports")
     }
 
     fn own() -> Sockets {
         (0..50).find_map(|_| Sockets::on(&manner(), port()).ok()).expect("two free ports")
     }
 
-    fn with<T>(worker: usize, pairs: &[Pair], then: impl FnOnce(&mut Around<'_>) -> T) -> T {
-        then(&mut Around {
+    fn with<T>(worker: usize, pairs: &[PortPair], then: impl FnOnce(&mut SocketContext<'_>) -> T) -> T {
+        then(&mut SocketContext {
             worker,
             manner: &manner(),
             epoll: &Epoll::new(nix::sys::epoll::EpollCreateFlags::empty()).unwrap(),
             pairs,
-            sources: &mut Sources::default(),
+            sources: &mut SourceTable::default(),
             place: 0,
             slot: 0,
         })
@@ -417,7 +419,7 @@ mod tests {
             phones[1].send_to(&[2], here).unwrap();
             assert_eq!(wait_for(&sockets.stream.as_ref().unwrap().0), [1]);
             assert_eq!(wait_for(rtp(&sockets)), [2]);
-            sockets.send(&[3], source, &[], &mut Outbox::new(&[], 0)).unwrap();
+            sockets.send(&[3], source, &[], &mut SendBatch::new(&[], 0)).unwrap();
             assert_eq!(wait_for(&phones[0]), [3]);
             // Moved to the other phone.
             sockets.connect(around, [Some(phones[1].local_addr().unwrap()), None]);
@@ -460,7 +462,7 @@ mod tests {
         assert_eq!(wait_for(&away[1].stream.as_ref().unwrap().0), [1]);
         assert_eq!(wait_for(&pairs[0].rtp), [2]);
         away[1]
-            .send(&[9], phones[1].local_addr().unwrap(), &pairs, &mut Outbox::new(&pairs, 1))
+            .send(&[9], phones[1].local_addr().unwrap(), &pairs, &mut SendBatch::new(&pairs, 1))
             .unwrap();
         assert_eq!(wait_for(&phones[1]), [9]);
         let third = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();

@@ -5,11 +5,11 @@
 //!
 //! What a call needs for a packet lies close together: with hundreds of calls each packet finds a cold cache, and every page and line costs.
 
-use super::super::call::{Call, CallConfig, Leg, Sent, Transmit, USUAL_LEGS, Verdict};
+use super::super::call::{Call, CallConfig, LeakVerdict, Leg, Transmit, TransmitKind, USUAL_LEGS};
 use super::super::srtp::Keys;
 use super::super::{CallKey, Hearing, LegMedia, LegStats, MediaConfig, MediaEvent, MediaLeg, SourceRule};
-use super::shared::{self, Mail, Outbox, Pair, ROUNDS, Sources};
-use super::sockets::{Around, Manner, Sockets, Which};
+use super::shared::{self, PortPair, ROUNDS, RecvBatch, SendBatch, SourceTable};
+use super::sockets::{SocketContext, SocketOptions, Sockets, Which};
 use super::wheel::Wheel;
 use super::{Counters, EngineStats};
 use crate::clock;
@@ -48,24 +48,24 @@ const SHARED: u64 = 1 << 63;
 
 /// What a socket carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Way {
+pub(super) enum PacketKind {
     Rtp,
     Rtcp,
 }
 
-impl Way {
-    pub(super) const BOTH: [Way; 2] = [Way::Rtp, Way::Rtcp];
+impl PacketKind {
+    pub(super) const BOTH: [PacketKind; 2] = [PacketKind::Rtp, PacketKind::Rtcp];
 }
 
 /// A worker's letter box.
 #[derive(Clone, Debug)]
-pub(super) struct Post {
-    pub sender: queue::Sender<Job>,
+pub(super) struct WorkerHandle {
+    pub sender: queue::Sender<WorkerCommand>,
     pub wake: Arc<EventFd>,
 }
 
-impl Post {
-    pub(super) fn send(&self, job: Job) -> bool {
+impl WorkerHandle {
+    pub(super) fn send(&self, job: WorkerCommand) -> bool {
         let sent = self.sender.send(job).is_ok();
         // A counter that is full wakes as well.
         let _ = self.wake.write(1);
@@ -75,10 +75,10 @@ impl Post {
 
 /// What a worker is asked to do.
 #[derive(Debug)]
-pub(super) enum Job {
+pub(super) enum WorkerCommand {
     Put {
         call: CallKey,
-        parcel: Box<Parcel>,
+        parcel: Box<LegWithSockets>,
     },
     Describe {
         leg: MediaLeg,
@@ -127,14 +127,14 @@ pub(super) enum Job {
 
 /// A leg with its sockets.
 #[derive(Debug)]
-pub(super) struct Parcel {
+pub(super) struct LegWithSockets {
     pub leg: Leg,
     pub sockets: Sockets,
 }
 
 /// A call and the sockets of its legs, by slot.
 #[derive(Debug)]
-struct Room {
+struct CallEntry {
     call: Call,
     /// When the wheel wakes it, at the latest.
     awaited: Option<Instant>,
@@ -142,13 +142,13 @@ struct Room {
 }
 
 /// Whether packets come in crowds.
-struct Crowd {
+struct BatchMode {
     since: Instant,
     packets: usize,
     is_here: bool,
 }
 
-impl Crowd {
+impl BatchMode {
     /// So many were taken in a turn; returns whether the next turn is a whole one.
     fn note(&mut self, packets: usize, now: Instant) -> bool {
         self.packets += packets;
@@ -165,7 +165,7 @@ impl Crowd {
 /// What a leg's sockets belong to; beside a borrow of the rooms.
 macro_rules! around {
     ($worker:expr, $place:expr, $slot:expr) => {
-        Around {
+        SocketContext {
             worker: $worker.index,
             manner: &$worker.manner,
             epoll: &$worker.epoll,
@@ -181,27 +181,27 @@ macro_rules! around {
 pub(super) struct Worker {
     index: usize,
     epoll: Epoll,
-    manner: Manner,
+    manner: SocketOptions,
     /// Every worker's; this one receives at its own.
-    pairs: Arc<[Pair]>,
-    sources: Sources,
-    inbox: queue::Receiver<Job>,
-    posts: Vec<Post>,
+    pairs: Arc<[PortPair]>,
+    sources: SourceTable,
+    inbox: queue::Receiver<WorkerCommand>,
+    posts: Vec<WorkerHandle>,
     events: mpsc::Sender<MediaEvent>,
     counters: Arc<Counters>,
     config: CallConfig,
-    rooms: Vec<Option<Box<Room>>>,
+    rooms: Vec<Option<Box<CallEntry>>>,
     calls: BTreeMap<CallKey, usize>,
     legs: BTreeMap<MediaLeg, usize>,
     /// Commands for legs that are on their way here from another worker.
-    waiting: BTreeMap<MediaLeg, Vec<Job>>,
+    waiting: BTreeMap<MediaLeg, Vec<WorkerCommand>>,
     /// Allow-lists for calls whose first leg is on its way here.
     hearings: BTreeMap<CallKey, Box<Hearing>>,
     wheel: Wheel,
     taken: u64,
     sums: EngineStats,
     /// The call and the leg that are being dealt with: what a panic costs.
-    busy: Busy,
+    busy: WorkerLoad,
     /// Legs that a panic has cost: what is still said about them is not for a leg on its way here.
     failed: BTreeSet<MediaLeg>,
     /// Those of them that nobody has been told of.
@@ -212,7 +212,7 @@ pub(super) struct Worker {
 
 /// What a worker is busy with.
 #[derive(Debug, Default)]
-struct Busy {
+struct WorkerLoad {
     place: Option<usize>,
     leg: Option<MediaLeg>,
 }
@@ -220,18 +220,18 @@ struct Busy {
 impl Worker {
     pub(super) fn new(
         index: usize,
-        inbox: queue::Receiver<Job>,
-        posts: Vec<Post>,
+        inbox: queue::Receiver<WorkerCommand>,
+        posts: Vec<WorkerHandle>,
         events: mpsc::Sender<MediaEvent>,
         counters: Arc<Counters>,
-        (manner, pairs): (Manner, Arc<[Pair]>),
+        (manner, pairs): (SocketOptions, Arc<[PortPair]>),
         config: &MediaConfig,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&*posts[index].wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
         for (number, pair) in pairs.iter().enumerate().filter(|(_, pair)| pair.worker == index) {
-            for way in Way::BOTH {
-                let token = SHARED | (number as u64) << 1 | u64::from(way == Way::Rtcp);
+            for way in PacketKind::BOTH {
+                let token = SHARED | (number as u64) << 1 | u64::from(way == PacketKind::Rtcp);
                 epoll.add(pair.socket(way), EpollEvent::new(EpollFlags::EPOLLIN, token))?;
             }
         }
@@ -240,7 +240,7 @@ impl Worker {
             epoll,
             manner,
             pairs,
-            sources: Sources::default(),
+            sources: SourceTable::default(),
             inbox,
             posts,
             events,
@@ -257,7 +257,7 @@ impl Worker {
             wheel: Wheel::new(clock::instant()),
             taken: 0,
             sums: EngineStats::default(),
-            busy: Busy::default(),
+            busy: WorkerLoad::default(),
             failed: BTreeSet::new(),
             untold: Vec::new(),
             panics: Vec::new(),
@@ -281,7 +281,7 @@ impl Worker {
     /// Drops what a panic may have left half done. Returns false when the worker itself does not work.
     fn recover(&mut self, now: Instant) -> bool {
         self.sums.worker_panics += 1;
-        let Busy { place, leg } = std::mem::take(&mut self.busy);
+        let WorkerLoad { place, leg } = std::mem::take(&mut self.busy);
         let places = match place {
             Some(place) => place..place + 1,
             None => 0..self.rooms.len(),
@@ -338,9 +338,9 @@ impl Worker {
     fn serve(&mut self) {
         let mut ready = [EpollEvent::empty(); BATCH];
         let mut datagram = [0; shared::DATAGRAM];
-        let mut mail = Mail::new(&self.pairs, self.index);
+        let mut mail = RecvBatch::new(&self.pairs, self.index);
         let mut after = clock::instant();
-        let mut crowd = Crowd {
+        let mut crowd = BatchMode {
             since: after,
             packets: 0,
             is_here: false,
@@ -396,7 +396,7 @@ impl Worker {
 
     /// Takes one datagram. What is left makes the socket ready again in the next turn, so a flood at one port starves no other. Returns how
     /// many it took.
-    fn receive(&mut self, token: u64, datagram: &mut [u8], outbox: &mut Outbox, now: Now) -> usize {
+    fn receive(&mut self, token: u64, datagram: &mut [u8], outbox: &mut SendBatch, now: Now) -> usize {
         let (place, slot, which) = from_token(token);
         let Some(room) = self.rooms.get(place).and_then(Option::as_deref) else {
             return 0;
@@ -408,8 +408,8 @@ impl Worker {
         if let Some(watch) = &mut watch {
             watch.lap(|watch| &mut watch.receive);
         }
-        let way = if which == Which::Rtcp { Way::Rtcp } else { Way::Rtp };
-        let arrival = Arrival {
+        let way = if which == Which::Rtcp { PacketKind::Rtcp } else { PacketKind::Rtp };
+        let arrival = ReceivedPacket {
             place,
             slot,
             way,
@@ -421,8 +421,11 @@ impl Worker {
     }
 
     /// Takes what has come to shared ports. Returns how many.
-    fn receive_many(&mut self, token: u64, mail: &mut Mail, now: Now) -> usize {
-        let (number, way) = ((token >> 1) as usize, if token & 1 == 0 { Way::Rtp } else { Way::Rtcp });
+    fn receive_many(&mut self, token: u64, mail: &mut RecvBatch, now: Now) -> usize {
+        let (number, way) = (
+            (token >> 1) as usize,
+            if token & 1 == 0 { PacketKind::Rtp } else { PacketKind::Rtcp },
+        );
         let pairs = Arc::clone(&self.pairs);
         let Some(pair) = pairs.get(number) else { return 0 };
         let mut all = 0;
@@ -439,7 +442,7 @@ impl Worker {
                     self.sums.foreign += 1;
                     continue;
                 };
-                let arrival = Arrival {
+                let arrival = ReceivedPacket {
                     place,
                     slot,
                     way,
@@ -456,22 +459,22 @@ impl Worker {
         all
     }
 
-    fn take_in(&mut self, arrival: Arrival, datagram: &mut [u8], outbox: &mut Outbox, now: Now) {
-        let Arrival {
+    fn take_in(&mut self, arrival: ReceivedPacket, datagram: &mut [u8], outbox: &mut SendBatch, now: Now) {
+        let ReceivedPacket {
             place,
             slot,
             way,
             from,
             mut watch,
         } = arrival;
-        let Some(Room { call, sockets, .. }) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
+        let Some(CallEntry { call, sockets, .. }) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
             return;
         };
         self.busy.place = Some(place);
         let (sums, pairs) = (&mut self.sums, &*self.pairs);
-        let verdict = if way == Way::Rtcp || call.is_rtcp(slot, datagram) {
+        let verdict = if way == PacketKind::Rtcp || call.is_rtcp(slot, datagram) {
             let verdict = call.handle_rtcp(slot, from, datagram, now.mono);
-            sums.rtcp_received += u64::from(verdict == Verdict::Accepted);
+            sums.rtcp_received += u64::from(verdict == LeakVerdict::Accepted);
             verdict
         } else {
             let verdict = call.handle_rtp(slot, from, datagram, now.mono, &mut |packet| {
@@ -482,7 +485,7 @@ impl Worker {
                 send(sockets, packet, pairs, outbox, sums);
                 watch.lap(|watch| &mut watch.send);
             });
-            sums.received += u64::from(verdict == Verdict::Accepted);
+            sums.received += u64::from(verdict == LeakVerdict::Accepted);
             verdict
         };
         if let Some(mut watch) = watch {
@@ -493,24 +496,24 @@ impl Worker {
             self.sums.machine_nanos += nanos(watch.machine);
         }
         match verdict {
-            Verdict::Accepted => {}
-            Verdict::Foreign => self.sums.foreign += 1,
-            Verdict::Malformed => self.sums.malformed += 1,
-            Verdict::Discarded => self.sums.discarded += 1,
-            Verdict::Unauthenticated => self.sums.srtp_rejected += 1,
-            Verdict::Replayed => self.sums.srtp_replayed += 1,
+            LeakVerdict::Accepted => {}
+            LeakVerdict::Foreign => self.sums.foreign += 1,
+            LeakVerdict::Malformed => self.sums.malformed += 1,
+            LeakVerdict::Discarded => self.sums.discarded += 1,
+            LeakVerdict::Unauthenticated => self.sums.srtp_rejected += 1,
+            LeakVerdict::Replayed => self.sums.srtp_replayed += 1,
         }
         self.settle(place);
         self.busy.place = None;
     }
 
-    fn do_due(&mut self, outbox: &mut Outbox, now: Now) {
+    fn do_due(&mut self, outbox: &mut SendBatch, now: Now) {
         while let Some(place) = self.wheel.take(now.mono) {
             let Some(room) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
                 continue;
             };
             self.busy.place = Some(place);
-            let Room { call, sockets, awaited } = room;
+            let CallEntry { call, sockets, awaited } = room;
             *awaited = None;
             if call.poll_timeout().is_some_and(|at| at <= now.mono) {
                 let (sums, pairs) = (&mut self.sums, &*self.pairs);
@@ -526,7 +529,7 @@ impl Worker {
         let Some(room) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
             return;
         };
-        let Room { call, sockets, awaited } = room;
+        let CallEntry { call, sockets, awaited } = room;
         if let Some(at) = call.poll_timeout()
             && awaited.is_none_or(|awaited| at < awaited)
         {
@@ -553,27 +556,27 @@ impl Worker {
     }
 
     /// Returns false to stop.
-    fn do_jobs(&mut self, outbox: &mut Outbox, now: Now) -> bool {
+    fn do_jobs(&mut self, outbox: &mut SendBatch, now: Now) -> bool {
         // Already empty is as good as emptied.
         let _ = self.posts[self.index].wake.read();
         while let Ok(job) = self.inbox.try_recv() {
-            if matches!(job, Job::Stop) {
+            if matches!(job, WorkerCommand::Stop) {
                 return false;
             }
             self.do_job(job, outbox, now);
-            self.busy = Busy::default();
+            self.busy = WorkerLoad::default();
         }
         true
     }
 
-    fn do_job(&mut self, job: Job, outbox: &mut Outbox, at: Now) {
+    fn do_job(&mut self, job: WorkerCommand, outbox: &mut SendBatch, at: Now) {
         let now = at.mono;
         match job {
-            Job::Put { call, parcel } => {
+            WorkerCommand::Put { call, parcel } => {
                 self.busy.leg = Some(parcel.leg.name());
                 self.put(call, *parcel, outbox, at);
             }
-            Job::Hear { call, hearing } => match self.calls.get(&call).copied() {
+            WorkerCommand::Hear { call, hearing } => match self.calls.get(&call).copied() {
                 Some(place) => {
                     self.busy.place = Some(place);
                     if let Some(room) = self.rooms[place].as_mut() {
@@ -585,26 +588,26 @@ impl Worker {
                     self.hearings.insert(call, hearing);
                 }
             },
-            Job::Close { leg } if self.failed.remove(&leg) => {
+            WorkerCommand::Close { leg } if self.failed.remove(&leg) => {
                 let stats = LegStats::default();
                 tell(&self.events, MediaEvent::Closed { leg, stats }, &mut self.sums);
             }
-            Job::Describe { leg, .. }
-            | Job::Tell { leg, .. }
-            | Job::Sources { leg, .. }
-            | Job::Mute { leg, .. }
-            | Job::SendDigits { leg, .. }
-            | Job::Beep { leg }
-            | Job::Move { leg, .. }
+            WorkerCommand::Describe { leg, .. }
+            | WorkerCommand::Tell { leg, .. }
+            | WorkerCommand::Sources { leg, .. }
+            | WorkerCommand::Mute { leg, .. }
+            | WorkerCommand::SendDigits { leg, .. }
+            | WorkerCommand::Beep { leg }
+            | WorkerCommand::Move { leg, .. }
                 if self.failed.contains(&leg) => {}
-            Job::Describe { leg, .. }
-            | Job::Tell { leg, .. }
-            | Job::Sources { leg, .. }
-            | Job::Mute { leg, .. }
-            | Job::SendDigits { leg, .. }
-            | Job::Beep { leg }
-            | Job::Move { leg, .. }
-            | Job::Close { leg }
+            WorkerCommand::Describe { leg, .. }
+            | WorkerCommand::Tell { leg, .. }
+            | WorkerCommand::Sources { leg, .. }
+            | WorkerCommand::Mute { leg, .. }
+            | WorkerCommand::SendDigits { leg, .. }
+            | WorkerCommand::Beep { leg }
+            | WorkerCommand::Move { leg, .. }
+            | WorkerCommand::Close { leg }
                 if !self.legs.contains_key(&leg) =>
             {
                 let waiting = self.waiting.entry(leg).or_default();
@@ -612,7 +615,7 @@ impl Worker {
                     waiting.push(job);
                 }
             }
-            Job::Describe {
+            WorkerCommand::Describe {
                 leg,
                 media,
                 srtp,
@@ -624,31 +627,31 @@ impl Worker {
                     call.handle_describe(leg, media, now);
                 });
             }
-            Job::Tell { leg, is_alone } => self.tell(leg, is_alone),
-            Job::Sources { leg, rule } => self.at(leg, |call| call.handle_source_rule(leg, rule)),
-            Job::Mute { leg, muted } => self.at(leg, |call| call.handle_mute(leg, muted, now)),
-            Job::SendDigits { leg, digits } => self.at(leg, |call| call.handle_digits(leg, &digits, now)),
-            Job::Beep { leg } => self.at(leg, |call| call.handle_beep(leg, now)),
-            Job::Move { leg, call, to } => {
+            WorkerCommand::Tell { leg, is_alone } => self.tell(leg, is_alone),
+            WorkerCommand::Sources { leg, rule } => self.at(leg, |call| call.handle_source_rule(leg, rule)),
+            WorkerCommand::Mute { leg, muted } => self.at(leg, |call| call.handle_mute(leg, muted, now)),
+            WorkerCommand::SendDigits { leg, digits } => self.at(leg, |call| call.handle_digits(leg, &digits, now)),
+            WorkerCommand::Beep { leg } => self.at(leg, |call| call.handle_beep(leg, now)),
+            WorkerCommand::Move { leg, call, to } => {
                 let Some(parcel) = self.take(leg, now) else { return };
                 if to == self.index {
                     self.put(call, parcel, outbox, at);
                 } else {
                     let parcel = Box::new(parcel);
-                    self.posts[to].send(Job::Put { call, parcel });
+                    self.posts[to].send(WorkerCommand::Put { call, parcel });
                 }
             }
-            Job::Close { leg } => {
+            WorkerCommand::Close { leg } => {
                 self.farewell(leg, outbox, at);
-                if let Some(Parcel { leg: closed, sockets }) = self.take(leg, now) {
+                if let Some(LegWithSockets { leg: closed, sockets }) = self.take(leg, now) {
                     drop(sockets);
                     let stats = closed.stats();
                     tell(&self.events, MediaEvent::Closed { leg, stats }, &mut self.sums);
                 }
             }
-            Job::Stop => {}
+            WorkerCommand::Stop => {}
             #[cfg(test)]
-            Job::Panic(leg) => {
+            WorkerCommand::Panic(leg) => {
                 self.busy.place = leg.and_then(|leg| self.legs.get(&leg).copied());
                 panic!("asked for by a test");
             }
@@ -666,7 +669,7 @@ impl Worker {
 
     fn tell(&mut self, leg: MediaLeg, is_alone: bool) {
         let Some(&place) = self.legs.get(&leg) else { return };
-        let Some(Room { call, sockets, .. }) = self.rooms[place].as_deref_mut() else {
+        let Some(CallEntry { call, sockets, .. }) = self.rooms[place].as_deref_mut() else {
             return;
         };
         let Some(slot) = call.slot(leg) else { return };
@@ -678,22 +681,22 @@ impl Worker {
         }
     }
 
-    fn farewell(&mut self, leg: MediaLeg, outbox: &mut Outbox, now: Now) {
+    fn farewell(&mut self, leg: MediaLeg, outbox: &mut SendBatch, now: Now) {
         let Some(&place) = self.legs.get(&leg) else { return };
         self.busy.place = Some(place);
-        if let Some(Room { call, sockets, .. }) = self.rooms[place].as_deref_mut() {
+        if let Some(CallEntry { call, sockets, .. }) = self.rooms[place].as_deref_mut() {
             let (sums, pairs) = (&mut self.sums, &*self.pairs);
             call.farewell(leg, now, &mut |packet| send(sockets, packet, pairs, outbox, sums));
         }
     }
 
-    fn put(&mut self, key: CallKey, parcel: Parcel, outbox: &mut Outbox, now: Now) {
+    fn put(&mut self, key: CallKey, parcel: LegWithSockets, outbox: &mut SendBatch, now: Now) {
         let place = match self.calls.get(&key) {
             Some(place) => *place,
             None => self.open_room(key, now.mono),
         };
         self.busy.place = Some(place);
-        let Parcel { leg, mut sockets } = parcel;
+        let LegWithSockets { leg, mut sockets } = parcel;
         let name = leg.name();
         let Some(room) = self.rooms[place].as_mut() else { return };
         let Ok(slot) = room.call.put(leg, now.mono) else {
@@ -720,7 +723,7 @@ impl Worker {
         if let Some(hearing) = self.hearings.remove(&key) {
             call.handle_hear(*hearing, now);
         }
-        let room = Some(Box::new(Room {
+        let room = Some(Box::new(CallEntry {
             call,
             awaited: None,
             sockets: SmallVec::new(),
@@ -738,9 +741,9 @@ impl Worker {
         place
     }
 
-    fn take(&mut self, leg: MediaLeg, now: Instant) -> Option<Parcel> {
+    fn take(&mut self, leg: MediaLeg, now: Instant) -> Option<LegWithSockets> {
         let place = self.legs.remove(&leg)?;
-        self.busy = Busy {
+        self.busy = WorkerLoad {
             place: Some(place),
             leg: Some(leg),
         };
@@ -758,15 +761,15 @@ impl Worker {
         } else {
             self.settle(place);
         }
-        Some(Parcel { leg, sockets })
+        Some(LegWithSockets { leg, sockets })
     }
 }
 
 /// Whose datagram has come, by which socket and from where.
-struct Arrival {
+struct ReceivedPacket {
     place: usize,
     slot: usize,
-    way: Way,
+    way: PacketKind,
     from: SocketAddr,
     watch: Option<Watch>,
 }
@@ -797,10 +800,10 @@ impl Watch {
     }
 }
 
-fn send(sockets: &[Option<Sockets>], packet: Transmit<'_>, pairs: &[Pair], outbox: &mut Outbox, sums: &mut EngineStats) {
+fn send(sockets: &[Option<Sockets>], packet: Transmit<'_>, pairs: &[PortPair], outbox: &mut SendBatch, sums: &mut EngineStats) {
     let Some(Some(here)) = sockets.get(packet.slot) else { return };
     let sent = match packet.sent {
-        Sent::Rtcp if !packet.muxed => here.send_rtcp(packet.bytes, packet.to, pairs),
+        TransmitKind::Rtcp if !packet.muxed => here.send_rtcp(packet.bytes, packet.to, pairs),
         _ => here.send(packet.bytes, packet.to, pairs, outbox),
     };
     if sent.is_err() {
@@ -808,15 +811,15 @@ fn send(sockets: &[Option<Sockets>], packet: Transmit<'_>, pairs: &[Pair], outbo
         return;
     }
     match packet.sent {
-        Sent::Rtcp => {
+        TransmitKind::Rtcp => {
             sums.rtcp_sent += 1;
             return;
         }
-        Sent::Unchanged => sums.unchanged += 1,
-        Sent::Transcoded => sums.transcoded += 1,
-        Sent::Mixed => sums.mixed += 1,
-        Sent::Silent => sums.silent += 1,
-        Sent::Guarded => {
+        TransmitKind::Unchanged => sums.unchanged += 1,
+        TransmitKind::Transcoded => sums.transcoded += 1,
+        TransmitKind::Mixed => sums.mixed += 1,
+        TransmitKind::Silent => sums.silent += 1,
+        TransmitKind::Guarded => {
             sums.silent += 1;
             sums.leak_guards += 1;
         }

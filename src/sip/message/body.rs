@@ -57,12 +57,12 @@ pub fn session_description<'a>(headers: &Headers, body: &'a [u8]) -> Result<Opti
         message: headers,
         parts: 0,
     };
-    search.look(Role::Whole, headers, body, 0)
+    search.look(PartRole::Whole, headers, body, 0)
 }
 
 /// Where a body stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
+enum PartRole {
     /// The body of the message.
     Whole,
     /// One of several that belong together.
@@ -77,7 +77,7 @@ struct Search<'h> {
 }
 
 impl Search<'_> {
-    fn look<'a>(&mut self, role: Role, headers: &Headers, body: &'a [u8], depth: u8) -> Result<Option<&'a [u8]>, BodyError> {
+    fn look<'a>(&mut self, role: PartRole, headers: &Headers, body: &'a [u8], depth: u8) -> Result<Option<&'a [u8]>, BodyError> {
         let found = self.take(role, headers, body, depth);
         match found {
             Err(_) if self.is_optional(role, headers) => Ok(None),
@@ -85,8 +85,8 @@ impl Search<'_> {
         }
     }
 
-    fn take<'a>(&mut self, role: Role, headers: &Headers, body: &'a [u8], depth: u8) -> Result<Option<&'a [u8]>, BodyError> {
-        let default = if role == Role::Whole { "application/sdp" } else { "text/plain" };
+    fn take<'a>(&mut self, role: PartRole, headers: &Headers, body: &'a [u8], depth: u8) -> Result<Option<&'a [u8]>, BodyError> {
+        let default = if role == PartRole::Whole { "application/sdp" } else { "text/plain" };
         let kind = headers.content_type();
         let kind = kind.as_deref().unwrap_or(default);
         if is_encoded(headers) {
@@ -114,7 +114,7 @@ impl Search<'_> {
         let mut description = None;
         for part in parts(boundary, body).ok_or(BodyError::Malformed)? {
             let (headers, content) = self.open(part)?;
-            let found = self.look(Role::Mixed, &headers, content, depth + 1)?;
+            let found = self.look(PartRole::Mixed, &headers, content, depth + 1)?;
             description = description.or(found);
         }
         Ok(description)
@@ -124,7 +124,7 @@ impl Search<'_> {
         let mut description = None;
         for part in parts(boundary, body).ok_or(BodyError::Malformed)? {
             let (headers, content) = self.open(part)?;
-            if let Ok(Some(found)) = self.look(Role::Alternative, &headers, content, depth + 1) {
+            if let Ok(Some(found)) = self.look(PartRole::Alternative, &headers, content, depth + 1) {
                 description = Some(found);
             }
         }
@@ -141,14 +141,14 @@ impl Search<'_> {
 
     /// Whether a call can go on without this part: it says so, or it is there for a header field that refers to it, which is not read here
     /// (RFC 5621 9, RFC 6442 3.4).
-    fn is_optional(&self, role: Role, headers: &Headers) -> bool {
+    fn is_optional(&self, role: PartRole, headers: &Headers) -> bool {
         let handling = params(headers, "Content-Disposition").and_then(|params| {
             let handling = params.get("handling")?;
             Some(unquote(handling).eq_ignore_ascii_case(b"optional"))
         });
         handling.unwrap_or_else(|| {
             let by_reference = disposition(headers).is_some_and(|disposition| disposition == b"by-reference");
-            role != Role::Whole && (by_reference || disposition(headers).is_none() && self.is_referred_to(headers))
+            role != PartRole::Whole && (by_reference || disposition(headers).is_none() && self.is_referred_to(headers))
         })
     }
 

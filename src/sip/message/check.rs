@@ -1,7 +1,7 @@
 //! What can be said of a request without any state (RFC 3261 8.2).
 
 use super::body::session_description;
-use super::{HeaderError, Method, Request, Response, Scheme, reason_phrase};
+use super::{HeaderError, Method, Scheme, SipRequest, SipResponse, reason_phrase};
 
 /// What the user agent can do, for `validate`.
 #[derive(Clone, Copy, Debug)]
@@ -50,11 +50,11 @@ impl Refuse {
     }
 
     /// The response, without a tag on To; `None` to an ACK, which nobody answers.
-    pub fn response(&self, request: &Request) -> Option<Response> {
+    pub fn response(&self, request: &SipRequest) -> Option<SipResponse> {
         if request.method == Method::Ack {
             return None;
         }
-        let mut response = Response::to(request, self.status);
+        let mut response = SipResponse::to(request, self.status);
         for (name, value) in &self.headers {
             response.headers.push(name, value);
         }
@@ -64,7 +64,7 @@ impl Refuse {
 
 /// The stateless checks of a UAS in the order of RFC 3261 8.2: syntax and mandatory fields 400, method 405 or 501, scheme 416, Require
 /// 420, body 415, Accept 406. An absent Max-Forwards is forgiven (RFC 2543); zero is for whoever would forward.
-pub fn validate(request: &Request, abilities: &Abilities<'_>) -> Result<(), Refuse> {
+pub fn validate(request: &SipRequest, abilities: &Abilities<'_>) -> Result<(), Refuse> {
     check_mandatory(request).map_err(|_| Refuse::new(400))?;
     if !abilities.methods.contains(&request.method) {
         let allow: Vec<&[u8]> = abilities.methods.iter().map(Method::as_bytes).collect();
@@ -81,7 +81,7 @@ pub fn validate(request: &Request, abilities: &Abilities<'_>) -> Result<(), Refu
     Ok(())
 }
 
-fn check_mandatory(request: &Request) -> Result<(), HeaderError> {
+fn check_mandatory(request: &SipRequest) -> Result<(), HeaderError> {
     let headers = &request.headers;
     headers.via_top()?;
     headers.from()?;
@@ -99,7 +99,7 @@ fn check_mandatory(request: &Request) -> Result<(), HeaderError> {
     Ok(())
 }
 
-fn check_require(request: &Request, abilities: &Abilities<'_>) -> Result<(), Refuse> {
+fn check_require(request: &SipRequest, abilities: &Abilities<'_>) -> Result<(), Refuse> {
     let known = |tag: &[u8]| abilities.extensions.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(tag));
     let unknown: Vec<&[u8]> = request.headers.require().into_iter().filter(|tag| !known(tag)).collect();
     if unknown.is_empty() {
@@ -108,7 +108,7 @@ fn check_require(request: &Request, abilities: &Abilities<'_>) -> Result<(), Ref
     Err(Refuse::with(420, "Unsupported", unknown.join(b", ".as_slice())))
 }
 
-fn check_body(request: &Request, abilities: &Abilities<'_>) -> Result<(), Refuse> {
+fn check_body(request: &SipRequest, abilities: &Abilities<'_>) -> Result<(), Refuse> {
     if !matches!(request.method, Method::Invite | Method::Update | Method::Prack) {
         return Ok(());
     }

@@ -1,8 +1,8 @@
 //! The one tokenizer, and who calls it: datagrams and streams.
 
-use super::headers::{Place, is_call_id, read_cseq};
+use super::headers::{FieldPlace, is_call_id, read_cseq};
 use super::scan::{TOKEN, digits, line_break, span, split_list, trim};
-use super::{HeaderError, Headers, Message, Method, NameAddr, Request, Response, Uri, Via};
+use super::{HeaderError, Headers, Method, NameAddr, SipMessage, SipRequest, SipResponse, Uri, Via};
 
 /// The largest message, head and body, in bytes.
 pub const MAX_MESSAGE: usize = 65_535;
@@ -87,7 +87,7 @@ pub struct ParseError {
     pub fault: Fault,
     /// The answer to send back to where the message came from, statelessly; `None` when silence is right: no request, an
     /// ACK, or no Via to go back along.
-    pub response: Option<Box<Response>>,
+    pub response: Option<Box<SipResponse>>,
 }
 
 impl ParseError {
@@ -98,13 +98,13 @@ impl ParseError {
 
 /// Reads the one message of a datagram. Without Content-Length the body ends with the datagram; what comes behind the body
 /// is ignored (RFC 3261 18.3).
-pub fn parse_datagram(datagram: &[u8]) -> Result<Message, ParseError> {
+pub fn parse_datagram(datagram: &[u8]) -> Result<SipMessage, ParseError> {
     let start = datagram.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     let text = &datagram[start..];
     if text.is_empty() {
         return Err(ParseError::silent(Fault::KeepAlive));
     }
-    let head = Head::read(text);
+    let head = MessageHead::read(text);
     if datagram.len() > MAX_MESSAGE {
         return Err(head.fail(Fault::TooLarge));
     }
@@ -128,7 +128,7 @@ pub fn parse_datagram(datagram: &[u8]) -> Result<Message, ParseError> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Framed {
     /// A message.
-    Message(Message),
+    Message(SipMessage),
     /// A double CR LF between messages, to be answered by a single one (RFC 5626 3.5.1).
     Ping,
 }
@@ -199,7 +199,7 @@ impl StreamFramer {
             self.searched = self.buffer.len();
             // Whoever speaks another protocol is told apart by his first line.
             if self.buffer.len() > MAX_MESSAGE {
-                return Err(Head::read(&self.buffer).fail(Fault::TooLarge));
+                return Err(MessageHead::read(&self.buffer).fail(Fault::TooLarge));
             }
             if line_end(&self.buffer, 0).is_some_and(|end| !StartLine::read(&self.buffer[..end]).is_sip()) {
                 return Err(ParseError::silent(Fault::NotSip));
@@ -207,7 +207,7 @@ impl StreamFramer {
             return Ok(None);
         };
         self.searched = head_len.saturating_sub(1);
-        let head = Head::read(&self.buffer[..head_len]);
+        let head = MessageHead::read(&self.buffer[..head_len]);
         if !head.line.is_sip() {
             return Err(ParseError::silent(Fault::NotSip));
         }
@@ -262,21 +262,21 @@ fn line_end(text: &[u8], from: usize) -> Option<usize> {
 
 /// Where a line ends, and whether a CR or LF stands in it alone.
 #[derive(Clone, Copy)]
-struct Line {
+struct HeaderLine {
     end: usize,
     /// By CR LF, not by the end of the text.
     ended: bool,
     bare: bool,
 }
 
-impl Line {
-    fn at(text: &[u8], from: usize) -> Line {
+impl HeaderLine {
+    fn at(text: &[u8], from: usize) -> HeaderLine {
         let mut at = from;
         let mut bare = false;
         while let Some(length) = text.get(at..).and_then(line_break) {
             at += length;
             if text[at..].starts_with(b"\r\n") {
-                return Line {
+                return HeaderLine {
                     end: at,
                     ended: true,
                     bare,
@@ -285,15 +285,15 @@ impl Line {
             bare = true;
             at += 1;
         }
-        Line {
+        HeaderLine {
             end: text.len(),
             ended: false,
             bare,
         }
     }
 
-    fn or_bare(self, bare: bool) -> Line {
-        Line {
+    fn or_bare(self, bare: bool) -> HeaderLine {
+        HeaderLine {
             bare: self.bare || bare,
             ..self
         }
@@ -371,7 +371,7 @@ impl StartLine {
 }
 
 /// A head as far as it could be read; the first fault is kept, and reading goes on for the sake of the answer.
-struct Head {
+struct MessageHead {
     line: StartLine,
     headers: Headers,
     /// With its empty line; `None` when the text ends before it.
@@ -382,11 +382,11 @@ struct Head {
     fault: Option<Fault>,
 }
 
-impl Head {
+impl MessageHead {
     /// Reads up to the first empty line, or to the end.
-    fn read(text: &[u8]) -> Head {
-        let first = Line::at(text, 0);
-        let mut head = Head {
+    fn read(text: &[u8]) -> MessageHead {
+        let first = HeaderLine::at(text, 0);
+        let mut head = MessageHead {
             line: StartLine::read(&text[..first.end]),
             headers: Headers::new(),
             length: None,
@@ -397,14 +397,14 @@ impl Head {
         let mut folded = false;
         let mut at = first.end + 2;
         while at < text.len() {
-            let mut line = Line::at(text, at);
+            let mut line = HeaderLine::at(text, at);
             if line.end == at && line.ended {
                 head.length = Some(at + 2);
                 break;
             }
             while line.ended && matches!(text.get(line.end + 2), Some(b' ' | b'\t')) {
                 folded = true;
-                line = Line::at(text, line.end + 2).or_bare(line.bare);
+                line = HeaderLine::at(text, line.end + 2).or_bare(line.bare);
             }
             folded |= line.bare;
             if line.bare {
@@ -420,7 +420,7 @@ impl Head {
         head
     }
 
-    fn read_field(&mut self, text: &[u8], start: usize, end: usize, fields: &mut Vec<Place>) {
+    fn read_field(&mut self, text: &[u8], start: usize, end: usize, fields: &mut Vec<FieldPlace>) {
         let field = &text[start..end];
         let name_len = span(TOKEN, field);
         let gap = field[name_len..].iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
@@ -441,7 +441,7 @@ impl Head {
                 _ => Err(Fault::ContentLength),
             };
         }
-        fields.push(Place::of(text, start..start + name_len, value));
+        fields.push(FieldPlace::of(text, start..start + name_len, value));
     }
 
     fn fail(self, fault: Fault) -> ParseError {
@@ -454,11 +454,11 @@ impl Head {
         let status = fault.status().filter(|_| answerable);
         ParseError {
             fault,
-            response: status.map(|status| Box::new(Response::from_headers(&self.headers, status))),
+            response: status.map(|status| Box::new(SipResponse::from_headers(&self.headers, status))),
         }
     }
 
-    fn finish(mut self, body: &[u8]) -> Result<Message, ParseError> {
+    fn finish(mut self, body: &[u8]) -> Result<SipMessage, ParseError> {
         if let Some(fault) = self.fault {
             return Err(self.fail(fault));
         }
@@ -468,22 +468,22 @@ impl Head {
             StartLine::Status(..) => None,
             StartLine::BadRequest { fault, .. } => {
                 let fault = *fault;
-                return Err(Head { line, ..self }.fail(fault));
+                return Err(MessageHead { line, ..self }.fail(fault));
             }
             StartLine::BadStatus | StartLine::NotSip => return Err(ParseError::silent(Fault::NotSip)),
         };
         if let Err(fault) = check_fields(&self.headers, method) {
-            return Err(Head { line, ..self }.fail(fault));
+            return Err(MessageHead { line, ..self }.fail(fault));
         }
         let (headers, body) = (self.headers, body.to_vec());
         Ok(match line {
-            StartLine::Request(method, uri) => Message::Request(Request {
+            StartLine::Request(method, uri) => SipMessage::Request(SipRequest {
                 method,
                 uri,
                 headers,
                 body,
             }),
-            StartLine::Status(status, reason) => Message::Response(Response {
+            StartLine::Status(status, reason) => SipMessage::Response(SipResponse {
                 status,
                 reason,
                 headers,

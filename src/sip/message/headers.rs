@@ -25,24 +25,24 @@ pub enum HeaderError {
 #[derive(Clone, Default)]
 pub struct Headers {
     text: Vec<u8>,
-    fields: Vec<Place>,
+    fields: Vec<FieldPlace>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct FieldPlace {
     full: Option<&'static str>,
     name: (u32, u32),
     value: (u32, u32),
 }
 
-impl Place {
+impl FieldPlace {
     /// A field of a text: `name` is a token, `value` is what stands behind the colon.
-    pub(crate) fn of(text: &[u8], name: Range<usize>, value: Range<usize>) -> Place {
+    pub(crate) fn of(text: &[u8], name: Range<usize>, value: Range<usize>) -> FieldPlace {
         let raw = &text[value.clone()];
         let start = value.start + raw.iter().take_while(|byte| is_space(**byte)).count();
         let end = start + trim(raw).len();
         let short = |range: Range<usize>| (range.start as u32, range.end as u32);
-        Place {
+        FieldPlace {
             full: full_name(&text[name.clone()]),
             name: short(name),
             value: short(start.min(end)..end),
@@ -95,7 +95,7 @@ impl Headers {
     }
 
     /// From the tokenizer: a text and where its fields are. Line ends left in it are those of foldings, and become spaces.
-    pub(crate) fn adopt(text: &[u8], fields: Vec<Place>, folded: bool) -> Headers {
+    pub(crate) fn adopt(text: &[u8], fields: Vec<FieldPlace>, folded: bool) -> Headers {
         let mut text = text.to_vec();
         if folded {
             text.iter_mut()
@@ -106,7 +106,7 @@ impl Headers {
     }
 
     pub(crate) fn text_len(&self) -> usize {
-        let written = |place: &Place| range(place.name).len() + range(place.value).len() + 4;
+        let written = |place: &FieldPlace| range(place.name).len() + range(place.value).len() + 4;
         self.fields.iter().map(written).sum()
     }
 
@@ -125,7 +125,7 @@ impl Headers {
         self.fields.iter().map(|place| self.field(place))
     }
 
-    fn field(&self, place: &Place) -> Field<'_> {
+    fn field(&self, place: &FieldPlace) -> Field<'_> {
         Field {
             full: place.full,
             name: &self.text[range(place.name)],
@@ -210,7 +210,7 @@ impl Headers {
         self.fields.retain(|_| kept.next().unwrap_or(true));
     }
 
-    fn store(&mut self, name: &[u8], value: &[u8]) -> Option<Place> {
+    fn store(&mut self, name: &[u8], value: &[u8]) -> Option<FieldPlace> {
         if !is_token(name) {
             return None;
         }
@@ -222,7 +222,7 @@ impl Headers {
                 .iter()
                 .map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }),
         );
-        Some(Place::of(&self.text, name_start..value_start, value_start..self.text.len()))
+        Some(FieldPlace::of(&self.text, name_start..value_start, value_start..self.text.len()))
     }
 
     /// The fields on the wire and the empty line behind them, with a right Content-Length, where the first stood or at the end.

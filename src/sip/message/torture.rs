@@ -47,21 +47,21 @@ fn row(name: &str) -> Row {
     rows().into_iter().find(|row| row.file.ends_with(name)).unwrap()
 }
 
-fn read(name: &str) -> Message {
+fn read(name: &str) -> SipMessage {
     parse_datagram(&row(name).bytes).unwrap()
 }
 
-fn request(name: &str) -> Request {
-    let Message::Request(request) = read(name) else {
+fn request(name: &str) -> SipRequest {
+    let SipMessage::Request(request) = read(name) else {
         panic!("{name} is a response")
     };
     request
 }
 
 /// `Ok` goes on to the application, `Err` is the status sent back, 0 for silence.
-fn outcome(bytes: &[u8]) -> Result<Message, u16> {
+fn outcome(bytes: &[u8]) -> Result<SipMessage, u16> {
     let message = parse_datagram(bytes).map_err(|error| error.response.map_or(0, |response| response.status))?;
-    if let Message::Request(request) = &message {
+    if let SipMessage::Request(request) = &message {
         validate(request, &ABILITIES).map_err(|refuse| refuse.status)?;
     }
     Ok(message)
@@ -97,7 +97,7 @@ fn every_torture_message_is_taken_or_refused_as_the_rfc_says() {
         if !fits {
             wrong.push(format!("{}: {:?}, but {} / {}", row.file, outcome.err(), row.parser, row.allowed));
         }
-        if let Ok(Message::Request(request)) = parsed {
+        if let Ok(SipMessage::Request(request)) = parsed {
             assert_eq!(request.method.to_string(), row.method, "{}", row.file);
         }
     }
@@ -110,7 +110,7 @@ fn what_was_read_is_printed_and_read_again_the_same() {
         let Ok(message) = parse_datagram(&row.bytes) else { continue };
         let again = parse_datagram(&message.to_bytes()).unwrap();
         assert_eq!(again.body(), message.body(), "{}", row.file);
-        let fields = |message: &Message| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let fields = |message: &SipMessage| -> Vec<(Vec<u8>, Vec<u8>)> {
             let fields = message.headers().iter().filter(|field| !field.is("Content-Length"));
             fields.map(|field| (field.name().to_vec(), field.value().to_vec())).collect()
         };
@@ -166,7 +166,7 @@ fn odd_but_valid_characters_survive() {
     let request = request("intmeth.dat");
     assert_eq!(request.method.as_bytes(), b"!interesting-Method0123456789_*+`.%indeed'~");
     assert_eq!(request.uri.host_text(), "example.com");
-    let response = Response::to(&request, 501).with_to_tag("t1");
+    let response = SipResponse::to(&request, 501).with_to_tag("t1");
     assert_eq!(response.headers.get("From"), request.headers.get("From"));
     assert_eq!(response.headers.get("Call-ID"), request.headers.get("Call-ID"));
 }

@@ -1,7 +1,7 @@
 //! Keys of SRTP in descriptions (RFC 4568).
 
 use super::Audio;
-use crate::media::srtp::{Key, Keys, MAX_MATERIAL, Suite};
+use crate::media::srtp::{Keys, MAX_MATERIAL, MasterKey, Suite};
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -25,7 +25,7 @@ pub struct Crypto {
     /// Its tag, by which an answer names what it takes.
     pub tag: u32,
     /// What its sender protects his packets with.
-    pub key: Key,
+    pub key: MasterKey,
 }
 
 /// Reads the value of an `a=crypto` line (RFC 4568 9.1): `1 AES_CM_128_HMAC_SHA1_80 inline:…|2^31 WSH=64`. `None`: an unknown suite, or
@@ -48,7 +48,7 @@ pub(super) fn read_crypto(value: &str) -> Option<Crypto> {
     }
     let mut material = Zeroizing::new([0; MAX_MATERIAL + 4]);
     let len = BASE64.decode_slice(key, &mut *material).ok()?;
-    let key = Key::new(suite, material.get(..len)?)?;
+    let key = MasterKey::new(suite, material.get(..len)?)?;
     Some(Crypto { tag, key })
 }
 
@@ -65,7 +65,7 @@ pub(super) struct OurKeys {
     /// Keys of this generation are in use, or were.
     pub(super) used: bool,
     /// What SRTP has come to: the suite, over RTP/SAVP or not, and the peer's key and address.
-    pub(super) agreed: Option<(Suite, bool, Key, Option<SocketAddr>)>,
+    pub(super) agreed: Option<(Suite, bool, MasterKey, Option<SocketAddr>)>,
 }
 
 impl std::fmt::Debug for OurKeys {
@@ -86,15 +86,15 @@ impl OurKeys {
         }
     }
 
-    pub(super) fn key(&self, suite: Suite) -> Option<Key> {
+    pub(super) fn key(&self, suite: Suite) -> Option<MasterKey> {
         let mut mac = Hmac::<Sha512>::new_from_slice(&*self.secret).ok()?;
         mac.update(&self.generation.to_be_bytes());
         mac.update(suite.name().as_bytes());
         let derived = Zeroizing::new(<[u8; 64]>::from(mac.finalize().into_bytes()));
-        Key::new(suite, derived.get(..suite.material_len())?)
+        MasterKey::new(suite, derived.get(..suite.material_len())?)
     }
 
-    pub(super) fn agree(&mut self, audio: &Audio, theirs: &Key) -> Option<Box<Keys>> {
+    pub(super) fn agree(&mut self, audio: &Audio, theirs: &MasterKey) -> Option<Box<Keys>> {
         let ours = self.key(theirs.suite())?;
         self.used = true;
         self.agreed = Some((theirs.suite(), audio.secure, theirs.clone(), audio.rtp));

@@ -10,7 +10,7 @@ use sdp_types::ParserError;
 const LONGEST_TOLD: usize = 100;
 
 /// What is left of a description.
-pub(super) struct Lines<'a> {
+pub(super) struct SdpWriter<'a> {
     /// What the reader is given.
     pub(super) text: String,
     /// The lines of `text`: their numbers in the description, and how they stood there.
@@ -21,10 +21,10 @@ pub(super) struct Lines<'a> {
     connection: Option<usize>,
 }
 
-impl<'a> Lines<'a> {
+impl<'a> SdpWriter<'a> {
     /// Sorts the lines of a description.
-    pub(super) fn of(description: &'a str) -> Result<Lines<'a>, SdpFault> {
-        let mut lines = Lines {
+    pub(super) fn of(description: &'a str) -> Result<SdpWriter<'a>, SdpFault> {
+        let mut lines = SdpWriter {
             text: String::with_capacity(description.len()),
             from: Vec::new(),
             media: Vec::new(),

@@ -2,8 +2,8 @@
 
 use super::crypto::{BASE64, Crypto, OurKeys, tag_of};
 use super::lines::NO_FORMAT;
-use super::parse::{Audio, Formats, Line, Session};
-use super::{Direction, SdpError, Srtp};
+use super::parse::{Audio, OfferedFormats, SdpLine, SdpSession};
+use super::{Direction, SdpError, SrtpPolicy};
 use crate::media::codec::Codec;
 use crate::media::srtp::{Keys, Suite};
 use crate::media::{self, EventClock, Format, rtcp};
@@ -89,7 +89,7 @@ pub struct Local {
     address: SocketAddr,
     /// A digest of what was said last, its version aside: the keys in it are kept nowhere else.
     said: Option<[u8; 64]>,
-    lines: Vec<Line>,
+    lines: Vec<SdpLine>,
     taken: usize,
     direction: Direction,
     /// What we say next has `a=rtcp-mux`: every offer, and the answer to whoever offers it.
@@ -100,8 +100,8 @@ pub struct Local {
     /// The payload type of comfort noise that the peer has chosen, if it knows any.
     comfort_noise: Option<u8>,
     /// The formats of our last offer: an answer may take none but these codecs (RFC 3264 6.1).
-    offered: Formats,
-    srtp: Srtp,
+    offered: OfferedFormats,
+    srtp: SrtpPolicy,
     keys: OurKeys,
     /// The suites of our last offer, and whether it was RTP/SAVP.
     offered_suites: Vec<Suite>,
@@ -125,8 +125,8 @@ impl Local {
             telephone_events: TELEPHONE_EVENTS,
             mapped: Vec::new(),
             comfort_noise: None,
-            offered: Formats::default(),
-            srtp: Srtp::Off,
+            offered: OfferedFormats::default(),
+            srtp: SrtpPolicy::Off,
             keys: OurKeys {
                 secret: Zeroizing::new([0; 32]),
                 generation: 0,
@@ -139,7 +139,7 @@ impl Local {
     }
 
     /// With SRTP by this rule. `secret` is random: our keys are made of it.
-    pub fn with_srtp(mut self, srtp: Srtp, secret: [u8; 32]) -> Local {
+    pub fn with_srtp(mut self, srtp: SrtpPolicy, secret: [u8; 32]) -> Local {
         self.srtp = srtp;
         self.keys.secret = Zeroizing::new(secret);
         self
@@ -167,13 +167,13 @@ impl Local {
         }
         // What is agreed stays as it is: the key, the suite and the profile.
         self.offered_suites = match (self.srtp, agreed) {
-            (Srtp::Off, _) => Vec::new(),
+            (SrtpPolicy::Off, _) => Vec::new(),
             (_, Some(suite)) => vec![suite],
             (_, None) => Suite::ALL.to_vec(),
         };
         self.offered_secure = match &self.keys.agreed {
             Some((_, secure, ..)) => *secure,
-            None => self.srtp == Srtp::Required,
+            None => self.srtp == SrtpPolicy::Required,
         };
         let crypto = self.offered_suites.iter().map(|suite| (tag_of(*suite), *suite)).collect::<Vec<_>>();
         let proto = if self.offered_secure { "RTP/SAVP" } else { "RTP/AVP" };
@@ -188,14 +188,14 @@ impl Local {
     /// The answer to an offer: its first codec that we speak, its payload types, no more than it and `direction` allow; the first of its
     /// keys that we can use. An offer that this leg's [`Srtp`] rules out ([`Session::parse_for`] has not been asked) comes to nothing sent
     /// and nothing received.
-    pub fn answer(&mut self, offer: &Session, direction: Direction) -> (Vec<u8>, Agreed) {
+    pub fn answer(&mut self, offer: &SdpSession, direction: Direction) -> (Vec<u8>, Agreed) {
         self.lines = offer.lines.clone();
         self.taken = offer.taken;
         self.direction = direction;
         self.learn(&offer.audio);
         let formats = offer.audio.answered();
         let mut agreed = Agreed::of(&offer.audio, formats.table(), direction);
-        let crypto = offer.audio.crypto.first().filter(|_| self.srtp != Srtp::Off);
+        let crypto = offer.audio.crypto.first().filter(|_| self.srtp != SrtpPolicy::Off);
         match crypto {
             Some(crypto) => {
                 let other = self.keys.agreed.as_ref().is_none_or(|(suite, _, theirs, at)| {
@@ -209,7 +209,7 @@ impl Local {
             }
             None => self.keys.agreed = None,
         }
-        if agreed.srtp.is_none() && (offer.audio.secure || self.srtp == Srtp::Required) {
+        if agreed.srtp.is_none() && (offer.audio.secure || self.srtp == SrtpPolicy::Required) {
             (agreed.remote, agreed.remote_rtcp, agreed.send, agreed.receive) = (None, None, false, false);
         }
         self.rtcp_mux = agreed.rtcp_mux;
@@ -221,7 +221,7 @@ impl Local {
     }
 
     /// What the answer to our last offer comes to. Of its codecs the first counts that we offered.
-    pub fn accept(&mut self, answer: &Session) -> Result<Agreed, SdpError> {
+    pub fn accept(&mut self, answer: &SdpSession) -> Result<Agreed, SdpError> {
         if answer.lines.len() != self.lines.len().max(1) || answer.taken != self.taken {
             return Err(SdpError::Mismatch);
         }
@@ -251,19 +251,19 @@ impl Local {
         };
         let taken = answer.crypto.iter().find(fits);
         match taken {
-            _ if self.srtp == Srtp::Off && answer.secure => Err(SdpError::Transport),
-            _ if self.srtp == Srtp::Off => Ok(None),
+            _ if self.srtp == SrtpPolicy::Off && answer.secure => Err(SdpError::Transport),
+            _ if self.srtp == SrtpPolicy::Off => Ok(None),
             _ if self.offered_secure && !answer.secure => Err(SdpError::Transport),
             Some(_) => Ok(taken),
-            None if answer.secure || self.srtp == Srtp::Required => Err(SdpError::Crypto),
+            None if answer.secure || self.srtp == SrtpPolicy::Required => Err(SdpError::Crypto),
             None if answer.unusable_crypto || !answer.crypto.is_empty() => Err(SdpError::Crypto),
             None => Ok(None),
         }
     }
 
     /// What we offer: these codecs, the events that go with their clocks, and comfort noise if the session has had any.
-    fn formats(&self, codecs: &[Codec]) -> Formats {
-        let mut formats = Formats::default();
+    fn formats(&self, codecs: &[Codec]) -> OfferedFormats {
+        let mut formats = OfferedFormats::default();
         // As the peer has mapped them first: what has no number of its own takes one that is free.
         for codec in codecs {
             let mapped = self.mapped.iter().find(|(_, known)| known == codec);
@@ -291,7 +291,7 @@ impl Local {
     }
 
     /// This number, or where it names something else in the offer or to the peer, one that names nothing (RFC 3264 8.3.2).
-    fn number(&self, wish: Option<u8>, offer: &Formats) -> Option<u8> {
+    fn number(&self, wish: Option<u8>, offer: &OfferedFormats) -> Option<u8> {
         let is_taken = |number: u8| {
             let is_mapped = self.mapped.iter().any(|(known, _)| *known == number);
             is_mapped || self.comfort_noise == Some(number) || offer.numbers().any(|known| known == number)
@@ -319,7 +319,7 @@ impl Local {
         self.comfort_noise = audio.comfort_noise.or(self.comfort_noise);
     }
 
-    fn write(&mut self, proto: &str, formats: &Formats, direction: Direction, crypto: &[(u32, Suite)]) -> Vec<u8> {
+    fn write(&mut self, proto: &str, formats: &OfferedFormats, direction: Direction, crypto: &[(u32, Suite)]) -> Vec<u8> {
         let types = formats.numbers();
         let types: Vec<String> = types.map(|it| it.to_string()).collect();
         let mut audio = line("audio", self.address.port(), proto, &types.join(" "));
@@ -370,7 +370,7 @@ impl Local {
     }
 }
 
-impl Formats {
+impl OfferedFormats {
     /// The payload types in the order of our descriptions.
     fn numbers(&self) -> impl Iterator<Item = u8> {
         let codecs = self.codecs.iter().map(|(number, _)| *number);
@@ -395,7 +395,7 @@ impl Formats {
 
     /// What a peer may send that has answered this offer.
     fn answered_by(&self, answer: &Audio) -> media::Formats {
-        let answered = Formats {
+        let answered = OfferedFormats {
             codecs: answer.codecs.clone(),
             events: answer.telephone_events.clone(),
             // Whoever names it sends it, offered or not, and it names nothing else.
@@ -410,9 +410,9 @@ impl Formats {
 
 impl Audio {
     /// What our answer to this offer lists: its first codec, and what goes with it.
-    fn answered(&self) -> Formats {
+    fn answered(&self) -> OfferedFormats {
         let codec = self.codecs.first().copied();
-        Formats {
+        OfferedFormats {
             codecs: codec.into_iter().collect(),
             events: codec.and_then(|(_, codec)| self.events_for(codec)).into_iter().collect(),
             comfort_noise: self.comfort_noise.filter(|_| codec.is_some_and(|(_, codec)| codec.clock() == 8000)),
@@ -420,7 +420,7 @@ impl Audio {
     }
 }
 
-impl Line {
+impl SdpLine {
     /// Its formats, as they may be said again: a media line has one at least.
     fn formats(&self) -> &str {
         if self.fmt == NO_FORMAT { "0" } else { &self.fmt }

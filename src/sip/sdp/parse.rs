@@ -1,8 +1,8 @@
 //! Session descriptions as they come.
 
 use super::crypto::{Crypto, MAX_CRYPTO, read_crypto};
-use super::lines::Lines;
-use super::{Direction, FaultLine, SdpError, SdpFault, Srtp};
+use super::lines::SdpWriter;
+use super::{Direction, FaultLine, SdpError, SdpFault, SrtpPolicy};
 use crate::media::codec::Codec;
 use sdp_types::{Attribute, Connection, Media};
 use std::net::{IpAddr, SocketAddr};
@@ -12,14 +12,14 @@ pub const MAX_LINES: usize = 16;
 
 /// The peer's description.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
+pub struct SdpSession {
     /// `o=`: session id.
     pub id: String,
     /// `o=`: session version; 0 where it is no number of 64 bits.
     pub version: u64,
     /// The audio stream we take.
     pub audio: Audio,
-    pub(super) lines: Vec<Line>,
+    pub(super) lines: Vec<SdpLine>,
     pub(super) taken: usize,
     /// The line of the audio stream, and that of its connection.
     media_line: Option<FaultLine>,
@@ -69,22 +69,22 @@ impl Audio {
 
 /// What must be said again of a media line when it is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Line {
+pub(super) struct SdpLine {
     pub(super) media: String,
     pub(super) proto: String,
     pub(super) fmt: String,
 }
 
-impl Session {
+impl SdpSession {
     /// Reads a description, whether it is encrypted or not. What is not UTF-8 in its texts is no fault.
-    pub fn parse(body: &[u8]) -> Result<Session, SdpFault> {
-        Session::parse_for(body, Srtp::Optional)
+    pub fn parse(body: &[u8]) -> Result<SdpSession, SdpFault> {
+        SdpSession::parse_for(body, SrtpPolicy::Optional)
     }
 
     /// Reads a description of a leg for which this is the rule: a stream that it rules out is passed over.
-    pub fn parse_for(body: &[u8], srtp: Srtp) -> Result<Session, SdpFault> {
+    pub fn parse_for(body: &[u8], srtp: SrtpPolicy) -> Result<SdpSession, SdpFault> {
         let text = String::from_utf8_lossy(body);
-        let lines = Lines::of(&text)?;
+        let lines = SdpWriter::of(&text)?;
         let read = sdp_types::Session::parse(lines.text.as_bytes()).map_err(|error| lines.unreadable(&error))?;
         if read.medias.len() > MAX_LINES {
             return Err(lines.of_last(SdpError::Unreadable));
@@ -96,13 +96,13 @@ impl Session {
             }
             match read_audio(&read, media, srtp) {
                 Ok(audio) => {
-                    let line = |media: &Media| Line {
+                    let line = |media: &Media| SdpLine {
                         media: media.media.clone(),
                         proto: media.proto.clone(),
                         fmt: media.fmt.clone(),
                     };
                     let said = read.medias.iter().map(line).collect();
-                    return Ok(Session {
+                    return Ok(SdpSession {
                         id: read.origin.sess_id,
                         version: read.origin.sess_version,
                         audio,
@@ -131,7 +131,7 @@ impl Session {
     }
 }
 
-fn read_audio(session: &sdp_types::Session, media: &Media, srtp: Srtp) -> Result<Audio, SdpError> {
+fn read_audio(session: &sdp_types::Session, media: &Media, srtp: SrtpPolicy) -> Result<Audio, SdpError> {
     let secure = match media.proto.to_ascii_uppercase().as_str() {
         "RTP/AVP" | "RTP/AVPF" => false,
         "RTP/SAVP" | "RTP/SAVPF" => true,
@@ -140,13 +140,13 @@ fn read_audio(session: &sdp_types::Session, media: &Media, srtp: Srtp) -> Result
     let lines = media.attributes.iter().filter(|attribute| attribute.attribute == "crypto");
     let has_crypto = lines.clone().next().is_some();
     let crypto: Vec<Crypto> = match srtp {
-        Srtp::Off => Vec::new(),
-        Srtp::Optional | Srtp::Required => lines
+        SrtpPolicy::Off => Vec::new(),
+        SrtpPolicy::Optional | SrtpPolicy::Required => lines
             .take(MAX_CRYPTO)
             .filter_map(|attribute| read_crypto(attribute.value.as_deref()?))
             .collect(),
     };
-    if crypto.is_empty() && (secure || srtp == Srtp::Required) {
+    if crypto.is_empty() && (secure || srtp == SrtpPolicy::Required) {
         return Err(SdpError::Transport);
     }
     let connection = media.connections.first().or(session.connection.as_ref()).ok_or(SdpError::Address)?;
@@ -199,14 +199,14 @@ fn read_rtcp(media: &Media, rtp: SocketAddr) -> Option<SocketAddr> {
 
 /// The formats of a media line.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Formats {
+pub(super) struct OfferedFormats {
     pub(super) codecs: Vec<(u8, Codec)>,
     pub(super) events: Vec<(u8, u32)>,
     pub(super) comfort_noise: Option<u8>,
 }
 
-fn read_formats(media: &Media) -> Formats {
-    let mut formats = Formats::default();
+fn read_formats(media: &Media) -> OfferedFormats {
+    let mut formats = OfferedFormats::default();
     let mut seen = Vec::new();
     let types = media
         .fmt

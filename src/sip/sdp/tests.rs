@@ -17,8 +17,8 @@ fn body(connection: &str, rest: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-fn parse(connection: &str, rest: &str) -> Result<Session, SdpError> {
-    Session::parse(&body(connection, rest)).map_err(|fault| fault.error)
+fn parse(connection: &str, rest: &str) -> Result<SdpSession, SdpError> {
+    SdpSession::parse(&body(connection, rest)).map_err(|fault| fault.error)
 }
 
 fn text(body: Vec<u8>) -> String {
@@ -193,7 +193,7 @@ fn what_cannot_be_answered_is_refused() {
         SdpError::Transport
     );
     assert_eq!(parse("IP4 192.0.2.1", &audio.repeat(17)).unwrap_err(), SdpError::Unreadable);
-    assert_eq!(Session::parse(b"\xff\xfe\0").unwrap_err().error, SdpError::Unreadable);
+    assert_eq!(SdpSession::parse(b"\xff\xfe\0").unwrap_err().error, SdpError::Unreadable);
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn an_answer_takes_only_codecs_that_were_offered() {
 
 const KEY_80: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwd";
 
-fn secure(srtp: Srtp) -> Local {
+fn secure(srtp: SrtpPolicy) -> Local {
     ours().with_srtp(srtp, [7; 32])
 }
 
@@ -372,7 +372,10 @@ fn crypto_lines_that_cannot_be_honoured_are_passed_over() {
     for line in wrong {
         assert_eq!(read_crypto(&line), None, "{line}");
         let offer = with_crypto("RTP/SAVP", &[&line]);
-        assert_eq!(Session::parse_for(&offer, Srtp::Required).unwrap_err().error, SdpError::Transport);
+        assert_eq!(
+            SdpSession::parse_for(&offer, SrtpPolicy::Required).unwrap_err().error,
+            SdpError::Transport
+        );
     }
 }
 
@@ -380,7 +383,8 @@ fn crypto_lines_that_cannot_be_honoured_are_passed_over() {
 fn a_description_is_taken_or_refused_by_the_rule_of_its_leg() {
     let line = line_80(1);
     let takes = |proto, lines: &[&str]| {
-        [Srtp::Off, Srtp::Optional, Srtp::Required].map(|srtp| Session::parse_for(&with_crypto(proto, lines), srtp).is_ok())
+        [SrtpPolicy::Off, SrtpPolicy::Optional, SrtpPolicy::Required]
+            .map(|srtp| SdpSession::parse_for(&with_crypto(proto, lines), srtp).is_ok())
     };
     assert_eq!(takes("RTP/AVP", &[]), [true, true, false]);
     assert_eq!(takes("RTP/AVP", &[&line]), [true, true, true]);
@@ -394,8 +398,8 @@ fn a_description_is_taken_or_refused_by_the_rule_of_its_leg() {
 fn an_answer_takes_the_first_key_it_can_use_with_its_tag_and_profile() {
     for proto in ["RTP/AVP", "RTP/SAVP", "RTP/SAVPF"] {
         let bad = "4 F8_128_HMAC_SHA1_80 inline:AAAA";
-        let offer = Session::parse(&with_crypto(proto, &[bad, &line_80(12), &line_80(13)])).unwrap();
-        for srtp in [Srtp::Optional, Srtp::Required] {
+        let offer = SdpSession::parse(&with_crypto(proto, &[bad, &line_80(12), &line_80(13)])).unwrap();
+        for srtp in [SrtpPolicy::Optional, SrtpPolicy::Required] {
             let (body, agreed) = secure(srtp).answer(&offer, Direction::SendRecv);
             let lines = crypto_lines(&body);
             assert_eq!(lines.len(), 1);
@@ -411,24 +415,24 @@ fn an_answer_takes_the_first_key_it_can_use_with_its_tag_and_profile() {
 #[test]
 fn what_the_rule_forbids_is_never_answered_with_sound() {
     let quiet = |srtp, body: Vec<u8>| {
-        let (_, agreed) = secure(srtp).answer(&Session::parse(&body).unwrap(), Direction::SendRecv);
+        let (_, agreed) = secure(srtp).answer(&SdpSession::parse(&body).unwrap(), Direction::SendRecv);
         (agreed.remote, agreed.remote_rtcp, agreed.send, agreed.receive, agreed.srtp) == (None, None, false, false, None)
     };
-    assert!(quiet(Srtp::Required, with_crypto("RTP/AVP", &[])));
-    assert!(quiet(Srtp::Off, with_crypto("RTP/SAVP", &[&line_80(1)])));
-    assert!(!quiet(Srtp::Off, with_crypto("RTP/AVP", &[&line_80(1)])));
+    assert!(quiet(SrtpPolicy::Required, with_crypto("RTP/AVP", &[])));
+    assert!(quiet(SrtpPolicy::Off, with_crypto("RTP/SAVP", &[&line_80(1)])));
+    assert!(!quiet(SrtpPolicy::Off, with_crypto("RTP/AVP", &[&line_80(1)])));
 }
 
 #[test]
 fn an_offer_has_a_key_for_every_suite_each_another() {
-    let body = secure(Srtp::Required).offer(Direction::SendRecv);
+    let body = secure(SrtpPolicy::Required).offer(Direction::SendRecv);
     let offered: Vec<Crypto> = crypto_lines(&body).iter().map(|line| read_crypto(line).unwrap()).collect();
     assert_eq!(offered.iter().map(|crypto| crypto.key.suite()).collect::<Vec<_>>(), Suite::ALL);
     assert_eq!(offered.iter().map(|crypto| crypto.tag).collect::<Vec<_>>(), [1, 2, 3, 4]);
     let starts: std::collections::BTreeSet<&[u8]> = offered.iter().map(|crypto| &crypto.key.material()[..16]).collect();
     assert_eq!(starts.len(), 4);
     assert!(text(body).contains("m=audio 20000 RTP/SAVP 0 8 101\n"));
-    let body = secure(Srtp::Optional).offer(Direction::SendRecv);
+    let body = secure(SrtpPolicy::Optional).offer(Direction::SendRecv);
     assert_eq!(crypto_lines(&body).len(), 4);
     assert!(text(body).contains("m=audio 20000 RTP/AVP 0 8 101\n"));
     assert_eq!(crypto_lines(&ours().offer(Direction::SendRecv)), [""; 0]);
@@ -439,35 +443,35 @@ fn an_answer_names_a_tag_and_a_suite_that_were_offered() {
     let accept = |srtp, proto: &str, lines: &[&str]| {
         let mut local = secure(srtp);
         local.offer(Direction::SendRecv);
-        let answer = Session::parse(&with_crypto(proto, lines)).map_err(|fault| fault.error)?;
+        let answer = SdpSession::parse(&with_crypto(proto, lines)).map_err(|fault| fault.error)?;
         local.accept(&answer).map(|agreed| agreed.srtp.is_some())
     };
     let (right, wrong) = (line_80(3), line_80(1));
     let unusable = format!("{right}|1:4");
-    for srtp in [Srtp::Optional, Srtp::Required] {
+    for srtp in [SrtpPolicy::Optional, SrtpPolicy::Required] {
         assert_eq!(accept(srtp, "RTP/SAVP", &[&right]), Ok(true));
         assert_eq!(accept(srtp, "RTP/SAVP", &[&wrong]), Err(SdpError::Crypto));
     }
-    assert_eq!(accept(Srtp::Required, "RTP/AVP", &[&right]), Err(SdpError::Transport));
-    assert_eq!(accept(Srtp::Required, "RTP/AVP", &[]), Err(SdpError::Transport));
-    assert_eq!(accept(Srtp::Optional, "RTP/AVP", &[&right]), Ok(true));
-    assert_eq!(accept(Srtp::Optional, "RTP/AVP", &[]), Ok(false));
-    assert_eq!(accept(Srtp::Optional, "RTP/AVP", &[&wrong]), Err(SdpError::Crypto));
-    assert_eq!(accept(Srtp::Optional, "RTP/AVP", &[&unusable]), Err(SdpError::Crypto));
-    assert_eq!(accept(Srtp::Off, "RTP/SAVP", &[&right]), Err(SdpError::Transport));
-    assert_eq!(accept(Srtp::Off, "RTP/AVP", &[&right]), Ok(false));
+    assert_eq!(accept(SrtpPolicy::Required, "RTP/AVP", &[&right]), Err(SdpError::Transport));
+    assert_eq!(accept(SrtpPolicy::Required, "RTP/AVP", &[]), Err(SdpError::Transport));
+    assert_eq!(accept(SrtpPolicy::Optional, "RTP/AVP", &[&right]), Ok(true));
+    assert_eq!(accept(SrtpPolicy::Optional, "RTP/AVP", &[]), Ok(false));
+    assert_eq!(accept(SrtpPolicy::Optional, "RTP/AVP", &[&wrong]), Err(SdpError::Crypto));
+    assert_eq!(accept(SrtpPolicy::Optional, "RTP/AVP", &[&unusable]), Err(SdpError::Crypto));
+    assert_eq!(accept(SrtpPolicy::Off, "RTP/SAVP", &[&right]), Err(SdpError::Transport));
+    assert_eq!(accept(SrtpPolicy::Off, "RTP/AVP", &[&right]), Ok(false));
 }
 
 #[test]
 fn our_key_stays_until_something_else_is_agreed_and_never_comes_back() {
-    let mut local = secure(Srtp::Optional);
+    let mut local = secure(SrtpPolicy::Optional);
     let secret = |key: &str, suite: &str| {
         let line = format!("1 {suite} inline:{key}");
-        Session::parse(&with_crypto("RTP/SAVP", &[&line])).unwrap()
+        SdpSession::parse(&with_crypto("RTP/SAVP", &[&line])).unwrap()
     };
     let other = KEY_80.replace("AAEC", "BBEC");
     let (cm, shorter) = ("AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32");
-    let answer = |local: &mut Local, offer: &Session| local.answer(offer, Direction::SendRecv).1.srtp.map(|keys| keys.ours);
+    let answer = |local: &mut Local, offer: &SdpSession| local.answer(offer, Direction::SendRecv).1.srtp.map(|keys| keys.ours);
     let first = answer(&mut local, &secret(KEY_80, cm)).unwrap();
     assert_eq!(answer(&mut local, &secret(KEY_80, cm)), Some(first.clone()));
     assert_eq!(answer(&mut local, &secret(&other, cm)), Some(first.clone()));
@@ -480,7 +484,7 @@ fn our_key_stays_until_something_else_is_agreed_and_never_comes_back() {
     let mut seen = vec![first];
     let mut elsewhere = secret(KEY_80, cm);
     elsewhere.audio.rtp = Some("192.0.2.77:5000".parse().unwrap());
-    let clear = Session::parse(&with_crypto("RTP/AVP", &[])).unwrap();
+    let clear = SdpSession::parse(&with_crypto("RTP/AVP", &[])).unwrap();
     for offer in [
         &elsewhere,
         &secret(KEY_80, shorter),
@@ -497,8 +501,8 @@ fn our_key_stays_until_something_else_is_agreed_and_never_comes_back() {
 
 #[test]
 fn keys_are_shown_by_no_debug() {
-    let mut local = secure(Srtp::Required);
-    let offer = Session::parse(&with_crypto("RTP/SAVP", &[&line_80(1)])).unwrap();
+    let mut local = secure(SrtpPolicy::Required);
+    let offer = SdpSession::parse(&with_crypto("RTP/SAVP", &[&line_80(1)])).unwrap();
     let (_, agreed) = local.answer(&offer, Direction::SendRecv);
     let shown = format!("{offer:?} {agreed:?} {local:?}");
     assert!(
@@ -511,7 +515,7 @@ fn keys_are_shown_by_no_debug() {
 fn texts_that_are_no_utf_8_do_no_harm() {
     let mut raw = b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=K\xfcche\r\n".to_vec();
     raw.extend_from_slice(b"c=IN IP4 192.0.2.1\r\nt=0 0\r\nm=audio 5000 RTP/AVP 0\r\n");
-    assert!(Session::parse(&raw).is_ok());
+    assert!(SdpSession::parse(&raw).is_ok());
 }
 
 // ---- what the peer may send: RFC 3264 5.1, 6.1, 7 and 8.3.2
@@ -652,12 +656,12 @@ fn what_nothing_depends_on_costs_nobody_a_call() {
         format!("{whole}\r\n\r\n"),
         format!("{whole}a=rtpmap: 0 PCMU/8000\r\na=ptime:20.0\r\n"),
     ] {
-        let read = Session::parse(odd.as_bytes());
+        let read = SdpSession::parse(odd.as_bytes());
         let session = read.unwrap_or_else(|fault| panic!("{fault}\n{odd}"));
         assert_eq!(session.audio.rtp, Some("192.0.2.1:5000".parse().unwrap()), "{odd}");
         assert_eq!(session.audio.codecs[0], (0, Codec::Pcmu), "{odd}");
         let answer = ours().answer(&session, Direction::SendRecv).0;
-        assert!(Session::parse(&answer).is_ok(), "{}", text(answer));
+        assert!(SdpSession::parse(&answer).is_ok(), "{}", text(answer));
     }
 }
 
@@ -671,7 +675,7 @@ fn a_refused_line_without_formats_is_answered_with_one() {
 
 #[test]
 fn a_fault_names_its_line_and_shows_no_key_and_no_name() {
-    let fault = |connection: &str, rest: &str| Session::parse(&body(connection, rest)).unwrap_err();
+    let fault = |connection: &str, rest: &str| SdpSession::parse(&body(connection, rest)).unwrap_err();
     let line = |fault: SdpFault| {
         let warning = fault.error.warning();
         fault.line.map(|line| (warning, line.number, line.text))

@@ -2,7 +2,7 @@
 
 use crate::media::engine::EngineStats;
 use crate::media::{Codec, LegStats, MediaLeg};
-use crate::sip::leg::{LegEvent, LegKey, LegSource};
+use crate::sip::leg::{LegEvent, LegId, LegSource};
 use crate::sip::message::reason_phrase;
 use crate::sip::sdp::SdpFault;
 use crate::sip::switchboard::{Remark, Unroutable};
@@ -21,17 +21,17 @@ const MOST_REMARKS: usize = 10_000;
 
 /// What has been said so far.
 #[derive(Debug, Default)]
-pub(super) struct Journal {
+pub(super) struct Observer {
     /// The SIP Call-IDs of legs.
-    call_ids: BTreeMap<LegKey, String>,
+    call_ids: BTreeMap<LegId, String>,
     /// Who calls by an incoming leg, until it is refused or gone.
-    callers: BTreeMap<LegKey, Calling>,
+    callers: BTreeMap<LegId, CallAttempt>,
     /// Whose sound a leg carries.
     media: BTreeMap<MediaLeg, Sounding>,
     /// The legs of a call whose sound has not ended.
     sounding: BTreeMap<CallId, BTreeSet<MediaLeg>>,
-    calls: BTreeMap<CallId, Known>,
-    monitors: BTreeMap<DeviceId, Watched>,
+    calls: BTreeMap<CallId, ObservedCall>,
+    monitors: BTreeMap<DeviceId, ObservedMonitor>,
     remarks: Remarks,
 }
 
@@ -51,7 +51,7 @@ impl Remarks {
 
 /// An incoming call, as a line about its refusal tells of it.
 #[derive(Debug)]
-struct Calling {
+struct CallAttempt {
     from: Number,
     to: Number,
     peer: LegSource,
@@ -69,7 +69,7 @@ struct Sounding {
 
 /// A call that was spoken of.
 #[derive(Debug)]
-struct Known {
+struct ObservedCall {
     begun: Instant,
     answered: Option<Instant>,
     over: bool,
@@ -81,7 +81,7 @@ struct Known {
 
 /// A monitor as it was when it was spoken of last.
 #[derive(Debug)]
-struct Watched {
+struct ObservedMonitor {
     state: &'static str,
     joined: Option<CallId>,
     /// Since when it is on its way into a call.
@@ -95,9 +95,9 @@ fn name_of(peer: &LegSource) -> &str {
     }
 }
 
-impl Journal {
+impl Observer {
     /// A leg's SIP Call-ID is known.
-    pub(super) fn name(&mut self, leg: LegKey, call_id: String) {
+    pub(super) fn name(&mut self, leg: LegId, call_id: String) {
         self.call_ids.insert(leg, call_id);
     }
 
@@ -182,26 +182,26 @@ impl Journal {
     }
 
     /// A leg is gone.
-    pub(super) fn forget(&mut self, leg: LegKey) {
+    pub(super) fn forget(&mut self, leg: LegId) {
         self.call_ids.remove(&leg);
         self.callers.remove(&leg);
     }
 
     /// Somebody calls.
-    pub(super) fn calls(&mut self, leg: LegKey, from: &Number, to: &Number, peer: &LegSource) {
+    pub(super) fn calls(&mut self, leg: LegId, from: &Number, to: &Number, peer: &LegSource) {
         let (from, to, peer) = (from.clone(), to.clone(), peer.clone());
-        self.callers.insert(leg, Calling { from, to, peer, why: None });
+        self.callers.insert(leg, CallAttempt { from, to, peer, why: None });
     }
 
     /// Why a caller is about to be refused.
-    pub(super) fn denied(&mut self, leg: LegKey, why: Unroutable) {
+    pub(super) fn denied(&mut self, leg: LegId, why: Unroutable) {
         if let Some(caller) = self.callers.get_mut(&leg) {
             caller.why = Some(why);
         }
     }
 
     /// A caller was refused.
-    pub(super) fn refused(&mut self, leg: LegKey, status: u16) {
+    pub(super) fn refused(&mut self, leg: LegId, status: u16) {
         let call_id = self.call_ids.remove(&leg).unwrap_or_default();
         counter!("undertone_calls_refused_total", "status" => status.to_string()).increment(1);
         let caller = self.callers.remove(&leg);
@@ -227,7 +227,7 @@ impl Journal {
     }
 
     /// A session description could not be used.
-    pub(super) fn unusable(&self, leg: LegKey, fault: &SdpFault) {
+    pub(super) fn unusable(&self, leg: LegId, fault: &SdpFault) {
         let call_id = self.call_ids.get(&leg).map_or("", String::as_str);
         let line = fault.line.as_ref();
         tracing::info!(
@@ -241,7 +241,7 @@ impl Journal {
     }
 
     /// A transfer that a phone has asked for (REFER) comes to nothing.
-    pub(super) fn not_transferred(&self, leg: LegKey, status: u16) {
+    pub(super) fn not_transferred(&self, leg: LegId, status: u16) {
         let call_id = self.call_ids.get(&leg).map_or("", String::as_str);
         counter!("undertone_transfers_refused_total", "status" => status.to_string()).increment(1);
         tracing::info!(call_id, status, reason = reason_phrase(status), "transfer refused");
@@ -331,7 +331,7 @@ impl Journal {
             if self.calls.len() >= MOST_CALLS {
                 self.calls.pop_first();
             }
-            let known = Known {
+            let known = ObservedCall {
                 begun: now,
                 answered: None,
                 over: false,
@@ -393,7 +393,7 @@ impl Journal {
             }
             _ => tracing::info!(%supervisor, monitored = %target, state, activity = monitor.activity.as_str(), "monitor"),
         }
-        self.monitors.insert(supervisor.clone(), Watched { state, joined, coming });
+        self.monitors.insert(supervisor.clone(), ObservedMonitor { state, joined, coming });
         self.count_monitors();
     }
 

@@ -1,9 +1,9 @@
 //! What must survive a restart, written by a thread of its own.
 
-use crate::contract::Placed;
+use crate::contract::CommandCall;
 use crate::sip::registrar::KeptBinding;
-use crate::sip::switchboard::{Keep, Kept, KeptDevice};
-use crate::store::{self, Change, Importance, Safety, Store, StoreError};
+use crate::sip::switchboard::{Persist, RestoredCalls, RestoredDevice};
+use crate::store::{self, Importance, Safety, Store, StoreError, Write};
 use crate::words::{Command, DeviceId, MonitorFact, MonitorState, Refusal, Timestamp};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -19,14 +19,14 @@ const BINDINGS: &str = "sip.bindings";
 /// Where the phones of each device were.
 type Bindings = Vec<(DeviceId, Vec<KeptBinding>)>;
 
-type Reply = (Result<(), Refusal>, oneshot::Sender<Result<(), Refusal>>);
+type CommandReply = (Result<(), Refusal>, oneshot::Sender<Result<(), Refusal>>);
 
 /// A command that waits until what it asks for is safe.
 #[derive(Debug)]
 pub(super) struct Ahead {
     /// What it asks for.
-    pub(super) keep: Keep,
-    pub(super) placed: Placed,
+    pub(super) keep: Persist,
+    pub(super) placed: CommandCall,
 }
 
 /// Monitors that wait for the disk before they are armed, and those of them that were stopped meanwhile.
@@ -37,26 +37,26 @@ struct Starting {
     stopped: u32,
 }
 
-enum Work {
-    Write(Vec<Change>),
+enum WriterJob {
+    Write(Vec<Write>),
     Ahead(Box<Ahead>),
-    Answer(Reply),
+    Answer(CommandReply),
 }
 
 /// The loop's end of the writing thread.
 #[derive(Debug)]
-pub(super) struct Keeping {
-    changes: Vec<Change>,
+pub(super) struct BackendWriter {
+    changes: Vec<Write>,
     /// Something was written since the last answer that may not be safe yet.
     unsafe_yet: bool,
     starting: BTreeMap<DeviceId, Starting>,
-    work: mpsc::Sender<Work>,
+    work: mpsc::Sender<WriterJob>,
     stored: UnboundedReceiver<(Box<Ahead>, bool)>,
     thread: JoinHandle<()>,
 }
 
 /// Reads what was kept and starts the thread.
-pub(super) async fn start(store: Store) -> Result<(Kept, Bindings, Keeping), StoreError> {
+pub(super) async fn start(store: Store) -> Result<(RestoredCalls, Bindings, BackendWriter), StoreError> {
     let reading = move || {
         let store = store::lasting(store)?;
         read(&store).map(|kept| (kept, store))
@@ -67,7 +67,7 @@ pub(super) async fn start(store: Store) -> Result<(Kept, Bindings, Keeping), Sto
     let (work, pending) = mpsc::channel();
     let (report, stored) = unbounded_channel();
     let thread = tokio::task::spawn_blocking(move || write_on(&store, &pending, &report));
-    let keeping = Keeping {
+    let keeping = BackendWriter {
         changes: Vec::new(),
         unsafe_yet: false,
         starting: BTreeMap::new(),
@@ -78,8 +78,8 @@ pub(super) async fn start(store: Store) -> Result<(Kept, Bindings, Keeping), Sto
     Ok((kept, bindings, keeping))
 }
 
-impl Keeping {
-    pub(super) fn keep(&mut self, keep: Keep) {
+impl BackendWriter {
+    pub(super) fn keep(&mut self, keep: Persist) {
         self.changes.push(change(keep));
     }
 
@@ -87,8 +87,8 @@ impl Keeping {
     pub(super) fn keep_bindings(&mut self, device: &DeviceId, bindings: &[KeptBinding]) {
         let known: Vec<Value> = bindings.iter().filter_map(binding_json).collect();
         self.changes.push(match known.is_empty() {
-            true => Change::remove(BINDINGS, device.as_str()),
-            false => Change::put(BINDINGS, device.as_str(), Value::from(known).to_string()),
+            true => Write::remove(BINDINGS, device.as_str()),
+            false => Write::put(BINDINGS, device.as_str(), Value::from(known).to_string()),
         });
     }
 
@@ -97,7 +97,7 @@ impl Keeping {
         if !self.changes.is_empty() {
             self.unsafe_yet = true;
             // The thread ends only after this end is dropped.
-            let _ = self.work.send(Work::Write(std::mem::take(&mut self.changes)));
+            let _ = self.work.send(WriterJob::Write(std::mem::take(&mut self.changes)));
         }
     }
 
@@ -107,7 +107,7 @@ impl Keeping {
         if let Command::StartMonitoring { supervisor, .. } = &ahead.placed.command {
             self.starting.entry(supervisor.clone()).or_default().waiting += 1;
         }
-        let _ = self.work.send(Work::Ahead(Box::new(ahead)));
+        let _ = self.work.send(WriterJob::Ahead(Box::new(ahead)));
     }
 
     /// The supervisor stops monitoring: what waits for the disk to begin it never comes true. False: nothing does.
@@ -117,7 +117,7 @@ impl Keeping {
         };
         starting.stopped = starting.waiting;
         // Behind what is being written of it.
-        self.keep(Keep::NoMonitor {
+        self.keep(Persist::NoMonitor {
             supervisor: supervisor.clone(),
         });
         true
@@ -152,7 +152,7 @@ impl Keeping {
     pub(super) fn answer(&mut self, done: Result<(), Refusal>, reply: oneshot::Sender<Result<(), Refusal>>) {
         self.submit();
         if std::mem::take(&mut self.unsafe_yet) {
-            let _ = self.work.send(Work::Answer((done, reply)));
+            let _ = self.work.send(WriterJob::Answer((done, reply)));
         } else {
             let _ = reply.send(done);
         }
@@ -166,7 +166,7 @@ impl Keeping {
     }
 }
 
-fn write_on(store: &Store, pending: &mpsc::Receiver<Work>, report: &UnboundedSender<(Box<Ahead>, bool)>) {
+fn write_on(store: &Store, pending: &mpsc::Receiver<WriterJob>, report: &UnboundedSender<(Box<Ahead>, bool)>) {
     // What is known to be on the disk: a command obeyed says again what was written ahead.
     let mut safe = BTreeMap::new();
     while let Ok(first) = pending.recv() {
@@ -176,12 +176,12 @@ fn write_on(store: &Store, pending: &mpsc::Receiver<Work>, report: &UnboundedSen
         // What came meanwhile goes to the disk in one go.
         for work in std::iter::once(first).chain(pending.try_iter()) {
             match work {
-                Work::Write(more) => changes.extend(more.into_iter().map(|change| (change, true))),
-                Work::Ahead(command) => {
+                WriterJob::Write(more) => changes.extend(more.into_iter().map(|change| (change, true))),
+                WriterJob::Ahead(command) => {
                     changes.push((change(command.keep.clone()), false));
                     ahead.push(command);
                 }
-                Work::Answer(reply) => replies.push(reply),
+                WriterJob::Answer(reply) => replies.push(reply),
             }
         }
         changes.retain(|(change, _)| {
@@ -202,15 +202,15 @@ fn write_on(store: &Store, pending: &mpsc::Receiver<Work>, report: &UnboundedSen
 }
 
 /// True: all of it is on the disk. What has happened already is written as soon as it can be, the rest now or never.
-fn write(store: &Store, changes: Vec<(Change, bool)>, can_wait: bool) -> bool {
-    let all: Vec<Change> = changes.iter().map(|(change, _)| change.clone()).collect();
+fn write(store: &Store, changes: Vec<(Write, bool)>, can_wait: bool) -> bool {
+    let all: Vec<Write> = changes.iter().map(|(change, _)| change.clone()).collect();
     if !can_wait {
         match store.write(&all) {
             Ok(()) => return true,
             Err(error) => tracing::warn!(%error, "a command is refused because it can not be stored"),
         }
     }
-    let behind: Vec<Change> = changes
+    let behind: Vec<Write> = changes
         .into_iter()
         .filter_map(|(change, can_wait)| can_wait.then_some(change))
         .collect();
@@ -227,15 +227,15 @@ fn write(store: &Store, changes: Vec<(Change, bool)>, can_wait: bool) -> bool {
     }
 }
 
-fn change(keep: Keep) -> Change {
+fn change(keep: Persist) -> Write {
     match keep {
-        Keep::Monitor(monitor) => Change::put(MONITORS, monitor.supervisor.as_str(), monitor_json(&monitor).to_string()),
-        Keep::NoMonitor { supervisor } => Change::remove(MONITORS, supervisor.as_str()),
-        Keep::Device(device) if !device.do_not_disturb && device.forward_to.is_none() => Change::remove(DEVICES, device.device.as_str()),
-        Keep::Device(device) => {
+        Persist::Monitor(monitor) => Write::put(MONITORS, monitor.supervisor.as_str(), monitor_json(&monitor).to_string()),
+        Persist::NoMonitor { supervisor } => Write::remove(MONITORS, supervisor.as_str()),
+        Persist::Device(device) if !device.do_not_disturb && device.forward_to.is_none() => Write::remove(DEVICES, device.device.as_str()),
+        Persist::Device(device) => {
             let forward_to = device.forward_to.as_ref().map(|number| number.as_str());
             let value = json!({ "do_not_disturb": device.do_not_disturb, "forward_to": forward_to });
-            Change::put(DEVICES, device.device.as_str(), value.to_string())
+            Write::put(DEVICES, device.device.as_str(), value.to_string())
         }
     }
 }
@@ -283,8 +283,8 @@ fn bindings(device: &str, value: &Value) -> Option<(DeviceId, Vec<KeptBinding>)>
     Some((device.into(), bindings))
 }
 
-fn read(store: &Store) -> Result<(Kept, Bindings), StoreError> {
-    let kept = Kept {
+fn read(store: &Store) -> Result<(RestoredCalls, Bindings), StoreError> {
+    let kept = RestoredCalls {
         monitors: entries(store.load(MONITORS)?, monitor),
         devices: entries(store.load(DEVICES)?, device),
     };
@@ -317,12 +317,12 @@ fn monitor(supervisor: &str, value: &Value) -> Option<MonitorFact> {
     })
 }
 
-fn device(device: &str, value: &Value) -> Option<KeptDevice> {
+fn device(device: &str, value: &Value) -> Option<RestoredDevice> {
     let forward_to = match value.get("forward_to")? {
         Value::Null => None,
         number => Some(number.as_str()?.into()),
     };
-    Some(KeptDevice {
+    Some(RestoredDevice {
         device: device.into(),
         do_not_disturb: value.get("do_not_disturb")?.as_bool()?,
         forward_to,
@@ -348,15 +348,15 @@ mod tests {
             agent_side_only: false,
             state: MonitorState::Inviting { call: "c1".into() },
         };
-        let kept_device = KeptDevice {
+        let kept_device = RestoredDevice {
             device: "agent".into(),
             do_not_disturb: true,
             forward_to: Some("5002".into()),
         };
         let (before, _, mut keeping) = start(store.clone()).await.expect("reads");
-        assert_eq!(before, Kept::default());
-        keeping.keep(Keep::Monitor(kept_monitor.clone()));
-        keeping.keep(Keep::Device(kept_device.clone()));
+        assert_eq!(before, RestoredCalls::default());
+        keeping.keep(Persist::Monitor(kept_monitor.clone()));
+        keeping.keep(Persist::Device(kept_device.clone()));
         let (reply, answer) = oneshot::channel();
         keeping.answer(Ok(()), reply);
         assert_eq!(answer.await, Ok(Ok(())));
@@ -367,14 +367,14 @@ mod tests {
             ..kept_monitor
         };
         assert_eq!((after.monitors, after.devices), (vec![armed], vec![kept_device]));
-        keeping.keep(Keep::NoMonitor { supervisor: "boss".into() });
-        keeping.keep(Keep::Device(KeptDevice {
+        keeping.keep(Persist::NoMonitor { supervisor: "boss".into() });
+        keeping.keep(Persist::Device(RestoredDevice {
             device: "agent".into(),
             do_not_disturb: false,
             forward_to: None,
         }));
         keeping.finish().await;
-        assert_eq!(start(store).await.expect("reads").0, Kept::default());
+        assert_eq!(start(store).await.expect("reads").0, RestoredCalls::default());
     }
 
     #[tokio::test]
@@ -410,11 +410,11 @@ mod tests {
         let store = store::in_memory();
         store
             .write(&[
-                Change::put(MONITORS, "boss", "{"),
-                Change::put(DEVICES, "agent", "[1]"),
-                Change::put(BINDINGS, "agent", "[{}]"),
+                Write::put(MONITORS, "boss", "{"),
+                Write::put(DEVICES, "agent", "[1]"),
+                Write::put(BINDINGS, "agent", "[{}]"),
             ])
             .expect("writes");
-        assert_eq!(start(store).await.expect("starts").0, Kept::default());
+        assert_eq!(start(store).await.expect("starts").0, RestoredCalls::default());
     }
 }

@@ -1,16 +1,16 @@
 //! A call: a set of legs with roles.
 
-use super::consult::Consult;
+use super::consult::Consultation;
 use super::routing::Trail;
 use super::session::media_of;
 use super::transfer::Transfer;
 use super::whereabouts::{Aim, Whereabouts};
-use super::{Output, Terms};
+use super::{MediaPolicy, Output};
 use crate::media::srtp::Keys;
 use crate::media::{CallKey, Codec, Gain, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, MediaLeg, SourceRule};
-use crate::sip::leg::{Identity, LegCommand, LegKey, LegSource, PassedHeader};
-use crate::sip::sdp::{Agreed, Direction, Local, SdpError, Session};
-use crate::words::{Activity, CallFact, CallId, CallType, DeviceId, LegState, Now, Number, Party, PartyRole, Quality, Timestamp};
+use crate::sip::leg::{Identity, LegCommand, LegId, LegSource, PassedHeader};
+use crate::sip::sdp::{Agreed, Direction, Local, SdpError, SdpSession};
+use crate::words::{Activity, CallFact, CallId, CallType, DeviceId, LegState, Now, Number, PartyFact, PartyRole, Quality, Timestamp};
 use std::time::Instant;
 
 pub(super) struct Call {
@@ -22,7 +22,7 @@ pub(super) struct Call {
     pub(super) ani: Number,
     pub(super) dnis: Number,
     pub(super) started_at: Timestamp,
-    pub(super) seats: Vec<Seat>,
+    pub(super) seats: Vec<Party>,
     /// The number to call once the phone of whoever dialled is there.
     pub(super) dials: Option<Number>,
     /// The request that dialled waits for its destination: told when it fails.
@@ -37,7 +37,7 @@ pub(super) struct Call {
     pub(super) passed: Vec<PassedHeader>,
     pub(super) transfer: Option<Transfer>,
     /// It was made to ask about another call.
-    pub(super) consult: Option<Consult>,
+    pub(super) consult: Option<Consultation>,
     /// The device that has made a conference of it.
     pub(super) owner: Option<DeviceId>,
     /// The hearing that the engine was told last.
@@ -51,8 +51,8 @@ pub(super) struct Call {
 }
 
 /// One party and its leg.
-pub(super) struct Seat {
-    pub(super) leg: LegKey,
+pub(super) struct Party {
+    pub(super) leg: LegId,
     /// Whose leg it is: what counts against how many calls he may have.
     pub(super) peer: LegSource,
     pub(super) device: Option<DeviceId>,
@@ -64,10 +64,10 @@ pub(super) struct Seat {
     /// The party has left, and its leg was handed on to this number.
     pub(super) handed_on_to: Option<Number>,
     pub(super) role: PartyRole,
-    pub(super) terms: Terms,
+    pub(super) terms: MediaPolicy,
     /// Where its signalling comes from, once something has come.
     pub(super) place: Option<Whereabouts>,
-    pub(super) stage: Stage,
+    pub(super) stage: LegStage,
     /// His phone has answered our INVITE with a 1xx: there is a dialog in which it can be asked something.
     pub(super) rings: bool,
     /// He is to answer as soon as his phone can be asked to.
@@ -90,10 +90,10 @@ pub(super) struct Seat {
     pub(super) keys: Option<Box<Keys>>,
     /// The way media may flow, as he was told last.
     pub(super) told: Direction,
-    pub(super) exchange: Exchange,
+    pub(super) exchange: PartyExchange,
     /// Nothing has come from it for a while, and nothing has come since.
     pub(super) is_silent: bool,
-    pub(super) watch: Option<Watch>,
+    pub(super) watch: Option<MonitorLink>,
     /// Who was shown to him as calling, when he was called.
     pub(super) shown: Option<Identity>,
     /// The way that led to him, when he was called.
@@ -104,11 +104,11 @@ pub(super) struct Seat {
 
 /// How far a leg is.
 #[derive(Debug)]
-pub(super) enum Stage {
+pub(super) enum LegStage {
     /// He calls, and has no answer yet.
     Calling {
         /// His offer, if his INVITE had one.
-        offer: Option<Box<Session>>,
+        offer: Option<Box<SdpSession>>,
         /// The answer he was given with early media: it stays the same (RFC 3261 13.3.1).
         early: Option<Vec<u8>>,
     },
@@ -124,7 +124,7 @@ pub(super) enum Stage {
 
 /// Offer and answer on a leg that is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exchange {
+pub(super) enum PartyExchange {
     /// None is open.
     Idle,
     /// Our re-INVITE waits for its answer.
@@ -136,7 +136,7 @@ pub(super) enum Exchange {
 }
 
 /// What makes a seat a supervisor's.
-pub(super) struct Watch {
+pub(super) struct MonitorLink {
     pub(super) target: DeviceId,
     /// What he does or is about to do.
     pub(super) activity: Activity,
@@ -151,7 +151,7 @@ pub(super) struct Watch {
 
 /// How a leg is ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Farewell {
+pub(super) enum Release {
     /// It is gone already.
     Gone,
     /// CANCEL or BYE.
@@ -168,9 +168,9 @@ pub(super) struct Rules {
     pub(super) duck: Gain,
 }
 
-impl Seat {
+impl Party {
     /// The seat of a leg of which nothing has been heard yet.
-    pub(super) fn new(leg: LegKey, peer: LegSource, party: (Number, PartyRole), terms: Terms, stage: Stage, local: Local) -> Self {
+    pub(super) fn new(leg: LegId, peer: LegSource, party: (Number, PartyRole), terms: MediaPolicy, stage: LegStage, local: Local) -> Self {
         let (number, role) = party;
         let device = match &peer {
             LegSource::Account(device) => Some(device.clone()),
@@ -201,7 +201,7 @@ impl Seat {
             rule: SourceRule::default(),
             keys: None,
             told: Direction::SendRecv,
-            exchange: Exchange::Idle,
+            exchange: PartyExchange::Idle,
             is_silent: false,
             watch: None,
             shown: None,
@@ -215,15 +215,15 @@ impl Seat {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.stage, Stage::Over)
+        matches!(self.stage, LegStage::Over)
     }
 
     pub(super) fn is_talking(&self) -> bool {
-        matches!(self.stage, Stage::Talking)
+        matches!(self.stage, LegStage::Talking)
     }
 
     pub(super) fn is_invited(&self) -> bool {
-        matches!(self.stage, Stage::Invited)
+        matches!(self.stage, LegStage::Invited)
     }
 
     pub(super) fn is_held(&self) -> bool {
@@ -236,7 +236,7 @@ impl Seat {
 
     /// Something about this leg is being agreed: who is where is not certain until it is.
     pub(super) fn in_doubt(&self) -> bool {
-        matches!(self.exchange, Exchange::Offered | Exchange::AnswerDue)
+        matches!(self.exchange, PartyExchange::Offered | PartyExchange::AnswerDue)
     }
 
     pub(super) fn codec(&self) -> Option<Codec> {
@@ -244,7 +244,7 @@ impl Seat {
     }
 
     /// Answers an offer of the peer's, and tells the engine what that comes to.
-    pub(super) fn answer_offer(&mut self, offer: &Session, ours: Direction, outputs: &mut Vec<Output>) -> Vec<u8> {
+    pub(super) fn answer_offer(&mut self, offer: &SdpSession, ours: Direction, outputs: &mut Vec<Output>) -> Vec<u8> {
         let (answer, agreed) = self.local.answer(offer, ours);
         self.told = ours;
         self.describe(agreed, outputs);
@@ -252,7 +252,7 @@ impl Seat {
     }
 
     /// Takes the peer's answer to what we offered.
-    pub(super) fn accept_answer(&mut self, answer: &Session, outputs: &mut Vec<Output>) -> Result<(), SdpError> {
+    pub(super) fn accept_answer(&mut self, answer: &SdpSession, outputs: &mut Vec<Output>) -> Result<(), SdpError> {
         let agreed = self.local.accept(answer)?;
         self.describe(agreed, outputs);
         Ok(())
@@ -306,20 +306,20 @@ impl Seat {
         }));
     }
 
-    pub(super) fn end(&mut self, farewell: Farewell, farewells: &mut Vec<Output>) {
-        let was = std::mem::replace(&mut self.stage, Stage::Over);
+    pub(super) fn end(&mut self, farewell: Release, farewells: &mut Vec<Output>) {
+        let was = std::mem::replace(&mut self.stage, LegStage::Over);
         let command = match (was, farewell) {
-            (Stage::Over, _) => return,
-            (_, Farewell::Gone) => None,
-            (Stage::Calling { .. }, Farewell::Hangup(reason)) => Some(LegCommand::Reject {
+            (LegStage::Over, _) => return,
+            (_, Release::Gone) => None,
+            (LegStage::Calling { .. }, Release::Hangup(reason)) => Some(LegCommand::Reject {
                 leg: self.leg,
                 status: reason.map_or(480, |(status, _)| status),
             }),
-            (Stage::Invited | Stage::Waiting | Stage::Talking, Farewell::Hangup(reason)) => {
+            (LegStage::Invited | LegStage::Waiting | LegStage::Talking, Release::Hangup(reason)) => {
                 Some(LegCommand::Hangup { leg: self.leg, reason })
             }
         };
-        self.exchange = Exchange::Idle;
+        self.exchange = PartyExchange::Idle;
         self.media = None;
         self.keys = None;
         if let Some(watch) = &mut self.watch {
@@ -331,16 +331,16 @@ impl Seat {
 
     fn state(&self) -> LegState {
         match self.stage {
-            Stage::Calling { .. } | Stage::Waiting => LegState::Dialing,
-            Stage::Invited => LegState::Ringing,
-            Stage::Talking if self.is_held() => LegState::Held,
-            Stage::Talking => LegState::Established,
-            Stage::Over => LegState::Released,
+            LegStage::Calling { .. } | LegStage::Waiting => LegState::Dialing,
+            LegStage::Invited => LegState::Ringing,
+            LegStage::Talking if self.is_held() => LegState::Held,
+            LegStage::Talking => LegState::Established,
+            LegStage::Over => LegState::Released,
         }
     }
 
-    fn party(&self) -> Party {
-        Party {
+    fn party(&self) -> PartyFact {
+        PartyFact {
             device: self.device.clone(),
             number: self.number.clone(),
             role: self.role,
@@ -370,7 +370,7 @@ impl Call {
 
     /// Its fact, without how its sound fares: that is no news.
     pub(super) fn fact(&self) -> CallFact {
-        let mut parties: Vec<Party> = self.seats.iter().map(Seat::party).collect();
+        let mut parties: Vec<PartyFact> = self.seats.iter().map(Party::party).collect();
         if let (Some(_), Some(dialler)) = (&self.dials, parties.first_mut())
             && dialler.state == LegState::Ringing
         {
@@ -394,18 +394,18 @@ impl Call {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.seats.iter().all(Seat::is_over)
+        self.seats.iter().all(Party::is_over)
     }
 
-    pub(super) fn seat(&self, leg: LegKey) -> Option<&Seat> {
+    pub(super) fn seat(&self, leg: LegId) -> Option<&Party> {
         self.seats.iter().find(|seat| seat.leg == leg)
     }
 
-    pub(super) fn seat_mut(&mut self, leg: LegKey) -> Option<&mut Seat> {
+    pub(super) fn seat_mut(&mut self, leg: LegId) -> Option<&mut Party> {
         self.seats.iter_mut().find(|seat| seat.leg == leg)
     }
 
-    pub(super) fn seat_of(&mut self, device: &DeviceId) -> Option<&mut Seat> {
+    pub(super) fn party_of(&mut self, device: &DeviceId) -> Option<&mut Party> {
         self.seats
             .iter_mut()
             .find(|seat| seat.device.as_ref() == Some(device) && !seat.is_over())
@@ -418,8 +418,8 @@ impl Call {
             .any(|seat| seat.device.as_ref() == Some(device) && !seat.is_over())
     }
 
-    pub(super) fn supervisor(&mut self, device: &DeviceId) -> Option<&mut Seat> {
-        self.seat_of(device).filter(|seat| seat.is_supervisor())
+    pub(super) fn supervisor(&mut self, device: &DeviceId) -> Option<&mut Party> {
+        self.party_of(device).filter(|seat| seat.is_supervisor())
     }
 
     /// The devices of the supervisors who are on the call, or called to it.
@@ -434,29 +434,29 @@ impl Call {
     }
 
     /// Everybody on the call but the supervisors.
-    pub(super) fn principals(&self) -> impl Iterator<Item = &Seat> {
+    pub(super) fn principals(&self) -> impl Iterator<Item = &Party> {
         self.seats.iter().filter(|seat| !seat.is_over() && !seat.is_supervisor())
     }
 
     /// One of its phones is silent and is asked whether it is there: the call may be dead.
     pub(super) fn is_probed(&self) -> bool {
-        let waits = |seat: &Seat| matches!(seat.exchange, Exchange::Probed | Exchange::Offered);
+        let waits = |seat: &Party| matches!(seat.exchange, PartyExchange::Probed | PartyExchange::Offered);
         self.principals().any(|seat| seat.is_silent && waits(seat))
     }
 
     /// The codec that most of the call speaks: what a newcomer is offered first, so that nothing needs to be converted.
     pub(super) fn codec(&self) -> Option<Codec> {
-        self.principals().find_map(Seat::codec)
+        self.principals().find_map(Party::codec)
     }
 
     /// What we are willing to do on a leg, given that the others may hold him. Without `signal` he is not told: he keeps sending, and
     /// a supervisor goes on hearing him.
-    pub(super) fn direction_toward(&self, leg: LegKey, signal: bool) -> Direction {
-        if !signal || self.seat(leg).is_none_or(Seat::is_supervisor) {
+    pub(super) fn direction_toward(&self, leg: LegId, signal: bool) -> Direction {
+        if !signal || self.seat(leg).is_none_or(Party::is_supervisor) {
             return Direction::SendRecv;
         }
         let mut others = self.principals().filter(|seat| seat.leg != leg && seat.is_talking()).peekable();
-        let held = others.peek().is_some() && others.all(Seat::is_held);
+        let held = others.peek().is_some() && others.all(Party::is_held);
         if held { Direction::SendOnly } else { Direction::SendRecv }
     }
 
@@ -468,16 +468,16 @@ impl Call {
 
     /// One is left, and a supervisor who may keep him company.
     pub(super) fn is_accompanied(&self) -> bool {
-        let joined = |seat: &Seat| seat.is_talking() && seat.watch.as_ref().is_some_and(|watch| watch.joined);
-        self.principals().count() == 1 && self.principals().all(Seat::is_talking) && self.seats.iter().any(joined)
+        let joined = |seat: &Party| seat.is_talking() && seat.watch.as_ref().is_some_and(|watch| watch.joined);
+        self.principals().count() == 1 && self.principals().all(Party::is_talking) && self.seats.iter().any(joined)
     }
 
     pub(super) fn end_everybody(&mut self, reason: Option<(u16, &'static str)>, farewells: &mut Vec<Output>) {
         let status = self.refusal.unwrap_or(480);
         for seat in &mut self.seats {
             let farewell = match seat.stage {
-                Stage::Calling { .. } => Farewell::Hangup(Some((status, ""))),
-                Stage::Invited | Stage::Waiting | Stage::Talking | Stage::Over => Farewell::Hangup(reason),
+                LegStage::Calling { .. } => Release::Hangup(Some((status, ""))),
+                LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => Release::Hangup(reason),
             };
             seat.end(farewell, farewells);
         }
@@ -487,8 +487,8 @@ impl Call {
     /// The callee is there: everybody who called him is on the call from now on.
     pub(super) fn establish(&mut self, now: Now) {
         for seat in &mut self.seats {
-            if matches!(seat.stage, Stage::Calling { .. } | Stage::Waiting) {
-                seat.stage = Stage::Talking;
+            if matches!(seat.stage, LegStage::Calling { .. } | LegStage::Waiting) {
+                seat.stage = LegStage::Talking;
                 seat.established_at = Some(now.wall);
             }
         }
@@ -498,7 +498,7 @@ impl Call {
 
     /// Who hears whom, from nothing but the seats as they are now.
     pub(super) fn hearing(&self, rules: Rules) -> Hearing {
-        let audible: Vec<&Seat> = self.seats.iter().filter(|seat| self.is_audible(seat)).collect();
+        let audible: Vec<&Party> = self.seats.iter().filter(|seat| self.is_audible(seat)).collect();
         let roles: Vec<(MediaLeg, HearingRole)> = audible
             .iter()
             .map(|seat| (seat.media_leg(), self.hearing_role(seat, rules)))
@@ -521,14 +521,14 @@ impl Call {
         hearing
     }
 
-    fn is_audible(&self, seat: &Seat) -> bool {
+    fn is_audible(&self, seat: &Party) -> bool {
         if seat.is_over() || seat.media.is_none() {
             return false;
         }
         seat.watch.as_ref().is_none_or(|watch| watch.joined && seat.is_talking())
     }
 
-    fn hearing_role(&self, seat: &Seat, rules: Rules) -> HearingRole {
+    fn hearing_role(&self, seat: &Party, rules: Rules) -> HearingRole {
         match (&seat.watch, seat.role) {
             (Some(watch), _) if self.takes_over(seat, watch) => HearingRole::Agent,
             (Some(watch), _) => HearingRole::Supervisor {
@@ -542,7 +542,7 @@ impl Call {
     }
 
     /// Alone with the customer, he is the agent.
-    fn takes_over(&self, supervisor: &Seat, watch: &Watch) -> bool {
+    fn takes_over(&self, supervisor: &Party, watch: &MonitorLink) -> bool {
         let mut principals = self.principals();
         let alone = principals
             .next()
@@ -552,20 +552,20 @@ impl Call {
     }
 
     /// The leg of the coached agent, unless anything about it is in doubt.
-    fn coached(&self, supervisor: &Seat, watch: &Watch) -> Option<MediaLeg> {
+    fn coached(&self, supervisor: &Party, watch: &MonitorLink) -> Option<MediaLeg> {
         let device = watch.coached.as_ref()?;
         let agent = self.principals().find(|seat| {
             seat.device.as_ref() == Some(device) && seat.role == PartyRole::Agent && seat.is_talking() && seat.media.is_some()
         })?;
         let doubt = match watch.activity {
             Activity::ListenIn | Activity::Coach => agent.in_doubt(),
-            Activity::BargeIn => self.principals().any(Seat::in_doubt),
+            Activity::BargeIn => self.principals().any(Party::in_doubt),
         };
         (!doubt && !supervisor.in_doubt() && !self.distrusted).then(|| agent.media_leg())
     }
 
     /// What holds and mutes take away from the table.
-    fn may_hear(&self, listener: &Seat, speaker: &Seat, rules: Rules) -> bool {
+    fn may_hear(&self, listener: &Party, speaker: &Party, rules: Rules) -> bool {
         if speaker.muted || speaker.muted_by.is_some() && !listener.is_supervisor() {
             return false;
         }
@@ -584,7 +584,7 @@ impl Call {
 
     /// Whoever is on hold hears no supervisor, nor does a phone that only rings. The coached agent does, whoever holds whom: the two keep
     /// talking.
-    fn may_hear_supervisor(&self, listener: &Seat, supervisor: &Seat) -> bool {
+    fn may_hear_supervisor(&self, listener: &Party, supervisor: &Party) -> bool {
         if !listener.is_talking() {
             return false;
         }
@@ -596,17 +596,17 @@ impl Call {
         !agent_holds && !listener.is_held() && !self.is_on_hold(listener)
     }
 
-    fn is_on_hold(&self, party: &Seat) -> bool {
+    fn is_on_hold(&self, party: &Party) -> bool {
         let mut others = self
             .principals()
             .filter(|seat| seat.leg != party.leg && seat.is_talking())
             .peekable();
-        others.peek().is_some() && others.all(Seat::is_held)
+        others.peek().is_some() && others.all(Party::is_held)
     }
 
     /// Whoever was silenced by a supervisor who has left is heard again: nobody else could let him speak.
     pub(super) fn lift_mutes(&mut self) {
-        let joined = |seat: &Seat| seat.is_talking() && seat.watch.as_ref().is_some_and(|watch| watch.joined);
+        let joined = |seat: &Party| seat.is_talking() && seat.watch.as_ref().is_some_and(|watch| watch.joined);
         let here: Vec<DeviceId> = self
             .seats
             .iter()
@@ -619,12 +619,12 @@ impl Call {
     }
 
     /// Forgets that a device was on this call before: it comes again, and one entry for each is enough.
-    pub(super) fn forget_earlier(&mut self, device: &DeviceId) -> Vec<Seat> {
-        let is_gone = |seat: &mut Seat| seat.is_over() && seat.device.as_ref() == Some(device);
+    pub(super) fn forget_earlier(&mut self, device: &DeviceId) -> Vec<Party> {
+        let is_gone = |seat: &mut Party| seat.is_over() && seat.device.as_ref() == Some(device);
         self.seats.extract_if(.., is_gone).collect()
     }
 }
 
-pub(super) fn media_leg(leg: LegKey) -> MediaLeg {
+pub(super) fn media_leg(leg: LegId) -> MediaLeg {
     MediaLeg(leg.0)
 }

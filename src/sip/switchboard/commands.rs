@@ -1,12 +1,12 @@
 //! What the gateway asks for.
 
-use super::call::{Call, Farewell, Seat, Stage};
-use super::consult::Consult;
+use super::call::{Call, LegStage, Party, Release};
+use super::consult::Consultation;
 use super::legs::call_type;
-use super::transfer::Wanted;
-use super::{Keep, KeptDevice, Output, Outside, Switchboard, identity, unreached};
+use super::transfer::TransferKind;
+use super::{B2bua, Environment, Output, Persist, RestoredDevice, identity, unreached};
 use crate::media::{Hearing, MediaCommand};
-use crate::sip::leg::{Destination, LegCommand, LegKey, LegSource};
+use crate::sip::leg::{Destination, LegCommand, LegId, LegSource};
 use crate::sip::sdp::Direction;
 use crate::supervision::LegOutcome;
 use crate::words::{CallId, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal, TransferStep};
@@ -14,17 +14,17 @@ use crate::words::{CallId, Command, DeviceId, Fact, MonitorFact, MonitorState, N
 /// RFC 3261 8.1.1.6.
 const MAX_FORWARDS: u8 = 70;
 
-impl<O: Outside> Switchboard<O> {
+impl<O: Environment> B2bua<O> {
     /// Does what it can at once; what comes of it are facts. A refusal has changed nothing.
     pub fn handle_command(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
         let done = self.obey_command(command, now);
-        self.settle(now);
+        self.finish_step(now);
         done
     }
 
     /// What must be safe before this command is obeyed, so that one that can not be stored has changed nothing. `None`: it asks for nothing
     /// that is kept, or it ends something, which waits for no disk. A refusal now is the command's.
-    pub fn foresee(&self, command: &Command) -> Result<Option<Keep>, Refusal> {
+    pub fn foresee(&self, command: &Command) -> Result<Option<Persist>, Refusal> {
         match command {
             Command::StartMonitoring {
                 supervisor,
@@ -37,7 +37,7 @@ impl<O: Outside> Switchboard<O> {
             } => {
                 self.may_be_monitored(supervisor, target)?;
                 self.supervision.may_start(supervisor, target)?;
-                Ok(Some(Keep::Monitor(MonitorFact {
+                Ok(Some(Persist::Monitor(MonitorFact {
                     supervisor: supervisor.clone(),
                     target: target.clone(),
                     activity: *activity,
@@ -48,23 +48,23 @@ impl<O: Outside> Switchboard<O> {
                     state: MonitorState::Armed,
                 })))
             }
-            Command::SetDoNotDisturb { device, on } => self.with_do_not_disturb(device, *on).map(Keep::Device).map(Some),
-            Command::SetForwarding { device, to } => self.with_forwarding(device, to.as_ref()).map(Keep::Device).map(Some),
+            Command::SetDoNotDisturb { device, on } => self.with_do_not_disturb(device, *on).map(Persist::Device).map(Some),
+            Command::SetForwarding { device, to } => self.with_forwarding(device, to.as_ref()).map(Persist::Device).map(Some),
             _ => Ok(None),
         }
     }
 
     /// What was foreseen has not come true: what holds instead is to be kept again.
-    pub fn keep_instead(&mut self, foreseen: &Keep) {
+    pub fn keep_instead(&mut self, foreseen: &Persist) {
         let holds = match foreseen {
-            Keep::Monitor(MonitorFact { supervisor, .. }) | Keep::NoMonitor { supervisor } => match self.kept.get(supervisor) {
-                Some(monitor) => Keep::Monitor(monitor.clone()),
-                None => Keep::NoMonitor {
+            Persist::Monitor(MonitorFact { supervisor, .. }) | Persist::NoMonitor { supervisor } => match self.kept.get(supervisor) {
+                Some(monitor) => Persist::Monitor(monitor.clone()),
+                None => Persist::NoMonitor {
                     supervisor: supervisor.clone(),
                 },
             },
-            Keep::Device(KeptDevice { device, .. }) => match self.devices.get(device) {
-                Some(device) => Keep::Device(device.kept()),
+            Persist::Device(RestoredDevice { device, .. }) => match self.devices.get(device) {
+                Some(device) => Persist::Device(device.kept()),
                 None => return,
             },
         };
@@ -90,8 +90,8 @@ impl<O: Outside> Switchboard<O> {
             Command::Hold { device, call } => self.hold(device, call, true),
             Command::Retrieve { device, call } => self.hold(device, call, false),
             Command::Mute { device, call, on } => self.mute(device, call, *on),
-            Command::Transfer { device, call, step } => self.step(device, call, step, Wanted::Transfer, now),
-            Command::Conference { device, call, step } => self.step(device, call, step, Wanted::Conference, now),
+            Command::Transfer { device, call, step } => self.step(device, call, step, TransferKind::Transfer, now),
+            Command::Conference { device, call, step } => self.step(device, call, step, TransferKind::Conference, now),
             Command::RemoveParticipant { device, call, participant } => self.remove_participant(device, call, participant, now),
             Command::MuteMonitoredParty { supervisor, call, muted } => self.mute_monitored(supervisor, call, *muted),
             Command::SendDtmf { device, call, digits } => self.send_digits(device, call, digits),
@@ -110,14 +110,14 @@ impl<O: Outside> Switchboard<O> {
         Ok(())
     }
 
-    fn with_do_not_disturb(&self, id: &DeviceId, on: bool) -> Result<KeptDevice, Refusal> {
-        Ok(KeptDevice {
+    fn with_do_not_disturb(&self, id: &DeviceId, on: bool) -> Result<RestoredDevice, Refusal> {
+        Ok(RestoredDevice {
             do_not_disturb: on,
             ..self.known(id)?.kept()
         })
     }
 
-    fn with_forwarding(&self, id: &DeviceId, to: Option<&Number>) -> Result<KeptDevice, Refusal> {
+    fn with_forwarding(&self, id: &DeviceId, to: Option<&Number>) -> Result<RestoredDevice, Refusal> {
         let device = self.known(id)?;
         if let Some(to) = to {
             if to.as_str().is_empty() {
@@ -127,25 +127,25 @@ impl<O: Outside> Switchboard<O> {
                 return Err(Refusal::new(Reason::InvalidInput, "A device can not be forwarded to itself."));
             }
         }
-        Ok(KeptDevice {
+        Ok(RestoredDevice {
             forward_to: to.cloned(),
             ..device.kept()
         })
     }
 
-    fn set(&mut self, wanted: KeptDevice) {
+    fn set(&mut self, wanted: RestoredDevice) {
         if let Some(device) = self.devices.get_mut(&wanted.device)
             && device.kept() != wanted
         {
             device.do_not_disturb = wanted.do_not_disturb;
             device.forward_to.clone_from(&wanted.forward_to);
-            self.outputs.push_back(Output::Keep(Keep::Device(wanted)));
+            self.outputs.push_back(Output::Keep(Persist::Device(wanted)));
             self.outputs.push_back(Output::Fact(Fact::Device(device.fact())));
         }
     }
 
     /// Brings the device's own phone in, which is to answer by itself; the destination is called when it has.
-    pub(super) fn dial(&mut self, id: &DeviceId, destination: &Number, about: Option<Consult>, now: Now) -> Result<(), Refusal> {
+    pub(super) fn dial(&mut self, id: &DeviceId, destination: &Number, about: Option<Consultation>, now: Now) -> Result<(), Refusal> {
         let device = self.known(id)?;
         let number = device.extension.number.clone();
         if self.closing.is_some() {
@@ -174,7 +174,7 @@ impl<O: Outside> Switchboard<O> {
         let leg = self.new_leg();
         let party = (number.clone(), caller.role);
         let mut seat = self
-            .new_seat(key, leg, source, party, caller.terms.clone(), Stage::Invited)
+            .new_seat(key, leg, source, party, caller.terms.clone(), LegStage::Invited)
             .ok_or_else(|| unreached(503, destination))?;
         let invite = LegCommand::Invite {
             leg,
@@ -217,7 +217,7 @@ impl<O: Outside> Switchboard<O> {
 
     fn answer(&mut self, device: &DeviceId, call: &CallId) -> Result<(), Refusal> {
         let seat = self.seat(device, call)?;
-        if !matches!(seat.stage, Stage::Invited) {
+        if !matches!(seat.stage, LegStage::Invited) {
             return Err(Refusal::new(Reason::InvalidState, "The call does not ring."));
         }
         let leg = seat.leg;
@@ -231,7 +231,7 @@ impl<O: Outside> Switchboard<O> {
 
     fn hang_up(&mut self, device: &DeviceId, call: &CallId, now: Now) -> Result<(), Refusal> {
         let seat = self.seat(device, call)?;
-        let (leg, called, supervisor) = (seat.leg, matches!(seat.stage, Stage::Invited), seat.is_supervisor());
+        let (leg, called, supervisor) = (seat.leg, matches!(seat.stage, LegStage::Invited), seat.is_supervisor());
         if called
             && !supervisor
             && !self.transfer_fails(leg, 603)
@@ -242,7 +242,7 @@ impl<O: Outside> Switchboard<O> {
             call.refusal = Some(486);
         }
         let outcome = if called { LegOutcome::Rejected } else { LegOutcome::HungUp };
-        self.leave(leg, Farewell::Hangup(None), outcome, now);
+        self.leave(leg, Release::Hangup(None), outcome, now);
         Ok(())
     }
 
@@ -296,7 +296,7 @@ impl<O: Outside> Switchboard<O> {
         Ok(())
     }
 
-    fn step(&mut self, device: &DeviceId, call: &CallId, step: &TransferStep, wanted: Wanted, now: Now) -> Result<(), Refusal> {
+    fn step(&mut self, device: &DeviceId, call: &CallId, step: &TransferStep, wanted: TransferKind, now: Now) -> Result<(), Refusal> {
         match step {
             TransferStep::SingleStep { destination } => self.transfer(device, call, destination, wanted),
             TransferStep::Initiate { destination } => self.consult(device, call, destination, now),
@@ -319,7 +319,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The same, by INFO from the phone.
-    pub(super) fn dialled(&mut self, leg: LegKey, digits: &str) {
+    pub(super) fn dialled(&mut self, leg: LegId, digits: &str) {
         let seat = self.call_of(leg).and_then(|call| call.seat(leg));
         let Some(seat) = seat.filter(|seat| seat.is_talking() && !seat.is_supervisor()) else {
             return;
@@ -346,7 +346,7 @@ impl<O: Outside> Switchboard<O> {
         }
         let mut named = call.others(leg).filter(|seat| seat.number == *participant);
         let (leg, called) = match (named.next(), named.next()) {
-            (Some(found), None) => (found.leg, matches!(found.stage, Stage::Invited)),
+            (Some(found), None) => (found.leg, matches!(found.stage, LegStage::Invited)),
             (None, _) => return Err(Refusal::not_found(format_args!("participant {participant}"))),
             (Some(_), Some(_)) => {
                 let message = format!("Several participants have the number '{participant}'.");
@@ -357,7 +357,7 @@ impl<O: Outside> Switchboard<O> {
         if called {
             call.transfer.take_if(|transfer| transfer.to == leg);
         }
-        self.leave(leg, Farewell::Hangup(None), LegOutcome::HungUp, now);
+        self.leave(leg, Release::Hangup(None), LegOutcome::HungUp, now);
         Ok(())
     }
 
@@ -365,23 +365,23 @@ impl<O: Outside> Switchboard<O> {
         &mut self,
         device: &DeviceId,
         call: &CallId,
-        change: impl FnOnce(&mut Seat) -> Result<(), Refusal>,
+        change: impl FnOnce(&mut Party) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         let seat = self.seat(device, call)?;
         if !seat.is_talking() {
             return Err(Refusal::new(Reason::InvalidState, "The call is not established."));
         }
         change(seat)?;
-        let leg: LegKey = seat.leg;
+        let leg: LegId = seat.leg;
         self.changed.extend(self.by_leg.get(&leg));
         Ok(())
     }
 
-    pub(super) fn seat(&mut self, device: &DeviceId, call: &CallId) -> Result<&mut Seat, Refusal> {
+    pub(super) fn seat(&mut self, device: &DeviceId, call: &CallId) -> Result<&mut Party, Refusal> {
         let key = self.live(call).ok_or_else(|| Refusal::no_call(call))?;
         self.calls
             .get_mut(&key)
-            .and_then(|found| found.seat_of(device))
+            .and_then(|found| found.party_of(device))
             .ok_or_else(|| Refusal::no_call(call))
     }
 }

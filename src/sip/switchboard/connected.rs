@@ -17,11 +17,11 @@
 //! A device's name on a leg of another phone or switch is hearsay. It holds as long as nothing here says otherwise: where the device's own
 //! leg is with somebody else, or comes to be, so is every leg that only bears its name.
 
-use super::call::{Call, Farewell, Seat, Stage};
+use super::call::{Call, LegStage, Party, Release};
 use super::whereabouts::Remark;
-use super::{AccountKind, Output, Outside, Switchboard, role_of};
+use super::{AccountKind, B2bua, Environment, Output, role_of};
 use crate::media::CallKey;
-use crate::sip::leg::{ANONYMOUS, LegKey, LegSource};
+use crate::sip::leg::{ANONYMOUS, LegId, LegSource};
 use crate::sip::sdp::Local;
 use crate::supervision::LegOutcome;
 use crate::words::{DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
@@ -36,9 +36,9 @@ enum Named {
     Nobody,
 }
 
-impl<O: Outside> Switchboard<O> {
+impl<O: Environment> B2bua<O> {
     /// The peer of a leg has said who is at its end.
-    pub(super) fn connected(&mut self, leg: LegKey, names: &[Number], now: Now) {
+    pub(super) fn connected(&mut self, leg: LegId, names: &[Number], now: Now) {
         if let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg)) {
             seat.is_named |= !names.is_empty();
         }
@@ -47,10 +47,10 @@ impl<O: Outside> Switchboard<O> {
             return;
         };
         let may_learn = match seat.stage {
-            Stage::Calling { .. } | Stage::Invited => seat.device.as_ref().is_some_and(|device| !self.has_aliases(device)),
-            Stage::Waiting | Stage::Talking | Stage::Over => false,
+            LegStage::Calling { .. } | LegStage::Invited => seat.device.as_ref().is_some_and(|device| !self.has_aliases(device)),
+            LegStage::Waiting | LegStage::Talking | LegStage::Over => false,
         };
-        let is_caller = matches!(seat.stage, Stage::Calling { .. });
+        let is_caller = matches!(seat.stage, LegStage::Calling { .. });
         let (mut learned, mut other) = (Vec::new(), None);
         for name in names {
             match self.named(call, seat, name) {
@@ -73,7 +73,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// A device has answered of which the configuration says what its switch calls it, and nothing was said.
-    pub(super) fn note_unnamed(&mut self, leg: LegKey) {
+    pub(super) fn note_unnamed(&mut self, leg: LegId) {
         let Some((_, call)) = self.place_of(leg) else { return };
         let Some(seat) = call.seat(leg).filter(|seat| !seat.is_named) else {
             return;
@@ -90,7 +90,7 @@ impl<O: Outside> Switchboard<O> {
             LegSource::Account(device) => self
                 .devices
                 .get(device)
-                .is_some_and(|device| device.extension.kind == AccountKind::House),
+                .is_some_and(|device| device.extension.kind == AccountKind::Internal),
             LegSource::Trunk(_) => false,
         }
     }
@@ -99,12 +99,12 @@ impl<O: Outside> Switchboard<O> {
         self.devices.get(device).is_some_and(|device| !device.extension.aliases.is_empty())
     }
 
-    fn named(&self, call: &Call, seat: &Seat, name: &Number) -> Named {
+    fn named(&self, call: &Call, seat: &Party, name: &Number) -> Named {
         if seat.number == *name || seat.known_as.contains(name) {
             return Named::Same;
         }
         // A device that has left this leg to somebody else may come back under the name that it had there.
-        let left_here = |gone: &&Seat| gone.handed_on_to.is_some() && gone.peer == seat.peer;
+        let left_here = |gone: &&Party| gone.handed_on_to.is_some() && gone.peer == seat.peer;
         let mut gone = call.seats.iter().rev().filter(left_here);
         let known = gone.find(|gone| gone.known_as.contains(name)).and_then(|gone| gone.device.clone());
         let device = known.or_else(|| self.numbering.named(name).map(|extension| extension.device.clone()));
@@ -116,7 +116,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The party of a leg has left it to another.
-    pub(super) fn hand_on(&mut self, key: CallKey, leg: LegKey, name: &Number, device: Option<DeviceId>, now: Now) {
+    pub(super) fn hand_on(&mut self, key: CallKey, leg: LegId, name: &Number, device: Option<DeviceId>, now: Now) {
         let Some(call) = self.calls.get(&key) else { return };
         let Some(seat) = call.seat(leg) else { return };
         if seat.is_supervisor() {
@@ -134,7 +134,7 @@ impl<O: Outside> Switchboard<O> {
         if call.dials.is_some() {
             // The phone that was to dial is somebody else's: nothing is dialled in the device's name.
             self.refuse_callers(key, 480);
-            self.leave(leg, Farewell::Hangup(None), LegOutcome::HungUp, now);
+            self.leave(leg, Release::Hangup(None), LegOutcome::HungUp, now);
         } else {
             self.change_party(key, leg, name, device.clone(), stranger, now);
         }
@@ -144,7 +144,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The leg is a device's from now on, or nobody's of ours: then `stranger` says whose, if not `name`.
-    fn change_party(&mut self, key: CallKey, leg: LegKey, name: &Number, device: Option<DeviceId>, stranger: Option<Number>, now: Now) {
+    fn change_party(&mut self, key: CallKey, leg: LegId, name: &Number, device: Option<DeviceId>, stranger: Option<Number>, now: Now) {
         let extension = device
             .as_ref()
             .and_then(|device| self.devices.get(device))
@@ -182,21 +182,21 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The legs that are a device's by what another phone or switch says.
-    fn bearing_the_name_of(&self, device: &DeviceId) -> Vec<(CallKey, LegKey)> {
+    fn bearing_the_name_of(&self, device: &DeviceId) -> Vec<(CallKey, LegId)> {
         let own = LegSource::Account(device.clone());
-        let bears = |seat: &&Seat| seat.device.as_ref() == Some(device) && seat.peer != own && !seat.is_over() && !seat.is_supervisor();
+        let bears = |seat: &&Party| seat.device.as_ref() == Some(device) && seat.peer != own && !seat.is_over() && !seat.is_supervisor();
         let legs = |call: &Call| call.seats.iter().filter(bears).map(|seat| (call.key, seat.leg)).collect::<Vec<_>>();
         self.calls.values().flat_map(legs).collect()
     }
 
     /// A stranger has a supervisor's leg: it hears nothing more, and is heard by nobody.
-    fn let_supervisor_go(&mut self, leg: LegKey, name: &Number, now: Now) {
+    fn let_supervisor_go(&mut self, leg: LegId, name: &Number, now: Now) {
         let Some(call) = self.call_of(leg) else { return };
         let id = call.id.clone();
         let Some(seat) = call.seat(leg) else { return };
         let outcome = match seat.stage {
-            Stage::Invited => LegOutcome::Rejected,
-            Stage::Calling { .. } | Stage::Waiting | Stage::Talking | Stage::Over => LegOutcome::HungUp,
+            LegStage::Invited => LegOutcome::Rejected,
+            LegStage::Calling { .. } | LegStage::Waiting | LegStage::Talking | LegStage::Over => LegOutcome::HungUp,
         };
         if let Some(device) = seat.device.clone() {
             self.outputs.push_back(Output::Fact(Fact::Failed(Failure {
@@ -209,17 +209,17 @@ impl<O: Outside> Switchboard<O> {
                 ),
             })));
         }
-        self.leave(leg, Farewell::Hangup(None), outcome, now);
+        self.leave(leg, Release::Hangup(None), outcome, now);
     }
 
     /// What the party of a leg was about to do with its calls is done by nobody any more.
-    fn drop_plans(&mut self, key: CallKey, leg: LegKey) {
+    fn drop_plans(&mut self, key: CallKey, leg: LegId) {
         let Some(call) = self.calls.get_mut(&key) else { return };
         let planned = call.transfer.take_if(|transfer| transfer.by == leg);
         if let Some(transfer) = &planned
             && let Some(seat) = call.seat_mut(transfer.to)
         {
-            seat.end(Farewell::Hangup(None), &mut self.farewells);
+            seat.end(Release::Hangup(None), &mut self.farewells);
         }
         let asked_about = call.consult.as_ref().map(|consult| consult.of);
         let Some(seat) = self.calls.get(&key).and_then(|call| call.seat(leg)) else {
@@ -232,7 +232,7 @@ impl<O: Outside> Switchboard<O> {
             .filter(|(call, _)| asks(call))
             .map(|(call, _)| call.key)
             .collect();
-        let is_its_own = |of: LegKey| {
+        let is_its_own = |of: LegId| {
             let first = self.place_of(of).and_then(|(_, call)| call.seat(of));
             first.is_none_or(|first| first.device == device)
         };
@@ -249,12 +249,12 @@ impl<O: Outside> Switchboard<O> {
     }
 }
 
-impl Seat {
+impl Party {
     /// The seat of the party that has left, without a leg: only its past is told.
-    fn left_behind(&self, leg: LegKey, to: Number) -> Seat {
+    fn left_behind(&self, leg: LegId, to: Number) -> Party {
         let party = (self.number.clone(), self.role);
         let local = Local::new(0, self.local.address());
-        Seat {
+        Party {
             device: self.device.clone(),
             known_as: self.known_as.clone(),
             is_named: self.is_named,
@@ -262,7 +262,7 @@ impl Seat {
             established_at: self.established_at,
             told: self.told,
             quality: self.quality,
-            ..Seat::new(leg, self.peer.clone(), party, self.terms.clone(), Stage::Over, local)
+            ..Party::new(leg, self.peer.clone(), party, self.terms.clone(), LegStage::Over, local)
         }
     }
 

@@ -9,38 +9,38 @@
 //! Legs move with their ports and streams; nobody is sent a re-INVITE. Whoever supervises either call goes along. The first call's id
 //! is the one that lives on.
 
-use super::call::{Call, Exchange, Farewell, Seat, Stage};
+use super::call::{Call, LegStage, Party, PartyExchange, Release};
 use super::session::{Rejection, first_of, prefer};
-use super::transfer::{Transfer, Wanted};
-use super::{Output, Outside, Switchboard, role_of};
+use super::transfer::{Transfer, TransferKind};
+use super::{B2bua, Environment, Output, role_of};
 use crate::media::call::MAX_LEGS;
 use crate::media::{CallKey, MediaCommand};
-use crate::sip::leg::{Identity, LegCommand, LegKey, LegSource};
+use crate::sip::leg::{Identity, LegCommand, LegId, LegSource};
 use crate::sip::sdp::Direction;
 use crate::supervision::LegOutcome;
 use crate::words::{CallId, DeviceId, Now, Number, PartyRole, Reason, Refusal};
 
 /// What makes a call a consultation.
 #[derive(Clone, Debug)]
-pub(super) struct Consult {
+pub(super) struct Consultation {
     /// Whoever asks, on the call that he asks about.
-    pub(super) of: LegKey,
+    pub(super) of: LegId,
     /// That call.
     pub(super) call: CallId,
 }
 
 /// A device's two calls.
 #[derive(Clone, Copy, Debug)]
-struct Pair {
+struct CallPair {
     /// The call that lives on, and the device's leg there.
     into: CallKey,
-    first: LegKey,
+    first: LegId,
     /// The call that becomes a part of it, and the device's leg there.
     from: CallKey,
-    second: LegKey,
+    second: LegId,
 }
 
-impl<O: Outside> Switchboard<O> {
+impl<O: Environment> B2bua<O> {
     /// Holds the call, and calls somebody to ask about it.
     pub(super) fn consult(&mut self, device: &DeviceId, call: &CallId, destination: &Number, now: Now) -> Result<(), Refusal> {
         let id = call;
@@ -53,13 +53,13 @@ impl<O: Outside> Switchboard<O> {
         }
         let of = seat.leg;
         let call = self.call_of(of).ok_or_else(|| Refusal::no_call(id))?;
-        if call.transfer.is_some() || !call.others(of).any(Seat::is_talking) {
+        if call.transfer.is_some() || !call.others(of).any(Party::is_talking) {
             return Err(not_now("The call is being transferred, or nobody is on it."));
         }
         if self.consultation(device, of).is_some() {
             return Err(not_now("Another call is already connected with this one."));
         }
-        let about = Consult { of, call: id.clone() };
+        let about = Consultation { of, call: id.clone() };
         self.dial(device, destination, Some(about), now)?;
         if let Some(seat) = self.call_of(of).and_then(|call| call.seat_mut(of)).filter(|seat| !seat.is_held()) {
             seat.held_by_command = true;
@@ -69,7 +69,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// Joins the call and the one that was made to ask about it; either may be named.
-    pub(super) fn complete(&mut self, device: &DeviceId, call: &CallId, wanted: Wanted, now: Now) -> Result<(), Refusal> {
+    pub(super) fn complete(&mut self, device: &DeviceId, call: &CallId, wanted: TransferKind, now: Now) -> Result<(), Refusal> {
         let leg = self.seat(device, call)?.leg;
         let pair = self.consultation(device, leg);
         let pair = pair.ok_or_else(|| not_now("No other call was made to ask about this one."))?;
@@ -77,9 +77,11 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The phone has asked that its two calls go on without it (REFER with Replaces).
-    pub(super) fn referred_to_other(&mut self, leg: LegKey, other: LegKey, now: Now) {
+    pub(super) fn referred_to_other(&mut self, leg: LegId, other: LegId, now: Now) {
         let pair = self.pair(leg, other);
-        let done = pair.map_or(Err(481), |pair| self.join(pair, Wanted::Transfer, Some(leg), now).map_err(|_| 486));
+        let done = pair.map_or(Err(481), |pair| {
+            self.join(pair, TransferKind::Transfer, Some(leg), now).map_err(|_| 486)
+        });
         if let Err(status) = done
             && self.place_of(leg).is_some()
         {
@@ -88,14 +90,14 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The call that a device has on hold while it makes another.
-    pub(super) fn asks_about(&self, device: &DeviceId) -> Option<Consult> {
+    pub(super) fn asks_about(&self, device: &DeviceId) -> Option<Consultation> {
         let peer = LegSource::Account(device.clone());
         let held = self
             .live_legs(&peer)
             .filter(|(call, seat)| call.consult.is_none() && seat.device.as_ref() == Some(device))
             .filter(|(_, seat)| seat.role == PartyRole::Agent && seat.is_talking() && seat.is_held());
         let (call, seat) = held.max_by_key(|(call, _)| call.key)?;
-        Some(Consult {
+        Some(Consultation {
             of: seat.leg,
             call: call.id.clone(),
         })
@@ -119,13 +121,13 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The two calls of a device of which one was made to ask about the other, by its leg on either.
-    fn consultation(&self, device: &DeviceId, leg: LegKey) -> Option<Pair> {
+    fn consultation(&self, device: &DeviceId, leg: LegId) -> Option<CallPair> {
         let (key, call) = self.place_of(leg)?;
         if let Some(consult) = &call.consult
             && let Some((into, first)) = self.place_of(consult.of)
             && first.seat(consult.of)?.device.as_ref() == Some(device)
         {
-            return Some(Pair {
+            return Some(CallPair {
                 into,
                 first: consult.of,
                 from: key,
@@ -136,7 +138,7 @@ impl<O: Outside> Switchboard<O> {
         let mut others = self.live_legs(&peer);
         let asks = |call: &Call| call.consult.as_ref().is_some_and(|consult| consult.of == leg);
         let (other, seat) = others.find(|(other, seat)| asks(other) && seat.device.as_ref() == Some(device))?;
-        Some(Pair {
+        Some(CallPair {
             into: key,
             first: leg,
             from: other.key,
@@ -145,29 +147,29 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// Two legs of one device: the older call lives on, unless it was made to ask about the other.
-    fn pair(&self, one: LegKey, other: LegKey) -> Option<Pair> {
+    fn pair(&self, one: LegId, other: LegId) -> Option<CallPair> {
         let ((one_key, one_call), (other_key, other_call)) = (self.place_of(one)?, self.place_of(other)?);
         let (mine, his) = (one_call.seat(one)?, other_call.seat(other)?);
         if one_key == other_key || mine.device.is_none() || mine.device != his.device || mine.peer != his.peer {
             return None;
         }
-        let asks = |call: &Call, of: LegKey| call.consult.as_ref().is_some_and(|consult| consult.of == of);
+        let asks = |call: &Call, of: LegId| call.consult.as_ref().is_some_and(|consult| consult.of == of);
         let one_lives = asks(other_call, one) || !asks(one_call, other) && one_key < other_key;
         let ((into, first), (from, second)) = match one_lives {
             true => ((one_key, one), (other_key, other)),
             false => ((other_key, other), (one_key, one)),
         };
-        Some(Pair { into, first, from, second })
+        Some(CallPair { into, first, from, second })
     }
 
-    pub(super) fn place_of(&self, leg: LegKey) -> Option<(CallKey, &Call)> {
+    pub(super) fn place_of(&self, leg: LegId) -> Option<(CallKey, &Call)> {
         let call = self.calls.get(self.by_leg.get(&leg)?)?;
         let is_here = call.seat(leg).is_some_and(|seat| !seat.is_over());
         is_here.then_some((call.key, call))
     }
 
     /// Everything that could be in the way is looked at first: a refusal has changed nothing.
-    fn may_join(&self, pair: Pair) -> Result<(), Refusal> {
+    fn may_join(&self, pair: CallPair) -> Result<(), Refusal> {
         let gone = || not_now("One of the two calls is over.");
         let (into, from) = (
             self.calls.get(&pair.into).ok_or_else(gone)?,
@@ -180,17 +182,17 @@ impl<O: Outside> Switchboard<O> {
         if into.transfer.is_some() || from.transfer.is_some() {
             return Err(not_now("One of the two calls is being transferred already."));
         }
-        if !first.is_talking() || !into.others(pair.first).any(Seat::is_talking) {
+        if !first.is_talking() || !into.others(pair.first).any(Party::is_talking) {
             return Err(not_now("The first call is not established."));
         }
         let mut asked = from.others(pair.second).peekable();
-        let is_one_ringing = asked.peek().is_some_and(|seat| matches!(seat.stage, Stage::Invited)) && from.principals().count() == 2;
-        let all_talk = asked.peek().is_some() && asked.all(Seat::is_talking) && second.is_talking();
+        let is_one_ringing = asked.peek().is_some_and(|seat| matches!(seat.stage, LegStage::Invited)) && from.principals().count() == 2;
+        let all_talk = asked.peek().is_some() && asked.all(Party::is_talking) && second.is_talking();
         if !all_talk && !is_one_ringing {
             return Err(not_now("The second call is not established."));
         }
-        let twice = |seat: &Seat| {
-            let is_same = |other: &Seat| seat.device.is_some() && other.device == seat.device;
+        let twice = |seat: &Party| {
+            let is_same = |other: &Party| seat.device.is_some() && other.device == seat.device;
             into.others(pair.first).any(is_same)
         };
         if from.others(pair.second).any(twice) {
@@ -202,10 +204,10 @@ impl<O: Outside> Switchboard<O> {
         Ok(())
     }
 
-    fn join(&mut self, pair: Pair, wanted: Wanted, referrer: Option<LegKey>, now: Now) -> Result<(), Refusal> {
+    fn join(&mut self, pair: CallPair, wanted: TransferKind, referrer: Option<LegId>, now: Now) -> Result<(), Refusal> {
         self.may_join(pair)?;
         self.nobody_supervises_himself(pair, now);
-        let Pair { into, first, from, second } = pair;
+        let CallPair { into, first, from, second } = pair;
         let Some(mut ended) = self.calls.remove(&from) else {
             return Ok(());
         };
@@ -215,15 +217,15 @@ impl<O: Outside> Switchboard<O> {
         };
         call.distrusted |= ended.distrusted;
         self.supervision.handle_merged(&ended.id, &call.id);
-        let ringing = ended.others(second).find(|seat| matches!(seat.stage, Stage::Invited));
+        let ringing = ended.others(second).find(|seat| matches!(seat.stage, LegStage::Invited));
         let ringing = ringing.map(|seat| (seat.leg, seat.rings));
         let number = ended.dnis.clone();
         ended.dials = None;
         ended.dialler = None;
 
-        let keeps_second = wanted == Wanted::Conference && ringing.is_none() && call.is_better_with(first, &ended, second);
-        let is_moving = |seat: &mut Seat| !seat.is_over() && (seat.leg != second || keeps_second);
-        let moving: Vec<Seat> = ended.seats.extract_if(.., is_moving).collect();
+        let keeps_second = wanted == TransferKind::Conference && ringing.is_none() && call.is_better_with(first, &ended, second);
+        let is_moving = |seat: &mut Party| !seat.is_over() && (seat.leg != second || keeps_second);
+        let moving: Vec<Party> = ended.seats.extract_if(.., is_moving).collect();
         let mut forgotten = Vec::new();
         for mut seat in moving {
             self.by_leg.insert(seat.leg, into);
@@ -235,7 +237,7 @@ impl<O: Outside> Switchboard<O> {
                 if let Some(place) = call.seats.iter_mut().find(|seat| seat.leg == first) {
                     seat.take_over_from(place);
                     let mut left = std::mem::replace(place, seat);
-                    left.end(Farewell::Hangup(None), &mut self.farewells);
+                    left.end(Release::Hangup(None), &mut self.farewells);
                     forgotten.push(left);
                 }
                 continue;
@@ -246,9 +248,9 @@ impl<O: Outside> Switchboard<O> {
             call.seats.push(seat);
         }
         if let Some(seat) = ended.seat_mut(second) {
-            seat.end(Farewell::Hangup(None), &mut self.farewells);
+            seat.end(Release::Hangup(None), &mut self.farewells);
         }
-        if wanted == Wanted::Conference {
+        if wanted == TransferKind::Conference {
             call.owner = call
                 .seat(if keeps_second { second } else { first })
                 .and_then(|seat| seat.device.clone());
@@ -266,9 +268,9 @@ impl<O: Outside> Switchboard<O> {
                     wanted,
                 });
             }
-            None if wanted == Wanted::Transfer => {
+            None if wanted == TransferKind::Transfer => {
                 if let Some(seat) = call.seat_mut(first) {
-                    seat.end(Farewell::Hangup(None), &mut self.farewells);
+                    seat.end(Release::Hangup(None), &mut self.farewells);
                 }
             }
             None => {}
@@ -292,24 +294,24 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// Whoever supervises the one call and talks on the other is a party of what comes of them, and no supervisor.
-    fn nobody_supervises_himself(&mut self, pair: Pair, now: Now) {
+    fn nobody_supervises_himself(&mut self, pair: CallPair, now: Now) {
         let (Some(into), Some(from)) = (self.calls.get(&pair.into), self.calls.get(&pair.from)) else {
             return;
         };
         let mut out = Vec::new();
         for (call, other) in [(into, from), (from, into)] {
             let supervisors = call.seats.iter().filter(|seat| !seat.is_over() && seat.is_supervisor());
-            let is_party = |seat: &&Seat| seat.device.is_some() && other.principals().any(|party| party.device == seat.device);
+            let is_party = |seat: &&Party| seat.device.is_some() && other.principals().any(|party| party.device == seat.device);
             out.extend(supervisors.filter(is_party).map(|seat| seat.leg));
         }
         for leg in out {
-            self.leave(leg, Farewell::Hangup(None), LegOutcome::Busy, now);
+            self.leave(leg, Release::Hangup(None), LegOutcome::Busy, now);
         }
     }
 
     /// An INVITE that takes the place of an established leg of the same peer (RFC 3891): the same party at another phone, or another party
     /// behind the same switch.
-    pub(super) fn replace(&mut self, leg: LegKey, source: LegSource, from: Identity, offer: Option<&[u8]>, replaced: LegKey, now: Now) {
+    pub(super) fn replace(&mut self, leg: LegId, source: LegSource, from: Identity, offer: Option<&[u8]>, replaced: LegId, now: Now) {
         if let Err(rejection) = self.try_replace(leg, source, from, offer, replaced, now) {
             rejection.tell(leg, &mut self.outputs);
         }
@@ -317,11 +319,11 @@ impl<O: Outside> Switchboard<O> {
 
     fn try_replace(
         &mut self,
-        leg: LegKey,
+        leg: LegId,
         source: LegSource,
         from: Identity,
         offer: Option<&[u8]>,
-        replaced: LegKey,
+        replaced: LegId,
         now: Now,
     ) -> Result<(), Rejection> {
         if self.closing.is_some() {
@@ -357,7 +359,7 @@ impl<O: Outside> Switchboard<O> {
             LegSource::Trunk(_) => from.number,
         };
         let mut seat = self
-            .new_seat(key, leg, source, (number, role), terms, Stage::Talking)
+            .new_seat(key, leg, source, (number, role), terms, LegStage::Talking)
             .ok_or(503_u16)?;
         seat.established_at = Some(now.wall);
         let mut outputs = Vec::new();
@@ -368,7 +370,7 @@ impl<O: Outside> Switchboard<O> {
                 seat.answer_offer(&offer, Direction::SendRecv, &mut outputs)
             }
             None => {
-                seat.exchange = Exchange::AnswerDue;
+                seat.exchange = PartyExchange::AnswerDue;
                 let codecs = first_of(codec.as_slice(), &seat.terms.codecs);
                 seat.local.offer_codecs(Direction::SendRecv, &codecs)
             }
@@ -388,7 +390,7 @@ impl<O: Outside> Switchboard<O> {
         seat.muted = place.muted;
         seat.muted_by = place.muted_by.take();
         let mut left = std::mem::replace(place, seat);
-        left.end(Farewell::Hangup(None), &mut self.farewells);
+        left.end(Release::Hangup(None), &mut self.farewells);
         self.forget_leg(left.leg, &left.peer);
         self.is_asked_about_by(&left.peer, replaced, leg);
         self.changed.insert(key);
@@ -396,7 +398,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// Whoever asks goes on with another leg.
-    fn is_asked_about_by(&mut self, peer: &LegSource, before: LegKey, after: LegKey) {
+    fn is_asked_about_by(&mut self, peer: &LegSource, before: LegId, after: LegId) {
         let asks = |call: &Call| call.consult.as_ref().is_some_and(|consult| consult.of == before);
         let his = self.live_legs(peer).filter(|(call, _)| asks(call));
         for key in his.map(|(call, _)| call.key).collect::<Vec<_>>() {
@@ -407,9 +409,9 @@ impl<O: Outside> Switchboard<O> {
     }
 }
 
-impl Seat {
+impl Party {
     /// The same party goes on with another leg.
-    fn take_over_from(&mut self, before: &mut Seat) {
+    fn take_over_from(&mut self, before: &mut Party) {
         self.held_by_command = false;
         self.muted |= before.muted;
         self.muted_by = before.muted_by.take().or(self.muted_by.take());
@@ -419,8 +421,8 @@ impl Seat {
 
 impl Call {
     /// Of the two legs of whoever stays, the one at which his phone is.
-    fn is_better_with(&self, first: LegKey, other: &Call, second: LegKey) -> bool {
-        let is_held = |call: &Call, leg: LegKey| call.seat(leg).is_some_and(|seat| seat.held_by_phone);
+    fn is_better_with(&self, first: LegId, other: &Call, second: LegId) -> bool {
+        let is_held = |call: &Call, leg: LegId| call.seat(leg).is_some_and(|seat| seat.held_by_phone);
         is_held(self, first) || !is_held(other, second)
     }
 }

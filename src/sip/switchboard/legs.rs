@@ -1,14 +1,14 @@
 //! What phones and trunks do.
 
-use super::call::{Call, Exchange, Farewell, Seat, Stage};
+use super::call::{Call, LegStage, Party, PartyExchange, Release};
 use super::monitors::outcome_of;
 use super::routing::{Trail, Unroutable};
 use super::session::{Rejection, codecs_of, first_of, prefer, read, refuse_offer};
 use super::whereabouts::{Aim, Remark, Whereabouts};
-use super::{Callee, Caller, Output, Outside, Switchboard, Terms, identity};
+use super::{B2bua, CalledParty, CallingParty, Environment, MediaPolicy, Output, identity};
 use crate::media::{CallKey, Codec, Forbidden, Hearing};
-use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
-use crate::sip::sdp::{Direction, SdpError, SdpFault, Session};
+use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
+use crate::sip::sdp::{Direction, SdpError, SdpFault, SdpSession};
 use crate::supervision::LegOutcome;
 use crate::words::{CallType, DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
 
@@ -19,8 +19,8 @@ const NOT_ACCEPTABLE: (u16, &str) = (488, "Not Acceptable Here");
 const MEDIA_FAILED: (u16, &str) = (500, "Media Failure");
 
 /// An INVITE for a new call.
-struct Incoming {
-    leg: LegKey,
+struct IncomingCall {
+    leg: LegId,
     source: LegSource,
     from: Identity,
     claimed: Number,
@@ -28,10 +28,10 @@ struct Incoming {
     offer: Option<Vec<u8>>,
     max_forwards: u8,
     passed: Vec<PassedHeader>,
-    returns: Option<LegKey>,
+    returns: Option<LegId>,
 }
 
-impl<O: Outside> Switchboard<O> {
+impl<O: Environment> B2bua<O> {
     /// What a leg did. Events of legs that are gone are ignored.
     pub fn handle_leg(&mut self, event: LegEvent, now: Now) {
         match event {
@@ -56,7 +56,7 @@ impl<O: Outside> Switchboard<O> {
                 replaces: None,
                 returns,
             } => self.take_in(
-                Incoming {
+                IncomingCall {
                     leg,
                     source,
                     from,
@@ -90,10 +90,10 @@ impl<O: Outside> Switchboard<O> {
             LegEvent::Ended { leg, reason } => self.ended(leg, reason, now),
             LegEvent::Registered { device, registered } => self.registered(&device, registered),
         }
-        self.settle(now);
+        self.finish_step(now);
     }
 
-    fn located(&mut self, leg: LegKey, place: Whereabouts) {
+    fn located(&mut self, leg: LegId, place: Whereabouts) {
         match self.call_of(leg).and_then(|call| call.seat_mut(leg)) {
             Some(seat) => seat.place = Some(place),
             None => self.arriving = Some((leg, place)),
@@ -101,7 +101,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// Reads a description of a leg that is there.
-    fn read_of(&mut self, leg: LegKey, body: &[u8]) -> Result<Session, SdpFault> {
+    fn read_of(&mut self, leg: LegId, body: &[u8]) -> Result<SdpSession, SdpFault> {
         let call = self
             .by_leg
             .get(&leg)
@@ -115,12 +115,12 @@ impl<O: Outside> Switchboard<O> {
     /// Reads the description of a leg whose INVITE has come; `call`: where it would be.
     pub(super) fn read_arriving(
         &mut self,
-        leg: LegKey,
+        leg: LegId,
         body: &[u8],
-        terms: &Terms,
+        terms: &MediaPolicy,
         peer: &LegSource,
         call: CallKey,
-    ) -> Result<Session, SdpFault> {
+    ) -> Result<SdpSession, SdpFault> {
         let place = self.arriving.filter(|(arriving, _)| *arriving == leg).map(|(_, place)| place);
         self.read_for(body, terms, peer, place, call)
     }
@@ -128,11 +128,11 @@ impl<O: Outside> Switchboard<O> {
     fn read_for(
         &mut self,
         body: &[u8],
-        terms: &Terms,
+        terms: &MediaPolicy,
         peer: &LegSource,
         place: Option<Whereabouts>,
         call: CallKey,
-    ) -> Result<Session, SdpFault> {
+    ) -> Result<SdpSession, SdpFault> {
         let session = read(body, terms)?;
         let aim = Aim::at(&terms.reach, place, session.audio.rtp, session.audio.rtcp);
         let mut addresses = aim.remote.into_iter().chain(aim.remote_rtcp);
@@ -153,10 +153,10 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The phone rings on: who asked has to answer it himself.
-    fn not_made_to_answer(&mut self, leg: LegKey, status: u16) {
+    fn not_made_to_answer(&mut self, leg: LegId, status: u16) {
         let Some(call) = self.call_of(leg) else { return };
         let id = call.id.clone();
-        let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
+        let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, LegStage::Invited)) else {
             return;
         };
         let Some(device) = seat.device.clone() else { return };
@@ -178,14 +178,14 @@ impl<O: Outside> Switchboard<O> {
         })));
     }
 
-    fn take_in(&mut self, incoming: Incoming, now: Now) {
+    fn take_in(&mut self, incoming: IncomingCall, now: Now) {
         let leg = incoming.leg;
         if let Err(rejection) = self.connect(incoming, now) {
             rejection.tell(leg, &mut self.outputs);
         }
     }
 
-    fn connect(&mut self, incoming: Incoming, now: Now) -> Result<(), Rejection> {
+    fn connect(&mut self, incoming: IncomingCall, now: Now) -> Result<(), Rejection> {
         if self.closing.is_some() || self.calls.len() >= self.config.max_calls {
             return Err(503.into());
         }
@@ -216,7 +216,7 @@ impl<O: Outside> Switchboard<O> {
         let callers = offer.as_ref().map(codecs_of).unwrap_or_default();
         let codecs = first_of(&callers, &self.config.codecs);
         let party = (incoming.from.number.clone(), caller.role);
-        let stage = Stage::Calling {
+        let stage = LegStage::Calling {
             offer: offer.map(Box::new),
             early: None,
         };
@@ -261,14 +261,14 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// Calls somebody into a call; `None` when there is no port for him.
-    pub(super) fn call_out(&mut self, key: CallKey, callee: Callee, from: Identity, codecs: &[Codec]) -> Option<LegKey> {
+    pub(super) fn call_out(&mut self, key: CallKey, callee: CalledParty, from: Identity, codecs: &[Codec]) -> Option<LegId> {
         let leg = self.new_leg();
         let party = (callee.number, callee.role);
         let peer = match &callee.to {
             Destination::Device(device) => LegSource::Account(device.clone()),
             Destination::Trunk { name, .. } => LegSource::Trunk(name.clone()),
         };
-        let mut seat = self.new_seat(key, leg, peer, party, callee.terms, Stage::Invited)?;
+        let mut seat = self.new_seat(key, leg, peer, party, callee.terms, LegStage::Invited)?;
         let call = self.calls.get_mut(&key)?;
         seat.trail = callee.trail;
         seat.shown = Some(from.clone());
@@ -294,7 +294,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// A seat more on a call that lives.
-    pub(super) fn sit_down(&mut self, key: CallKey, seat: Seat) {
+    pub(super) fn sit_down(&mut self, key: CallKey, seat: Party) {
         let Some(call) = self.calls.get_mut(&key) else { return };
         let gone = seat.device.as_ref().map(|device| call.forget_earlier(device)).unwrap_or_default();
         call.seats.push(seat);
@@ -312,10 +312,10 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The callee's phone rings, perhaps with early media.
-    fn progress(&mut self, leg: LegKey, status: u16, media: Option<Vec<u8>>, now: Now) {
+    fn progress(&mut self, leg: LegId, status: u16, media: Option<Vec<u8>>, now: Now) {
         let early = media.map(|body| self.read_of(leg, &body));
         let Some((call, mut outputs)) = self.with(leg) else { return };
-        let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
+        let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, LegStage::Invited)) else {
             return;
         };
         // 199: one of several early dialogs has ended (RFC 6228). The caller has only one with us.
@@ -341,7 +341,7 @@ impl<O: Outside> Switchboard<O> {
         };
         for caller in call.seats.iter_mut() {
             let media = codec.and_then(|codec| caller.answer_early(codec, &mut outputs));
-            if matches!(caller.stage, Stage::Calling { .. }) {
+            if matches!(caller.stage, LegStage::Calling { .. }) {
                 outputs.push(Output::Leg(LegCommand::Provisional {
                     leg: caller.leg,
                     status,
@@ -353,12 +353,12 @@ impl<O: Outside> Switchboard<O> {
         self.transfer_rings(leg, now);
     }
 
-    fn answered(&mut self, leg: LegKey, body: &[u8], now: Now) {
+    fn answered(&mut self, leg: LegId, body: &[u8], now: Now) {
         self.note_unnamed(leg);
         let answer = self.read_of(leg, body);
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let (id, dials) = (call.id.clone(), call.dials.clone());
-        let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, Stage::Invited)) else {
+        let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, LegStage::Invited)) else {
             return;
         };
         let answer = match answer.and_then(|answer| seat.take_answer(answer, &mut outputs)) {
@@ -377,7 +377,7 @@ impl<O: Outside> Switchboard<O> {
                 }
             }
             (None, Some(destination)) => {
-                seat.stage = Stage::Waiting;
+                seat.stage = LegStage::Waiting;
                 self.changed(leg, outputs);
                 self.dial_on(leg, &destination, codec);
             }
@@ -392,7 +392,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The phone of whoever dialled is there: now the number he dialled.
-    fn dial_on(&mut self, leg: LegKey, destination: &Number, codec: Codec) {
+    fn dial_on(&mut self, leg: LegId, destination: &Number, codec: Codec) {
         let codecs = first_of(&[codec], &self.config.codecs);
         let Some(call) = self.call_of(leg) else { return };
         call.dials = None;
@@ -412,7 +412,7 @@ impl<O: Outside> Switchboard<O> {
         }
     }
 
-    fn refused(&mut self, leg: LegKey, status: u16, now: Now) {
+    fn refused(&mut self, leg: LegId, status: u16, now: Now) {
         let Some(call) = self.call_of(leg) else { return };
         let Some(seat) = call.seat(leg).filter(|seat| !seat.is_over()) else {
             return;
@@ -420,21 +420,21 @@ impl<O: Outside> Switchboard<O> {
         let (to_device, supervisor) = (seat.device.is_some(), seat.is_supervisor());
         let key = call.key;
         if self.transfer_fails(leg, status) {
-            return self.leave(leg, Farewell::Gone, outcome_of(status), now);
+            return self.leave(leg, Release::Gone, outcome_of(status), now);
         }
         if !supervisor && let Some(call) = self.calls.get_mut(&key) {
             call.refusal = Some(as_told_to_caller(status, to_device));
         }
-        self.leave(leg, Farewell::Gone, outcome_of(status), now);
+        self.leave(leg, Release::Gone, outcome_of(status), now);
     }
 
     /// The phone of a device sends its caller elsewhere: as far as the device may send it, and unless that was tried before.
     /// A supervisor's phone sends nobody anywhere, nor one that its own user has asked to be called.
-    fn redirected(&mut self, leg: LegKey, status: u16, to: &[Number], now: Now) {
+    fn redirected(&mut self, leg: LegId, status: u16, to: &[Number], now: Now) {
         let mut told = status;
         for number in to {
             match self.send_elsewhere(leg, number) {
-                Ok(()) => return self.leave(leg, Farewell::Gone, outcome_of(status), now),
+                Ok(()) => return self.leave(leg, Release::Gone, outcome_of(status), now),
                 Err(Some(why)) => told = why.status(),
                 Err(None) => break,
             }
@@ -443,7 +443,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// `None`: this leg is not to be sent anywhere, or there is no port.
-    fn send_elsewhere(&mut self, leg: LegKey, number: &Number) -> Result<(), Option<Unroutable>> {
+    fn send_elsewhere(&mut self, leg: LegId, number: &Number) -> Result<(), Option<Unroutable>> {
         let call = self.call_of(leg).ok_or(None)?;
         let is_recall = call.transfer.as_ref().is_some_and(|transfer| transfer.recalls(leg));
         let seat = call
@@ -461,7 +461,7 @@ impl<O: Outside> Switchboard<O> {
             .iter()
             .find(|seat| seat.leg != leg && !seat.is_over() && !seat.is_supervisor());
         let caller = caller.map(|seat| seat.peer.clone()).ok_or(None)?;
-        let offered: Vec<Codec> = call.seats.iter().find_map(Seat::offered_codecs).unwrap_or_default();
+        let offered: Vec<Codec> = call.seats.iter().find_map(Party::offered_codecs).unwrap_or_default();
         let codecs = call.codec().map_or(offered, |codec| vec![codec]);
         let codecs = first_of(&codecs, &self.config.codecs);
         let caller = self.caller(&caller).ok_or(None)?;
@@ -475,12 +475,12 @@ impl<O: Outside> Switchboard<O> {
         Ok(())
     }
 
-    fn ended(&mut self, leg: LegKey, _reason: EndReason, now: Now) {
-        self.leave(leg, Farewell::Gone, LegOutcome::HungUp, now);
+    fn ended(&mut self, leg: LegId, _reason: EndReason, now: Now) {
+        self.leave(leg, Release::Gone, LegOutcome::HungUp, now);
     }
 
     /// Ends a leg, and tells supervision if it was a supervisor's.
-    pub(super) fn leave(&mut self, leg: LegKey, farewell: Farewell, outcome: LegOutcome, now: Now) {
+    pub(super) fn leave(&mut self, leg: LegId, farewell: Release, outcome: LegOutcome, now: Now) {
         let mut farewells = std::mem::take(&mut self.farewells);
         if let Some(call) = self.call_of(leg) {
             let (key, id) = (call.key, call.id.clone());
@@ -498,38 +498,38 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// A session description that we can not work with, where it can no longer be refused.
-    fn unusable(&mut self, leg: LegKey, fault: SdpFault, now: Now) {
+    fn unusable(&mut self, leg: LegId, fault: SdpFault, now: Now) {
         self.outputs.push_back(Output::Unusable { leg, fault });
         let seat = self.call_of(leg).and_then(|call| call.seat(leg));
-        if seat.is_some_and(|seat| matches!(seat.stage, Stage::Invited) && !seat.is_supervisor())
+        if seat.is_some_and(|seat| matches!(seat.stage, LegStage::Invited) && !seat.is_supervisor())
             && !self.transfer_fails(leg, NOT_ACCEPTABLE.0)
             && let Some(call) = self.call_of(leg)
         {
             call.refusal = Some(NOT_ACCEPTABLE.0);
         }
-        self.leave(leg, Farewell::Hangup(Some(NOT_ACCEPTABLE)), LegOutcome::Rejected, now);
+        self.leave(leg, Release::Hangup(Some(NOT_ACCEPTABLE)), LegOutcome::Rejected, now);
     }
 
-    fn confirmed(&mut self, leg: LegKey, answer: Option<&[u8]>, now: Now) {
-        self.take_answer(leg, |exchange| exchange == Exchange::AnswerDue, answer, now);
+    fn confirmed(&mut self, leg: LegId, answer: Option<&[u8]>, now: Now) {
+        self.take_answer(leg, |exchange| exchange == PartyExchange::AnswerDue, answer, now);
     }
 
-    fn offer_answered(&mut self, leg: LegKey, answer: &[u8], now: Now) {
+    fn offer_answered(&mut self, leg: LegId, answer: &[u8], now: Now) {
         self.take_answer(
             leg,
-            |exchange| matches!(exchange, Exchange::Offered | Exchange::Probed),
+            |exchange| matches!(exchange, PartyExchange::Offered | PartyExchange::Probed),
             Some(answer),
             now,
         );
     }
 
-    fn take_answer(&mut self, leg: LegKey, due: fn(Exchange) -> bool, answer: Option<&[u8]>, now: Now) {
+    fn take_answer(&mut self, leg: LegId, due: fn(PartyExchange) -> bool, answer: Option<&[u8]>, now: Now) {
         let answer = answer.map(|body| self.read_of(leg, body));
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over() && due(seat.exchange)) else {
             return;
         };
-        seat.exchange = Exchange::Idle;
+        seat.exchange = PartyExchange::Idle;
         let Some(answer) = answer else {
             // Within a session, no answer leaves everything as it was.
             return match seat.media {
@@ -551,25 +551,25 @@ impl<O: Outside> Switchboard<O> {
         self.changed(leg, outputs);
     }
 
-    fn offer_refused(&mut self, leg: LegKey, status: u16, now: Now) {
+    fn offer_refused(&mut self, leg: LegId, status: u16, now: Now) {
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call
             .seat_mut(leg)
-            .filter(|seat| matches!(seat.exchange, Exchange::Offered | Exchange::Probed))
+            .filter(|seat| matches!(seat.exchange, PartyExchange::Offered | PartyExchange::Probed))
         else {
             return;
         };
-        seat.exchange = Exchange::Idle;
+        seat.exchange = PartyExchange::Idle;
         seat.expect_agreed(&mut outputs);
         self.changed(leg, outputs);
         // RFC 3261 14.1: these two mean that the dialog is gone.
         if matches!(status, 408 | 481) {
-            self.leave(leg, Farewell::Hangup(None), LegOutcome::HungUp, now);
+            self.leave(leg, Release::Hangup(None), LegOutcome::HungUp, now);
         }
     }
 
     /// What carried the sound of a leg is gone, and that of its whole call with it.
-    pub(super) fn media_failed(&mut self, leg: LegKey) {
+    pub(super) fn media_failed(&mut self, leg: LegId) {
         let mut farewells = std::mem::take(&mut self.farewells);
         if let Some(call) = self.call_of(leg) {
             let key = call.key;
@@ -581,7 +581,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// The phone's own re-INVITE: hold, retrieve, another codec, another address.
-    fn offered(&mut self, leg: LegKey, offer: Option<&[u8]>) {
+    fn offered(&mut self, leg: LegId, offer: Option<&[u8]>) {
         let signal = self.config.signal_hold;
         let offer = offer.map(|body| self.read_of(leg, body));
         let Some((call, mut outputs)) = self.with(leg) else { return };
@@ -589,7 +589,7 @@ impl<O: Outside> Switchboard<O> {
         let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over()) else {
             return;
         };
-        let ready = matches!(seat.stage, Stage::Talking | Stage::Waiting) && seat.exchange == Exchange::Idle;
+        let ready = matches!(seat.stage, LegStage::Talking | LegStage::Waiting) && seat.exchange == PartyExchange::Idle;
         let reply = match offer {
             _ if !ready => LegCommand::RejectOffer { leg, status: 491 },
             Some(Err(fault)) => {
@@ -605,7 +605,7 @@ impl<O: Outside> Switchboard<O> {
                 }
             }
             None => {
-                seat.exchange = Exchange::AnswerDue;
+                seat.exchange = PartyExchange::AnswerDue;
                 seat.told = ours;
                 let codecs = first_of(seat.codec().as_slice(), &seat.terms.codecs);
                 let media = seat.local.offer_codecs(ours, &codecs);
@@ -618,20 +618,20 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// Nothing comes from a phone that should send: is it still there?
-    pub(super) fn probe(&mut self, leg: LegKey) {
+    pub(super) fn probe(&mut self, leg: LegId) {
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let Some(seat) = call.seat_mut(leg) else { return };
         let silent = seat.media.as_ref().is_some_and(|media| media.receive);
         seat.is_silent = silent;
-        if seat.is_talking() && seat.exchange == Exchange::Idle && silent {
+        if seat.is_talking() && seat.exchange == PartyExchange::Idle && silent {
             let told = seat.told;
-            seat.reoffer(told, Exchange::Probed, &mut outputs);
+            seat.reoffer(told, PartyExchange::Probed, &mut outputs);
             self.changed(leg, outputs);
         }
     }
 
     /// Something comes from a phone that was silent: it is there, whatever becomes of the question.
-    pub(super) fn alive(&mut self, leg: LegKey) {
+    pub(super) fn alive(&mut self, leg: LegId) {
         if let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg))
             && std::mem::take(&mut seat.is_silent)
         {
@@ -643,15 +643,15 @@ impl<O: Outside> Switchboard<O> {
     pub(super) fn tell_hold(&mut self, key: CallKey) {
         let signal = self.config.signal_hold;
         let Some(call) = self.calls.get_mut(&key) else { return };
-        let wishes: Vec<(LegKey, Direction)> = call
+        let wishes: Vec<(LegId, Direction)> = call
             .principals()
-            .filter(|seat| seat.is_talking() && seat.exchange == Exchange::Idle && seat.media.is_some())
+            .filter(|seat| seat.is_talking() && seat.exchange == PartyExchange::Idle && seat.media.is_some())
             .map(|seat| (seat.leg, call.direction_toward(seat.leg, signal)))
             .collect();
         let mut outputs = Vec::new();
         for (leg, direction) in wishes {
             if let Some(seat) = call.seat_mut(leg).filter(|seat| seat.told != direction) {
-                seat.reoffer(direction, Exchange::Offered, &mut outputs);
+                seat.reoffer(direction, PartyExchange::Offered, &mut outputs);
             }
         }
         if !outputs.is_empty() {
@@ -669,21 +669,21 @@ impl<O: Outside> Switchboard<O> {
         }
     }
 
-    fn with(&mut self, leg: LegKey) -> Option<(&mut Call, Vec<Output>)> {
+    fn with(&mut self, leg: LegId) -> Option<(&mut Call, Vec<Output>)> {
         self.call_of(leg).map(|call| (call, Vec::new()))
     }
 
-    fn changed(&mut self, leg: LegKey, outputs: Vec<Output>) {
+    fn changed(&mut self, leg: LegId, outputs: Vec<Output>) {
         self.outputs.extend(outputs);
         self.changed.extend(self.by_leg.get(&leg));
     }
 }
 
-impl Seat {
+impl Party {
     /// What a caller who has no answer yet has offered.
     fn offered_codecs(&self) -> Option<Vec<Codec>> {
         match &self.stage {
-            Stage::Calling { offer: Some(offer), .. } => Some(codecs_of(offer)),
+            LegStage::Calling { offer: Some(offer), .. } => Some(codecs_of(offer)),
             _ => None,
         }
     }
@@ -695,13 +695,13 @@ impl Seat {
     }
 
     fn talk(&mut self, now: Now) {
-        self.stage = Stage::Talking;
+        self.stage = LegStage::Talking;
         self.established_at = Some(now.wall);
     }
 
     /// The answer to a caller's offer for early media, the first time.
     fn answer_early(&mut self, wish: Codec, outputs: &mut Vec<Output>) -> Option<Vec<u8>> {
-        let Stage::Calling {
+        let LegStage::Calling {
             offer: Some(offer),
             early: None,
         } = &self.stage
@@ -711,7 +711,7 @@ impl Seat {
         let mut offer = offer.clone();
         prefer(&mut offer, Some(wish));
         let answer = self.answer_offer(&offer, Direction::SendRecv, outputs);
-        self.stage = Stage::Calling {
+        self.stage = LegStage::Calling {
             offer: Some(offer),
             early: Some(answer.clone()),
         };
@@ -719,12 +719,12 @@ impl Seat {
     }
 
     /// Takes the peer's answer to what we offered.
-    fn take_answer(&mut self, answer: Session, outputs: &mut Vec<Output>) -> Result<Session, SdpFault> {
+    fn take_answer(&mut self, answer: SdpSession, outputs: &mut Vec<Output>) -> Result<SdpSession, SdpFault> {
         self.accept_answer(&answer, outputs).map_err(|error| answer.fault(error))?;
         Ok(answer)
     }
 
-    fn reoffer(&mut self, direction: Direction, exchange: Exchange, outputs: &mut Vec<Output>) {
+    fn reoffer(&mut self, direction: Direction, exchange: PartyExchange, outputs: &mut Vec<Output>) {
         let codecs = first_of(self.codec().as_slice(), &self.terms.codecs);
         self.exchange = exchange;
         self.told = direction;
@@ -740,20 +740,20 @@ impl Call {
         for seat in &mut self.seats {
             let early = seat.answer_early(wish, outputs);
             let media = match &seat.stage {
-                Stage::Calling { early: Some(first), .. } => early.unwrap_or_else(|| first.clone()),
-                Stage::Calling { early: None, .. } => {
-                    seat.exchange = Exchange::AnswerDue;
+                LegStage::Calling { early: Some(first), .. } => early.unwrap_or_else(|| first.clone()),
+                LegStage::Calling { early: None, .. } => {
+                    seat.exchange = PartyExchange::AnswerDue;
                     seat.local
                         .offer_codecs(Direction::SendRecv, &seat.may_use(&first_of(&[wish], &seat.terms.codecs)))
                 }
-                Stage::Invited | Stage::Waiting | Stage::Talking | Stage::Over => continue,
+                LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => continue,
             };
             outputs.push(Output::Leg(LegCommand::Accept { leg: seat.leg, media }));
         }
     }
 }
 
-pub(super) fn call_type(caller: &Caller, callee: &Callee) -> CallType {
+pub(super) fn call_type(caller: &CallingParty, callee: &CalledParty) -> CallType {
     match (caller.role, callee.role) {
         (PartyRole::Agent, PartyRole::Agent) => CallType::Internal,
         (PartyRole::Agent, PartyRole::Customer | PartyRole::Supervisor) => CallType::Outbound,

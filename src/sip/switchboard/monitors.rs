@@ -1,19 +1,19 @@
 //! What supervision wishes, done.
 
-use super::call::{Farewell, Stage, Watch};
+use super::call::{LegStage, MonitorLink, Release};
 use super::session::first_of;
-use super::{Keep, Output, Outside, Switchboard, identity};
+use super::{B2bua, Environment, Output, Persist, identity};
 use crate::media::{CallKey, MediaCommand};
 use crate::sip::leg::{Destination, LegCommand, LegSource};
 use crate::sip::sdp::Direction;
-use crate::supervision::{LegOutcome, Output as Wish};
+use crate::supervision::{LegOutcome, SupervisionOutput as Wish};
 use crate::words::{Activity, CallId, DeviceId, Fact, MonitorFact, Now, PartyRole};
 
 /// RFC 3261 8.1.1.6.
 const MAX_FORWARDS: u8 = 70;
 
-impl<O: Outside> Switchboard<O> {
-    pub(super) fn obey(&mut self, wish: Wish, now: Now) {
+impl<O: Environment> B2bua<O> {
+    pub(super) fn apply(&mut self, wish: Wish, now: Now) {
         match wish {
             Wish::AskAdmission(asked) => self.outputs.push_back(Output::Fact(Fact::AdmissionAsked(asked))),
             Wish::Invite {
@@ -55,7 +55,7 @@ impl<O: Outside> Switchboard<O> {
             Wish::Changed(monitor) => self.keep(monitor),
             Wish::Gone { supervisor } => {
                 self.kept.remove(&supervisor);
-                self.outputs.push_back(Output::Keep(Keep::NoMonitor {
+                self.outputs.push_back(Output::Keep(Persist::NoMonitor {
                     supervisor: supervisor.clone(),
                 }));
                 self.outputs.push_back(Output::Fact(Fact::MonitorGone { supervisor }));
@@ -73,7 +73,7 @@ impl<O: Outside> Switchboard<O> {
         let codecs = first_of(first.as_slice(), &self.config.codecs);
         let leg = self.new_leg();
         let (peer, party) = (LegSource::Account(supervisor.clone()), (number, PartyRole::Supervisor));
-        let mut seat = self.new_seat(key, leg, peer, party, terms, Stage::Invited)?;
+        let mut seat = self.new_seat(key, leg, peer, party, terms, LegStage::Invited)?;
         let shown = self.shown(&target);
         let invite = LegCommand::Invite {
             leg,
@@ -88,7 +88,7 @@ impl<O: Outside> Switchboard<O> {
             passed: Vec::new(),
         };
         self.invitations.push((leg, invite));
-        seat.watch = Some(Watch {
+        seat.watch = Some(MonitorLink {
             target,
             activity,
             joined: false,
@@ -101,7 +101,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// `None`: he is not there.
-    fn place<T>(&mut self, supervisor: &DeviceId, call: &CallId, change: impl FnOnce(&mut Watch) -> T) -> Option<T> {
+    fn place<T>(&mut self, supervisor: &DeviceId, call: &CallId, change: impl FnOnce(&mut MonitorLink) -> T) -> Option<T> {
         let key = self.live(call)?;
         let watch = self.calls.get_mut(&key)?.supervisor(supervisor)?.watch.as_mut()?;
         self.changed.insert(key);
@@ -121,7 +121,7 @@ impl<O: Outside> Switchboard<O> {
         let Some(key) = self.live(call) else { return };
         let Some(call) = self.calls.get_mut(&key) else { return };
         if let Some(seat) = call.supervisor(supervisor) {
-            seat.end(Farewell::Hangup(None), &mut self.farewells);
+            seat.end(Release::Hangup(None), &mut self.farewells);
             self.changed.insert(key);
         }
     }
@@ -139,7 +139,7 @@ impl<O: Outside> Switchboard<O> {
             } == monitor
         });
         if !same {
-            self.outputs.push_back(Output::Keep(Keep::Monitor(monitor.clone())));
+            self.outputs.push_back(Output::Keep(Persist::Monitor(monitor.clone())));
         }
         self.outputs.push_back(Output::Fact(Fact::Monitor(monitor)));
     }

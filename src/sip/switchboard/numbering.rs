@@ -2,7 +2,7 @@
 
 use crate::media::{Codec, Network};
 use crate::sip::config::Nat;
-use crate::sip::sdp::Srtp;
+use crate::sip::sdp::SrtpPolicy;
 use crate::words::{DeviceId, Number};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use std::net::IpAddr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccountKind {
     /// A telephone of an agent or a supervisor: a device of the house.
-    House,
+    Internal,
     /// A customer's account. It may call devices only, and nobody monitors it.
     Customer,
 }
@@ -32,7 +32,7 @@ pub struct Extension {
     /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
     pub own_ports: bool,
     /// Whether its media is encrypted.
-    pub srtp: Srtp,
+    pub srtp: SrtpPolicy,
 }
 
 /// A trunk and the numbers it takes out.
@@ -55,7 +55,7 @@ pub struct TrunkRoute {
     /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
     pub own_ports: bool,
     /// Whether its media is encrypted.
-    pub srtp: Srtp,
+    pub srtp: SrtpPolicy,
 }
 
 /// Every number of the house, and the ways out of it.
@@ -69,7 +69,7 @@ pub struct Numbering {
 
 /// Where a number leads before anything about the device is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place<'a> {
+pub(super) enum NumberOwner<'a> {
     /// An account of ours.
     Extension(&'a Extension),
     /// Out of the house.
@@ -105,15 +105,15 @@ impl Numbering {
         self.extensions.values()
     }
 
-    pub(super) fn find(&self, number: &Number) -> Option<Place<'_>> {
+    pub(super) fn find(&self, number: &Number) -> Option<NumberOwner<'_>> {
         if let Some(extension) = self.extensions.get(number) {
-            return Some(Place::Extension(extension));
+            return Some(NumberOwner::Extension(extension));
         }
         let fitting = self.trunks.iter().filter_map(|trunk| Some((trunk.fits(number)?, trunk)));
         fitting
             .rev()
             .max_by_key(|(length, _)| *length)
-            .map(|(_, trunk)| Place::Trunk(trunk))
+            .map(|(_, trunk)| NumberOwner::Trunk(trunk))
     }
 
     #[cfg(test)]
@@ -143,10 +143,10 @@ mod tests {
             device: "d1".into(),
             number: "5001".into(),
             aliases: Vec::new(),
-            kind: AccountKind::House,
+            kind: AccountKind::Internal,
             nat: Nat::Auto,
             own_ports: false,
-            srtp: Srtp::Off,
+            srtp: SrtpPolicy::Off,
         };
         let trunk = |name: &str, prefix: &str| TrunkRoute {
             name: name.into(),
@@ -157,7 +157,7 @@ mod tests {
             hosts: Vec::new(),
             media_sources: Vec::new(),
             own_ports: false,
-            srtp: Srtp::Off,
+            srtp: SrtpPolicy::Off,
         };
         Numbering::new(
             [desk],
@@ -167,8 +167,8 @@ mod tests {
 
     fn place(number: &str) -> Option<String> {
         numbering().find(&number.into()).map(|place| match place {
-            Place::Extension(extension) => extension.device.to_string(),
-            Place::Trunk(trunk) => trunk.name.clone(),
+            NumberOwner::Extension(extension) => extension.device.to_string(),
+            NumberOwner::Trunk(trunk) => trunk.name.clone(),
         })
     }
 

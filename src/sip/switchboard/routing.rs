@@ -9,9 +9,9 @@
 //! A called leg knows every number that led to it, those before the call came back to us included. One that is asked for
 //! twice is a loop, whatever stands between: a proxy, a B2BUA, forwarding, a redirection.
 
-use super::numbering::{Extension, Place};
-use super::{Outside, Seat, Switchboard, Terms, role_of};
-use crate::sip::leg::{ANONYMOUS, Destination, LegKey, LegSource};
+use super::numbering::{Extension, NumberOwner};
+use super::{B2bua, Environment, MediaPolicy, Party, role_of};
+use crate::sip::leg::{ANONYMOUS, Destination, LegId, LegSource};
 use crate::sip::switchboard::AccountKind;
 use crate::words::{DeviceId, Number, PartyRole};
 use std::collections::BTreeSet;
@@ -20,17 +20,17 @@ use std::collections::BTreeSet;
 const LONGEST_TRAIL: usize = 20;
 
 /// Who calls.
-pub(super) struct Caller {
+pub(super) struct CallingParty {
     pub(super) device: Option<DeviceId>,
     pub(super) role: PartyRole,
-    pub(super) terms: Terms,
+    pub(super) terms: MediaPolicy,
 }
 
 /// Who is called, after forwarding.
-pub(super) struct Callee {
+pub(super) struct CalledParty {
     pub(super) number: Number,
     pub(super) role: PartyRole,
-    pub(super) terms: Terms,
+    pub(super) terms: MediaPolicy,
     pub(super) to: Destination,
     /// The way that led there.
     pub(super) trail: Trail,
@@ -107,9 +107,9 @@ impl From<Unroutable> for u16 {
     }
 }
 
-impl<O: Outside> Switchboard<O> {
+impl<O: Environment> B2bua<O> {
     /// Where a number leads for this caller.
-    pub(super) fn route(&self, caller: &Caller, dialled: &Number) -> Result<Callee, Unroutable> {
+    pub(super) fn route(&self, caller: &CallingParty, dialled: &Number) -> Result<CalledParty, Unroutable> {
         self.route_on(caller, dialled, Trail::default(), None)
     }
 
@@ -117,11 +117,11 @@ impl<O: Outside> Switchboard<O> {
     /// count: nobody's phone makes an agent who calls it pay for where it points.
     pub(super) fn route_on(
         &self,
-        caller: &Caller,
+        caller: &CallingParty,
         dialled: &Number,
         mut trail: Trail,
         by: Option<&DeviceId>,
-    ) -> Result<Callee, Unroutable> {
+    ) -> Result<CalledParty, Unroutable> {
         let mut number = dialled;
         let mut may_leave = match by.and_then(|device| self.devices.get(device)) {
             Some(device) => self.send_on(&device.extension, &mut trail)?,
@@ -133,10 +133,12 @@ impl<O: Outside> Switchboard<O> {
             }
             let extension = match self.numbering.find(number) {
                 None => return Err(Unroutable::NoSuchNumber),
-                Some(Place::Trunk(_)) if !may_leave => return Err(Unroutable::MayNotCallOut),
-                Some(Place::Trunk(trunk)) if self.is_full(&LegSource::Trunk(trunk.name.clone())) => return Err(Unroutable::TrunkFull),
-                Some(Place::Trunk(trunk)) => {
-                    return Ok(Callee {
+                Some(NumberOwner::Trunk(_)) if !may_leave => return Err(Unroutable::MayNotCallOut),
+                Some(NumberOwner::Trunk(trunk)) if self.is_full(&LegSource::Trunk(trunk.name.clone())) => {
+                    return Err(Unroutable::TrunkFull);
+                }
+                Some(NumberOwner::Trunk(trunk)) => {
+                    return Ok(CalledParty {
                         number: number.clone(),
                         role: PartyRole::Customer,
                         terms: self.terms_of_trunk(trunk),
@@ -147,7 +149,7 @@ impl<O: Outside> Switchboard<O> {
                         trail,
                     });
                 }
-                Some(Place::Extension(extension)) => extension,
+                Some(NumberOwner::Extension(extension)) => extension,
             };
             let device = self.devices.get(&extension.device).ok_or(Unroutable::NoSuchNumber)?;
             if let Some(forward_to) = &device.forward_to {
@@ -170,7 +172,7 @@ impl<O: Outside> Switchboard<O> {
             if self.is_full(&LegSource::Account(extension.device.clone())) {
                 return Err(Unroutable::DeviceFull);
             }
-            return Ok(Callee {
+            return Ok(CalledParty {
                 number: number.clone(),
                 role: role_of(extension.kind),
                 terms: self.terms_of_extension(extension),
@@ -183,16 +185,16 @@ impl<O: Outside> Switchboard<O> {
     /// A device sends a call on: whether it may go out of the house for it. It has a measure of such calls, as of its own.
     fn send_on(&self, extension: &Extension, trail: &mut Trail) -> Result<bool, Unroutable> {
         let seats = self.calls.values().flat_map(|call| &call.seats);
-        let sent_on = |seat: &&Seat| !seat.is_over() && seat.trail.forwarded_by.contains(&extension.device);
+        let sent_on = |seat: &&Party| !seat.is_over() && seat.trail.forwarded_by.contains(&extension.device);
         if seats.filter(sent_on).count() >= self.config.max_calls_per_device {
             return Err(Unroutable::ForwardedTooOften);
         }
         trail.forwarded_by.insert(extension.device.clone());
-        Ok(extension.kind == AccountKind::House)
+        Ok(extension.kind == AccountKind::Internal)
     }
 
     /// The way behind a call that comes back from a leg of ours, and how many hops its INVITE had left.
-    pub(super) fn behind(&self, returns: Option<LegKey>) -> Option<(Trail, u8)> {
+    pub(super) fn behind(&self, returns: Option<LegId>) -> Option<(Trail, u8)> {
         let leg = returns?;
         let call = self.calls.get(self.by_leg.get(&leg)?)?;
         Some((call.seat(leg)?.trail.clone(), call.max_forwards))
@@ -200,14 +202,14 @@ impl<O: Outside> Switchboard<O> {
 
     /// The same caller is called through to the same number by the same trunk, and it rings there: the call has come round
     /// through somebody who hides that it has. Who withholds its number is not known again.
-    pub(super) fn is_repeated(&self, caller: &Caller, claimed: &Number, callee: &Callee) -> bool {
+    pub(super) fn is_repeated(&self, caller: &CallingParty, claimed: &Number, callee: &CalledParty) -> bool {
         let Destination::Trunk { name, number } = &callee.to else {
             return false;
         };
         if caller.role == PartyRole::Agent || matches!(claimed.as_str(), "" | ANONYMOUS) {
             return false;
         }
-        let rings_there = |seat: &Seat| seat.is_invited() && seat.number == *number;
+        let rings_there = |seat: &Party| seat.is_invited() && seat.number == *number;
         let trunk = LegSource::Trunk(name.clone());
         self.live_legs(&trunk)
             .any(|(call, seat)| call.claimed == *claimed && rings_there(seat))

@@ -2,14 +2,14 @@
 
 use super::routing::Unroutable;
 use super::whereabouts::Aim;
-use super::{Output, Terms};
+use super::{MediaPolicy, Output};
 use crate::media::{Codec, LegMedia};
-use crate::sip::leg::{LegCommand, LegKey};
-use crate::sip::sdp::{Agreed, SdpError, SdpFault, Session};
+use crate::sip::leg::{LegCommand, LegId};
+use crate::sip::sdp::{Agreed, SdpError, SdpFault, SdpSession};
 
 /// Reads a description that has at least one codec of ours, an address of our family, and SRTP where it must have it.
-pub(super) fn read(body: &[u8], terms: &Terms) -> Result<Session, SdpFault> {
-    let mut session = Session::parse_for(body, terms.srtp)?;
+pub(super) fn read(body: &[u8], terms: &MediaPolicy) -> Result<SdpSession, SdpFault> {
+    let mut session = SdpSession::parse_for(body, terms.srtp)?;
     session.audio.codecs.retain(|(_, codec)| terms.codecs.contains(codec));
     if session.audio.codecs.is_empty() {
         return Err(session.fault(SdpError::Codec));
@@ -51,7 +51,7 @@ impl From<SdpFault> for Rejection {
 
 impl Rejection {
     /// Says so to the caller, and to whoever reads the log.
-    pub(super) fn tell(self, leg: LegKey, outputs: &mut impl Extend<Output>) {
+    pub(super) fn tell(self, leg: LegId, outputs: &mut impl Extend<Output>) {
         match self {
             Rejection::Status(status) => outputs.extend([Output::Leg(LegCommand::Reject { leg, status })]),
             Rejection::Unroutable(why) => outputs.extend([
@@ -64,7 +64,7 @@ impl Rejection {
 }
 
 /// An offer that cannot be used is refused, and the log says why.
-pub(super) fn refuse_offer(leg: LegKey, fault: SdpFault) -> [Output; 2] {
+pub(super) fn refuse_offer(leg: LegId, fault: SdpFault) -> [Output; 2] {
     let told = fault.clone();
     [
         Output::Unusable { leg, fault: told },
@@ -73,12 +73,12 @@ pub(super) fn refuse_offer(leg: LegKey, fault: SdpFault) -> [Output; 2] {
 }
 
 /// The codecs of a description, the peer's best first.
-pub(super) fn codecs_of(session: &Session) -> Vec<Codec> {
+pub(super) fn codecs_of(session: &SdpSession) -> Vec<Codec> {
     session.audio.codecs.iter().map(|(_, codec)| *codec).collect()
 }
 
 /// Puts a codec first, if the peer has it: the first is the one that is taken.
-pub(super) fn prefer(session: &mut Session, wish: Option<Codec>) {
+pub(super) fn prefer(session: &mut SdpSession, wish: Option<Codec>) {
     session.audio.codecs.sort_by_key(|(_, codec)| Some(*codec) != wish);
 }
 

@@ -12,10 +12,10 @@
 //! A device is behind a NAT where the configuration says so, or where it shows: see [`Nat::Auto`].
 
 use super::call::Call;
-use super::{Outside, Switchboard, Terms};
+use super::{B2bua, Environment, MediaPolicy};
 use crate::media::{CallKey, Forbidden, Network, SourceRule, is_private};
 use crate::sip::config::Nat;
-use crate::sip::leg::{LegKey, LegSource};
+use crate::sip::leg::{LegId, LegSource};
 use crate::sip::sdp::Agreed;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -34,7 +34,7 @@ pub(super) struct Whereabouts {
 
 /// What of a peer's configuration decides where its sound goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum Reachability {
     Device(Nat),
     Trunk {
         nat: Nat,
@@ -45,10 +45,10 @@ pub(super) enum Reach {
     },
 }
 
-impl Reach {
+impl Reachability {
     pub(super) fn nat(&self) -> Nat {
         match self {
-            Reach::Device(nat) | Reach::Trunk { nat, .. } => *nat,
+            Reachability::Device(nat) | Reachability::Trunk { nat, .. } => *nat,
         }
     }
 }
@@ -108,7 +108,7 @@ pub enum Remark {
 
 impl Aim {
     /// By the description and what is known of the peer. `place`: `None` while nothing has come from it.
-    pub(super) fn at(reach: &Reach, place: Option<Whereabouts>, rtp: Option<SocketAddr>, rtcp: Option<SocketAddr>) -> Self {
+    pub(super) fn at(reach: &Reachability, place: Option<Whereabouts>, rtp: Option<SocketAddr>, rtcp: Option<SocketAddr>) -> Self {
         let nat = reach.nat();
         let plain = Self {
             remote: rtp,
@@ -140,9 +140,9 @@ impl Aim {
         match (reach, place) {
             (_, Some(place)) if nat == Nat::Always && place.host.is_ipv4() == described.is_ipv4() => translated(plain, place.host),
             (_, Some(place)) if nat == Nat::Auto && is_behind_nat(&place, described) => translated(plain, place.host),
-            (Reach::Device(_), _) if host == Some(described) => plain,
+            (Reachability::Device(_), _) if host == Some(described) => plain,
             // A relay of its own, or a wrong guess of its own address: whichever of the two speaks.
-            (Reach::Device(Nat::Auto), Some(place)) if place.is_translated => Self {
+            (Reachability::Device(Nat::Auto), Some(place)) if place.is_translated => Self {
                 nat: true,
                 rule: SourceRule {
                     unheard: Some(0),
@@ -151,8 +151,8 @@ impl Aim {
                 },
                 ..plain
             },
-            (Reach::Device(_), _) => unheard(0),
-            (Reach::Trunk { hosts, media_sources, .. }, _) => {
+            (Reachability::Device(_), _) => unheard(0),
+            (Reachability::Trunk { hosts, media_sources, .. }, _) => {
                 let is_known = host == Some(described)
                     || hosts.contains(&described)
                     || media_sources.iter().any(|network| network.contains(described));
@@ -162,13 +162,13 @@ impl Aim {
     }
 
     /// Whether sound may be sent there. Addresses of ours are another question.
-    pub(super) fn check(&self, terms: &Terms, place: Option<Whereabouts>) -> Result<(), (SocketAddr, Forbidden)> {
+    pub(super) fn check(&self, terms: &MediaPolicy, place: Option<Whereabouts>) -> Result<(), (SocketAddr, Forbidden)> {
         let host = place.map(|place| place.host);
         for address in self.remote.into_iter().chain(self.remote_rtcp) {
             terms.targets.check(address, host).map_err(|why| (address, why))?;
         }
         match (&terms.reach, self.remote) {
-            (Reach::Trunk { media_sources, .. }, Some(remote)) if !media_sources.is_empty() && self.rule.unheard.is_some() => {
+            (Reachability::Trunk { media_sources, .. }, Some(remote)) if !media_sources.is_empty() && self.rule.unheard.is_some() => {
                 Err((remote, Forbidden::Unlisted))
             }
             _ => Ok(()),
@@ -176,7 +176,7 @@ impl Aim {
     }
 
     /// What an operator should read of it, the first time.
-    pub(super) fn remark(&self, reach: &Reach, peer: &LegSource, place: Option<Whereabouts>, agreed: &Agreed) -> Option<Remark> {
+    pub(super) fn remark(&self, reach: &Reachability, peer: &LegSource, place: Option<Whereabouts>, agreed: &Agreed) -> Option<Remark> {
         let (peer, described) = (peer.clone(), agreed.remote?);
         match place {
             Some(place) if self.nat && reach.nat() == Nat::Auto => Some(Remark::BehindNat {
@@ -201,7 +201,7 @@ fn is_behind_nat(place: &Whereabouts, described: IpAddr) -> bool {
     is_unreachable || place.is_translated && place.host == described
 }
 
-impl<O: Outside> Switchboard<O> {
+impl<O: Environment> B2bua<O> {
     /// Whether sound that a leg of `call` describes at a port of ours may go there. So it is with a call that leaves by a trunk and comes back
     /// by it (a spiral, RFC 3261 16.3): our two legs toward the trunk name each other. What they name must not lead back to where it came
     /// from, or packets would go round for ever.
@@ -247,7 +247,7 @@ impl<O: Outside> Switchboard<O> {
     }
 
     /// A leg that is silent because nothing came from its address.
-    pub(super) fn withheld(&mut self, leg: LegKey) {
+    pub(super) fn withheld(&mut self, leg: LegId) {
         let Some(seat) = self.call_of(leg).and_then(|call| call.seat(leg)) else {
             return;
         };
@@ -273,20 +273,20 @@ mod tests {
         Some(Whereabouts { host, is_translated })
     }
 
-    fn aim(reach: &Reach, place: Option<Whereabouts>, described: &str) -> Aim {
+    fn aim(reach: &Reachability, place: Option<Whereabouts>, described: &str) -> Aim {
         let rtp: SocketAddr = described.parse().unwrap();
         Aim::at(reach, place, Some(rtp), Some(SocketAddr::new(rtp.ip(), rtp.port() + 1)))
     }
 
     /// Remote, behind a NAT, how many packets before anything has come.
-    fn short(reach: &Reach, place: Option<Whereabouts>, described: &str) -> (String, bool, Option<u32>) {
+    fn short(reach: &Reachability, place: Option<Whereabouts>, described: &str) -> (String, bool, Option<u32>) {
         let aim = aim(reach, place, described);
         (aim.remote.unwrap().to_string(), aim.nat, aim.rule.unheard)
     }
 
     #[test]
     fn a_device_is_sent_to_at_the_host_of_its_signalling_or_once_it_has_spoken() {
-        let device = Reach::Device(Nat::Auto);
+        let device = Reachability::Device(Nat::Auto);
         for (host, described, unheard) in [
             (PUBLIC, "203.0.113.7:4000", None),
             (PRIVATE, "192.168.1.7:4000", None),
@@ -318,20 +318,26 @@ mod tests {
             "127.0.0.1:4000",
         ] {
             assert_eq!(
-                short(&Reach::Device(Nat::Auto), place(PUBLIC, false), described),
+                short(&Reachability::Device(Nat::Auto), place(PUBLIC, false), described),
                 seen,
                 "{described}"
             );
             assert_eq!(
-                short(&Reach::Device(Nat::Never), place(PUBLIC, true), described).2,
+                short(&Reachability::Device(Nat::Never), place(PUBLIC, true), described).2,
                 Some(0),
                 "{described}"
             );
         }
-        assert_eq!(short(&Reach::Device(Nat::Auto), place(PUBLIC, true), "203.0.113.7:4000"), seen);
-        assert_eq!(short(&Reach::Device(Nat::Always), place(PUBLIC, false), "198.51.100.1:4000"), seen);
+        assert_eq!(
+            short(&Reachability::Device(Nat::Auto), place(PUBLIC, true), "203.0.113.7:4000"),
+            seen
+        );
+        assert_eq!(
+            short(&Reachability::Device(Nat::Always), place(PUBLIC, false), "198.51.100.1:4000"),
+            seen
+        );
         // A public address of somebody else: a relay of the phone's, perhaps.
-        let either = aim(&Reach::Device(Nat::Auto), place(PUBLIC, true), "198.51.100.1:4000");
+        let either = aim(&Reachability::Device(Nat::Auto), place(PUBLIC, true), "198.51.100.1:4000");
         assert_eq!(either.rule.or_from, Some(PUBLIC.parse().unwrap()));
         assert_eq!(either.rule.unheard, Some(0));
     }
@@ -343,13 +349,16 @@ mod tests {
             (PRIVATE, "10.0.0.1:4000"),
             ("127.0.0.1", "10.0.0.1:4000"),
         ] {
-            assert!(!aim(&Reach::Device(Nat::Auto), place(host, false), described).nat, "{described}");
+            assert!(
+                !aim(&Reachability::Device(Nat::Auto), place(host, false), described).nat,
+                "{described}"
+            );
         }
     }
 
     #[test]
     fn a_trunk_has_its_sound_at_its_own_hosts_where_it_may_and_elsewhere_for_a_while() {
-        let trunk = |media_sources: &[&str]| Reach::Trunk {
+        let trunk = |media_sources: &[&str]| Reachability::Trunk {
             nat: Nat::Auto,
             hosts: vec!["203.0.113.8".parse().unwrap()],
             media_sources: media_sources.iter().map(|text| Network::parse(text).unwrap()).collect(),

@@ -1,15 +1,15 @@
 //! Who may ask what, and what chance is needed for.
 
-use super::guesses::{Guessed, WrongPassword};
-use super::leg::Sent;
-use super::refusals::{Refused, RefusedBy};
+use super::guesses::{Attempt, WrongPassword};
+use super::leg::SentInvite;
+use super::refusals::{RefusedBy, RefusedRequest};
 use super::{Output, UserAgent};
-use crate::sip::config::{Account, Trunk};
-use crate::sip::digest::{self, Algorithm, Subject, Verdict};
+use crate::sip::config::{SipAccount, Trunk};
+use crate::sip::digest::{self, Algorithm, DigestRequest, DigestVerdict};
 use crate::sip::flow::Flow;
-use crate::sip::leg::{LegKey, LegSource};
+use crate::sip::leg::{LegId, LegSource};
 use crate::sip::message::{
-    Abilities, DESCRIBED, Fault, Headers, Host, Method, NameAddr, ParseError, Refuse, Request, Response, Scheme, Uri, Via, printable,
+    Abilities, DESCRIBED, Fault, Headers, Host, Method, NameAddr, ParseError, Refuse, Scheme, SipRequest, SipResponse, Uri, Via, printable,
 };
 use crate::sip::peer::Peer;
 use crate::sip::transaction::ServerKey;
@@ -57,23 +57,23 @@ const NOBODY: &str = "no account and no trunk: asked for credentials";
 #[derive(Clone, Copy)]
 pub(super) enum Claim<'a> {
     /// An account of ours.
-    Account(&'a Account),
+    Account(&'a SipAccount),
     /// A name that nobody here has.
     Nobody(&'a str),
 }
 
 impl<'a> Claim<'a> {
-    fn account(self) -> Option<&'a Account> {
+    fn account(self) -> Option<&'a SipAccount> {
         match self {
             Claim::Account(account) => Some(account),
             Claim::Nobody(_) => None,
         }
     }
 
-    fn name(self) -> Guessed<'a> {
+    fn name(self) -> Attempt<'a> {
         match self {
-            Claim::Account(account) => Guessed::Device(account.device.as_str()),
-            Claim::Nobody(name) => Guessed::Nobody(name),
+            Claim::Account(account) => Attempt::Device(account.device.as_str()),
+            Claim::Nobody(name) => Attempt::Nobody(name),
         }
     }
 }
@@ -113,7 +113,7 @@ impl UserAgent {
     /// An account is known by what it says of itself in From, by the flow that it has registered by, or by the user name
     /// of its credentials: a phone may withhold its number from those whom it calls, not from us (RFC 3323 4.1, RFC 3261
     /// 22.1). Everybody else is challenged as if there were such an account: nobody learns which there are.
-    pub(super) fn admit(&mut self, flow: &Flow, invite: &Request, now: Now) -> Result<LegSource, Refuse> {
+    pub(super) fn admit(&mut self, flow: &Flow, invite: &SipRequest, now: Now) -> Result<LegSource, Refuse> {
         let from = invite.headers.from().map_err(|_| Refuse::new(400))?;
         let trunk = self.config.trunks.iter().find(|trunk| trunk.owns(flow.protocol, flow.peer));
         let trunk = trunk.map(|trunk| trunk.name.clone());
@@ -122,7 +122,7 @@ impl UserAgent {
         let claimed = number.as_ref().and_then(|number| self.account_of_number(number.as_str()));
         let claimed_here = claimed.filter(|_| self.is_ours(&from.uri));
         let by_credentials = user.as_ref().and_then(|user| self.account_of_user(user));
-        let at = |account: &&Account| self.registrar.is_at(&account.device, flow, now.mono);
+        let at = |account: &&SipAccount| self.registrar.is_at(&account.device, flow, now.mono);
         let account = match &trunk {
             // What comes from a trunk is the trunk's, unless an account shows that it is one.
             Some(_) => by_credentials
@@ -146,7 +146,7 @@ impl UserAgent {
 
     /// The account whose phone has registered by this flow. Of several lines of one phone the one that it names in
     /// P-Preferred-Identity (RFC 3325 9.2), or by the Contact that it has registered.
-    fn account_at(&self, flow: &Flow, headers: &Headers, now: Now) -> Option<&Account> {
+    fn account_at(&self, flow: &Flow, headers: &Headers, now: Now) -> Option<&SipAccount> {
         let here: Vec<&DeviceId> = self.registrar.devices_at(flow, now.mono).collect();
         if let [only] = here.as_slice() {
             return self.config.account(only);
@@ -178,7 +178,7 @@ impl UserAgent {
         Some(printable(&name, LONGEST_USER))
     }
 
-    fn admit_account(&mut self, flow: &Flow, invite: &Request, account: &Account, now: Now) -> Result<LegSource, Refuse> {
+    fn admit_account(&mut self, flow: &Flow, invite: &SipRequest, account: &SipAccount, now: Now) -> Result<LegSource, Refuse> {
         let known = !self.config.challenge_invites && self.registrar.is_at(&account.device, flow, now.mono);
         if !known {
             self.authenticate(flow, invite, Claim::Account(account), now)?;
@@ -191,7 +191,7 @@ impl UserAgent {
     ///
     /// What comes by the flow of a live registration of the account is always looked at: others who send from its address
     /// do not keep the phone out.
-    pub(super) fn authenticate(&mut self, flow: &Flow, request: &Request, claim: Claim<'_>, now: Now) -> Result<(), Refuse> {
+    pub(super) fn authenticate(&mut self, flow: &Flow, request: &SipRequest, claim: Claim<'_>, now: Now) -> Result<(), Refuse> {
         let realm = self.config.realm.as_bytes();
         let mut answers = request.headers.fields_of("Authorization");
         let Some(answer) = answers.find(|value| digest::realm(value).as_deref() == Some(realm)) else {
@@ -210,7 +210,7 @@ impl UserAgent {
             refuse.headers.push(("Retry-After", seconds.to_string().into_bytes()));
             return Err(refuse);
         }
-        let subject = Subject {
+        let subject = DigestRequest {
             method: request.method.as_bytes(),
             uri: request.uri.as_bytes(),
             body: &request.body,
@@ -220,10 +220,10 @@ impl UserAgent {
             account.ha1s.get(&algorithm).cloned()
         };
         match self.authenticator.verify(answer, subject, flow.peer.ip(), stored, now.mono) {
-            Verdict::Genuine { .. } => Ok(()),
-            Verdict::Stale => Err(self.challenge(flow, true, now)),
-            Verdict::Malformed => Err(self.challenge(flow, false, now)),
-            Verdict::Wrong => {
+            DigestVerdict::Genuine { .. } => Ok(()),
+            DigestVerdict::Stale => Err(self.challenge(flow, true, now)),
+            DigestVerdict::Malformed => Err(self.challenge(flow, false, now)),
+            DigestVerdict::Wrong => {
                 self.counters.wrong_passwords += 1;
                 self.report_guess(claim, flow.peer, true, now);
                 Err(Refuse::new(403).because("wrong user name or password"))
@@ -253,7 +253,7 @@ impl UserAgent {
 
     /// The leg of ours whose INVITE comes back with this one: through a proxy, which keeps our Via beneath its own, the
     /// Call-ID and the tag (RFC 3261 16.6), or through a B2BUA that hands on header fields it does not know.
-    pub(super) fn returning(&self, headers: &Headers) -> Option<LegKey> {
+    pub(super) fn returning(&self, headers: &Headers) -> Option<LegId> {
         if let Some(leg) = headers.get(TRAIL).and_then(|token| self.chance.open_token(token)) {
             return self.legs.contains_key(&leg).then_some(leg);
         }
@@ -316,13 +316,13 @@ impl UserAgent {
     }
 
     /// Writes a refusal of a request of theirs down.
-    pub(super) fn note_refused(&mut self, flow: &Flow, request: &Request, refuse: &Refuse, now: Now) {
+    pub(super) fn note_refused(&mut self, flow: &Flow, request: &SipRequest, refuse: &Refuse, now: Now) {
         if refuse.reason.is_empty() {
             return;
         }
         let known = self.is_known(flow, now);
         let shown = |name: &str| shown(request.headers.get(name));
-        let note = || Refused {
+        let note = || RefusedRequest {
             by: RefusedBy::Us,
             method: request.method.to_string(),
             call_id: shown("Call-ID"),
@@ -345,7 +345,7 @@ impl UserAgent {
         }
         let known = self.is_known(flow, now);
         let of = |name: &str| shown(error.response.as_ref().and_then(|response| response.headers.get(name)));
-        let note = || Refused {
+        let note = || RefusedRequest {
             by: RefusedBy::Us,
             method: String::new(),
             call_id: of("Call-ID"),
@@ -362,7 +362,7 @@ impl UserAgent {
     }
 
     /// Writes down that a request of ours was refused, or found nobody.
-    pub(super) fn note_refusal_of(&mut self, sent: &Sent, status: u16, reason: &[u8], headers: Option<&Headers>, now: Now) {
+    pub(super) fn note_refusal_of(&mut self, sent: &SentInvite, status: u16, reason: &[u8], headers: Option<&Headers>, now: Now) {
         let asked = ["WWW-Authenticate", "Proxy-Authenticate"].map(|name| headers.map(|headers| headers.fields_of(name)));
         let realms: Vec<String> = asked
             .into_iter()
@@ -372,7 +372,7 @@ impl UserAgent {
             .map(|realm| printable(&realm, SHOWN))
             .collect();
         let request = &sent.request;
-        let note = || Refused {
+        let note = || RefusedRequest {
             by: RefusedBy::Peer,
             method: request.method.to_string(),
             call_id: shown(request.headers.get("Call-ID")),
@@ -389,7 +389,7 @@ impl UserAgent {
     }
 
     /// Refuses statelessly.
-    pub(super) fn refuse(&mut self, flow: Flow, request: &Request, refuse: &Refuse, now: Now) {
+    pub(super) fn refuse(&mut self, flow: Flow, request: &SipRequest, refuse: &Refuse, now: Now) {
         let Some(response) = refuse.response(request) else { return };
         self.counters.refused += 1;
         if refuse.status == 481 {
@@ -402,7 +402,7 @@ impl UserAgent {
     }
 
     /// Refuses statelessly: too much is going on.
-    pub(super) fn refuse_overloaded(&mut self, flow: Flow, request: &Request, now: Now) {
+    pub(super) fn refuse_overloaded(&mut self, flow: Flow, request: &SipRequest, now: Now) {
         self.counters.overloaded += 1;
         let mut refuse = Refuse::new(503).because("too much is going on");
         refuse.headers.push(("Retry-After", b"10".to_vec()));
@@ -411,8 +411,8 @@ impl UserAgent {
 }
 
 /// A 200 to OPTIONS.
-pub(super) fn capabilities(request: &Request) -> Response {
-    Response::to(request, 200)
+pub(super) fn capabilities(request: &SipRequest) -> SipResponse {
+    SipResponse::to(request, 200)
         .with("Allow", ALLOW)
         .with("Accept", ACCEPT)
         .with("Accept-Encoding", "identity")
@@ -421,7 +421,7 @@ pub(super) fn capabilities(request: &Request) -> Response {
 }
 
 /// The INVITE of an INVITE or ACK, the request itself of any other. `via` is the topmost.
-pub(super) fn server_key(request: &Request, via: &Via, peer: Peer) -> Option<ServerKey> {
+pub(super) fn server_key(request: &SipRequest, via: &Via, peer: Peer) -> Option<ServerKey> {
     let headers = &request.headers;
     let method = match request.method {
         Method::Ack => Method::Invite.as_bytes(),
@@ -450,7 +450,7 @@ pub(super) fn server_key(request: &Request, via: &Via, peer: Peer) -> Option<Ser
 
 /// A tel URI names somebody to be called, nothing else. A sips URI is taken as it comes: whether it came over TLS was for
 /// its sender to see to, and within the domain that it names the domain's policy holds (RFC 3261 26.2.2).
-pub(super) fn check_scheme(request: &Request) -> Result<(), Refuse> {
+pub(super) fn check_scheme(request: &SipRequest) -> Result<(), Refuse> {
     match request.uri.scheme() {
         Scheme::Tel if request.method == Method::Register => Err(Refuse::new(416)),
         Scheme::Sip | Scheme::Sips | Scheme::Tel => Ok(()),
@@ -463,12 +463,12 @@ fn shown(value: Option<&[u8]>) -> String {
 }
 
 /// Tags, branches and Call-IDs that nobody can guess, from one seed.
-pub(super) struct Chance {
+pub(super) struct TokenGenerator {
     seed: [u8; 32],
     counter: u64,
 }
 
-impl std::fmt::Debug for Chance {
+impl std::fmt::Debug for TokenGenerator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Chance")
     }
@@ -478,7 +478,7 @@ const COOKIE: &[u8] = b"z9hG4bK";
 const BRANCH: usize = 16;
 const PROOF: usize = 8;
 
-impl Chance {
+impl TokenGenerator {
     pub(super) fn new(seed: [u8; 32]) -> Self {
         Self { seed, counter: 0 }
     }
@@ -511,20 +511,20 @@ impl Chance {
     }
 
     /// A token that names a leg of ours: nobody else can make one, or learn from it how many calls there were.
-    pub(super) fn token(&self, leg: LegKey) -> String {
+    pub(super) fn token(&self, leg: LegId) -> String {
         let seal = self.seal(leg);
         hex(&[self.masked(leg.0, seal), seal].map(u64::to_be_bytes).concat())
     }
 
-    fn open_token(&self, token: &[u8]) -> Option<LegKey> {
+    fn open_token(&self, token: &[u8]) -> Option<LegId> {
         let text = std::str::from_utf8(token).ok().filter(|text| text.len() == 32)?;
         let (word, seal) = text.split_at_checked(16)?;
         let seal = u64::from_str_radix(seal, 16).ok()?;
-        let leg = LegKey(self.masked(u64::from_str_radix(word, 16).ok()?, seal));
+        let leg = LegId(self.masked(u64::from_str_radix(word, 16).ok()?, seal));
         (self.seal(leg) == seal).then_some(leg)
     }
 
-    fn seal(&self, leg: LegKey) -> u64 {
+    fn seal(&self, leg: LegId) -> u64 {
         first_word(&self.hash(&[b"leg", &leg.0.to_be_bytes()]))
     }
 

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 /// Something that fills again with time. Holds when it will be empty of use, and so needs no clock to be made.
 #[derive(Debug, Default)]
-pub(super) struct Allowance {
+pub(super) struct TokenBucket {
     /// When everything used will have been given back.
     whole_at: Option<Instant>,
 }
 
-impl Allowance {
+impl TokenBucket {
     pub(super) fn used(&self, now: Instant) -> Duration {
         self.whole_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
     }
@@ -44,15 +44,15 @@ const PORTS: u32 = 4;
 /// Who is known by its flow (a trunk, a registered phone) has an allowance of its own. Strangers have one for each address
 /// and port, and one for each address: another port of a phone's address does not use up what the phone needs.
 #[derive(Debug)]
-pub(super) struct Sources {
+pub(super) struct RateLimiter {
     per_second: u32,
     most: usize,
-    known: BTreeMap<SocketAddr, Allowance>,
-    ports: BTreeMap<SocketAddr, Allowance>,
-    addresses: BTreeMap<IpAddr, Allowance>,
+    known: BTreeMap<SocketAddr, TokenBucket>,
+    ports: BTreeMap<SocketAddr, TokenBucket>,
+    addresses: BTreeMap<IpAddr, TokenBucket>,
 }
 
-impl Sources {
+impl RateLimiter {
     pub(super) fn new(per_second: u32, most: usize) -> Self {
         Self {
             per_second: per_second.max(1),
@@ -86,7 +86,7 @@ impl Sources {
 }
 
 /// The entry of a key; `None` when there are too many that are still in use.
-fn entry<K: Ord + Copy>(entries: &mut BTreeMap<K, Allowance>, key: K, most: usize, now: Instant) -> Option<&mut Allowance> {
+fn entry<K: Ord + Copy>(entries: &mut BTreeMap<K, TokenBucket>, key: K, most: usize, now: Instant) -> Option<&mut TokenBucket> {
     if entries.len() >= most && !entries.contains_key(&key) {
         entries.retain(|_, allowance| !allowance.used(now).is_zero());
         if entries.len() >= most {
@@ -105,7 +105,7 @@ pub(super) struct TrunkCalls {
 #[derive(Debug)]
 struct TrunkRate {
     per_second: Option<u32>,
-    allowance: Allowance,
+    allowance: TokenBucket,
     refused: u64,
 }
 
@@ -113,7 +113,7 @@ impl TrunkCalls {
     pub(super) fn new(trunks: &[Trunk]) -> Self {
         let rate = |trunk: &Trunk| TrunkRate {
             per_second: trunk.max_calls_per_second,
-            allowance: Allowance::default(),
+            allowance: TokenBucket::default(),
             refused: 0,
         };
         Self {
@@ -154,13 +154,13 @@ mod tests {
         SocketAddr::from(([192, 0, 2, host], port))
     }
 
-    fn answered(sources: &mut Sources, peer: SocketAddr, times: usize, known: bool, now: Instant) -> usize {
+    fn answered(sources: &mut RateLimiter, peer: SocketAddr, times: usize, known: bool, now: Instant) -> usize {
         (0..times).filter(|_| sources.take(peer, known, now)).count()
     }
 
     #[test]
     fn one_port_does_not_use_up_what_another_port_of_its_address_needs() {
-        let (mut sources, now) = (Sources::new(50, 4096), start());
+        let (mut sources, now) = (RateLimiter::new(50, 4096), start());
         assert_eq!(answered(&mut sources, peer(3, 1024), 1000, false, now), 100);
         assert_eq!(answered(&mut sources, peer(3, 5062), 3, false, now), 3);
         let all: usize = (2000..3000).map(|port| answered(&mut sources, peer(3, port), 10, false, now)).sum();
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded_and_strangers_never_push_out_who_is_known() {
-        let (mut sources, now) = (Sources::new(1, 100), start());
+        let (mut sources, now) = (RateLimiter::new(1, 100), start());
         for host in 0..=255 {
             for port in 0..10 {
                 sources.take(peer(host, port), false, now);

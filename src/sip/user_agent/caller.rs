@@ -1,9 +1,9 @@
 //! What a callee is told of its caller: name, number, and what is handed on from one leg to the other.
 
 use super::UserAgent;
-use crate::sip::config::Account;
-use crate::sip::leg::{ANONYMOUS, Identity, LegKey, LegSource, PassedHeader};
-use crate::sip::message::{Headers, NameAddr, Request, escape, is_printable, printable};
+use crate::sip::config::SipAccount;
+use crate::sip::leg::{ANONYMOUS, Identity, LegId, LegSource, PassedHeader};
+use crate::sip::message::{Headers, NameAddr, SipRequest, escape, is_printable, printable};
 use crate::words::Number;
 
 /// What a trunk's INVITE may hand on to the B-leg (Identity only with its Date), and what an account's may.
@@ -19,7 +19,7 @@ impl UserAgent {
     /// An account is shown by its own number. A trunk may say what it likes, but not that it is a device of ours: such a
     /// number is withheld and shown as not verified, unless the trunk may (`own_numbers`), or the call is one of ours that
     /// comes back.
-    pub(super) fn identity(&self, source: &LegSource, headers: &Headers, returns: Option<LegKey>) -> (Identity, Number) {
+    pub(super) fn identity(&self, source: &LegSource, headers: &Headers, returns: Option<LegId>) -> (Identity, Number) {
         let from = headers.from().ok();
         let said = from.as_ref().and_then(|from| self.number_of(&from.uri));
         let number = match source {
@@ -59,7 +59,8 @@ impl UserAgent {
             .filter_map(|char| Some(char::from(b'0' + digit_of(char)?)))
             .collect();
         let is_listed = |name: &str| {
-            let listed = |account: &Account| account.number.as_str() == name || account.aliases.iter().any(|alias| alias.as_str() == name);
+            let listed =
+                |account: &SipAccount| account.number.as_str() == name || account.aliases.iter().any(|alias| alias.as_str() == name);
             self.account_of_number(name).is_some() || self.config.accounts.iter().any(listed)
         };
         let is_plain = number.as_str().chars().all(|char| char.is_ascii_digit() || char == '+');
@@ -94,7 +95,7 @@ fn asks_for_privacy(headers: &Headers) -> bool {
 
 /// The allow-list. Names are compared after normalisation, so no spelling gets another header through. A value that is too
 /// long, or holds what cannot be printed, stays behind.
-pub(super) fn passed(source: &LegSource, invite: &Request, from: &Identity, to: &Number) -> Vec<PassedHeader> {
+pub(super) fn passed(source: &LegSource, invite: &SipRequest, from: &Identity, to: &Number) -> Vec<PassedHeader> {
     let headers = &invite.headers;
     let allowed = match source {
         LegSource::Trunk(_) => PASSED_FROM_TRUNKS,
@@ -134,7 +135,7 @@ fn may_pass(name: &str, value: &[u8]) -> bool {
 
 /// The B-leg's From and To name the caller and the called number: an Identity that was signed for others would vouch for nobody there
 /// (RFC 8224 6.2).
-fn names_stay(invite: &Request, from: &Identity, to: &Number) -> bool {
+fn names_stay(invite: &SipRequest, from: &Identity, to: &Number) -> bool {
     let stays = |address: &NameAddr, number: &Number| address.uri.raw_user() == Some(escape(number.as_str().as_bytes()).as_slice());
     let (Ok(caller), Ok(called)) = (invite.headers.from(), invite.headers.to()) else {
         return false;

@@ -5,7 +5,7 @@
 //! whoever the leg is with: what follows from a false one is silence.
 
 use super::UserAgent;
-use crate::sip::leg::{ANONYMOUS, LegEvent, LegKey, LegSource};
+use crate::sip::leg::{ANONYMOUS, LegEvent, LegId, LegSource};
 use crate::sip::message::{Headers, NameAddr, Uri};
 use crate::words::Number;
 
@@ -17,7 +17,7 @@ const MOST_FORKS: usize = 16;
 
 impl UserAgent {
     /// Reports what the INVITE of a new dialog names: of an account a From, too, that is not the account's own number.
-    pub(super) fn identify_by_invite(&mut self, leg_key: LegKey, headers: &Headers) {
+    pub(super) fn identify_by_invite(&mut self, leg_key: LegId, headers: &Headers) {
         let mut names = self.asserted(headers);
         let account = match self.legs.get(&leg_key).map(|leg| &leg.peer) {
             Some(LegSource::Account(device)) => self.config.account(device),
@@ -31,14 +31,14 @@ impl UserAgent {
     }
 
     /// Reports what a request of the peer within the dialog names.
-    pub(super) fn identify_by_request(&mut self, leg_key: LegKey, headers: &Headers) {
+    pub(super) fn identify_by_request(&mut self, leg_key: LegId, headers: &Headers) {
         let mut names = self.asserted(headers);
         names.extend(self.moved_from(leg_key, headers));
         self.identified(leg_key, names);
     }
 
     /// Reports what a 2xx of the peer names. A 2xx without a name says what the provisional response of the same early dialog has said.
-    pub(super) fn identify_by_response(&mut self, leg_key: LegKey, headers: &Headers) {
+    pub(super) fn identify_by_response(&mut self, leg_key: LegId, headers: &Headers) {
         let mut names = self.asserted(headers);
         let early = self.legs.get_mut(&leg_key).map(|leg| std::mem::take(&mut leg.named_early));
         if names.is_empty() {
@@ -50,7 +50,7 @@ impl UserAgent {
     }
 
     /// Keeps what a provisional response names until the answer.
-    pub(super) fn note_early_identity(&mut self, leg_key: LegKey, headers: &Headers) {
+    pub(super) fn note_early_identity(&mut self, leg_key: LegId, headers: &Headers) {
         let (names, tag) = (self.asserted(headers), to_tag(headers));
         let Some(leg) = self.legs.get_mut(&leg_key).filter(|_| !names.is_empty()) else {
             return;
@@ -62,7 +62,7 @@ impl UserAgent {
         }
     }
 
-    pub(super) fn identified(&mut self, leg: LegKey, mut names: Vec<Number>) {
+    pub(super) fn identified(&mut self, leg: LegId, mut names: Vec<Number>) {
         names.dedup();
         if !names.is_empty() {
             self.event(LegEvent::ConnectedIdentity { leg, names });
@@ -93,7 +93,7 @@ impl UserAgent {
     }
 
     /// The number in a From that is not the dialog's, and every later one: the dialog's own is news again then.
-    fn moved_from(&mut self, leg_key: LegKey, headers: &Headers) -> Option<Number> {
+    fn moved_from(&mut self, leg_key: LegId, headers: &Headers) -> Option<Number> {
         let from = self.name_of(&headers.from().ok()?.uri);
         let leg = self.legs.get(&leg_key)?;
         let known = NameAddr::parse(&leg.dialog.remote).ok().map(|known| self.name_of(&known.uri));

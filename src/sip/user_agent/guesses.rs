@@ -1,6 +1,6 @@
 //! Wrong passwords: how many one address may try for one device, and who is told.
 
-use super::allowance::Allowance;
+use super::allowance::TokenBucket;
 use crate::words::DeviceId;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -40,7 +40,7 @@ const PORTS: u32 = 4;
 
 /// Whose password is guessed.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Guessed<'a> {
+pub(super) enum Attempt<'a> {
     /// A device's.
     Device(&'a str),
     /// That of a name that nobody here has: counted all the same, so that nobody learns that it is none.
@@ -50,34 +50,34 @@ pub(super) enum Guessed<'a> {
 /// How many wrong passwords were tried for which device from where: from each address and port, and, with a wider measure,
 /// from each address. Addresses of IPv6 count by /64: one subscriber.
 #[derive(Debug, Default)]
-pub(super) struct Guesses {
-    by: BTreeMap<Key, Guess>,
-    reports: Allowance,
+pub(super) struct PasswordThrottle {
+    by: BTreeMap<ThrottleKey, FailedAttempts>,
+    reports: TokenBucket,
 }
 
 /// Whether it is a device, its name, the address, and the port or all of them.
-type Key = (bool, String, IpAddr, Option<u16>);
+type ThrottleKey = (bool, String, IpAddr, Option<u16>);
 
-impl Guessed<'_> {
-    fn key(self, source: SocketAddr, port: Option<u16>) -> Key {
+impl Attempt<'_> {
+    fn key(self, source: SocketAddr, port: Option<u16>) -> ThrottleKey {
         let (is_device, name) = match self {
-            Guessed::Device(name) => (true, name),
-            Guessed::Nobody(name) => (false, name),
+            Attempt::Device(name) => (true, name),
+            Attempt::Nobody(name) => (false, name),
         };
         (is_device, name.to_owned(), network(source.ip()), port)
     }
 }
 
 #[derive(Debug, Default)]
-struct Guess {
-    allowance: Allowance,
+struct FailedAttempts {
+    allowance: TokenBucket,
     times: u32,
     told: Option<(Instant, bool)>,
 }
 
-impl Guesses {
+impl PasswordThrottle {
     /// How long an answer for this name from this source has to wait before it is looked at.
-    pub(super) fn wait(&self, name: Guessed<'_>, source: SocketAddr, now: Instant) -> Option<Duration> {
+    pub(super) fn wait(&self, name: Attempt<'_>, source: SocketAddr, now: Instant) -> Option<Duration> {
         let left = |port: Option<u16>, most: u32, each: Duration| {
             let guess = self.by.get(&name.key(source, port));
             guess.map_or(Duration::ZERO, |guess| guess.allowance.wait(most, each, now))
@@ -88,7 +88,7 @@ impl Guesses {
 
     /// A wrong answer, or one that was not looked at. What is to be told of it: how many since this was told last, and
     /// whether nothing more is looked at from there for a while.
-    pub(super) fn count(&mut self, name: Guessed<'_>, source: SocketAddr, looked_at: bool, now: Instant) -> Option<(u32, bool)> {
+    pub(super) fn count(&mut self, name: Attempt<'_>, source: SocketAddr, looked_at: bool, now: Instant) -> Option<(u32, bool)> {
         if looked_at {
             self.guess(name.key(source, None), now).allowance.take(EACH / PORTS, now);
         }
@@ -104,7 +104,7 @@ impl Guesses {
             None => true,
             Some((at, told_throttled)) => throttled && !told_throttled || now.saturating_duration_since(at) >= AGAIN,
         };
-        if !news || matches!(name, Guessed::Nobody(_)) || !self.reports.try_take(REPORTS, REPORT_EACH, now) {
+        if !news || matches!(name, Attempt::Nobody(_)) || !self.reports.try_take(REPORTS, REPORT_EACH, now) {
             return None;
         }
         let guess = self.guess(name.key(source, None), now);
@@ -112,7 +112,7 @@ impl Guesses {
         Some((std::mem::take(&mut guess.times), throttled))
     }
 
-    fn guess(&mut self, key: Key, now: Instant) -> &mut Guess {
+    fn guess(&mut self, key: ThrottleKey, now: Instant) -> &mut FailedAttempts {
         if self.by.len() >= MOST && !self.by.contains_key(&key) {
             self.forget_some(now);
         }
@@ -153,7 +153,7 @@ mod tests {
         Instant::now()
     }
 
-    const ANNA: Guessed<'static> = Guessed::Device("anna");
+    const ANNA: Attempt<'static> = Attempt::Device("anna");
 
     fn here(port: u16) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, 66], port))
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn five_are_free_and_then_there_is_one_every_half_minute() {
-        let (mut guesses, start) = (Guesses::default(), start());
+        let (mut guesses, start) = (PasswordThrottle::default(), start());
         for _ in 0..FREE {
             assert_eq!(guesses.wait(ANNA, here(5060), start), None);
             guesses.count(ANNA, here(5060), true, start);
@@ -171,14 +171,14 @@ mod tests {
         assert_eq!(guesses.wait(ANNA, here(5060), later), None);
         guesses.count(ANNA, here(5060), true, later);
         assert_eq!(guesses.wait(ANNA, here(5060), later), Some(EACH));
-        assert_eq!(guesses.wait(Guessed::Device("bert"), here(5060), later), None);
-        assert_eq!(guesses.wait(Guessed::Nobody("anna"), here(5060), later), None);
+        assert_eq!(guesses.wait(Attempt::Device("bert"), here(5060), later), None);
+        assert_eq!(guesses.wait(Attempt::Nobody("anna"), here(5060), later), None);
         assert_eq!(guesses.wait(ANNA, "192.0.2.67:5060".parse().unwrap(), later), None);
     }
 
     #[test]
     fn another_port_of_the_address_is_looked_at_until_the_address_has_guessed_too_often() {
-        let (mut guesses, now) = (Guesses::default(), start());
+        let (mut guesses, now) = (PasswordThrottle::default(), start());
         for _ in 0..FREE {
             guesses.count(ANNA, here(1024), true, now);
         }
@@ -192,17 +192,17 @@ mod tests {
 
     #[test]
     fn a_name_that_nobody_has_is_counted_like_one_that_somebody_has_and_told_to_nobody() {
-        let (mut guesses, now) = (Guesses::default(), start());
+        let (mut guesses, now) = (PasswordThrottle::default(), start());
         for _ in 0..FREE {
-            assert_eq!(guesses.wait(Guessed::Nobody("zoe"), here(5060), now), None);
-            assert_eq!(guesses.count(Guessed::Nobody("zoe"), here(5060), true, now), None);
+            assert_eq!(guesses.wait(Attempt::Nobody("zoe"), here(5060), now), None);
+            assert_eq!(guesses.count(Attempt::Nobody("zoe"), here(5060), true, now), None);
         }
-        assert_eq!(guesses.wait(Guessed::Nobody("zoe"), here(5060), now), Some(EACH));
+        assert_eq!(guesses.wait(Attempt::Nobody("zoe"), here(5060), now), Some(EACH));
     }
 
     #[test]
     fn addresses_of_one_ipv6_network_share_their_guesses() {
-        let (mut guesses, now) = (Guesses::default(), start());
+        let (mut guesses, now) = (PasswordThrottle::default(), start());
         for host in 0..FREE {
             guesses.count(ANNA, format!("[2001:db8::{host}]:5060").parse().unwrap(), true, now);
         }
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn the_first_wrong_password_and_the_beginning_of_the_throttling_are_told_and_then_one_line_a_minute() {
-        let (mut guesses, start) = (Guesses::default(), start());
+        let (mut guesses, start) = (PasswordThrottle::default(), start());
         let mut told = Vec::new();
         for second in 0..=120 {
             let now = start + Duration::from_secs(second);
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_and_what_is_told_is_bounded() {
-        let (mut guesses, now) = (Guesses::default(), start());
+        let (mut guesses, now) = (PasswordThrottle::default(), start());
         for _ in 0..FREE {
             guesses.count(ANNA, here(5060), true, now);
         }

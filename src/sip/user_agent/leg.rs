@@ -1,12 +1,12 @@
-use super::qualify::Phone;
+use super::qualify::QualifiedPhone;
 use super::refer::Referrer;
 use super::reliable::{Fork, Reliable};
 use crate::media::is_private;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
-use crate::sip::leg::{LegKey, LegSource};
-use crate::sip::message::{Host, Request};
-use crate::sip::transaction::{ClientId, ServerId};
+use crate::sip::leg::{LegId, LegSource};
+use crate::sip::message::{Host, SipRequest};
+use crate::sip::transaction::{ClientTransactionId, ServerTransactionId};
 use crate::words::Number;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ pub(super) struct Leg {
     pub(super) number: Number,
     pub(super) dialog: Dialog,
     pub(super) way: Way,
-    pub(super) state: State,
+    pub(super) state: LegPhase,
     pub(super) exchange: Exchange,
     /// Our 2xx that waits for its ACK.
     pub(super) unacknowledged: Option<Unacknowledged>,
     /// An offer that waits until it may be sent.
-    pub(super) queued: Option<Queued>,
-    pub(super) session: Session,
+    pub(super) queued: Option<QueuedRequest>,
+    pub(super) session: SessionTimer,
     /// The description we sent last.
     pub(super) local_media: Vec<u8>,
     /// The description they sent last.
@@ -58,8 +58,8 @@ impl Leg {
         let was = self.located.is_some_and(|(before, is_translated)| is_translated && before == host);
         let contact = self.dialog.target.host();
         let via = match &self.state {
-            State::Incoming(incoming) => incoming.invite.headers.via_top().ok().map(|via| Host::read(&via.host)),
-            State::Calling(_) | State::Cancelling(..) | State::Confirmed | State::Parting(_) | State::Leaving => None,
+            LegPhase::Incoming(incoming) => incoming.invite.headers.via_top().ok().map(|via| Host::read(&via.host)),
+            LegPhase::Calling(_) | LegPhase::Cancelling(..) | LegPhase::Confirmed | LegPhase::ByePending(_) | LegPhase::ByeSent => None,
         };
         let is_hidden = matches!(contact, Host::Address(address) if is_private(address) && address.to_canonical() != host);
         let is_other = matches!(via, Some(Host::Address(address)) if address.to_canonical() != host);
@@ -79,7 +79,7 @@ pub(super) enum Way {
 }
 
 #[derive(Debug)]
-pub(super) enum State {
+pub(super) enum LegPhase {
     /// Their INVITE waits for us.
     Incoming(Incoming),
     /// Our INVITE waits for them.
@@ -89,22 +89,22 @@ pub(super) enum State {
     /// Both have said yes.
     Confirmed,
     /// Hung up, but BYE may be sent only after their ACK (RFC 3261 15), or when there is a way again.
-    Parting(HangupReason),
+    ByePending(HangupReason),
     /// BYE is under way.
-    Leaving,
+    ByeSent,
 }
 
 #[derive(Debug)]
 pub(super) struct Incoming {
-    pub(super) transaction: ServerId,
-    pub(super) invite: Request,
+    pub(super) transaction: ServerTransactionId,
+    pub(super) invite: SipRequest,
     pub(super) last: Option<(u16, Vec<u8>)>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Calling {
-    pub(super) transaction: ClientId,
-    pub(super) sent: Arc<Sent>,
+    pub(super) transaction: ClientTransactionId,
+    pub(super) sent: Arc<SentInvite>,
     pub(super) provisional: bool,
     pub(super) cancelled: bool,
     /// The early dialogs, each with its own description.
@@ -113,8 +113,8 @@ pub(super) struct Calling {
 
 /// A request of ours as it went out.
 #[derive(Debug)]
-pub(super) struct Sent {
-    pub(super) request: Request,
+pub(super) struct SentInvite {
+    pub(super) request: SipRequest,
     pub(super) flow: Flow,
     pub(super) branch: Vec<u8>,
     pub(super) cseq: u32,
@@ -128,20 +128,20 @@ pub(super) enum Exchange {
     Idle,
     /// Our re-INVITE is under way.
     Ours {
-        transaction: ClientId,
+        transaction: ClientTransactionId,
         media: Vec<u8>,
         refresh: bool,
         glares: u8,
     },
     /// Their re-INVITE or UPDATE waits for us.
     Theirs {
-        transaction: ServerId,
-        request: Request,
+        transaction: ServerTransactionId,
+        request: SipRequest,
     },
 }
 
 #[derive(Debug)]
-pub(super) struct Queued {
+pub(super) struct QueuedRequest {
     pub(super) media: Vec<u8>,
     pub(super) glares: u8,
 }
@@ -161,7 +161,7 @@ pub(super) struct Unacknowledged {
 
 /// RFC 4028 as agreed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Session {
+pub(super) struct SessionTimer {
     pub(super) interval: Duration,
     pub(super) min: Duration,
     pub(super) we_refresh: bool,
@@ -218,27 +218,27 @@ impl LegTimer {
 
 /// Whose a server transaction is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ServerUse(pub(super) Option<LegKey>);
+pub(super) struct ServerUse(pub(super) Option<LegId>);
 
 /// What a client transaction is for.
 #[derive(Clone, Debug)]
 pub(super) enum ClientUse {
-    Invite(LegKey, Arc<Sent>),
-    Reinvite(LegKey, Arc<Sent>),
-    Update(LegKey, Arc<Sent>),
-    Bye(LegKey, Arc<Sent>),
-    Prack(LegKey, Arc<Sent>),
+    Invite(LegId, Arc<SentInvite>),
+    Reinvite(LegId, Arc<SentInvite>),
+    Update(LegId, Arc<SentInvite>),
+    Bye(LegId, Arc<SentInvite>),
+    Prack(LegId, Arc<SentInvite>),
     /// NOTIFY with `Event: talk`.
-    Talk(LegKey),
+    Talk(LegId),
     /// OPTIONS to see whether a phone is there.
-    Qualify(Phone),
+    Qualify(QualifiedPhone),
     /// Nobody waits for the outcome.
     Other,
 }
 
 impl ClientUse {
     /// The leg that it is for.
-    pub(super) fn leg(&self) -> Option<LegKey> {
+    pub(super) fn leg(&self) -> Option<LegId> {
         match self {
             Self::Invite(leg, _)
             | Self::Reinvite(leg, _)

@@ -12,11 +12,11 @@
 use super::leg::ClientUse;
 use super::{Output, UserAgent};
 use crate::sip::flow::Flow;
-use crate::sip::leg::{ANONYMOUS, LegKey, LegSource};
-use crate::sip::message::{Method, NameAddr, Request, Uri};
+use crate::sip::leg::{ANONYMOUS, LegId, LegSource};
+use crate::sip::message::{Method, NameAddr, SipRequest, Uri};
 use crate::sip::registrar::Binding;
 use crate::sip::timers::Timers;
-use crate::sip::transaction::{ClientId, Kind};
+use crate::sip::transaction::{ClientTransactionId, TransactionKind};
 use crate::words::{DeviceId, Now};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// A registered phone: its device and the raw URI of its Contact.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Phone {
+pub(super) struct QualifiedPhone {
     device: DeviceId,
     contact: Vec<u8>,
 }
@@ -37,8 +37,8 @@ pub(super) struct Phone {
 /// What is known of the phones that are asked.
 #[derive(Debug, Default)]
 pub(super) struct Qualification {
-    phones: BTreeMap<Phone, Probe>,
-    timers: Timers<Phone>,
+    phones: BTreeMap<QualifiedPhone, Probe>,
+    timers: Timers<QualifiedPhone>,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ struct Probe {
     /// It knows OPTIONS.
     answers: bool,
     /// The OPTIONS that waits for its response.
-    waiting: Option<ClientId>,
+    waiting: Option<ClientTransactionId>,
 }
 
 impl Qualification {
@@ -63,12 +63,12 @@ impl UserAgent {
         if self.config.account(device).is_none_or(|account| !account.qualify) {
             return;
         }
-        let bound: Vec<Phone> = self
+        let bound: Vec<QualifiedPhone> = self
             .registrar
             .of(device, now.mono)
-            .map(|binding| Phone::of(device, &binding.contact))
+            .map(|binding| QualifiedPhone::of(device, &binding.contact))
             .collect();
-        let first = Phone {
+        let first = QualifiedPhone {
             device: device.clone(),
             contact: Vec::new(),
         };
@@ -77,7 +77,7 @@ impl UserAgent {
             .phones
             .range(first..)
             .take_while(|(phone, _)| phone.device == *device);
-        let gone: Vec<Phone> = known
+        let gone: Vec<QualifiedPhone> = known
             .map(|(phone, _)| phone.clone())
             .filter(|phone| !bound.contains(phone))
             .collect();
@@ -94,7 +94,7 @@ impl UserAgent {
         }
     }
 
-    fn ask_no_more(&mut self, phone: &Phone) {
+    fn ask_no_more(&mut self, phone: &QualifiedPhone) {
         self.qualification.timers.clear(phone);
         let probe = self.qualification.phones.remove(phone);
         if let Some(transaction) = probe.and_then(|probe| probe.waiting) {
@@ -118,7 +118,7 @@ impl UserAgent {
         }
     }
 
-    fn ask_phone(&mut self, phone: Phone, now: Now) {
+    fn ask_phone(&mut self, phone: QualifiedPhone, now: Now) {
         let is_it = |binding: &&Binding| binding.contact.as_bytes() == phone.contact.as_slice();
         let found = self.registrar.of(&phone.device, now.mono).find(is_it);
         let Some((uri, flow)) = found.map(|binding| (binding.contact.clone(), binding.target)) else {
@@ -132,7 +132,7 @@ impl UserAgent {
         let host = self.via_host(&flow);
         let Ok(own) = Uri::sip(None, &host, None) else { return };
         let from = NameAddr::new(own).with_tag(&self.chance.word());
-        let options = Request::new(Method::Options, uri.clone())
+        let options = SipRequest::new(Method::Options, uri.clone())
             .with("Max-Forwards", "70")
             .with("From", from.to_bytes())
             .with("To", NameAddr::new(uri).to_bytes())
@@ -142,7 +142,7 @@ impl UserAgent {
             .with("Accept", "application/sdp")
             .with("User-Agent", &self.config.product);
         let sent = self.sent(options, flow, 0);
-        let transaction = self.send(Kind::Other, ClientUse::Qualify(phone.clone()), &sent, now);
+        let transaction = self.send(TransactionKind::Other, ClientUse::Qualify(phone.clone()), &sent, now);
         if let Some(probe) = self.qualification.phones.get_mut(&phone) {
             probe.waiting = Some(transaction);
         }
@@ -150,7 +150,7 @@ impl UserAgent {
     }
 
     /// A response to OPTIONS, whatever it says.
-    pub(super) fn has_answered(&mut self, phone: &Phone, now: Now) {
+    pub(super) fn has_answered(&mut self, phone: &QualifiedPhone, now: Now) {
         let Some(probe) = self.qualification.phones.get_mut(phone) else {
             return;
         };
@@ -163,7 +163,7 @@ impl UserAgent {
     }
 
     /// Nothing came, or the way to the phone is broken.
-    pub(super) fn has_not_answered(&mut self, phone: &Phone, now: Now) {
+    pub(super) fn has_not_answered(&mut self, phone: &QualifiedPhone, now: Now) {
         let Some(probe) = self.qualification.phones.get_mut(phone) else {
             return;
         };
@@ -177,14 +177,14 @@ impl UserAgent {
     }
 
     /// An INVITE has found nobody: a phone that has answered OPTIONS before is asked again before anybody else waits for it.
-    pub(super) fn has_not_been_found(&mut self, leg: LegKey, now: Now) {
+    pub(super) fn has_not_been_found(&mut self, leg: LegId, now: Now) {
         let Some(leg) = self.legs.get(&leg) else { return };
         let LegSource::Account(device) = &leg.peer else { return };
         let called = self
             .registrar
             .of(device, now.mono)
             .filter(|binding| binding.target == leg.dialog.flow);
-        let phones: Vec<Phone> = called.map(|binding| Phone::of(device, &binding.contact)).collect();
+        let phones: Vec<QualifiedPhone> = called.map(|binding| QualifiedPhone::of(device, &binding.contact)).collect();
         for phone in phones {
             if self
                 .qualification
@@ -203,16 +203,19 @@ impl UserAgent {
             .registrar
             .of(device, now.mono)
             .filter(|binding| binding.is_silent() && binding.flow == *source);
-        for phone in silent.map(|binding| Phone::of(device, &binding.contact)).collect::<Vec<_>>() {
+        for phone in silent
+            .map(|binding| QualifiedPhone::of(device, &binding.contact))
+            .collect::<Vec<_>>()
+        {
             self.mark(&phone, false, now);
         }
     }
 
-    fn ask_again(&mut self, phone: &Phone, wait: Duration, now: Now) {
+    fn ask_again(&mut self, phone: &QualifiedPhone, wait: Duration, now: Now) {
         self.qualification.timers.set(phone.clone(), now.mono + wait);
     }
 
-    fn mark(&mut self, phone: &Phone, is_silent: bool, now: Now) {
+    fn mark(&mut self, phone: &QualifiedPhone, is_silent: bool, now: Now) {
         let was = self.registrar.lookup(&phone.device, now.mono).is_some();
         if !self.registrar.mark(&phone.device, &phone.contact, is_silent) {
             return;
@@ -228,9 +231,9 @@ impl UserAgent {
     }
 }
 
-impl Phone {
-    fn of(device: &DeviceId, contact: &Uri) -> Phone {
-        Phone {
+impl QualifiedPhone {
+    fn of(device: &DeviceId, contact: &Uri) -> QualifiedPhone {
+        QualifiedPhone {
             device: device.clone(),
             contact: contact.as_bytes().to_vec(),
         }

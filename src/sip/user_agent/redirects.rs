@@ -2,8 +2,8 @@
 
 use super::UserAgent;
 use super::leg::Leg;
-use crate::sip::leg::{LegKey, LegSource};
-use crate::sip::message::{NameAddr, Response, Uri};
+use crate::sip::leg::{LegId, LegSource};
+use crate::sip::message::{NameAddr, SipResponse, Uri};
 use crate::words::Number;
 
 /// So many contacts of a redirection are looked at.
@@ -12,7 +12,7 @@ const MOST_REDIRECTS: usize = 8;
 impl UserAgent {
     /// The numbers that the phone of a device sends a caller to (RFC 3261 21.3), the preferred first. Another host is none
     /// of them, and a trunk sends nobody anywhere: whom a device may call is decided by number.
-    pub(super) fn redirected_to(&self, leg_key: LegKey, response: &Response) -> Vec<Number> {
+    pub(super) fn redirected_to(&self, leg_key: LegId, response: &SipResponse) -> Vec<Number> {
         let of_device = |leg: &Leg| matches!(leg.peer, LegSource::Account(_));
         if !matches!(response.status, 300..=302) || !self.legs.get(&leg_key).is_some_and(of_device) {
             return Vec::new();

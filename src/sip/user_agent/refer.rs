@@ -1,11 +1,11 @@
 //! REFER within a call (RFC 3515): a phone asks that somebody else take its place, and is told how it goes.
 
 use super::UserAgent;
-use super::leg::{ClientUse, State, Way};
+use super::leg::{ClientUse, LegPhase, Way};
 use crate::sip::flow::Flow;
-use crate::sip::leg::{LegEvent, LegKey};
-use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, Uri, reason_phrase};
-use crate::sip::transaction::{Kind, Received};
+use crate::sip::leg::{LegEvent, LegId};
+use crate::sip::message::{Headers, Method, NameAddr, Refuse, Scheme, SipRequest, SipResponse, Uri, reason_phrase};
+use crate::sip::transaction::{ReceivedVia, TransactionKind};
 use crate::words::{Now, Number};
 
 /// A peer that has asked, and is to hear what came of it.
@@ -21,18 +21,25 @@ pub(super) struct Referrer {
 const LASTS: u32 = 300;
 
 impl UserAgent {
-    pub(super) fn handle_refer(&mut self, leg_key: LegKey, flow: Flow, key: Received, refer: &Request, now: Now) -> Result<(), Refuse> {
+    pub(super) fn handle_refer(
+        &mut self,
+        leg_key: LegId,
+        flow: Flow,
+        key: ReceivedVia,
+        refer: &SipRequest,
+        now: Now,
+    ) -> Result<(), Refuse> {
         let leg = self.legs.get(&leg_key).ok_or(Refuse::new(481))?;
         match leg.state {
-            State::Confirmed if leg.referrer.is_none() => {}
-            State::Confirmed | State::Incoming(_) | State::Calling(_) => return Err(Refuse::new(491)),
-            State::Cancelling(..) | State::Parting(_) | State::Leaving => return Err(Refuse::new(481)),
+            LegPhase::Confirmed if leg.referrer.is_none() => {}
+            LegPhase::Confirmed | LegPhase::Incoming(_) | LegPhase::Calling(_) => return Err(Refuse::new(491)),
+            LegPhase::Cancelling(..) | LegPhase::ByePending(_) | LegPhase::ByeSent => return Err(Refuse::new(481)),
         }
         let (to, replaces) = self.refer_to(leg_key, &refer.headers)?;
         let (cseq, _) = refer.headers.cseq().map_err(|_| Refuse::new(400))?;
         let wish = refer.headers.get("Refer-Sub");
         let is_silent = wish.is_some_and(|wish| wish.trim_ascii().eq_ignore_ascii_case(b"false"));
-        let mut response = Response::to(refer, 202).with("Contact", self.contact(&flow, &leg.number));
+        let mut response = SipResponse::to(refer, 202).with("Contact", self.contact(&flow, &leg.number));
         if is_silent {
             response.headers.push("Refer-Sub", "false");
         }
@@ -52,7 +59,7 @@ impl UserAgent {
     /// The number that is to be called, and the call of the same peer that goes there already. That one is named by Replaces
     /// alone (RFC 3891 3), whatever stands before it: often it is our Contact (RFC 5589 7). Else only a number of ours will
     /// do: whom a phone may call is decided by number.
-    fn refer_to(&self, leg_key: LegKey, headers: &Headers) -> Result<(Number, Option<LegKey>), Refuse> {
+    fn refer_to(&self, leg_key: LegId, headers: &Headers) -> Result<(Number, Option<LegId>), Refuse> {
         let value = headers.single("Refer-To").map_err(|_| Refuse::new(400))?;
         let uri = target(value).ok_or(Refuse::new(400))?;
         if uri.scheme() == Scheme::Other {
@@ -80,25 +87,25 @@ impl UserAgent {
     }
 
     /// Another leg of the same peer. (481 would end the dialog in which he asks, RFC 5057 5.1.)
-    fn other_leg(&self, leg_key: LegKey, replaces: &[u8]) -> Option<LegKey> {
+    fn other_leg(&self, leg_key: LegId, replaces: &[u8]) -> Option<LegId> {
         let (other, early_only) = self.named(replaces)?;
         let (one, other_leg) = (self.legs.get(&leg_key)?, self.legs.get(&other)?);
         let stands = match other_leg.state {
-            State::Confirmed => !early_only,
-            State::Incoming(_) | State::Calling(_) => true,
-            State::Cancelling(..) | State::Parting(_) | State::Leaving => false,
+            LegPhase::Confirmed => !early_only,
+            LegPhase::Incoming(_) | LegPhase::Calling(_) => true,
+            LegPhase::Cancelling(..) | LegPhase::ByePending(_) | LegPhase::ByeSent => false,
         };
         (stands && other != leg_key && one.peer == other_leg.peer).then_some(other)
     }
 
     /// NOTIFY with the status line of what was asked for (RFC 3515 2.4.5); the last one ends the subscription.
-    pub(super) fn tell_referrer(&mut self, leg_key: LegKey, status: u16, now: Now) {
+    pub(super) fn tell_referrer(&mut self, leg_key: LegId, status: u16, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         let is_last = status >= 200;
         let Some(referrer) = (if is_last { leg.referrer.take() } else { leg.referrer.clone() }) else {
             return;
         };
-        if referrer.is_silent || !matches!(leg.state, State::Confirmed) || leg.way == Way::Lost {
+        if referrer.is_silent || !matches!(leg.state, LegPhase::Confirmed) || leg.way == Way::Lost {
             return;
         }
         let (flow, number) = (leg.dialog.flow, leg.number.clone());
@@ -113,7 +120,7 @@ impl UserAgent {
         notify.headers.push("Contact", self.contact(&flow, &number));
         let line = format!("SIP/2.0 {status} {}\r\n", reason_phrase(status));
         let sent = self.sent(notify.with_body("message/sipfrag;version=2.0", line.into_bytes()), flow, 0);
-        self.send(Kind::Other, ClientUse::Other, &sent, now);
+        self.send(TransactionKind::Other, ClientUse::Other, &sent, now);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Refusals that are written down for the operator: each in one line, and never so many that they fill a disk.
 
-use super::allowance::Allowance;
+use super::allowance::TokenBucket;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ pub enum RefusedBy {
 
 /// A request that was refused, or something that could not be read. All text is bounded and printable; `from` and `to` are personal data.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedRequest {
     /// By whom.
     pub by: RefusedBy,
     /// The method; empty when it could not be read.
@@ -49,19 +49,19 @@ pub struct Refused {
 /// How many refusals are written down.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    known: Lines,
-    strangers: Lines,
+    known: RefusalLines,
+    strangers: RefusalLines,
 }
 
 #[derive(Debug, Default)]
-struct Lines {
-    allowance: Allowance,
+struct RefusalLines {
+    allowance: TokenBucket,
     left_out: u64,
 }
 
 impl Refusals {
     /// The line, if there may be one now. It is not made when there may not.
-    pub(super) fn take(&mut self, known: bool, now: Instant, line: impl FnOnce() -> Refused) -> Option<Refused> {
+    pub(super) fn take(&mut self, known: bool, now: Instant, line: impl FnOnce() -> RefusedRequest) -> Option<RefusedRequest> {
         let (lines, most, each) = match known {
             true => (&mut self.known, KNOWN, KNOWN_EACH),
             false => (&mut self.strangers, STRANGERS, STRANGERS_EACH),
@@ -70,7 +70,7 @@ impl Refusals {
             lines.left_out += 1;
             return None;
         }
-        Some(Refused {
+        Some(RefusedRequest {
             left_out: std::mem::take(&mut lines.left_out),
             ..line()
         })

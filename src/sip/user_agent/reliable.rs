@@ -1,10 +1,10 @@
 //! Reliable provisional responses (RFC 3262), ours and theirs.
 
 use super::UserAgent;
-use super::leg::{ClientUse, Leg, LegTimer, State};
-use crate::sip::leg::{EndReason, LegEvent, LegKey};
-use crate::sip::message::{Headers, Method, Refuse, Request, Response};
-use crate::sip::transaction::{Kind, Received};
+use super::leg::{ClientUse, Leg, LegPhase, LegTimer};
+use crate::sip::leg::{EndReason, LegEvent, LegId};
+use crate::sip::message::{Headers, Method, Refuse, SipRequest, SipResponse};
+use crate::sip::transaction::{ReceivedVia, TransactionKind};
 use crate::words::Now;
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ pub(super) struct Fork {
 
 impl Reliable {
     /// As an INVITE wants it; `None` if it can not.
-    pub(super) fn wanted(invite: &Request, random: u64) -> Option<Self> {
+    pub(super) fn wanted(invite: &SipRequest, random: u64) -> Option<Self> {
         let headers = &invite.headers;
         let all = headers.lists("Require", "100rel");
         (all || headers.lists("Supported", "100rel")).then(|| Self {
@@ -90,7 +90,7 @@ impl Reliable {
     }
 
     /// The fields of the next response.
-    pub(super) fn stamp(&mut self, response: Response) -> Response {
+    pub(super) fn stamp(&mut self, response: SipResponse) -> SipResponse {
         self.rseq += 1;
         response.with("Require", "100rel").with("RSeq", self.rseq.to_string())
     }
@@ -139,7 +139,7 @@ impl Fork {
 }
 
 /// The RSeq of a response that wants to be acknowledged.
-pub(super) fn rseq(response: &Response) -> Option<u32> {
+pub(super) fn rseq(response: &SipResponse) -> Option<u32> {
     let headers = &response.headers;
     let value = headers.lists("Require", "100rel").then(|| headers.single("RSeq").ok())??;
     number(value).filter(|rseq| *rseq > 0)
@@ -166,7 +166,7 @@ fn number(text: &[u8]) -> Option<u32> {
 
 impl UserAgent {
     /// A reliable response has gone out: it is said again until it is heard.
-    pub(super) fn expect_prack(&mut self, leg_key: LegKey, status: u16, bytes: Vec<u8>, described: bool, now: Now) {
+    pub(super) fn expect_prack(&mut self, leg_key: LegId, status: u16, bytes: Vec<u8>, described: bool, now: Now) {
         let timing = self.config.timing;
         let Some(reliable) = self.legs.get_mut(&leg_key).and_then(|leg| leg.reliable.as_mut()) else {
             return;
@@ -182,9 +182,9 @@ impl UserAgent {
     }
 
     /// Once more, or no more: whoever does not hear that it rings does not hear the rest (RFC 3262 3).
-    pub(super) fn repeat_reliable(&mut self, leg_key: LegKey, now: Now) {
+    pub(super) fn repeat_reliable(&mut self, leg_key: LegId, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        let (State::Incoming(incoming), Some(reliable)) = (&leg.state, &mut leg.reliable) else {
+        let (LegPhase::Incoming(incoming), Some(reliable)) = (&leg.state, &mut leg.reliable) else {
             return;
         };
         let Some(unheard) = &mut reliable.unheard else { return };
@@ -202,7 +202,7 @@ impl UserAgent {
         self.timers.set((leg_key, LegTimer::Reliable), next);
     }
 
-    pub(super) fn handle_prack(&mut self, leg_key: LegKey, key: Received, prack: &Request, now: Now) -> Result<(), Refuse> {
+    pub(super) fn handle_prack(&mut self, leg_key: LegId, key: ReceivedVia, prack: &SipRequest, now: Now) -> Result<(), Refuse> {
         let (rseq, cseq, method) = rack(&prack.headers).ok_or(Refuse::new(400))?;
         let reliable = self.legs.get_mut(&leg_key).and_then(|leg| leg.reliable.as_mut());
         let names =
@@ -213,7 +213,7 @@ impl UserAgent {
         // A new offer is one too many before the call stands (RFC 3262 5 allows it; RFC 6337 3.1.1 says how to say no). It is heard all the same.
         let done = match prack.description().is_none() {
             true => {
-                self.answer(leg_key, key, &Response::to(prack, 200), now);
+                self.answer(leg_key, key, &SipResponse::to(prack, 200), now);
                 Ok(())
             }
             false => Err(Refuse::new(488)),
@@ -227,9 +227,9 @@ impl UserAgent {
     }
 
     /// What has waited for the PRACK.
-    fn say_next(&mut self, leg_key: LegKey, now: Now) {
+    fn say_next(&mut self, leg_key: LegId, now: Now) {
         let Some(Leg {
-            state: State::Incoming(_),
+            state: LegPhase::Incoming(_),
             reliable: Some(reliable),
             ..
         }) = self.legs.get_mut(&leg_key)
@@ -244,12 +244,12 @@ impl UserAgent {
     }
 
     /// Acknowledges a reliable response in its dialog.
-    pub(super) fn send_prack(&mut self, leg_key: LegKey, rseq: u32, cseq: u32, now: Now) {
+    pub(super) fn send_prack(&mut self, leg_key: LegId, rseq: u32, cseq: u32, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         let flow = leg.dialog.flow;
         let prack = leg.dialog.request(Method::Prack);
         let prack = prack.with("RAck", format!("{rseq} {cseq} INVITE"));
         let sent = self.sent(prack, flow, 0);
-        self.send(Kind::Other, ClientUse::Prack(leg_key, sent.clone()), &sent, now);
+        self.send(TransactionKind::Other, ClientUse::Prack(leg_key, sent.clone()), &sent, now);
     }
 }

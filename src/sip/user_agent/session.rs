@@ -1,9 +1,9 @@
 //! Session timers (RFC 4028): a leg whose peer has vanished does not live for ever.
 
 use super::UserAgent;
-use super::leg::{LegTimer, Session};
-use crate::sip::leg::LegKey;
-use crate::sip::message::{Headers, Refuse, Request, Response};
+use super::leg::{LegTimer, SessionTimer};
+use crate::sip::leg::LegId;
+use crate::sip::message::{Headers, Refuse, SipRequest, SipResponse};
 use crate::words::Now;
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ enum Refresher {
 }
 
 impl UserAgent {
-    pub(super) fn first_session(&self) -> Session {
-        Session {
+    pub(super) fn first_session(&self) -> SessionTimer {
+        SessionTimer {
             interval: self.config.session_expires,
             min: self.config.min_session_expires,
             we_refresh: true,
@@ -44,7 +44,7 @@ impl UserAgent {
     }
 
     /// Agrees on what a request of theirs asks for.
-    pub(super) fn agree(&self, before: Session, headers: &Headers) -> Session {
+    pub(super) fn agree(&self, before: SessionTimer, headers: &Headers) -> SessionTimer {
         let asked = session_expires(headers).ok().flatten();
         let their_min = seconds(headers.get("Min-SE").unwrap_or_default()).unwrap_or_default();
         let min = before.min.max(their_min);
@@ -56,7 +56,7 @@ impl UserAgent {
             Some(Refresher::Uas) => true,
             None => before.we_refresh || !peer_knows,
         };
-        Session {
+        SessionTimer {
             interval,
             min,
             we_refresh,
@@ -65,9 +65,9 @@ impl UserAgent {
     }
 
     /// Takes what their 2xx says.
-    pub(super) fn agreed(&self, before: Session, headers: &Headers) -> Session {
+    pub(super) fn agreed(&self, before: SessionTimer, headers: &Headers) -> SessionTimer {
         let said = session_expires(headers).ok().flatten();
-        Session {
+        SessionTimer {
             interval: said.as_ref().map_or(before.interval, |said| said.interval.max(before.min)),
             min: before.min,
             we_refresh: said.as_ref().is_none_or(|said| said.refresher != Some(Refresher::Uas)),
@@ -75,7 +75,7 @@ impl UserAgent {
         }
     }
 
-    pub(super) fn write_session_request(session: &Session, request: &mut Request) {
+    pub(super) fn write_session_request(session: &SessionTimer, request: &mut SipRequest) {
         let refresher = if session.we_refresh { "uac" } else { "uas" };
         // RFC 4028 7.1: the first INVITE leaves the choice open; later requests keep it.
         let value = match session.peer_knows {
@@ -86,7 +86,7 @@ impl UserAgent {
         request.headers.push("Min-SE", session.min.as_secs().to_string());
     }
 
-    pub(super) fn write_session_response(session: &Session, response: &mut Response) {
+    pub(super) fn write_session_response(session: &SessionTimer, response: &mut SipResponse) {
         let refresher = if session.we_refresh { "uas" } else { "uac" };
         if session.peer_knows && !session.we_refresh {
             response.headers.push("Require", "timer");
@@ -97,7 +97,7 @@ impl UserAgent {
     }
 
     /// The session begins, or has been refreshed.
-    pub(super) fn restart_session(&mut self, key: LegKey, now: Now) {
+    pub(super) fn restart_session(&mut self, key: LegId, now: Now) {
         let Some(leg) = self.legs.get(&key) else { return };
         let session = leg.session;
         self.timers.clear(&(key, LegTimer::Refresh));

@@ -11,12 +11,12 @@ mod races;
 mod reliable;
 mod rules;
 
-use super::{Output, Refused, UserAgent, WrongPassword};
-use crate::sip::config::{Account, Config, Login, Trunk};
-use crate::sip::digest::{Credentials, Subject};
+use super::{Output, RefusedRequest, UserAgent, WrongPassword};
+use crate::sip::config::{Login, SipAccount, SipConfig, Trunk};
+use crate::sip::digest::{Credentials, DigestRequest};
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
-use crate::sip::leg::{Destination, Identity, LegCommand, LegEvent, LegKey};
-use crate::sip::message::{Message, Request, Response, parse_datagram};
+use crate::sip::leg::{Destination, Identity, LegCommand, LegEvent, LegId};
+use crate::sip::message::{SipMessage, SipRequest, SipResponse, parse_datagram};
 use crate::sip::registrar::KeptBinding;
 use crate::sip::sdp::SdpFault;
 use crate::words::{DeviceId, Now, Number, Timestamp};
@@ -66,21 +66,21 @@ fn device(name: &str) -> DeviceId {
     DeviceId::from(name)
 }
 
-fn config() -> Config {
+fn config() -> SipConfig {
     let mut carrier = Trunk::at("carrier", address(CARRIER), Protocol::Udp);
     carrier.login = Some(Login {
         realm: "carrier.example".to_owned(),
         username: "undertone".to_owned(),
         password: "secret".to_owned(),
     });
-    Config {
+    SipConfig {
         domains: vec!["coach.example".to_owned()],
         accounts: vec![
-            Account::new(device("phone-1"), Number::from("1001"), REALM, "secret"),
-            Account::new(device("phone-2"), Number::from("1002"), REALM, "secret"),
+            SipAccount::new(device("phone-1"), Number::from("1001"), REALM, "secret"),
+            SipAccount::new(device("phone-2"), Number::from("1002"), REALM, "secret"),
         ],
         trunks: vec![carrier],
-        ..Config::default()
+        ..SipConfig::default()
     }
 }
 
@@ -88,14 +88,14 @@ fn config() -> Config {
 struct Stage {
     agent: UserAgent,
     now: Now,
-    sent: Vec<(Flow, Message)>,
+    sent: Vec<(Flow, SipMessage)>,
     events: Vec<LegEvent>,
-    located: Vec<(LegKey, IpAddr, bool)>,
+    located: Vec<(LegId, IpAddr, bool)>,
     reports: Vec<WrongPassword>,
     /// Connections that are no strangers'.
     known: Vec<Flow>,
     faults: Vec<SdpFault>,
-    refusals: Vec<Refused>,
+    refusals: Vec<RefusedRequest>,
     /// What a restart would find.
     kept: BTreeMap<DeviceId, Vec<KeptBinding>>,
 }
@@ -105,7 +105,7 @@ impl Stage {
         Stage::with(config())
     }
 
-    fn with(config: Config) -> Stage {
+    fn with(config: SipConfig) -> Stage {
         let now = start();
         Stage {
             agent: UserAgent::new(config, vec![(Protocol::Udp, address(US))], [7; 32], now),
@@ -139,7 +139,7 @@ impl Stage {
     }
 
     /// After a restart that took a while.
-    fn restarted(&self, config: Config, away: Duration) -> Stage {
+    fn restarted(&self, config: SipConfig, away: Duration) -> Stage {
         let mut stage = Stage::with(config);
         stage.now = self.now + away;
         for (device, bindings) in self.kept.clone() {
@@ -178,7 +178,7 @@ impl Stage {
         self.now = end;
     }
 
-    fn sent(&mut self) -> Vec<Message> {
+    fn sent(&mut self) -> Vec<SipMessage> {
         std::mem::take(&mut self.sent).into_iter().map(|(_, message)| message).collect()
     }
 
@@ -191,19 +191,19 @@ impl Stage {
         std::mem::take(&mut self.events)
     }
 
-    fn request(&mut self, method: &str) -> Request {
+    fn request(&mut self, method: &str) -> SipRequest {
         let sent = self.sent();
         let found = sent.iter().find_map(|message| match message {
-            Message::Request(request) if request.method.as_bytes() == method.as_bytes() => Some(request.clone()),
+            SipMessage::Request(request) if request.method.as_bytes() == method.as_bytes() => Some(request.clone()),
             _ => None,
         });
         found.unwrap_or_else(|| panic!("no {method} among {:?}", sent.iter().map(short).collect::<Vec<_>>()))
     }
 
-    fn response(&mut self, status: u16) -> Response {
+    fn response(&mut self, status: u16) -> SipResponse {
         let sent = self.sent();
         let found = sent.iter().find_map(|message| match message {
-            Message::Response(response) if response.status == status => Some(response.clone()),
+            SipMessage::Response(response) if response.status == status => Some(response.clone()),
             _ => None,
         });
         found.unwrap_or_else(|| panic!("no {status} among {:?}", sent.iter().map(short).collect::<Vec<_>>()))
@@ -231,11 +231,11 @@ impl Stage {
 
     /// We call the carrier and are answered.
     fn outgoing_call(&mut self) -> Call {
-        self.outgoing(call_carrier(LegKey(1)))
+        self.outgoing(call_carrier(LegId(1)))
     }
 
     fn outgoing(&mut self, command: LegCommand) -> Call {
-        let leg = LegKey(1);
+        let leg = LegId(1);
         self.command(command);
         let invite = self.request("INVITE");
         let extra = "Contact: <sip:carrier@192.0.2.2>\nAllow: INVITE, BYE, ACK, CANCEL\nContent-Type: application/sdp\n";
@@ -257,13 +257,13 @@ impl Stage {
     }
 
     /// REGISTER with its challenge and its answer; the last response.
-    fn register(&mut self, peer: &str, number: &str, cseq: u32, extra: &str) -> Response {
+    fn register(&mut self, peer: &str, number: &str, cseq: u32, extra: &str) -> SipResponse {
         let first = register(number, cseq * 10, extra);
         self.hear(peer, &first);
         let challenge = self.response(401);
         let mut client = Credentials::new("us", REALM, number, "secret");
         let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-        let subject = Subject {
+        let subject = DigestRequest {
             method: b"REGISTER",
             uri: b"sip:coach.example",
             body: b"",
@@ -271,7 +271,7 @@ impl Stage {
         let answer = client.answer(&challenges, "us", subject, "cnonce").unwrap();
         self.hear(peer, &register(number, cseq * 10 + 1, &format!("{extra}Authorization: {answer}\n")));
         match self.sent().pop() {
-            Some(Message::Response(response)) => response,
+            Some(SipMessage::Response(response)) => response,
             other => panic!("{other:?}"),
         }
     }
@@ -283,7 +283,7 @@ impl Stage {
 
 /// A call as the peer sees it.
 struct Call {
-    leg: LegKey,
+    leg: LegId,
     call_id: String,
     theirs: String,
     ours: String,
@@ -323,7 +323,7 @@ fn register(number: &str, cseq: u32, extra: &str) -> String {
     )
 }
 
-fn call_carrier(leg: LegKey) -> LegCommand {
+fn call_carrier(leg: LegId) -> LegCommand {
     LegCommand::Invite {
         leg,
         to: Destination::Trunk {
@@ -341,7 +341,7 @@ fn call_carrier(leg: LegKey) -> LegCommand {
 }
 
 /// The phone of 1001, wherever it has registered.
-fn call_phone(leg: LegKey) -> LegCommand {
+fn call_phone(leg: LegId) -> LegCommand {
     LegCommand::Invite {
         leg,
         to: Destination::Device(device("phone-1")),
@@ -363,7 +363,7 @@ fn caller() -> Identity {
 }
 
 /// A response to a request of ours.
-fn answer(request: &Request, status: u16, tag: &str, extra: &str, body: &str) -> String {
+fn answer(request: &SipRequest, status: u16, tag: &str, extra: &str, body: &str) -> String {
     format!(
         "SIP/2.0 {status} So\nVia: {}\nFrom: {}\nTo: {}{tag}\nCall-ID: {}\nCSeq: {}\n{extra}Content-Length: {}\n\n{body}",
         text_of(request, "Via"),
@@ -375,17 +375,17 @@ fn answer(request: &Request, status: u16, tag: &str, extra: &str, body: &str) ->
     )
 }
 
-fn text_of(request: &Request, name: &str) -> String {
+fn text_of(request: &SipRequest, name: &str) -> String {
     String::from_utf8_lossy(request.headers.get(name).unwrap_or_default()).into_owned()
 }
 
-fn text(response: &Response, name: &str) -> String {
+fn text(response: &SipResponse, name: &str) -> String {
     String::from_utf8_lossy(response.headers.get(name).unwrap_or_default()).into_owned()
 }
 
-fn short(message: &Message) -> String {
+fn short(message: &SipMessage) -> String {
     match message {
-        Message::Request(request) => request.method.to_string(),
-        Message::Response(response) => response.status.to_string(),
+        SipMessage::Request(request) => request.method.to_string(),
+        SipMessage::Response(response) => response.status.to_string(),
     }
 }

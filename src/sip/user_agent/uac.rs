@@ -3,16 +3,16 @@
 use super::UserAgent;
 use super::admission::{ACCEPT, ALLOW, TRAIL};
 use super::caller::LONGEST_NAME;
-use super::leg::{Calling, ClientUse, Exchange, HangupReason, Leg, LegTimer, Queued, Sent, State, Way};
+use super::leg::{Calling, ClientUse, Exchange, HangupReason, Leg, LegPhase, LegTimer, QueuedRequest, SentInvite, Way};
 use super::reliable::{fork, rseq};
 use super::session::min_se;
 use crate::sip::config::AutoAnswer;
 use crate::sip::dialog::Dialog;
-use crate::sip::digest::Subject;
+use crate::sip::digest::DigestRequest;
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
-use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
-use crate::sip::message::{Method, NameAddr, Request, Response, Uri, printable};
-use crate::sip::transaction::{ClientId, ClientKey, Kind, Reply};
+use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
+use crate::sip::message::{Method, NameAddr, SipRequest, SipResponse, Uri, printable};
+use crate::sip::transaction::{ClientKey, ClientTransactionId, Reply, TransactionKind};
 use crate::words::{Now, Number};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ const OFFER: Duration = Duration::from_secs(60);
 const PASSED: &[&str] = &["Identity", "Date", "User-to-User", "Session-ID"];
 
 /// A way to a peer and what stands on the envelope.
-struct Route {
+struct RequestRoute {
     flow: Flow,
     uri: Uri,
     to: NameAddr,
@@ -73,7 +73,7 @@ impl UserAgent {
             LegCommand::Reject { leg, status } => self.answer_incoming(leg, status.clamp(400, 699), now),
             LegCommand::Offer { leg, media } => {
                 if let Some(found) = self.legs.get_mut(&leg) {
-                    found.queued = Some(Queued { media, glares: 0 });
+                    found.queued = Some(QueuedRequest { media, glares: 0 });
                     self.send_queued(leg, now);
                 }
             }
@@ -92,14 +92,14 @@ impl UserAgent {
         }
     }
 
-    fn route(&self, to: &Destination, now: Now) -> Result<Route, u16> {
+    fn route(&self, to: &Destination, now: Now) -> Result<RequestRoute, u16> {
         match to {
             Destination::Device(device) => {
                 let account = self.config.account(device).ok_or(480u16)?;
                 let binding = self.registrar.lookup(device, now.mono).ok_or(480u16)?;
                 let host = self.via_host(&binding.target);
                 let to = Uri::sip(Some(account.number.as_str().as_bytes()), &host, None).map_err(|_| 480u16)?;
-                Ok(Route {
+                Ok(RequestRoute {
                     flow: binding.target,
                     uri: binding.contact.clone(),
                     to: NameAddr::new(to),
@@ -121,7 +121,7 @@ impl UserAgent {
                     Protocol::Udp => to.clone(),
                     Protocol::Tcp => to.with_param("transport", Some("tcp")).map_err(|_| 404u16)?,
                 };
-                Ok(Route {
+                Ok(RequestRoute {
                     flow: Flow {
                         protocol,
                         local,
@@ -140,8 +140,8 @@ impl UserAgent {
     #[expect(clippy::too_many_arguments, reason = "the command's fields")]
     fn invite(
         &mut self,
-        leg: LegKey,
-        route: Route,
+        leg: LegId,
+        route: RequestRoute,
         from: &Identity,
         offer: Vec<u8>,
         auto_answer: bool,
@@ -149,7 +149,7 @@ impl UserAgent {
         passed: &[PassedHeader],
         now: Now,
     ) {
-        let Route {
+        let RequestRoute {
             flow,
             uri,
             to,
@@ -192,7 +192,7 @@ impl UserAgent {
         }
         let request = request.with_body("application/sdp", offer.clone());
         let sent = self.sent(request, flow, 0);
-        let transaction = self.send(Kind::Invite, ClientUse::Invite(leg, sent.clone()), &sent, now);
+        let transaction = self.send(TransactionKind::Invite, ClientUse::Invite(leg, sent.clone()), &sent, now);
         let calling = Calling {
             transaction,
             sent,
@@ -211,7 +211,7 @@ impl UserAgent {
                 peer,
                 number: from.number.clone(),
                 dialog,
-                state: State::Calling(calling),
+                state: LegPhase::Calling(calling),
                 exchange: Exchange::Idle,
                 unacknowledged: None,
                 queued: None,
@@ -228,7 +228,7 @@ impl UserAgent {
         );
     }
 
-    fn write_common(&self, request: &mut Request, flow: &Flow, number: &Number) {
+    fn write_common(&self, request: &mut SipRequest, flow: &Flow, number: &Number) {
         request.headers.push("Contact", self.contact(flow, number));
         request.headers.push("Allow", ALLOW);
         request.headers.push("Accept", ACCEPT);
@@ -237,10 +237,10 @@ impl UserAgent {
     }
 
     /// Puts a Via on a request and keeps it.
-    pub(super) fn sent(&mut self, mut request: Request, flow: Flow, attempts: u8) -> Arc<Sent> {
+    pub(super) fn sent(&mut self, mut request: SipRequest, flow: Flow, attempts: u8) -> Arc<SentInvite> {
         let branch = self.stamp(&mut request, &flow);
         let cseq = request.headers.cseq().map(|(cseq, _)| cseq).unwrap_or_default();
-        Arc::new(Sent {
+        Arc::new(SentInvite {
             request,
             flow,
             branch,
@@ -249,7 +249,7 @@ impl UserAgent {
         })
     }
 
-    pub(super) fn send(&mut self, kind: Kind, client: ClientUse, sent: &Sent, now: Now) -> ClientId {
+    pub(super) fn send(&mut self, kind: TransactionKind, client: ClientUse, sent: &SentInvite, now: Now) -> ClientTransactionId {
         let key = ClientKey {
             branch: sent.branch.clone(),
             method: sent.request.method.as_bytes().to_vec(),
@@ -258,9 +258,9 @@ impl UserAgent {
             .request(key, kind, sent.flow, sent.request.to_bytes(), client, now.mono)
     }
 
-    fn ask_to_answer(&mut self, leg_key: LegKey, now: Now) {
+    fn ask_to_answer(&mut self, leg_key: LegId, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        if !matches!(leg.state, State::Calling(_)) {
+        if !matches!(leg.state, LegPhase::Calling(_)) {
             return;
         }
         if leg.dialog.remote_tag.is_none() {
@@ -271,40 +271,40 @@ impl UserAgent {
         let mut notify = notify.with("Event", "talk").with("Subscription-State", "active");
         notify.headers.push("Contact", self.contact(&flow, &number));
         let sent = self.sent(notify, flow, 0);
-        self.send(Kind::Other, ClientUse::Talk(leg_key), &sent, now);
+        self.send(TransactionKind::Other, ClientUse::Talk(leg_key), &sent, now);
     }
 
-    fn talk_refused(&mut self, leg: LegKey, status: u16) {
-        if self.legs.get(&leg).is_some_and(|leg| matches!(leg.state, State::Calling(_))) {
+    fn talk_refused(&mut self, leg: LegId, status: u16) {
+        if self.legs.get(&leg).is_some_and(|leg| matches!(leg.state, LegPhase::Calling(_))) {
             self.event(LegEvent::AskToAnswerRefused { leg, status });
         }
     }
 
-    pub(super) fn hangup(&mut self, leg_key: LegKey, reason: HangupReason, now: Now) {
+    pub(super) fn hangup(&mut self, leg_key: LegId, reason: HangupReason, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         match &leg.state {
-            State::Incoming(_) => {
+            LegPhase::Incoming(_) => {
                 let status = reason.map_or(480, |(status, _)| status);
                 self.answer_incoming(leg_key, if (400..=699).contains(&status) { status } else { 480 }, now);
             }
-            State::Calling(calling) => {
+            LegPhase::Calling(calling) => {
                 let calling = calling.clone();
-                leg.state = State::Cancelling(calling, reason);
+                leg.state = LegPhase::Cancelling(calling, reason);
                 self.timers.clear(&(leg_key, LegTimer::NoAnswer));
                 self.cancel_if_heard(leg_key, now);
             }
-            State::Confirmed => {
+            LegPhase::Confirmed => {
                 self.drop_offer(leg_key, 487, now);
                 self.send_bye(leg_key, reason, now);
             }
-            State::Cancelling(..) | State::Parting(_) | State::Leaving => {}
+            LegPhase::Cancelling(..) | LegPhase::ByePending(_) | LegPhase::ByeSent => {}
         }
     }
 
     /// CANCEL waits for a provisional response (RFC 3261 9.1).
-    fn cancel_if_heard(&mut self, leg_key: LegKey, now: Now) {
+    fn cancel_if_heard(&mut self, leg_key: LegId, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        let State::Cancelling(calling, reason) = &mut leg.state else {
+        let LegPhase::Cancelling(calling, reason) = &mut leg.state else {
             return;
         };
         if !calling.provisional || calling.cancelled {
@@ -313,7 +313,7 @@ impl UserAgent {
         calling.cancelled = true;
         let (sent, reason) = (calling.sent.clone(), *reason);
         let invite = &sent.request;
-        let mut cancel = Request::new(Method::Cancel, invite.uri.clone());
+        let mut cancel = SipRequest::new(Method::Cancel, invite.uri.clone());
         copy(&["Via", "Max-Forwards", "From", "To", "Call-ID", "Route"], invite, &mut cancel);
         cancel.headers.push("CSeq", format!("{} CANCEL", sent.cseq));
         write_reason(&mut cancel, reason);
@@ -321,19 +321,25 @@ impl UserAgent {
             branch: sent.branch.clone(),
             method: b"CANCEL".to_vec(),
         };
-        self.transactions
-            .request(key, Kind::Other, sent.flow, cancel.to_bytes(), ClientUse::Other, now.mono);
+        self.transactions.request(
+            key,
+            TransactionKind::Other,
+            sent.flow,
+            cancel.to_bytes(),
+            ClientUse::Other,
+            now.mono,
+        );
         self.timers
             .set((leg_key, LegTimer::Cancelled), now.mono + self.config.timing.give_up());
     }
 
     /// BYE now, or after the ACK that we still wait for.
-    pub(super) fn send_bye(&mut self, leg_key: LegKey, reason: HangupReason, now: Now) {
+    pub(super) fn send_bye(&mut self, leg_key: LegId, reason: HangupReason, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         leg.queued = None;
         let lost = leg.way == Way::Lost;
         if leg.unacknowledged.is_some() || lost {
-            leg.state = State::Parting(reason);
+            leg.state = LegPhase::ByePending(reason);
             for timer in [LegTimer::Refresh, LegTimer::Expire, LegTimer::Glare] {
                 self.timers.clear(&(leg_key, timer));
             }
@@ -342,7 +348,7 @@ impl UserAgent {
             }
             return;
         }
-        leg.state = State::Leaving;
+        leg.state = LegPhase::ByeSent;
         if let Exchange::Ours { transaction, .. } = leg.exchange {
             self.transactions.abandon_later(transaction, now.mono);
         }
@@ -351,33 +357,33 @@ impl UserAgent {
         write_reason(&mut bye, reason);
         self.stop_timers(leg_key);
         let sent = self.sent(bye, flow, 0);
-        self.send(Kind::Other, ClientUse::Bye(leg_key, sent.clone()), &sent, now);
+        self.send(TransactionKind::Other, ClientUse::Bye(leg_key, sent.clone()), &sent, now);
     }
 
     /// Sends the offer that waits, if nothing forbids it.
-    pub(super) fn send_queued(&mut self, leg_key: LegKey, now: Now) {
+    pub(super) fn send_queued(&mut self, leg_key: LegId, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        let free = matches!((&leg.state, &leg.exchange), (State::Confirmed, Exchange::Idle)) && leg.unacknowledged.is_none();
+        let free = matches!((&leg.state, &leg.exchange), (LegPhase::Confirmed, Exchange::Idle)) && leg.unacknowledged.is_none();
         if !free || self.timers.is_set(&(leg_key, LegTimer::Glare)) {
             return;
         }
         if leg.way == Way::Lost && leg.queued.is_some() {
             return self.wait_for_phone(leg_key, now);
         }
-        let Some(Queued { media, glares }) = leg.queued.take() else {
+        let Some(QueuedRequest { media, glares }) = leg.queued.take() else {
             return;
         };
         self.offer(leg_key, media, false, glares, now);
     }
 
-    fn offer(&mut self, leg_key: LegKey, media: Vec<u8>, refresh: bool, glares: u8, now: Now) {
+    fn offer(&mut self, leg_key: LegId, media: Vec<u8>, refresh: bool, glares: u8, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         let (flow, session, number) = (leg.dialog.flow, leg.session, leg.number.clone());
         let mut request = leg.dialog.request(Method::Invite);
         self.write_common(&mut request, &flow, &number);
         Self::write_session_request(&session, &mut request);
         let sent = self.sent(request.with_body("application/sdp", media.clone()), flow, 0);
-        let transaction = self.send(Kind::Invite, ClientUse::Reinvite(leg_key, sent.clone()), &sent, now);
+        let transaction = self.send(TransactionKind::Invite, ClientUse::Reinvite(leg_key, sent.clone()), &sent, now);
         self.timers.set((leg_key, LegTimer::Offer), now.mono + OFFER);
         if let Some(leg) = self.legs.get_mut(&leg_key) {
             leg.exchange = Exchange::Ours {
@@ -389,9 +395,9 @@ impl UserAgent {
         }
     }
 
-    fn refresh(&mut self, leg_key: LegKey, now: Now) {
+    fn refresh(&mut self, leg_key: LegId, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        let free = matches!((&leg.state, &leg.exchange), (State::Confirmed, Exchange::Idle)) && leg.unacknowledged.is_none();
+        let free = matches!((&leg.state, &leg.exchange), (LegPhase::Confirmed, Exchange::Idle)) && leg.unacknowledged.is_none();
         if !free {
             self.timers.set((leg_key, LegTimer::Refresh), now.mono + BUSY);
             return;
@@ -409,12 +415,12 @@ impl UserAgent {
         self.write_common(&mut update, &flow, &number);
         Self::write_session_request(&session, &mut update);
         let sent = self.sent(update, flow, 0);
-        self.send(Kind::Other, ClientUse::Update(leg_key, sent.clone()), &sent, now);
+        self.send(TransactionKind::Other, ClientUse::Update(leg_key, sent.clone()), &sent, now);
     }
 
     // ---- timers
 
-    pub(super) fn handle_leg_timer(&mut self, leg_key: LegKey, timer: LegTimer, now: Now) {
+    pub(super) fn handle_leg_timer(&mut self, leg_key: LegId, timer: LegTimer, now: Now) {
         match timer {
             LegTimer::Ringing | LegTimer::Stale => {
                 let status = if timer == LegTimer::Stale { 487 } else { 480 };
@@ -427,14 +433,14 @@ impl UserAgent {
             LegTimer::Remind => self.remind(leg_key, now),
             LegTimer::Reliable => self.repeat_reliable(leg_key, now),
             LegTimer::NoAnswer => {
-                let heard = |leg: &Leg| matches!(&leg.state, State::Calling(calling) if calling.provisional);
+                let heard = |leg: &Leg| matches!(&leg.state, LegPhase::Calling(calling) if calling.provisional);
                 let status = if self.legs.get(&leg_key).is_some_and(heard) { 408 } else { 503 };
                 self.hangup(leg_key, None, now);
                 self.event(LegEvent::Refused { leg: leg_key, status });
             }
             LegTimer::Cancelled => {
                 if let Some(Leg {
-                    state: State::Cancelling(calling, _),
+                    state: LegPhase::Cancelling(calling, _),
                     ..
                 }) = self.legs.get(&leg_key)
                 {
@@ -452,16 +458,16 @@ impl UserAgent {
             }
             LegTimer::Glare => self.send_queued(leg_key, now),
             LegTimer::Lost => match self.legs.get(&leg_key).map(|leg| &leg.state) {
-                Some(State::Parting(_)) => self.remove_leg(leg_key),
+                Some(LegPhase::ByePending(_)) => self.remove_leg(leg_key),
                 _ => self.expire(leg_key, now),
             },
         }
     }
 
     /// The peer is no longer there, or no longer knows the call.
-    fn expire(&mut self, leg_key: LegKey, now: Now) {
+    fn expire(&mut self, leg_key: LegId, now: Now) {
         let Some(leg) = self.legs.get(&leg_key) else { return };
-        if !matches!(leg.state, State::Confirmed) {
+        if !matches!(leg.state, LegPhase::Confirmed) {
             return;
         }
         self.drop_offer(leg_key, 487, now);
@@ -474,7 +480,7 @@ impl UserAgent {
 
     // ---- responses
 
-    pub(super) fn handle_response(&mut self, flow: Flow, response: &Response, now: Now) {
+    pub(super) fn handle_response(&mut self, flow: Flow, response: &SipResponse, now: Now) {
         let headers = &response.headers;
         let (Ok(via), Ok((_, method))) = (headers.via_top(), headers.cseq()) else {
             return;
@@ -501,7 +507,7 @@ impl UserAgent {
         }
     }
 
-    fn handle_reply(&mut self, id: ClientId, client: ClientUse, response: &Response, now: Now) {
+    fn handle_reply(&mut self, id: ClientTransactionId, client: ClientUse, response: &SipResponse, now: Now) {
         match (client, response.status) {
             (ClientUse::Invite(leg, _), ..200) => self.handle_progress(leg, response, now),
             (ClientUse::Invite(leg, sent), 200..300) => self.handle_answered(id, leg, &sent, response, now),
@@ -511,14 +517,14 @@ impl UserAgent {
             (ClientUse::Reinvite(leg, sent), _) => self.handle_offer_refused(leg, &sent, response, now),
             (ClientUse::Update(leg, sent), _) => self.handle_updated(leg, &sent, response, now),
             (ClientUse::Bye(leg, sent), 401 | 407) => {
-                if !self.send_again(Kind::Other, leg, &sent, response, ClientUse::Bye, now) {
+                if !self.send_again(TransactionKind::Other, leg, &sent, response, ClientUse::Bye, now) {
                     self.note_refusal_of(&sent, response.status, &response.reason, Some(&response.headers), now);
                     self.remove_leg(leg);
                 }
             }
             (ClientUse::Bye(leg, _), _) => self.remove_leg(leg),
             (ClientUse::Prack(leg, sent), 401 | 407) => {
-                self.send_again(Kind::Other, leg, &sent, response, ClientUse::Prack, now);
+                self.send_again(TransactionKind::Other, leg, &sent, response, ClientUse::Prack, now);
             }
             (ClientUse::Qualify(phone), _) => self.has_answered(&phone, now),
             (ClientUse::Talk(leg), 300..) => self.talk_refused(leg, response.status),
@@ -530,7 +536,7 @@ impl UserAgent {
     pub(super) fn handle_failure(&mut self, client: ClientUse, status: u16, now: Now) {
         match client {
             ClientUse::Invite(leg_key, sent) => {
-                let told = self.legs.get(&leg_key).is_some_and(|leg| matches!(leg.state, State::Calling(_)));
+                let told = self.legs.get(&leg_key).is_some_and(|leg| matches!(leg.state, LegPhase::Calling(_)));
                 self.has_not_been_found(leg_key, now);
                 self.remove_leg(leg_key);
                 if told {
@@ -560,15 +566,15 @@ impl UserAgent {
     }
 
     /// A request went a way that its leg has left since: its failure says nothing about the peer.
-    fn has_moved(&self, leg_key: LegKey, sent: &Sent) -> bool {
+    fn has_moved(&self, leg_key: LegId, sent: &SentInvite) -> bool {
         let leg = self.legs.get(&leg_key);
         leg.is_some_and(|leg| leg.way == Way::Lost || leg.dialog.flow != sent.flow)
     }
 
     /// Our UPDATE or re-INVITE was lost with its way: once more by the new one, or when there is one.
-    fn say_again(&mut self, leg_key: LegKey, update: bool, now: Now) {
+    fn say_again(&mut self, leg_key: LegId, update: bool, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        if !matches!(leg.state, State::Confirmed) {
+        if !matches!(leg.state, LegPhase::Confirmed) {
             return;
         }
         if update {
@@ -586,14 +592,14 @@ impl UserAgent {
         if refresh {
             return self.refresh(leg_key, now);
         }
-        leg.queued.get_or_insert(Queued { media, glares });
+        leg.queued.get_or_insert(QueuedRequest { media, glares });
         self.send_queued(leg_key, now);
     }
 
-    fn handle_progress(&mut self, leg_key: LegKey, response: &Response, now: Now) {
+    fn handle_progress(&mut self, leg_key: LegId, response: &SipResponse, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         match &mut leg.state {
-            State::Calling(calling) => {
+            LegPhase::Calling(calling) => {
                 calling.provisional = true;
                 if response.status == 100 {
                     return;
@@ -616,17 +622,17 @@ impl UserAgent {
                     media,
                 });
             }
-            State::Cancelling(calling, _) => {
+            LegPhase::Cancelling(calling, _) => {
                 calling.provisional = true;
                 self.cancel_if_heard(leg_key, now);
             }
-            State::Incoming(_) | State::Confirmed | State::Parting(_) | State::Leaving => {}
+            LegPhase::Incoming(_) | LegPhase::Confirmed | LegPhase::ByePending(_) | LegPhase::ByeSent => {}
         }
     }
 
-    fn handle_answered(&mut self, id: ClientId, leg_key: LegKey, sent: &Arc<Sent>, response: &Response, now: Now) {
+    fn handle_answered(&mut self, id: ClientTransactionId, leg_key: LegId, sent: &Arc<SentInvite>, response: &SipResponse, now: Now) {
         let known = self.legs.get_mut(&leg_key);
-        let Some(leg) = known.filter(|leg| matches!(leg.state, State::Calling(_) | State::Cancelling(..))) else {
+        let Some(leg) = known.filter(|leg| matches!(leg.state, LegPhase::Calling(_) | LegPhase::Cancelling(..))) else {
             return self.refuse_fork(id, sent, response, now);
         };
         leg.dialog.handle_response(response);
@@ -635,9 +641,9 @@ impl UserAgent {
         let dialog = leg.dialog.clone();
         let is_readable = response.headers.contacts().is_ok();
         let (wanted, reason, forks) = match &mut leg.state {
-            State::Calling(calling) => (true, None, Some(&mut calling.forks)),
-            State::Cancelling(_, reason) => (false, *reason, None),
-            State::Incoming(_) | State::Confirmed | State::Parting(_) | State::Leaving => (false, None, None),
+            LegPhase::Calling(calling) => (true, None, Some(&mut calling.forks)),
+            LegPhase::Cancelling(_, reason) => (false, *reason, None),
+            LegPhase::Incoming(_) | LegPhase::Confirmed | LegPhase::ByePending(_) | LegPhase::ByeSent => (false, None, None),
         };
         // The one that answers: what the others have described is not its answer.
         let answering = forks.and_then(|forks| fork(forks, &tag_of(response)).cloned());
@@ -651,7 +657,7 @@ impl UserAgent {
         let session = self.agreed(session, &response.headers);
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         leg.session = session;
-        leg.state = State::Confirmed;
+        leg.state = LegPhase::Confirmed;
         match media {
             // Where its phone is nobody knows: what was said in the call would not arrive.
             _ if wanted && !is_readable => {
@@ -679,7 +685,7 @@ impl UserAgent {
     }
 
     /// A 2xx of a fork that comes too late, or for a leg that is gone: taken and ended at once (RFC 3261 13.2.2.4).
-    fn refuse_fork(&mut self, id: ClientId, sent: &Arc<Sent>, response: &Response, now: Now) {
+    fn refuse_fork(&mut self, id: ClientTransactionId, sent: &Arc<SentInvite>, response: &SipResponse, now: Now) {
         let headers = &sent.request.headers;
         let (Ok(local), Ok(to), Ok(call_id)) = (headers.from(), headers.to(), headers.call_id()) else {
             return;
@@ -693,25 +699,25 @@ impl UserAgent {
         self.acknowledge(id, &dialog, sent, response);
         let bye = dialog.request(Method::Bye);
         let sent = self.sent(bye, dialog.flow, 0);
-        self.send(Kind::Other, ClientUse::Other, &sent, now);
+        self.send(TransactionKind::Other, ClientUse::Other, &sent, now);
     }
 
     /// The ACK of a 2xx: a transaction of its own, with the credentials of its INVITE.
-    fn acknowledge(&mut self, id: ClientId, dialog: &Dialog, sent: &Sent, response: &Response) {
+    fn acknowledge(&mut self, id: ClientTransactionId, dialog: &Dialog, sent: &SentInvite, response: &SipResponse) {
         let mut ack = dialog.ack(sent.cseq);
         copy(&["Authorization", "Proxy-Authorization"], &sent.request, &mut ack);
         self.stamp(&mut ack, &dialog.flow);
         self.transactions.acknowledge(id, &tag_of(response), dialog.flow, ack.to_bytes());
     }
 
-    fn handle_refused(&mut self, leg_key: LegKey, sent: &Arc<Sent>, response: &Response, now: Now) {
+    fn handle_refused(&mut self, leg_key: LegId, sent: &Arc<SentInvite>, response: &SipResponse, now: Now) {
         let Some(leg) = self.legs.get(&leg_key) else { return };
         match leg.state {
-            State::Calling(_) => {}
-            State::Cancelling(..) => return self.remove_leg(leg_key),
-            State::Incoming(_) | State::Confirmed | State::Parting(_) | State::Leaving => return,
+            LegPhase::Calling(_) => {}
+            LegPhase::Cancelling(..) => return self.remove_leg(leg_key),
+            LegPhase::Incoming(_) | LegPhase::Confirmed | LegPhase::ByePending(_) | LegPhase::ByeSent => return,
         }
-        if self.send_again(Kind::Invite, leg_key, sent, response, ClientUse::Invite, now) {
+        if self.send_again(TransactionKind::Invite, leg_key, sent, response, ClientUse::Invite, now) {
             return;
         }
         self.note_refusal_of(sent, response.status, &response.reason, Some(&response.headers), now);
@@ -727,11 +733,11 @@ impl UserAgent {
     /// Sends a refused request once more: with an answer to the challenge, or with a longer interval.
     fn send_again(
         &mut self,
-        kind: Kind,
-        leg_key: LegKey,
-        sent: &Arc<Sent>,
-        response: &Response,
-        client: impl FnOnce(LegKey, Arc<Sent>) -> ClientUse,
+        kind: TransactionKind,
+        leg_key: LegId,
+        sent: &Arc<SentInvite>,
+        response: &SipResponse,
+        client: impl FnOnce(LegId, Arc<SentInvite>) -> ClientUse,
         now: Now,
     ) -> bool {
         if sent.attempts >= MOST_ATTEMPTS {
@@ -765,18 +771,18 @@ impl UserAgent {
         let again = self.sent(request, sent.flow, sent.attempts + 1);
         let transaction = self.send(kind, client(leg_key, again.clone()), &again, now);
         let Some(leg) = self.legs.get_mut(&leg_key) else { return true };
-        if let (Kind::Invite, State::Calling(calling)) = (kind, &mut leg.state) {
+        if let (TransactionKind::Invite, LegPhase::Calling(calling)) = (kind, &mut leg.state) {
             calling.transaction = transaction;
             calling.sent = again;
             calling.provisional = false;
-        } else if let (Kind::Invite, Exchange::Ours { transaction: ours, .. }) = (kind, &mut leg.exchange) {
+        } else if let (TransactionKind::Invite, Exchange::Ours { transaction: ours, .. }) = (kind, &mut leg.exchange) {
             *ours = transaction;
         }
         true
     }
 
     /// An answer to a challenge of a trunk that we have a login for, once for each request: a second challenge means it was wrong.
-    fn answer_challenge(&mut self, leg_key: LegKey, sent: &Sent, response: &Response) -> Option<(&'static str, String)> {
+    fn answer_challenge(&mut self, leg_key: LegId, sent: &SentInvite, response: &SipResponse) -> Option<(&'static str, String)> {
         let (asks, answers) = match response.status {
             401 => ("WWW-Authenticate", "Authorization"),
             _ => ("Proxy-Authenticate", "Proxy-Authorization"),
@@ -790,7 +796,7 @@ impl UserAgent {
         if sent.request.headers.has(answers) && !challenges.iter().any(|value| stale(value)) {
             return None;
         }
-        let subject = Subject {
+        let subject = DigestRequest {
             method: sent.request.method.as_bytes(),
             uri: sent.request.uri.as_bytes(),
             body: &sent.request.body,
@@ -800,7 +806,7 @@ impl UserAgent {
         Some((answers, answer))
     }
 
-    fn handle_offer_answered(&mut self, id: ClientId, leg_key: LegKey, sent: &Arc<Sent>, response: &Response, now: Now) {
+    fn handle_offer_answered(&mut self, id: ClientTransactionId, leg_key: LegId, sent: &Arc<SentInvite>, response: &SipResponse, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         leg.dialog.refresh(&response.headers.contacts().unwrap_or_default());
         self.aim(leg_key);
@@ -809,7 +815,7 @@ impl UserAgent {
         self.acknowledge(id, &dialog, sent, response);
         let session = self.agreed(session, &response.headers);
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        if !matches!(leg.state, State::Confirmed) {
+        if !matches!(leg.state, LegPhase::Confirmed) {
             return;
         }
         let Exchange::Ours { media, refresh, .. } = std::mem::replace(&mut leg.exchange, Exchange::Idle) else {
@@ -833,12 +839,12 @@ impl UserAgent {
         self.send_queued(leg_key, now);
     }
 
-    fn handle_offer_refused(&mut self, leg_key: LegKey, sent: &Arc<Sent>, response: &Response, now: Now) {
+    fn handle_offer_refused(&mut self, leg_key: LegId, sent: &Arc<SentInvite>, response: &SipResponse, now: Now) {
         let Some(leg) = self.legs.get(&leg_key) else { return };
-        if !matches!(leg.state, State::Confirmed) {
+        if !matches!(leg.state, LegPhase::Confirmed) {
             return;
         }
-        if self.send_again(Kind::Invite, leg_key, sent, response, ClientUse::Reinvite, now) {
+        if self.send_again(TransactionKind::Invite, leg_key, sent, response, ClientUse::Reinvite, now) {
             return;
         }
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
@@ -853,7 +859,7 @@ impl UserAgent {
             408 | 481 => self.expire(leg_key, now),
             491 if refresh => self.timers.set((leg_key, LegTimer::Refresh), now.mono + BUSY),
             491 if glares < MOST_GLARES => {
-                leg.queued.get_or_insert(Queued { media, glares: glares + 1 });
+                leg.queued.get_or_insert(QueuedRequest { media, glares: glares + 1 });
                 let wait = self.glare_wait(leg_key);
                 self.timers.set((leg_key, LegTimer::Glare), now.mono + wait);
             }
@@ -867,7 +873,7 @@ impl UserAgent {
     }
 
     /// RFC 3261 14.1: whoever made the Call-ID waits longer.
-    fn glare_wait(&mut self, leg_key: LegKey) -> Duration {
+    fn glare_wait(&mut self, leg_key: LegId) -> Duration {
         let ours = leg_key.0 % 2 == 1;
         let tens = if ours {
             210 + self.chance.below(190)
@@ -877,9 +883,9 @@ impl UserAgent {
         Duration::from_millis(tens * 10)
     }
 
-    fn handle_updated(&mut self, leg_key: LegKey, sent: &Arc<Sent>, response: &Response, now: Now) {
+    fn handle_updated(&mut self, leg_key: LegId, sent: &Arc<SentInvite>, response: &SipResponse, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        if !matches!(leg.state, State::Confirmed) {
+        if !matches!(leg.state, LegPhase::Confirmed) {
             return;
         }
         match response.status {
@@ -901,7 +907,7 @@ impl UserAgent {
             }
             491 | 500 => self.timers.set((leg_key, LegTimer::Refresh), now.mono + BUSY),
             _ => {
-                if !self.send_again(Kind::Other, leg_key, sent, response, ClientUse::Update, now) {
+                if !self.send_again(TransactionKind::Other, leg_key, sent, response, ClientUse::Update, now) {
                     self.restart_session(leg_key, now);
                 }
             }
@@ -910,9 +916,9 @@ impl UserAgent {
 }
 
 /// The ACK of a refusal belongs to its INVITE's transaction (RFC 3261 17.1.1.3).
-fn refusal_ack(sent: &Sent, response: &Response) -> Request {
+fn refusal_ack(sent: &SentInvite, response: &SipResponse) -> SipRequest {
     let invite = &sent.request;
-    let mut ack = Request::new(Method::Ack, invite.uri.clone());
+    let mut ack = SipRequest::new(Method::Ack, invite.uri.clone());
     copy(&["Via", "Max-Forwards", "From"], invite, &mut ack);
     if let Some(to) = response.headers.get("To") {
         ack.headers.push("To", to);
@@ -922,7 +928,7 @@ fn refusal_ack(sent: &Sent, response: &Response) -> Request {
     ack
 }
 
-fn copy(names: &[&str], from: &Request, to: &mut Request) {
+fn copy(names: &[&str], from: &SipRequest, to: &mut SipRequest) {
     for name in names {
         for value in from.headers.fields_of(name) {
             to.headers.push(name, value);
@@ -930,18 +936,18 @@ fn copy(names: &[&str], from: &Request, to: &mut Request) {
     }
 }
 
-fn tag_of(response: &Response) -> Vec<u8> {
+fn tag_of(response: &SipResponse) -> Vec<u8> {
     let tag = response.headers.to().ok().and_then(|to| to.tag().map(<[u8]>::to_vec));
     tag.unwrap_or_default()
 }
 
-fn write_reason(request: &mut Request, reason: HangupReason) {
+fn write_reason(request: &mut SipRequest, reason: HangupReason) {
     if let Some((status, text)) = reason {
         request.headers.push("Reason", format!("SIP;cause={status};text=\"{text}\""));
     }
 }
 
-fn write_auto_answer(request: &mut Request, style: AutoAnswer, host: &str) {
+fn write_auto_answer(request: &mut SipRequest, style: AutoAnswer, host: &str) {
     if style.answer_mode {
         request.headers.push("Answer-Mode", "Auto");
     }

@@ -2,17 +2,17 @@
 
 use super::admission::{ABILITIES, ALLOW, Claim, capabilities, check_scheme, server_key};
 use super::caller::passed;
-use super::leg::{Exchange, Incoming, Leg, LegTimer, ServerUse, State, Unacknowledged};
+use super::leg::{Exchange, Incoming, Leg, LegPhase, LegTimer, ServerUse, Unacknowledged};
 use super::reliable::Reliable;
 use super::{Output, UserAgent};
 use crate::media::rtp::event_of;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
-use crate::sip::leg::{EndReason, LegEvent, LegKey, LegSource};
-use crate::sip::message::{Headers, Method, NameAddr, Refuse, Request, Response, Scheme, quote, validate};
-use crate::sip::registrar::{Change, Genuine, RegisterError};
+use crate::sip::leg::{EndReason, LegEvent, LegId, LegSource};
+use crate::sip::message::{Headers, Method, NameAddr, Refuse, Scheme, SipRequest, SipResponse, quote, validate};
+use crate::sip::registrar::{BindingChange, Genuine, RegisterError};
 use crate::sip::sdp::{self, SdpError, SdpFault};
-use crate::sip::transaction::{Arrival, Kind, Received, ServerId, ServerKey};
+use crate::sip::transaction::{Arrival, ReceivedVia, ServerKey, ServerTransactionId, TransactionKind};
 use crate::words::{Now, Number};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ const EXPIRES: Duration = Duration::from_secs(86_400);
 const LONGEST_HEAD: usize = 32 * 1024;
 
 impl UserAgent {
-    pub(super) fn handle_request(&mut self, flow: Flow, mut request: Request, now: Now) {
+    pub(super) fn handle_request(&mut self, flow: Flow, mut request: SipRequest, now: Now) {
         let via = request.headers.stamp_source(flow.peer);
         if request.method == Method::Ack {
             let key = via.and_then(|via| server_key(&request, &via, self.peers.of(&flow)));
@@ -52,7 +52,7 @@ impl UserAgent {
         let key = via.and_then(|via| {
             let key = server_key(&request, &via, self.peers.of(&flow))?;
             let path = self.return_path(flow, Some(&via), &request.headers);
-            Some(Received { key, path })
+            Some(ReceivedVia { key, path })
         });
         let Some(key) = key else {
             return self.refuse(flow, &request, &Refuse::new(400), now);
@@ -78,7 +78,7 @@ impl UserAgent {
         }
     }
 
-    fn handle_options(&mut self, flow: Flow, request: &Request, now: Now) -> Result<(), Refuse> {
+    fn handle_options(&mut self, flow: Flow, request: &SipRequest, now: Now) -> Result<(), Refuse> {
         if !self.is_ours(&request.uri) {
             return Err(Refuse::new(404));
         }
@@ -90,7 +90,7 @@ impl UserAgent {
 
     // ---- outside dialogs
 
-    fn handle_invite(&mut self, flow: Flow, key: Received, invite: &Request, now: Now) -> Result<(), Refuse> {
+    fn handle_invite(&mut self, flow: Flow, key: ReceivedVia, invite: &SipRequest, now: Now) -> Result<(), Refuse> {
         let headers = &invite.headers;
         let max_forwards = match headers.max_forwards() {
             Ok(0) => return Err(Refuse::new(483)),
@@ -127,9 +127,9 @@ impl UserAgent {
         if self.legs_of(&dialog.call_id).any(|(_, leg)| merged(leg)) {
             return Err(Refuse::new(482).because("the same request by another way"));
         }
-        let leg = LegKey(self.next_leg);
+        let leg = LegId(self.next_leg);
         let opened = match self.legs.len() < self.config.limits.legs && self.may_call(&source, now) {
-            true => self.transactions.open(key, Kind::Invite, ServerUse(Some(leg))).ok(),
+            true => self.transactions.open(key, TransactionKind::Invite, ServerUse(Some(leg))).ok(),
             false => None,
         };
         let Some(transaction) = opened else {
@@ -140,7 +140,7 @@ impl UserAgent {
         self.know(flow);
         self.next_leg += 2;
         self.transactions
-            .respond(transaction, 100, Response::to(invite, 100).to_bytes(), now.mono);
+            .respond(transaction, 100, SipResponse::to(invite, 100).to_bytes(), now.mono);
         let (from, claimed) = self.identity(&source, headers, returns);
         let event = LegEvent::Incoming {
             leg,
@@ -169,7 +169,7 @@ impl UserAgent {
                 peer: source,
                 number: to,
                 dialog,
-                state: State::Incoming(incoming),
+                state: LegPhase::Incoming(incoming),
                 exchange: Exchange::Idle,
                 unacknowledged: None,
                 queued: None,
@@ -195,8 +195,8 @@ impl UserAgent {
     }
 
     /// An offer that nobody could use makes no leg.
-    fn check_offer(&mut self, flow: &Flow, invite: &Request) -> Result<(), Refuse> {
-        let read = invite.description().map(sdp::Session::parse).transpose();
+    fn check_offer(&mut self, flow: &Flow, invite: &SipRequest) -> Result<(), Refuse> {
+        let read = invite.description().map(sdp::SdpSession::parse).transpose();
         let Err(fault) = read else { return Ok(()) };
         let call_id = invite.headers.call_id().unwrap_or_default();
         let mut refuse = Refuse::new(SdpError::STATUS);
@@ -210,7 +210,7 @@ impl UserAgent {
     }
 
     /// The leg that an INVITE wants to replace (RFC 3891 3). One that does not exist is not replaced, and nobody joins a call by himself.
-    fn replaced(&self, headers: &Headers) -> Result<Option<(LegKey, bool)>, Refuse> {
+    fn replaced(&self, headers: &Headers) -> Result<Option<(LegId, bool)>, Refuse> {
         if let Some(join) = headers.get("Join") {
             return Err(Refuse::new(if self.named(join).is_some() { 603 } else { 481 }));
         }
@@ -222,18 +222,20 @@ impl UserAgent {
     }
 
     /// A leg is replaced by its own peer only: whoever else knows its tags has learned them somewhere.
-    fn may_replace(&self, (leg, early_only): (LegKey, bool), source: &LegSource) -> Result<LegKey, Refuse> {
+    fn may_replace(&self, (leg, early_only): (LegId, bool), source: &LegSource) -> Result<LegId, Refuse> {
         let found = self.legs.get(&leg).ok_or(Refuse::new(481))?;
         match found.state {
             _ if found.peer != *source => Err(Refuse::new(603)),
-            State::Confirmed if early_only => Err(Refuse::new(486)),
-            State::Confirmed => Ok(leg),
-            State::Incoming(_) | State::Calling(_) | State::Cancelling(..) | State::Parting(_) | State::Leaving => Err(Refuse::new(481)),
+            LegPhase::Confirmed if early_only => Err(Refuse::new(486)),
+            LegPhase::Confirmed => Ok(leg),
+            LegPhase::Incoming(_) | LegPhase::Calling(_) | LegPhase::Cancelling(..) | LegPhase::ByePending(_) | LegPhase::ByeSent => {
+                Err(Refuse::new(481))
+            }
         }
     }
 
     /// The leg that a Replaces or Join names, and whether only an early dialog is meant.
-    pub(super) fn named(&self, value: &[u8]) -> Option<(LegKey, bool)> {
+    pub(super) fn named(&self, value: &[u8]) -> Option<(LegId, bool)> {
         let mut parts = value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
         let call_id = parts.next()?;
         let (mut to_tag, mut from_tag, mut early_only) = (None, None, false);
@@ -251,7 +253,7 @@ impl UserAgent {
         found.map(|(key, _)| (key, early_only))
     }
 
-    fn handle_register(&mut self, flow: Flow, key: Received, request: &Request, now: Now) -> Result<(), Refuse> {
+    fn handle_register(&mut self, flow: Flow, key: ReceivedVia, request: &SipRequest, now: Now) -> Result<(), Refuse> {
         let headers = &request.headers;
         let to = headers.to().map_err(|_| Refuse::new(400))?;
         if to.uri.scheme() == Scheme::Other {
@@ -290,7 +292,7 @@ impl UserAgent {
                 RegisterError::TooMany => Refuse::new(403),
             });
         }
-        let mut response = Response::to(request, 200).with_to_tag(&self.chance.word());
+        let mut response = SipResponse::to(request, 200).with_to_tag(&self.chance.word());
         for binding in self.registrar.of(&device, now.mono) {
             let left = binding.expires_at.saturating_duration_since(now.mono);
             let contact = [b"<", binding.contact.as_bytes(), format!(">;expires={}", left.as_secs()).as_bytes()].concat();
@@ -298,7 +300,7 @@ impl UserAgent {
         }
         self.qualify(&device, now);
         let reply = key.path.reply;
-        match self.transactions.open(key, Kind::Other, ServerUse(None)) {
+        match self.transactions.open(key, TransactionKind::Other, ServerUse(None)) {
             Ok(transaction) => self.transactions.respond(transaction, 200, response.to_bytes(), now.mono),
             Err(_) => self.transmit(reply, response.to_bytes()),
         }
@@ -313,7 +315,7 @@ impl UserAgent {
         Ok(())
     }
 
-    fn handle_cancel(&mut self, flow: Flow, key: Received, cancel: &Request, now: Now) {
+    fn handle_cancel(&mut self, flow: Flow, key: ReceivedVia, cancel: &SipRequest, now: Now) {
         let invite = key.key.with_method(Method::Invite.as_bytes());
         // A phone whose address has changed writes another sent-by: Call-ID and tag say then that it is the same.
         let found = self.transactions.server(&invite).or_else(|| {
@@ -334,11 +336,11 @@ impl UserAgent {
         }
         let tag = self.legs.get(&key_of_leg).map(|leg| leg.dialog.local_tag.clone());
         let tag = tag.unwrap_or_else(|| self.chance.word());
-        let response = Response::to(cancel, 200).with_to_tag(&tag);
-        let transaction = self.transactions.open_always(key, Kind::Other, ServerUse(None));
+        let response = SipResponse::to(cancel, 200).with_to_tag(&tag);
+        let transaction = self.transactions.open_always(key, TransactionKind::Other, ServerUse(None));
         self.transactions.respond(transaction, 200, response.to_bytes(), now.mono);
         // Anything but the first INVITE, or one that is answered, is not undone by a CANCEL (RFC 3261 9.2).
-        let waiting = |leg: &Leg| matches!(&leg.state, State::Incoming(incoming) if incoming.transaction == invite);
+        let waiting = |leg: &Leg| matches!(&leg.state, LegPhase::Incoming(incoming) if incoming.transaction == invite);
         if self.legs.get(&key_of_leg).is_some_and(waiting) {
             self.answer_incoming(key_of_leg, 487, now);
             self.event(LegEvent::Ended {
@@ -350,13 +352,13 @@ impl UserAgent {
 
     // ---- within dialogs
 
-    fn leg_of(&self, flow: &Flow, headers: &Headers, now: Now) -> Option<LegKey> {
+    fn leg_of(&self, flow: &Flow, headers: &Headers, now: Now) -> Option<LegId> {
         let (key, leg) = self.leg_within(headers)?;
         self.is_of_peer(leg, flow, now.mono).then_some(key)
     }
 
     /// The leg whose Call-ID and tags are these.
-    fn leg_within(&self, headers: &Headers) -> Option<(LegKey, &Leg)> {
+    fn leg_within(&self, headers: &Headers) -> Option<(LegId, &Leg)> {
         let (from, to) = (headers.from().ok()?, headers.to().ok()?);
         let call_id = headers.call_id().ok()?;
         let (from_tag, to_tag) = (from.tag().unwrap_or_default(), to.tag().unwrap_or_default());
@@ -365,7 +367,7 @@ impl UserAgent {
 
     /// The leg that a request belongs to (RFC 3261 12.2.2). From where its peer is, the tags are enough; from elsewhere a phone has to
     /// show its digest (22.1), and who shows none learns nothing.
-    fn leg_of_request(&mut self, flow: &Flow, request: &Request, now: Now) -> Result<LegKey, Refuse> {
+    fn leg_of_request(&mut self, flow: &Flow, request: &SipRequest, now: Now) -> Result<LegId, Refuse> {
         let (key, leg) = self.leg_within(&request.headers).ok_or(Refuse::new(481))?;
         if self.is_of_peer(leg, flow, now.mono) {
             return Ok(key);
@@ -379,7 +381,7 @@ impl UserAgent {
         Ok(key)
     }
 
-    fn handle_in_dialog(&mut self, flow: Flow, key: Received, request: &Request, now: Now) -> Result<(), Refuse> {
+    fn handle_in_dialog(&mut self, flow: Flow, key: ReceivedVia, request: &SipRequest, now: Now) -> Result<(), Refuse> {
         let leg_key = self.leg_of_request(&flow, request, now)?;
         let (cseq, _) = request.headers.cseq().map_err(|_| Refuse::new(400))?;
         let leg = self.legs.get_mut(&leg_key).ok_or(Refuse::new(481))?;
@@ -408,10 +410,10 @@ impl UserAgent {
     }
 
     /// A refusal within a dialog is repeated with its request: judged anew, the repetition would be out of order.
-    fn refuse_in_dialog(&mut self, leg: LegKey, key: Received, request: &Request, refuse: &Refuse, now: Now) {
+    fn refuse_in_dialog(&mut self, leg: LegId, key: ReceivedVia, request: &SipRequest, refuse: &Refuse, now: Now) {
         let kind = match request.method {
-            Method::Invite => Kind::Invite,
-            _ => Kind::Other,
+            Method::Invite => TransactionKind::Invite,
+            _ => TransactionKind::Other,
         };
         self.note_refused(&key.path.source, request, refuse, now);
         let transaction = self.transactions.open_always(key, kind, ServerUse(Some(leg)));
@@ -421,22 +423,22 @@ impl UserAgent {
     }
 
     /// Answers a request that is not INVITE at once.
-    pub(super) fn answer(&mut self, leg: LegKey, key: Received, response: &Response, now: Now) {
-        let transaction = self.transactions.open_always(key, Kind::Other, ServerUse(Some(leg)));
+    pub(super) fn answer(&mut self, leg: LegId, key: ReceivedVia, response: &SipResponse, now: Now) {
+        let transaction = self.transactions.open_always(key, TransactionKind::Other, ServerUse(Some(leg)));
         self.transactions
             .respond(transaction, response.status, response.to_bytes(), now.mono);
     }
 
-    fn handle_bye(&mut self, leg_key: LegKey, key: Received, bye: &Request, now: Now) -> Result<(), Refuse> {
+    fn handle_bye(&mut self, leg_key: LegId, key: ReceivedVia, bye: &SipRequest, now: Now) -> Result<(), Refuse> {
         let leg = self.legs.get(&leg_key).ok_or(Refuse::new(481))?;
         let (gone, told) = match leg.state {
             // A callee may not leave an early dialog with BYE (RFC 3261 15).
-            State::Calling(_) | State::Cancelling(..) => return Err(Refuse::new(481)),
-            State::Incoming(_) | State::Confirmed => (true, true),
-            State::Parting(_) => (true, false),
-            State::Leaving => (false, false),
+            LegPhase::Calling(_) | LegPhase::Cancelling(..) => return Err(Refuse::new(481)),
+            LegPhase::Incoming(_) | LegPhase::Confirmed => (true, true),
+            LegPhase::ByePending(_) => (true, false),
+            LegPhase::ByeSent => (false, false),
         };
-        self.answer(leg_key, key, &Response::to(bye, 200), now);
+        self.answer(leg_key, key, &SipResponse::to(bye, 200), now);
         if gone {
             if let Some(Exchange::Ours { transaction, .. }) = self.legs.get(&leg_key).map(|leg| &leg.exchange) {
                 self.transactions.abandon_later(*transaction, now.mono);
@@ -454,26 +456,28 @@ impl UserAgent {
         Ok(())
     }
 
-    fn handle_offer(&mut self, leg_key: LegKey, key: Received, invite: &Request, now: Now) -> Result<(), Refuse> {
+    fn handle_offer(&mut self, leg_key: LegId, key: ReceivedVia, invite: &SipRequest, now: Now) -> Result<(), Refuse> {
         self.check_session(&invite.headers)?;
         self.may_offer(leg_key)?;
-        let transaction = self.transactions.open_always(key, Kind::Invite, ServerUse(Some(leg_key)));
+        let transaction = self
+            .transactions
+            .open_always(key, TransactionKind::Invite, ServerUse(Some(leg_key)));
         self.transactions
-            .respond(transaction, 100, Response::to(invite, 100).to_bytes(), now.mono);
+            .respond(transaction, 100, SipResponse::to(invite, 100).to_bytes(), now.mono);
         self.take_offer(leg_key, transaction, invite, now);
         Ok(())
     }
 
-    fn handle_update(&mut self, leg_key: LegKey, key: Received, update: &Request, now: Now) -> Result<(), Refuse> {
+    fn handle_update(&mut self, leg_key: LegId, key: ReceivedVia, update: &SipRequest, now: Now) -> Result<(), Refuse> {
         self.check_session(&update.headers)?;
         if update.description().is_some() {
             self.may_offer(leg_key)?;
-            let transaction = self.transactions.open_always(key, Kind::Other, ServerUse(Some(leg_key)));
+            let transaction = self.transactions.open_always(key, TransactionKind::Other, ServerUse(Some(leg_key)));
             self.take_offer(leg_key, transaction, update, now);
             return Ok(());
         }
         let leg = self.legs.get(&leg_key).ok_or(Refuse::new(481))?;
-        if matches!(leg.state, State::Leaving | State::Parting(_)) {
+        if matches!(leg.state, LegPhase::ByeSent | LegPhase::ByePending(_)) {
             return Err(Refuse::new(481));
         }
         let response = self.accept_refresh(leg_key, update, now);
@@ -482,25 +486,25 @@ impl UserAgent {
     }
 
     /// Whether an offer of theirs can be taken now (RFC 3261 14.2, RFC 3311 5.2, RFC 5407).
-    fn may_offer(&mut self, leg_key: LegKey) -> Result<(), Refuse> {
+    fn may_offer(&mut self, leg_key: LegId) -> Result<(), Refuse> {
         let leg = self.legs.get(&leg_key).ok_or(Refuse::new(481))?;
         match (&leg.state, &leg.exchange) {
-            (State::Leaving | State::Parting(_), _) => Err(Refuse::new(481)),
-            (State::Confirmed, _) if leg.unacknowledged.is_some() => Err(Refuse::new(491)),
-            (State::Confirmed, Exchange::Idle) => Ok(()),
-            (State::Confirmed, Exchange::Theirs { .. }) => {
+            (LegPhase::ByeSent | LegPhase::ByePending(_), _) => Err(Refuse::new(481)),
+            (LegPhase::Confirmed, _) if leg.unacknowledged.is_some() => Err(Refuse::new(491)),
+            (LegPhase::Confirmed, Exchange::Idle) => Ok(()),
+            (LegPhase::Confirmed, Exchange::Theirs { .. }) => {
                 let mut refuse = Refuse::new(500);
                 let wait = self.chance.below(10).to_string();
                 refuse.headers.push(("Retry-After", wait.into_bytes()));
                 Err(refuse)
             }
-            (State::Confirmed, Exchange::Ours { .. }) | (State::Incoming(_) | State::Calling(_) | State::Cancelling(..), _) => {
+            (LegPhase::Confirmed, Exchange::Ours { .. }) | (LegPhase::Incoming(_) | LegPhase::Calling(_) | LegPhase::Cancelling(..), _) => {
                 Err(Refuse::new(491))
             }
         }
     }
 
-    fn take_offer(&mut self, leg_key: LegKey, transaction: ServerId, request: &Request, now: Now) {
+    fn take_offer(&mut self, leg_key: LegId, transaction: ServerTransactionId, request: &SipRequest, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         leg.exchange = Exchange::Theirs {
             transaction,
@@ -514,8 +518,8 @@ impl UserAgent {
     }
 
     /// What a 2xx to their INVITE or UPDATE does to the dialog and the session, and that 2xx without its body.
-    fn accept_refresh(&mut self, leg_key: LegKey, request: &Request, now: Now) -> Response {
-        let mut response = Response::to(request, 200).with("Allow", ALLOW);
+    fn accept_refresh(&mut self, leg_key: LegId, request: &SipRequest, now: Now) -> SipResponse {
+        let mut response = SipResponse::to(request, 200).with("Allow", ALLOW);
         let Some(leg) = self.legs.get(&leg_key) else { return response };
         let contact = self.contact(&leg.dialog.flow, &leg.number);
         let session = self.agree(leg.session, &request.headers);
@@ -532,12 +536,12 @@ impl UserAgent {
         response
     }
 
-    fn handle_info(&mut self, leg_key: LegKey, key: Received, info: &Request, now: Now) -> Result<(), Refuse> {
+    fn handle_info(&mut self, leg_key: LegId, key: ReceivedVia, info: &SipRequest, now: Now) -> Result<(), Refuse> {
         if info.headers.has("Info-Package") {
             return Err(Refuse::new(469));
         }
         let leg = self.legs.get(&leg_key).ok_or(Refuse::new(481))?;
-        let (swallows, is_up) = (leg.swallow_digits, matches!(leg.state, State::Confirmed));
+        let (swallows, is_up) = (leg.swallow_digits, matches!(leg.state, LegPhase::Confirmed));
         let digit = match info.headers.content_type().as_deref() {
             _ if info.body.is_empty() => None,
             Some("application/dtmf-relay") => Some(relayed_digit(&info.body)),
@@ -557,7 +561,7 @@ impl UserAgent {
             return Err(Refuse::new(480));
         }
         let digit = digit.map(|digit| digit.ok_or(Refuse::new(400))).transpose()?;
-        self.answer(leg_key, key, &Response::to(info, 200), now);
+        self.answer(leg_key, key, &SipResponse::to(info, 200), now);
         if let Some(digit) = digit {
             let digits = digit.to_string();
             self.event(LegEvent::Dialled { leg: leg_key, digits });
@@ -565,7 +569,7 @@ impl UserAgent {
         Ok(())
     }
 
-    fn handle_ack(&mut self, flow: Flow, key: &ServerKey, ack: &Request, now: Now) {
+    fn handle_ack(&mut self, flow: Flow, key: &ServerKey, ack: &SipRequest, now: Now) {
         if self.transactions.handle_ack(key, now.mono) {
             return;
         }
@@ -583,7 +587,7 @@ impl UserAgent {
         }
         let Some(waiting) = leg.unacknowledged.take() else { return };
         self.timers.clear(&(leg_key, LegTimer::Accepted));
-        if let State::Parting(reason) = leg.state {
+        if let LegPhase::ByePending(reason) = leg.state {
             return self.send_bye(leg_key, reason, now);
         }
         let answer = ack.description().map(<[u8]>::to_vec);
@@ -606,15 +610,15 @@ impl UserAgent {
 
     // ---- what the switchboard answers
 
-    pub(super) fn provisional(&mut self, leg_key: LegKey, status: u16, media: Option<Vec<u8>>, now: Now) {
+    pub(super) fn provisional(&mut self, leg_key: LegId, status: u16, media: Option<Vec<u8>>, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         let (flow, number) = (leg.dialog.flow, leg.number.clone());
-        let State::Incoming(incoming) = &mut leg.state else { return };
+        let LegPhase::Incoming(incoming) = &mut leg.state else { return };
         let mut reliable = leg.reliable.as_mut().filter(|reliable| reliable.takes(media.is_some()));
         if reliable.as_mut().is_some_and(|reliable| reliable.defer(status, media.as_ref())) {
             return;
         }
-        let mut response = Response::to(&incoming.invite, status.clamp(180, 199)).with_to_tag(&leg.dialog.local_tag);
+        let mut response = SipResponse::to(&incoming.invite, status.clamp(180, 199)).with_to_tag(&leg.dialog.local_tag);
         for route in incoming.invite.headers.fields_of("Record-Route") {
             response.headers.push("Record-Route", route);
         }
@@ -631,7 +635,7 @@ impl UserAgent {
         }
         let bytes = response.to_bytes();
         if let Some(Leg {
-            state: State::Incoming(incoming),
+            state: LegPhase::Incoming(incoming),
             ..
         }) = self.legs.get_mut(&leg_key)
         {
@@ -644,28 +648,28 @@ impl UserAgent {
         }
     }
 
-    pub(super) fn remind(&mut self, leg_key: LegKey, now: Now) {
+    pub(super) fn remind(&mut self, leg_key: LegId, now: Now) {
         let Some(leg) = self.legs.get(&leg_key) else { return };
-        let State::Incoming(incoming) = &leg.state else { return };
+        let LegPhase::Incoming(incoming) = &leg.state else { return };
         let Some((status, bytes)) = incoming.last.clone() else { return };
         self.transactions.respond(incoming.transaction, status, bytes, now.mono);
         self.timers.set((leg_key, LegTimer::Remind), now.mono + REMIND);
     }
 
-    pub(super) fn accept(&mut self, leg_key: LegKey, media: Vec<u8>, now: Now) {
+    pub(super) fn accept(&mut self, leg_key: LegId, media: Vec<u8>, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        let State::Incoming(incoming) = &leg.state else { return };
+        let LegPhase::Incoming(incoming) = &leg.state else { return };
         if leg.reliable.as_mut().is_some_and(|reliable| reliable.defer_accept(&media)) {
             return;
         }
         let (transaction, invite) = (incoming.transaction, incoming.invite.clone());
-        leg.state = State::Confirmed;
+        leg.state = LegPhase::Confirmed;
         leg.local_media = media.clone();
         self.stop_timers(leg_key);
         self.accept_invite(leg_key, transaction, &invite, media, now);
     }
 
-    pub(super) fn answer_offer(&mut self, leg_key: LegKey, media: Vec<u8>, now: Now) {
+    pub(super) fn answer_offer(&mut self, leg_key: LegId, media: Vec<u8>, now: Now) {
         let Some((transaction, request)) = self.end_theirs(leg_key) else {
             return;
         };
@@ -683,7 +687,7 @@ impl UserAgent {
     }
 
     /// 200 to an INVITE, which the user agent itself repeats until the ACK (RFC 3261 13.3.1.4).
-    fn accept_invite(&mut self, leg_key: LegKey, transaction: ServerId, invite: &Request, media: Vec<u8>, now: Now) {
+    fn accept_invite(&mut self, leg_key: LegId, transaction: ServerTransactionId, invite: &SipRequest, media: Vec<u8>, now: Now) {
         let mut response = self.accept_refresh(leg_key, invite, now).with_body("application/sdp", media);
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         response.headers.tag_to(&leg.dialog.local_tag);
@@ -703,7 +707,7 @@ impl UserAgent {
     }
 
     /// Our 2xx has found no ACK yet: again, or no more.
-    pub(super) fn repeat_accepted(&mut self, leg_key: LegKey, now: Now) {
+    pub(super) fn repeat_accepted(&mut self, leg_key: LegId, now: Now) {
         let t2 = self.config.timing.t2;
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };
         let Some(waiting) = &mut leg.unacknowledged else { return };
@@ -715,7 +719,7 @@ impl UserAgent {
             return self.transmit(flow, bytes);
         }
         leg.unacknowledged = None;
-        let told = matches!(leg.state, State::Confirmed);
+        let told = matches!(leg.state, LegPhase::Confirmed);
         self.drop_offer(leg_key, 487, now);
         self.send_bye(leg_key, None, now);
         if told {
@@ -727,45 +731,45 @@ impl UserAgent {
     }
 
     /// Refuses the INVITE that waits for us, and forgets the leg.
-    pub(super) fn answer_incoming(&mut self, leg_key: LegKey, status: u16, now: Now) {
+    pub(super) fn answer_incoming(&mut self, leg_key: LegId, status: u16, now: Now) {
         let Some(leg) = self.legs.get(&leg_key) else { return };
-        let State::Incoming(incoming) = &leg.state else { return };
-        let response = Response::to(&incoming.invite, status).with_to_tag(&leg.dialog.local_tag);
+        let LegPhase::Incoming(incoming) = &leg.state else { return };
+        let response = SipResponse::to(&incoming.invite, status).with_to_tag(&leg.dialog.local_tag);
         let transaction = incoming.transaction;
         self.transactions.respond(transaction, status, response.to_bytes(), now.mono);
         self.remove_leg(leg_key);
     }
 
     /// Refuses the INVITE, re-INVITE or UPDATE that waits for us: its description cannot be used (RFC 3261 21.4.26).
-    pub(super) fn refuse_offer(&mut self, leg_key: LegKey, fault: &SdpFault, now: Now) {
+    pub(super) fn refuse_offer(&mut self, leg_key: LegId, fault: &SdpFault, now: Now) {
         let status = SdpError::STATUS;
         let warning = warning(fault);
         let Some(leg) = self.legs.get(&leg_key) else { return };
-        if let State::Incoming(incoming) = &leg.state {
-            let response = Response::to(&incoming.invite, status).with_to_tag(&leg.dialog.local_tag);
+        if let LegPhase::Incoming(incoming) = &leg.state {
+            let response = SipResponse::to(&incoming.invite, status).with_to_tag(&leg.dialog.local_tag);
             let bytes = response.with("Warning", warning).to_bytes();
             self.transactions.respond(incoming.transaction, status, bytes, now.mono);
             return self.remove_leg(leg_key);
         }
         if let Some((transaction, request)) = self.end_theirs(leg_key) {
-            let bytes = Response::to(&request, status).with("Warning", warning).to_bytes();
+            let bytes = SipResponse::to(&request, status).with("Warning", warning).to_bytes();
             self.transactions.respond(transaction, status, bytes, now.mono);
         }
     }
 
     /// Refuses the re-INVITE or UPDATE that waits for us.
-    pub(super) fn drop_offer(&mut self, leg_key: LegKey, status: u16, now: Now) {
+    pub(super) fn drop_offer(&mut self, leg_key: LegId, status: u16, now: Now) {
         let Some((transaction, request)) = self.end_theirs(leg_key) else {
             return;
         };
-        let response = Response::to(&request, status);
+        let response = SipResponse::to(&request, status);
         self.transactions.respond(transaction, status, response.to_bytes(), now.mono);
     }
 }
 
 impl UserAgent {
     /// Their offer no longer waits; an exchange of ours is left alone.
-    fn end_theirs(&mut self, leg_key: LegKey) -> Option<(ServerId, Request)> {
+    fn end_theirs(&mut self, leg_key: LegId) -> Option<(ServerTransactionId, SipRequest)> {
         let leg = self.legs.get_mut(&leg_key)?;
         match std::mem::replace(&mut leg.exchange, Exchange::Idle) {
             Exchange::Theirs { transaction, request } => {
@@ -816,16 +820,16 @@ fn plain_digit(body: &[u8]) -> Option<char> {
 /// The longest Contact that may be registered, in bytes: an SBC writes whole routes into its URI parameters.
 const LONGEST_CONTACT: usize = 2048;
 
-fn registration(headers: &Headers) -> Result<Change, Refuse> {
+fn registration(headers: &Headers) -> Result<BindingChange, Refuse> {
     let bad = || Refuse::new(400);
     let expires = headers.expires().ok();
     if headers.get_all("Contact").iter().any(|value| *value == b"*") {
         let alone = headers.contact_is_star() && expires == Some(0);
-        return if alone { Ok(Change::RemoveAll) } else { Err(bad()) };
+        return if alone { Ok(BindingChange::RemoveAll) } else { Err(bad()) };
     }
     let contacts = headers.contacts().map_err(|_| bad())?;
     if contacts.is_empty() {
-        return Ok(Change::Fetch);
+        return Ok(BindingChange::Fetch);
     }
     let mut bind = Vec::new();
     for contact in contacts {
@@ -840,5 +844,5 @@ fn registration(headers: &Headers) -> Result<Change, Refuse> {
         let seconds = own.or(expires).unwrap_or(3600);
         bind.push((contact.uri, Duration::from_secs(seconds.into())));
     }
-    Ok(Change::Bind(bind))
+    Ok(BindingChange::Bind(bind))
 }

@@ -10,12 +10,12 @@
 //! | a trunk | its first Route, else its Contact, when that is an address of this trunk's; else where it speaks from |
 
 use super::UserAgent;
-use super::leg::{ClientUse, Exchange, Leg, LegTimer, State, Way};
+use super::leg::{ClientUse, Exchange, Leg, LegPhase, LegTimer, Way};
 use crate::media::is_private;
 use crate::sip::config::{Nat, Trunk};
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
-use crate::sip::leg::{LegKey, LegSource};
+use crate::sip::leg::{LegId, LegSource};
 use crate::sip::message::{Headers, Host, Method, Uri, Via};
 use crate::sip::peer::{ReturnPath, contact_at, speaks_from, transport_of};
 use crate::words::{DeviceId, Now};
@@ -102,7 +102,7 @@ impl UserAgent {
     }
 
     /// The peer of a leg has sent a request within it: its way is where that came from, unless there is a better one.
-    pub(super) fn come_from(&mut self, key: LegKey, path: &ReturnPath, headers: &Headers, now: Now) {
+    pub(super) fn come_from(&mut self, key: LegId, path: &ReturnPath, headers: &Headers, now: Now) {
         let Some(leg) = self.legs.get(&key) else { return };
         let refreshes = headers
             .cseq()
@@ -148,7 +148,7 @@ impl UserAgent {
     }
 
     /// A response may have told where the trunk wants to hear of a dialog.
-    pub(super) fn aim(&mut self, key: LegKey) {
+    pub(super) fn aim(&mut self, key: LegId) {
         let Some(leg) = self.legs.get(&key) else { return };
         let LegSource::Trunk(name) = &leg.peer else { return };
         let flow = self.next_hop(name, leg.dialog.flow, next_uri(&leg.dialog));
@@ -256,13 +256,13 @@ impl UserAgent {
     }
 
     /// A leg's phone is reached by another way from now on: what has waited for it is said.
-    fn follow(&mut self, key: LegKey, flow: Flow, now: Now) {
+    fn follow(&mut self, key: LegId, flow: Flow, now: Now) {
         let Some(leg) = self.legs.get_mut(&key) else { return };
         leg.dialog.flow = flow;
         leg.way = Way::Registered;
         // What is still to be answered is answered there, too.
         let pending = match (&leg.state, &leg.exchange) {
-            (State::Incoming(incoming), _) => Some(incoming.transaction),
+            (LegPhase::Incoming(incoming), _) => Some(incoming.transaction),
             (_, Exchange::Theirs { transaction, .. }) => Some(*transaction),
             _ => None,
         };
@@ -271,7 +271,7 @@ impl UserAgent {
         }
         let waits_for_ack = leg.unacknowledged.as_mut().map(|waiting| waiting.flow = flow).is_some();
         let parting = match leg.state {
-            State::Parting(reason) if !waits_for_ack => Some(reason),
+            LegPhase::ByePending(reason) if !waits_for_ack => Some(reason),
             _ => None,
         };
         let located = leg.located.is_some();
@@ -286,7 +286,7 @@ impl UserAgent {
     }
 
     /// Something is to be said to a phone that can not be reached: for so long as any request waits for its answer, it may come back.
-    pub(super) fn wait_for_phone(&mut self, key: LegKey, now: Now) {
+    pub(super) fn wait_for_phone(&mut self, key: LegId, now: Now) {
         if !self.timers.is_set(&(key, LegTimer::Lost)) {
             self.timers.set((key, LegTimer::Lost), now.mono + self.config.timing.give_up());
         }

@@ -2,10 +2,17 @@
 
 use super::*;
 
-impl Hub {
+impl Sessions {
     /// The reply with its events; `None` when it is held.
-    pub(super) fn connect(&mut self, message: Incoming, from: &Peer, (reach, via): (Reach, Via), alone: bool, now: Now) -> Option<Leaving> {
-        let Kind::Connect { connection_type, advice } = &message.kind else {
+    pub(super) fn connect(
+        &mut self,
+        message: ClientMessage,
+        from: &ClientOrigin,
+        (reach, via): (ReplyPath, CometdTransport),
+        alone: bool,
+        now: Now,
+    ) -> Option<Leaving> {
+        let MessageKind::Connect { connection_type, advice } = &message.kind else {
             unreachable!("sorted before")
         };
         let (is_offered, advice) = (self.is_offered(connection_type.as_deref()), *advice);
@@ -14,15 +21,15 @@ impl Hub {
             Err(why) => return Some((Vec::new(), self.stranger(message, why, from, now))),
         };
         if !is_offered {
-            let reply = Reply {
+            let reply = BayeuxReply {
                 advice: self.sessions.get(&no).map(|session| self.retry(&session.id)),
                 ..failed("/meta/connect", message.id, NO_COMMON_TYPE)
             };
             return Some((Vec::new(), reply));
         }
         if !self.can_resume(no, message.ext.ack) {
-            self.end(no, Why::Restarted, now);
-            return Some((Vec::new(), self.stranger(message, Why::Restarted, from, now)));
+            self.end(no, SessionEnd::Restarted, now);
+            return Some((Vec::new(), self.stranger(message, SessionEnd::Restarted, from, now)));
         }
         self.let_go_of_older(no, reach, now);
         self.attach(no, reach);
@@ -36,8 +43,8 @@ impl Hub {
 
         let hold = self.hold_for(advice);
         let slot = match via {
-            Via::Http { multiplexed: false, .. } | Via::Callback => from.browser.clone(),
-            Via::Http { multiplexed: true, .. } | Via::Socket(_) => None,
+            CometdTransport::Http { multiplexed: false, .. } | CometdTransport::Callback => from.browser.clone(),
+            CometdTransport::Http { multiplexed: true, .. } | CometdTransport::Socket(_) => None,
         };
         let has_slot = slot
             .as_ref()
@@ -63,11 +70,11 @@ impl Hub {
         };
         self.ask_for_outcome(no, reach);
         if holds || waits_for_outcome {
-            if let Reach::Post(post) = reach {
-                self.riders.entry(post).or_default().push(no);
+            if let ReplyPath::Post(post) = reach {
+                self.sessions_by_request.entry(post).or_default().push(no);
             }
             let until = now.mono + if holds { hold } else { OUTCOME };
-            self.put(no, Place::Held { connect, until });
+            self.put(no, SessionState::Held { connect, until });
             None
         } else {
             self.depart(no, &connect, now)
@@ -75,31 +82,31 @@ impl Hub {
     }
 
     /// The newest connect wins: a held one of the same session is let go first.
-    pub(super) fn let_go_of_older(&mut self, no: SessionNo, reach: Reach, now: Now) {
-        let Some(Place::Held { connect, .. }) = self.sessions.get(&no).map(|session| &session.place) else {
+    pub(super) fn let_go_of_older(&mut self, no: SessionId, reach: ReplyPath, now: Now) {
+        let Some(SessionState::Held { connect, .. }) = self.sessions.get(&no).map(|session| &session.place) else {
             return;
         };
         let older = connect.reach;
         self.put(
             no,
-            Place::Away {
+            SessionState::Away {
                 expires: now.mono + self.config.max_interval,
             },
         );
         match older {
-            Reach::Post(post) => {
+            ReplyPath::Post(post) => {
                 self.get_off(post, no);
                 if older != reach {
                     self.outputs.push_back(Output::Overtaken { post });
                 }
             }
             // CometD never answers it either.
-            Reach::Socket(_) => {}
+            ReplyPath::Socket(_) => {}
         }
     }
 
     /// A session of an earlier life needs to hear what its client has, and all that came after it must still be there.
-    pub(super) fn can_resume(&self, no: SessionNo, ack: Option<i64>) -> bool {
+    pub(super) fn can_resume(&self, no: SessionId, ack: Option<i64>) -> bool {
         let Some(session) = self.sessions.get(&no).filter(|session| session.restored) else {
             return true;
         };
@@ -109,7 +116,7 @@ impl Hub {
         self.ledger.reaches_back_to(user, acks.resume(u64::try_from(ack).unwrap_or(0)))
     }
 
-    pub(super) fn acknowledge(&mut self, no: SessionNo, ack: Option<i64>) {
+    pub(super) fn acknowledge(&mut self, no: SessionId, ack: Option<i64>) {
         let Some(session) = self.sessions.get_mut(&no) else { return };
         let Some(acks) = &mut session.acks else { return };
         let acknowledged = ack.and_then(|ack| u64::try_from(ack).ok());
@@ -139,11 +146,11 @@ impl Hub {
         }
     }
 
-    pub(super) fn ask_for_outcome(&mut self, no: SessionNo, reach: Reach) {
+    pub(super) fn ask_for_outcome(&mut self, no: SessionId, reach: ReplyPath) {
         let Some(session) = self.sessions.get(&no) else { return };
         match session.in_doubt_elsewhere(reach) {
-            Some(Reach::Post(post)) => self.outputs.push_back(Output::Abandon { post }),
-            Some(Reach::Socket(socket)) => self.outputs.push_back(Output::AbandonSocket { socket }),
+            Some(ReplyPath::Post(post)) => self.outputs.push_back(Output::Abandon { post }),
+            Some(ReplyPath::Socket(socket)) => self.outputs.push_back(Output::AbandonSocket { socket }),
             None => {}
         }
     }
@@ -154,12 +161,12 @@ impl Hub {
     }
 
     /// Answers the held connect with whatever there is.
-    pub(super) fn release(&mut self, no: SessionNo, now: Now) {
-        let Some(Place::Held { connect, .. }) = self.sessions.get(&no).map(|session| &session.place) else {
+    pub(super) fn release(&mut self, no: SessionId, now: Now) {
+        let Some(SessionState::Held { connect, .. }) = self.sessions.get(&no).map(|session| &session.place) else {
             return;
         };
         let connect = connect.clone();
-        if let Reach::Post(post) = connect.reach {
+        if let ReplyPath::Post(post) = connect.reach {
             self.get_off(post, no);
         }
         if let Some((events, reply)) = self.depart(no, &connect, now) {
@@ -168,7 +175,7 @@ impl Hub {
     }
 
     /// The session's events leave with the reply to a connect.
-    pub(super) fn depart(&mut self, no: SessionNo, connect: &Connect, now: Now) -> Option<Leaving> {
+    pub(super) fn depart(&mut self, no: SessionId, connect: &Connect, now: Now) -> Option<Leaving> {
         let current = self.interval_of(&self.sessions.get(&no)?.id).as_millis() as u64;
         let session = self.sessions.get_mut(&no)?;
         let before = (session.queue.len(), session.queue.bytes());
@@ -216,7 +223,7 @@ impl Hub {
         let session = self.sessions.get_mut(&no)?;
         let interval = session.pause(connect.interval);
         if !session.is_in_doubt() {
-            session.flight = Some(Flight {
+            session.flight = Some(InFlight {
                 by: connect.reach,
                 oldest: events.first().map(|event| event.born),
                 events: in_doubt,
@@ -229,11 +236,11 @@ impl Hub {
             self.save(no);
         }
         let expires = now.mono + interval + self.config.max_interval;
-        self.put(no, Place::Away { expires });
-        if let Reach::Post(post) = connect.reach {
-            self.riders.entry(post).or_default().push(no);
+        self.put(no, SessionState::Away { expires });
+        if let ReplyPath::Post(post) = connect.reach {
+            self.sessions_by_request.entry(post).or_default().push(no);
         }
-        let reply = Reply {
+        let reply = BayeuxReply {
             advice,
             ext,
             ..done("/meta/connect", connect.id.clone())
@@ -242,7 +249,7 @@ impl Hub {
     }
 
     /// What left that way has arrived, or never will. The life of a session is counted from then on.
-    pub(super) fn arrive(&mut self, no: SessionNo, by: Reach, cut: bool, now: Now) {
+    pub(super) fn arrive(&mut self, no: SessionId, by: ReplyPath, cut: bool, now: Now) {
         let Some(session) = self.sessions.get_mut(&no) else { return };
         let before = (session.queue.len(), session.queue.bytes());
         let mut interval = session.pause(self.config.interval);
@@ -254,22 +261,22 @@ impl Hub {
                 self.delivered.push(now.mono.saturating_duration_since(oldest));
             }
         }
-        let lost_its_hold = cut && matches!(&session.place, Place::Held { connect, .. } if connect.reach == by);
+        let lost_its_hold = cut && matches!(&session.place, SessionState::Held { connect, .. } if connect.reach == by);
         // On a websocket a frame may be anything; there the life is counted from when the connect was answered.
-        let was_answered = matches!((&session.place, by), (Place::Away { .. }, Reach::Post(_)));
+        let was_answered = matches!((&session.place, by), (SessionState::Away { .. }, ReplyPath::Post(_)));
         self.recount(no, before);
         if lost_its_hold || was_answered {
             let expires = now.mono + interval + self.config.max_interval;
-            self.put(no, Place::Away { expires });
+            self.put(no, SessionState::Away { expires });
         }
         self.wake(no, now);
     }
 
-    pub(super) fn get_off(&mut self, post: PostNo, no: SessionNo) {
-        if let Some(riders) = self.riders.get_mut(&post) {
+    pub(super) fn get_off(&mut self, post: ClientRequestId, no: SessionId) {
+        if let Some(riders) = self.sessions_by_request.get_mut(&post) {
             riders.retain(|one| *one != no);
             if riders.is_empty() {
-                self.riders.remove(&post);
+                self.sessions_by_request.remove(&post);
             }
         }
     }

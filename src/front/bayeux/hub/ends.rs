@@ -2,29 +2,29 @@
 
 use super::*;
 
-impl Hub {
+impl Sessions {
     /// The session is over. A held connect says how the client is to go on.
-    pub(super) fn end(&mut self, no: SessionNo, why: Why, now: Now) {
+    pub(super) fn end(&mut self, no: SessionId, why: SessionEnd, now: Now) {
         let Some(session) = self.forget(no) else { return };
         let id = session.id.clone();
-        self.graves.bury(id.clone(), why, now.mono);
+        self.ended.bury(id.clone(), why, now.mono);
         if session.saved {
             self.outputs.push_back(Output::Unsave(session.id));
         }
-        if let Place::Held { connect, .. } = session.place {
+        if let SessionState::Held { connect, .. } = session.place {
             let reply = match why {
-                Why::Disconnected => Reply {
+                SessionEnd::Disconnected => BayeuxReply {
                     advice: Some(bare_advice(Reconnect::None)),
                     ..done("/meta/connect", connect.id)
                 },
-                Why::Gap => Reply {
+                SessionEnd::Gap => BayeuxReply {
                     advice: Some(Advice {
                         interval: self.spread(&id, self.config.drain_window).as_millis() as u64,
                         ..bare_advice(Reconnect::Handshake)
                     }),
                     ..failed("/meta/connect", connect.id, UNKNOWN)
                 },
-                why => Reply {
+                why => BayeuxReply {
                     advice: Some(bare_advice(Reconnect::Handshake)),
                     ..failed("/meta/connect", connect.id, error_of(why))
                 },
@@ -33,33 +33,36 @@ impl Hub {
         }
         let Some(socket) = session.socket else { return };
         match why {
-            Why::Expired => self.close(socket, 1000, "The session has expired."),
-            Why::Overflowed => self.close(socket, 1008, "Too many events wait for this session."),
-            Why::LoginExpired => self.close(socket, 1008, "The login has expired."),
-            Why::CrowdedOut => self.close(socket, 1008, "The user has opened too many sessions."),
-            Why::Disconnected
-            | Why::Gap
-            | Why::Restarted
-            | Why::NoClientId
-            | Why::NeverKnown
-            | Why::OtherUser
-            | Why::OtherBrowser
-            | Why::NoBrowser
-            | Why::OtherSocket => self.unbind(socket, now),
+            SessionEnd::Expired => self.close(socket, 1000, "The session has expired."),
+            SessionEnd::Overflowed => self.close(socket, 1008, "Too many events wait for this session."),
+            SessionEnd::LoginExpired => self.close(socket, 1008, "The login has expired."),
+            SessionEnd::CrowdedOut => self.close(socket, 1008, "The user has opened too many sessions."),
+            SessionEnd::Disconnected
+            | SessionEnd::Gap
+            | SessionEnd::Restarted
+            | SessionEnd::NoClientId
+            | SessionEnd::NeverKnown
+            | SessionEnd::OtherUser
+            | SessionEnd::OtherBrowser
+            | SessionEnd::NoBrowser
+            | SessionEnd::OtherSocket => self.unbind(socket, now),
         }
     }
 
-    pub(super) fn forget(&mut self, no: SessionNo) -> Option<Session> {
+    pub(super) fn forget(&mut self, no: SessionId) -> Option<Session> {
         let mut session = self.sessions.remove(&no)?;
-        self.deadlines.remove(&(session.armed, Timer::Session(no)));
+        self.deadlines.remove(&(session.armed, SessionTimer::Session(no)));
         self.by_id.remove(&session.id);
         self.left_place(&session.place);
-        if let Place::Held { connect, .. } = &session.place
-            && let Reach::Post(post) = connect.reach
+        if let SessionState::Held { connect, .. } = &session.place
+            && let ReplyPath::Post(post) = connect.reach
         {
             self.get_off(post, no);
         }
-        if let Some(Flight { by: Reach::Post(post), .. }) = session.flight {
+        if let Some(InFlight {
+            by: ReplyPath::Post(post), ..
+        }) = session.flight
+        {
             self.get_off(post, no);
         }
         for (_, pattern) in &session.subscriptions {
@@ -82,20 +85,20 @@ impl Hub {
     }
 
     /// Changes something that its deadline may depend on.
-    pub(super) fn change(&mut self, no: SessionNo, change: impl FnOnce(&mut Session)) {
+    pub(super) fn change(&mut self, no: SessionId, change: impl FnOnce(&mut Session)) {
         let Some(session) = self.sessions.get_mut(&no) else { return };
         change(session);
         let deadline = session.deadline();
         // Most deadlines move on before they come: that is seen when the old one does.
         if deadline < session.armed {
             let armed = std::mem::replace(&mut session.armed, deadline);
-            self.deadlines.remove(&(armed, Timer::Session(no)));
-            self.deadlines.insert((deadline, Timer::Session(no)));
+            self.deadlines.remove(&(armed, SessionTimer::Session(no)));
+            self.deadlines.insert((deadline, SessionTimer::Session(no)));
         }
     }
 
-    pub(super) fn put(&mut self, no: SessionNo, place: Place) {
-        if let Place::Held { connect, .. } = &place {
+    pub(super) fn put(&mut self, no: SessionId, place: SessionState) {
+        if let SessionState::Held { connect, .. } = &place {
             self.counts.held += 1;
             if let Some(browser) = &connect.slot {
                 *self.held_by_browser.entry(browser.clone()).or_default() += 1;
@@ -108,8 +111,8 @@ impl Hub {
         }
     }
 
-    pub(super) fn left_place(&mut self, place: &Place) {
-        let Place::Held { connect, .. } = place else { return };
+    pub(super) fn left_place(&mut self, place: &SessionState) {
+        let SessionState::Held { connect, .. } = place else { return };
         self.counts.held -= 1;
         if let Some(browser) = &connect.slot
             && let Some(held) = self.held_by_browser.get_mut(browser)
@@ -124,15 +127,15 @@ impl Hub {
 
 /// What became of sessions, for a while: whoever asks for one can be told why it is gone.
 #[derive(Debug, Default)]
-pub(super) struct Graves {
-    by_id: HashMap<ClientId, (Why, Instant)>,
+pub(super) struct EndedSessions {
+    by_id: HashMap<ClientId, (SessionEnd, Instant)>,
     oldest: VecDeque<ClientId>,
 }
 
 const GRAVES: usize = 4_096;
 
-impl Graves {
-    pub(super) fn bury(&mut self, id: ClientId, why: Why, at: Instant) {
+impl EndedSessions {
+    pub(super) fn bury(&mut self, id: ClientId, why: SessionEnd, at: Instant) {
         while self.oldest.len() >= GRAVES {
             let Some(oldest) = self.oldest.pop_front() else { break };
             self.by_id.remove(&oldest);
@@ -142,25 +145,25 @@ impl Graves {
         }
     }
 
-    pub(super) fn find(&self, id: &ClientId) -> Option<(Why, Instant)> {
+    pub(super) fn find(&self, id: &ClientId) -> Option<(SessionEnd, Instant)> {
         self.by_id.get(id).copied()
     }
 }
 
-fn error_of(why: Why) -> &'static str {
+fn error_of(why: SessionEnd) -> &'static str {
     match why {
-        Why::LoginExpired => LOGIN_EXPIRED,
-        Why::NoClientId
-        | Why::NeverKnown
-        | Why::Expired
-        | Why::Disconnected
-        | Why::CrowdedOut
-        | Why::Overflowed
-        | Why::Gap
-        | Why::Restarted
-        | Why::OtherUser
-        | Why::OtherBrowser
-        | Why::NoBrowser
-        | Why::OtherSocket => UNKNOWN,
+        SessionEnd::LoginExpired => LOGIN_EXPIRED,
+        SessionEnd::NoClientId
+        | SessionEnd::NeverKnown
+        | SessionEnd::Expired
+        | SessionEnd::Disconnected
+        | SessionEnd::CrowdedOut
+        | SessionEnd::Overflowed
+        | SessionEnd::Gap
+        | SessionEnd::Restarted
+        | SessionEnd::OtherUser
+        | SessionEnd::OtherBrowser
+        | SessionEnd::NoBrowser
+        | SessionEnd::OtherSocket => UNKNOWN,
     }
 }

@@ -2,14 +2,21 @@
 
 use super::*;
 
-impl Hub {
-    pub(super) fn handshake(&mut self, message: Incoming, from: Peer, via: Via, fresh: ClientId, now: Now) -> Reply {
+impl Sessions {
+    pub(super) fn handshake(
+        &mut self,
+        message: ClientMessage,
+        from: ClientOrigin,
+        via: CometdTransport,
+        fresh: ClientId,
+        now: Now,
+    ) -> BayeuxReply {
         let mut types = self.types.clone();
-        if let Via::Http { blocked: true, .. } = via {
+        if let CometdTransport::Http { blocked: true, .. } = via {
             // Offered again, npm `cometd` would choose it again, for ever.
-            types.retain(|name| *name != Transport::Websocket.as_str());
+            types.retain(|name| *name != ConnectionType::Websocket.as_str());
         }
-        let refused = |error, reconnect, interval: Duration| Reply {
+        let refused = |error, reconnect, interval: Duration| BayeuxReply {
             supported_connection_types: Some(types.clone()),
             advice: Some(Advice {
                 reconnect,
@@ -19,7 +26,7 @@ impl Hub {
             }),
             ..failed("/meta/handshake", message.id.clone(), error)
         };
-        if let Kind::Handshake {
+        if let MessageKind::Handshake {
             connection_types: Some(offered),
         } = &message.kind
             && !offered.iter().any(|one| self.is_offered(Some(one)))
@@ -46,7 +53,7 @@ impl Hub {
             );
         }
         let last = from.user.as_ref().map_or(0, |user| self.ledger.last(user));
-        let owner = Owner {
+        let owner = SessionOwner {
             user: from.user,
             browser: from.browser,
             login: from.login,
@@ -62,12 +69,12 @@ impl Hub {
             replay: (message.ext.replay.is_some() && session.owner.user.is_some()).then_some(ReplayReply { last, complete: None }),
         };
         let no = self.insert(session, now);
-        if let Via::Socket(socket) = via {
+        if let CometdTransport::Socket(socket) = via {
             self.leave_socket(socket, now);
-            self.attach(no, Reach::Socket(socket));
+            self.attach(no, ReplyPath::Socket(socket));
         }
         self.save(no);
-        Reply {
+        BayeuxReply {
             version: Some("1.0"),
             supported_connection_types: Some(types),
             client_id: Some(fresh.clone()),
@@ -77,40 +84,48 @@ impl Hub {
         }
     }
 
-    pub(super) fn may_shake(&mut self, from: &Peer, now: Now) -> Result<(), Duration> {
-        for who in [Who::User(from.user.clone()), Who::Address(from.address)] {
+    pub(super) fn may_shake(&mut self, from: &ClientOrigin, now: Now) -> Result<(), Duration> {
+        for who in [QuotaOwner::User(from.user.clone()), QuotaOwner::Address(from.address)] {
             self.accounts.entry(who, &self.config, now.mono).shake(now.mono)?;
         }
         Ok(())
     }
 
     /// A user who opens one session after the other loses the one that would have expired first, unless all of them are held.
-    pub(super) fn make_room(&mut self, from: &Peer, now: Now) -> bool {
-        let sessions = |who: &Who| self.accounts.get(who).map_or(0, |account| account.sessions.len());
-        if self.sessions.len() >= self.config.max_sessions || sessions(&Who::Address(from.address)) >= self.config.max_sessions_per_address
+    pub(super) fn make_room(&mut self, from: &ClientOrigin, now: Now) -> bool {
+        let sessions = |who: &QuotaOwner| self.accounts.get(who).map_or(0, |account| account.sessions.len());
+        if self.sessions.len() >= self.config.max_sessions
+            || sessions(&QuotaOwner::Address(from.address)) >= self.config.max_sessions_per_address
         {
             return false;
         }
-        let mine = Who::User(from.user.clone());
+        let mine = QuotaOwner::User(from.user.clone());
         if from.user.is_none() || sessions(&mine) < self.config.max_sessions_per_user {
             return true;
         }
         let mine = self.accounts.get(&mine).into_iter().flat_map(|account| &account.sessions);
         let idle = mine.filter_map(|no| match &self.sessions.get(no)?.place {
-            Place::New { expires } | Place::Away { expires } => Some((*expires, *no)),
-            Place::Held { .. } => None,
+            SessionState::New { expires } | SessionState::Away { expires } => Some((*expires, *no)),
+            SessionState::Held { .. } => None,
         });
         let Some((_, no)) = idle.min() else { return false };
-        self.end(no, Why::CrowdedOut, now);
+        self.end(no, SessionEnd::CrowdedOut, now);
         true
     }
 
     /// As it is after its handshake.
-    pub(super) fn session(&self, id: ClientId, owner: Owner, login_until: Option<Instant>, transport: Transport, now: Now) -> Session {
+    pub(super) fn session(
+        &self,
+        id: ClientId,
+        owner: SessionOwner,
+        login_until: Option<Instant>,
+        transport: ConnectionType,
+        now: Now,
+    ) -> Session {
         let expires = now.mono + self.interval_of(&id) + self.config.max_interval;
         Session {
             told_interval: self.interval_of(&id).as_millis() as u64,
-            place: Place::New { expires },
+            place: SessionState::New { expires },
             armed: expires,
             id,
             owner,
@@ -132,9 +147,9 @@ impl Hub {
         }
     }
 
-    pub(super) fn insert(&mut self, mut session: Session, now: Now) -> SessionNo {
+    pub(super) fn insert(&mut self, mut session: Session, now: Now) -> SessionId {
         self.last_session += 1;
-        let no = SessionNo(self.last_session);
+        let no = SessionId(self.last_session);
         session.queued = session.owner.accounts().map(|who| {
             let account = self.accounts.entry(who, &self.config, now.mono);
             account.sessions.insert(no);
@@ -147,7 +162,7 @@ impl Hub {
         self.counts.by_transport[session.transport as usize] += 1;
         self.by_id.insert(session.id.clone(), no);
         session.armed = session.deadline();
-        self.deadlines.insert((session.armed, Timer::Session(no)));
+        self.deadlines.insert((session.armed, SessionTimer::Session(no)));
         self.sessions.insert(no, Box::new(session));
         no
     }

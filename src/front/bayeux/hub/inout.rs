@@ -1,7 +1,7 @@
 //! What goes into the hub and what comes out.
 
-use crate::front::bayeux::message::{ClientId, Event, Incoming};
-use crate::front::bayeux::session::{Reach, SessionNo, Transport};
+use crate::front::bayeux::message::{ClientId, ClientMessage, Event};
+use crate::front::bayeux::session::{ConnectionType, ReplyPath, SessionId};
 use crate::words::UserId;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 /// Numbers the requests under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PostNo(pub u64);
+pub struct ClientRequestId(pub u64);
 
 /// Numbers the open websockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SocketNo(pub u64);
+pub struct SocketId(pub u64);
 
 /// Who sends a request. A session belongs to whom its handshake came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub struct ClientOrigin {
     /// The authenticated user.
     pub user: Option<UserId>,
     /// He has proved it in this very request, not by a cookie.
@@ -34,7 +34,7 @@ pub struct Peer {
 
 /// How a request has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
+pub enum CometdTransport {
     /// POST.
     Http {
         /// Over HTTP/2, where held connects cost a browser none of its few connections.
@@ -45,47 +45,47 @@ pub enum Via {
     /// GET with `jsonp`.
     Callback,
     /// A frame.
-    Socket(SocketNo),
+    Socket(SocketId),
 }
 
-impl Via {
+impl CometdTransport {
     /// POST over HTTP/1.1.
-    pub const HTTP: Via = Via::Http {
+    pub const HTTP: CometdTransport = CometdTransport::Http {
         multiplexed: false,
         blocked: false,
     };
 
-    pub(super) fn transport(self) -> Transport {
+    pub(super) fn transport(self) -> ConnectionType {
         match self {
-            Via::Http { .. } => Transport::LongPolling,
-            Via::Callback => Transport::CallbackPolling,
-            Via::Socket(_) => Transport::Websocket,
+            CometdTransport::Http { .. } => ConnectionType::LongPolling,
+            CometdTransport::Callback => ConnectionType::CallbackPolling,
+            CometdTransport::Socket(_) => ConnectionType::Websocket,
         }
     }
 }
 
 /// One request with its messages.
 #[derive(Clone, Debug)]
-pub struct Post {
+pub struct ClientRequest {
     /// Its number; never used before.
-    pub no: PostNo,
+    pub no: ClientRequestId,
     /// From whom.
-    pub from: Peer,
+    pub from: ClientOrigin,
     /// The browser's name from now on, where it brought none: sent to it as its cookie.
     pub new_browser: Option<Arc<str>>,
     /// By which way.
-    pub via: Via,
+    pub via: CometdTransport,
     /// The id of the session it may open; never used before. Chance is the shell's.
     pub fresh: ClientId,
     /// At least one.
-    pub messages: Vec<Incoming>,
+    pub messages: Vec<ClientMessage>,
 }
 
-impl Post {
-    pub(super) fn reach(&self) -> Reach {
+impl ClientRequest {
+    pub(super) fn reach(&self) -> ReplyPath {
         match self.via {
-            Via::Socket(socket) => Reach::Socket(socket),
-            Via::Http { .. } | Via::Callback => Reach::Post(self.no),
+            CometdTransport::Socket(socket) => ReplyPath::Socket(socket),
+            CometdTransport::Http { .. } | CometdTransport::Callback => ReplyPath::Post(self.no),
         }
     }
 }
@@ -111,7 +111,7 @@ pub struct Saved {
 
 /// An event as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct RestoredEvents {
     /// Its number among its user's events.
     pub number: u64,
     /// On which channel.
@@ -126,7 +126,7 @@ pub enum Output {
     /// Answer the request with 200 and this body; then say [`super::Hub::handle_written`] or [`super::Hub::handle_cut`].
     Answer {
         /// Which.
-        post: PostNo,
+        post: ClientRequestId,
         /// A JSON array.
         body: String,
         /// There are events in it, which must not be lost.
@@ -135,34 +135,34 @@ pub enum Output {
     /// A newer connect has taken this one's place: answer an HTTP error at once, but not 408, which browsers repeat.
     Overtaken {
         /// Which.
-        post: PostNo,
+        post: ClientRequestId,
     },
     /// A newer connect waits to know whether this answer arrives: see to it that it has or never will, and say so.
     Abandon {
         /// Which.
-        post: PostNo,
+        post: ClientRequestId,
     },
     /// The same for the frame under way on a websocket.
     AbandonSocket {
         /// Which.
-        socket: SocketNo,
+        socket: SocketId,
     },
     /// Send a frame; then say [`super::Hub::handle_sent`]. There is never a second one under way.
     Send {
         /// Where.
-        socket: SocketNo,
+        socket: SocketId,
         /// A JSON array.
         body: String,
     },
     /// The last frame that came is dealt with: read the next one.
     Next {
         /// Where.
-        socket: SocketNo,
+        socket: SocketId,
     },
     /// Close a websocket once everything is sent; then say [`super::Hub::handle_gone`].
     Close {
         /// Which.
-        socket: SocketNo,
+        socket: SocketId,
         /// RFC 6455 7.4.1.
         code: u16,
         /// For people.
@@ -171,7 +171,7 @@ pub enum Output {
     /// Ask for the present state on these channels and hand it in with [`super::Hub::handle_state`], in order with the notices.
     State {
         /// The session that has subscribed.
-        session: SessionNo,
+        session: SessionId,
         /// Whose state.
         user: UserId,
         /// Which channels.
@@ -180,7 +180,7 @@ pub enum Output {
     /// Read this user's kept events behind this number and hand them in with [`super::Hub::handle_replay`], in order.
     Replay {
         /// The session that wants them.
-        session: SessionNo,
+        session: SessionId,
         /// Whose events.
         user: UserId,
         /// Behind which number.
@@ -209,9 +209,9 @@ pub enum Output {
     /// Forget it.
     Unsave(ClientId),
     /// Somebody was told 402: say why in the log and count it.
-    Stranger {
+    UnknownSession {
         /// In a word.
-        why: Why,
+        why: SessionEnd,
         /// How long the session has been gone.
         gone_for: Option<Duration>,
         /// Who asked.
@@ -228,7 +228,7 @@ pub enum Output {
 
 /// Why a client is told 402.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Why {
+pub enum SessionEnd {
     /// The message has no client id.
     NoClientId,
     /// We have never heard of it, or long ago.
@@ -257,30 +257,30 @@ pub enum Why {
     OtherSocket,
 }
 
-impl Why {
+impl SessionEnd {
     /// One word for log and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
-            Why::NoClientId => "no_client_id",
-            Why::NeverKnown => "never_known",
-            Why::Expired => "expired",
-            Why::Disconnected => "disconnected",
-            Why::CrowdedOut => "crowded_out",
-            Why::Overflowed => "overflowed",
-            Why::LoginExpired => "login_expired",
-            Why::Gap => "gap",
-            Why::Restarted => "restarted",
-            Why::OtherUser => "other_user",
-            Why::OtherBrowser => "other_browser",
-            Why::NoBrowser => "no_browser",
-            Why::OtherSocket => "other_socket",
+            SessionEnd::NoClientId => "no_client_id",
+            SessionEnd::NeverKnown => "never_known",
+            SessionEnd::Expired => "expired",
+            SessionEnd::Disconnected => "disconnected",
+            SessionEnd::CrowdedOut => "crowded_out",
+            SessionEnd::Overflowed => "overflowed",
+            SessionEnd::LoginExpired => "login_expired",
+            SessionEnd::Gap => "gap",
+            SessionEnd::Restarted => "restarted",
+            SessionEnd::OtherUser => "other_user",
+            SessionEnd::OtherBrowser => "other_browser",
+            SessionEnd::NoBrowser => "no_browser",
+            SessionEnd::OtherSocket => "other_socket",
         }
     }
 }
 
 /// How much there is, and has been.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct SessionCounts {
     /// Connects that are held.
     pub held: usize,
     /// Events that wait.

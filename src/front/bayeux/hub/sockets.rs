@@ -1,8 +1,8 @@
 //! Websockets: which session is on which, and the one frame that is under way on each.
 
-use super::{Hub, Output, SessionNo, SocketNo, Timer};
-use crate::front::bayeux::message::{Body, Event, Reply};
-use crate::front::bayeux::session::{Flight, Place, Reach};
+use super::{Output, SessionId, SessionTimer, Sessions, SocketId};
+use crate::front::bayeux::message::{BayeuxReply, Body, Event};
+use crate::front::bayeux::session::{InFlight, ReplyPath, SessionState};
 use crate::words::Now;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 #[derive(Debug, Default)]
 pub(super) struct Socket {
-    pub(super) session: Option<SessionNo>,
+    pub(super) session: Option<SessionId>,
     address: Option<IpAddr>,
     /// A frame is under way,
     busy: bool,
@@ -28,7 +28,7 @@ pub(super) struct Socket {
 #[derive(Debug)]
 enum Outgoing {
     Event(Arc<Event>),
-    Reply(Box<Reply>),
+    Reply(Box<BayeuxReply>),
 }
 
 impl Socket {
@@ -43,9 +43,9 @@ const WITHOUT_SESSION: Duration = Duration::from_secs(30);
 /// Events in one frame, in bytes: several clients refuse frames of more than 64 KiB.
 const FRAME: usize = 32 * 1024;
 
-impl Hub {
+impl Sessions {
     /// A websocket has been opened.
-    pub fn handle_open(&mut self, socket: SocketNo, address: IpAddr, now: Now) {
+    pub fn handle_open(&mut self, socket: SocketId, address: IpAddr, now: Now) {
         let state = Socket {
             address: Some(address),
             ..Socket::default()
@@ -63,7 +63,7 @@ impl Hub {
     }
 
     /// The frame under way on this socket has left: its events are delivered.
-    pub fn handle_sent(&mut self, socket: SocketNo, now: Now) {
+    pub fn handle_sent(&mut self, socket: SocketId, now: Now) {
         let Some(state) = self.sockets.get_mut(&socket) else { return };
         state.busy = false;
         let here = state.session;
@@ -72,7 +72,7 @@ impl Hub {
     }
 
     /// The socket is closed or cut, and the frame under way has not left. Its session waits for its client to come back.
-    pub fn handle_gone(&mut self, socket: SocketNo, now: Now) {
+    pub fn handle_gone(&mut self, socket: SocketId, now: Now) {
         let Some(state) = self.sockets.remove(&socket) else { return };
         if let Some(address) = state.address
             && let Some(from_there) = self.sockets_from.get_mut(&address)
@@ -83,7 +83,7 @@ impl Hub {
             }
         }
         if let Some(deadline) = state.deadline {
-            self.deadlines.remove(&(deadline, Timer::Socket(socket)));
+            self.deadlines.remove(&(deadline, SessionTimer::Socket(socket)));
         }
         if let Some(no) = state.session {
             self.change(no, |session| session.socket = None);
@@ -92,31 +92,31 @@ impl Hub {
     }
 
     /// The session that is on the socket, and one that has moved on while a frame of its was under way here.
-    fn arrive_all(&mut self, socket: SocketNo, here: Option<SessionNo>, cut: bool, now: Now) {
-        let by = Reach::Socket(socket);
+    fn arrive_all(&mut self, socket: SocketId, here: Option<SessionId>, cut: bool, now: Now) {
+        let by = ReplyPath::Socket(socket);
         let waiting = self.in_flight.remove(&socket);
-        let sessions: BTreeSet<SessionNo> = here.into_iter().chain(waiting).collect();
+        let sessions: BTreeSet<SessionId> = here.into_iter().chain(waiting).collect();
         for no in sessions {
             self.arrive(no, by, cut, now);
         }
     }
 
-    pub(super) fn frame_came(&mut self, socket: SocketNo) {
+    pub(super) fn frame_came(&mut self, socket: SocketId) {
         if let Some(state) = self.sockets.get_mut(&socket) {
             state.owes_next = true;
         }
     }
 
-    pub(super) fn socket_timeout(&mut self, socket: SocketNo) {
+    pub(super) fn socket_timeout(&mut self, socket: SocketId) {
         self.close(socket, 1000, "No session has come.");
     }
 
     /// The session is reached this way from now on.
-    pub(super) fn attach(&mut self, no: SessionNo, reach: Reach) {
+    pub(super) fn attach(&mut self, no: SessionId, reach: ReplyPath) {
         let Some(session) = self.sessions.get_mut(&no) else { return };
         let wanted = match reach {
-            Reach::Post(_) => None,
-            Reach::Socket(socket) => Some(socket),
+            ReplyPath::Post(_) => None,
+            ReplyPath::Socket(socket) => Some(socket),
         };
         if session.socket == wanted {
             return;
@@ -131,50 +131,51 @@ impl Hub {
         {
             state.session = Some(no);
             if let Some(deadline) = state.deadline.take() {
-                self.deadlines.remove(&(deadline, Timer::Socket(socket)));
+                self.deadlines.remove(&(deadline, SessionTimer::Socket(socket)));
             }
         }
     }
 
     /// The session that was on the socket is not any more.
-    pub(super) fn leave_socket(&mut self, socket: SocketNo, now: Now) {
+    pub(super) fn leave_socket(&mut self, socket: SocketId, now: Now) {
         let Some(no) = self.sockets.get(&socket).and_then(|socket| socket.session) else {
             return;
         };
-        let is_held_here = |place: &Place| matches!(place, Place::Held { connect, .. } if connect.reach == Reach::Socket(socket));
+        let is_held_here =
+            |place: &SessionState| matches!(place, SessionState::Held { connect, .. } if connect.reach == ReplyPath::Socket(socket));
         let held = self.sessions.get(&no).is_some_and(|session| is_held_here(&session.place));
         self.change(no, |session| session.socket = None);
         if held {
             let expires = now.mono + self.config.max_interval;
-            self.put(no, Place::Away { expires });
+            self.put(no, SessionState::Away { expires });
         }
         self.unbind(socket, now);
     }
 
-    pub(super) fn unbind(&mut self, socket: SocketNo, now: Now) {
+    pub(super) fn unbind(&mut self, socket: SocketId, now: Now) {
         let Some(state) = self.sockets.get_mut(&socket) else { return };
         state.session = None;
         if state.deadline.is_none() && state.closing.is_none() {
             let deadline = now.mono + WITHOUT_SESSION;
             state.deadline = Some(deadline);
-            self.deadlines.insert((deadline, Timer::Socket(socket)));
+            self.deadlines.insert((deadline, SessionTimer::Socket(socket)));
         }
     }
 
     /// Closes once what waits has been sent.
-    pub(super) fn close(&mut self, socket: SocketNo, code: u16, reason: &'static str) {
+    pub(super) fn close(&mut self, socket: SocketId, code: u16, reason: &'static str) {
         let Some(state) = self.sockets.get_mut(&socket) else { return };
         state.session = None;
         state.closing = Some((code, reason));
         if let Some(deadline) = state.deadline.take() {
-            self.deadlines.remove(&(deadline, Timer::Socket(socket)));
+            self.deadlines.remove(&(deadline, SessionTimer::Socket(socket)));
         }
         self.pump(socket);
     }
 
     #[expect(clippy::disallowed_methods, reason = "what comes out is sorted")]
     pub(super) fn close_all_sockets(&mut self) {
-        let mut sockets: Vec<SocketNo> = self.sockets.keys().copied().collect();
+        let mut sockets: Vec<SocketId> = self.sockets.keys().copied().collect();
         sockets.sort_unstable();
         for socket in sockets {
             let session = self.sockets.get(&socket).and_then(|socket| socket.session);
@@ -187,21 +188,21 @@ impl Hub {
         }
     }
 
-    pub(super) fn reply_on(&mut self, socket: SocketNo, events: Vec<Arc<Event>>, replies: Vec<Reply>) {
+    pub(super) fn reply_on(&mut self, socket: SocketId, events: Vec<Arc<Event>>, replies: Vec<BayeuxReply>) {
         let Some(state) = self.sockets.get_mut(&socket) else { return };
         let replies = replies.into_iter().map(|reply| Outgoing::Reply(Box::new(reply)));
         state.outbox.extend(events.into_iter().map(Outgoing::Event).chain(replies));
         self.pump(socket);
     }
 
-    pub(super) fn frame_goes(&mut self, socket: SocketNo) {
+    pub(super) fn frame_goes(&mut self, socket: SocketId) {
         if let Some(state) = self.sockets.get_mut(&socket) {
             state.is_out = true;
         }
     }
 
     /// Sends what there is, one frame at a time.
-    pub(super) fn pump(&mut self, socket: SocketNo) {
+    pub(super) fn pump(&mut self, socket: SocketId) {
         let Some(state) = self.sockets.get(&socket) else { return };
         if !state.busy {
             let pushed = state.session.map_or_else(Vec::new, |no| self.push(no, socket));
@@ -234,7 +235,7 @@ impl Hub {
     }
 
     /// The events of a session that go as they come.
-    fn push(&mut self, no: SessionNo, socket: SocketNo) -> Vec<Arc<Event>> {
+    fn push(&mut self, no: SessionId, socket: SocketId) -> Vec<Arc<Event>> {
         let Some(session) = self.sessions.get_mut(&no) else {
             return Vec::new();
         };
@@ -243,8 +244,8 @@ impl Hub {
         }
         let before = (session.queue.len(), session.queue.bytes());
         let events = session.queue.take_some(FRAME);
-        session.flight = Some(Flight {
-            by: Reach::Socket(socket),
+        session.flight = Some(InFlight {
+            by: ReplyPath::Socket(socket),
             oldest: events.first().map(|event| event.born),
             events: events.clone(),
             interval: self.config.interval,

@@ -1,13 +1,13 @@
 //! Subscriptions: what a session hears from now on, what it is told at once, and what is replayed to it.
 
-use super::{Hub, Output, STATES, SessionNo, UNKNOWN, Who, Why, done, failed};
-use crate::front::bayeux::message::{Event, Kind, Pattern, Replay, ReplayReply, Reply, Subscription};
-use crate::front::bayeux::session::{Behind, Want};
+use super::{Output, QuotaOwner, STATES, SessionEnd, SessionId, Sessions, UNKNOWN, done, failed};
+use crate::front::bayeux::message::{BayeuxReply, Event, MessageKind, Pattern, Replay, ReplayReply, Subscription};
+use crate::front::bayeux::session::{ReplayInProgress, Want};
 use crate::words::Now;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Kept, Saved};
+use super::{RestoredEvents, Saved};
 
 const SUBSCRIPTION_MISSING: &str = "403::subscription_missing";
 const SUBSCRIPTION_INVALID: &str = "403::subscription_invalid";
@@ -15,11 +15,11 @@ const SUBSCRIBE_DENIED: &str = "403:denied_by_security_policy:subscribe_denied";
 const TOO_MANY_REPLAYS: &str = "429::too_many_replays";
 const TOO_MANY_SUBSCRIPTIONS: &str = "403::too_many_subscriptions";
 
-impl Hub {
+impl Sessions {
     /// Channels before one that is refused stay subscribed, as with CometD.
     pub(super) fn subscribe(
         &mut self,
-        no: SessionNo,
+        no: SessionId,
         subscription: &Subscription,
         replay: Option<&Replay>,
     ) -> Result<Option<ReplayReply>, &'static str> {
@@ -63,7 +63,7 @@ impl Hub {
         })
     }
 
-    fn subscribe_to(&mut self, no: SessionNo, name: &str) -> Result<(), &'static str> {
+    fn subscribe_to(&mut self, no: SessionId, name: &str) -> Result<(), &'static str> {
         let pattern = Pattern::parse(name).ok_or(SUBSCRIPTION_INVALID)?;
         if name.starts_with("/meta/") {
             return Err(SUBSCRIBE_DENIED);
@@ -79,7 +79,7 @@ impl Hub {
             return Ok(());
         }
         let accounts = session.owner.accounts();
-        let taken = |who: &Who| self.accounts.get(who).map_or(0, |account| account.subscriptions);
+        let taken = |who: &QuotaOwner| self.accounts.get(who).map_or(0, |account| account.subscriptions);
         let [user, address] = &accounts;
         if session.subscriptions.len() >= self.config.max_subscriptions
             || taken(user) >= self.config.max_subscriptions_per_user
@@ -97,7 +97,7 @@ impl Hub {
         Ok(())
     }
 
-    pub(super) fn unsubscribe(&mut self, no: SessionNo, subscription: &Subscription) -> Result<(), &'static str> {
+    pub(super) fn unsubscribe(&mut self, no: SessionId, subscription: &Subscription) -> Result<(), &'static str> {
         for name in names(subscription)? {
             Pattern::parse(name).ok_or(SUBSCRIPTION_INVALID)?;
             let session = self.sessions.get_mut(&no).ok_or(UNKNOWN)?;
@@ -116,14 +116,14 @@ impl Hub {
     }
 
     /// Asks the desk, once at a time for each session.
-    pub(super) fn want_state(&mut self, no: SessionNo, channels: Vec<&'static str>) {
+    pub(super) fn want_state(&mut self, no: SessionId, channels: Vec<&'static str>) {
         if let Some(session) = self.sessions.get_mut(&no) {
             session.state_wanted.extend(channels);
         }
         self.ask_state(no);
     }
 
-    pub(super) fn ask_state(&mut self, no: SessionNo) {
+    pub(super) fn ask_state(&mut self, no: SessionId) {
         let Some(session) = self.sessions.get_mut(&no) else { return };
         let Some(user) = session.owner.user.clone() else { return };
         if session.state_asked || session.state_wanted.is_empty() {
@@ -140,14 +140,14 @@ impl Hub {
     }
 
     /// Asks the journal; what happens meanwhile comes behind it.
-    pub(super) fn want(&mut self, no: SessionNo, want: Want) {
+    pub(super) fn want(&mut self, no: SessionId, want: Want) {
         let Some(session) = self.sessions.get_mut(&no) else { return };
         session.behind.get_or_insert_default().wants.push(want);
         self.ask_journal(no);
     }
 
     /// One reading at a time for each session serves all that is wanted by then.
-    fn ask_journal(&mut self, no: SessionNo) {
+    fn ask_journal(&mut self, no: SessionId) {
         let Some(session) = self.sessions.get_mut(&no) else { return };
         let (Some(behind), Some(user)) = (&mut session.behind, session.owner.user.clone()) else {
             return;
@@ -161,16 +161,16 @@ impl Hub {
     }
 
     /// What was asked for with [`Output::Replay`], oldest first; `None`: it cannot be read.
-    pub fn handle_replay(&mut self, no: SessionNo, kept: Option<Vec<Kept>>, now: Now) {
+    pub fn handle_replay(&mut self, no: SessionId, kept: Option<Vec<RestoredEvents>>, now: Now) {
         let Some(kept) = kept else {
             // Something may be missing, and its client believes that nothing is.
-            return self.end(no, Why::Gap, now);
+            return self.end(no, SessionEnd::Gap, now);
         };
         let Some(session) = self.sessions.get_mut(&no) else { return };
         let Some(behind) = &mut session.behind else { return };
         let asked = std::mem::take(&mut behind.asked).min(behind.wants.len());
         let served: Vec<Want> = behind.wants.drain(..asked).collect();
-        for Kept { number, channel, text } in kept {
+        for RestoredEvents { number, channel, text } in kept {
             if served.iter().any(|want| want.takes(&channel, number)) {
                 let event = Event {
                     text: text.into(),
@@ -183,7 +183,7 @@ impl Hub {
         if !behind.wants.is_empty() {
             return self.ask_journal(no);
         }
-        let Behind { replayed, events, .. } = session.behind.take().unwrap_or_default();
+        let ReplayInProgress { replayed, events, .. } = session.behind.take().unwrap_or_default();
         let live: BTreeSet<u64> = events.iter().map(|event| event.number).collect();
         let missed = replayed.into_values().filter(|event| !live.contains(&event.number));
         let before = (session.queue.len(), session.queue.bytes());
@@ -196,7 +196,7 @@ impl Hub {
         self.wake(no, now);
     }
 
-    fn unsave(&mut self, no: SessionNo) {
+    fn unsave(&mut self, no: SessionId) {
         let Some(session) = self.sessions.get_mut(&no) else { return };
         if std::mem::take(&mut session.saved) {
             self.outputs.push_back(Output::Unsave(session.id.clone()));
@@ -204,7 +204,7 @@ impl Hub {
     }
 
     /// A client that acknowledges finds its session again after a restart.
-    pub(super) fn save(&mut self, no: SessionNo) {
+    pub(super) fn save(&mut self, no: SessionId) {
         let keeps = self.ledger.keeps();
         let Some(session) = self.sessions.get_mut(&no) else { return };
         let (Some(acks), Some(user), true) = (session.acks, session.owner.user.clone(), keeps) else {
@@ -237,27 +237,27 @@ fn names(subscription: &Subscription) -> Result<&[String], &'static str> {
     }
 }
 
-pub(super) fn subscribed(channel: &str, id: Option<String>, subscription: Subscription, outcome: Result<(), &'static str>) -> Reply {
+pub(super) fn subscribed(channel: &str, id: Option<String>, subscription: Subscription, outcome: Result<(), &'static str>) -> BayeuxReply {
     let reply = match outcome {
         Ok(()) => done(channel, id),
         Err(error) => failed(channel, id, error),
     };
-    Reply {
+    BayeuxReply {
         subscription: echo(subscription),
         ..reply
     }
 }
 
-pub(super) fn unknown_echo(kind: &Kind) -> Option<Subscription> {
+pub(super) fn unknown_echo(kind: &MessageKind) -> Option<Subscription> {
     match kind {
-        Kind::Subscribe(subscription) | Kind::Unsubscribe(subscription) => echo(subscription.clone()),
-        Kind::Handshake { .. }
-        | Kind::Connect { .. }
-        | Kind::Disconnect
-        | Kind::Publish { .. }
-        | Kind::NoChannel
-        | Kind::BadId { .. }
-        | Kind::TooDeep { .. } => None,
+        MessageKind::Subscribe(subscription) | MessageKind::Unsubscribe(subscription) => echo(subscription.clone()),
+        MessageKind::Handshake { .. }
+        | MessageKind::Connect { .. }
+        | MessageKind::Disconnect
+        | MessageKind::Publish { .. }
+        | MessageKind::NoChannel
+        | MessageKind::BadId { .. }
+        | MessageKind::TooDeep { .. } => None,
     }
 }
 

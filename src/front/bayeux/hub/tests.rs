@@ -5,42 +5,42 @@ use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 
 const DEVICES: &str = "/v2/me/devices";
-const MULTIPLEXED: Via = Via::Http {
+const MULTIPLEXED: CometdTransport = CometdTransport::Http {
     multiplexed: true,
     blocked: false,
 };
 
 /// A hub with its own clock, and with connections that keep what they are given until a test reads it.
 struct House {
-    hub: Hub,
+    hub: Sessions,
     now: Now,
     posts: u64,
-    answers: BTreeMap<PostNo, Value>,
-    overtaken: Vec<PostNo>,
-    abandoned: Vec<PostNo>,
+    answers: BTreeMap<ClientRequestId, Value>,
+    overtaken: Vec<ClientRequestId>,
+    abandoned: Vec<ClientRequestId>,
     /// The frame under way on each socket.
-    frames: BTreeMap<SocketNo, Value>,
-    closed: Vec<(SocketNo, u16)>,
-    states: Vec<(SessionNo, Vec<&'static str>)>,
+    frames: BTreeMap<SocketId, Value>,
+    closed: Vec<(SocketId, u16)>,
+    states: Vec<(SessionId, Vec<&'static str>)>,
     /// Answers that are read only after what has been asked.
-    replays: Vec<(SessionNo, UserId, u64)>,
-    journal: BTreeMap<(UserId, u64), Kept>,
+    replays: Vec<(SessionId, UserId, u64)>,
+    journal: BTreeMap<(UserId, u64), RestoredEvents>,
     saved: BTreeMap<ClientId, Saved>,
-    strangers: Vec<Why>,
+    strangers: Vec<SessionEnd>,
     /// So much is done of what the hub wants after each step; the rest comes later.
     patience: usize,
 }
 
 impl House {
-    fn new(config: Config) -> Self {
+    fn new(config: CometdConfig) -> Self {
         Self::in_epoch(config, 0)
     }
 
-    fn in_epoch(config: Config, epoch: u64) -> Self {
+    fn in_epoch(config: CometdConfig, epoch: u64) -> Self {
         #[expect(clippy::disallowed_methods, reason = "any instant will do to begin with")]
         let mono = Instant::now();
         Self {
-            hub: Hub::new(config, epoch),
+            hub: Sessions::new(config, epoch),
             now: Now {
                 mono,
                 wall: Timestamp(1_700_000_000_000),
@@ -61,14 +61,14 @@ impl House {
     }
 
     fn open() -> Self {
-        Self::new(Config {
+        Self::new(CometdConfig {
             open_channels: vec!["/x/**".to_owned()],
-            ..Config::default()
+            ..CometdConfig::default()
         })
     }
 
     /// The next life of the process, with what this one has written down.
-    fn restarted(self, config: Config, epoch: u64) -> Self {
+    fn restarted(self, config: CometdConfig, epoch: u64) -> Self {
         let mut next = Self::in_epoch(config, epoch);
         next.posts = self.posts;
         next.now = self.now;
@@ -120,7 +120,7 @@ impl House {
                     event,
                     gone,
                 } => {
-                    let kept = Kept {
+                    let kept = RestoredEvents {
                         number: event.number,
                         channel: channel.to_owned(),
                         text: event.text.to_string(),
@@ -141,7 +141,7 @@ impl House {
                 Output::Unsave(id) => {
                     self.saved.remove(&id);
                 }
-                Output::Stranger { why, .. } => self.strangers.push(why),
+                Output::UnknownSession { why, .. } => self.strangers.push(why),
             }
         }
     }
@@ -167,10 +167,10 @@ impl House {
         }
     }
 
-    fn post(&mut self, from: Peer, via: Via, messages: &Value) -> PostNo {
+    fn post(&mut self, from: ClientOrigin, via: CometdTransport, messages: &Value) -> ClientRequestId {
         self.posts += 1;
-        let no = PostNo(self.posts);
-        let post = Post {
+        let no = ClientRequestId(self.posts);
+        let post = ClientRequest {
             no,
             from,
             new_browser: None,
@@ -184,8 +184,8 @@ impl House {
     }
 
     /// Sends a request; its answer stays unwritten.
-    fn send(&mut self, user: &str, messages: &Value) -> PostNo {
-        self.post(peer(user), Via::HTTP, messages)
+    fn send(&mut self, user: &str, messages: &Value) -> ClientRequestId {
+        self.post(peer(user), CometdTransport::HTTP, messages)
     }
 
     /// Sends a request and reads its answer.
@@ -194,27 +194,27 @@ impl House {
         self.read(post)
     }
 
-    fn read(&mut self, post: PostNo) -> Value {
+    fn read(&mut self, post: ClientRequestId) -> Value {
         let answer = self.answers.remove(&post).expect("an answer");
         self.hub.handle_written(post, self.now);
         self.drain();
         answer
     }
 
-    fn open_socket(&mut self) -> SocketNo {
+    fn open_socket(&mut self) -> SocketId {
         self.posts += 1;
-        let socket = SocketNo(self.posts);
+        let socket = SocketId(self.posts);
         self.hub.handle_open(socket, Ipv4Addr::LOCALHOST.into(), self.now);
         self.drain();
         socket
     }
 
-    fn frame(&mut self, socket: SocketNo, user: &str, messages: &Value) {
-        self.post(peer(user), Via::Socket(socket), messages);
+    fn frame(&mut self, socket: SocketId, user: &str, messages: &Value) {
+        self.post(peer(user), CometdTransport::Socket(socket), messages);
     }
 
     /// Everything that arrives on the socket until nothing is under way.
-    fn arrived(&mut self, socket: SocketNo) -> Value {
+    fn arrived(&mut self, socket: SocketId) -> Value {
         let mut all = Vec::new();
         while let Some(frame) = self.frames.remove(&socket) {
             all.extend(frame.as_array().expect("an array").iter().cloned());
@@ -224,7 +224,7 @@ impl House {
         Value::from(all)
     }
 
-    fn is_held(&self, post: PostNo) -> bool {
+    fn is_held(&self, post: ClientRequestId) -> bool {
         !self.answers.contains_key(&post) && !self.overtaken.contains(&post)
     }
 
@@ -263,7 +263,7 @@ impl House {
     }
 
     /// The same on a websocket.
-    fn on_socket(&mut self, user: &str, channel: &str) -> (SocketNo, String) {
+    fn on_socket(&mut self, user: &str, channel: &str) -> (SocketId, String) {
         let socket = self.open_socket();
         self.frame(
             socket,
@@ -297,9 +297,9 @@ impl House {
     }
 }
 
-fn peer(user: &str) -> Peer {
+fn peer(user: &str) -> ClientOrigin {
     let browser = user.strip_prefix("browser ");
-    Peer {
+    ClientOrigin {
         user: browser.is_none().then(|| user.into()),
         proven: browser.is_none(),
         login_until: None,
@@ -454,9 +454,9 @@ fn connect_and_disconnect_in_one_request_answer_each_message_once() {
 
 #[test]
 fn a_session_answers_nobody_but_its_user() {
-    let mut house = House::new(Config {
+    let mut house = House::new(CometdConfig {
         anonymous: true,
-        ..Config::default()
+        ..CometdConfig::default()
     });
     let client = house.session("anna", DEVICES);
     assert_eq!(house.ask("bert", &connect(&client))[0]["error"], UNKNOWN);
@@ -478,10 +478,10 @@ fn whoever_nobody_knows_gets_no_session_or_none_of_the_users_channels() {
     assert_eq!(reply["error"], HANDSHAKE_DENIED);
     assert_eq!(reply["advice"]["reconnect"], "none");
 
-    let mut house = House::new(Config {
+    let mut house = House::new(CometdConfig {
         anonymous: true,
         open_channels: vec!["/x/**".to_owned()],
-        ..Config::default()
+        ..CometdConfig::default()
     });
     let client = house.shake("browser b1");
     for (channel, allowed) in [(DEVICES, false), ("/**", false), ("/v2/**", false), ("/x/a", true), ("/x/**", true)] {
@@ -513,9 +513,9 @@ fn the_present_state_comes_once_for_each_channel_in_order_with_what_happens() {
 
 #[test]
 fn a_session_that_never_fetches_is_ended_rather_than_shortened() {
-    let mut house = House::new(Config {
+    let mut house = House::new(CometdConfig {
         max_queue: 3,
-        ..Config::default()
+        ..CometdConfig::default()
     });
     let client = house.session("anna", DEVICES);
     (0..3).for_each(|n| house.notice("anna", n));
@@ -527,10 +527,10 @@ fn a_session_that_never_fetches_is_ended_rather_than_shortened() {
 
 #[test]
 fn one_user_cannot_take_all_the_room() {
-    let mut house = House::new(Config {
+    let mut house = House::new(CometdConfig {
         max_sessions_per_user: 2,
         max_sessions: 3,
-        ..Config::default()
+        ..CometdConfig::default()
     });
     let clients: Vec<String> = (0..3).map(|_| house.shake("anna")).collect();
     assert_eq!(house.hub.len(), 2);
@@ -569,16 +569,16 @@ fn lost_notices_end_every_session() {
 fn a_login_that_ends_ends_the_session_and_says_why() {
     let mut house = House::open();
     let client = house.session("anna", DEVICES);
-    let from = Peer {
+    let from = ClientOrigin {
         proven: false,
         browser: None,
         login_until: Some(house.now.mono + Duration::from_secs(10)),
         ..peer("anna")
     };
-    let by_cookie = house.post(from.clone(), Via::HTTP, &connect(&client));
+    let by_cookie = house.post(from.clone(), CometdTransport::HTTP, &connect(&client));
     assert_eq!(house.read(by_cookie)[0]["error"], UNKNOWN, "by cookie, and without the browser's");
-    let proven = Peer { proven: true, ..from };
-    let held = house.post(proven, Via::HTTP, &connect(&client));
+    let proven = ClientOrigin { proven: true, ..from };
+    let held = house.post(proven, CometdTransport::HTTP, &connect(&client));
     house.pass(Duration::from_secs(9));
     assert!(house.is_held(held));
     house.pass(Duration::from_secs(1));
@@ -593,15 +593,15 @@ fn a_login_that_ends_ends_the_session_and_says_why() {
 #[test]
 fn another_browser_of_the_same_user_is_refused_and_a_client_without_cookies_is_not() {
     let mut house = House::open();
-    let mine = Peer {
+    let mine = ClientOrigin {
         browser: Some("b1".into()),
         ..peer("anna")
     };
-    let http = Via::HTTP;
+    let http = CometdTransport::HTTP;
     let shaken = house.post(mine.clone(), http, &json!([{"channel":"/meta/handshake"}]));
     let client = house.read(shaken)[0]["clientId"].as_str().expect("an id").to_owned();
     let mut connects = |browser: Option<&str>| {
-        let from = Peer {
+        let from = ClientOrigin {
             browser: browser.map(Into::into),
             ..peer("anna")
         };
@@ -611,14 +611,14 @@ fn another_browser_of_the_same_user_is_refused_and_a_client_without_cookies_is_n
     assert!(connects(Some("b1")));
     assert!(!connects(Some("b2")));
     assert!(connects(None));
-    assert_eq!(house.strangers, [Why::OtherBrowser]);
+    assert_eq!(house.strangers, [SessionEnd::OtherBrowser]);
 }
 
 #[test]
 fn a_session_that_began_without_the_browsers_cookie_belongs_to_its_login() {
     let mut house = House::open();
-    let http = Via::HTTP;
-    let by_cookie = |login: Option<&str>, browser: Option<&str>| Peer {
+    let http = CometdTransport::HTTP;
+    let by_cookie = |login: Option<&str>, browser: Option<&str>| ClientOrigin {
         proven: false,
         browser: browser.map(Into::into),
         login: login.map(Into::into),
@@ -627,7 +627,7 @@ fn a_session_that_began_without_the_browsers_cookie_belongs_to_its_login() {
     let socket = house.open_socket();
     house.post(
         by_cookie(Some("l1"), None),
-        Via::Socket(socket),
+        CometdTransport::Socket(socket),
         &json!([{"channel":"/meta/handshake"}]),
     );
     let client = house.arrived(socket)[0]["clientId"].as_str().expect("an id").to_owned();
@@ -647,11 +647,11 @@ fn a_session_that_began_without_the_browsers_cookie_belongs_to_its_login() {
 #[test]
 fn a_browser_holds_one_connect_and_the_next_session_takes_the_place_when_it_is_free() {
     let mut house = House::open();
-    let from = Peer {
+    let from = ClientOrigin {
         browser: Some("b1".into()),
         ..peer("anna")
     };
-    let http = Via::HTTP;
+    let http = CometdTransport::HTTP;
     let mut tabs = Vec::new();
     for _ in 0..2 {
         let shaken = house.post(from.clone(), http, &json!([{"channel":"/meta/handshake"}]));
@@ -711,11 +711,11 @@ fn an_answer_nobody_knows_of_is_waited_for_and_its_events_are_neither_lost_nor_d
     let older = house.send("anna", &connect(&client));
     house.notice("anna", 2);
     let left = house.answers.remove(&older).expect("an answer");
-    let post = Post {
-        no: PostNo(1_000),
+    let post = ClientRequest {
+        no: ClientRequestId(1_000),
         from: peer("anna"),
         new_browser: None,
-        via: Via::HTTP,
+        via: CometdTransport::HTTP,
         fresh: ClientId("x".into()),
         messages: message::parse(connect(&client).to_string().as_bytes(), 1).expect("a connect"),
     };
@@ -724,7 +724,7 @@ fn an_answer_nobody_knows_of_is_waited_for_and_its_events_are_neither_lost_nor_d
     house.hub.handle_written(older, house.now);
     house.drain();
     assert_eq!(data(&left), [2]);
-    assert!(house.is_held(PostNo(1_000)));
+    assert!(house.is_held(ClientRequestId(1_000)));
 }
 
 #[test]
@@ -788,14 +788,14 @@ fn a_websocket_belongs_to_one_session_and_a_new_handshake_takes_it() {
     assert_eq!(house.arrived(socket)[0]["successful"], true);
     house.frame(socket, "anna", &connect(&client));
     assert_eq!(house.arrived(socket)[0]["error"], UNKNOWN);
-    assert_eq!(house.strangers, [Why::OtherSocket, Why::OtherSocket]);
+    assert_eq!(house.strangers, [SessionEnd::OtherSocket, SessionEnd::OtherSocket]);
 }
 
 #[test]
 fn a_websocket_that_does_not_read_is_closed_when_too_much_waits_for_it() {
-    let mut house = House::new(Config {
+    let mut house = House::new(CometdConfig {
         max_queue: 3,
-        ..Config::default()
+        ..CometdConfig::default()
     });
     let (socket, client) = house.on_socket("anna", DEVICES);
     house.frame(socket, "anna", &connect(&client));
@@ -807,9 +807,9 @@ fn a_websocket_that_does_not_read_is_closed_when_too_much_waits_for_it() {
 
 #[test]
 fn whoever_has_most_goes_when_a_user_has_too_much() {
-    let mut house = House::new(Config {
+    let mut house = House::new(CometdConfig {
         max_queue_bytes_per_user: 1_000,
-        ..Config::default()
+        ..CometdConfig::default()
     });
     let slow = house.session("anna", DEVICES);
     let quick = house.session("anna", DEVICES);
@@ -820,14 +820,14 @@ fn whoever_has_most_goes_when_a_user_has_too_much() {
     }
     assert_eq!(heard, 100);
     assert_eq!(house.ask("anna", &connect(&slow))[0]["error"], UNKNOWN);
-    assert_eq!(house.strangers, [Why::Overflowed]);
+    assert_eq!(house.strangers, [SessionEnd::Overflowed]);
 }
 
 #[test]
 fn handshakes_are_throttled_and_told_when_to_come_again() {
-    let mut house = House::new(Config {
+    let mut house = House::new(CometdConfig {
         handshakes_per_user: 1,
-        ..Config::default()
+        ..CometdConfig::default()
     });
     (0..10).for_each(|_| drop(house.shake("anna")));
     let reply = house.ask("anna", &json!([{"channel":"/meta/handshake"}]))[0].clone();
@@ -865,9 +865,9 @@ fn a_client_that_comes_back_hears_what_it_has_missed_once_and_in_order() {
 
 #[test]
 fn a_replay_that_does_not_reach_back_says_so() {
-    let mut house = House::new(Config {
+    let mut house = House::new(CometdConfig {
         replay_events: 2,
-        ..Config::default()
+        ..CometdConfig::default()
     });
     (1..=5).for_each(|number| house.notice("anna", number));
     let client = house.shake("anna");
@@ -886,7 +886,7 @@ fn a_replay_that_does_not_reach_back_says_so() {
 
 #[test]
 fn a_client_that_acknowledges_goes_on_after_a_restart_and_misses_nothing() {
-    let config = Config::default();
+    let config = CometdConfig::default();
     let mut house = House::in_epoch(config.clone(), 1);
     let client = house.acknowledging("anna", DEVICES);
     house.notice("anna", 1);
@@ -929,7 +929,7 @@ fn a_client_that_acknowledges_goes_on_after_a_restart_and_misses_nothing() {
         UNKNOWN,
         "it does not say what it has"
     );
-    assert_eq!(house.strangers, [Why::Restarted]);
+    assert_eq!(house.strangers, [SessionEnd::Restarted]);
 }
 
 #[test]
@@ -994,15 +994,15 @@ fn what_cannot_be_read_again_ends_the_session_rather_than_pass_as_complete() {
         (&reply["error"], &reply["advice"]["reconnect"]),
         (&json!(UNKNOWN), &json!("handshake"))
     );
-    assert_eq!(house.strangers, [Why::Gap]);
+    assert_eq!(house.strangers, [SessionEnd::Gap]);
 }
 
 #[test]
 fn a_session_lives_as_long_as_its_client_was_told_to_wait_and_then_as_any_other() {
-    let config = Config {
+    let config = CometdConfig {
         max_interval: Duration::from_secs(10),
         drain_window: Duration::from_secs(120),
-        ..Config::default()
+        ..CometdConfig::default()
     };
     let mut house = House::in_epoch(config.clone(), 1);
     let client = house.acknowledging("anna", DEVICES);
@@ -1078,7 +1078,7 @@ fn a_reload_takes_the_session_over_and_the_older_connect_is_let_go() {
 #[test]
 fn who_has_waited_longest_for_his_turn_gets_his_events_first_with_all_that_has_come_by_then() {
     let mut house = House::open();
-    let clients: Vec<(String, PostNo)> = (0..3)
+    let clients: Vec<(String, ClientRequestId)> = (0..3)
         .map(|_| {
             let client = house.session("anna", "/x/a");
             let held = house.send("anna", &connect(&client));
@@ -1103,10 +1103,10 @@ fn who_has_waited_longest_for_his_turn_gets_his_events_first_with_all_that_has_c
 
 #[test]
 fn events_that_wait_for_their_turn_end_nobody_who_takes_them() {
-    let config = Config {
+    let config = CometdConfig {
         max_queue: 10,
         open_channels: vec!["/x/**".to_owned()],
-        ..Config::default()
+        ..CometdConfig::default()
     };
     let mut house = House::in_epoch(config, 1);
     let client = house.session("anna", "/x/a");
@@ -1191,8 +1191,8 @@ const USERS: [&str; 2] = ["anna", "bert"];
 struct Naive {
     id: String,
     ack: Option<u64>,
-    post: Option<PostNo>,
-    socket: Option<SocketNo>,
+    post: Option<ClientRequestId>,
+    socket: Option<SocketId>,
     heard: Vec<u64>,
 }
 
@@ -1242,11 +1242,11 @@ impl Naive {
 }
 
 fn play(steps: Vec<Step>, acks: bool) -> Result<(), TestCaseError> {
-    let config = Config {
+    let config = CometdConfig {
         max_interval: Duration::from_secs(100_000),
         replay_events: 1_000,
         replay_bytes: 1 << 30,
-        ..Config::default()
+        ..CometdConfig::default()
     };
     let mut house = House::in_epoch(config.clone(), 1);
     let mut epoch = 1;

@@ -3,9 +3,9 @@
 use super::house::{AGENT, CUSTOMER, House, sdp};
 use crate::media::{Forbidden, MediaCommand, MediaEvent, MediaLeg, Network, SourceRule};
 use crate::sip::config::Nat;
-use crate::sip::leg::{LegCommand, LegEvent, LegKey, LegSource};
+use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
 use crate::sip::sdp::SdpError;
-use crate::sip::switchboard::{Kept, Output, Remark, SwitchboardConfig};
+use crate::sip::switchboard::{B2buaConfig, Output, Remark, RestoredCalls};
 use std::net::{IpAddr, SocketAddr};
 
 /// A description at an address; RTCP on the next port.
@@ -23,7 +23,7 @@ fn trunk() -> LegSource {
 }
 
 /// An INVITE from a host.
-fn calls(house: &mut House, source: LegSource, host: &str, to: &str, offer: Vec<u8>) -> LegKey {
+fn calls(house: &mut House, source: LegSource, host: &str, to: &str, offer: Vec<u8>) -> LegId {
     house.locate_next(host.parse().expect("an address"), false);
     house.incoming(source, to, Some(offer))
 }
@@ -46,7 +46,7 @@ fn remarks(house: &House) -> Vec<Remark> {
 }
 
 /// The last rule and the last address that the engine was told of a leg.
-fn told(house: &House, leg: LegKey) -> (SourceRule, Option<SocketAddr>) {
+fn told(house: &House, leg: LegId) -> (SourceRule, Option<SocketAddr>) {
     let (mut last, mut remote) = (SourceRule::default(), None);
     for output in &house.log {
         match output {
@@ -181,14 +181,14 @@ fn a_trunk_with_media_sources_has_its_sound_there_and_nowhere_else() {
 
 #[test]
 fn nat_false_sends_to_the_very_port_that_is_described() {
-    let mut house = House::with_peers(SwitchboardConfig::default(), Kept::default(), |nat, _| *nat = Nat::Never);
+    let mut house = House::with_peers(B2buaConfig::default(), RestoredCalls::default(), |nat, _| *nat = Nat::Never);
     let customer = calls(&mut house, account(CUSTOMER), "127.0.0.1", "5001", at("127.0.0.1", 4000));
     house.answer(house.ringing(AGENT));
     assert!(!told(&house, customer).0.follow);
 }
 
 /// The port that a leg of ours was told of in its description.
-fn ours(house: &House, leg: LegKey) -> SocketAddr {
+fn ours(house: &House, leg: LegId) -> SocketAddr {
     let call = house.board.calls.values().find(|call| call.seat(leg).is_some()).expect("a call");
     call.seat(leg).expect("a seat").local.address()
 }

@@ -3,10 +3,10 @@
 use super::house::{AGENT, CUSTOMER, House, OTHER, codecs_of, sdp};
 use crate::media::{Codec, Expected, Format, LegMedia, MediaCommand, MediaEvent, MediaLeg};
 use crate::sip::config::Nat;
-use crate::sip::leg::{Destination, EndReason, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
+use crate::sip::leg::{Destination, EndReason, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
 use crate::sip::sdp::SdpError;
-use crate::sip::switchboard::{Kept, Output, SwitchboardConfig};
-use crate::words::{CallType, Command, Fact, LegState, Party, PartyRole, Quality, Reason};
+use crate::sip::switchboard::{B2buaConfig, Output, RestoredCalls};
+use crate::words::{CallType, Command, Fact, LegState, PartyFact, PartyRole, Quality, Reason};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ fn a_caller_and_a_callee_without_a_common_codec_talk_transcoded() {
         media: sdp(5001, "0 101", "sendrecv"),
     });
     let codecs = house.log.iter().filter_map(|output| match output {
-        Output::Media(MediaCommand::Describe { leg, media, .. }) => Some((LegKey(leg.0), media.codec)),
+        Output::Media(MediaCommand::Describe { leg, media, .. }) => Some((LegId(leg.0), media.codec)),
         _ => None,
     });
     assert_eq!(codecs.collect::<Vec<_>>(), [(agent, Codec::Pcmu), (customer, Codec::Pcma)]);
@@ -218,7 +218,7 @@ fn ports_are_shared_where_it_is_known_whose_sound_comes_from_where() {
 #[test]
 fn who_is_behind_a_nat_or_is_to_have_ports_of_his_own_shares_none() {
     for (nat, own_ports) in [(Nat::Always, false), (Nat::Auto, true)] {
-        let mut house = House::with_peers(SwitchboardConfig::default(), Kept::default(), |is_natted, has_own| {
+        let mut house = House::with_peers(B2buaConfig::default(), RestoredCalls::default(), |is_natted, has_own| {
             (*is_natted, *has_own) = (nat, own_ports);
         });
         house.incoming(LegSource::Trunk("city".into()), "5001", Some(sdp(4000, "0", "sendrecv")));
@@ -234,11 +234,11 @@ fn over_ipv6(sdp: Vec<u8>) -> Vec<u8> {
 #[test]
 fn where_phones_are_told_an_ipv6_address_one_with_ipv6_is_taken_and_one_with_ipv4_is_not() {
     let mut house = House::with(
-        SwitchboardConfig {
+        B2buaConfig {
             media_over_ipv6: true,
-            ..SwitchboardConfig::default()
+            ..B2buaConfig::default()
         },
-        Kept::default(),
+        RestoredCalls::default(),
     );
     house.incoming(LegSource::Account(CUSTOMER.into()), "5001", Some(sdp(4000, "0", "sendrecv")));
     assert_eq!(rejected(&mut house), [488]);
@@ -305,14 +305,14 @@ fn callers_are_told_404_480_482_486_488_and_503_where_each_is_right() {
 #[test]
 fn one_device_gets_no_more_calls_than_its_share_and_the_others_go_on() {
     let mut house = House::with(
-        SwitchboardConfig {
+        B2buaConfig {
             max_calls_per_device: 3,
-            ..SwitchboardConfig::default()
+            ..B2buaConfig::default()
         },
-        Kept::default(),
+        RestoredCalls::default(),
     );
     let free = house.board.outside.free;
-    let calls: Vec<LegKey> = (0..3).map(|_| house.customer_calls("5001")).collect();
+    let calls: Vec<LegId> = (0..3).map(|_| house.customer_calls("5001")).collect();
     let taken = free - house.board.outside.free;
     house.log.clear();
     house.customer_calls("5002");
@@ -414,11 +414,11 @@ fn a_busy_device_rings_again_unless_call_waiting_is_off() {
     house.incoming(LegSource::Trunk("city".into()), "5001", Some(sdp(4000, "0", "sendrecv")));
     house.ringing(AGENT);
 
-    let config = SwitchboardConfig {
+    let config = B2buaConfig {
         call_waiting: false,
-        ..SwitchboardConfig::default()
+        ..B2buaConfig::default()
     };
-    let mut house = House::with(config, Kept::default());
+    let mut house = House::with(config, RestoredCalls::default());
     house.talk();
     house.log.clear();
     house.incoming(LegSource::Trunk("city".into()), "5001", Some(sdp(4000, "0", "sendrecv")));
@@ -457,18 +457,18 @@ fn a_device_may_send_its_calls_out_of_the_house() {
 fn what_was_set_on_a_device_survives_a_restart() {
     let mut house = House::new();
     house.command(forward(AGENT, Some("5002"))).expect("accepted");
-    let kept = Kept {
+    let kept = RestoredCalls {
         devices: house
             .log
             .iter()
             .filter_map(|output| match output {
-                Output::Keep(crate::sip::switchboard::Keep::Device(device)) => Some(device.clone()),
+                Output::Keep(crate::sip::switchboard::Persist::Device(device)) => Some(device.clone()),
                 _ => None,
             })
             .collect(),
         monitors: Vec::new(),
     };
-    let mut house = House::with(SwitchboardConfig::default(), kept);
+    let mut house = House::with(B2buaConfig::default(), kept);
     house.customer_calls("5001");
     house.ringing(OTHER);
 }
@@ -518,11 +518,11 @@ fn a_hold_by_command_silences_both_ways_until_it_is_retrieved() {
 
 #[test]
 fn where_holds_are_signalled_the_other_phone_is_told_sendonly_and_sendrecv_again() {
-    let config = SwitchboardConfig {
+    let config = B2buaConfig {
         signal_hold: true,
-        ..SwitchboardConfig::default()
+        ..B2buaConfig::default()
     };
-    let mut house = House::with(config, Kept::default());
+    let mut house = House::with(config, RestoredCalls::default());
     let (customer, agent) = house.talk();
     let direction = |house: &House| {
         let sdp = String::from_utf8_lossy(&house.lines[&customer].last_sdp).into_owned();
@@ -718,7 +718,7 @@ fn events_of_unknown_legs_are_ignored() {
     let mut house = House::new();
     house.board.handle_leg(
         LegEvent::Ended {
-            leg: LegKey(77),
+            leg: LegId(77),
             reason: EndReason::Bye,
         },
         house.now,
@@ -752,7 +752,7 @@ fn an_identity_goes_on_to_the_number_it_was_signed_for_and_not_to_where_that_is_
     assert_eq!(passed_on(&mut house), ["User-to-User"]);
 }
 
-fn quality(leg: LegKey, packets_sent: u64) -> MediaEvent {
+fn quality(leg: LegId, packets_sent: u64) -> MediaEvent {
     MediaEvent::Quality {
         leg: MediaLeg(leg.0),
         quality: Quality {
@@ -768,7 +768,7 @@ fn measured(house: &mut House) -> Vec<Vec<Option<u64>>> {
         Output::Fact(Fact::Call(call)) => call,
         other => panic!("{other:?}"),
     });
-    let packets = |party: &Party| party.quality.map(|quality| quality.packets_sent);
+    let packets = |party: &PartyFact| party.quality.map(|quality| quality.packets_sent);
     facts.map(|call| call.parties.iter().map(packets).collect()).collect()
 }
 

@@ -2,8 +2,8 @@
 
 use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, DEVICES, House, OTHER, sdp};
 use crate::media::{MediaEvent, MediaLeg};
-use crate::sip::leg::{EndReason, LegEvent, LegKey, LegSource};
-use crate::sip::switchboard::{Kept, SwitchboardConfig};
+use crate::sip::leg::{EndReason, LegEvent, LegId, LegSource};
+use crate::sip::switchboard::{B2buaConfig, RestoredCalls};
 use crate::supervision;
 use crate::words::{Activity, CallId, Command, DeviceId, Mode, Number, Scope, TransferStep};
 use proptest::prelude::*;
@@ -20,7 +20,7 @@ proptest! {
         ports in prop_oneof![4 => Just(1_000_000_usize), 1 => 0..40_usize],
         steps in prop::collection::vec(any::<Step>(), 1..120),
     ) {
-        let mut house = House::with(ways_of(ways), Kept::default());
+        let mut house = House::with(ways_of(ways), RestoredCalls::default());
         house.board.outside.free = ports;
         for step in steps {
             play(&mut house, step);
@@ -30,20 +30,20 @@ proptest! {
 }
 
 /// A configuration.
-fn ways_of(bits: u8) -> SwitchboardConfig {
+fn ways_of(bits: u8) -> B2buaConfig {
     let bit = |place: u8| bits >> place & 1 == 1;
-    SwitchboardConfig {
+    B2buaConfig {
         call_waiting: !bit(0),
         signal_hold: bit(1),
         monitor_party_on_hold: !bit(2),
         agent_side_only: bit(3) && bit(4),
-        supervision: supervision::Config {
+        supervision: supervision::SupervisionConfig {
             debrief: bit(5),
             takeover: bit(6),
             max_supervisors_per_device: 1 + usize::from(bit(7)),
-            ..supervision::Config::default()
+            ..supervision::SupervisionConfig::default()
         },
-        ..SwitchboardConfig::default()
+        ..B2buaConfig::default()
     }
 }
 
@@ -347,8 +347,8 @@ fn end(house: &mut House) {
     house.assert_empty();
 }
 
-fn pick(house: &House, who: u8, wanted: impl Fn(&super::house::Line) -> bool) -> Option<LegKey> {
-    let fitting: Vec<LegKey> = house.lines.values().filter(|line| wanted(line)).map(|line| line.leg).collect();
+fn pick(house: &House, who: u8, wanted: impl Fn(&super::house::Line) -> bool) -> Option<LegId> {
+    let fitting: Vec<LegId> = house.lines.values().filter(|line| wanted(line)).map(|line| line.leg).collect();
     fitting.get(who as usize % fitting.len().max(1)).copied()
 }
 

@@ -2,8 +2,8 @@
 
 use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, House, OTHER, sdp};
 use crate::media::{MediaEvent, MediaLeg};
-use crate::sip::leg::{LegCommand, LegEvent, LegKey, LegSource};
-use crate::sip::switchboard::{Kept, Output, SwitchboardConfig};
+use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
+use crate::sip::switchboard::{B2buaConfig, Output, RestoredCalls};
 use crate::supervision;
 use crate::words::{Activity, CallId, Command, LegState, Mode, MonitorState, Reason, Scope, TransferStep};
 use std::time::Duration;
@@ -12,7 +12,7 @@ const COACH: &str = "ca ac as sc sa";
 const LISTEN: &str = "ca ac sc sa";
 const BARGE: &str = "ca cs ac as sc sa";
 
-fn table(house: &House, (customer, agent, boss): (LegKey, LegKey, LegKey)) -> String {
+fn table(house: &House, (customer, agent, boss): (LegId, LegId, LegId)) -> String {
     house.table(&[("c", customer), ("a", agent), ("s", boss)])
 }
 
@@ -182,11 +182,11 @@ fn on_hold_the_whisper_keeps_flowing_and_he_hears_the_held_customer() {
         .expect("accepted");
     assert_eq!(table(&house, legs), "as sc sa");
 
-    let config = SwitchboardConfig {
+    let config = B2buaConfig {
         monitor_party_on_hold: false,
-        ..SwitchboardConfig::default()
+        ..B2buaConfig::default()
     };
-    let mut house = House::with(config, Kept::default());
+    let mut house = House::with(config, RestoredCalls::default());
     let legs = house.coached(Activity::Coach);
     house
         .command(Command::Hold {
@@ -382,21 +382,21 @@ fn when_the_agent_leaves_the_supervisor_hears_nothing_that_follows() {
 
 #[test]
 fn with_debrief_the_coach_stays_with_the_agent_when_the_customer_has_gone() {
-    let debrief = SwitchboardConfig {
-        supervision: supervision::Config {
+    let debrief = B2buaConfig {
+        supervision: supervision::SupervisionConfig {
             debrief: true,
-            ..supervision::Config::default()
+            ..supervision::SupervisionConfig::default()
         },
-        ..SwitchboardConfig::default()
+        ..B2buaConfig::default()
     };
-    let mut house = House::with(debrief.clone(), Kept::default());
+    let mut house = House::with(debrief.clone(), RestoredCalls::default());
     let legs = house.coached(Activity::Coach);
     house.hangs_up(legs.0);
     assert_eq!(house.table(&[("a", legs.1), ("s", legs.2)]), "as sa");
     house.hangs_up(legs.1);
     house.assert_empty();
 
-    let mut house = House::with(debrief, Kept::default());
+    let mut house = House::with(debrief, RestoredCalls::default());
     let legs = house.coached(Activity::ListenIn);
     house.hangs_up(legs.0);
     house.assert_empty();
@@ -404,15 +404,15 @@ fn with_debrief_the_coach_stays_with_the_agent_when_the_customer_has_gone() {
 
 #[test]
 fn who_takes_over_is_heard_by_the_customer_and_not_by_another_supervisor() {
-    let config = SwitchboardConfig {
-        supervision: supervision::Config {
+    let config = B2buaConfig {
+        supervision: supervision::SupervisionConfig {
             takeover: true,
             max_supervisors_per_device: 2,
-            ..supervision::Config::default()
+            ..supervision::SupervisionConfig::default()
         },
-        ..SwitchboardConfig::default()
+        ..B2buaConfig::default()
     };
-    let mut house = House::with(config, Kept::default());
+    let mut house = House::with(config, RestoredCalls::default());
     let (customer, agent, listener) = house.coached(Activity::ListenIn);
     house
         .command(Command::StartMonitoring {
@@ -503,11 +503,11 @@ fn a_customers_account_is_not_monitored() {
 fn monitors_survive_a_restart_armed() {
     let mut house = House::new();
     house.coached(Activity::Coach);
-    let kept = Kept {
+    let kept = RestoredCalls {
         monitors: house.kept.values().cloned().collect(),
         devices: Vec::new(),
     };
-    let mut house = House::with(SwitchboardConfig::default(), kept);
+    let mut house = House::with(B2buaConfig::default(), kept);
     assert!(armed(&house));
     let (customer, agent) = house.talk();
     let boss = house.ringing(BOSS);
@@ -629,7 +629,7 @@ fn a_colleague_outside_whom_nobody_reached_is_no_customer_who_left() {
 }
 
 /// The supervisor's phone re-INVITEs with a direction.
-fn supervisor_offers(house: &mut House, boss: LegKey, direction: &str) {
+fn supervisor_offers(house: &mut House, boss: LegId, direction: &str) {
     house.leg(LegEvent::Offered {
         leg: boss,
         media: Some(sdp(6000, "0 101", direction)),
@@ -672,12 +672,12 @@ fn a_supervisors_phone_that_answers_on_hold_is_heard_once_it_retrieves() {
 
 #[test]
 fn nobody_joins_a_call_whose_phones_are_silent_and_asked_until_one_is_known_to_be_there() {
-    let silent = |house: &mut House, legs: &[LegKey]| {
+    let silent = |house: &mut House, legs: &[LegId]| {
         for leg in legs {
             house.media(MediaEvent::Inactive { leg: MediaLeg(leg.0) });
         }
     };
-    let answers = |house: &mut House, leg: LegKey| {
+    let answers = |house: &mut House, leg: LegId| {
         house.leg(LegEvent::OfferAnswered {
             leg,
             media: sdp(4000, "0 101", "sendrecv"),

@@ -1,23 +1,23 @@
 //! Connected identity (RFC 4916, RFC 3325 9.1): a device's leg that its switch has handed on.
 
 use super::house::{AGENT, BOSS, BOSS2, House, OTHER};
-use crate::sip::leg::{LegCommand, LegEvent, LegKey, LegSource};
-use crate::words::{Activity, CallFact, Command, Fact, LegState, Mode, MonitorState, Party, PartyRole, Scope, TransferStep};
+use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
+use crate::words::{Activity, CallFact, Command, Fact, LegState, Mode, MonitorState, PartyFact, PartyRole, Scope, TransferStep};
 
-fn party<'a>(call: &'a CallFact, device: &str) -> &'a Party {
+fn party<'a>(call: &'a CallFact, device: &str) -> &'a PartyFact {
     let mut parties = call.parties.iter().rev();
     let found = parties.find(|party| party.device == Some(device.into()));
     found.unwrap_or_else(|| panic!("{device} is not on {call:#?}"))
 }
 
-fn stranger<'a>(call: &'a CallFact, number: &str) -> &'a Party {
+fn stranger<'a>(call: &'a CallFact, number: &str) -> &'a PartyFact {
     let mut parties = call.parties.iter();
     let found = parties.find(|party| party.device.is_none() && party.number.as_str() == number);
     found.unwrap_or_else(|| panic!("{number} is not on {call:#?}"))
 }
 
 /// Who hears whom when the first leg is the customer's, the second the agent's, the third the supervisor's.
-fn table(house: &House, legs: (LegKey, LegKey, LegKey)) -> String {
+fn table(house: &House, legs: (LegId, LegId, LegId)) -> String {
     house.table(&[("c", legs.0), ("a", legs.1), ("s", legs.2)])
 }
 
@@ -332,7 +332,7 @@ fn the_devices_own_phone_that_takes_a_leg_back_by_replaces_is_the_device() {
 }
 
 /// The agent's account calls the other one, whose phone answers: two legs of a switch that is about to join them with others.
-fn agent_calls_other(house: &mut House) -> LegKey {
+fn agent_calls_other(house: &mut House) -> LegId {
     house.incoming(
         LegSource::Account(AGENT.into()),
         "5002",

@@ -2,10 +2,10 @@
 
 use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, House, OTHER, sdp};
 use crate::media::MediaCommand;
-use crate::sip::leg::{LegCommand, LegEvent, LegKey, LegSource};
-use crate::sip::switchboard::{Kept, Output, SwitchboardConfig};
+use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
+use crate::sip::switchboard::{B2buaConfig, Output, RestoredCalls};
 use crate::words::{
-    Activity, CallFact, CallId, CallType, Command, DeviceId, LegState, Mode, MonitorState, Number, Party, Reason, Refusal, Scope,
+    Activity, CallFact, CallId, CallType, Command, DeviceId, LegState, Mode, MonitorState, Number, PartyFact, Reason, Refusal, Scope,
     TransferStep,
 };
 
@@ -31,7 +31,7 @@ fn to(number: &str) -> TransferStep {
     }
 }
 
-fn rings(house: &mut House, leg: LegKey) {
+fn rings(house: &mut House, leg: LegId) {
     house.leg(LegEvent::Progress {
         leg,
         status: 180,
@@ -39,7 +39,7 @@ fn rings(house: &mut House, leg: LegKey) {
     });
 }
 
-fn told(house: &mut House, leg: LegKey) -> Vec<u16> {
+fn told(house: &mut House, leg: LegId) -> Vec<u16> {
     let commands = house.leg_commands().into_iter();
     let told = commands.filter_map(|command| match command {
         LegCommand::TellReferrer { leg: to, status } if to == leg => Some(status),
@@ -60,12 +60,12 @@ struct Asked {
     house: House,
     first: CallId,
     second: CallId,
-    customer: LegKey,
-    agent: LegKey,
+    customer: LegId,
+    agent: LegId,
     /// The agent's leg on the second call.
-    asking: LegKey,
-    colleague: LegKey,
-    boss: LegKey,
+    asking: LegId,
+    colleague: LegId,
+    boss: LegId,
 }
 
 impl Asked {
@@ -231,7 +231,7 @@ fn what_else_he_asks_about_the_call_goes_on_when_one_of_his_colleagues_is_in_it(
         .unwrap();
     // His phone has three lines.
     let asks = |house: &mut House, number: &str| {
-        let before: Vec<LegKey> = house.lines.keys().copied().collect();
+        let before: Vec<LegId> = house.lines.keys().copied().collect();
         let leg = house.incoming(LegSource::Account(AGENT.into()), number, Some(sdp(4000, "0", "sendrecv")));
         let rings = house.lines.values().find(|line| line.outgoing && !before.contains(&line.leg));
         let rings = rings.expect("it rings").leg;
@@ -240,7 +240,7 @@ fn what_else_he_asks_about_the_call_goes_on_when_one_of_his_colleagues_is_in_it(
     };
     let first = asks(&mut house, "5002");
     let second = asks(&mut house, "0123");
-    let asked_about = |house: &House, leg: LegKey| {
+    let asked_about = |house: &House, leg: LegId| {
         let key = house.lines[&leg].call;
         let of_leg = house
             .board
@@ -515,7 +515,7 @@ fn a_phone_transfers_by_itself_with_refer_and_replaces() {
 fn a_refer_that_replaces_what_it_may_not_is_told_so() {
     let mut house = House::new();
     let (customer, agent, boss) = house.coached_with(Activity::Coach, Scope::Call);
-    for other in [agent, customer, boss, LegKey(999)] {
+    for other in [agent, customer, boss, LegId(999)] {
         house.leg(LegEvent::Referred {
             leg: agent,
             to: "5002".into(),
@@ -606,16 +606,16 @@ fn digits_go_to_the_other_party_in_the_callers_name_and_a_supervisor_sends_none(
 #[test]
 fn where_it_is_wished_for_an_agent_hears_that_he_is_monitored_and_so_does_the_next() {
     let mut house = House::with(
-        SwitchboardConfig {
+        B2buaConfig {
             beep: true,
-            ..SwitchboardConfig::default()
+            ..B2buaConfig::default()
         },
-        Kept::default(),
+        RestoredCalls::default(),
     );
     let beeped = |house: &mut House| {
         let log = std::mem::take(&mut house.log);
         let beeps = log.into_iter().filter_map(|output| match output {
-            Output::Media(MediaCommand::Beep { leg }) => Some(LegKey(leg.0)),
+            Output::Media(MediaCommand::Beep { leg }) => Some(LegId(leg.0)),
             _ => None,
         });
         beeps.collect::<Vec<_>>()
@@ -637,11 +637,11 @@ fn where_it_is_wished_for_an_agent_hears_that_he_is_monitored_and_so_does_the_ne
 #[test]
 fn a_conference_has_room_for_eight() {
     let mut house = House::with(
-        SwitchboardConfig {
+        B2buaConfig {
             max_calls_per_device: 20,
-            ..SwitchboardConfig::default()
+            ..B2buaConfig::default()
         },
-        Kept::default(),
+        RestoredCalls::default(),
     );
     house.talk();
     let call = house.call_id();
@@ -659,6 +659,6 @@ fn a_conference_has_room_for_eight() {
         add(format!("0{n}")).expect("there is room");
     }
     assert_eq!(add("07".to_owned()).expect_err("full").reason, Reason::InvalidState);
-    let talk = |party: &&Party| party.state == LegState::Established;
+    let talk = |party: &&PartyFact| party.state == LegState::Established;
     assert_eq!(house.calls[&call].parties.iter().filter(talk).count(), 8);
 }

@@ -5,11 +5,11 @@
 
 use super::super::session::media_of;
 use super::super::whereabouts::Aim;
-use crate::media::call::{Call, CallConfig, Leg, Sent, StreamStart, Verdict};
+use crate::media::call::{Call, CallConfig, LeakVerdict, Leg, StreamStart, TransmitKind};
 use crate::media::codec::Encoder;
-use crate::media::rtp::{self, Header, MAX_PAYLOAD};
+use crate::media::rtp::{self, MAX_PAYLOAD, RtpHeader};
 use crate::media::{CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegMedia, MediaLeg, SourceRule};
-use crate::sip::sdp::{Direction, Local, Session};
+use crate::sip::sdp::{Direction, Local, SdpSession};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -183,7 +183,7 @@ impl Line {
     }
 
     /// A packet of the peer's under this number, which names that; what becomes of it, and what the other party gets.
-    fn say(&mut self, number: u8, format: Option<Format>) -> (Verdict, Vec<(Sent, u8)>) {
+    fn say(&mut self, number: u8, format: Option<Format>) -> (LeakVerdict, Vec<(TransmitKind, u8)>) {
         self.now += Duration::from_millis(20);
         self.sequence = self.sequence.wrapping_add(1);
         let mut payload = [0; MAX_PAYLOAD];
@@ -198,7 +198,7 @@ impl Line {
                 4
             }
         };
-        let header = Header {
+        let header = RtpHeader {
             marker: false,
             payload_type: number,
             sequence: self.sequence,
@@ -223,11 +223,11 @@ impl Line {
             let format = may_come.get(&number).copied();
             let (verdict, sent) = self.say(number, format);
             let (expected, arrives) = match format {
-                Some(Format::Audio(Codec::Pcmu)) => (Verdict::Accepted, vec![(Sent::Unchanged, 0)]),
-                Some(Format::Audio(_)) => (Verdict::Accepted, vec![(Sent::Transcoded, 0)]),
-                Some(Format::Events(_)) => (Verdict::Accepted, vec![(Sent::Unchanged, 110)]),
-                Some(Format::ComfortNoise) => (Verdict::Accepted, Vec::new()),
-                None => (Verdict::Malformed, Vec::new()),
+                Some(Format::Audio(Codec::Pcmu)) => (LeakVerdict::Accepted, vec![(TransmitKind::Unchanged, 0)]),
+                Some(Format::Audio(_)) => (LeakVerdict::Accepted, vec![(TransmitKind::Transcoded, 0)]),
+                Some(Format::Events(_)) => (LeakVerdict::Accepted, vec![(TransmitKind::Unchanged, 110)]),
+                Some(Format::ComfortNoise) => (LeakVerdict::Accepted, Vec::new()),
+                None => (LeakVerdict::Malformed, Vec::new()),
             };
             assert_eq!((verdict, sent), (expected, arrives), "{number} of {may_come:?}");
         }
@@ -262,7 +262,7 @@ proptest! {
             let (agreed, may_come) = match step {
                 Step::Theirs(offer) => {
                     let Some(body) = offer.body(|_| true) else { continue };
-                    let offer = Session::parse(&body).unwrap();
+                    let offer = SdpSession::parse(&body).unwrap();
                     let (answer, agreed) = local.answer(&offer, Direction::SendRecv);
                     (agreed, after_answer(&table(&answer)))
                 }
@@ -271,7 +271,7 @@ proptest! {
                     let offered = |name: &str| offer.values().any(|offered| *offered == name.to_lowercase());
                     // An answer may list what was not offered besides (RFC 3264 6.1); nobody may send that.
                     let Some(body) = answer.body(|name| offered(name) || more && !name.starts_with("CN")) else { continue };
-                    let answer = Session::parse(&body).unwrap();
+                    let answer = SdpSession::parse(&body).unwrap();
                     let Ok(agreed) = local.accept(&answer) else {
                         let has_codec = formats(&table(&body)).any(|(_, format)| matches!(format, Format::Audio(codec) if codecs.contains(&codec)));
                         prop_assert!(!has_codec);

@@ -5,11 +5,13 @@
 
 use crate::media::{CallKey, Codec, Expected, Hearing, HearingRole, MediaCommand, MediaEvent, MediaLeg};
 use crate::sip::config::Nat;
-use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegKey, LegSource, PassedHeader};
-use crate::sip::sdp::Srtp;
-use crate::sip::switchboard::{AccountKind, Extension, Keep, Kept, Numbering, Output, Outside, Switchboard, SwitchboardConfig, TrunkRoute};
+use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
+use crate::sip::sdp::SrtpPolicy;
+use crate::sip::switchboard::{
+    AccountKind, B2bua, B2buaConfig, Environment, Extension, Numbering, Output, Persist, RestoredCalls, TrunkRoute,
+};
 use crate::words::{
-    Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now, Number, Party, PartyRole, Refusal,
+    Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now, Number, PartyFact, PartyRole, Refusal,
     Scope, Timestamp, TransferStep,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +39,7 @@ pub(super) struct Ports {
     pub(super) expected: Vec<Expected>,
 }
 
-impl Outside for Ports {
+impl Environment for Ports {
     fn open_port(&mut self, call: CallKey, leg: MediaLeg, expected: Expected) -> Option<SocketAddr> {
         self.free = self.free.checked_sub(1)?;
         self.opened.push((call, leg));
@@ -54,7 +56,7 @@ impl Outside for Ports {
 /// What the model knows of a leg.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
-    pub(super) leg: LegKey,
+    pub(super) leg: LegId,
     pub(super) call: Option<CallKey>,
     /// The device, or the number behind a trunk.
     pub(super) party: Result<DeviceId, Number>,
@@ -77,9 +79,9 @@ pub(super) struct Line {
 }
 
 pub(super) struct House {
-    pub(super) board: Switchboard<Ports>,
+    pub(super) board: B2bua<Ports>,
     pub(super) now: Now,
-    pub(super) lines: BTreeMap<LegKey, Line>,
+    pub(super) lines: BTreeMap<LegId, Line>,
     pub(super) calls: BTreeMap<CallId, CallFact>,
     pub(super) monitors: BTreeMap<DeviceId, MonitorFact>,
     pub(super) kept: BTreeMap<DeviceId, MonitorFact>,
@@ -90,7 +92,7 @@ pub(super) struct House {
     /// Outputs since the last look, in order.
     pub(super) log: Vec<Output>,
     /// Ports of legs that have not been invited yet, and may never be.
-    waiting: BTreeMap<LegKey, CallKey>,
+    waiting: BTreeMap<LegId, CallKey>,
     next_leg: u64,
     /// Where the next INVITE comes from.
     located: Option<(IpAddr, bool)>,
@@ -98,15 +100,15 @@ pub(super) struct House {
 
 impl House {
     pub(super) fn new() -> Self {
-        Self::with(SwitchboardConfig::default(), Kept::default())
+        Self::with(B2buaConfig::default(), RestoredCalls::default())
     }
 
-    pub(super) fn with(config: SwitchboardConfig, kept: Kept) -> Self {
+    pub(super) fn with(config: B2buaConfig, kept: RestoredCalls) -> Self {
         Self::with_peers(config, kept, |_, _| {})
     }
 
     /// The devices and trunks have more or less to them: whether they are behind a NAT, and have ports of their own.
-    pub(super) fn with_peers(config: SwitchboardConfig, kept: Kept, change: impl Fn(&mut Nat, &mut bool)) -> Self {
+    pub(super) fn with_peers(config: B2buaConfig, kept: RestoredCalls, change: impl Fn(&mut Nat, &mut bool)) -> Self {
         let mut extensions = DEVICES.map(|(device, number)| Extension {
             device: device.into(),
             number: number.into(),
@@ -114,11 +116,11 @@ impl House {
             kind: if device == CUSTOMER {
                 AccountKind::Customer
             } else {
-                AccountKind::House
+                AccountKind::Internal
             },
             nat: Nat::Auto,
             own_ports: false,
-            srtp: Srtp::Off,
+            srtp: SrtpPolicy::Off,
         });
         let trunk = |name: &str, prefix: &str, codecs| TrunkRoute {
             name: name.into(),
@@ -130,9 +132,9 @@ impl House {
             media_sources: Vec::new(),
             own_ports: false,
             srtp: match name {
-                "secret" => Srtp::Required,
-                "either" => Srtp::Optional,
-                _ => Srtp::Off,
+                "secret" => SrtpPolicy::Required,
+                "either" => SrtpPolicy::Optional,
+                _ => SrtpPolicy::Off,
             },
         };
         let mut trunks = vec![
@@ -152,7 +154,7 @@ impl House {
             expected: Vec::new(),
         };
         let mut house = Self {
-            board: Switchboard::new(config, Numbering::new(extensions, trunks), kept, ports),
+            board: B2bua::new(config, Numbering::new(extensions, trunks), kept, ports),
             now: Now {
                 mono: start(),
                 wall: Timestamp(1_000_000),
@@ -228,7 +230,7 @@ impl House {
 
     /// The peer of a leg says who is at its end. The model's reading: a line of the house is another party's once it is named otherwise than
     /// it was known, and a stranger's when that party is on the call already, or has lost its own line to somebody.
-    pub(super) fn is_named(&mut self, leg: LegKey, name: &str) {
+    pub(super) fn is_named(&mut self, leg: LegId, name: &str) {
         let line = self.lines[&leg].clone();
         let listed = |(device, number): &(&str, &str)| name == *number || *device == OTHER && name == "1002";
         let learned = line
@@ -273,7 +275,7 @@ impl House {
         call.and_then(|call| call.party_of(device)).map(|party| party.role)
     }
 
-    fn is_lost_to(&mut self, leg: LegKey, name: &str, device: Option<DeviceId>) {
+    fn is_lost_to(&mut self, leg: LegId, name: &str, device: Option<DeviceId>) {
         let line = self.lines[&leg].clone();
         let shown = |party: &Result<DeviceId, Number>| match party {
             Ok(device) => DEVICES
@@ -304,7 +306,7 @@ impl House {
             .filter(|device| self.role_on_call(&line, device).is_none() && stranger.is_none());
         let lost = line.party.as_ref().ok().filter(|lost| line.peer.as_ref() == Ok(*lost)).cloned();
         let party = next.clone().ok_or_else(|| stranger.unwrap_or_else(|| name.into()));
-        let bearing: Vec<LegKey> = lost
+        let bearing: Vec<LegId> = lost
             .into_iter()
             .flat_map(|lost| {
                 let bears = |other: &&Line| {
@@ -322,7 +324,7 @@ impl House {
     }
 
     /// Whether a leg is with a telephone of the house, whoever has it now.
-    fn is_house_line(&self, leg: LegKey) -> bool {
+    fn is_house_line(&self, leg: LegId) -> bool {
         let call = self.lines[&leg].call.and_then(|key| self.board.calls.get(&key));
         let seat = call.and_then(|call| call.seat(leg));
         seat.is_some_and(|seat| matches!(&seat.peer, LegSource::Account(device) if device.as_str() != CUSTOMER))
@@ -344,19 +346,19 @@ impl House {
         self.located = Some((host, is_translated));
     }
 
-    pub(super) fn incoming(&mut self, source: LegSource, to: &str, offer: Option<Vec<u8>>) -> LegKey {
+    pub(super) fn incoming(&mut self, source: LegSource, to: &str, offer: Option<Vec<u8>>) -> LegId {
         self.incoming_passing(source, to, offer, Vec::new(), None)
     }
 
     /// An INVITE with Replaces.
-    pub(super) fn replaces(&mut self, source: LegSource, replaced: LegKey, offer: Option<Vec<u8>>) -> LegKey {
+    pub(super) fn replaces(&mut self, source: LegSource, replaced: LegId, offer: Option<Vec<u8>>) -> LegId {
         if let LegSource::Account(device) = &source {
             self.held.retain(|(held, _)| held != device);
         }
         self.incoming_passing(source, "5001", offer, Vec::new(), Some(replaced))
     }
 
-    pub(super) fn incoming_with(&mut self, source: LegSource, to: &str, passed: Vec<PassedHeader>) -> LegKey {
+    pub(super) fn incoming_with(&mut self, source: LegSource, to: &str, passed: Vec<PassedHeader>) -> LegId {
         self.incoming_passing(source, to, Some(sdp(4000, "0 8 101", "sendrecv")), passed, None)
     }
 
@@ -366,13 +368,13 @@ impl House {
         to: &str,
         offer: Option<Vec<u8>>,
         passed: Vec<PassedHeader>,
-        replaces: Option<LegKey>,
-    ) -> LegKey {
+        replaces: Option<LegId>,
+    ) -> LegId {
         self.incoming_from(source, to, offer, passed, replaces, None, None)
     }
 
     /// An INVITE of a call of ours that has come back, and that says it comes from this number.
-    pub(super) fn comes_back(&mut self, source: LegSource, number: &str, to: &str, returns: Option<LegKey>) -> LegKey {
+    pub(super) fn comes_back(&mut self, source: LegSource, number: &str, to: &str, returns: Option<LegId>) -> LegId {
         let offer = Some(sdp(4000, "0 8 101", "sendrecv"));
         self.incoming_from(source, to, offer, Vec::new(), None, Some(number.into()), returns)
     }
@@ -384,11 +386,11 @@ impl House {
         to: &str,
         offer: Option<Vec<u8>>,
         passed: Vec<PassedHeader>,
-        replaces: Option<LegKey>,
+        replaces: Option<LegId>,
         claimed: Option<Number>,
-        returns: Option<LegKey>,
-    ) -> LegKey {
-        let leg = LegKey(self.next_leg);
+        returns: Option<LegId>,
+    ) -> LegId {
+        let leg = LegId(self.next_leg);
         self.next_leg += 2;
         let (party, number) = match &source {
             LegSource::Account(device) => {
@@ -445,11 +447,11 @@ impl House {
         leg
     }
 
-    pub(super) fn customer_calls(&mut self, to: &str) -> LegKey {
+    pub(super) fn customer_calls(&mut self, to: &str) -> LegId {
         self.incoming(LegSource::Account(CUSTOMER.into()), to, Some(sdp(4000, "0 8 101", "sendrecv")))
     }
 
-    pub(super) fn answer(&mut self, leg: LegKey) {
+    pub(super) fn answer(&mut self, leg: LegId) {
         self.leg(LegEvent::Answered {
             leg,
             media: sdp(5000, "0 101", "sendrecv"),
@@ -457,7 +459,7 @@ impl House {
     }
 
     /// The answer of a phone that has been let go of in the same step.
-    pub(super) fn answer_late(&mut self, leg: LegKey) {
+    pub(super) fn answer_late(&mut self, leg: LegId) {
         self.board.handle_leg(
             LegEvent::Answered {
                 leg,
@@ -468,7 +470,7 @@ impl House {
         self.drain();
     }
 
-    pub(super) fn hangs_up(&mut self, leg: LegKey) {
+    pub(super) fn hangs_up(&mut self, leg: LegId) {
         self.leg(LegEvent::Ended {
             leg,
             reason: EndReason::Bye,
@@ -476,7 +478,7 @@ impl House {
     }
 
     /// The customer calls the agent, who answers: their legs.
-    pub(super) fn talk(&mut self) -> (LegKey, LegKey) {
+    pub(super) fn talk(&mut self) -> (LegId, LegId) {
         let customer = self.customer_calls("5001");
         let agent = self.ringing(AGENT);
         self.answer(agent);
@@ -500,11 +502,11 @@ impl House {
     }
 
     /// Coached: customer, agent, supervisor.
-    pub(super) fn coached(&mut self, activity: Activity) -> (LegKey, LegKey, LegKey) {
+    pub(super) fn coached(&mut self, activity: Activity) -> (LegId, LegId, LegId) {
         self.coached_with(activity, Scope::Call)
     }
 
-    pub(super) fn coached_with(&mut self, activity: Activity, scope: Scope) -> (LegKey, LegKey, LegKey) {
+    pub(super) fn coached_with(&mut self, activity: Activity, scope: Scope) -> (LegId, LegId, LegId) {
         let (customer, agent) = self.talk();
         self.monitor(activity, Mode::AllCalls, scope).expect("accepted");
         let boss = self.ringing(BOSS);
@@ -524,19 +526,19 @@ impl House {
     }
 
     /// The unanswered outgoing leg of a device.
-    pub(super) fn ringing(&self, device: &str) -> LegKey {
+    pub(super) fn ringing(&self, device: &str) -> LegId {
         self.find_ringing(device)
             .unwrap_or_else(|| panic!("{device} does not ring: {:#?}", self.log))
     }
 
-    pub(super) fn find_ringing(&self, device: &str) -> Option<LegKey> {
+    pub(super) fn find_ringing(&self, device: &str) -> Option<LegId> {
         self.lines
             .values()
             .find(|line| line.outgoing && !line.answered && !line.ended && line.party == Ok(device.into()))
             .map(|line| line.leg)
     }
 
-    pub(super) fn hears(&self, listener: LegKey, speaker: LegKey) -> bool {
+    pub(super) fn hears(&self, listener: LegId, speaker: LegId) -> bool {
         let Some(call) = self.lines[&listener].call else { return false };
         self.hearing
             .get(&call)
@@ -544,7 +546,7 @@ impl House {
     }
 
     /// Who hears whom, as letters: `"ca ac"`: c hears a, a hears c.
-    pub(super) fn table(&self, legs: &[(&str, LegKey)]) -> String {
+    pub(super) fn table(&self, legs: &[(&str, LegId)]) -> String {
         let mut cells = Vec::new();
         for (listener, listening) in legs {
             for (speaker, speaking) in legs {
@@ -590,11 +592,11 @@ impl House {
 
     // The model.
 
-    pub(super) fn line(&mut self, leg: LegKey) -> &mut Line {
+    pub(super) fn line(&mut self, leg: LegId) -> &mut Line {
         self.lines.get_mut(&leg).unwrap_or_else(|| panic!("{leg:?} is unknown"))
     }
 
-    fn live_line(&mut self, leg: LegKey) -> &mut Line {
+    fn live_line(&mut self, leg: LegId) -> &mut Line {
         let line = self.line(leg);
         assert!(!line.ended, "a command to a leg that has ended: {line:?}");
         line
@@ -644,7 +646,7 @@ impl House {
 
     fn note_opened(&mut self) {
         for (call, leg) in self.board.outside.opened.drain(..) {
-            assert!(self.waiting.insert(LegKey(leg.0), call).is_none(), "opened twice");
+            assert!(self.waiting.insert(LegId(leg.0), call).is_none(), "opened twice");
         }
         let lines = &mut self.lines;
         self.waiting.retain(|leg, call| {
@@ -664,13 +666,13 @@ impl House {
                 self.watch_media(command);
             }
             Output::Fact(fact) => self.watch_fact(fact),
-            Output::Keep(Keep::Monitor(monitor)) => {
+            Output::Keep(Persist::Monitor(monitor)) => {
                 self.kept.insert(monitor.supervisor.clone(), monitor.clone());
             }
-            Output::Keep(Keep::NoMonitor { supervisor }) => {
+            Output::Keep(Persist::NoMonitor { supervisor }) => {
                 self.kept.remove(supervisor).expect("was kept");
             }
-            Output::Keep(Keep::Device(_)) | Output::Unusable { .. } | Output::Denied { .. } | Output::Remark(_) => {}
+            Output::Keep(Persist::Device(_)) | Output::Unusable { .. } | Output::Denied { .. } | Output::Remark(_) => {}
         }
     }
 
@@ -758,22 +760,22 @@ impl House {
 
     fn watch_media(&mut self, command: &MediaCommand) {
         match command {
-            MediaCommand::Describe { leg, .. } | MediaCommand::Sources { leg, .. } => assert!(!self.line(LegKey(leg.0)).closed),
+            MediaCommand::Describe { leg, .. } | MediaCommand::Sources { leg, .. } => assert!(!self.line(LegId(leg.0)).closed),
             MediaCommand::Hear { call, hearing } => {
                 self.hold_against_table(*call, hearing);
                 self.hearing.insert(*call, hearing.clone());
             }
-            MediaCommand::Close { leg } if self.waiting.remove(&LegKey(leg.0)).is_some() => {}
+            MediaCommand::Close { leg } if self.waiting.remove(&LegId(leg.0)).is_some() => {}
             MediaCommand::Close { leg } => {
-                let line = self.line(LegKey(leg.0));
+                let line = self.line(LegId(leg.0));
                 assert!(!line.closed, "closed twice: {line:?}");
                 line.closed = true;
             }
-            MediaCommand::Move { leg, call } if self.waiting.contains_key(&LegKey(leg.0)) => {
-                self.waiting.insert(LegKey(leg.0), *call);
+            MediaCommand::Move { leg, call } if self.waiting.contains_key(&LegId(leg.0)) => {
+                self.waiting.insert(LegId(leg.0), *call);
             }
             MediaCommand::Move { leg, call } => {
-                let line = self.line(LegKey(leg.0));
+                let line = self.line(LegId(leg.0));
                 assert!(!line.closed && !line.ended && line.call != Some(*call), "{line:?}");
                 line.call = Some(*call);
                 for hearing in self.hearing.values_mut() {
@@ -781,11 +783,11 @@ impl House {
                 }
             }
             MediaCommand::SendDigits { leg, .. } => {
-                let line = self.line(LegKey(leg.0)).clone();
+                let line = self.line(LegId(leg.0)).clone();
                 assert!(!line.closed && line.answered);
             }
             MediaCommand::Beep { leg } => {
-                let line = self.line(LegKey(leg.0)).clone();
+                let line = self.line(LegId(leg.0)).clone();
                 assert!(!line.closed && line.party.is_ok());
             }
             MediaCommand::Mute { .. } => panic!("not ours: {command:?}"),
@@ -846,7 +848,7 @@ impl House {
             let cell = |leg: MediaLeg| hearing.gain(leg, waiting).or(hearing.gain(waiting, leg));
             assert!(hearing.legs().all(|leg| cell(leg).is_none()), "not invited yet, and on the line");
         }
-        let named: Vec<&Line> = hearing.legs().filter_map(|leg| self.lines.get(&LegKey(leg.0))).collect();
+        let named: Vec<&Line> = hearing.legs().filter_map(|leg| self.lines.get(&LegId(leg.0))).collect();
         for &listener in &named {
             for &speaker in &named {
                 if hearing.gain(MediaLeg(listener.leg.0), MediaLeg(speaker.leg.0)).is_none() {
@@ -877,8 +879,8 @@ impl House {
     }
 
     /// Whom of the call a line is. Two outside may have the same number: they are told apart by their order.
-    fn party<'a>(&self, fact: &'a CallFact, line: &Line) -> &'a Party {
-        let is_like = |party: &&Party| match &line.party {
+    fn party<'a>(&self, fact: &'a CallFact, line: &Line) -> &'a PartyFact {
+        let is_like = |party: &&PartyFact| match &line.party {
             Ok(device) => party.device.as_ref() == Some(device),
             Err(number) => party.device.is_none() && party.number == *number,
         };
@@ -898,20 +900,20 @@ impl House {
     }
 
     /// The table of the mission, read from the fact alone.
-    fn table_allows(&self, fact: &CallFact, listener: &Party, speaker: &Party) -> bool {
-        let there = |party: &Party| party.state != LegState::Released;
+    fn table_allows(&self, fact: &CallFact, listener: &PartyFact, speaker: &PartyFact) -> bool {
+        let there = |party: &PartyFact| party.state != LegState::Released;
         let config = &self.board.config;
-        let talks = |party: &Party| matches!(party.state, LegState::Established | LegState::Held);
+        let talks = |party: &PartyFact| matches!(party.state, LegState::Established | LegState::Held);
         let principals = || {
             fact.parties
                 .iter()
                 .filter(|party| there(party) && party.role != PartyRole::Supervisor)
         };
-        let takes_over = |supervisor: &Party| {
+        let takes_over = |supervisor: &PartyFact| {
             let alone = principals().count() == 1 && principals().all(|party| party.role == PartyRole::Customer);
             config.supervision.takeover && alone && supervisor.activity == Some(Activity::BargeIn)
         };
-        let limited = |supervisor: &Party| {
+        let limited = |supervisor: &PartyFact| {
             let monitor = supervisor.device.as_ref().and_then(|device| self.monitors.get(device));
             config.agent_side_only || monitor.is_some_and(|monitor| monitor.agent_side_only)
         };

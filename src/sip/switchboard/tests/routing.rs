@@ -1,8 +1,8 @@
 //! Loops and spirals (RFC 3261 16.3), forwarding, redirections by a phone (RFC 3261 21.3).
 
 use super::house::{AGENT, BOSS, CUSTOMER, House, OTHER, sdp};
-use crate::sip::leg::{Destination, LegCommand, LegEvent, LegKey, LegSource};
-use crate::sip::switchboard::{Kept, Output, SwitchboardConfig, Unroutable};
+use crate::sip::leg::{Destination, LegCommand, LegEvent, LegId, LegSource};
+use crate::sip::switchboard::{B2buaConfig, Output, RestoredCalls, Unroutable};
 use crate::words::{Activity, Command, Mode, Scope, TransferStep};
 
 fn forward(house: &mut House, device: &str, to: &str) {
@@ -18,7 +18,7 @@ fn city() -> LegSource {
 }
 
 /// Legs that were made since the last look: where to, and who is shown.
-fn invited(house: &mut House) -> Vec<(LegKey, String, String)> {
+fn invited(house: &mut House) -> Vec<(LegId, String, String)> {
     let commands = house.leg_commands().into_iter();
     let invited = commands.filter_map(|command| match command {
         LegCommand::Invite { leg, to, from, .. } => {
@@ -115,11 +115,11 @@ fn a_call_that_comes_round_unknown_is_known_by_caller_number_and_trunk_while_it_
 #[test]
 fn a_device_forwards_no_more_calls_at_once_than_it_may_have() {
     let mut house = House::with(
-        SwitchboardConfig {
+        B2buaConfig {
             max_calls_per_device: 3,
-            ..SwitchboardConfig::default()
+            ..B2buaConfig::default()
         },
-        Kept::default(),
+        RestoredCalls::default(),
     );
     forward(&mut house, AGENT, "0301");
     let mut legs = Vec::new();
@@ -135,7 +135,7 @@ fn a_device_forwards_no_more_calls_at_once_than_it_may_have() {
     assert_eq!(invited(&mut house).len(), 1, "one has ended");
 }
 
-fn redirects(house: &mut House, leg: LegKey, to: &[&str]) {
+fn redirects(house: &mut House, leg: LegId, to: &[&str]) {
     house.log.clear();
     house.leg(LegEvent::Redirected {
         leg,

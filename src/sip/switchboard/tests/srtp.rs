@@ -3,7 +3,7 @@
 use super::house::{AGENT, House, sdp};
 use crate::media::MediaCommand;
 use crate::media::srtp::{Keys, Suite};
-use crate::sip::leg::{LegCommand, LegEvent, LegKey, LegSource};
+use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
 use crate::sip::sdp::{SdpError, SdpFault};
 use crate::sip::switchboard::Output;
 
@@ -28,7 +28,7 @@ fn text(body: &[u8]) -> String {
 }
 
 /// The keys that the engine was told last for a leg; `None`: clear.
-fn keys(house: &House, leg: LegKey) -> Option<Box<Keys>> {
+fn keys(house: &House, leg: LegId) -> Option<Box<Keys>> {
     let mut told = house.log.iter().filter_map(|output| match output {
         Output::Media(MediaCommand::Describe { leg: told, srtp, .. }) if told.0 == leg.0 => Some(srtp.clone()),
         _ => None,
@@ -36,13 +36,13 @@ fn keys(house: &House, leg: LegKey) -> Option<Box<Keys>> {
     told.next_back().expect("described")
 }
 
-fn is_described(house: &House, leg: LegKey) -> bool {
+fn is_described(house: &House, leg: LegId) -> bool {
     let of_leg = |output: &Output| matches!(output, Output::Media(MediaCommand::Describe { leg: told, .. }) if told.0 == leg.0);
     house.log.iter().any(of_leg)
 }
 
 /// The last that is said is that its offer is refused for want of a transport, and the log is told which line it was.
-fn is_refused(house: &mut House, leg: LegKey) -> bool {
+fn is_refused(house: &mut House, leg: LegId) -> bool {
     let is_transport = |fault: &SdpFault| fault.error == SdpError::Transport && fault.line.is_some();
     let told = |output: &Output| matches!(output, Output::Unusable { leg: here, fault } if *here == leg && is_transport(fault));
     let logged = house.log.iter().any(told);
@@ -51,7 +51,7 @@ fn is_refused(house: &mut House, leg: LegKey) -> bool {
 }
 
 /// The agent dials out over a trunk: his leg and the trunk's.
-fn dials(house: &mut House, number: &str) -> (LegKey, LegKey) {
+fn dials(house: &mut House, number: &str) -> (LegId, LegId) {
     let agent = house.incoming(LegSource::Account(AGENT.into()), number, Some(clear()));
     let trunk = *house.lines.keys().find(|leg| **leg != agent).expect("two legs");
     (agent, trunk)

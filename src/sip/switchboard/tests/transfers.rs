@@ -1,8 +1,8 @@
 //! Transfers, and what becomes of those who listen.
 
 use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, House, OTHER, sdp};
-use crate::sip::leg::{LegCommand, LegEvent, LegKey, LegSource};
-use crate::sip::switchboard::{Kept, SwitchboardConfig};
+use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
+use crate::sip::switchboard::{B2buaConfig, RestoredCalls};
 use crate::words::{Activity, Command, LegState, Mode, MonitorState, Reason, Refusal, Scope, TransferStep};
 
 fn transfer(house: &mut House, destination: &str) -> Result<(), Refusal> {
@@ -17,7 +17,7 @@ fn transfer(house: &mut House, destination: &str) -> Result<(), Refusal> {
     })
 }
 
-fn rings(house: &mut House, leg: LegKey) {
+fn rings(house: &mut House, leg: LegId) {
     house.leg(LegEvent::Progress {
         leg,
         status: 180,
@@ -25,12 +25,12 @@ fn rings(house: &mut House, leg: LegKey) {
     });
 }
 
-fn refuses(house: &mut House, leg: LegKey, status: u16) {
+fn refuses(house: &mut House, leg: LegId, status: u16) {
     house.leg(LegEvent::Refused { leg, status });
 }
 
 /// What the phone of this leg was told of the transfer it asked for.
-fn told(house: &mut House, leg: LegKey) -> Vec<u16> {
+fn told(house: &mut House, leg: LegId) -> Vec<u16> {
     let commands = house.leg_commands().into_iter();
     let told = commands.filter_map(|command| match command {
         LegCommand::TellReferrer { leg: to, status } if to == leg => Some(status),
@@ -39,12 +39,12 @@ fn told(house: &mut House, leg: LegKey) -> Vec<u16> {
     told.collect()
 }
 
-fn coached(house: &mut House, scope: Scope) -> (LegKey, LegKey, LegKey) {
+fn coached(house: &mut House, scope: Scope) -> (LegId, LegId, LegId) {
     house.coached_with(Activity::Coach, scope)
 }
 
 /// The agent transfers to the other one, whose phone is called.
-fn transfer_to_other(house: &mut House) -> LegKey {
+fn transfer_to_other(house: &mut House) -> LegId {
     transfer(house, "5002").expect("accepted");
     house.ringing(OTHER)
 }
@@ -227,15 +227,15 @@ fn when_nobody_answers_whoever_transferred_is_called_back_once() {
 
 #[test]
 fn whoever_declines_at_his_desktop_or_can_not_be_understood_gives_the_customer_back_too() {
-    fn declines(house: &mut House, _: LegKey) {
+    fn declines(house: &mut House, _: LegId) {
         let (device, call) = (OTHER.into(), house.call_id());
         house.command(Command::Hangup { device, call }).expect("accepted");
     }
-    fn speaks_another_codec(house: &mut House, leg: LegKey) {
+    fn speaks_another_codec(house: &mut House, leg: LegId) {
         let media = sdp(6000, "18", "sendrecv");
         house.leg(LegEvent::Answered { leg, media });
     }
-    let ways: [fn(&mut House, LegKey); 2] = [declines, speaks_another_codec];
+    let ways: [fn(&mut House, LegId); 2] = [declines, speaks_another_codec];
     for way in ways {
         for has_rung in [false, true] {
             let mut house = House::new();
@@ -349,7 +349,7 @@ fn who_may_not_transfer_is_told_so_and_nothing_happens() {
 
 #[test]
 fn without_a_free_port_the_call_stays_as_it_is() {
-    let mut house = House::with(SwitchboardConfig::default(), Kept::default());
+    let mut house = House::with(B2buaConfig::default(), RestoredCalls::default());
     let (customer, agent) = house.talk();
     house.board.outside.free = 0;
     assert_eq!(transfer(&mut house, "5002").expect_err("no port").reason, Reason::Unavailable);

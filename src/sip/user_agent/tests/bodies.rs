@@ -1,9 +1,9 @@
 //! Session descriptions in the bodies of messages: RFC 3261 13.2.1, 14.1, 20.11 and 20.43, RFC 5621.
 
 use super::*;
-use crate::sip::sdp::{SdpError, Session};
+use crate::sip::sdp::{SdpError, SdpSession};
 
-const LEG: LegKey = LegKey(1);
+const LEG: LegId = LegId(1);
 
 const MULTIPART: &str = "Content-Type: multipart/mixed; boundary=\"edge\"\n";
 
@@ -24,7 +24,7 @@ fn with_body(message: &str, content_type: &str, body: &str) -> String {
 }
 
 fn described(media: Option<&Vec<u8>>) -> bool {
-    media.is_some_and(|media| media == SDP.as_bytes() && Session::parse(media).is_ok())
+    media.is_some_and(|media| media == SDP.as_bytes() && SdpSession::parse(media).is_ok())
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn an_answer_beside_something_else_is_an_answer_in_a_183_and_in_a_200() {
 
 #[test]
 fn a_refused_offer_says_which_line_was_at_fault() {
-    let fault = Session::parse(SDP.replace("AVP 0", "AVP 18").replace(":0 PCMU", ":18 G729").as_bytes()).unwrap_err();
+    let fault = SdpSession::parse(SDP.replace("AVP 0", "AVP 18").replace(":0 PCMU", ":18 G729").as_bytes()).unwrap_err();
     assert_eq!(fault.error, SdpError::Codec);
     let warning = "305 undertone \"no common codec, line 6: m=audio 40000 RTP/AVP 18\"";
     let mut stage = Stage::new();

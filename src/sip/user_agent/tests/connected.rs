@@ -2,7 +2,7 @@
 
 use super::*;
 
-const LEG: LegKey = LegKey(1);
+const LEG: LegId = LegId(1);
 
 /// What was told: names, and by what event each was followed.
 fn told(stage: &mut Stage) -> Vec<String> {
@@ -19,19 +19,19 @@ fn told(stage: &mut Stage) -> Vec<String> {
 }
 
 /// We call the phone; its INVITE.
-fn called(stage: &mut Stage) -> Request {
+fn called(stage: &mut Stage) -> SipRequest {
     stage.register_phone();
     stage.command(call_phone(LEG));
     stage.request("INVITE")
 }
 
-fn responds(stage: &mut Stage, invite: &Request, status: u16, extra: &str) {
+fn responds(stage: &mut Stage, invite: &SipRequest, status: u16, extra: &str) {
     let extra = format!("Contact: <sip:1001@192.0.2.3:5062>\nAllow: UPDATE\nContent-Type: application/sdp\n{extra}");
     stage.hear(PHONE, &answer(invite, status, ";tag=theirs", &extra, SDP));
 }
 
 /// A request of the phone in that dialog.
-fn asks(stage: &mut Stage, invite: &Request, method: &str, cseq: u32, from: Option<&str>, extra: &str) {
+fn asks(stage: &mut Stage, invite: &SipRequest, method: &str, cseq: u32, from: Option<&str>, extra: &str) {
     let body = if extra.contains("Content-Type") { SDP } else { "" };
     let from = from.map_or_else(|| text_of(invite, "To"), str::to_owned);
     let text = format!(
@@ -209,7 +209,7 @@ fn a_request_that_is_refused_or_is_no_offer_names_it_too() {
 
 #[test]
 fn an_account_that_calls_under_another_name_says_so() {
-    let mut stage = Stage::with(Config {
+    let mut stage = Stage::with(SipConfig {
         challenge_invites: false,
         ..config()
     });

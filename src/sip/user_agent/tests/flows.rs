@@ -3,7 +3,7 @@
 use super::*;
 use crate::sip::leg::EndReason;
 
-const LEG: LegKey = LegKey(1);
+const LEG: LegId = LegId(1);
 const SECOND: Duration = Duration::from_secs(1);
 const FIRST_WAY: &str = "1/192.0.2.3:40001";
 const SECOND_WAY: &str = "2/192.0.2.3:40002";
@@ -28,7 +28,7 @@ fn come(stage: &mut Stage, way: &str, cseq: u32) {
     let challenge = stage.response(401);
     let mut client = Credentials::new("us", REALM, "1001", "secret");
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = Subject {
+    let subject = DigestRequest {
         method: b"REGISTER",
         uri: b"sip:coach.example",
         body: b"",

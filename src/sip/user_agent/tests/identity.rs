@@ -13,7 +13,7 @@ use super::*;
 use crate::sip::leg::{ANONYMOUS, EndReason, LegSource};
 use crate::sip::user_agent::RefusedBy;
 
-const LEG: LegKey = LegKey(1);
+const LEG: LegId = LegId(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// An INVITE from a phone, with this From and this Request-URI.
@@ -24,10 +24,10 @@ fn from_phone(from: &str, uri: &str, call_id: &str, cseq: u32, extra: &str) -> S
 }
 
 /// The answer to the challenge that this INVITE gets.
-fn credentials(stage: &mut Stage, challenge: &Response, user: &str, password: &str, method: &[u8], uri: &str) -> String {
+fn credentials(stage: &mut Stage, challenge: &SipResponse, user: &str, password: &str, method: &[u8], uri: &str) -> String {
     let mut client = Credentials::new("us", REALM, user, password);
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = Subject {
+    let subject = DigestRequest {
         method,
         uri: uri.as_bytes(),
         body: b"",
@@ -36,7 +36,7 @@ fn credentials(stage: &mut Stage, challenge: &Response, user: &str, password: &s
     format!("Authorization: {}\n", client.answer(&challenges, "us", subject, &cnonce).unwrap())
 }
 
-fn incoming(stage: &mut Stage) -> Option<(LegKey, LegSource, Identity, Number, Option<LegKey>)> {
+fn incoming(stage: &mut Stage) -> Option<(LegId, LegSource, Identity, Number, Option<LegId>)> {
     stage.events().into_iter().find_map(|event| match event {
         LegEvent::Incoming {
             leg,
@@ -51,7 +51,7 @@ fn incoming(stage: &mut Stage) -> Option<(LegKey, LegSource, Identity, Number, O
 }
 
 /// The request as a proxy sends it on: its own Via on top, one hop less, perhaps another Request-URI.
-fn through_proxy(request: &Request, uri: Option<&str>, branch: &str) -> Vec<u8> {
+fn through_proxy(request: &SipRequest, uri: Option<&str>, branch: &str) -> Vec<u8> {
     let mut request = request.clone();
     request
         .headers
@@ -63,13 +63,13 @@ fn through_proxy(request: &Request, uri: Option<&str>, branch: &str) -> Vec<u8> 
 }
 
 /// The response as the proxy hands it back: without its own Via.
-fn back_through_proxy(response: &Response) -> Vec<u8> {
+fn back_through_proxy(response: &SipResponse) -> Vec<u8> {
     let mut response = response.clone();
     response.headers.pop_via();
     response.to_bytes()
 }
 
-fn hangup(leg: LegKey) -> LegCommand {
+fn hangup(leg: LegId) -> LegCommand {
     LegCommand::Hangup { leg, reason: None }
 }
 
@@ -256,7 +256,7 @@ fn a_phone_that_does_not_withhold_its_number_is_shown_by_it_whatever_its_from_sa
         ("<sip:1001@anonymous.invalid>", ANONYMOUS),
         ("<sip:Anonymous@coach.example>", ANONYMOUS),
     ] {
-        let mut stage = Stage::with(Config {
+        let mut stage = Stage::with(SipConfig {
             challenge_invites: false,
             ..config()
         });
@@ -282,7 +282,7 @@ fn who_is_not_registered_and_withholds_its_number_is_known_by_the_user_name_of_i
 
 #[test]
 fn of_two_lines_of_one_phone_the_one_that_calls_says_which_it_is() {
-    let mut stage = Stage::with(Config {
+    let mut stage = Stage::with(SipConfig {
         challenge_invites: false,
         ..config()
     });
@@ -351,7 +351,7 @@ fn answers_to_guesses(number: &str) -> Vec<String> {
         let from = format!("<sip:{number}@coach.example>");
         stage.hear(STRANGER, &from_phone(&from, uri, &format!("g{n}"), 1, ""));
         let challenge = match stage.sent().pop() {
-            Some(Message::Response(response)) => response,
+            Some(SipMessage::Response(response)) => response,
             other => panic!("{other:?}"),
         };
         heard.push(challenge.status.to_string());
@@ -361,7 +361,7 @@ fn answers_to_guesses(number: &str) -> Vec<String> {
         heard.push(response.as_ref().map(short).unwrap_or_default());
         stage.hear(STRANGER, &register(number, 100 + 2 * n, ""));
         let challenge = match stage.sent().pop() {
-            Some(Message::Response(response)) => response,
+            Some(SipMessage::Response(response)) => response,
             other => panic!("{other:?}"),
         };
         heard.push(challenge.status.to_string());
@@ -668,7 +668,7 @@ fn a_refer_to_our_contact_finds_the_call_by_its_replaces() {
 
 // ---- RFC 3261 21.3: redirections
 
-fn call_phone(stage: &mut Stage) -> Request {
+fn call_phone(stage: &mut Stage) -> SipRequest {
     stage.register_phone();
     let mut command = call_carrier(LEG);
     if let LegCommand::Invite { to, .. } = &mut command {

@@ -47,7 +47,7 @@ struct World {
     chance: u64,
     order: u64,
     wire: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
-    legs: [BTreeMap<LegKey, Course>; 2],
+    legs: [BTreeMap<LegId, Course>; 2],
     next_leg: u64,
 }
 
@@ -56,9 +56,9 @@ impl World {
         let now = start();
         let agent = |home: usize| {
             let trunk = Trunk::at("other", address(HOMES[1 - home]), weather.protocol);
-            let config = Config {
+            let config = SipConfig {
                 trunks: vec![trunk],
-                ..Config::default()
+                ..SipConfig::default()
             };
             UserAgent::new(config, vec![(weather.protocol, address(HOMES[home]))], [home as u8; 32], now)
         };
@@ -157,7 +157,7 @@ impl World {
     fn act(&mut self, step: &Step) {
         let who = step.who;
         let alive = self.legs[who].iter().filter(|(_, course)| **course != Course::Over);
-        let alive: Vec<LegKey> = alive.map(|(leg, _)| *leg).collect();
+        let alive: Vec<LegId> = alive.map(|(leg, _)| *leg).collect();
         let Some(&leg) = alive.get(step.which % alive.len().max(1)) else {
             return self.call(who);
         };
@@ -184,7 +184,7 @@ impl World {
     }
 
     fn call(&mut self, who: usize) {
-        let leg = LegKey(self.next_leg);
+        let leg = LegId(self.next_leg);
         self.next_leg += 2;
         self.legs[who].insert(leg, Course::Begun);
         let to = Destination::Trunk {
@@ -207,7 +207,7 @@ impl World {
         );
     }
 
-    fn hang_up(&mut self, who: usize, leg: LegKey) {
+    fn hang_up(&mut self, who: usize, leg: LegId) {
         self.command(who, LegCommand::Hangup { leg, reason: None });
         self.legs[who].insert(leg, Course::Over);
     }
@@ -298,7 +298,7 @@ proptest! {
         let mut world = World::new(weather);
         world.play(&steps);
         for who in 0..2 {
-            let alive: Vec<LegKey> = world.legs[who].iter().filter(|(_, course)| **course != Course::Over).map(|(leg, _)| *leg).collect();
+            let alive: Vec<LegId> = world.legs[who].iter().filter(|(_, course)| **course != Course::Over).map(|(leg, _)| *leg).collect();
             for leg in alive {
                 world.hang_up(who, leg);
             }

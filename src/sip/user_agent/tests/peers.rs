@@ -10,14 +10,14 @@
 //! | none | how much a trunk may ask for |
 
 use super::*;
-use crate::sip::config::{Limits, Source};
+use crate::sip::config::{SipLimits, TrunkSource};
 use crate::sip::leg::EndReason;
 use crate::sip::transaction::Bounds;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
-const LEG: LegKey = LegKey(1);
+const LEG: LegId = LegId(1);
 const SECOND: Duration = Duration::from_secs(1);
 /// The carrier's second node, and other ports and connections of its two nodes.
 const NODE: &str = "192.0.2.4:5060";
@@ -25,9 +25,9 @@ const OTHER_PORT: &str = "192.0.2.2:49152";
 const OTHER_SOURCES: [&str; 4] = [OTHER_PORT, NODE, "192.0.2.4:49152", "7/192.0.2.2:49999"];
 
 /// A house whose carrier has two nodes.
-fn two_nodes() -> Config {
+fn two_nodes() -> SipConfig {
     let mut config = config();
-    let source = |address: &str| Source {
+    let source = |address: &str| TrunkSource {
         address: address.parse().unwrap(),
         port: None,
     };
@@ -35,7 +35,7 @@ fn two_nodes() -> Config {
     config
 }
 
-fn behind_nat() -> Config {
+fn behind_nat() -> SipConfig {
     let mut config = two_nodes();
     config.accounts[0].nat = crate::sip::config::Nat::Always;
     config
@@ -84,7 +84,7 @@ fn register_by(stage: &mut Stage, source: &str, via: &str, cseq: u32, contact: &
 fn answer_of(stage: &mut Stage, method: &str, uri: &str) -> String {
     let challenge = stage.response(401);
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = Subject {
+    let subject = DigestRequest {
         method: method.as_bytes(),
         uri: uri.as_bytes(),
         body: b"",
@@ -508,7 +508,7 @@ fn a_phone_that_speaks_from_a_new_port_hears_there_until_it_registers_and_then_w
         leg: LEG,
         media: SDP.into(),
     });
-    let (flow, Message::Request(offer)) = stage.sent.pop().unwrap() else {
+    let (flow, SipMessage::Request(offer)) = stage.sent.pop().unwrap() else {
         panic!()
     };
     assert_eq!(flow.peer, address(NEW_PORT));
@@ -562,7 +562,7 @@ fn a_call_that_a_registered_phone_makes_by_tcp_goes_on_where_it_has_registered()
     assert_eq!(way_of(&mut stage, "BYE"), PHONE);
 }
 
-fn tag(stage: &Stage, leg: LegKey) -> String {
+fn tag(stage: &Stage, leg: LegId) -> String {
     stage.agent.legs[&leg].dialog.local_tag.clone()
 }
 
@@ -601,7 +601,7 @@ fn no_digest_takes_anybody_into_a_trunks_call_or_another_phones() {
     stage.hear(AWAY, &register("1002", 90, ""));
     let challenge = stage.response(401);
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = Subject {
+    let subject = DigestRequest {
         method: b"BYE",
         uri: b"sip:192.0.2.1",
         body: b"",
@@ -621,7 +621,7 @@ fn a_phone_that_has_registered_from_a_new_address_is_heard_and_answers_from_ther
     stage.hear(AWAY, &from_phone(&call, "OPTIONS", 10, ""));
     assert_eq!(ways(&mut stage), [("200".into(), AWAY.into())]);
     hang_up(&mut stage);
-    let (flow, Message::Request(bye)) = stage.sent.pop().unwrap() else {
+    let (flow, SipMessage::Request(bye)) = stage.sent.pop().unwrap() else {
         panic!()
     };
     assert_eq!(flow.peer, address(AWAY));
@@ -756,9 +756,9 @@ fn what_is_remembered_of_ended_requests_is_bounded_by_memory_and_refuses_nobody(
         unacknowledged: 10,
         ..Bounds::default()
     };
-    config.limits = Limits {
+    config.limits = SipLimits {
         transactions: bounds,
-        ..Limits::default()
+        ..SipLimits::default()
     };
     let mut stage = Stage::with(config);
     register_by(&mut stage, PHONE, "SIP/2.0/UDP 192.0.2.3:5062;rport", 1, CONTACT);
@@ -920,12 +920,12 @@ struct Shared {
 
 impl Shared {
     fn new() -> Shared {
-        let mut stage = Stage::with(Config {
+        let mut stage = Stage::with(SipConfig {
             challenge_invites: false,
-            limits: Limits {
+            limits: SipLimits {
                 refusals_per_second: 1_000_000,
                 max_expires: 1_000_000 * SECOND,
-                ..Limits::default()
+                ..SipLimits::default()
             },
             ..two_nodes()
         });

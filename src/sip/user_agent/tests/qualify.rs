@@ -3,12 +3,12 @@
 use super::*;
 use crate::sip::leg::LegSource;
 
-const LEG: LegKey = LegKey(1);
+const LEG: LegId = LegId(1);
 const SECOND: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_secs(30);
 
 fn stage() -> Stage {
-    let mut stage = Stage::with(Config {
+    let mut stage = Stage::with(SipConfig {
         qualify: Some(INTERVAL),
         ..config()
     });
@@ -17,12 +17,12 @@ fn stage() -> Stage {
 }
 
 /// Lets time pass until the phone is asked; its OPTIONS.
-fn asked(stage: &mut Stage) -> Request {
+fn asked(stage: &mut Stage) -> SipRequest {
     for _ in 0..100 {
         stage.pass(SECOND);
         let sent = stage.sent();
         let options = sent.into_iter().find_map(|message| match message {
-            Message::Request(request) if request.method.as_bytes() == b"OPTIONS" => Some(request),
+            SipMessage::Request(request) if request.method.as_bytes() == b"OPTIONS" => Some(request),
             _ => None,
         });
         if let Some(options) = options {
@@ -32,7 +32,7 @@ fn asked(stage: &mut Stage) -> Request {
     panic!("nobody asks");
 }
 
-fn answers(stage: &mut Stage, options: &Request, status: u16) {
+fn answers(stage: &mut Stage, options: &SipRequest, status: u16) {
     stage.hear(PHONE, &answer(options, status, ";tag=o", "", ""));
 }
 
@@ -96,7 +96,7 @@ fn a_phone_that_registers_or_calls_is_there_again() {
     stage.register(PHONE, "1001", 2, "Contact: <sip:1001@10.0.0.3:5062>\nExpires: 600\n");
     assert_eq!(presence(&mut stage), [true]);
 
-    let mut stage = Stage::with(Config {
+    let mut stage = Stage::with(SipConfig {
         qualify: Some(INTERVAL),
         challenge_invites: false,
         ..config()
@@ -149,7 +149,7 @@ fn a_call_that_finds_nobody_is_the_last_that_waits() {
 
 #[test]
 fn who_is_not_to_be_asked_or_is_gone_is_asked_no_more() {
-    let mut config = Config {
+    let mut config = SipConfig {
         qualify: Some(INTERVAL),
         ..config()
     };
@@ -182,7 +182,7 @@ fn another_phone_of_the_device_is_called_in_place_of_a_silent_one() {
     for _ in 0..200 {
         stage.pass(SECOND);
         for (flow, message) in std::mem::take(&mut stage.sent) {
-            let Message::Request(request) = message else { continue };
+            let SipMessage::Request(request) = message else { continue };
             match flow.peer == address(PHONE) {
                 true => answers(&mut stage, &request, 200),
                 false if !is_known => {

@@ -3,11 +3,11 @@
 use super::*;
 use crate::sip::leg::EndReason;
 
-const LEG: LegKey = LegKey(1);
+const LEG: LegId = LegId(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
 
-fn hangup(leg: LegKey) -> LegCommand {
+fn hangup(leg: LegId) -> LegCommand {
     LegCommand::Hangup { leg, reason: None }
 }
 
@@ -42,7 +42,7 @@ fn a_cancel_and_a_200_that_cross_end_in_ack_and_bye() {
     stage.hear(CARRIER, &answer(&invite, 200, ";tag=theirs", contact, SDP));
     let sent = stage.sent();
     assert_eq!(sent.iter().map(short).collect::<Vec<_>>(), ["ACK", "BYE"]);
-    let Message::Request(bye) = &sent[1] else { panic!() };
+    let SipMessage::Request(bye) = &sent[1] else { panic!() };
     stage.hear(CARRIER, &answer(bye, 200, "", "", ""));
     stage.pass(HOUR);
     assert!(stage.events().iter().all(|event| matches!(event, LegEvent::Progress { .. })));
@@ -80,7 +80,7 @@ fn a_second_fork_that_answers_is_taken_and_ended() {
     let sent = stage.sent();
     assert_eq!(sent.iter().map(short).collect::<Vec<_>>(), ["ACK", "BYE"]);
     for message in &sent {
-        let Message::Request(request) = message else { panic!() };
+        let SipMessage::Request(request) = message else { panic!() };
         assert!(text_of(request, "To").ends_with("tag=second"));
     }
     assert_eq!(stage.agent.legs(), 1);
@@ -300,7 +300,7 @@ fn offers_that_cross_are_491_and_ours_is_tried_again() {
     assert!(!stage.said().contains(&"INVITE".to_owned()));
     stage.pass(2 * SECOND);
     let again = stage.request("INVITE");
-    let cseq = |request: &Request| request.headers.cseq().unwrap().0;
+    let cseq = |request: &SipRequest| request.headers.cseq().unwrap().0;
     assert_eq!(cseq(&again), cseq(&ours) + 1);
     let extra = "Contact: <sip:carrier@192.0.2.2>\nContent-Type: application/sdp\n";
     stage.hear(CARRIER, &answer(&again, 200, "", extra, SDP));

@@ -4,13 +4,13 @@ use super::*;
 use crate::sip::leg::EndReason;
 
 const SECOND: Duration = Duration::from_secs(1);
-const LEG: LegKey = LegKey(1);
+const LEG: LegId = LegId(1);
 /// Another description than [`SDP`].
 const OTHER: &str =
     "v=0\r\no=- 2 1 IN IP4 192.0.2.8\r\ns=-\r\nc=IN IP4 192.0.2.8\r\nt=0 0\r\nm=audio 40008 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n";
 
 /// The carrier calls 1001 with this in its INVITE; the call as it will be once a response has given our tag.
-fn called(stage: &mut Stage, extra: &str) -> LegKey {
+fn called(stage: &mut Stage, extra: &str) -> LegId {
     stage.hear(CARRIER, &invite("c1", "INVITE", 7, extra));
     assert_eq!(stage.said(), ["100"]);
     match stage.events().as_slice() {
@@ -19,7 +19,7 @@ fn called(stage: &mut Stage, extra: &str) -> LegKey {
     }
 }
 
-fn rings(leg: LegKey, media: Option<&str>) -> LegCommand {
+fn rings(leg: LegId, media: Option<&str>) -> LegCommand {
     LegCommand::Provisional {
         leg,
         status: if media.is_some() { 183 } else { 180 },
@@ -27,7 +27,7 @@ fn rings(leg: LegKey, media: Option<&str>) -> LegCommand {
     }
 }
 
-fn call(leg: LegKey, response: &Response) -> Call {
+fn call(leg: LegId, response: &SipResponse) -> Call {
     Call {
         leg,
         call_id: "c1".into(),
@@ -41,7 +41,7 @@ fn prack(call: &Call, cseq: u32, rack: &str) -> String {
 }
 
 /// The same `response` of ours, repeated and waiting; its RAck.
-fn rack(response: &Response) -> String {
+fn rack(response: &SipResponse) -> String {
     assert_eq!(text(response, "Require"), "100rel");
     format!("{} 7 INVITE", text(response, "RSeq"))
 }
@@ -223,7 +223,7 @@ fn a_cancel_ends_the_waiting_for_a_prack() {
 }
 
 /// A response of a fork of the carrier's to our INVITE.
-fn fork(stage: &mut Stage, invite: &Request, status: u16, tag: &str, rseq: Option<u32>, media: Option<&str>) {
+fn fork(stage: &mut Stage, invite: &SipRequest, status: u16, tag: &str, rseq: Option<u32>, media: Option<&str>) {
     let reliably = rseq.map(|rseq| format!("Require: 100rel\nRSeq: {rseq}\n")).unwrap_or_default();
     let described = if media.is_some() { WITH_SDP } else { "" };
     let extra = format!("Contact: <sip:{tag}@192.0.2.2>\n{reliably}{described}");
@@ -327,11 +327,11 @@ fn the_fork_that_answers_is_the_call_with_its_own_description() {
         .sent()
         .into_iter()
         .map(|message| match message {
-            Message::Request(prack) => (
+            SipMessage::Request(prack) => (
                 text_of(&prack, "RAck"),
                 text_of(&prack, "To").split("tag=").nth(1).unwrap().to_owned(),
             ),
-            Message::Response(response) => panic!("{response:?}"),
+            SipMessage::Response(response) => panic!("{response:?}"),
         })
         .collect();
     let cseq = text_of(&invite, "CSeq");
@@ -349,8 +349,8 @@ fn the_fork_that_answers_is_the_call_with_its_own_description() {
     fork(&mut stage, &invite, 200, "b", None, None);
     let last = stage.sent();
     assert_eq!(last.iter().map(short).collect::<Vec<_>>(), ["ACK", "BYE"], "one is enough");
-    let Message::Request(bye) = &last[1] else { panic!() };
-    let number = |request: &Request| request.headers.cseq().unwrap().0;
+    let SipMessage::Request(bye) = &last[1] else { panic!() };
+    let number = |request: &SipRequest| request.headers.cseq().unwrap().0;
     assert!(number(bye) > number(&invite) + 2, "above its PRACKs");
     assert!(stage.events().is_empty());
 }

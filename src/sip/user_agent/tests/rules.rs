@@ -1,13 +1,13 @@
 //! Who may what, and what is said how.
 
 use super::*;
-use crate::sip::config::Limits;
+use crate::sip::config::SipLimits;
 use crate::sip::leg::{EndReason, LegSource, PassedHeader};
 use crate::sip::message::Uri;
 use crate::sip::peer::ReturnPath;
-use crate::sip::registrar::{Change, Genuine, Registrar};
+use crate::sip::registrar::{BindingChange, Genuine, Registrar};
 
-const LEG: LegKey = LegKey(1);
+const LEG: LegId = LegId(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -79,7 +79,7 @@ fn a_wrong_password_is_403_and_binds_nothing() {
     let challenge = stage.response(401);
     let mut client = Credentials::new("us", REALM, "1001", "wrong");
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = Subject {
+    let subject = DigestRequest {
         method: b"REGISTER",
         uri: b"sip:coach.example",
         body: b"",
@@ -101,7 +101,7 @@ fn digest(stage: &mut Stage, peer: &str, number: &str, cseq: u32, password: &str
     stage.hear(peer, &register(number, cseq, ""));
     let challenge = stage.response(401);
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = Subject {
+    let subject = DigestRequest {
         method: b"REGISTER",
         uri: b"sip:coach.example",
         body: b"",
@@ -110,12 +110,12 @@ fn digest(stage: &mut Stage, peer: &str, number: &str, cseq: u32, password: &str
     client.answer(&challenges, "us", subject, "c").unwrap()
 }
 
-fn guess(stage: &mut Stage, peer: &str, number: &str, cseq: u32, password: &str) -> Response {
+fn guess(stage: &mut Stage, peer: &str, number: &str, cseq: u32, password: &str) -> SipResponse {
     let answer = digest(stage, peer, number, cseq, password);
     let again = register(number, cseq + 1, &format!("Contact: <sip:x@10.0.0.3>\nAuthorization: {answer}\n"));
     stage.hear(peer, &again);
     match stage.sent().pop() {
-        Some(Message::Response(response)) => response,
+        Some(SipMessage::Response(response)) => response,
         other => panic!("{other:?}"),
     }
 }
@@ -176,7 +176,7 @@ fn one_account_can_not_register_another() {
     let challenge = stage.response(401);
     let mut client = Credentials::new("us", REALM, "1001", "secret");
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = Subject {
+    let subject = DigestRequest {
         method: b"REGISTER",
         uri: b"sip:coach.example",
         body: b"",
@@ -257,7 +257,7 @@ fn what_is_registered_over_a_connection_ends_with_it_and_is_not_kept() {
         };
         let mut registrar = Registrar::new(5, SECOND, HOUR);
         let contact = Uri::parse(b"sip:1001@10.0.0.3").unwrap();
-        let bind = Change::Bind(vec![(contact, HOUR)]);
+        let bind = BindingChange::Bind(vec![(contact, HOUR)]);
         let genuine = Genuine {
             call_id: b"c",
             cseq: 1,
@@ -351,7 +351,7 @@ fn a_phone_calls_with_its_digest_under_its_own_number() {
     let challenge = stage.response(401);
     let mut client = Credentials::new("us", REALM, "1001", "secret");
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = Subject {
+    let subject = DigestRequest {
         method: b"INVITE",
         uri: b"sip:1001@coach.example",
         body: b"",
@@ -401,10 +401,10 @@ fn stateless_refusals_of_one_request_are_the_same() {
 
 #[test]
 fn a_flood_costs_no_memory_and_is_not_answered_for_ever() {
-    let mut stage = Stage::with(Config {
-        limits: Limits {
+    let mut stage = Stage::with(SipConfig {
+        limits: SipLimits {
             refusals_per_second: 50,
-            ..Limits::default()
+            ..SipLimits::default()
         },
         ..config()
     });
@@ -450,7 +450,7 @@ fn the_trunks_challenge_is_answered_once() {
     stage.hear(CARRIER, &answer(&first, 401, ";tag=x", &challenge("carrier.example"), ""));
     let sent = stage.sent();
     assert_eq!(sent.iter().map(short).collect::<Vec<_>>(), ["ACK", "INVITE"]);
-    let Message::Request(second) = &sent[1] else { panic!() };
+    let SipMessage::Request(second) = &sent[1] else { panic!() };
     assert!(second.headers.has("Authorization"));
     assert_eq!(second.headers.cseq().unwrap().0, 2);
     stage.hear(CARRIER, &answer(second, 401, ";tag=x", &challenge("carrier.example"), ""));
@@ -614,7 +614,7 @@ fn requests_that_are_not_for_here_do_nothing() {
     stage.hear(CARRIER, &request("BREW"));
     assert!(stage.response(501).headers.has("Allow"));
     let of_no_call = Call {
-        leg: LegKey(0),
+        leg: LegId(0),
         call_id: "x".into(),
         theirs: "<sip:+4930@carrier.example>;tag=theirs".into(),
         ours: "<sip:1001@coach.example>".into(),
@@ -750,7 +750,7 @@ fn digits_by_info_are_handed_on_and_what_is_none_is_refused() {
 #[test]
 fn a_supervisors_digits_by_info_are_swallowed_and_reach_nobody() {
     let mut stage = Stage::new();
-    let mut command = call_carrier(LegKey(1));
+    let mut command = call_carrier(LegId(1));
     if let LegCommand::Invite { swallow_digits, .. } = &mut command {
         *swallow_digits = true;
     }
@@ -886,7 +886,7 @@ fn refer(call: &Call, cseq: u32, to: &str) -> String {
     call.request("REFER", cseq, &format!("Refer-To: {to}\n"))
 }
 
-fn fragment(notify: &Request) -> (String, String) {
+fn fragment(notify: &SipRequest) -> (String, String) {
     let body = String::from_utf8_lossy(&notify.body).into_owned();
     (text_of(notify, "Subscription-State"), body)
 }
@@ -906,7 +906,7 @@ fn a_phone_that_refers_is_told_how_it_goes_until_the_last_word() {
         }]
     );
     let sent = stage.sent();
-    let [Message::Response(accepted), Message::Request(notify)] = &sent[..] else {
+    let [SipMessage::Response(accepted), SipMessage::Request(notify)] = &sent[..] else {
         panic!("{:?}", sent.iter().map(short).collect::<Vec<_>>())
     };
     assert_eq!(accepted.status, 202);
