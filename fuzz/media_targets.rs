@@ -6,7 +6,7 @@ use undertone::media::call::{Call, CallConfig, Leg, StreamStart, Transmit, Trans
 use undertone::media::codec::{Decoder, MAX_DECODED};
 use undertone::media::jitter::{Reader, Ring};
 use undertone::media::srtp::{MasterKey, Protect, Suite, Unprotect};
-use undertone::media::{CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegMedia, MediaLeg, rtcp, rtp};
+use undertone::media::{CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegId, LegMedia, rtcp, rtp};
 use undertone::words::{Activity, Now, Timestamp};
 
 const ACTIVITIES: [Activity; 3] = [Activity::ListenIn, Activity::Coach, Activity::BargeIn];
@@ -23,13 +23,13 @@ fn start() -> Instant {
 fn hearing(activity: Activity) -> Hearing {
     let supervisor = HearingRole::Supervisor {
         activity,
-        coached: Some(MediaLeg(0)),
+        coached: Some(LegId(0)),
         agent_side_only: false,
     };
     Hearing::of(&[
-        (MediaLeg(0), HearingRole::Agent),
-        (MediaLeg(1), HearingRole::Customer),
-        (MediaLeg(2), supervisor),
+        (LegId(0), HearingRole::Agent),
+        (LegId(1), HearingRole::Customer),
+        (LegId(2), supervisor),
     ])
 }
 
@@ -44,7 +44,7 @@ pub fn media_call(mut data: &[u8]) {
         [first % 5, first / 5 % 5].map(|which| Codec::ALL[usize::from(which)])
     });
     for index in 0..3 {
-        let leg = MediaLeg(index);
+        let leg = LegId(index);
         let numbers = StreamStart {
             ssrc: index as u32,
             sequence: 65_530,

@@ -30,6 +30,7 @@ pub use hearing::{Gain, Hearing, HearingRole, HearingRules};
 pub use source::SourceRule;
 pub use targets::{Forbidden, Network, Targets, is_private};
 
+pub use crate::words::LegId;
 use crate::words::Quality;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -38,10 +39,6 @@ use std::time::Duration;
 /// Names a call in the media engine. All legs of a call share a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallKey(pub u64);
-
-/// Names a leg in the media engine, unique over all calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MediaLeg(pub u64);
 
 /// Settings of the media engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +140,7 @@ pub enum MediaCommand {
     /// Sets or replaces what signalling agreed for a leg. Outgoing SSRC, sequence and timestamp go on unbroken.
     Describe {
         /// The leg.
-        leg: MediaLeg,
+        leg: LegId,
         /// What was agreed.
         media: LegMedia,
         /// The keys of its SRTP; `None`: RTP in clear, both ways.
@@ -153,7 +150,7 @@ pub enum MediaCommand {
     /// [`SourceRule::default`].
     Sources {
         /// The leg.
-        leg: MediaLeg,
+        leg: LegId,
         /// What holds.
         rule: SourceRule,
     },
@@ -167,34 +164,34 @@ pub enum MediaCommand {
     /// Silences a leg toward everybody but supervisors, over whatever the allow-list says, until taken back.
     Mute {
         /// The leg.
-        leg: MediaLeg,
+        leg: LegId,
         /// Silent or not.
         muted: bool,
     },
     /// Sends digits as telephone-events (RFC 4733) in the leg's name to every party that hears it, one after another. No supervisor gets them.
     SendDigits {
         /// The leg.
-        leg: MediaLeg,
+        leg: LegId,
         /// `0`–`9`, `*`, `#`, `A`–`D`; anything else is left out.
         digits: String,
     },
     /// Plays a short tone (440 Hz, 200 ms) to this leg, over whatever it hears, and to nobody else.
     Beep {
         /// The leg.
-        leg: MediaLeg,
+        leg: LegId,
     },
     /// Moves a leg with its sockets and its stream into another call (attended transfer). In the new call it hears nobody and is
     /// heard by nobody until that call's allow-list names it.
     Move {
         /// The leg.
-        leg: MediaLeg,
+        leg: LegId,
         /// The call it goes to.
         call: CallKey,
     },
     /// Closes a leg's sockets; answered by [`MediaEvent::Closed`]. A call is gone with its last leg.
     Close {
         /// The leg.
-        leg: MediaLeg,
+        leg: LegId,
     },
 }
 
@@ -205,48 +202,48 @@ pub enum MediaEvent {
     /// once until something comes again.
     Inactive {
         /// The leg.
-        leg: MediaLeg,
+        leg: LegId,
     },
     /// A leg that was inactive sends again.
     Active {
         /// The leg.
-        leg: MediaLeg,
+        leg: LegId,
     },
     /// Nothing more is sent to a leg, because nothing has come from its address ([`SourceRule::unheard`]). Said when something was about to be.
     Withheld {
         /// The leg.
-        leg: MediaLeg,
+        leg: LegId,
     },
     /// The worker of a leg has failed, and the leg with it: it is silent, and only [`MediaCommand::Close`] is understood of it. ERROR.
     Failed {
         /// The leg.
-        leg: MediaLeg,
+        leg: LegId,
     },
     /// Sound was about to reach a listener whose role forbids it; silence was sent instead. At most one a second per leg. WARN and audit.
     LeakGuard {
         /// The call.
         call: CallKey,
         /// The listener.
-        leg: MediaLeg,
+        leg: LegId,
     },
     /// A leg sent a digit as telephone-event, complete.
     Digits {
         /// The leg.
-        leg: MediaLeg,
+        leg: LegId,
         /// `0`–`9`, `*`, `#`, `A`–`D`.
         digit: char,
     },
     /// How a leg fares, at each of its RTCP reports once it has sent or been sent something.
     Quality {
         /// The leg.
-        leg: MediaLeg,
+        leg: LegId,
         /// Since the report before.
         quality: Quality,
     },
     /// A leg is closed.
     Closed {
         /// The leg.
-        leg: MediaLeg,
+        leg: LegId,
         /// What it did.
         stats: LegStats,
     },

@@ -25,7 +25,7 @@ pub use fact::{
     AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure, LegState, MonitorFact, MonitorState,
     PartyFact, PartyRole, Quality, RemoteQuality, Revised,
 };
-pub use ids::{CallId, DeviceId, GroupId, Now, Number, RequestId, Timestamp, UserId};
+pub use ids::{CallId, DeviceId, GroupId, LegId, Now, Number, RequestId, Timestamp, UserId};
 pub use monitoring::{Activity, Mode, Scope, UnknownWord};
 pub use notice::{CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView};
 pub use refusal::{Reason, Refusal};

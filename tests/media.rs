@@ -9,21 +9,21 @@ use undertone::clock;
 use undertone::media::codec::{Codec, Decoder, Encoder};
 use undertone::media::engine::{Engine, EngineStats, MediaError, MediaEvents};
 use undertone::media::{
-    CallKey, EventClock, Expected, Format, Formats, Hearing, HearingRole, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent,
-    MediaLeg, PortUse,
+    CallKey, EventClock, Expected, Format, Formats, Hearing, HearingRole, LegId, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent,
+    PortUse,
 };
 use undertone::words::{Activity, Quality};
 
 const CALL: CallKey = CallKey(1);
-const AGENT: MediaLeg = MediaLeg(1);
-const CUSTOMER: MediaLeg = MediaLeg(2);
-const SUPERVISOR: MediaLeg = MediaLeg(3);
+const AGENT: LegId = LegId(1);
+const CUSTOMER: LegId = LegId(2);
+const SUPERVISOR: LegId = LegId(3);
 const PATIENCE: Duration = Duration::from_secs(20);
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
 
 /// A phone on loopback that says one µ-law byte over and over.
 struct Phone {
-    leg: MediaLeg,
+    leg: LegId,
     rtp: UdpSocket,
     rtcp: UdpSocket,
     ours: SocketAddr,
@@ -32,7 +32,7 @@ struct Phone {
 }
 
 impl Phone {
-    fn new(engine: &Engine, call: CallKey, leg: MediaLeg, says: u8) -> Self {
+    fn new(engine: &Engine, call: CallKey, leg: LegId, says: u8) -> Self {
         let (rtp, rtcp) = sockets();
         let ours = engine.open(call, leg, phone_of(leg)).expect("a leg");
         assert_eq!(ours.port() % 2, 0);
@@ -102,7 +102,7 @@ impl Phone {
 }
 
 /// Each leg has a telephone of its own here.
-fn phone_of(leg: MediaLeg) -> Expected {
+fn phone_of(leg: LegId) -> Expected {
     Expected::Phone(leg.0.to_string())
 }
 
@@ -360,8 +360,8 @@ fn a_leg_moves_to_a_call_of_another_worker_and_is_heard_there_only_when_its_list
         let (first, second) = (CallKey(1), CallKey(2));
         let mut agent = Phone::new(&engine, first, AGENT, byte(1000));
         let mut customer = Phone::new(&engine, first, CUSTOMER, byte(4000));
-        let mut colleague = Phone::new(&engine, second, MediaLeg(4), byte(2000));
-        let hear = |call, legs: &[MediaLeg]| {
+        let mut colleague = Phone::new(&engine, second, LegId(4), byte(2000));
+        let hear = |call, legs: &[LegId]| {
             let roles: Vec<_> = legs.iter().map(|leg| (*leg, HearingRole::Agent)).collect();
             let hearing = Hearing::of(&roles);
             engine.command(MediaCommand::Hear { call, hearing });
@@ -376,7 +376,7 @@ fn a_leg_moves_to_a_call_of_another_worker_and_is_heard_there_only_when_its_list
             leg: CUSTOMER,
             call: second,
         });
-        hear(second, &[CUSTOMER, MediaLeg(4)]);
+        hear(second, &[CUSTOMER, LegId(4)]);
         customer.describe(&engine, |_| {});
         let mut since = Vec::new();
         wait("the second call talks", || {
@@ -426,7 +426,7 @@ fn closing_tells_what_a_leg_did_and_frees_its_ports_after_a_rest() {
     .expect("an engine");
     let mut opened = 0;
     let error = loop {
-        match engine.open(CALL, MediaLeg(opened), Expected::Nothing) {
+        match engine.open(CALL, LegId(opened), Expected::Nothing) {
             Ok(address) => assert!((first..first + 8).contains(&address.port()) && address.port() % 2 == 0),
             Err(error) => break error,
         }
@@ -438,13 +438,13 @@ fn closing_tells_what_a_leg_did_and_frees_its_ports_after_a_rest() {
         // Another program has the whole range.
         return;
     }
-    assert_eq!(engine.open(CALL, MediaLeg(0), Expected::Nothing), Err(MediaError::LegExists));
-    engine.command(MediaCommand::Close { leg: MediaLeg(0) });
+    assert_eq!(engine.open(CALL, LegId(0), Expected::Nothing), Err(MediaError::LegExists));
+    engine.command(MediaCommand::Close { leg: LegId(0) });
     let closed = events.blocking_recv();
     let stats = LegStats::default();
-    assert_eq!(closed, Some(MediaEvent::Closed { leg: MediaLeg(0), stats }));
+    assert_eq!(closed, Some(MediaEvent::Closed { leg: LegId(0), stats }));
     assert!(engine.stats().legs_refused > 0);
-    wait("the port has rested", || engine.open(CALL, MediaLeg(9), Expected::Nothing).is_ok());
+    wait("the port has rested", || engine.open(CALL, LegId(9), Expected::Nothing).is_ok());
 }
 
 #[test]
@@ -482,7 +482,7 @@ fn reporting() -> (Engine, MediaEvents) {
 }
 
 /// The next word on how a leg fares, that is as wanted.
-fn quality(events: &mut MediaEvents, leg: MediaLeg, wanted: impl Fn(&Quality) -> bool) -> Quality {
+fn quality(events: &mut MediaEvents, leg: LegId, wanted: impl Fn(&Quality) -> bool) -> Quality {
     let mut found = None;
     wait("its quality", || {
         while let Ok(event) = events.try_recv() {
@@ -633,7 +633,7 @@ fn sound_goes_on_while_calls_come_and_go() {
     let mut phones = call_of_three(&engine, Activity::Coach);
     let began: Instant = clock::instant();
     for round in 0..200 {
-        let (call, leg) = (CallKey(100 + round), MediaLeg(100 + round));
+        let (call, leg) = (CallKey(100 + round), LegId(100 + round));
         engine.open(call, leg, Expected::Nothing).expect("a leg");
         phones.iter_mut().for_each(Phone::say);
         engine.command(MediaCommand::Close { leg });
@@ -701,8 +701,8 @@ fn the_thread_that_serves_packets_takes_no_memory_for_them() {
         assert_eq!(allocated, 0, "allocations for 900 packets");
         // Whoever is watched is counted: opening a leg takes memory there.
         let allocated = allocations::of_thread_during("media-0", || {
-            engine.open(CallKey(77), MediaLeg(77), Expected::Nothing).expect("a leg");
-            engine.command(MediaCommand::Close { leg: MediaLeg(77) });
+            engine.open(CallKey(77), LegId(77), Expected::Nothing).expect("a leg");
+            engine.command(MediaCommand::Close { leg: LegId(77) });
             wait("it is closed", || engine.stats().legs == 3);
             rounds(5);
         });
@@ -715,7 +715,7 @@ fn calls_that_share_ports_hear_themselves_and_nobody_else() {
     let (engine, _events) = engine_with(1, PortUse::Shared);
     let mut calls: Vec<(Phone, Phone)> = (0..12)
         .map(|number| {
-            let (call, agent, customer) = (CallKey(number), MediaLeg(2 * number), MediaLeg(2 * number + 1));
+            let (call, agent, customer) = (CallKey(number), LegId(2 * number), LegId(2 * number + 1));
             let says = 0x10 + number as u8;
             let phones = (
                 Phone::new(&engine, call, agent, says),
@@ -781,16 +781,16 @@ fn who_offers_an_address_that_another_leg_has_gets_another_port_and_so_does_a_ph
             0 => Expected::Offered(SocketAddr::from(([127, 0, 0, 1], 4000))),
             _ => Expected::Phone("5001".into()),
         };
-        let open = |leg| engine.open(CallKey(leg), MediaLeg(leg), expected()).expect("a leg").port();
+        let open = |leg| engine.open(CallKey(leg), LegId(leg), expected()).expect("a leg").port();
         let first = open(0);
         let second = open(1);
         let ports: BTreeSet<u16> = (2..8).map(open).chain([first, second]).collect();
         assert_eq!(ports.len(), 8, "four are shared, four their own");
         if number == 1 {
-            let phone = Phone::new(&engine, CallKey(1000), MediaLeg(1000), 0);
-            let held = as_leg(&phone, MediaLeg(0), 0);
+            let phone = Phone::new(&engine, CallKey(1000), LegId(1000), 0);
+            let held = as_leg(&phone, LegId(0), 0);
             held.describe(&engine, |media| media.remote = None);
-            engine.command(MediaCommand::Close { leg: MediaLeg(1) });
+            engine.command(MediaCommand::Close { leg: LegId(1) });
             let mut leg = 100;
             wait("what is given back has rested", || {
                 leg += 1;
@@ -799,36 +799,36 @@ fn who_offers_an_address_that_another_leg_has_gets_another_port_and_so_does_a_ph
                 port == second
             });
         }
-        engine.command(MediaCommand::Close { leg: MediaLeg(0) });
+        engine.command(MediaCommand::Close { leg: LegId(0) });
         assert!(!ports.contains(&open(10)), "it rests");
         let mut leg = 20;
         wait("it is free for it again", || {
             leg += 1;
             open(leg) == first
         });
-        let own = engine.open(CALL, MediaLeg(11), Expected::Nothing).expect("a leg");
+        let own = engine.open(CALL, LegId(11), Expected::Nothing).expect("a leg");
         assert!(!ports.contains(&own.port()));
     }
 }
 
-fn hear_each_other(engine: &Engine, call: CallKey, agent: MediaLeg, customer: MediaLeg) {
+fn hear_each_other(engine: &Engine, call: CallKey, agent: LegId, customer: LegId) {
     let hearing = Hearing::of(&[(agent, HearingRole::Agent), (customer, HearingRole::Customer)]);
     engine.command(MediaCommand::Hear { call, hearing });
 }
 
 /// A leg at the port where another one is.
-fn open_at(engine: &Engine, call: CallKey, from: u64, ours: SocketAddr) -> MediaLeg {
+fn open_at(engine: &Engine, call: CallKey, from: u64, ours: SocketAddr) -> LegId {
     for leg in from..from + 40 {
-        if engine.open(call, MediaLeg(leg), phone_of(MediaLeg(leg))).expect("a leg") == ours {
-            return MediaLeg(leg);
+        if engine.open(call, LegId(leg), phone_of(LegId(leg))).expect("a leg") == ours {
+            return LegId(leg);
         }
-        engine.command(MediaCommand::Close { leg: MediaLeg(leg) });
+        engine.command(MediaCommand::Close { leg: LegId(leg) });
     }
     panic!("no leg there")
 }
 
 /// The same telephone under another name.
-fn as_leg(phone: &Phone, leg: MediaLeg, says: u8) -> Phone {
+fn as_leg(phone: &Phone, leg: LegId, says: u8) -> Phone {
     Phone {
         leg,
         rtp: phone.rtp.try_clone().expect("a socket"),
@@ -851,10 +851,10 @@ fn contested(workers: usize) -> (Engine, [Phone; 2], [Phone; 2]) {
     let mut agent = Phone::new(&engine, first, AGENT, byte(1000));
     let customer = Phone::new(&engine, first, CUSTOMER, byte(4000));
     hear_each_other(&engine, first, AGENT, CUSTOMER);
-    let other_customer = Phone::new(&engine, second, MediaLeg(50), byte(500));
+    let other_customer = Phone::new(&engine, second, LegId(50), byte(500));
     let leg = open_at(&engine, first, 60, agent.ours);
     engine.command(MediaCommand::Move { leg, call: second });
-    hear_each_other(&engine, second, leg, MediaLeg(50));
+    hear_each_other(&engine, second, leg, LegId(50));
     let mut heard = 0;
     wait("the first call talks", || {
         agent.say();
@@ -913,7 +913,7 @@ fn a_pair_is_not_given_for_a_source_that_two_of_its_legs_have_had() {
     let (engine, [agent, _], [other, _]) = contested(1);
     let source = agent.rtp.local_addr().expect("an address");
     engine.command(MediaCommand::Close { leg: agent.leg });
-    let given = |leg| engine.open(CallKey(leg), MediaLeg(leg), Expected::Offered(source)).expect("a leg");
+    let given = |leg| engine.open(CallKey(leg), LegId(leg), Expected::Offered(source)).expect("a leg");
     assert!((200..220).all(|leg| given(leg) != other.ours));
 }
 

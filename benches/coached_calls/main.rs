@@ -29,7 +29,7 @@ use undertone::clock::instant;
 use undertone::media::engine::Engine;
 use undertone::media::srtp::{Keys, MasterKey, Suite};
 use undertone::media::{
-    CallKey, Codec, Expected, Format, Formats, Hearing, HearingRole, LegMedia, MediaCommand, MediaConfig, MediaLeg, PortUse,
+    CallKey, Codec, Expected, Format, Formats, Hearing, HearingRole, LegId, LegMedia, MediaCommand, MediaConfig, PortUse,
 };
 use undertone::words::Activity;
 
@@ -527,7 +527,7 @@ fn open(engine: &Engine, kind: Kind, calls: usize, sound: Sound, phones: &[u16],
         let mut roles = Vec::new();
         for leg in 0..kind.legs() {
             let index = call * kind.legs() + leg;
-            let name = MediaLeg(index as u64);
+            let name = LegId(index as u64);
             ports.push(engine.open(key, name, Expected::Phone(index.to_string()))?.port());
             let media = LegMedia {
                 remote: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, phones[index]))),
@@ -553,7 +553,7 @@ fn open(engine: &Engine, kind: Kind, calls: usize, sound: Sound, phones: &[u16],
                     })
                 }),
             });
-            let agent = MediaLeg((call * kind.legs() + AGENT) as u64);
+            let agent = LegId((call * kind.legs() + AGENT) as u64);
             roles.push((
                 name,
                 match leg {

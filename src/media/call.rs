@@ -27,7 +27,7 @@ use super::rtp::{self, CLOCK, HEADER, MAX_PAYLOAD, ReceivedRtp, RtpHeader, Strea
 use super::source::{SourceFilter, SourceRule};
 use super::srtp::{self, Protection, SrtpError};
 use super::transcode::Transcoder;
-use super::{CallKey, LegMedia, LegStats, MediaEvent, MediaLeg};
+use super::{CallKey, LegId, LegMedia, LegStats, MediaEvent};
 use crate::words::{Now, Quality, RemoteQuality};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -395,7 +395,7 @@ pub struct Leg {
     stream: Stream,
     stats: LegStats,
     /// What one other says in this one's codec.
-    transcoder: Option<(MediaLeg, Box<Transcoder>)>,
+    transcoder: Option<(LegId, Box<Transcoder>)>,
     /// What it says in the codec that it speaks, as samples, while somebody mixes it.
     decoder: Option<(Codec, Decoder)>,
     /// What is mixed for it, as payloads.
@@ -405,7 +405,7 @@ pub struct Leg {
     beep: u32,
     ducking: Ducking,
     rtcp_due: Instant,
-    name: MediaLeg,
+    name: LegId,
     seldom: Box<LegCold>,
 }
 
@@ -428,7 +428,7 @@ struct LegCold {
     /// For the other codecs that it has spoken: whoever goes back to one of them goes on without memory being taken.
     decoders: Vec<(Codec, Decoder)>,
     /// The same for those of the one speaker that it hears.
-    transcoders: Vec<(MediaLeg, Box<Transcoder>)>,
+    transcoders: Vec<(LegId, Box<Transcoder>)>,
 }
 
 /// Digits that are sent in a leg's name, one after another: 100 ms each and as much of silence after it.
@@ -451,7 +451,7 @@ impl DtmfSender {
 
 impl Leg {
     /// A leg that nothing was agreed for yet.
-    pub fn new(name: MediaLeg, start: StreamStart, now: Instant) -> Self {
+    pub fn new(name: LegId, start: StreamStart, now: Instant) -> Self {
         Self {
             srtp: None,
             dialling: None,
@@ -499,7 +499,7 @@ impl Leg {
     }
 
     /// Its name.
-    pub fn name(&self) -> MediaLeg {
+    pub fn name(&self) -> LegId {
         self.name
     }
 
@@ -675,7 +675,7 @@ impl Leg {
         };
         let (from, to) = (speaker.speaks, media.codec);
         let is_needed = from != to && !(from.is_law() && to.is_law());
-        let is = |(name, transcoder): &(MediaLeg, Box<Transcoder>)| *name == speaker.name && transcoder.is(from, to);
+        let is = |(name, transcoder): &(LegId, Box<Transcoder>)| *name == speaker.name && transcoder.is(from, to);
         if !(is_needed && self.transcoder.as_ref().is_some_and(is)) {
             spares.extend(self.transcoder.take());
         }
@@ -856,7 +856,7 @@ impl Leg {
 /// What a listener has to know of a speaker.
 #[derive(Clone, Copy, Debug)]
 struct Speaker {
-    name: MediaLeg,
+    name: LegId,
     speaks: Codec,
     /// What it has spoken, as bits.
     spoken: u8,
@@ -988,7 +988,7 @@ impl Call {
     }
 
     /// Takes a leg out, to close it or to put it into another call.
-    pub fn take(&mut self, leg: MediaLeg, now: Instant) -> Option<Leg> {
+    pub fn take(&mut self, leg: LegId, now: Instant) -> Option<Leg> {
         let slot = self.slot(leg)?;
         let taken = self.legs[slot].take();
         self.arrange(now);
@@ -996,21 +996,21 @@ impl Call {
     }
 
     /// A leg by name.
-    pub fn leg(&self, leg: MediaLeg) -> Option<&Leg> {
+    pub fn leg(&self, leg: LegId) -> Option<&Leg> {
         self.legs.iter().flatten().find(|here| here.name == leg)
     }
 
-    fn leg_mut(&mut self, leg: MediaLeg) -> Option<&mut Leg> {
+    fn leg_mut(&mut self, leg: LegId) -> Option<&mut Leg> {
         self.legs.iter_mut().flatten().find(|here| here.name == leg)
     }
 
     /// The slot of a leg.
-    pub fn slot(&self, leg: MediaLeg) -> Option<usize> {
+    pub fn slot(&self, leg: LegId) -> Option<usize> {
         self.legs.iter().position(|here| here.as_ref().is_some_and(|here| here.name == leg))
     }
 
     /// Sets what signalling agreed for a leg. What was learned behind a NAT stays when the signalled addresses stay.
-    pub fn handle_describe(&mut self, leg: MediaLeg, media: LegMedia, now: Instant) {
+    pub fn handle_describe(&mut self, leg: LegId, media: LegMedia, now: Instant) {
         let Some(slot) = self.slot(leg) else { return };
         let Some(here) = self.legs[slot].as_mut() else { return };
         let before = here.seldom.described.replace(media);
@@ -1055,7 +1055,7 @@ impl Call {
     }
 
     /// Sets what holds for a leg's addresses beside its description; comes before [`Call::handle_describe`] where it is about that.
-    pub fn handle_source_rule(&mut self, leg: MediaLeg, rule: SourceRule) {
+    pub fn handle_source_rule(&mut self, leg: LegId, rule: SourceRule) {
         if let Some(here) = self.leg_mut(leg) {
             here.source.set_rule(rule);
             self.note_source_of(leg);
@@ -1072,7 +1072,7 @@ impl Call {
         }
     }
 
-    fn note_source_of(&mut self, leg: MediaLeg) {
+    fn note_source_of(&mut self, leg: LegId) {
         if let Some(slot) = self.slot(leg) {
             self.note_source(slot);
         }
@@ -1080,7 +1080,7 @@ impl Call {
 
     /// Sets the keys of a leg's SRTP (RFC 3711), or that it has none; comes right before [`Call::handle_describe`], in one step with it.
     /// Keys that stay go on where they are; see [`Protection::rekey`].
-    pub fn handle_keys(&mut self, leg: MediaLeg, keys: Option<&srtp::Keys>) {
+    pub fn handle_keys(&mut self, leg: LegId, keys: Option<&srtp::Keys>) {
         let Some(here) = self.leg_mut(leg) else { return };
         match (keys, &mut here.srtp) {
             (Some(keys), Some(srtp)) => srtp.rekey(keys),
@@ -1096,7 +1096,7 @@ impl Call {
     }
 
     /// Silences a leg toward everybody but supervisors, or no longer.
-    pub fn handle_mute(&mut self, leg: MediaLeg, muted: bool, now: Instant) {
+    pub fn handle_mute(&mut self, leg: LegId, muted: bool, now: Instant) {
         if let Some(here) = self.leg_mut(leg) {
             here.muted = muted;
             self.arrange(now);
@@ -1104,7 +1104,7 @@ impl Call {
     }
 
     /// Sends digits in the leg's name to the parties that hear it.
-    pub fn handle_digits(&mut self, leg: MediaLeg, digits: &str, now: Instant) {
+    pub fn handle_digits(&mut self, leg: LegId, digits: &str, now: Instant) {
         let Some(here) = self.leg_mut(leg) else { return };
         let events = digits.chars().filter_map(rtp::event_of);
         let dialling = here.dialling.get_or_insert_with(|| {
@@ -1122,7 +1122,7 @@ impl Call {
     }
 
     /// Plays a short tone to the leg.
-    pub fn handle_beep(&mut self, leg: MediaLeg, now: Instant) {
+    pub fn handle_beep(&mut self, leg: LegId, now: Instant) {
         if let Some(here) = self.leg_mut(leg) {
             here.beep = BEEP;
             self.arrange(now);
@@ -1314,7 +1314,7 @@ impl Call {
     }
 
     /// Says goodbye to a leg that is about to be closed: a last report with BYE (RFC 3550 6.6), if it ever got anything from us.
-    pub fn farewell(&mut self, leg: MediaLeg, now: Now, out: &mut impl FnMut(Transmit<'_>)) {
+    pub fn farewell(&mut self, leg: LegId, now: Now, out: &mut impl FnMut(Transmit<'_>)) {
         let Some(slot) = self.slot(leg) else { return };
         let has_spoken = |leg: &Leg| leg.stats.sent > 0 || leg.stats.rtcp_sent > 0;
         if self.legs[slot].as_ref().is_some_and(has_spoken) {
@@ -1879,7 +1879,7 @@ impl Call {
     /// Works out every row from the allow-list, between two packets. Who goes on hearing somebody loses nothing; who begins to hears
     /// nothing of what was said before.
     fn arrange(&mut self, now: Instant) {
-        let facts: [Option<(MediaLeg, bool, bool)>; MAX_LEGS] = std::array::from_fn(|slot| {
+        let facts: [Option<(LegId, bool, bool)>; MAX_LEGS] = std::array::from_fn(|slot| {
             let leg = self.legs.get(slot)?.as_ref()?;
             Some((leg.name, leg.media.is_some(), leg.muted))
         });
@@ -2069,17 +2069,17 @@ mod tests {
     use crate::words::{Activity, Timestamp};
     use proptest::prelude::*;
 
-    const AGENT: MediaLeg = MediaLeg(1);
-    const CUSTOMER: MediaLeg = MediaLeg(2);
-    const SUPERVISOR: MediaLeg = MediaLeg(3);
-    const LEGS: [MediaLeg; 3] = [AGENT, CUSTOMER, SUPERVISOR];
+    const AGENT: LegId = LegId(1);
+    const CUSTOMER: LegId = LegId(2);
+    const SUPERVISOR: LegId = LegId(3);
+    const LEGS: [LegId; 3] = [AGENT, CUSTOMER, SUPERVISOR];
     const MS: Duration = Duration::from_millis(1);
     const TELEPHONE_EVENT: u8 = 101;
 
     /// A packet that left.
     #[derive(Clone, Debug)]
     struct Heard {
-        listener: MediaLeg,
+        listener: LegId,
         sent: TransmitKind,
         at: Duration,
         rtp: ReceivedRtp,
@@ -2105,14 +2105,14 @@ mod tests {
         heard: Vec<Heard>,
         /// RTCP that left, as it went.
         reports: Vec<Report>,
-        qualities: Vec<(MediaLeg, Quality)>,
+        qualities: Vec<(LegId, Quality)>,
         events: Vec<MediaEvent>,
     }
 
     /// RTCP that left.
     #[derive(Clone, Debug)]
     struct Report {
-        listener: MediaLeg,
+        listener: LegId,
         at: Duration,
         to: SocketAddr,
         muxed: bool,
@@ -2285,15 +2285,15 @@ mod tests {
             self.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(160));
         }
 
-        fn to(&self, listener: MediaLeg) -> impl Iterator<Item = &Heard> {
+        fn to(&self, listener: LegId) -> impl Iterator<Item = &Heard> {
             self.heard.iter().filter(move |heard| heard.listener == listener)
         }
 
-        fn last(&self, listener: MediaLeg) -> &Heard {
+        fn last(&self, listener: LegId) -> &Heard {
             self.to(listener).last().unwrap()
         }
 
-        fn stats(&self, leg: MediaLeg) -> LegStats {
+        fn stats(&self, leg: LegId) -> LegStats {
             self.call.leg(leg).unwrap().stats()
         }
     }
@@ -3737,8 +3737,8 @@ mod tests {
             timestamp: 9,
             reports: 9,
         };
-        other.put(Leg::new(MediaLeg(9), start, house.time()), house.time()).unwrap();
-        other.handle_describe(MediaLeg(9), media(0, Codec::Pcmu), house.time());
+        other.put(Leg::new(LegId(9), start, house.time()), house.time()).unwrap();
+        other.handle_describe(LegId(9), media(0, Codec::Pcmu), house.time());
         let slot = other.put(leg, house.time()).unwrap();
         let mut seen = Vec::new();
         let bytes = packet(0, 0, 50, 5000, &[9; 160]);
@@ -3746,7 +3746,7 @@ mod tests {
             panic!("heard without a word of the allow-list")
         });
         other.handle_hear(
-            Hearing::of(&[(MediaLeg(9), HearingRole::Agent), (CUSTOMER, HearingRole::Customer)]),
+            Hearing::of(&[(LegId(9), HearingRole::Agent), (CUSTOMER, HearingRole::Customer)]),
             house.time(),
         );
         other.handle_rtp(0, address(0), &mut bytes.clone(), house.time(), &mut |packet| {
@@ -3770,7 +3770,7 @@ mod tests {
             self.call.handle_rtcp(index, from, bytes, self.time())
         }
 
-        fn qualities_of(&self, leg: MediaLeg) -> Vec<Quality> {
+        fn qualities_of(&self, leg: LegId) -> Vec<Quality> {
             let of = self.qualities.iter().filter(|(of, _)| *of == leg);
             of.map(|(_, quality)| *quality).collect()
         }

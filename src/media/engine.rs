@@ -10,7 +10,7 @@ mod wheel;
 mod worker;
 
 use super::call::{Leg, MAX_LEGS, StreamStart};
-use super::{CallKey, Expected, MediaCommand, MediaConfig, MediaEvent, MediaLeg, PortUse};
+use super::{CallKey, Expected, LegId, MediaCommand, MediaConfig, MediaEvent, PortUse};
 use crate::clock;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -199,7 +199,7 @@ impl Engine {
 
     /// Opens a leg: RTP on an even port, RTCP on the next. Nobody hears it and it hears nobody. Returns the RTP address to tell
     /// its phone. Does not wait for the worker.
-    pub fn open(&self, call: CallKey, leg: MediaLeg, expected: Expected) -> Result<SocketAddr, MediaError> {
+    pub fn open(&self, call: CallKey, leg: LegId, expected: Expected) -> Result<SocketAddr, MediaError> {
         let shared = &*self.shared;
         let mut directory = shared.directory();
         if directory.legs.contains_key(&leg) {
@@ -348,7 +348,7 @@ impl EngineState {
     }
 
     /// Two legs of one pair with one source cannot be told apart: neither has it until one is gone.
-    fn tell(&self, directory: &LegDirectory, changed: Vec<(MediaLeg, bool)>) {
+    fn tell(&self, directory: &LegDirectory, changed: Vec<(LegId, bool)>) {
         for (leg, is_alone) in changed {
             if !is_alone {
                 tracing::warn!(
@@ -420,7 +420,7 @@ impl Drop for EngineState {
 /// Which worker has what.
 #[derive(Debug, Default)]
 struct LegDirectory {
-    legs: BTreeMap<MediaLeg, LegPlacement>,
+    legs: BTreeMap<LegId, LegPlacement>,
     calls: BTreeMap<CallKey, WorkerPlace>,
     /// Legs of each worker.
     load: Vec<usize>,
@@ -463,7 +463,7 @@ enum SourceClaim {
 /// must not reach the next.
 #[derive(Debug, Default)]
 struct SourceClaims {
-    legs: Vec<MediaLeg>,
+    legs: Vec<LegId>,
     rests: Option<Instant>,
 }
 
@@ -502,12 +502,12 @@ impl LegDirectory {
     }
 
     /// The leg is at the pair, and this is known of it.
-    fn hold(&mut self, leg: MediaLeg, pair: usize, known: SourceClaim) -> WorkerLines {
+    fn hold(&mut self, leg: LegId, pair: usize, known: SourceClaim) -> WorkerLines {
         self.known.entry((pair, known.clone())).or_default().legs.push(leg);
         WorkerLines::Shared { pair, known: vec![known] }
     }
 
-    fn enter(&mut self, call: CallKey, leg: MediaLeg, worker: usize, lines: WorkerLines) {
+    fn enter(&mut self, call: CallKey, leg: LegId, worker: usize, lines: WorkerLines) {
         if self.load.len() <= worker {
             self.load.resize(worker + 1, 0);
         }
@@ -517,7 +517,7 @@ impl LegDirectory {
     }
 
     /// What of a leg holds no more; it rests until then. Returns the legs that are alone at their source now.
-    fn release(&mut self, leg: MediaLeg, is_over: impl Fn(&SourceClaim) -> bool, until: Instant) -> Vec<(MediaLeg, bool)> {
+    fn release(&mut self, leg: LegId, is_over: impl Fn(&SourceClaim) -> bool, until: Instant) -> Vec<(LegId, bool)> {
         let Some(WorkerLines::Shared { pair, known }) = self.legs.get_mut(&leg).map(|seat| &mut seat.lines) else {
             return Vec::new();
         };
@@ -538,7 +538,7 @@ impl LegDirectory {
 
     /// Where a leg's packets come from; `None`: it has not said. Where they came from before rests until then. Returns the other legs that are
     /// alone at their source now, or are no more.
-    fn comes_from(&mut self, leg: MediaLeg, source: Option<SocketAddr>, until: Instant) -> Vec<(MediaLeg, bool)> {
+    fn comes_from(&mut self, leg: LegId, source: Option<SocketAddr>, until: Instant) -> Vec<(LegId, bool)> {
         let source = source.map(SourceClaim::Source);
         let is_before = |known: &SourceClaim| matches!(known, SourceClaim::Source(_)) && Some(known) != source.as_ref();
         let mut changed = self.release(leg, is_before, until);
@@ -559,7 +559,7 @@ impl LegDirectory {
     }
 
     /// Nobody else of the leg's pair has its packets from where it has them from.
-    fn is_alone(&self, leg: MediaLeg) -> bool {
+    fn is_alone(&self, leg: LegId) -> bool {
         let Some(LegPlacement {
             lines: WorkerLines::Shared { pair, known },
             ..
@@ -574,7 +574,7 @@ impl LegDirectory {
         })
     }
 
-    fn leave(&mut self, leg: MediaLeg) -> Option<LegPlacement> {
+    fn leave(&mut self, leg: LegId) -> Option<LegPlacement> {
         let seat = self.legs.remove(&leg)?;
         if let Some(load) = self.load.get_mut(seat.worker) {
             *load -= 1;
@@ -589,7 +589,7 @@ impl LegDirectory {
     }
 
     /// The leg's port rests from now on. Returns the worker.
-    fn close(&mut self, leg: MediaLeg) -> Option<usize> {
+    fn close(&mut self, leg: LegId) -> Option<usize> {
         let seat = self.leave(leg)?;
         if let (Some(ports), WorkerLines::Own(port)) = (&mut self.ports, seat.lines) {
             ports.give_back(port, clock::instant());
@@ -662,7 +662,7 @@ mod tests {
             ..MediaConfig::default()
         };
         let (engine, _events) = Engine::start_with_descriptors(config, 0).unwrap();
-        let error = engine.open(CallKey(1), MediaLeg(1), Expected::Nothing).unwrap_err();
+        let error = engine.open(CallKey(1), LegId(1), Expected::Nothing).unwrap_err();
         assert_eq!(error, MediaError::NoDescriptors);
         assert!(error.to_string().contains("EMFILE"), "{error}");
         assert!(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_ok());
@@ -679,14 +679,14 @@ mod tests {
         }
     }
 
-    fn failed(events: &mut MediaEvents) -> MediaLeg {
+    fn failed(events: &mut MediaEvents) -> LegId {
         wait_for(events, |event| match event {
             MediaEvent::Failed { leg } => Some(leg),
             _ => None,
         })
     }
 
-    fn closed(events: &mut MediaEvents) -> MediaLeg {
+    fn closed(events: &mut MediaEvents) -> LegId {
         wait_for(events, |event| match event {
             MediaEvent::Closed { leg, .. } => Some(leg),
             _ => None,
@@ -702,22 +702,22 @@ mod tests {
         })
         .unwrap();
         for (call, leg) in [(1, 1), (1, 2), (2, 3)] {
-            engine.open(CallKey(call), MediaLeg(leg), Expected::Nothing).unwrap();
+            engine.open(CallKey(call), LegId(leg), Expected::Nothing).unwrap();
         }
-        engine.shared.posts[0].send(WorkerCommand::Panic(Some(MediaLeg(1))));
+        engine.shared.posts[0].send(WorkerCommand::Panic(Some(LegId(1))));
         let mut legs = [failed(&mut events), failed(&mut events)];
         legs.sort();
-        assert_eq!(legs, [MediaLeg(1), MediaLeg(2)]);
+        assert_eq!(legs, [LegId(1), LegId(2)]);
         assert!(engine.is_whole());
         // The other call goes on, what is said of the dead legs is heard, and a new call finds the worker.
-        engine.command(MediaCommand::Beep { leg: MediaLeg(1) });
+        engine.command(MediaCommand::Beep { leg: LegId(1) });
         for leg in [1, 2, 3] {
-            engine.command(MediaCommand::Close { leg: MediaLeg(leg) });
-            assert_eq!(closed(&mut events), MediaLeg(leg));
+            engine.command(MediaCommand::Close { leg: LegId(leg) });
+            assert_eq!(closed(&mut events), LegId(leg));
         }
-        engine.open(CallKey(4), MediaLeg(4), Expected::Nothing).unwrap();
-        engine.command(MediaCommand::Close { leg: MediaLeg(4) });
-        assert_eq!(closed(&mut events), MediaLeg(4));
+        engine.open(CallKey(4), LegId(4), Expected::Nothing).unwrap();
+        engine.command(MediaCommand::Close { leg: LegId(4) });
+        assert_eq!(closed(&mut events), LegId(4));
         assert_eq!((engine.stats().worker_panics, engine.stats().workers_stopped), (1, 0));
     }
 
@@ -729,19 +729,19 @@ mod tests {
             ..MediaConfig::default()
         })
         .unwrap();
-        engine.open(CallKey(1), MediaLeg(1), Expected::Nothing).unwrap();
-        let worker = engine.shared.directory().legs[&MediaLeg(1)].worker;
+        engine.open(CallKey(1), LegId(1), Expected::Nothing).unwrap();
+        let worker = engine.shared.directory().legs[&LegId(1)].worker;
         for _ in 0..4 {
             engine.shared.posts[worker].send(WorkerCommand::Panic(None));
         }
-        assert_eq!(failed(&mut events), MediaLeg(1));
+        assert_eq!(failed(&mut events), LegId(1));
         while engine.is_whole() {
             std::thread::yield_now();
         }
         assert_eq!((engine.stats().worker_panics, engine.stats().workers_stopped), (4, 1));
         for call in 2..5 {
-            engine.open(CallKey(call), MediaLeg(call), Expected::Nothing).unwrap();
-            assert_ne!(engine.shared.directory().legs[&MediaLeg(call)].worker, worker);
+            engine.open(CallKey(call), LegId(call), Expected::Nothing).unwrap();
+            assert_ne!(engine.shared.directory().legs[&LegId(call)].worker, worker);
         }
     }
 

@@ -1,4 +1,4 @@
-use super::MediaLeg;
+use super::LegId;
 use crate::words::Activity;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +30,7 @@ pub enum HearingRole {
         activity: Activity,
         /// Whom he coaches; `None`, or a leg not named: nobody hears him, whatever the activity. In Coach it must be an agent. In BargeIn
         /// it may be a customer, once the agent is gone and the supervisor has taken over.
-        coached: Option<MediaLeg>,
+        coached: Option<LegId>,
         /// He hears agents only (where listening to customers is unlawful). In BargeIn it makes him heard by the coached agent only.
         agent_side_only: bool,
     },
@@ -70,20 +70,20 @@ impl Default for HearingRules {
 /// held against that ([`Hearing::permits`]), so that a wrong cell is silence and an alarm, not a leak.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hearing {
-    roles: BTreeMap<MediaLeg, HearingRole>,
-    muted: BTreeSet<MediaLeg>,
+    roles: BTreeMap<LegId, HearingRole>,
+    muted: BTreeSet<LegId>,
     rules: HearingRules,
-    hears: BTreeMap<(MediaLeg, MediaLeg), Gain>,
+    hears: BTreeMap<(LegId, LegId), Gain>,
 }
 
 impl Hearing {
     /// The table above for these legs, supervisors not hearing each other.
-    pub fn of(roles: &[(MediaLeg, HearingRole)]) -> Self {
+    pub fn of(roles: &[(LegId, HearingRole)]) -> Self {
         Self::with(roles, HearingRules::default())
     }
 
     /// The table above for these legs. A leg named twice hears nobody and is heard by nobody.
-    pub fn with(roles: &[(MediaLeg, HearingRole)], rules: HearingRules) -> Self {
+    pub fn with(roles: &[(LegId, HearingRole)], rules: HearingRules) -> Self {
         let mut named = BTreeMap::new();
         let mut twice = BTreeSet::new();
         for &(leg, role) in roles {
@@ -102,7 +102,7 @@ impl Hearing {
     }
 
     /// The same with the leg silent toward everybody but supervisors (MuteMonitoredUser).
-    pub fn muted(mut self, leg: MediaLeg) -> Self {
+    pub fn muted(mut self, leg: LegId) -> Self {
         self.muted.insert(leg);
         self.hears.clear();
         self.fill();
@@ -110,7 +110,7 @@ impl Hearing {
     }
 
     /// The same with one cell changed; `None` empties it. For volumes; no cell changes what [`Hearing::permits`].
-    pub fn cell(mut self, listener: MediaLeg, speaker: MediaLeg, gain: Option<Gain>) -> Self {
+    pub fn cell(mut self, listener: LegId, speaker: LegId, gain: Option<Gain>) -> Self {
         match gain {
             Some(gain) => self.hears.insert((listener, speaker), gain),
             None => self.hears.remove(&(listener, speaker)),
@@ -119,12 +119,12 @@ impl Hearing {
     }
 
     /// How loud the listener hears the speaker; `None` is silence.
-    pub fn gain(&self, listener: MediaLeg, speaker: MediaLeg) -> Option<Gain> {
+    pub fn gain(&self, listener: LegId, speaker: LegId) -> Option<Gain> {
         self.hears.get(&(listener, speaker)).copied().filter(|gain| gain.0 > 0)
     }
 
     /// What the speaker's loudness for the listener is times while a supervisor speaks to the listener.
-    pub fn ducked(&self, listener: MediaLeg, speaker: MediaLeg) -> Gain {
+    pub fn ducked(&self, listener: LegId, speaker: LegId) -> Gain {
         match (self.role(listener), self.role(speaker)) {
             (Some(HearingRole::Agent), Some(HearingRole::Customer)) => self.rules.duck,
             _ => Gain::UNITY,
@@ -132,17 +132,17 @@ impl Hearing {
     }
 
     /// What the leg is.
-    pub fn role(&self, leg: MediaLeg) -> Option<HearingRole> {
+    pub fn role(&self, leg: LegId) -> Option<HearingRole> {
         self.roles.get(&leg).copied()
     }
 
     /// Whether the leg is a supervisor's.
-    pub fn is_supervisor(&self, leg: MediaLeg) -> bool {
+    pub fn is_supervisor(&self, leg: LegId) -> bool {
         matches!(self.role(leg), Some(HearingRole::Supervisor { .. }))
     }
 
     /// What the roles allow at most, whatever the cells say. This is what the leak guard asks, packet by packet.
-    pub fn permits(&self, listener: MediaLeg, speaker: MediaLeg) -> bool {
+    pub fn permits(&self, listener: LegId, speaker: LegId) -> bool {
         if listener == speaker {
             return false;
         }
@@ -186,7 +186,7 @@ impl Hearing {
     }
 
     /// Every leg it names.
-    pub fn legs(&self) -> impl Iterator<Item = MediaLeg> + '_ {
+    pub fn legs(&self) -> impl Iterator<Item = LegId> + '_ {
         self.roles.keys().copied()
     }
 
@@ -215,12 +215,12 @@ enum Reach {
 mod tests {
     use super::*;
 
-    const AGENT: MediaLeg = MediaLeg(1);
-    const CUSTOMER: MediaLeg = MediaLeg(2);
-    const SUPERVISOR: MediaLeg = MediaLeg(3);
-    const OTHER: MediaLeg = MediaLeg(4);
+    const AGENT: LegId = LegId(1);
+    const CUSTOMER: LegId = LegId(2);
+    const SUPERVISOR: LegId = LegId(3);
+    const OTHER: LegId = LegId(4);
 
-    fn supervisor(activity: Activity, coached: Option<MediaLeg>, agent_side_only: bool) -> HearingRole {
+    fn supervisor(activity: Activity, coached: Option<LegId>, agent_side_only: bool) -> HearingRole {
         HearingRole::Supervisor {
             activity,
             coached,
@@ -232,7 +232,7 @@ mod tests {
         let mut pairs = Vec::new();
         for listener in 1..=4 {
             for speaker in 1..=4 {
-                if hearing.gain(MediaLeg(listener), MediaLeg(speaker)).is_some() {
+                if hearing.gain(LegId(listener), LegId(speaker)).is_some() {
                     pairs.push((listener, speaker));
                 }
             }
@@ -240,7 +240,7 @@ mod tests {
         pairs
     }
 
-    fn of(activity: Activity, coached: Option<MediaLeg>, agent_side_only: bool) -> Vec<(u64, u64)> {
+    fn of(activity: Activity, coached: Option<LegId>, agent_side_only: bool) -> Vec<(u64, u64)> {
         who_hears_whom(&Hearing::of(&[
             (AGENT, HearingRole::Agent),
             (CUSTOMER, HearingRole::Customer),

@@ -4,13 +4,10 @@
 //! nothing of calls; the switchboard knows calls and nothing of headers.
 
 use super::sdp::SdpFault;
+pub use crate::words::LegId;
 use crate::words::{DeviceId, Number};
 use std::net::IpAddr;
 use std::time::Duration;
-
-/// Names a leg. The user agent makes even keys for incoming legs, the switchboard odd ones for outgoing legs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LegId(pub u64);
 
 /// Who is at the far end of an incoming leg, as far as it was authenticated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -16,7 +16,7 @@ use super::switchboard::{B2bua, B2buaConfig, Environment, Extension, Numbering, 
 use crate::clock;
 use crate::contract::{self, CommandCall, CommandInbox, FactLog, proto};
 use crate::media::engine::{Engine, EngineStats, MediaEvents};
-use crate::media::{CallKey, Codec, Expected, MediaCommand, MediaConfig, MediaEvent, MediaLeg, Targets};
+use crate::media::{CallKey, Codec, Expected, MediaCommand, MediaConfig, MediaEvent, Targets};
 use crate::store::{Store, StoreError};
 use crate::words::{Command, Fact, Now, Reason, Refusal};
 use journal::Observer;
@@ -240,7 +240,7 @@ struct Surroundings {
 }
 
 impl Environment for Surroundings {
-    fn open_port(&mut self, call: CallKey, leg: MediaLeg, expected: Expected) -> Option<SocketAddr> {
+    fn open_port(&mut self, call: CallKey, leg: LegId, expected: Expected) -> Option<SocketAddr> {
         self.engine
             .open(call, leg, expected)
             .inspect_err(|error| tracing::warn!(%error, "no media port for a leg"))
@@ -454,7 +454,7 @@ impl BackendTask {
                 }
                 Output::Media(command) => {
                     if let MediaCommand::Describe { leg, media, .. } = &command
-                        && let Some((call, role)) = self.board.party_of(LegId(leg.0))
+                        && let Some((call, role)) = self.board.party_of(*leg)
                     {
                         self.journal.seat(*leg, call, role, media.codec, clock::instant());
                     }

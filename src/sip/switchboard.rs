@@ -29,7 +29,7 @@ mod whereabouts;
 pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
 pub use whereabouts::Remark;
 
-use crate::media::{CallKey, Codec, Expected, Gain, MediaCommand, MediaEvent, MediaLeg, Targets};
+use crate::media::{CallKey, Codec, Expected, Gain, MediaCommand, MediaEvent, Targets};
 use crate::sip::config::Nat;
 use crate::sip::leg::{Identity, LegCommand, LegId, LegSource};
 use crate::sip::sdp::{Local, SdpFault, SrtpPolicy};
@@ -38,7 +38,7 @@ use crate::words::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Failure, Mode, MonitorFact, Now, Number, PartyRole, Quality,
     Reason, Refusal, Scope,
 };
-use call::{Call, LegStage, Party, Rules, media_leg};
+use call::{Call, LegStage, Party, Rules};
 pub use routing::Unroutable;
 use routing::{CalledParty, CallingParty};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -114,7 +114,7 @@ impl Default for B2buaConfig {
 /// What the switchboard needs from outside in the middle of a step.
 pub trait Environment {
     /// Opens the ports of a leg: heard by nobody, hearing nobody. `None` when there is none left.
-    fn open_port(&mut self, call: CallKey, leg: MediaLeg, expected: Expected) -> Option<SocketAddr>;
+    fn open_port(&mut self, call: CallKey, leg: LegId, expected: Expected) -> Option<SocketAddr>;
 
     /// Random bits, for ids that cannot be guessed.
     fn random(&mut self) -> u128;
@@ -304,12 +304,12 @@ impl<O: Environment> B2bua<O> {
     /// What the media engine saw.
     pub fn handle_media(&mut self, event: MediaEvent, now: Now) {
         match event {
-            MediaEvent::Inactive { leg } => self.probe(LegId(leg.0)),
+            MediaEvent::Inactive { leg } => self.probe(leg),
             MediaEvent::LeakGuard { call, leg: _ } => self.distrust(call),
-            MediaEvent::Quality { leg, quality } => return self.note_quality(LegId(leg.0), quality, now),
-            MediaEvent::Active { leg } => self.alive(LegId(leg.0)),
-            MediaEvent::Withheld { leg } => self.withheld(LegId(leg.0)),
-            MediaEvent::Failed { leg } => self.media_failed(LegId(leg.0)),
+            MediaEvent::Quality { leg, quality } => return self.note_quality(leg, quality, now),
+            MediaEvent::Active { leg } => self.alive(leg),
+            MediaEvent::Withheld { leg } => self.withheld(leg),
+            MediaEvent::Failed { leg } => self.media_failed(leg),
             MediaEvent::Digits { .. } | MediaEvent::Closed { .. } => {}
         }
         self.finish_step(now);
@@ -628,7 +628,7 @@ impl<O: Environment> B2bua<O> {
             (LegSource::Trunk(_), Some(source)) => Expected::Offered(source),
             (LegSource::Trunk(_), None) => Expected::Nothing,
         };
-        let address = self.outside.open_port(call, media_leg(leg), expected)?;
+        let address = self.outside.open_port(call, leg, expected)?;
         let local = Local::new(session_id(self.outside.random()), address);
         let local = match terms.srtp {
             SrtpPolicy::Off => local,

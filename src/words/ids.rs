@@ -57,6 +57,11 @@ text_ids! {
     Number,
 }
 
+/// Names a leg: one dialog with one phone or trunk and its media, from INVITE to BYE. The SIP user agent makes even ids for incoming legs,
+/// the B2BUA odd ones for outgoing legs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LegId(pub u64);
+
 /// Wall-clock time in milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub u64);

@@ -7,7 +7,7 @@
 
 use super::super::call::{Call, CallConfig, LeakVerdict, Leg, Transmit, TransmitKind, USUAL_LEGS};
 use super::super::srtp::Keys;
-use super::super::{CallKey, Hearing, LegMedia, LegStats, MediaConfig, MediaEvent, MediaLeg, SourceRule};
+use super::super::{CallKey, Hearing, LegId, LegMedia, LegStats, MediaConfig, MediaEvent, SourceRule};
 use super::shared::{self, PortPair, ROUNDS, RecvBatch, SendBatch, SourceTable};
 use super::sockets::{SocketContext, SocketOptions, Sockets, Which};
 use super::wheel::Wheel;
@@ -81,7 +81,7 @@ pub(super) enum WorkerCommand {
         parcel: Box<LegWithSockets>,
     },
     Describe {
-        leg: MediaLeg,
+        leg: LegId,
         media: LegMedia,
         srtp: Option<Box<Keys>>,
         /// See [`Job::Tell`].
@@ -89,15 +89,15 @@ pub(super) enum WorkerCommand {
     },
     /// Whether the packets of a leg that shares its ports can be told from those of others.
     Tell {
-        leg: MediaLeg,
+        leg: LegId,
         is_alone: bool,
     },
     Sources {
-        leg: MediaLeg,
+        leg: LegId,
         rule: SourceRule,
     },
     Mute {
-        leg: MediaLeg,
+        leg: LegId,
         muted: bool,
     },
     Hear {
@@ -105,24 +105,24 @@ pub(super) enum WorkerCommand {
         hearing: Box<Hearing>,
     },
     SendDigits {
-        leg: MediaLeg,
+        leg: LegId,
         digits: String,
     },
     Beep {
-        leg: MediaLeg,
+        leg: LegId,
     },
     Move {
-        leg: MediaLeg,
+        leg: LegId,
         call: CallKey,
         to: usize,
     },
     Close {
-        leg: MediaLeg,
+        leg: LegId,
     },
     Stop,
     /// Panics: in the call of this leg, or in the worker itself.
     #[cfg(test)]
-    Panic(Option<MediaLeg>),
+    Panic(Option<LegId>),
 }
 
 /// A leg with its sockets.
@@ -192,9 +192,9 @@ pub(super) struct Worker {
     config: CallConfig,
     rooms: Vec<Option<Box<CallEntry>>>,
     calls: BTreeMap<CallKey, usize>,
-    legs: BTreeMap<MediaLeg, usize>,
+    legs: BTreeMap<LegId, usize>,
     /// Commands for legs that are on their way here from another worker.
-    waiting: BTreeMap<MediaLeg, Vec<WorkerCommand>>,
+    waiting: BTreeMap<LegId, Vec<WorkerCommand>>,
     /// Allow-lists for calls whose first leg is on its way here.
     hearings: BTreeMap<CallKey, Box<Hearing>>,
     wheel: Wheel,
@@ -203,9 +203,9 @@ pub(super) struct Worker {
     /// The call and the leg that are being dealt with: what a panic costs.
     busy: WorkerLoad,
     /// Legs that a panic has cost: what is still said about them is not for a leg on its way here.
-    failed: BTreeSet<MediaLeg>,
+    failed: BTreeSet<LegId>,
     /// Those of them that nobody has been told of.
-    untold: Vec<MediaLeg>,
+    untold: Vec<LegId>,
     /// When the worker itself has panicked.
     panics: Vec<Instant>,
 }
@@ -214,7 +214,7 @@ pub(super) struct Worker {
 #[derive(Debug, Default)]
 struct WorkerLoad {
     place: Option<usize>,
-    leg: Option<MediaLeg>,
+    leg: Option<LegId>,
 }
 
 impl Worker {
@@ -658,7 +658,7 @@ impl Worker {
         }
     }
 
-    fn at(&mut self, leg: MediaLeg, then: impl FnOnce(&mut Call)) {
+    fn at(&mut self, leg: LegId, then: impl FnOnce(&mut Call)) {
         let Some(&place) = self.legs.get(&leg) else { return };
         self.busy.place = Some(place);
         if let Some(room) = self.rooms[place].as_mut() {
@@ -667,7 +667,7 @@ impl Worker {
         self.settle(place);
     }
 
-    fn tell(&mut self, leg: MediaLeg, is_alone: bool) {
+    fn tell(&mut self, leg: LegId, is_alone: bool) {
         let Some(&place) = self.legs.get(&leg) else { return };
         let Some(CallEntry { call, sockets, .. }) = self.rooms[place].as_deref_mut() else {
             return;
@@ -681,7 +681,7 @@ impl Worker {
         }
     }
 
-    fn farewell(&mut self, leg: MediaLeg, outbox: &mut SendBatch, now: Now) {
+    fn farewell(&mut self, leg: LegId, outbox: &mut SendBatch, now: Now) {
         let Some(&place) = self.legs.get(&leg) else { return };
         self.busy.place = Some(place);
         if let Some(CallEntry { call, sockets, .. }) = self.rooms[place].as_deref_mut() {
@@ -741,7 +741,7 @@ impl Worker {
         place
     }
 
-    fn take(&mut self, leg: MediaLeg, now: Instant) -> Option<LegWithSockets> {
+    fn take(&mut self, leg: LegId, now: Instant) -> Option<LegWithSockets> {
         let place = self.legs.remove(&leg)?;
         self.busy = WorkerLoad {
             place: Some(place),

@@ -1,7 +1,7 @@
 //! What the operator is told of calls: lines in the log and figures in the metrics. Decides nothing.
 
 use crate::media::engine::EngineStats;
-use crate::media::{Codec, LegStats, MediaLeg};
+use crate::media::{Codec, LegStats};
 use crate::sip::leg::{LegEvent, LegId, LegSource};
 use crate::sip::message::reason_phrase;
 use crate::sip::sdp::SdpFault;
@@ -27,9 +27,9 @@ pub(super) struct Observer {
     /// Who calls by an incoming leg, until it is refused or gone.
     callers: BTreeMap<LegId, CallAttempt>,
     /// Whose sound a leg carries.
-    media: BTreeMap<MediaLeg, Sounding>,
+    media: BTreeMap<LegId, Sounding>,
     /// The legs of a call whose sound has not ended.
-    sounding: BTreeMap<CallId, BTreeSet<MediaLeg>>,
+    sounding: BTreeMap<CallId, BTreeSet<LegId>>,
     calls: BTreeMap<CallId, ObservedCall>,
     monitors: BTreeMap<DeviceId, ObservedMonitor>,
     remarks: Remarks,
@@ -248,7 +248,7 @@ impl Observer {
     }
 
     /// A leg's sound belongs to this party of this call.
-    pub(super) fn seat(&mut self, leg: MediaLeg, call: &CallId, role: PartyRole, codec: Codec, now: Instant) {
+    pub(super) fn seat(&mut self, leg: LegId, call: &CallId, role: PartyRole, codec: Codec, now: Instant) {
         self.sounding.entry(call.clone()).or_default().insert(leg);
         let since = self.media.get(&leg).map_or(now, |sounding| sounding.since);
         let call = call.clone();
@@ -256,7 +256,7 @@ impl Observer {
     }
 
     /// A leg's sound has ended.
-    pub(super) fn silent(&mut self, leg: MediaLeg, stats: &LegStats, now: Now) {
+    pub(super) fn silent(&mut self, leg: LegId, stats: &LegStats, now: Now) {
         counter!("undertone_media_packets_lost_total").increment(stats.lost);
         measure_leg(stats);
         let Some(sounding) = self.media.remove(&leg) else { return };

@@ -7,7 +7,7 @@ use super::transfer::Transfer;
 use super::whereabouts::{Aim, Whereabouts};
 use super::{MediaPolicy, Output};
 use crate::media::srtp::Keys;
-use crate::media::{CallKey, Codec, Gain, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, MediaLeg, SourceRule};
+use crate::media::{CallKey, Codec, Gain, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, SourceRule};
 use crate::sip::leg::{Identity, LegCommand, LegId, LegSource, PassedHeader};
 use crate::sip::sdp::{Agreed, Direction, Local, SdpError, SdpSession};
 use crate::words::{Activity, CallFact, CallId, CallType, DeviceId, LegState, Now, Number, PartyFact, PartyRole, Quality, Timestamp};
@@ -210,10 +210,6 @@ impl Party {
         }
     }
 
-    pub(super) fn media_leg(&self) -> MediaLeg {
-        media_leg(self.leg)
-    }
-
     pub(super) fn is_over(&self) -> bool {
         matches!(self.stage, LegStage::Over)
     }
@@ -264,7 +260,7 @@ impl Party {
         if self.rule != aim.rule {
             self.rule = aim.rule;
             outputs.push(Output::Media(MediaCommand::Sources {
-                leg: self.media_leg(),
+                leg: self.leg,
                 rule: aim.rule,
             }));
         }
@@ -273,7 +269,7 @@ impl Party {
             self.keys.clone_from(&agreed.srtp);
             outputs.extend(aim.remark(&self.terms.reach, &self.peer, self.place, &agreed).map(Output::Remark));
             outputs.push(Output::Media(MediaCommand::Describe {
-                leg: self.media_leg(),
+                leg: self.leg,
                 media,
                 srtp: agreed.srtp,
             }));
@@ -300,7 +296,7 @@ impl Party {
 
     fn tell_media(&self, media: LegMedia, outputs: &mut Vec<Output>) {
         outputs.push(Output::Media(MediaCommand::Describe {
-            leg: self.media_leg(),
+            leg: self.leg,
             media,
             srtp: self.keys.clone(),
         }));
@@ -326,7 +322,7 @@ impl Party {
             watch.joined = false;
         }
         farewells.extend(command.map(Output::Leg));
-        farewells.push(Output::Media(MediaCommand::Close { leg: self.media_leg() }));
+        farewells.push(Output::Media(MediaCommand::Close { leg: self.leg }));
     }
 
     fn state(&self) -> LegState {
@@ -499,10 +495,7 @@ impl Call {
     /// Who hears whom, from nothing but the seats as they are now.
     pub(super) fn hearing(&self, rules: Rules) -> Hearing {
         let audible: Vec<&Party> = self.seats.iter().filter(|seat| self.is_audible(seat)).collect();
-        let roles: Vec<(MediaLeg, HearingRole)> = audible
-            .iter()
-            .map(|seat| (seat.media_leg(), self.hearing_role(seat, rules)))
-            .collect();
+        let roles: Vec<(LegId, HearingRole)> = audible.iter().map(|seat| (seat.leg, self.hearing_role(seat, rules))).collect();
         let mut hearing = Hearing::with(
             &roles,
             HearingRules {
@@ -514,7 +507,7 @@ impl Call {
         for seat in &audible {
             for other in audible.iter().filter(|other| other.leg != seat.leg) {
                 if !self.may_hear(seat, other, rules) {
-                    hearing = hearing.cell(seat.media_leg(), other.media_leg(), None);
+                    hearing = hearing.cell(seat.leg, other.leg, None);
                 }
             }
         }
@@ -552,7 +545,7 @@ impl Call {
     }
 
     /// The leg of the coached agent, unless anything about it is in doubt.
-    fn coached(&self, supervisor: &Party, watch: &MonitorLink) -> Option<MediaLeg> {
+    fn coached(&self, supervisor: &Party, watch: &MonitorLink) -> Option<LegId> {
         let device = watch.coached.as_ref()?;
         let agent = self.principals().find(|seat| {
             seat.device.as_ref() == Some(device) && seat.role == PartyRole::Agent && seat.is_talking() && seat.media.is_some()
@@ -561,7 +554,7 @@ impl Call {
             Activity::ListenIn | Activity::Coach => agent.in_doubt(),
             Activity::BargeIn => self.principals().any(Party::in_doubt),
         };
-        (!doubt && !supervisor.in_doubt() && !self.distrusted).then(|| agent.media_leg())
+        (!doubt && !supervisor.in_doubt() && !self.distrusted).then_some(agent.leg)
     }
 
     /// What holds and mutes take away from the table.
@@ -589,10 +582,10 @@ impl Call {
             return false;
         }
         let coached = supervisor.watch.as_ref().and_then(|watch| self.coached(supervisor, watch));
-        if coached == Some(listener.media_leg()) {
+        if coached == Some(listener.leg) {
             return true;
         }
-        let agent_holds = self.principals().any(|seat| Some(seat.media_leg()) == coached && seat.is_held());
+        let agent_holds = self.principals().any(|seat| Some(seat.leg) == coached && seat.is_held());
         !agent_holds && !listener.is_held() && !self.is_on_hold(listener)
     }
 
@@ -623,8 +616,4 @@ impl Call {
         let is_gone = |seat: &mut Party| seat.is_over() && seat.device.as_ref() == Some(device);
         self.seats.extract_if(.., is_gone).collect()
     }
-}
-
-pub(super) fn media_leg(leg: LegId) -> MediaLeg {
-    MediaLeg(leg.0)
 }

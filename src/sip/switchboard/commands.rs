@@ -324,7 +324,7 @@ impl<O: Environment> B2bua<O> {
         let Some(seat) = seat.filter(|seat| seat.is_talking() && !seat.is_supervisor()) else {
             return;
         };
-        let leg = seat.media_leg();
+        let leg = seat.leg;
         self.outputs.push_back(Output::Media(MediaCommand::SendDigits {
             leg,
             digits: digits.to_owned(),

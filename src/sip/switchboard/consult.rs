@@ -229,10 +229,8 @@ impl<O: Environment> B2bua<O> {
         let mut forgotten = Vec::new();
         for mut seat in moving {
             self.by_leg.insert(seat.leg, into);
-            self.outputs.push_back(Output::Media(MediaCommand::Move {
-                leg: seat.media_leg(),
-                call: into,
-            }));
+            self.outputs
+                .push_back(Output::Media(MediaCommand::Move { leg: seat.leg, call: into }));
             if seat.leg == second {
                 if let Some(place) = call.seats.iter_mut().find(|seat| seat.leg == first) {
                     seat.take_over_from(place);

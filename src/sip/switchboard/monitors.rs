@@ -110,7 +110,7 @@ impl<O: Environment> B2bua<O> {
 
     /// The agent is monitored from now on, and hears it where that is wished for.
     fn beep(&mut self, agent: &DeviceId, call: &CallId) {
-        if let Some(leg) = self.seat(agent, call).ok().map(|seat| seat.media_leg())
+        if let Some(leg) = self.seat(agent, call).ok().map(|seat| seat.leg)
             && self.config.beep
         {
             self.outputs.push_back(Output::Media(MediaCommand::Beep { leg }));

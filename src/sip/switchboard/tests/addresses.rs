@@ -1,7 +1,7 @@
 //! Where a leg's sound may be: RFC 3264 5.1 and 6.1 (addresses of a description), RFC 3261 21.4.26 (488), RFC 6890.
 
 use super::house::{AGENT, CUSTOMER, House, sdp};
-use crate::media::{Forbidden, MediaCommand, MediaEvent, MediaLeg, Network, SourceRule};
+use crate::media::{Forbidden, MediaCommand, MediaEvent, Network, SourceRule};
 use crate::sip::config::Nat;
 use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
 use crate::sip::sdp::SdpError;
@@ -175,7 +175,7 @@ fn a_trunk_with_media_sources_has_its_sound_there_and_nowhere_else() {
     let leg = calls(&mut house, trunk(), "127.0.0.1", "5001", at("127.0.0.99", 4000));
     house.answer(house.ringing(AGENT));
     assert_eq!(told(&house, leg).0.unheard, Some(500));
-    house.media(MediaEvent::Withheld { leg: MediaLeg(leg.0) });
+    house.media(MediaEvent::Withheld { leg });
     assert!(matches!(remarks(&house).last(), Some(Remark::Withheld { .. })));
 }
 
@@ -269,7 +269,7 @@ fn when_what_carries_its_sound_fails_a_call_is_ended_with_a_reason() {
     let (customer, agent) = house.talk();
     house.log.clear();
     for leg in [customer, agent] {
-        house.media(MediaEvent::Failed { leg: MediaLeg(leg.0) });
+        house.media(MediaEvent::Failed { leg });
     }
     let hangups = house.leg_commands();
     assert!(

@@ -1,7 +1,7 @@
 //! Calls between two, and what their callers are told.
 
 use super::house::{AGENT, CUSTOMER, House, OTHER, codecs_of, sdp};
-use crate::media::{Codec, Expected, Format, LegMedia, MediaCommand, MediaEvent, MediaLeg};
+use crate::media::{Codec, Expected, Format, LegMedia, MediaCommand, MediaEvent};
 use crate::sip::config::Nat;
 use crate::sip::leg::{Destination, EndReason, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
 use crate::sip::sdp::SdpError;
@@ -88,7 +88,7 @@ fn a_caller_and_a_callee_without_a_common_codec_talk_transcoded() {
         media: sdp(5001, "0 101", "sendrecv"),
     });
     let codecs = house.log.iter().filter_map(|output| match output {
-        Output::Media(MediaCommand::Describe { leg, media, .. }) => Some((LegId(leg.0), media.codec)),
+        Output::Media(MediaCommand::Describe { leg, media, .. }) => Some((*leg, media.codec)),
         _ => None,
     });
     assert_eq!(codecs.collect::<Vec<_>>(), [(agent, Codec::Pcmu), (customer, Codec::Pcma)]);
@@ -690,7 +690,7 @@ fn a_silent_phone_is_probed_and_one_that_is_gone_ends_the_call() {
     let mut house = House::new();
     let (customer, _) = house.talk();
     let before = house.lines[&customer].last_sdp.clone();
-    house.media(MediaEvent::Inactive { leg: MediaLeg(customer.0) });
+    house.media(MediaEvent::Inactive { leg: customer });
     assert!(house.lines[&customer].offered);
     assert_ne!(before, house.lines[&customer].last_sdp, "an offer has all our codecs");
     house.leg(LegEvent::OfferRefused {
@@ -754,7 +754,7 @@ fn an_identity_goes_on_to_the_number_it_was_signed_for_and_not_to_where_that_is_
 
 fn quality(leg: LegId, packets_sent: u64) -> MediaEvent {
     MediaEvent::Quality {
-        leg: MediaLeg(leg.0),
+        leg,
         quality: Quality {
             packets_sent,
             ..Quality::default()

@@ -1,7 +1,7 @@
 //! Chance against the model that the house carries.
 
 use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, DEVICES, House, OTHER, sdp};
-use crate::media::{MediaEvent, MediaLeg};
+use crate::media::MediaEvent;
 use crate::sip::leg::{EndReason, LegEvent, LegId, LegSource};
 use crate::sip::switchboard::{B2buaConfig, RestoredCalls};
 use crate::supervision;
@@ -196,11 +196,8 @@ fn play(house: &mut House, (what, who, how, more): Step) {
             if let Some(leg) = pick(house, who, |line| !line.closed) {
                 let call = house.lines[&leg].call;
                 match (how % 8, call) {
-                    (0, Some(call)) => house.media(MediaEvent::LeakGuard {
-                        call,
-                        leg: MediaLeg(leg.0),
-                    }),
-                    _ => house.media(MediaEvent::Inactive { leg: MediaLeg(leg.0) }),
+                    (0, Some(call)) => house.media(MediaEvent::LeakGuard { call, leg }),
+                    _ => house.media(MediaEvent::Inactive { leg }),
                 }
             }
         }
@@ -320,7 +317,7 @@ fn play(house: &mut House, (what, who, how, more): Step) {
                         status: 183,
                         media: description(more),
                     }),
-                    _ => house.media(MediaEvent::Inactive { leg: MediaLeg(leg.0) }),
+                    _ => house.media(MediaEvent::Inactive { leg }),
                 }
             }
         }

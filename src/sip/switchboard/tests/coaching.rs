@@ -1,7 +1,7 @@
 //! The life of a monitor, seen from the phones.
 
 use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, House, OTHER, sdp};
-use crate::media::{MediaEvent, MediaLeg};
+use crate::media::MediaEvent;
 use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
 use crate::sip::switchboard::{B2buaConfig, Output, RestoredCalls};
 use crate::supervision;
@@ -137,10 +137,7 @@ fn after_a_leak_was_caught_the_supervisor_is_heard_by_nobody_on_that_call() {
     let mut house = House::new();
     let legs = house.coached(Activity::Coach);
     let call = house.lines[&legs.0].call.expect("opened");
-    house.media(MediaEvent::LeakGuard {
-        call,
-        leg: MediaLeg(legs.0.0),
-    });
+    house.media(MediaEvent::LeakGuard { call, leg: legs.0 });
     assert_eq!(table(&house, legs), LISTEN);
     house.command(switch(house.call_id(), Activity::BargeIn)).expect("accepted");
     assert_eq!(table(&house, legs), LISTEN);
@@ -152,7 +149,7 @@ fn a_caught_leak_is_reported_once_to_each_supervisor_of_that_call() {
     let legs = house.coached(Activity::Coach);
     let call = house.lines[&legs.0].call.expect("opened");
     for leg in [legs.0, legs.1] {
-        let leg = MediaLeg(leg.0);
+        let leg = leg;
         house.media(MediaEvent::LeakGuard { call, leg });
     }
     assert_eq!(house.failures.len(), 1);
@@ -165,7 +162,7 @@ fn a_caught_leak_is_reported_once_to_each_supervisor_of_that_call() {
 fn a_probe_of_a_silent_phone_leaves_the_whisper_alone() {
     let mut house = House::new();
     let legs = house.coached(Activity::Coach);
-    house.media(MediaEvent::Inactive { leg: MediaLeg(legs.1.0) });
+    house.media(MediaEvent::Inactive { leg: legs.1 });
     assert!(house.lines[&legs.1].offered);
     assert_eq!(table(&house, legs), COACH);
 }
@@ -674,7 +671,7 @@ fn a_supervisors_phone_that_answers_on_hold_is_heard_once_it_retrieves() {
 fn nobody_joins_a_call_whose_phones_are_silent_and_asked_until_one_is_known_to_be_there() {
     let silent = |house: &mut House, legs: &[LegId]| {
         for leg in legs {
-            house.media(MediaEvent::Inactive { leg: MediaLeg(leg.0) });
+            house.media(MediaEvent::Inactive { leg: *leg });
         }
     };
     let answers = |house: &mut House, leg: LegId| {
@@ -691,7 +688,7 @@ fn nobody_joins_a_call_whose_phones_are_silent_and_asked_until_one_is_known_to_b
     answers(&mut house, customer);
     assert_eq!(house.find_ringing(BOSS), None, "the agent's phone has not answered");
     // It speaks, which says as much as an answer.
-    house.media(MediaEvent::Active { leg: MediaLeg(agent.0) });
+    house.media(MediaEvent::Active { leg: agent });
     let boss = house.ringing(BOSS);
     // Silent again before the supervisor's phone has answered: it waits for what comes of it.
     answers(&mut house, agent);
@@ -706,7 +703,7 @@ fn nobody_joins_a_call_whose_phones_are_silent_and_asked_until_one_is_known_to_b
 fn a_supervisor_who_waits_for_a_call_in_doubt_is_released_when_it_ends() {
     let mut house = House::new();
     let (customer, agent) = house.talk();
-    house.media(MediaEvent::Inactive { leg: MediaLeg(customer.0) });
+    house.media(MediaEvent::Inactive { leg: customer });
     house.monitor(Activity::Coach, Mode::AllCalls, Scope::Agent).expect("accepted");
     house.leg(LegEvent::OfferRefused {
         leg: customer,

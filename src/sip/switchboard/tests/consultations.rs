@@ -615,7 +615,7 @@ fn where_it_is_wished_for_an_agent_hears_that_he_is_monitored_and_so_does_the_ne
     let beeped = |house: &mut House| {
         let log = std::mem::take(&mut house.log);
         let beeps = log.into_iter().filter_map(|output| match output {
-            Output::Media(MediaCommand::Beep { leg }) => Some(LegId(leg.0)),
+            Output::Media(MediaCommand::Beep { leg }) => Some(leg),
             _ => None,
         });
         beeps.collect::<Vec<_>>()

@@ -8,14 +8,14 @@ use super::super::whereabouts::Aim;
 use crate::media::call::{Call, CallConfig, LeakVerdict, Leg, StreamStart, TransmitKind};
 use crate::media::codec::Encoder;
 use crate::media::rtp::{self, MAX_PAYLOAD, RtpHeader};
-use crate::media::{CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegMedia, MediaLeg, SourceRule};
+use crate::media::{CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegId, LegMedia, SourceRule};
 use crate::sip::sdp::{Direction, Local, SdpSession};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-const PEER: MediaLeg = MediaLeg(0);
-const OTHER: MediaLeg = MediaLeg(1);
+const PEER: LegId = LegId(0);
+const OTHER: LegId = LegId(1);
 
 /// Payload types and what they name, as a description says: `opus/48000/2`.
 type Table = BTreeMap<u8, String>;

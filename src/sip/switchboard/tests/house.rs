@@ -3,7 +3,7 @@
 //! The model knows nothing of seats or roles in the engine. It reads the published [`CallFact`]s, and holds each `Hear` against the table of
 //! the mission; it counts the ends of legs and ports.
 
-use crate::media::{CallKey, Codec, Expected, Hearing, HearingRole, MediaCommand, MediaEvent, MediaLeg};
+use crate::media::{CallKey, Codec, Expected, Hearing, HearingRole, MediaCommand, MediaEvent};
 use crate::sip::config::Nat;
 use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
 use crate::sip::sdp::SrtpPolicy;
@@ -35,12 +35,12 @@ pub(super) const DEVICES: [(&str, &str); 5] = [
 pub(super) struct Ports {
     random: u128,
     pub(super) free: usize,
-    opened: Vec<(CallKey, MediaLeg)>,
+    opened: Vec<(CallKey, LegId)>,
     pub(super) expected: Vec<Expected>,
 }
 
 impl Environment for Ports {
-    fn open_port(&mut self, call: CallKey, leg: MediaLeg, expected: Expected) -> Option<SocketAddr> {
+    fn open_port(&mut self, call: CallKey, leg: LegId, expected: Expected) -> Option<SocketAddr> {
         self.free = self.free.checked_sub(1)?;
         self.opened.push((call, leg));
         self.expected.push(expected);
@@ -542,7 +542,7 @@ impl House {
         let Some(call) = self.lines[&listener].call else { return false };
         self.hearing
             .get(&call)
-            .is_some_and(|hearing| hearing.gain(MediaLeg(listener.0), MediaLeg(speaker.0)).is_some())
+            .is_some_and(|hearing| hearing.gain(listener, speaker).is_some())
     }
 
     /// Who hears whom, as letters: `"ca ac"`: c hears a, a hears c.
@@ -646,7 +646,7 @@ impl House {
 
     fn note_opened(&mut self) {
         for (call, leg) in self.board.outside.opened.drain(..) {
-            assert!(self.waiting.insert(LegId(leg.0), call).is_none(), "opened twice");
+            assert!(self.waiting.insert(leg, call).is_none(), "opened twice");
         }
         let lines = &mut self.lines;
         self.waiting.retain(|leg, call| {
@@ -760,22 +760,22 @@ impl House {
 
     fn watch_media(&mut self, command: &MediaCommand) {
         match command {
-            MediaCommand::Describe { leg, .. } | MediaCommand::Sources { leg, .. } => assert!(!self.line(LegId(leg.0)).closed),
+            MediaCommand::Describe { leg, .. } | MediaCommand::Sources { leg, .. } => assert!(!self.line(*leg).closed),
             MediaCommand::Hear { call, hearing } => {
                 self.hold_against_table(*call, hearing);
                 self.hearing.insert(*call, hearing.clone());
             }
-            MediaCommand::Close { leg } if self.waiting.remove(&LegId(leg.0)).is_some() => {}
+            MediaCommand::Close { leg } if self.waiting.remove(leg).is_some() => {}
             MediaCommand::Close { leg } => {
-                let line = self.line(LegId(leg.0));
+                let line = self.line(*leg);
                 assert!(!line.closed, "closed twice: {line:?}");
                 line.closed = true;
             }
-            MediaCommand::Move { leg, call } if self.waiting.contains_key(&LegId(leg.0)) => {
-                self.waiting.insert(LegId(leg.0), *call);
+            MediaCommand::Move { leg, call } if self.waiting.contains_key(leg) => {
+                self.waiting.insert(*leg, *call);
             }
             MediaCommand::Move { leg, call } => {
-                let line = self.line(LegId(leg.0));
+                let line = self.line(*leg);
                 assert!(!line.closed && !line.ended && line.call != Some(*call), "{line:?}");
                 line.call = Some(*call);
                 for hearing in self.hearing.values_mut() {
@@ -783,11 +783,11 @@ impl House {
                 }
             }
             MediaCommand::SendDigits { leg, .. } => {
-                let line = self.line(LegId(leg.0)).clone();
+                let line = self.line(*leg).clone();
                 assert!(!line.closed && line.answered);
             }
             MediaCommand::Beep { leg } => {
-                let line = self.line(LegId(leg.0)).clone();
+                let line = self.line(*leg).clone();
                 assert!(!line.closed && line.party.is_ok());
             }
             MediaCommand::Mute { .. } => panic!("not ours: {command:?}"),
@@ -836,22 +836,22 @@ impl House {
                     })
                 )
             };
-            if is_coach(hearing.role(MediaLeg(coach.leg.0))) {
-                let supervisor = |leg: &MediaLeg| hearing.is_supervisor(*leg);
+            if is_coach(hearing.role(coach.leg)) {
+                let supervisor = |leg: &LegId| hearing.is_supervisor(*leg);
                 let ears = hearing
                     .legs()
-                    .filter(|leg| !supervisor(leg) && hearing.gain(*leg, MediaLeg(coach.leg.0)).is_some());
+                    .filter(|leg| !supervisor(leg) && hearing.gain(*leg, coach.leg).is_some());
                 assert!(ears.count() <= 1, "a coach is heard by one agent alone");
             }
         }
-        for waiting in self.waiting.keys().map(|leg| MediaLeg(leg.0)) {
-            let cell = |leg: MediaLeg| hearing.gain(leg, waiting).or(hearing.gain(waiting, leg));
+        for waiting in self.waiting.keys() {
+            let cell = |leg: LegId| hearing.gain(leg, *waiting).or(hearing.gain(*waiting, leg));
             assert!(hearing.legs().all(|leg| cell(leg).is_none()), "not invited yet, and on the line");
         }
-        let named: Vec<&Line> = hearing.legs().filter_map(|leg| self.lines.get(&LegId(leg.0))).collect();
+        let named: Vec<&Line> = hearing.legs().filter_map(|leg| self.lines.get(&leg)).collect();
         for &listener in &named {
             for &speaker in &named {
-                if hearing.gain(MediaLeg(listener.leg.0), MediaLeg(speaker.leg.0)).is_none() {
+                if hearing.gain(listener.leg, speaker.leg).is_none() {
                     continue;
                 }
                 assert!(!listener.closed && !speaker.closed && !listener.ended && !speaker.ended);
@@ -951,7 +951,7 @@ impl House {
 }
 
 /// The same hearing with a leg gone.
-fn without(hearing: &Hearing, gone: MediaLeg) -> Hearing {
+fn without(hearing: &Hearing, gone: LegId) -> Hearing {
     let mut rest = hearing.clone();
     for leg in hearing.legs() {
         rest = rest.cell(leg, gone, None).cell(gone, leg, None);
