@@ -19,11 +19,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use undertone::clock::instant;
 use undertone::media::MediaConfig;
+use undertone::sip::b2bua::B2buaConfig;
+use undertone::sip::backend;
 use undertone::sip::config::{ListenAddress, SipAccount, SipConfig, SipLimits, Trunk, TrunkSource};
 use undertone::sip::digest::{Credentials, DigestRequest};
 use undertone::sip::flow::Protocol;
-use undertone::sip::service;
-use undertone::sip::switchboard::B2buaConfig;
 use undertone::sip::transaction::Bounds;
 use undertone::store;
 
@@ -133,7 +133,7 @@ fn measure(options: &Options) -> Result<Row, Box<dyn Error>> {
         .enable_all()
         .build()?;
     let config = config(&sockets, options)?;
-    let (_server, backend) = runtime.block_on(runtime.spawn(service::start(config, store::in_memory())))??;
+    let (_server, backend) = runtime.block_on(runtime.spawn(backend::start(config, store::in_memory())))??;
     let server = backend.local_addr(Protocol::Udp).ok_or("no UDP")?;
     let mut calls = Calls::new(sockets, server, options.slots)?;
     calls.register()?;
@@ -182,7 +182,7 @@ fn measure(options: &Options) -> Result<Row, Box<dyn Error>> {
 }
 
 /// One trunk that calls, and as many devices as calls at once.
-fn config(sockets: &Sockets, options: &Options) -> Result<service::BackendConfig, Box<dyn Error>> {
+fn config(sockets: &Sockets, options: &Options) -> Result<backend::BackendConfig, Box<dyn Error>> {
     let caller = sockets.caller.local_addr()?;
     let trunk = Trunk {
         // The devices are at the same address, and at another port.
@@ -202,7 +202,7 @@ fn config(sockets: &Sockets, options: &Options) -> Result<service::BackendConfig
         legs: usize::MAX,
         ..SipLimits::default()
     };
-    Ok(service::BackendConfig {
+    Ok(backend::BackendConfig {
         sip: SipConfig {
             listen: vec![ListenAddress::new(Protocol::Udp, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
             realm: REALM.into(),
@@ -216,7 +216,7 @@ fn config(sockets: &Sockets, options: &Options) -> Result<service::BackendConfig
             limits,
             ..SipConfig::default()
         },
-        switchboard: B2buaConfig {
+        b2bua: B2buaConfig {
             grace: Duration::ZERO,
             ..B2buaConfig::default()
         },

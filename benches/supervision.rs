@@ -17,11 +17,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use undertone::clock::instant;
 use undertone::gateway::{self, DeviceEntry, Directory, Gateway, Group, Restored, Token, User};
-use undertone::supervision::{LegOutcome, Supervision, SupervisionConfig, SupervisionOutput};
-use undertone::words::{
+use undertone::model::{
     Activity, Answer, CallFact, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind, Fact, Feature, GroupId, LegState, Mode,
     MonitorFact, MonitorState, Now, PartyFact, PartyRole, Query, Request, RequestEnvelope, Role, Scope, TargetRef, Timestamp, UserId,
 };
+use undertone::supervision::{LegOutcome, Supervision, SupervisionConfig, SupervisionOutput};
 
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 /// The target of issue and mission.

@@ -4,10 +4,10 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
-use undertone::front::bayeux::CometdConfig;
-use undertone::front::bayeux::hub::{ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, Output, Sessions, SocketId};
-use undertone::front::bayeux::message::{self, ClientId, Pattern};
-use undertone::words::{Now, Timestamp, UserId};
+use undertone::cometd::CometdConfig;
+use undertone::cometd::message::{self, ClientId, Pattern};
+use undertone::cometd::sessions::{ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, Output, Sessions, SocketId};
+use undertone::model::{Now, Timestamp, UserId};
 
 fn start() -> Now {
     #[allow(clippy::disallowed_methods)]

@@ -7,7 +7,7 @@ use undertone::media::codec::{Decoder, MAX_DECODED};
 use undertone::media::jitter::{Reader, Ring};
 use undertone::media::srtp::{MasterKey, Protect, Suite, Unprotect};
 use undertone::media::{CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegId, LegMedia, rtcp, rtp};
-use undertone::words::{Activity, Now, Timestamp};
+use undertone::model::{Activity, Now, Timestamp};
 
 const ACTIVITIES: [Activity; 3] = [Activity::ListenIn, Activity::Coach, Activity::BargeIn];
 

@@ -2,7 +2,7 @@
 //!
 //! A writer thread of its own gathers what waits, appends it in one write and asks the disk to keep it (fsync) before it says so.
 
-use crate::words::Timestamp;
+use crate::model::Timestamp;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use serde::Serialize;

@@ -1,6 +1,6 @@
 //! The only lines that read the time.
 
-use crate::words::{Now, Timestamp};
+use crate::model::{Now, Timestamp};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Both clocks: what every machine takes as `now`.

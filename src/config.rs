@@ -10,14 +10,15 @@ mod rooms;
 
 pub use credentials::{CredentialsError, Made, forget_credentials};
 
-use crate::door;
-use crate::front::{self, auth, bayeux};
+use crate::cometd;
 use crate::gateway::{self, Directory};
+use crate::http::server;
+use crate::http::{self, auth};
 use crate::media::MediaConfig;
+use crate::model::{Number, UserId};
 use crate::sip;
-use crate::sip::switchboard::{B2buaConfig, Numbering};
+use crate::sip::b2bua::{B2buaConfig, Numbering};
 use crate::telemetry;
-use crate::words::{Number, UserId};
 use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Format, Serialized, Toml};
@@ -48,11 +49,11 @@ pub struct Config {
     /// Where REST and CometD listen.
     pub rest_bind: SocketAddr,
     /// REST and CometD over HTTP.
-    pub front: front::HttpConfig,
+    pub front: http::HttpConfig,
     /// Logins.
     pub login: auth::AuthConfig,
     /// CometD sessions.
-    pub bayeux: bayeux::CometdConfig,
+    pub bayeux: cometd::CometdConfig,
     /// Where the telephony contract is served.
     pub grpc_bind: SocketAddr,
     /// gRPC server reflection.
@@ -73,8 +74,8 @@ pub struct Config {
     pub audit_file: PathBuf,
     /// The SIP endpoint. Its accounts can log in once [`Config::sip_with_credentials`] has given them their HA1s.
     pub sip: sip::config::SipConfig,
-    /// The switchboard.
-    pub switchboard: B2buaConfig,
+    /// The B2BUA.
+    pub b2bua: B2buaConfig,
     /// Every number of the house, and the ways out of it.
     pub numbering: Numbering,
     /// RTP.
@@ -89,11 +90,11 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doors {
     /// REST and CometD.
-    pub rest: door::ConnectionLimits,
+    pub rest: server::ConnectionLimits,
     /// The telephony contract, of a gateway or a backend.
-    pub grpc: door::ConnectionLimits,
+    pub grpc: server::ConnectionLimits,
     /// Health and metrics.
-    pub admin: door::ConnectionLimits,
+    pub admin: server::ConnectionLimits,
 }
 
 impl Config {

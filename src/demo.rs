@@ -1,7 +1,10 @@
 //! The whole product shown in one process: three phones, a desktop, and proof of who heard whom.
 
+pub mod cometd_client;
 mod desktop;
+pub mod events;
 mod hearing;
+pub mod phone;
 mod story;
 mod timeline;
 mod world;
@@ -80,7 +83,7 @@ pub enum DemoError {
     Start(String),
     /// A phone.
     #[error("the {0}'s phone: {1}")]
-    Phone(&'static str, #[source] crate::phone::PhoneError),
+    Phone(&'static str, #[source] crate::demo::phone::PhoneError),
     /// HTTP.
     #[error("HTTP: {0}")]
     Http(#[from] reqwest::Error),
@@ -94,7 +97,7 @@ pub enum DemoError {
     },
     /// CometD did not do as it should.
     #[error("CometD: {0}")]
-    CometD(#[from] crate::listener::ListenError),
+    CometD(#[from] crate::demo::cometd_client::ListenError),
     /// Something that should have come did not.
     #[error("did not come: {0}")]
     Missing(String),

@@ -8,28 +8,28 @@
 //!  handle_fact ─────▶ views compared with what was told last ─────────────────────────────────▶ Notice
 //! ```
 
-mod calls;
+mod access;
+mod audit_record;
+mod call_index;
 mod directory;
-mod permission;
-mod record;
-mod request;
-mod view;
+mod requests;
+mod views;
 
 #[cfg(feature = "io")]
-pub mod desk;
+pub mod task;
 #[cfg(test)]
 mod tests;
 
+pub use audit_record::{AuditEvent, AuditRecord, ListeningRecord};
 pub use directory::{DeviceEntry, Directory, Group, User, VoiceEnvironment};
-pub use record::{AuditEvent, AuditRecord, ListeningRecord};
 
-use crate::words::{
+use crate::model::{
     Activity, AdmissionAsked, AgentState, Answer, CallFact, CallId, CallNotification, CallView, Capabilities, Command, CommandContext,
     DeviceFact, DeviceId, DeviceView, Fact, Failure, LegState, MonitorFact, MonitorState, Notice, NoticeBody, Now, PartyFact, Query,
     Reason, Refusal, RequestEnvelope, RequestId, Timestamp, Topic, UserId, UserView,
 };
-use calls::CallIndex;
-use permission::AccessDirectory;
+use access::AccessDirectory;
+use call_index::CallIndex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -439,7 +439,7 @@ impl Gateway {
             }
             Query::MyCall(call) => {
                 let view = self.calls.get(call).and_then(|fact| self.live_leg(user, fact));
-                view.map(|view| Answer::Call(self.measured(view::timed(view, now))))
+                view.map(|view| Answer::Call(self.measured(views::timed(view, now))))
                     .ok_or_else(|| Refusal::not_found(format_args!("/me/calls/{call}")))
             }
             Query::Device(device) if self.house.may_know(user, device) => self.view_for(user, device).map(Answer::Device),
@@ -527,7 +527,7 @@ impl Gateway {
     }
 
     fn refuse(&mut self, token: Token, asked: &RequestEnvelope, refusal: Refusal, now: Now) {
-        if !request::refusal_is_audited(&asked.request, refusal.reason) {
+        if !requests::refusal_is_audited(&asked.request, refusal.reason) {
             return self.reply(token, Err(refusal));
         }
         let record = AuditRecord {
@@ -786,7 +786,7 @@ impl Gateway {
             let record = AuditRecord {
                 from: Some(asked.from),
                 request_id: Some(asked.request_id.clone()),
-                operation: Some(request::operation(&asked.request)),
+                operation: Some(requests::operation(&asked.request)),
                 ..self.monitor_record(AuditEvent::Cancelled, &monitor, now)
             };
             self.audit(record, PendingWork::Line, now);
@@ -990,7 +990,7 @@ impl Gateway {
             let now = legs.get(&device);
             if now.is_none_or(|leg| leg.state == LegState::Released) {
                 let handed_on_to = now.and_then(|leg| leg.handed_on_to.clone());
-                legs.insert(device, view::released(view, handed_on_to));
+                legs.insert(device, views::released(view, handed_on_to));
             }
         }
         for (device, leg) in legs {
@@ -1025,7 +1025,7 @@ impl Gateway {
         let Some(user) = self.house.owner(device) else { return };
         let body = NoticeBody::CallStateChange {
             notification,
-            call: view::timed(leg, now.wall),
+            call: views::timed(leg, now.wall),
         };
         let news = notice(&user.id, Topic::Calls, body);
         self.outputs.push_back(Output::Notice(news));
@@ -1084,7 +1084,7 @@ impl Gateway {
             .and_then(|owner| self.sessions.get(&owner.id))
             .copied()
             .unwrap_or(AgentState::Offline);
-        Ok(view::device(
+        Ok(views::device(
             entry,
             owner,
             self.devices.get(device),
@@ -1099,7 +1099,7 @@ impl Gateway {
         Ok(if user.devices.contains(device) {
             view
         } else {
-            view::of_another(view)
+            views::of_another(view)
         })
     }
 
@@ -1117,20 +1117,20 @@ impl Gateway {
 
     fn leg_view(&self, call: &CallFact, device: &DeviceId) -> Option<CallView> {
         let entry = self.house.device(device)?;
-        let party = view::leg(call, entry)?;
+        let party = views::leg(call, entry)?;
         let other = |id: &CallId| self.calls.get(id);
-        let related = view::Related {
+        let related = views::Related {
             parent: call
                 .parent
                 .clone()
-                .filter(|id| other(id).is_some_and(|about| view::asks(device, call, about))),
+                .filter(|id| other(id).is_some_and(|about| views::asks(device, call, about))),
             is_asked_about: self
                 .asking
                 .get(&call.id)
                 .and_then(other)
-                .is_some_and(|by| view::asks(device, by, call)),
+                .is_some_and(|by| views::asks(device, by, call)),
         };
-        Some(view::call(call, entry, party, related, &self.config, &self.capabilities))
+        Some(views::call(call, entry, party, related, &self.config, &self.capabilities))
     }
 
     fn live_leg(&self, user: &User, call: &CallFact) -> Option<CallView> {
@@ -1142,15 +1142,15 @@ impl Gateway {
     fn measured(&self, view: CallView) -> CallView {
         let call = self.calls.get(&view.id);
         let entry = self.house.device(&view.device);
-        match call.zip(entry).and_then(|(call, entry)| Some((call, view::leg(call, entry)?))) {
-            Some((call, party)) => view::measured(view, call, party),
+        match call.zip(entry).and_then(|(call, entry)| Some((call, views::leg(call, entry)?))) {
+            Some((call, party)) => views::measured(view, call, party),
             None => view,
         }
     }
 
     fn own_calls(&self, user: &User, now: Timestamp) -> Vec<CallView> {
         let legs = self.calls.of(&user.devices).filter_map(|call| self.live_leg(user, call));
-        legs.map(|leg| view::timed(leg, now)).collect()
+        legs.map(|leg| views::timed(leg, now)).collect()
     }
 
     fn user_view(&self, user: &User) -> UserView {

@@ -11,32 +11,27 @@
 //! then drain `poll_output()`; `poll_timeout()` says when to be woken. Noisy rooms do all the waiting and hardly anything
 //! else. Noisy rooms are behind the feature `io`; `tests/floor_plan.rs` holds the walls.
 
-pub mod words;
+pub mod model;
 
 #[cfg(feature = "io")]
-pub mod clock;
-#[cfg(feature = "io")]
-pub mod config;
-
+pub mod app;
 #[cfg(feature = "io")]
 pub mod audit;
 #[cfg(feature = "io")]
-pub mod contract;
+pub mod clock;
+pub mod cometd;
+#[cfg(feature = "io")]
+pub mod config;
 #[cfg(feature = "io")]
 pub mod demo;
-#[cfg(feature = "io")]
-pub mod door;
-#[cfg(feature = "io")]
-pub mod events;
-pub mod front;
 pub mod gateway;
 #[cfg(feature = "io")]
-pub mod listener;
+pub mod grpc;
+#[cfg(feature = "io")]
+pub mod http;
 pub mod media;
 #[cfg(feature = "io")]
-pub mod phone;
-#[cfg(feature = "io")]
-pub mod serve;
+pub mod rest;
 pub mod sip;
 #[cfg(feature = "io")]
 pub mod store;

@@ -5,10 +5,10 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use undertone::app::{self, ServerRole};
 use undertone::config::{self, Config};
+use undertone::demo::events;
 use undertone::demo::{self, Scenario};
-use undertone::events;
-use undertone::serve::{self, ServerRole};
 use undertone::telemetry::{self, Metrics};
 
 /// Answering a poll takes some dozen small allocations; this allocator makes them at a third of the system's price.
@@ -139,7 +139,7 @@ fn run(Configured { config }: Configured, part: ServerRole) -> ExitCode {
         Ok(metrics) => metrics,
         Err(error) => return fail(error),
     };
-    let outcome = block_on(serve::run(config, part, Some(metrics), |running| {
+    let outcome = block_on(app::run(config, part, Some(metrics), |running| {
         running.introduction().map(print);
     }));
     match outcome {

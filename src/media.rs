@@ -30,8 +30,8 @@ pub use hearing::{Gain, Hearing, HearingRole, HearingRules};
 pub use source::SourceRule;
 pub use targets::{Forbidden, Network, Targets, is_private};
 
-pub use crate::words::LegId;
-use crate::words::Quality;
+pub use crate::model::LegId;
+use crate::model::Quality;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;

@@ -1,5 +1,8 @@
 //! The reference backend: a B2BUA with its registrar, on our own SIP core.
 
+pub mod b2bua;
+#[cfg(feature = "io")]
+pub mod backend;
 pub mod config;
 pub mod dialog;
 pub mod digest;
@@ -11,9 +14,6 @@ pub mod message;
 pub mod peer;
 pub mod registrar;
 pub mod sdp;
-#[cfg(feature = "io")]
-pub mod service;
-pub mod switchboard;
 pub mod timers;
 pub mod transaction;
 #[cfg(feature = "io")]

@@ -6,11 +6,10 @@
 //!                          └──▶ Reserve ───────────────┘ at the next start
 //! ```
 
-mod file;
-mod lasting;
+mod redb;
 mod reserve;
+mod writer;
 
-use lasting::Lasting;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -18,6 +17,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use writer::Lasting;
 
 /// Where things are kept. Shared by every room of a process; blocking, so noisy rooms call it from a blocking task or an own thread.
 pub type Store = Arc<dyn KeyValueStore>;
@@ -145,7 +145,7 @@ pub enum StoreError {
         /// Which file.
         path: PathBuf,
         /// What redb says.
-        error: Box<redb::Error>,
+        error: Box<::redb::Error>,
     },
     /// Its disk is full.
     #[error("state file {}: there is no room left on its disk", path.display())]

@@ -23,7 +23,7 @@ mod tests;
 pub use config::{Consults, Intrusion, SupervisionConfig};
 pub use machine::Supervision;
 
-use crate::words::{Activity, AdmissionAsked, CallId, DeviceId, Failure, MonitorFact};
+use crate::model::{Activity, AdmissionAsked, CallId, DeviceId, Failure, MonitorFact};
 
 /// What became of a supervisor's leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use undertone::media::call::{Call, CallConfig, LeakVerdict, Leg, StreamStart};
 use undertone::media::codec::{Codec, Decoder, Encoder, MAX_DECODED};
 use undertone::media::srtp::{Keys, MasterKey, Protect, Suite};
 use undertone::media::{CallKey, EventClock, Format, Hearing, HearingRole, LegId, LegMedia};
+use undertone::model::{Activity, Now, Timestamp};
 use undertone::sip::flow::{ConnectionId, Flow, Protocol};
 use undertone::sip::peer::{Peer, ReturnPath};
 use undertone::sip::transaction::{Bounds, ReceivedVia, ServerKey, Timing, TransactionKind, Transactions};
-use undertone::words::{Activity, Now, Timestamp};
 
 const LEGS: [LegId; 3] = [LegId(1), LegId(2), LegId(3)];
 const FRAME: Duration = Duration::from_millis(20);

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 use undertone::clock;
-use undertone::phone::{Phone, PhoneEvent};
+use undertone::demo::phone::{Phone, PhoneEvent};
 
 /// Where a trunk is that brings calls in.
 const SITE: &str = "127.0.0.2:0";
@@ -515,7 +515,10 @@ async fn d9_forged_bye_cancel_and_re_invite_are_481_and_the_call_lives() {
     let trio = Trio::register(house.sip).await;
     let stranger = Peer::of(STRANGER, house.sip).await;
     let uri = format!("sip:{}@{}", AGENT.number, house.sip);
-    trio.agent.set_answer(undertone::phone::AnswerPolicy::OnRequest).await.unwrap();
+    trio.agent
+        .set_answer(undertone::demo::phone::AnswerPolicy::OnRequest)
+        .await
+        .unwrap();
     let invite = site.invite("d9", &uri, &format!("<sip:0711@{}>", site.address), "");
     site.send(&invite).await;
     let ringing = site.until("SIP/2.0 180").await;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use undertone::front::bayeux::CometdConfig;
+use undertone::cometd::CometdConfig;
 
 pub(crate) const ENDPOINT: &str = "/api/v2/notifications";
 

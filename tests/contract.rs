@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::transport::Channel;
-use undertone::contract::proto::telephony_client::TelephonyClient;
-use undertone::contract::{WatchItem, execute, proto, refusal_of};
-use undertone::words::{
+use undertone::model::{
     Activity, CallFact, CallId, Command, CommandContext, DeviceFact, DeviceId, Fact, LegState, Mode, MonitorFact, MonitorState, Number,
     PartyRole, Reason, Refusal, Scope, UserId,
 };
+use undertone::telephony::proto::telephony_client::TelephonyClient;
+use undertone::telephony::{WatchItem, execute, proto, refusal_of};
 
 /// How long anything may take. Generous: the machine may be busy, and nothing waits longer than it must.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tempfile::TempDir;
 use undertone::clock;
-use undertone::phone::{AnswerPolicy, Phone, PhoneConfig};
+use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig};
 
 /// How long a call may go on after SIGTERM.
 const GRACE: Duration = Duration::from_secs(1);

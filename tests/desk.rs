@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
 use undertone::audit::AuditLog;
-use undertone::contract::{BackendConnection, CommandCall};
-use undertone::gateway::desk::{GatewayEvent, GatewayHandle};
+use undertone::gateway::task::{GatewayEvent, GatewayHandle};
 use undertone::gateway::{DeviceEntry, Directory, GatewayConfig, Group, User};
-use undertone::store::{self, Store};
-use undertone::words::{
+use undertone::model::{
     Activity, AdmissionAsked, AgentState, Answer, Capabilities, Command, DeviceFact, DeviceKind, Fact, Feature, Mode, MonitorFact,
     MonitorState, Notice, NoticeBody, Query, Reason, Refusal, Request, RequestEnvelope, Role, Scope, TargetRef, Timestamp,
 };
+use undertone::store::{self, Store};
+use undertone::telephony::{BackendConnection, CommandCall};
 
 async fn next_notice(notices: &mut broadcast::Receiver<Arc<GatewayEvent>>) -> Notice {
     let told = tokio::time::timeout(PATIENCE, notices.recv()).await;

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 use undertone::clock;
-use undertone::phone::{AnswerPolicy, Packet, Phone, PhoneConfig, audio};
-use undertone::words::{Activity, CallId, Command, DeviceId, LegState, Mode, MonitorState, PartyRole, Scope, TransferStep};
+use undertone::demo::phone::{AnswerPolicy, Packet, Phone, PhoneConfig, audio};
+use undertone::model::{Activity, CallId, Command, DeviceId, LegState, Mode, MonitorState, PartyRole, Scope, TransferStep};
 
 /// Floors that are played on at the same time, and the steps on each: 2,000 in all.
 const FLOORS: u64 = 4;
@@ -92,9 +92,9 @@ impl Crowd {
         let called = Phone::start(outside()).await.expect("starts");
         let mut config = config();
         config.sip.trunks = vec![site(&called)];
-        config.switchboard.supervision.invite_timeout = Duration::from_secs(2);
-        config.switchboard.supervision.max_supervisors_per_device = 2;
-        config.switchboard.ring_timeout = Duration::from_secs(2);
+        config.b2bua.supervision.invite_timeout = Duration::from_secs(2);
+        config.b2bua.supervision.max_supervisors_per_device = 2;
+        config.b2bua.ring_timeout = Duration::from_secs(2);
         let floor = Floor::open(config).await;
         let caller = PhoneConfig {
             server: floor.address(),

@@ -13,9 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use undertone::clock;
-use undertone::contract::BackendConnection;
-use undertone::telephony::connect;
-use undertone::words::Fact;
+use undertone::model::Fact;
+use undertone::telephony::BackendConnection;
+use undertone::telephony::connection;
 
 const WATCH: &str = "/undertone.telephony.v1.Telephony/Watch";
 const DOORS: [(&str, &str); 3] = [("rest", "/api/v2/me"), ("grpc", WATCH), ("admin", "/readyz")];
@@ -34,7 +34,7 @@ async fn serve(place: &std::path::Path, doors: &str) -> Process {
 
 /// A gateway elsewhere that has read all that is known here.
 async fn gateway_at(grpc: SocketAddr) -> BackendConnection {
-    let mut line = connect::line(connect::remote(&format!("http://{grpc}")).unwrap());
+    let mut line = connection::line(connection::remote(&format!("http://{grpc}")).unwrap());
     let meeting = async { while line.facts.recv().await != Some(Fact::SnapshotComplete) {} };
     timeout(PATIENCE, meeting).await.expect("the gateway can not get in");
     line

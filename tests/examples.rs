@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use undertone::front;
+use undertone::http;
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
@@ -106,9 +106,9 @@ async fn the_page_shows_the_device(transport: &str) {
     let mut page = Desktop::run(&mut command);
     let origin = page.next("serving").await["origin"].as_str().expect("an origin").to_owned();
     let house = House::open(Wishes {
-        front: front::HttpConfig {
+        front: http::HttpConfig {
             cors_origins: vec![origin],
-            ..front::HttpConfig::default()
+            ..http::HttpConfig::default()
         },
         ..Wishes::default()
     })

@@ -1,54 +1,54 @@
-//! The walls of the house: which room may say `use crate::…` of which.
+//! The walls between the modules: which one may say `use crate::…` of which.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Room, and the rooms it may use. A room that is not here may not exist.
+/// A module, and the modules it may use. A module that is not here may not exist.
 const WALLS: &[(&str, &[&str])] = &[
-    ("words", &[]),
-    ("clock", &["words"]),
-    ("supervision", &["words"]),
-    ("contract", &["words", "clock"]),
-    ("gateway", &["words", "clock", "contract", "audit", "store", "telemetry"]),
-    ("door", &[]),
-    ("front", &["words", "clock", "contract", "door", "gateway", "store", "telemetry"]),
-    ("telephony", &["words", "clock", "contract", "supervision"]),
-    ("media", &["words", "clock", "telemetry"]),
-    ("sip", &["words", "clock", "contract", "supervision", "media", "store", "telemetry"]),
-    ("store", &["words"]),
-    ("audit", &["words", "clock"]),
-    ("telemetry", &["words"]),
-    ("phone", &["clock", "words"]),
+    ("model", &[]),
+    ("clock", &["model"]),
+    ("supervision", &["model"]),
+    ("telephony", &["model", "clock", "supervision"]),
+    ("gateway", &["model", "clock", "telephony", "audit", "store", "telemetry"]),
+    ("http", &["model", "clock", "gateway", "cometd", "rest", "telemetry"]),
+    ("rest", &["model", "http", "gateway", "telemetry"]),
+    ("cometd", &["model", "clock", "http", "rest", "gateway", "store"]),
+    ("grpc", &["model", "gateway", "telephony"]),
+    ("media", &["model", "clock", "telemetry"]),
+    (
+        "sip",
+        &["model", "clock", "telephony", "supervision", "media", "store", "telemetry"],
+    ),
+    ("store", &["model"]),
+    ("audit", &["model", "clock"]),
+    ("telemetry", &["model"]),
     (
         "config",
         &[
-            "words",
+            "model",
             "audit",
-            "door",
-            "front",
+            "cometd",
             "gateway",
+            "http",
             "media",
             "sip",
             "store",
             "supervision",
             "telemetry",
             "telephony",
-            "contract",
             "clock",
         ],
     ),
-    ("listener", &[]),
-    ("events", &["listener"]),
     ("demo", ANY),
-    ("serve", ANY),
+    ("app", ANY),
     ("main", ANY),
     ("lib", &[]),
 ];
 
 const ANY: &[&str] = &["*"];
 
-/// Quiet rooms may not wait, lock or look at the world.
-const LOUD_WORDS: &[&str] = &[
+/// Core modules may not wait, lock or look at the world.
+const SHELL_WORDS: &[&str] = &[
     "tokio",
     "async fn",
     ".await",
@@ -92,7 +92,7 @@ fn relative(path: &Path) -> String {
         .to_string()
 }
 
-fn room(path: &Path) -> String {
+fn module(path: &Path) -> String {
     let relative = relative(path);
     let first = relative.split('/').next().expect("a path has a first part");
     first.trim_end_matches(".rs").to_owned()
@@ -106,12 +106,12 @@ fn shipped(text: &str) -> &str {
 }
 
 #[test]
-fn every_room_uses_only_the_rooms_its_walls_allow() {
+fn every_module_uses_only_the_modules_its_walls_allow() {
     let mut broken = Vec::new();
     for (path, text) in sources() {
-        let room = room(&path);
-        let Some((_, allowed)) = WALLS.iter().find(|(name, _)| *name == room) else {
-            broken.push(format!("{}: room '{room}' is not in the floor plan", path.display()));
+        let module = module(&path);
+        let Some((_, allowed)) = WALLS.iter().find(|(name, _)| *name == module) else {
+            broken.push(format!("{}: module '{module}' is not in the table of walls", path.display()));
             continue;
         };
         for (number, line) in shipped(&text)
@@ -121,7 +121,7 @@ fn every_room_uses_only_the_rooms_its_walls_allow() {
         {
             if line.contains("crate::{") {
                 broken.push(format!(
-                    "{}:{}: one line per room, so that its walls can be read",
+                    "{}:{}: one line per module, so that its walls can be read",
                     path.display(),
                     number + 1
                 ));
@@ -129,8 +129,8 @@ fn every_room_uses_only_the_rooms_its_walls_allow() {
             for rest in line.split("crate::").skip(1) {
                 let used: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
                 let known = WALLS.iter().any(|(name, _)| *name == used);
-                if known && used != room && !allowed.contains(&used.as_str()) && *allowed != ANY {
-                    broken.push(format!("{}:{}: '{room}' may not use '{used}'", path.display(), number + 1));
+                if known && used != module && !allowed.contains(&used.as_str()) && *allowed != ANY {
+                    broken.push(format!("{}:{}: '{module}' may not use '{used}'", path.display(), number + 1));
                 }
             }
         }
@@ -139,12 +139,12 @@ fn every_room_uses_only_the_rooms_its_walls_allow() {
 }
 
 #[test]
-fn quiet_rooms_neither_wait_nor_look_at_the_world() {
+fn core_modules_neither_wait_nor_look_at_the_world() {
     let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).expect("lib.rs");
     let mut broken = Vec::new();
     let sources = sources();
     for (path, text) in &sources {
-        if is_loud_or_test(path, &sources, &lib) {
+        if is_shell_or_test(path, &sources, &lib) {
             continue;
         }
         for (number, line) in shipped(text)
@@ -152,16 +152,16 @@ fn quiet_rooms_neither_wait_nor_look_at_the_world() {
             .enumerate()
             .filter(|(_, line)| !line.trim_start().starts_with("//"))
         {
-            for loud in LOUD_WORDS.iter().filter(|loud| line.contains(**loud)) {
-                broken.push(format!("{}:{}: a quiet room says '{loud}'", path.display(), number + 1));
+            for loud in SHELL_WORDS.iter().filter(|loud| line.contains(**loud)) {
+                broken.push(format!("{}:{}: a core module says '{loud}'", path.display(), number + 1));
             }
         }
     }
-    assert!(broken.is_empty(), "quiet rooms are not quiet:\n{}", broken.join("\n"));
+    assert!(broken.is_empty(), "core modules are not pure:\n{}", broken.join("\n"));
 }
 
 /// Whether the module of a file, or one above it, is declared behind the feature `io`, or a test of it.
-fn is_loud_or_test(path: &Path, sources: &[(PathBuf, String)], lib: &str) -> bool {
+fn is_shell_or_test(path: &Path, sources: &[(PathBuf, String)], lib: &str) -> bool {
     let relative = relative(path);
     if relative == "main.rs" {
         return true;

@@ -6,7 +6,7 @@ mod story;
 use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR};
 use serde_json::{Value, json};
 use story::Story;
-use undertone::phone::{AnswerPolicy, Phone};
+use undertone::demo::phone::{AnswerPolicy, Phone};
 
 fn operation(name: &str) -> Value {
     json!({"operationName": name})

@@ -9,7 +9,7 @@ use crate::interop::tap::Tap;
 use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVISOR};
 use serde_json::{Value, json};
 use std::time::Duration;
-use undertone::phone::audio::{level, peak};
+use undertone::demo::phone::audio::{level, peak};
 
 const CUSTOMER_HZ: f32 = 437.0;
 const AGENT_HZ: f32 = 613.0;

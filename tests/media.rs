@@ -12,7 +12,7 @@ use undertone::media::{
     CallKey, EventClock, Expected, Format, Formats, Hearing, HearingRole, LegId, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent,
     PortUse,
 };
-use undertone::words::{Activity, Quality};
+use undertone::model::{Activity, Quality};
 
 const CALL: CallKey = CallKey(1);
 const AGENT: LegId = LegId(1);

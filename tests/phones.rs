@@ -1,8 +1,8 @@
 //! The software phones against each other, with nothing between them.
 
 use std::time::Duration;
-use undertone::phone::audio::Companding;
-use undertone::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent, SdpDirection};
+use undertone::demo::phone::audio::Companding;
+use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent, SdpDirection};
 
 const SOON: Duration = Duration::from_secs(10);
 const CALLER_HZ: f32 = 437.0;
@@ -113,7 +113,7 @@ async fn a_mark_is_found_where_it_is_heard() {
     caller.call("5001").await.unwrap();
     let since = caller.established(SOON).await.unwrap().at;
     hears(&called, CALLER_HZ).await;
-    let mark = undertone::phone::Voice { hz: 2500.0, dbfs: -10.0 };
+    let mark = undertone::demo::phone::Voice { hz: 2500.0, dbfs: -10.0 };
     caller.mark(mark, 5);
     let heard = async {
         loop {

@@ -6,7 +6,7 @@ use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVIS
 use crate::support::talk::{PATIENCE, phone};
 use serde_json::{Value, json};
 use std::time::Duration;
-use undertone::phone::{AnswerPolicy, Phone};
+use undertone::demo::phone::{AnswerPolicy, Phone};
 
 /// Another supervisor of the agent.
 const RIVAL: Account = Account {

@@ -6,8 +6,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::num::NonZeroU32;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use undertone::front;
-use undertone::front::auth;
+use undertone::http;
+use undertone::http::auth;
 
 fn device(id: &str) -> String {
     format!("/api/v2/me/devices/{id}")
@@ -532,9 +532,9 @@ async fn the_session_cookie_stands_in_for_the_password() {
 #[tokio::test]
 async fn a_foreign_page_cannot_use_the_cookie() {
     let house = House::open(Wishes {
-        front: front::HttpConfig {
+        front: http::HttpConfig {
             cors_origins: vec!["https://desk.example".to_owned()],
-            ..front::HttpConfig::default()
+            ..http::HttpConfig::default()
         },
         ..Wishes::default()
     })
@@ -575,9 +575,9 @@ async fn a_foreign_page_cannot_use_the_cookie() {
 #[tokio::test]
 async fn csrf_protection_wants_its_token_back() {
     let house = House::open(Wishes {
-        front: front::HttpConfig {
+        front: http::HttpConfig {
             csrf: true,
-            ..front::HttpConfig::default()
+            ..http::HttpConfig::default()
         },
         ..Wishes::default()
     })
@@ -667,9 +667,9 @@ async fn every_answer_has_a_request_id_and_stays_out_of_caches() {
 #[tokio::test]
 async fn a_preflight_is_answered_for_allowed_origins_on_the_whole_subtree() {
     let house = House::open(Wishes {
-        front: front::HttpConfig {
+        front: http::HttpConfig {
             cors_origins: vec!["https://desk.example".to_owned()],
-            ..front::HttpConfig::default()
+            ..http::HttpConfig::default()
         },
         ..Wishes::default()
     })

@@ -8,10 +8,10 @@ use crate::support::floor::{
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
 use undertone::clock;
+use undertone::demo::phone::{AnswerPolicy, Phone, PhoneEvent};
 use undertone::media::PortUse;
-use undertone::phone::{AnswerPolicy, Phone, PhoneEvent};
-use undertone::sip::service::BackendConfig;
-use undertone::words::{Activity, CallId, Command, Fact, LegState, Mode, MonitorFact, MonitorState, Reason, Scope, TransferStep};
+use undertone::model::{Activity, CallId, Command, Fact, LegState, Mode, MonitorFact, MonitorState, Reason, Scope, TransferStep};
+use undertone::sip::backend::BackendConfig;
 
 /// Nobody but these two hear each other.
 const TALK: [(&str, &str); 2] = [(CUSTOMER, AGENT), (AGENT, CUSTOMER)];
@@ -400,7 +400,7 @@ async fn a_conference_that_the_customer_leaves() {
 async fn a_transfer_to_another_agent_who_is_monitored_too() {
     let two = || {
         let mut config = config();
-        config.switchboard.supervision.max_supervisors_per_device = 2;
+        config.b2bua.supervision.max_supervisors_per_device = 2;
         config
     };
     in_every_way_of(two, async |mut stage| {
@@ -552,7 +552,7 @@ async fn a_second_call_waits_and_is_answered() {
 async fn not_to_be_had(policy: AnswerPolicy) {
     let impatient = || {
         let mut config = config();
-        config.switchboard.supervision.invite_timeout = Duration::from_millis(700);
+        config.b2bua.supervision.invite_timeout = Duration::from_millis(700);
         config
     };
     in_every_way_of(impatient, async |mut stage| {
@@ -716,7 +716,7 @@ async fn a_second_supervisor_comes() {
     .await;
     let two = || {
         let mut config = config();
-        config.switchboard.supervision.max_supervisors_per_device = 2;
+        config.b2bua.supervision.max_supervisors_per_device = 2;
         config
     };
     in_every_way_of(two, async |mut stage| {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use undertone::clock;
+use undertone::demo::phone::audio::Companding;
+use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent, SdpDirection};
 use undertone::media::Codec;
-use undertone::phone::audio::Companding;
-use undertone::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent, SdpDirection};
+use undertone::model::{Activity, CallId, Command, DeviceId, Fact, LegState, Mode, MonitorState, Reason, Refusal, Scope, TransferStep};
 use undertone::store::{self, Store};
-use undertone::words::{Activity, CallId, Command, DeviceId, Fact, LegState, Mode, MonitorState, Reason, Refusal, Scope, TransferStep};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coached_call_from_ringing_to_the_last_bye() {
@@ -306,7 +306,7 @@ async fn callers_are_told_404_480_486_488_and_503() {
     refused(&floor, &customer, "5002", 486).await;
 
     let mut strict = config();
-    strict.switchboard.codecs = vec![Codec::Pcma];
+    strict.b2bua.codecs = vec![Codec::Pcma];
     let floor = Floor::open(strict).await;
     let _agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
     let mut mu_law = floor.phone_config("customer");
@@ -316,7 +316,7 @@ async fn callers_are_told_404_480_486_488_and_503() {
     refused(&floor, &customer, "5001", 488).await;
 
     let mut full = config();
-    full.switchboard.max_calls = 0;
+    full.b2bua.max_calls = 0;
     let floor = Floor::open(full).await;
     let _agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
     let customer = floor.phone("customer", AnswerPolicy::Never).await;
@@ -492,7 +492,7 @@ async fn a_late_offer_and_another_law_still_talk() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_holds_are_signalled_the_customers_phone_is_told() {
     let mut signalling = config();
-    signalling.switchboard.signal_hold = true;
+    signalling.b2bua.signal_hold = true;
     let mut floor = Floor::open(signalling).await;
     let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
     agent.hold().await.expect("held");
@@ -619,7 +619,7 @@ async fn a_command_that_can_not_be_stored_is_refused_and_has_changed_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_stops_ends_its_calls_with_bye() {
     let mut stopping = config();
-    stopping.switchboard.grace = Duration::from_millis(300);
+    stopping.b2bua.grace = Duration::from_millis(300);
     let mut floor = Floor::open(stopping).await;
     let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
     floor.backend.shutdown().await;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 use undertone::clock;
-use undertone::phone::{Phone, PhoneConfig, PhoneEvent};
+use undertone::demo::phone::{Phone, PhoneConfig, PhoneEvent};
 
 /// A JSON value no object of which names a key twice.
 struct Strict(Value);

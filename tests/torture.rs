@@ -11,16 +11,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
+use undertone::model::{DeviceId, Number};
 use undertone::sip::config::{ListenAddress, SipAccount, SipConfig, SipLimits, Trunk, TrunkSource};
 use undertone::sip::endpoint::Endpoint;
 use undertone::sip::flow::Protocol;
 use undertone::sip::leg::{LegCommand, LegEvent, PassedHeader};
-use undertone::words::{DeviceId, Number};
 
 /// Nothing on loopback takes so long; a machine under load may.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The endpoint under torture, with the events it told its switchboard.
+/// The endpoint under torture, with the events it told its B2BUA.
 struct House {
     udp: SocketAddr,
     tcp: SocketAddr,
@@ -408,7 +408,7 @@ const DERIVED: &[(&str, &[u16])] = &[
     ("session_expires_tiny.sip", &[422]),
 ];
 
-/// Whether a message may have reached the switchboard: those whose outcome is the switchboard's 480.
+/// Whether a message may have reached the B2BUA: those whose outcome is the B2BUA's 480.
 fn may_call(allowed: &[u16]) -> bool {
     allowed.contains(&480)
 }

@@ -31,7 +31,7 @@ use undertone::media::srtp::{Keys, MasterKey, Suite};
 use undertone::media::{
     CallKey, Codec, Expected, Format, Formats, Hearing, HearingRole, LegId, LegMedia, MediaCommand, MediaConfig, PortUse,
 };
-use undertone::words::Activity;
+use undertone::model::Activity;
 
 const FRAME: Duration = Duration::from_millis(20);
 const WARM_UP: u64 = 1500;

@@ -30,7 +30,7 @@ bind = "127.0.0.1:0"
 [sip]
 listen = ["udp:127.0.0.1:0"]
 [log]
-filter = "warn,undertone::serve=info"
+filter = "warn,undertone::app=info"
 [bayeux]
 open_channels = ["/x", "/x/**"]
 max_sessions = 100000

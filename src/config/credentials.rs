@@ -1,11 +1,11 @@
 //! Passwords made once: printed once, kept as hashes.
 
 use super::Config;
-use crate::front::auth::{PasswordHashes, hash_password};
+use crate::http::auth::{PasswordHashes, hash_password};
+use crate::model::{DeviceId, Role, UserId};
 use crate::sip;
 use crate::sip::digest::{Algorithm, ha1};
 use crate::store::{Store, StoreError, Write};
-use crate::words::{DeviceId, Role, UserId};
 use rand::Rng;
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ pub enum CredentialsError {
     Store(#[from] StoreError),
     /// A password cannot be hashed.
     #[error(transparent)]
-    Hash(#[from] crate::front::auth::PasswordError),
+    Hash(#[from] crate::http::auth::PasswordError),
 }
 
 impl Config {

@@ -1,21 +1,22 @@
 //! From what is written to what each room is told.
 
 use super::{Config, ConfigReader, Doors, Found, raw};
-use crate::door;
-use crate::front::bayeux::hub::STATES;
-use crate::front::bayeux::message::Pattern;
-use crate::front::{self, auth, bayeux};
+use crate::cometd;
+use crate::cometd::message::Pattern;
+use crate::cometd::sessions::STATES;
 use crate::gateway::{self, DeviceEntry, Directory, Group, NotifyAgent, User, VoiceEnvironment};
+use crate::http::server;
+use crate::http::{self, auth};
 use crate::media::{Codec, Gain, MediaConfig, PortUse};
+use crate::model::{DeviceId, Feature, GroupId, Number, Role, UserId};
 use crate::sip;
+use crate::sip::b2bua::{AccountKind, B2buaConfig, Extension, Numbering, TrunkRoute};
 use crate::sip::config::{AutoAnswer, ListenAddress, Login, Nat, SipAccount, SipLimits, Trunk, TrunkSource};
 use crate::sip::digest::Algorithm;
 use crate::sip::flow::Protocol;
 use crate::sip::sdp::SrtpPolicy;
-use crate::sip::switchboard::{AccountKind, B2buaConfig, Extension, Numbering, TrunkRoute};
 use crate::supervision;
 use crate::telemetry;
-use crate::words::{DeviceId, Feature, GroupId, Number, Role, UserId};
 use argon2::password_hash::phc::PasswordHash;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -106,7 +107,7 @@ impl Shapes {
             gateway: gateway(&self.monitoring, &self.audit),
             directory: directory(&self),
             sip: endpoint(&self),
-            switchboard: switchboard(&self.sip, &self.media, &self.monitoring),
+            b2bua: b2bua(&self.sip, &self.media, &self.monitoring),
             numbering: numbering(&self),
             media: media(&self.media),
             telemetry: telemetry(&self.log),
@@ -127,8 +128,8 @@ impl Shapes {
     }
 }
 
-fn front(rest: &raw::Rest) -> front::HttpConfig {
-    front::HttpConfig {
+fn front(rest: &raw::Rest) -> http::HttpConfig {
+    http::HttpConfig {
         public_url: match &rest.public_url {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => format!("http://{}", rest.bind),
@@ -143,7 +144,7 @@ fn front(rest: &raw::Rest) -> front::HttpConfig {
 }
 
 fn doors(doors: &raw::Doors, rest: &raw::Rest) -> Doors {
-    let limits = |name, connections: NonZeroU32, per_address: NonZeroU32, peers: &[IpAddr]| door::ConnectionLimits {
+    let limits = |name, connections: NonZeroU32, per_address: NonZeroU32, peers: &[IpAddr]| server::ConnectionLimits {
         name,
         connections: connections.get() as usize,
         connections_per_address: per_address.get() as usize,
@@ -160,7 +161,7 @@ fn doors(doors: &raw::Doors, rest: &raw::Rest) -> Doors {
             doors.rest_connections_per_address,
             &rest.trusted_proxies,
         ),
-        grpc: door::ConnectionLimits {
+        grpc: server::ConnectionLimits {
             is_shared_fairly: true,
             is_http2_only: true,
             ..limits(
@@ -170,7 +171,7 @@ fn doors(doors: &raw::Doors, rest: &raw::Rest) -> Doors {
                 &doors.grpc_peers,
             )
         },
-        admin: door::ConnectionLimits {
+        admin: server::ConnectionLimits {
             is_shared_fairly: true,
             ..limits(
                 "admin",
@@ -194,8 +195,8 @@ fn login(login: &raw::Login) -> auth::AuthConfig {
     }
 }
 
-fn bayeux(bayeux: &raw::Bayeux) -> bayeux::CometdConfig {
-    bayeux::CometdConfig {
+fn bayeux(bayeux: &raw::Bayeux) -> cometd::CometdConfig {
+    cometd::CometdConfig {
         hold: bayeux.hold.0,
         max_interval: bayeux.max_interval.0,
         interval: bayeux.interval.0,
@@ -205,9 +206,9 @@ fn bayeux(bayeux: &raw::Bayeux) -> bayeux::CometdConfig {
         websocket: bayeux.websocket,
         callback_polling: bayeux.callback_polling,
         same_site: match bayeux.same_site {
-            raw::SameSite::Strict => bayeux::SameSite::Strict,
-            raw::SameSite::Lax => bayeux::SameSite::Lax,
-            raw::SameSite::None => bayeux::SameSite::None,
+            raw::SameSite::Strict => cometd::SameSite::Strict,
+            raw::SameSite::Lax => cometd::SameSite::Lax,
+            raw::SameSite::None => cometd::SameSite::None,
         },
         partitioned: bayeux.partitioned,
         max_sessions: bayeux.max_sessions,
@@ -268,7 +269,7 @@ fn supervision(monitoring: &raw::Monitoring) -> supervision::SupervisionConfig {
     }
 }
 
-fn switchboard(sip: &raw::Sip, media: &raw::Media, monitoring: &raw::Monitoring) -> B2buaConfig {
+fn b2bua(sip: &raw::Sip, media: &raw::Media, monitoring: &raw::Monitoring) -> B2buaConfig {
     B2buaConfig {
         codecs: sip.codecs.iter().copied().map(codec).collect(),
         media_over_ipv6: media.advertised.unwrap_or(media.bind).is_ipv6(),

@@ -1,7 +1,7 @@
 use super::*;
 use crate::media::PortUse;
+use crate::model::{DeviceId, Role};
 use crate::sip::sdp::SrtpPolicy;
-use crate::words::{DeviceId, Role};
 use std::collections::BTreeSet;
 
 fn read(text: &str) -> Result<Config, Problems> {
@@ -105,11 +105,11 @@ fn without_a_file_it_is_the_world_of_the_sample() {
 #[test]
 fn the_printed_defaults_are_the_defaults_of_the_rooms() {
     let config = read(commented_defaults()).expect("what we print can be read");
-    assert_eq!(config.front, front::HttpConfig::default());
+    assert_eq!(config.front, http::HttpConfig::default());
     assert_eq!(config.login, auth::AuthConfig::default());
-    assert_eq!(config.bayeux, bayeux::CometdConfig::default());
+    assert_eq!(config.bayeux, cometd::CometdConfig::default());
     assert_eq!(config.gateway, gateway::GatewayConfig::default());
-    assert_eq!(config.switchboard, B2buaConfig::default());
+    assert_eq!(config.b2bua, B2buaConfig::default());
     assert_eq!(config.media, MediaConfig::default());
     assert_eq!(config.telemetry, telemetry::LogConfig::default());
     let (ours, theirs) = (&config.sip, &sip::config::SipConfig::default());
@@ -162,7 +162,7 @@ fn a_file_changes_what_it_says_and_nothing_else() {
     let config = read("[rest]\nbind = \"127.0.0.1:9999\"\n[monitoring]\ninvite_timeout = 2.5\n").expect("fine");
     assert_eq!(config.front.public_url, "http://127.0.0.1:9999", "it follows the address");
     assert_eq!(config.rest_bind.port(), 9999);
-    assert_eq!(config.switchboard.supervision.invite_timeout.as_millis(), 2500);
+    assert_eq!(config.b2bua.supervision.invite_timeout.as_millis(), 2500);
     assert_eq!(config.grpc_bind.port(), 50051);
     assert_eq!(config.directory.users.len(), 2);
 }

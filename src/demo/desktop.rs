@@ -3,7 +3,7 @@
 use super::timeline::{Timeline, TimelineEntry};
 use super::{DemoError, held};
 use crate::clock;
-use crate::listener::Listener;
+use crate::demo::cometd_client::Listener;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -1,7 +1,7 @@
 //! The table "who hears whom", measured from what each phone received.
 
 use super::timeline::Timeline;
-use crate::phone::Phone;
+use crate::demo::phone::Phone;
 use serde_json::{Value, json};
 use std::time::Instant;
 

@@ -6,7 +6,7 @@ use super::timeline::Timeline;
 use super::world::{self, World};
 use super::{DemoError, DemoOptions, Scenario};
 use crate::clock;
-use crate::phone::{AnswerPolicy, Phone, PhoneConfig, Voice};
+use crate::demo::phone::{AnswerPolicy, Phone, PhoneConfig, Voice};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Write;

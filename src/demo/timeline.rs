@@ -1,7 +1,7 @@
 //! What happened, in order: shown as it goes, and kept for `--json`.
 
 use super::held;
-use crate::phone::{Phone, Traced};
+use crate::demo::phone::{Phone, Traced};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex};

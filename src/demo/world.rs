@@ -1,10 +1,10 @@
 //! The product on free ports, with the sample's people in it.
 
 use super::DemoError;
+use crate::app::{self, Running, ServerRole};
 use crate::clock;
 use crate::config;
-use crate::front::auth::hash_password_cheaply;
-use crate::serve::{self, Running, ServerRole};
+use crate::http::auth::hash_password_cheaply;
 use crate::sip::flow::Protocol;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -95,9 +95,7 @@ impl World {
                 let text = describe(&place.0, &WorldPorts::default(), &passwords).map_err(|error| failed(&error))?;
                 let mut config = config::parse(Some((Path::new("the demo's configuration"), &text)), []).map_err(|error| failed(&error))?;
                 config.media.ports = None;
-                let running = serve::start(config, ServerRole::Serve, None)
-                    .await
-                    .map_err(|error| failed(&error))?;
+                let running = app::start(config, ServerRole::Serve, None).await.map_err(|error| failed(&error))?;
                 let (Some(rest), Some(sip)) = (running.rest(), running.sip(Protocol::Udp)) else {
                     return Err(DemoError::Start("a door is missing".into()));
                 };
@@ -174,7 +172,7 @@ fn describe(
     place: &Path,
     ports: &WorldPorts,
     [customer, agent, supervisor, colleague, second]: &[String; 5],
-) -> Result<String, crate::front::auth::PasswordError> {
+) -> Result<String, crate::http::auth::PasswordError> {
     let (agent_hash, supervisor_hash) = (hash_password_cheaply(agent)?, hash_password_cheaply(supervisor)?);
     let second_hash = hash_password_cheaply(second)?;
     let WorldPorts {

@@ -1,4 +1,4 @@
-use crate::words::{DeviceId, Feature, GroupId, Number, Role, UserId};
+use crate::model::{DeviceId, Feature, GroupId, Number, Role, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Who exists: users, devices, groups, voice environments. Configuration; it does not change while the gateway runs.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::words::{
+use crate::model::{
     CallOperation, CallType, DeviceKind, Feature, GroupId, Mode, Number, PartyFact, PartyRole, Quality, Request, Role, Scope, TargetRef,
     TransferStep,
 };

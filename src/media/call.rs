@@ -28,7 +28,7 @@ use super::source::{SourceFilter, SourceRule};
 use super::srtp::{self, Protection, SrtpError};
 use super::transcode::Transcoder;
 use super::{CallKey, LegId, LegMedia, LegStats, MediaEvent};
-use crate::words::{Now, Quality, RemoteQuality};
+use crate::model::{Now, Quality, RemoteQuality};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -1752,7 +1752,7 @@ impl Call {
         }
     }
 
-    /// A telephone-event: told to the switchboard, and passed between parties. A supervisor's reaches nobody, and nobody's reaches a
+    /// A telephone-event: told to the B2BUA, and passed between parties. A supervisor's reaches nobody, and nobody's reaches a
     /// supervisor.
     fn hear_event(
         &mut self,
@@ -2066,7 +2066,7 @@ mod tests {
     use super::super::formats::EventClock;
     use super::super::hearing::{HearingRole, HearingRules};
     use super::*;
-    use crate::words::{Activity, Timestamp};
+    use crate::model::{Activity, Timestamp};
     use proptest::prelude::*;
 
     const AGENT: LegId = LegId(1);

@@ -4,9 +4,9 @@
 //! worker: wait, do commands, take packets, do what is due.
 
 mod ports;
-mod shared;
+mod shared_ports;
 mod sockets;
-mod wheel;
+mod timer_wheel;
 mod worker;
 
 use super::call::{Leg, MAX_LEGS, StreamStart};
@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit};
 use ports::PortPool;
-use shared::{PAIRS, PortPair};
+use shared_ports::{PAIRS, PortPair};
 use sockets::{SocketOptions, Sockets};
 use std::collections::BTreeMap;
 use std::io;

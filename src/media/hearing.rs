@@ -1,5 +1,5 @@
 use super::LegId;
-use crate::words::Activity;
+use crate::model::Activity;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How loud a speaker is for a listener, in 1/256; 256 is unity.

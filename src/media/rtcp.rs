@@ -4,7 +4,7 @@
 //! one, always: SR or RR, SDES, and at the end BYE.
 
 use super::rtp::{ReceivedRtp, Stream};
-use crate::words::{Now, Timestamp};
+use crate::model::{Now, Timestamp};
 use rtcp_types::prelude::*;
 use rtcp_types::{ReceiverReport, ReportBlock, SenderReport};
 use std::ops::RangeInclusive;

@@ -1,12 +1,12 @@
 //! What the SIP adapter must be told.
 
+use super::b2bua::AccountKind;
 use super::digest::{Algorithm, ha1};
 use super::flow::Protocol;
 use super::sdp::SrtpPolicy;
-use super::switchboard::AccountKind;
 use super::transaction::{Bounds, Timing};
 use crate::media::Network;
-use crate::words::{DeviceId, Number};
+use crate::model::{DeviceId, Number};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

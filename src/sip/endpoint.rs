@@ -1,13 +1,13 @@
 //! The user agent on real sockets and a real clock.
 //!
-//! The rhythm: drain the user agent, wait for one thing, hand it in, drain again. The switchboard sits beside it in the same loop
+//! The rhythm: drain the user agent, wait for one thing, hand it in, drain again. The B2BUA sits beside it in the same loop
 //! (`sip::service`): it takes the events of [`Endpoint::next`] and gives its commands to [`Endpoint::send`], so nothing is shared and
 //! nothing locked.
 //!
 //! ```text
 //! loop {
-//!     for event in endpoint.next().await { switchboard.handle_leg(event, now) }
-//!     while let Some(Output::Leg(command)) = switchboard.poll_output() { endpoint.send(command) }
+//!     for event in endpoint.next().await { B2BUA.handle_leg(event, now) }
+//!     while let Some(Output::Leg(command)) = B2BUA.poll_output() { endpoint.send(command) }
 //! }
 //! ```
 
@@ -18,8 +18,8 @@ use super::registrar::KeptBinding;
 use super::transport::{Transport, TransportEvent};
 use super::user_agent::{Counters, Output, RefusedBy, RefusedRequest, UserAgent, WrongPassword};
 use crate::clock;
+use crate::model::DeviceId;
 use crate::telemetry::Pii;
-use crate::words::DeviceId;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -95,7 +95,7 @@ impl Endpoint {
         self.transport.connections()
     }
 
-    /// Takes back where phones were before a restart; what the switchboard must know of it.
+    /// Takes back where phones were before a restart; what the B2BUA must know of it.
     pub fn restore(&mut self, kept: Vec<(DeviceId, Vec<KeptBinding>)>) -> Vec<LegEvent> {
         let now = clock::now();
         for (device, bindings) in kept {
@@ -110,7 +110,7 @@ impl Endpoint {
         std::mem::take(&mut self.bindings)
     }
 
-    /// Waits until something has happened that the switchboard must know, or (then nothing is returned) there are bindings to keep. May be dropped at any time without losing an event.
+    /// Waits until something has happened that the B2BUA must know, or (then nothing is returned) there are bindings to keep. May be dropped at any time without losing an event.
     pub async fn next(&mut self) -> Vec<LegEvent> {
         loop {
             self.drain();
@@ -141,7 +141,7 @@ impl Endpoint {
         }
     }
 
-    /// Does what the switchboard wants. What comes of it comes with [`Self::next`].
+    /// Does what the B2BUA wants. What comes of it comes with [`Self::next`].
     pub fn send(&mut self, command: LegCommand) {
         self.agent.handle_command(command, clock::now());
         self.drain();

@@ -1,11 +1,11 @@
-//! What the user agent (SIP messages, transactions, dialogs) and the switchboard (calls) say to each other.
+//! What the user agent (SIP messages, transactions, dialogs) and the B2BUA (calls) say to each other.
 //!
 //! A leg is one dialog with one phone or trunk, from INVITE to BYE. The user agent knows headers and retransmissions and
-//! nothing of calls; the switchboard knows calls and nothing of headers.
+//! nothing of calls; the B2BUA knows calls and nothing of headers.
 
 use super::sdp::SdpFault;
-pub use crate::words::LegId;
-use crate::words::{DeviceId, Number};
+pub use crate::model::LegId;
+use crate::model::{DeviceId, Number};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ pub struct PassedHeader {
     pub value: Vec<u8>,
 }
 
-/// User agent → switchboard. Session descriptions are raw `application/sdp` bodies; `sip::sdp` reads and writes them.
+/// User agent → B2BUA. Session descriptions are raw `application/sdp` bodies; `sip::sdp` reads and writes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LegEvent {
     /// An INVITE for a new call, authenticated. Answered by `Provisional`, `Accept` or `Reject`.
@@ -230,7 +230,7 @@ pub enum EndReason {
     Expired,
 }
 
-/// Switchboard → user agent.
+/// B2BUA → user agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LegCommand {
     /// Make a leg.

@@ -6,7 +6,7 @@
 use super::flow::{ConnectionId, Flow, Protocol};
 use super::message::Uri;
 use super::peer::ReturnPath;
-use crate::words::{DeviceId, Now, Timestamp};
+use crate::model::{DeviceId, Now, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
-//! The SIP user agent of a B2BUA: messages in and out, legs towards the switchboard. A quiet machine.
+//! The SIP user agent of a B2BUA: messages in and out, legs towards the B2BUA. A quiet machine.
 //!
 //! ```text
-//!   datagrams, connections                                                    switchboard
+//!   datagrams, connections                                                    B2BUA
 //!  ───── handle_datagram ────▶ checks ─▶ transactions ─▶ dialogs, legs ─────▶ LegEvent
 //!  ◀──── Output::Transmit ───────────────────┴──────────────┴─ handle_command ◀ LegCommand
 //! ```
@@ -29,17 +29,17 @@
 //! | `ways` | where peers are, and by which way each leg is reached |
 
 mod admission;
-mod allowance;
 mod caller;
 mod connected;
-mod guesses;
 mod leg;
+mod password_throttle;
 mod qualify;
+mod rate_limiter;
 mod redirects;
 mod refer;
 mod refusals;
 mod reliable;
-mod session;
+mod session_timer;
 mod uac;
 mod uas;
 mod ways;
@@ -57,13 +57,13 @@ use super::registrar::{KeptBinding, Registrar};
 use super::sdp::SdpFault;
 use super::timers::Timers;
 use super::transaction::{self, Transactions};
-use crate::words::{DeviceId, Now, Number};
+use crate::model::{DeviceId, Now, Number};
 use admission::TokenGenerator;
-use allowance::{RateLimiter, TrunkCalls};
-use guesses::PasswordThrottle;
-pub use guesses::WrongPassword;
 use leg::{ClientUse, Leg, LegTimer, ServerUse};
+use password_throttle::PasswordThrottle;
+pub use password_throttle::WrongPassword;
 use qualify::Qualification;
+use rate_limiter::{RateLimiter, TrunkCalls};
 use refusals::Refusals;
 pub use refusals::{RefusedBy, RefusedRequest};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -80,7 +80,7 @@ pub enum Output {
         /// A whole message.
         bytes: Vec<u8>,
     },
-    /// For the switchboard.
+    /// For the B2BUA.
     Event(LegEvent),
     /// To be written in the log; not more often than a person can read.
     WrongPassword(WrongPassword),
@@ -260,7 +260,7 @@ impl UserAgent {
         self.transmit(path.reply, response.to_bytes());
     }
 
-    /// The switchboard wants something.
+    /// The B2BUA wants something.
     pub fn handle_command(&mut self, command: LegCommand, now: Now) {
         self.command(command, now);
         self.finish_step(now);

@@ -1,6 +1,6 @@
 use super::rules::{MonitorPlace, may_join, place};
 use super::{Intrusion, LegOutcome, ReleaseReason, SupervisionConfig, SupervisionOutput};
-use crate::words::{
+use crate::model::{
     Activity, AdmissionAsked, CallFact, CallId, Command, DeviceId, Failure, LegState, Mode, MonitorFact, MonitorState, Now, Reason,
     Refusal, Scope, Timestamp,
 };

@@ -1,7 +1,7 @@
 //! The rules that need no memory: what a call, as it is now, means for a monitor.
 
 use super::{Consults, ReleaseReason, SupervisionConfig};
-use crate::words::{Activity, CallFact, CallType, DeviceId, LegState, PartyFact, PartyRole, Scope};
+use crate::model::{Activity, CallFact, CallType, DeviceId, LegState, PartyFact, PartyRole, Scope};
 
 /// Where a joined supervisor stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

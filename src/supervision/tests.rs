@@ -1,5 +1,5 @@
 use super::*;
-use crate::words::{
+use crate::model::{
     CallFact, CallType, Command, LegState, Mode, MonitorState, Now, PartyFact, PartyRole, Reason, Refusal, Scope, Timestamp,
 };
 use proptest::prelude::*;

@@ -4,13 +4,13 @@
 //! count from 1, and nothing happens that nobody made happen.
 
 use crate::clock;
-use crate::contract::proto::telephony_server::TelephonyServer;
-use crate::contract::{CommandInbox, FactLog, TelephonyService, serve};
-use crate::supervision::{self, LegOutcome, Supervision, SupervisionOutput};
-use crate::words::{
+use crate::model::{
     Activity, CallFact, CallId, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind, Fact, Failure, LegState, Mode,
     MonitorFact, Now, Number, PartyFact, PartyRole, Reason, Refusal, Scope,
 };
+use crate::supervision::{self, LegOutcome, Supervision, SupervisionOutput};
+use crate::telephony::proto::telephony_server::TelephonyServer;
+use crate::telephony::{CommandInbox, FactLog, TelephonyService, serve};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;

@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
-use undertone::front;
-use undertone::front::bayeux::CometdConfig;
+use undertone::cometd::CometdConfig;
+use undertone::http;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_subscribes_again_and_again_ends_nobody_elses_session() {
@@ -161,14 +161,14 @@ async fn an_address_has_so_many_websockets_and_no_more() {
 #[tokio::test]
 async fn a_guesser_behind_the_proxy_keeps_nobody_else_out() {
     let house = House::open(Wishes {
-        front: front::HttpConfig {
+        front: http::HttpConfig {
             trusted_proxies: vec!["127.0.0.1".parse().expect("an address")],
-            ..front::HttpConfig::default()
+            ..http::HttpConfig::default()
         },
-        auth: front::auth::AuthConfig {
+        auth: http::auth::AuthConfig {
             failures_per_address: NonZeroU32::new(2).expect("more than 0"),
             cache_life: std::time::Duration::ZERO,
-            ..front::auth::AuthConfig::default()
+            ..http::auth::AuthConfig::default()
         },
         ..Wishes::default()
     })

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use undertone::front::bayeux::CometdConfig;
+use undertone::cometd::CometdConfig;
 
 /// How a client makes sure of its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

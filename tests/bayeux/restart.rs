@@ -3,7 +3,7 @@
 use super::{Desktop, data, is_event, reply};
 use crate::support::front::{House, MEG_PHONE, Wishes};
 use serde_json::{Value, json};
-use undertone::front::bayeux::CometdConfig;
+use undertone::cometd::CometdConfig;
 use undertone::store::{self, Store};
 
 async fn house(store: &Store) -> House {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
-use undertone::front::bayeux::CometdConfig;
+use undertone::cometd::CometdConfig;
 
 /// More than all socket buffers together.
 const EVENTS: usize = 200;

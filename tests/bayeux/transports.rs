@@ -6,8 +6,8 @@ use crate::support::line::{By, Line};
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use undertone::front;
-use undertone::front::bayeux::CometdConfig;
+use undertone::cometd::CometdConfig;
+use undertone::http;
 
 fn encoded(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
@@ -243,9 +243,9 @@ async fn g10_the_clock_is_answered() {
 #[tokio::test]
 async fn g06_a_preflight_is_answered_on_the_whole_subtree_for_allowed_origins_only() {
     let house = House::open(Wishes {
-        front: front::HttpConfig {
+        front: http::HttpConfig {
             cors_origins: vec!["https://desk.example".to_owned()],
-            ..front::HttpConfig::default()
+            ..http::HttpConfig::default()
         },
         ..Wishes::default()
     })
@@ -367,12 +367,12 @@ async fn what_is_too_much_is_said_and_ends_nobody_elses_session() {
 #[tokio::test]
 async fn the_cookie_says_what_the_configuration_says() {
     let house = House::open(Wishes {
-        front: front::HttpConfig {
+        front: http::HttpConfig {
             public_url: "https://desk.example".to_owned(),
-            ..front::HttpConfig::default()
+            ..http::HttpConfig::default()
         },
         bayeux: CometdConfig {
-            same_site: front::bayeux::SameSite::None,
+            same_site: undertone::cometd::SameSite::None,
             partitioned: true,
             ..CometdConfig::default()
         },
@@ -399,9 +399,9 @@ async fn the_cookie_says_what_the_configuration_says() {
 #[tokio::test]
 async fn whoever_fails_to_log_in_too_often_is_told_in_cometds_words_when_to_come_again() {
     let house = House::open(Wishes {
-        auth: front::auth::AuthConfig {
+        auth: http::auth::AuthConfig {
             failures_per_user: std::num::NonZeroU32::MIN,
-            ..front::auth::AuthConfig::default()
+            ..http::auth::AuthConfig::default()
         },
         ..Wishes::default()
     })

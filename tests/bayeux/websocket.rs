@@ -7,7 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use undertone::front::bayeux::CometdConfig;
+use undertone::cometd::CometdConfig;
 
 /// A session on a socket of its own, connected once and subscribed.
 pub(crate) async fn session(house: &House, user: &str, channel: &str, ext: Value) -> (Line, String) {

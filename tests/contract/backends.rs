@@ -3,23 +3,23 @@
 use super::{House, Pickup, Ways, suite};
 use std::time::Duration;
 use undertone::audit::AuditLog;
-use undertone::contract::proto::telephony_client::TelephonyClient;
-use undertone::contract::proto::telephony_server::TelephonyServer;
-use undertone::contract::{TelephonyService, execute};
-use undertone::front::grpc;
-use undertone::gateway::desk::GatewayHandle;
+use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig};
+use undertone::gateway::task::GatewayHandle;
 use undertone::gateway::{DeviceEntry, Directory, GatewayConfig, Group, User};
+use undertone::grpc;
 use undertone::media::MediaConfig;
-use undertone::phone::{AnswerPolicy, Phone, PhoneConfig};
+use undertone::model::{Activity, CallId, Command, CommandContext, DeviceId, Feature, Mode, Number, Reason, Role, Scope};
 use undertone::sip;
+use undertone::sip::b2bua::{AccountKind, B2buaConfig};
 use undertone::sip::config::ListenAddress;
 use undertone::sip::flow::Protocol;
-use undertone::sip::switchboard::{AccountKind, B2buaConfig};
 use undertone::store;
 use undertone::supervision;
-use undertone::telephony::connect::{in_process, line, remote};
+use undertone::telephony::connection::{in_process, line, remote};
+use undertone::telephony::proto::telephony_client::TelephonyClient;
+use undertone::telephony::proto::telephony_server::TelephonyServer;
 use undertone::telephony::simulated::{self, Simulated, Telephone};
-use undertone::words::{Activity, CallId, Command, CommandContext, DeviceId, Feature, Mode, Number, Reason, Role, Scope};
+use undertone::telephony::{TelephonyService, execute};
 
 #[tokio::test]
 async fn the_simulated_backend_keeps_the_contract() {
@@ -118,7 +118,7 @@ pub(super) fn house() -> simulated::SimulatedConfig {
 
 /// The reference backend, its phones on sockets.
 struct OnTheWire {
-    backend: sip::service::SipBackend,
+    backend: sip::backend::SipBackend,
     customer: Phone,
     agent: Phone,
     supervisor: Phone,
@@ -152,13 +152,13 @@ impl OnTheWire {
             kind: AccountKind::Customer,
             ..account("customer-phone".into(), "7001".into())
         });
-        let config = sip::service::BackendConfig {
+        let config = sip::backend::BackendConfig {
             sip: sip::config::SipConfig {
                 listen: vec![ListenAddress::new(Protocol::Udp, "127.0.0.1:0".parse().unwrap())],
                 accounts,
                 ..Default::default()
             },
-            switchboard: B2buaConfig {
+            b2bua: B2buaConfig {
                 supervision: house().supervision,
                 ..Default::default()
             },
@@ -168,7 +168,7 @@ impl OnTheWire {
                 ..Default::default()
             },
         };
-        let (server, backend) = sip::service::start(config, store::in_memory()).await.unwrap();
+        let (server, backend) = sip::backend::start(config, store::in_memory()).await.unwrap();
         let address = backend.local_addr(Protocol::Udp).unwrap();
         let phone = async |number: &str, hz: f32, answer: AnswerPolicy| {
             let phone = Phone::start(PhoneConfig::new(number, "secret", address, hz).answering(answer))

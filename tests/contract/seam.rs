@@ -7,13 +7,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::TcpListenerStream;
-use undertone::contract::{BackendConnection, CommandCall, router};
-use undertone::supervision;
-use undertone::telephony::connect::{in_process, line, remote};
-use undertone::telephony::simulated::{self, Heard, Pickup, Simulated};
-use undertone::words::{
+use undertone::model::{
     Activity, CallId, Capabilities, Command, CommandContext, DeviceId, Fact, Mode, MonitorState, Reason, Refusal, Scope,
 };
+use undertone::supervision;
+use undertone::telephony::connection::{in_process, line, remote};
+use undertone::telephony::simulated::{self, Heard, Pickup, Simulated};
+use undertone::telephony::{BackendConnection, CommandCall, router};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

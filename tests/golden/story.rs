@@ -7,7 +7,7 @@ use crate::support::talk;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 use std::path::PathBuf;
-use undertone::phone::{AnswerPolicy, Phone};
+use undertone::demo::phone::{AnswerPolicy, Phone};
 
 /// Whose desktops are written down, in this order.
 const DESKTOPS: [Account; 3] = [AGENT, COLLEAGUE, SUPERVISOR];

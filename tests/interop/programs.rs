@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
-use undertone::phone::audio::{Companding, Tone};
+use undertone::demo::phone::audio::{Companding, Tone};
 
 const SPEECH_DBFS: f32 = -16.0;
 const SPEECH_SECONDS: usize = 40;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use undertone::phone::audio::Companding;
+use undertone::demo::phone::audio::Companding;
 
 /// A running recording.
 pub struct Tap {

@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use undertone::clock;
-use undertone::contract::{BackendConnection, CommandCall};
+use undertone::demo::phone::audio;
+use undertone::demo::phone::{AnswerPolicy, Packet, Phone, PhoneConfig, PhoneEvent, Voice};
 use undertone::media::MediaConfig;
-use undertone::phone::audio;
-use undertone::phone::{AnswerPolicy, Packet, Phone, PhoneConfig, PhoneEvent, Voice};
-use undertone::sip::config::{ListenAddress, SipAccount, SipConfig, Trunk, TrunkSource};
-use undertone::sip::flow::Protocol;
-use undertone::sip::service::{self, BackendConfig, SipBackend};
-use undertone::sip::switchboard::{AccountKind, B2buaConfig};
-use undertone::store::{self, Store};
-use undertone::telephony::connect;
-use undertone::words::{
+use undertone::model::{
     Activity, CallFact, CallId, Command, CommandContext, DeviceId, Fact, LegState, Mode, MonitorFact, MonitorState, Refusal, RequestId,
     Scope,
 };
+use undertone::sip::b2bua::{AccountKind, B2buaConfig};
+use undertone::sip::backend::{self, BackendConfig, SipBackend};
+use undertone::sip::config::{ListenAddress, SipAccount, SipConfig, Trunk, TrunkSource};
+use undertone::sip::flow::Protocol;
+use undertone::store::{self, Store};
+use undertone::telephony::connection;
+use undertone::telephony::{BackendConnection, CommandCall};
 
 pub(crate) const SOON: Duration = Duration::from_secs(15);
 const REALM: &str = "undertone";
@@ -69,7 +69,7 @@ pub(crate) fn config() -> BackendConfig {
             accounts: PEOPLE.into_iter().filter(|person| person.0 != OUTSIDE).map(account).collect(),
             ..SipConfig::default()
         },
-        switchboard: B2buaConfig::default(),
+        b2bua: B2buaConfig::default(),
         media: MediaConfig {
             ports: None,
             workers: 1,
@@ -106,8 +106,8 @@ impl Floor {
     }
 
     pub(crate) async fn with(config: BackendConfig, store: Store) -> Floor {
-        let (server, backend) = service::start(config, store).await.expect("starts");
-        let line = connect::line(connect::in_process(server));
+        let (server, backend) = backend::start(config, store).await.expect("starts");
+        let line = connection::line(connection::in_process(server));
         Floor {
             backend,
             line,

@@ -10,15 +10,16 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use undertone::audit::AuditLog;
-use undertone::front::auth::{self, Auth};
-use undertone::front::bayeux::http::Cometd;
-use undertone::front::{self, bayeux, door, http};
-use undertone::gateway::desk::GatewayHandle;
+use undertone::cometd;
+use undertone::cometd::long_polling::Cometd;
+use undertone::gateway::task::GatewayHandle;
 use undertone::gateway::{self, DeviceEntry, Directory, Group, User, VoiceEnvironment};
+use undertone::http::auth::{self, Auth};
+use undertone::http::{self, connection as http_connection, layers};
+use undertone::model::{Feature, GroupId, Role, UserId};
 use undertone::store::{self, Store};
-use undertone::telephony::connect;
+use undertone::telephony::connection;
 use undertone::telephony::simulated::{self, Simulated, Telephone};
-use undertone::words::{Feature, GroupId, Role, UserId};
 
 /// The supervisor's device of the Coach page.
 pub(crate) const MEG_PHONE: &str = "efelab32-53f9-43ce-b65e-5768c61f7d4a";
@@ -42,9 +43,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(crate) struct Wishes {
     /// The doors.
-    pub(crate) front: front::HttpConfig,
+    pub(crate) front: http::HttpConfig,
     /// The event channel.
-    pub(crate) bayeux: bayeux::CometdConfig,
+    pub(crate) bayeux: cometd::CometdConfig,
     /// The login.
     pub(crate) auth: auth::AuthConfig,
     /// Where the house keeps what must survive it; left out: nowhere.
@@ -85,7 +86,7 @@ impl House {
         });
         let folder = tempfile::tempdir().expect("a folder");
         let audit = AuditLog::open(&folder.path().join("audit.jsonl")).expect("an audit file");
-        let line = connect::line(connect::in_process(server));
+        let line = connection::line(connection::in_process(server));
         let desk = GatewayHandle::start(
             gateway::GatewayConfig::default(),
             directory(wishes.crowd),
@@ -105,13 +106,13 @@ impl House {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let kept = wishes.store.unwrap_or_else(store::in_memory);
         let bayeux = Cometd::start(&wishes.front, wishes.bayeux, desk.clone(), kept).expect("an event channel");
-        let (router, lane) = http::router(&wishes.front, auth, desk.clone(), bayeux.clone());
+        let (router, lane) = layers::router(&wishes.front, auth, desk.clone(), bayeux.clone());
         let address = listener.local_addr().expect("an address");
         let (stop, mut stopped) = watch::channel(false);
         let stopping = async move {
             let _ = stopped.wait_for(|stopped| *stopped).await;
         };
-        let door = tokio::spawn(door::serve(listener, router, lane, stopping));
+        let door = tokio::spawn(http_connection::serve(listener, router, lane, stopping));
         Self {
             stop,
             door,

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
+use undertone::app::{self, Running, ServerRole};
 use undertone::config;
-use undertone::front::auth::hash_password_cheaply;
-use undertone::serve::{self, Running, ServerRole};
+use undertone::http::auth::hash_password_cheaply;
 use undertone::sip::flow::Protocol;
 
 /// A device of the house and its SIP password, which is also its user's.
@@ -91,7 +91,7 @@ impl House {
         let text = describe(state.path());
         let mut config = config::parse(Some((Path::new("test.toml"), &text)), []).unwrap();
         config.media.ports = None;
-        let running = serve::start(config, ServerRole::Serve, None).await.unwrap();
+        let running = app::start(config, ServerRole::Serve, None).await.unwrap();
         House {
             rest: running.rest().unwrap(),
             sip: running.sip(Protocol::Udp).unwrap(),

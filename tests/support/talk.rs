@@ -4,7 +4,7 @@ use super::house::{AGENT, Account, CUSTOMER, SUPERVISOR};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use undertone::clock;
-use undertone::phone::{AnswerPolicy, Phone, PhoneConfig};
+use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig};
 
 /// Longer than anything takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);

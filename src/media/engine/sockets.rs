@@ -6,7 +6,7 @@
 //!
 //! The connected socket is a matter of cost, not of trust: whatever it delivers is held against the signalled source like the rest.
 
-use super::shared::{PortPair, SendBatch, SourceTable};
+use super::shared_ports::{PortPair, SendBatch, SourceTable};
 use super::worker::{PacketKind, to_token};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};

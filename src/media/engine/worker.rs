@@ -8,12 +8,12 @@
 use super::super::call::{Call, CallConfig, LeakVerdict, Leg, Transmit, TransmitKind, USUAL_LEGS};
 use super::super::srtp::Keys;
 use super::super::{CallKey, Hearing, LegId, LegMedia, LegStats, MediaConfig, MediaEvent, SourceRule};
-use super::shared::{self, PortPair, ROUNDS, RecvBatch, SendBatch, SourceTable};
+use super::shared_ports::{self, PortPair, ROUNDS, RecvBatch, SendBatch, SourceTable};
 use super::sockets::{SocketContext, SocketOptions, Sockets, Which};
-use super::wheel::Wheel;
+use super::timer_wheel::Wheel;
 use super::{Counters, EngineStats};
 use crate::clock;
-use crate::words::Now;
+use crate::model::Now;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use smallvec::SmallVec;
@@ -337,7 +337,7 @@ impl Worker {
 
     fn serve(&mut self) {
         let mut ready = [EpollEvent::empty(); BATCH];
-        let mut datagram = [0; shared::DATAGRAM];
+        let mut datagram = [0; shared_ports::DATAGRAM];
         let mut mail = RecvBatch::new(&self.pairs, self.index);
         let mut after = clock::instant();
         let mut crowd = BatchMode {
@@ -436,7 +436,7 @@ impl Worker {
                 .zip(mail.datagrams.iter_mut().flat_map(|all| all.iter_mut()))
             {
                 let Some((len, from)) = *came else { continue };
-                let datagram = &mut datagram[..len.min(shared::DATAGRAM)];
+                let datagram = &mut datagram[..len.min(shared_ports::DATAGRAM)];
                 self.taken += 1;
                 let Some((place, slot)) = self.sources.of(number, way, from) else {
                     self.sums.foreign += 1;

@@ -1,9 +1,10 @@
 //! Who may ask what, and what chance is needed for.
 
-use super::guesses::{Attempt, WrongPassword};
 use super::leg::SentInvite;
+use super::password_throttle::{Attempt, WrongPassword};
 use super::refusals::{RefusedBy, RefusedRequest};
 use super::{Output, UserAgent};
+use crate::model::{DeviceId, Now, Number};
 use crate::sip::config::{SipAccount, Trunk};
 use crate::sip::digest::{self, Algorithm, DigestRequest, DigestVerdict};
 use crate::sip::flow::Flow;
@@ -13,7 +14,6 @@ use crate::sip::message::{
 };
 use crate::sip::peer::Peer;
 use crate::sip::transaction::ServerKey;
-use crate::words::{DeviceId, Now, Number};
 use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
 

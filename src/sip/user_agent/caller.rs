@@ -1,10 +1,10 @@
 //! What a callee is told of its caller: name, number, and what is handed on from one leg to the other.
 
 use super::UserAgent;
+use crate::model::Number;
 use crate::sip::config::SipAccount;
 use crate::sip::leg::{ANONYMOUS, Identity, LegId, LegSource, PassedHeader};
 use crate::sip::message::{Headers, NameAddr, SipRequest, escape, is_printable, printable};
-use crate::words::Number;
 
 /// What a trunk's INVITE may hand on to the B-leg (Identity only with its Date), and what an account's may.
 const PASSED_FROM_TRUNKS: &[&str] = &["Identity", "Date", "User-to-User", "Session-ID"];

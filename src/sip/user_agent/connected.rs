@@ -5,9 +5,9 @@
 //! whoever the leg is with: what follows from a false one is silence.
 
 use super::UserAgent;
+use crate::model::Number;
 use crate::sip::leg::{ANONYMOUS, LegEvent, LegId, LegSource};
 use crate::sip::message::{Headers, NameAddr, Uri};
-use crate::words::Number;
 
 /// The most values of one header field that are looked at.
 const MOST_VALUES: usize = 4;

@@ -11,13 +11,13 @@
 
 use super::leg::ClientUse;
 use super::{Output, UserAgent};
+use crate::model::{DeviceId, Now};
 use crate::sip::flow::Flow;
 use crate::sip::leg::{ANONYMOUS, LegId, LegSource};
 use crate::sip::message::{Method, NameAddr, SipRequest, Uri};
 use crate::sip::registrar::Binding;
 use crate::sip::timers::Timers;
 use crate::sip::transaction::{ClientTransactionId, TransactionKind};
-use crate::words::{DeviceId, Now};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

@@ -2,9 +2,9 @@
 
 use super::UserAgent;
 use super::leg::Leg;
+use crate::model::Number;
 use crate::sip::leg::{LegId, LegSource};
 use crate::sip::message::{NameAddr, SipResponse, Uri};
-use crate::words::Number;
 
 /// So many contacts of a redirection are looked at.
 const MOST_REDIRECTS: usize = 8;

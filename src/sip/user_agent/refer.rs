@@ -2,11 +2,11 @@
 
 use super::UserAgent;
 use super::leg::{ClientUse, LegPhase, Way};
+use crate::model::{Now, Number};
 use crate::sip::flow::Flow;
 use crate::sip::leg::{LegEvent, LegId};
 use crate::sip::message::{Headers, Method, NameAddr, Refuse, Scheme, SipRequest, SipResponse, Uri, reason_phrase};
 use crate::sip::transaction::{ReceivedVia, TransactionKind};
-use crate::words::{Now, Number};
 
 /// A peer that has asked, and is to hear what came of it.
 #[derive(Clone, Debug)]

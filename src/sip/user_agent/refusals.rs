@@ -1,6 +1,6 @@
 //! Refusals that are written down for the operator: each in one line, and never so many that they fill a disk.
 
-use super::allowance::TokenBucket;
+use super::rate_limiter::TokenBucket;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 

@@ -2,10 +2,10 @@
 
 use super::UserAgent;
 use super::leg::{ClientUse, Leg, LegPhase, LegTimer};
+use crate::model::Now;
 use crate::sip::leg::{EndReason, LegEvent, LegId};
 use crate::sip::message::{Headers, Method, Refuse, SipRequest, SipResponse};
 use crate::sip::transaction::{ReceivedVia, TransactionKind};
-use crate::words::Now;
 use std::time::{Duration, Instant};
 
 /// RFC 3262 7.1: the first RSeq is below this, so that none wraps.

@@ -12,6 +12,7 @@ mod reliable;
 mod rules;
 
 use super::{Output, RefusedRequest, UserAgent, WrongPassword};
+use crate::model::{DeviceId, Now, Number, Timestamp};
 use crate::sip::config::{Login, SipAccount, SipConfig, Trunk};
 use crate::sip::digest::{Credentials, DigestRequest};
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
@@ -19,7 +20,6 @@ use crate::sip::leg::{Destination, Identity, LegCommand, LegEvent, LegId};
 use crate::sip::message::{SipMessage, SipRequest, SipResponse, parse_datagram};
 use crate::sip::registrar::KeptBinding;
 use crate::sip::sdp::SdpFault;
-use crate::words::{DeviceId, Now, Number, Timestamp};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

@@ -5,7 +5,8 @@ use super::admission::{ACCEPT, ALLOW, TRAIL};
 use super::caller::LONGEST_NAME;
 use super::leg::{Calling, ClientUse, Exchange, HangupReason, Leg, LegPhase, LegTimer, QueuedRequest, SentInvite, Way};
 use super::reliable::{fork, rseq};
-use super::session::min_se;
+use super::session_timer::min_se;
+use crate::model::{Now, Number};
 use crate::sip::config::AutoAnswer;
 use crate::sip::dialog::Dialog;
 use crate::sip::digest::DigestRequest;
@@ -13,7 +14,6 @@ use crate::sip::flow::{ConnectionId, Flow, Protocol};
 use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
 use crate::sip::message::{Method, NameAddr, SipRequest, SipResponse, Uri, printable};
 use crate::sip::transaction::{ClientKey, ClientTransactionId, Reply, TransactionKind};
-use crate::words::{Now, Number};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -6,6 +6,7 @@ use super::leg::{Exchange, Incoming, Leg, LegPhase, LegTimer, ServerUse, Unackno
 use super::reliable::Reliable;
 use super::{Output, UserAgent};
 use crate::media::rtp::event_of;
+use crate::model::{Now, Number};
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{EndReason, LegEvent, LegId, LegSource};
@@ -13,7 +14,6 @@ use crate::sip::message::{Headers, Method, NameAddr, Refuse, Scheme, SipRequest,
 use crate::sip::registrar::{BindingChange, Genuine, RegisterError};
 use crate::sip::sdp::{self, SdpError, SdpFault};
 use crate::sip::transaction::{Arrival, ReceivedVia, ServerKey, ServerTransactionId, TransactionKind};
-use crate::words::{Now, Number};
 use std::time::Duration;
 
 /// RFC 3261 13.3.1.1: a provisional response is repeated every minute.
@@ -608,7 +608,7 @@ impl UserAgent {
         self.send_queued(leg_key, now);
     }
 
-    // ---- what the switchboard answers
+    // ---- what the B2BUA answers
 
     pub(super) fn provisional(&mut self, leg_key: LegId, status: u16, media: Option<Vec<u8>>, now: Now) {
         let Some(leg) = self.legs.get_mut(&leg_key) else { return };

@@ -12,13 +12,13 @@
 use super::UserAgent;
 use super::leg::{ClientUse, Exchange, Leg, LegPhase, LegTimer, Way};
 use crate::media::is_private;
+use crate::model::{DeviceId, Now};
 use crate::sip::config::{Nat, Trunk};
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
 use crate::sip::leg::{LegId, LegSource};
 use crate::sip::message::{Headers, Host, Method, Uri, Via};
 use crate::sip::peer::{ReturnPath, contact_at, speaks_from, transport_of};
-use crate::words::{DeviceId, Now};
 use std::net::IpAddr;
 use std::time::Instant;
 

@@ -120,7 +120,7 @@ impl World {
         self.drain(who);
     }
 
-    /// What a switchboard does, and what must never happen.
+    /// What a B2BUA does, and what must never happen.
     fn react(&mut self, who: usize, event: LegEvent) {
         let (leg, next) = match &event {
             LegEvent::Incoming { leg, .. } => {

@@ -1,0 +1,151 @@
+//! What one user and one address have, and whether they may have more.
+
+use super::CometdConfig;
+use crate::model::UserId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use super::session::SessionId;
+
+/// Who is counted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum QuotaOwner {
+    /// All sessions of a user; `None`: of nobody.
+    User(Option<UserId>),
+    /// All sessions from an address.
+    Address(IpAddr),
+}
+
+/// What somebody has.
+#[derive(Debug)]
+pub(super) struct SessionQuota {
+    pub(super) sessions: BTreeSet<SessionId>,
+    pub(super) subscriptions: usize,
+    /// Bytes of events that wait, counted by its sessions themselves.
+    pub(super) queued: Arc<AtomicUsize>,
+    handshakes: Bucket,
+}
+
+/// Accounts of everybody who has something, or has shaken hands lately.
+#[derive(Debug, Default)]
+pub(super) struct SessionQuotas {
+    accounts: BTreeMap<QuotaOwner, SessionQuota>,
+    /// How many there were after the last sweep.
+    swept: usize,
+}
+
+/// Accounts that must come together before it is worth looking for idle ones.
+const SWEEP: usize = 1_000;
+
+impl SessionQuotas {
+    pub(super) fn get(&self, who: &QuotaOwner) -> Option<&SessionQuota> {
+        self.accounts.get(who)
+    }
+
+    pub(super) fn entry(&mut self, who: QuotaOwner, config: &CometdConfig, now: Instant) -> &mut SessionQuota {
+        if self.accounts.len() > 2 * self.swept + SWEEP {
+            self.accounts
+                .retain(|_, account| !(account.sessions.is_empty() && account.handshakes.is_full(now)));
+            self.swept = self.accounts.len();
+        }
+        let rate = match &who {
+            QuotaOwner::User(_) => config.handshakes_per_user,
+            QuotaOwner::Address(_) => config.handshakes_per_address,
+        };
+        self.accounts.entry(who).or_insert_with(|| SessionQuota {
+            sessions: BTreeSet::new(),
+            subscriptions: 0,
+            queued: Arc::default(),
+            handshakes: Bucket::new(rate, now),
+        })
+    }
+
+    pub(super) fn get_mut(&mut self, who: &QuotaOwner) -> Option<&mut SessionQuota> {
+        self.accounts.get_mut(who)
+    }
+}
+
+impl SessionQuota {
+    /// Takes one handshake, or says how long until there is one.
+    pub(super) fn shake(&mut self, now: Instant) -> Result<(), Duration> {
+        self.handshakes.take(now)
+    }
+}
+
+/// So many a second in the long run, and ten seconds' worth at once.
+#[derive(Debug)]
+struct Bucket {
+    per_second: f64,
+    tokens: f64,
+    at: Instant,
+}
+
+const BURST_SECONDS: f64 = 10.0;
+
+impl Bucket {
+    fn new(per_second: u32, now: Instant) -> Self {
+        let per_second = f64::from(per_second.max(1));
+        Self {
+            per_second,
+            tokens: per_second * BURST_SECONDS,
+            at: now,
+        }
+    }
+
+    fn refill(&self, now: Instant) -> f64 {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        (self.tokens + passed * self.per_second).min(self.per_second * BURST_SECONDS)
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        self.refill(now) >= self.per_second * BURST_SECONDS
+    }
+
+    fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        self.tokens = self.refill(now);
+        self.at = now;
+        if self.tokens < 1.0 {
+            return Err(Duration::from_secs_f64((1.0 - self.tokens) / self.per_second));
+        }
+        self.tokens -= 1.0;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_gives_ten_seconds_worth_at_once_and_its_rate_from_then_on() {
+        #[expect(clippy::disallowed_methods, reason = "any instant will do to begin with")]
+        let now = Instant::now();
+        let mut bucket = Bucket::new(2, now);
+        for _ in 0..20 {
+            assert_eq!(bucket.take(now), Ok(()));
+        }
+        assert_eq!(bucket.take(now), Err(Duration::from_millis(500)));
+        let later = now + Duration::from_millis(500);
+        assert_eq!(bucket.take(later), Ok(()));
+        assert!(bucket.take(later).is_err());
+        assert!(!bucket.is_full(later));
+        assert!(bucket.is_full(later + Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn accounts_that_have_nothing_are_forgotten_in_the_end() {
+        #[expect(clippy::disallowed_methods, reason = "any instant will do to begin with")]
+        let now = Instant::now();
+        let config = CometdConfig::default();
+        let mut accounts = SessionQuotas::default();
+        for number in 0..5_000u32 {
+            let at = now + Duration::from_secs(u64::from(number));
+            let who = QuotaOwner::Address(IpAddr::from(number.to_be_bytes()));
+            assert_eq!(accounts.entry(who, &config, at).shake(at), Ok(()));
+        }
+        assert!(accounts.accounts.len() <= SWEEP + 100, "{}", accounts.accounts.len());
+    }
+}

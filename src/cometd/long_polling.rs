@@ -1,0 +1,533 @@
+//! The event channel over HTTP: long-polling, callback-polling, and the door to websockets.
+
+use super::CometdConfig;
+use super::message::{self, BatchError, ClientId, ClientMessage, MessageKind};
+use super::sessions::{ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, SocketId};
+use super::task::{CometdTask, ConnectAnswer, Inbox, Input, Load, RequestReply};
+use super::websocket;
+use crate::clock;
+use crate::gateway::task::GatewayHandle;
+use crate::http::auth::{self, AuthenticatedUser, Means, cookie};
+use crate::http::delivery::{Delivery, DeliveryId, DeliveryTracker, TrackedConnection};
+use crate::http::error::HttpError;
+use crate::http::layers::NotNow;
+use crate::model::Reason;
+use crate::rest::operations::whole;
+use crate::store::{Store, StoreError};
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{Extension, FromRequestParts, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use http_body::{Frame, SizeHint};
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// The way in to the event channel. Cheap to clone.
+#[derive(Clone)]
+pub struct Cometd(Arc<CometdServer>);
+
+struct CometdServer {
+    inbox: Inbox,
+    /// The id that a request has which opens no session.
+    nobody: ClientId,
+    numbers: AtomicU64,
+    body_limit: usize,
+    max_messages: usize,
+    websocket: bool,
+    callback_polling: bool,
+    /// What follows the value of our cookie.
+    cookie_attributes: String,
+    origins: Vec<String>,
+    load: watch::Receiver<Load>,
+}
+
+/// How long a graceful end waits for held connects to be answered and websockets to be closed.
+const DRAIN: Duration = Duration::from_secs(3);
+
+impl Cometd {
+    /// Starts the loop that owns all sessions; it ends when the last handle and request are gone. `store` keeps events and
+    /// sessions for the next life of the process.
+    ///
+    /// # Errors
+    /// What was kept cannot be read.
+    pub fn start(front: &crate::http::HttpConfig, config: CometdConfig, desk: GatewayHandle, store: Store) -> Result<Self, StoreError> {
+        let (inbox, happenings) = mpsc::unbounded_channel();
+        let (tell_load, load) = watch::channel(Load::default());
+        let secure = if front.public_url.starts_with("https:") { "; Secure" } else { "" };
+        let partitioned = if config.partitioned { "; Partitioned" } else { "" };
+        let same_site = config.same_site.as_str();
+        let door = CometdServer {
+            inbox: inbox.clone(),
+            nobody: ClientId("".into()),
+            numbers: AtomicU64::new(0),
+            body_limit: front.body_limit,
+            max_messages: config.max_messages,
+            websocket: config.websocket,
+            callback_polling: config.callback_polling,
+            cookie_attributes: format!("; Path=/; HttpOnly; SameSite={same_site}{secure}{partitioned}"),
+            origins: front.cors_origins.clone(),
+            load,
+        };
+        let shell = CometdTask::new(front, config, desk, store, inbox.downgrade(), tell_load)?;
+        tokio::spawn(shell.run(happenings));
+        Ok(Self(Arc::new(door)))
+    }
+
+    /// How much there is to do, as it changes.
+    pub fn load(&self) -> watch::Receiver<Load> {
+        self.0.load.clone()
+    }
+
+    /// Answers every held connect, closes every websocket and writes down what is to be kept: a graceful end.
+    pub async fn drain(&self) {
+        let (done, written) = oneshot::channel();
+        let _ = self.0.inbox.send(Input::Drain(done));
+        let mut load = self.load();
+        let quiet = async {
+            let _ = written.await;
+            let _ = load.wait_for(|load| load.held == 0 && load.sockets == 0).await;
+        };
+        if tokio::time::timeout(DRAIN, quiet).await.is_err() {
+            tracing::warn!("not every CometD client has taken its last answer");
+        }
+    }
+
+    pub(super) fn inbox(&self) -> &Inbox {
+        &self.0.inbox
+    }
+
+    pub(super) fn number(&self) -> ClientRequestId {
+        ClientRequestId(self.0.numbers.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn max_messages(&self) -> usize {
+        self.0.max_messages
+    }
+
+    pub(crate) fn body_limit(&self) -> usize {
+        self.0.body_limit
+    }
+}
+
+/// The endpoint and its subtree, without the layers it shares with REST. Clients append `/handshake`, `/connect`, a slash.
+pub(crate) fn router(bayeux: Cometd) -> Router {
+    Router::new()
+        .route(ENDPOINT, any(receive))
+        .route("/api/v2/notifications/", any(receive))
+        .route("/api/v2/notifications/{*rest}", any(receive))
+        .with_state(bayeux)
+}
+
+/// Where the event channel is.
+pub(crate) const ENDPOINT: &str = "/api/v2/notifications";
+
+/// Whether a path is the event channel's.
+pub(crate) fn is_endpoint(path: &str) -> bool {
+    path.strip_prefix(ENDPOINT)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+const BROWSER_COOKIE: &str = "BAYEUX_BROWSER";
+
+/// Who asks, and how, as far as the event channel wants to know.
+#[derive(Clone)]
+pub(crate) struct RequestContext {
+    peer: ClientOrigin,
+    wire: DeliveryTracker,
+    multiplexed: bool,
+    blocked: bool,
+    by_cookie: bool,
+}
+
+async fn receive(State(bayeux): State<Cometd>, caller: Option<Extension<AuthenticatedUser>>, request: Request) -> Response {
+    let outcome = match *request.method() {
+        Method::POST => post(bayeux, visit(caller, &request), request).await,
+        Method::GET if asks_for_websocket(&request) => websocket(bayeux, visit(caller, &request), request).await,
+        // RFC 8441.
+        Method::CONNECT => websocket(bayeux, visit(caller, &request), request).await,
+        Method::GET if bayeux.0.callback_polling && auth::is_foreign(&request, &bayeux.0.origins) => Err(foreign()),
+        Method::GET if bayeux.0.callback_polling => {
+            callback(bayeux, visit(caller, &request), request.uri().query().unwrap_or_default()).await
+        }
+        _ => return only_post(),
+    };
+    outcome.unwrap_or_else(IntoResponse::into_response)
+}
+
+fn only_post() -> Response {
+    let refused = HttpError::new(Reason::Forbidden, "The event channel takes POST only, or a websocket.");
+    let mut response = refused.with_http(StatusCode::METHOD_NOT_ALLOWED).into_response();
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+    response
+}
+
+fn visit(caller: Option<Extension<AuthenticatedUser>>, request: &Request) -> RequestContext {
+    let wire = request
+        .extensions()
+        .get::<DeliveryTracker>()
+        .cloned()
+        .unwrap_or_else(DeliveryTracker::blind);
+    // npm `cometd` shakes hands on a websocket, and appends this to the URL only where it got none.
+    let blocked = request.uri().path().ends_with("/handshake");
+    let caller = caller.map(|Extension(caller)| caller);
+    let visit = RequestContext::new(caller, request.headers(), auth::address_of(request), wire, blocked);
+    RequestContext {
+        multiplexed: request.version() >= Version::HTTP_2,
+        ..visit
+    }
+}
+
+impl RequestContext {
+    /// Over HTTP/1.1. `blocked`: websockets do not get through to this client.
+    pub(crate) fn new(
+        caller: Option<AuthenticatedUser>,
+        headers: &HeaderMap,
+        address: IpAddr,
+        wire: DeliveryTracker,
+        blocked: bool,
+    ) -> Self {
+        let by_cookie = caller.as_ref().filter(|caller| caller.by == Means::Cookie);
+        Self {
+            by_cookie: by_cookie.is_some(),
+            peer: ClientOrigin {
+                proven: caller.as_ref().is_some_and(|caller| caller.by == Means::Password),
+                login_until: caller.as_ref().map(|caller| caller.until),
+                login: by_cookie.map(|caller| caller.csrf.clone()),
+                browser: browser_of(headers),
+                address,
+                user: caller.map(|caller| caller.user),
+            },
+            wire,
+            multiplexed: false,
+            blocked,
+        }
+    }
+
+    fn via(&self) -> CometdTransport {
+        CometdTransport::Http {
+            multiplexed: self.multiplexed,
+            blocked: self.blocked,
+        }
+    }
+}
+
+async fn post(bayeux: Cometd, visit: RequestContext, request: Request) -> Result<Response, HttpError> {
+    let kind = content_type(request.headers())?;
+    let not_now = request.extensions().get::<NotNow>().cloned();
+    // A page of any site can send a form without asking, and a browser may add what its user once typed in.
+    if matches!(kind, Content::Form) && auth::is_foreign(&request, &bayeux.0.origins) {
+        return Err(foreign());
+    }
+    let bytes = whole(request, bayeux.0.body_limit).await?;
+    let messages = match kind {
+        Content::Json => message::parse(&bytes, bayeux.max_messages()).map_err(malformed)?,
+        Content::Form => from_form(&bytes, bayeux.max_messages())?,
+    };
+    // Everything the request was made of is let go of while it is held.
+    drop(bytes);
+    if let Some(NotNow(refused)) = not_now {
+        let body = not_now_body(&refused, messages);
+        return Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response());
+    }
+    let via = visit.via();
+    let (body, report, cookie) = exchange(&bayeux, visit, via, messages).await?;
+    Ok(answered("application/json", body.into(), report, cookie))
+}
+
+/// What is said while a login cannot be checked.
+pub(crate) fn not_now_body(refused: &HttpError, messages: Vec<ClientMessage>) -> String {
+    let (error, after) = refused.come_again().unwrap_or(("503::unavailable", Duration::from_secs(2)));
+    message::body(&[], &message::come_again(messages, error, after))
+}
+
+/// JSONP. A page of any site can ask this way with our cookies, and no browser says for whom: only those are answered who prove
+/// in the request itself who they are.
+async fn callback(bayeux: Cometd, visit: RequestContext, query: &str) -> Result<Response, HttpError> {
+    let mut fields = form_urlencoded::parse(query.as_bytes());
+    let callback = fields.find(|(key, _)| key == "jsonp").map_or("jsonp".into(), |(_, value)| value);
+    if !is_callback(&callback) {
+        return Err(HttpError::new(
+            Reason::InvalidInput,
+            "'jsonp' must be 1 to 64 letters, digits, dots, underscores or hyphens.",
+        ));
+    }
+    if visit.by_cookie {
+        return Err(HttpError::new(
+            Reason::NotPermitted,
+            "Callback-polling is not allowed by cookie: authenticate each request.",
+        ));
+    }
+    let messages = from_form(query.as_bytes(), bayeux.max_messages())?;
+    let (body, report, cookie) = exchange(&bayeux, visit, CometdTransport::Callback, messages).await?;
+    // Both are line ends in the JavaScript of older browsers, and text in JSON.
+    let body = body.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
+    // The comment keeps a callback's name from being the first bytes of something else than a script.
+    let script = format!("/**/{callback}({body});");
+    let mut response = answered("text/javascript; charset=utf-8", script.into(), report, cookie);
+    let disposition = HeaderValue::from_static("attachment; filename=f.txt");
+    response.headers_mut().insert(header::CONTENT_DISPOSITION, disposition);
+    Ok(response)
+}
+
+fn is_callback(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Hands the messages in and waits for the answer: as long as the connect is held.
+async fn exchange(
+    bayeux: &Cometd,
+    visit: RequestContext,
+    via: CometdTransport,
+    messages: Vec<ClientMessage>,
+) -> Result<(String, Report, Option<HeaderValue>), HttpError> {
+    let (reply, answer) = oneshot::channel();
+    let (mut report, new_cookie) = hand_in(bayeux, visit, via, messages, |_| RequestReply::Here(reply))?;
+    match answer.await.map_err(|_| closing())? {
+        ConnectAnswer::Body(body, has_events) => {
+            report.has_events = has_events;
+            Ok((body, report, new_cookie))
+        }
+        ConnectAnswer::Overtaken => Err(overtaken()),
+    }
+}
+
+/// Hands the messages in; the answer, with this cookie, goes to the connection without passing here. Only for a connection that is
+/// watched and has one request at a time.
+pub(crate) fn send(
+    bayeux: &Cometd,
+    visit: RequestContext,
+    messages: Vec<ClientMessage>,
+    cookie: Option<HeaderValue>,
+) -> Result<Report, HttpError> {
+    let via = visit.via();
+    let reply = |browser: Option<&HeaderValue>| RequestReply::Wire(cookie.iter().chain(browser).cloned().collect());
+    hand_in(bayeux, visit, via, messages, reply).map(|(report, _)| report)
+}
+
+/// Of a request whose session has sent a newer connect.
+pub(crate) fn overtaken() -> HttpError {
+    HttpError::new(Reason::InvalidState, "A newer connect of this session has come.")
+}
+
+fn closing() -> HttpError {
+    HttpError::new(Reason::Unavailable, "The event channel is closing.")
+}
+
+fn hand_in(
+    bayeux: &Cometd,
+    visit: RequestContext,
+    via: CometdTransport,
+    messages: Vec<ClientMessage>,
+    reply: impl FnOnce(Option<&HeaderValue>) -> RequestReply,
+) -> Result<(Report, Option<HeaderValue>), HttpError> {
+    let RequestContext { mut peer, wire, .. } = visit;
+    let opens = messages.iter().any(|message| matches!(message.kind, MessageKind::Handshake { .. }));
+    let new_browser: Option<Arc<str>> = (opens && peer.browser.is_none()).then(|| random_hex().into());
+    let new_cookie = new_browser.as_ref().and_then(|browser| bayeux.browser_cookie(browser));
+    // Each request proves it anew.
+    peer.login_until = peer.login_until.filter(|_| !peer.proven);
+    let no = bayeux.number();
+    let report = Report {
+        parcel: DeliveryId::Post(no),
+        wire: wire.clone(),
+        has_events: false,
+    };
+    let is_multiplexed = matches!(via, CometdTransport::Http { multiplexed: true, .. });
+    if !wire.begin(report.parcel, is_multiplexed, bayeux.inbox().clone()) {
+        return Err(closing());
+    }
+    let post = ClientRequest {
+        no,
+        from: peer,
+        new_browser,
+        via,
+        fresh: if opens {
+            ClientId(random_hex().into())
+        } else {
+            bayeux.0.nobody.clone()
+        },
+        messages,
+    };
+    let happening = Input::Posted(post, wire, reply(new_cookie.as_ref()), clock::instant());
+    bayeux.inbox().send(happening).map_err(|_| closing())?;
+    Ok((report, new_cookie))
+}
+
+async fn websocket(bayeux: Cometd, visit: RequestContext, request: Request) -> Result<Response, HttpError> {
+    if !bayeux.0.websocket {
+        return Err(HttpError::new(Reason::Forbidden, "Websockets are not offered here."));
+    }
+    // Opened as nobody's it would be denied for good.
+    if let Some(NotNow(refused)) = request.extensions().get::<NotNow>() {
+        return Err(refused.clone());
+    }
+    // A page of any site can open a websocket with our cookies; the browser says which page it is.
+    if auth::is_foreign(&request, &bayeux.0.origins) {
+        return Err(foreign());
+    }
+    // No cookie is set here: npm `faye` opens its socket beside its handshake over HTTP, and would mix up the two browsers.
+    let RequestContext {
+        peer, wire, multiplexed, ..
+    } = visit;
+    let (mut parts, _) = request.into_parts();
+    let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return Ok(rejection.into_response()),
+    };
+    let no = SocketId(bayeux.number().0);
+    let limit = bayeux.0.body_limit;
+    let upgrade = upgrade
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(0)
+        .max_write_buffer_size(usize::MAX)
+        .max_message_size(limit)
+        .max_frame_size(limit);
+    Ok(upgrade.on_upgrade(move |socket| websocket::serve(socket, (no, peer), bayeux, (wire, multiplexed))))
+}
+
+/// Bytes of a websocket's reading buffer: messages of clients are short, and there are many sockets.
+const BUFFER: usize = 2 * 1024;
+
+impl Cometd {
+    fn browser_cookie(&self, browser: &str) -> Option<HeaderValue> {
+        HeaderValue::from_str(&format!("{BROWSER_COOKIE}={browser}{}", self.0.cookie_attributes)).ok()
+    }
+}
+
+fn foreign() -> HttpError {
+    HttpError::new(Reason::NotPermitted, "This origin is not allowed.")
+}
+
+fn asks_for_websocket(request: &Request) -> bool {
+    let upgrade = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
+    upgrade.is_some_and(|value| value.eq_ignore_ascii_case("websocket"))
+}
+
+enum Content {
+    Json,
+    Form,
+}
+
+/// A cross-site form can send `text/plain` without asking anybody; it is not JSON. No type at all is.
+fn content_type(headers: &HeaderMap) -> Result<Content, HttpError> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(Content::Json);
+    };
+    let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    match essence.to_ascii_lowercase().as_str() {
+        "application/json" | "text/json" => Ok(Content::Json),
+        "application/x-www-form-urlencoded" => Ok(Content::Form),
+        _ => Err(HttpError::new(
+            Reason::UnsupportedMediaType,
+            "Content-Type must be application/json or application/x-www-form-urlencoded.",
+        )),
+    }
+}
+
+/// `message=`, once or several times, each with an array or a single message.
+fn from_form(form: &[u8], most: usize) -> Result<Vec<ClientMessage>, HttpError> {
+    let mut messages = Vec::new();
+    for (_, value) in form_urlencoded::parse(form).filter(|(key, _)| key == "message") {
+        messages.extend(message::parse(value.as_bytes(), most).map_err(malformed)?);
+        if messages.len() > most {
+            return Err(malformed(BatchError::TooMany(most)));
+        }
+    }
+    if messages.is_empty() {
+        return Err(HttpError::new(Reason::MissingParameter, "'message' is missing."));
+    }
+    Ok(messages)
+}
+
+pub(crate) fn malformed(error: BatchError) -> HttpError {
+    HttpError::new(Reason::InvalidInput, format!("Malformed request: {error}."))
+}
+
+fn browser_of(headers: &HeaderMap) -> Option<Arc<str>> {
+    let value = cookie(headers, BROWSER_COOKIE)?;
+    let is_ours = (20..=64).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_ours.then(|| value.into())
+}
+
+/// 160 random bits, alphanumeric.
+pub(super) fn random_hex() -> String {
+    let bytes: [u8; 20] = rand::random();
+    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble & 0xf)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+}
+
+fn answered(content_type: &'static str, body: Bytes, report: Report, new_cookie: Option<HeaderValue>) -> Response {
+    let body = Body::new(Reported { data: Some(body), report });
+    let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
+    let headers = response.headers_mut();
+    // Tells nginx not to keep an answer back.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    if let Some(cookie) = new_cookie {
+        headers.append(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// Says how a request ended, by being dropped: with its handler or its answer unsent when the socket is gone. What the connection
+/// has taken is the wire's to tell.
+pub(crate) struct Report {
+    parcel: DeliveryId,
+    wire: DeliveryTracker,
+    has_events: bool,
+}
+
+impl Report {
+    /// The answer's bytes are about to be written. False: a newer connect was told that they never leave.
+    pub(crate) fn taken(&self) -> bool {
+        self.wire.taken(self.parcel, self.has_events)
+    }
+
+    /// What has become of it, see [`Watched::poll_fate`].
+    pub(crate) fn poll_delivery(&self, connection: &TrackedConnection, sees_more: &mut bool, context: &mut Context<'_>) -> Poll<Delivery> {
+        connection.poll_delivery(self.parcel, sees_more, context)
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.wire.dropped(self.parcel);
+    }
+}
+
+/// An answer that knows whether the connection has taken it.
+struct Reported {
+    data: Option<Bytes>,
+    report: Report,
+}
+
+impl HttpBody for Reported {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let Some(data) = self.data.take() else {
+            return Poll::Ready(None);
+        };
+        if self.report.taken() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.len() as u64))
+    }
+}

@@ -1,0 +1,294 @@
+//! What goes into the hub and what comes out.
+
+use crate::cometd::message::{ClientId, ClientMessage, Event};
+use crate::cometd::session::{ConnectionType, ReplyPath, SessionId};
+use crate::model::UserId;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Numbers the requests under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientRequestId(pub u64);
+
+/// Numbers the open websockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketId(pub u64);
+
+/// Who sends a request. A session belongs to whom its handshake came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientOrigin {
+    /// The authenticated user.
+    pub user: Option<UserId>,
+    /// He has proved it in this very request, not by a cookie.
+    pub proven: bool,
+    /// His login is good until then, if it ends.
+    pub login_until: Option<Instant>,
+    /// The cookie `BAYEUX_BROWSER`.
+    pub browser: Option<Arc<str>>,
+    /// Names the login whose cookie it brought: whoever has that is the same browser, too.
+    pub login: Option<Arc<str>>,
+    /// From where.
+    pub address: IpAddr,
+}
+
+/// How a request has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CometdTransport {
+    /// POST.
+    Http {
+        /// Over HTTP/2, where held connects cost a browser none of its few connections.
+        multiplexed: bool,
+        /// Websockets do not get through to this client.
+        blocked: bool,
+    },
+    /// GET with `jsonp`.
+    Callback,
+    /// A frame.
+    Socket(SocketId),
+}
+
+impl CometdTransport {
+    /// POST over HTTP/1.1.
+    pub const HTTP: CometdTransport = CometdTransport::Http {
+        multiplexed: false,
+        blocked: false,
+    };
+
+    pub(super) fn transport(self) -> ConnectionType {
+        match self {
+            CometdTransport::Http { .. } => ConnectionType::LongPolling,
+            CometdTransport::Callback => ConnectionType::CallbackPolling,
+            CometdTransport::Socket(_) => ConnectionType::Websocket,
+        }
+    }
+}
+
+/// One request with its messages.
+#[derive(Clone, Debug)]
+pub struct ClientRequest {
+    /// Its number; never used before.
+    pub no: ClientRequestId,
+    /// From whom.
+    pub from: ClientOrigin,
+    /// The browser's name from now on, where it brought none: sent to it as its cookie.
+    pub new_browser: Option<Arc<str>>,
+    /// By which way.
+    pub via: CometdTransport,
+    /// The id of the session it may open; never used before. Chance is the shell's.
+    pub fresh: ClientId,
+    /// At least one.
+    pub messages: Vec<ClientMessage>,
+}
+
+impl ClientRequest {
+    pub(super) fn reach(&self) -> ReplyPath {
+        match self.via {
+            CometdTransport::Socket(socket) => ReplyPath::Socket(socket),
+            CometdTransport::Http { .. } | CometdTransport::Callback => ReplyPath::Post(self.no),
+        }
+    }
+}
+
+/// A session as it is kept for the next life of this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// Its id.
+    pub id: ClientId,
+    /// Its user.
+    pub user: UserId,
+    /// Its browser.
+    pub browser: Option<Arc<str>>,
+    /// From where its handshake came.
+    pub address: IpAddr,
+    /// What its batches count from: a number of the user's,
+    pub base: u64,
+    /// and a batch.
+    pub offset: u64,
+    /// Its subscriptions.
+    pub subscriptions: Vec<String>,
+}
+
+/// An event as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoredEvents {
+    /// Its number among its user's events.
+    pub number: u64,
+    /// On which channel.
+    pub channel: String,
+    /// The whole message, JSON.
+    pub text: String,
+}
+
+/// What the shell is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Answer the request with 200 and this body; then say [`super::Hub::handle_written`] or [`super::Hub::handle_cut`].
+    Answer {
+        /// Which.
+        post: ClientRequestId,
+        /// A JSON array.
+        body: String,
+        /// There are events in it, which must not be lost.
+        has_events: bool,
+    },
+    /// A newer connect has taken this one's place: answer an HTTP error at once, but not 408, which browsers repeat.
+    Overtaken {
+        /// Which.
+        post: ClientRequestId,
+    },
+    /// A newer connect waits to know whether this answer arrives: see to it that it has or never will, and say so.
+    Abandon {
+        /// Which.
+        post: ClientRequestId,
+    },
+    /// The same for the frame under way on a websocket.
+    AbandonSocket {
+        /// Which.
+        socket: SocketId,
+    },
+    /// Send a frame; then say [`super::Hub::handle_sent`]. There is never a second one under way.
+    Send {
+        /// Where.
+        socket: SocketId,
+        /// A JSON array.
+        body: String,
+    },
+    /// The last frame that came is dealt with: read the next one.
+    Next {
+        /// Where.
+        socket: SocketId,
+    },
+    /// Close a websocket once everything is sent; then say [`super::Hub::handle_gone`].
+    Close {
+        /// Which.
+        socket: SocketId,
+        /// RFC 6455 7.4.1.
+        code: u16,
+        /// For people.
+        reason: &'static str,
+    },
+    /// Ask for the present state on these channels and hand it in with [`super::Hub::handle_state`], in order with the notices.
+    State {
+        /// The session that has subscribed.
+        session: SessionId,
+        /// Whose state.
+        user: UserId,
+        /// Which channels.
+        channels: Vec<&'static str>,
+    },
+    /// Read this user's kept events behind this number and hand them in with [`super::Hub::handle_replay`], in order.
+    Replay {
+        /// The session that wants them.
+        session: SessionId,
+        /// Whose events.
+        user: UserId,
+        /// Behind which number.
+        after: u64,
+    },
+    /// Keep an event.
+    Keep {
+        /// Whose.
+        user: UserId,
+        /// On which channel.
+        channel: &'static str,
+        /// The event.
+        event: Arc<Event>,
+        /// Numbers of his that need not be kept any more.
+        gone: Vec<u64>,
+    },
+    /// Forget events, and remember up to which number.
+    Drop {
+        /// Whose.
+        user: UserId,
+        /// Their numbers.
+        gone: Vec<u64>,
+    },
+    /// Keep a session for the next life.
+    Save(Saved),
+    /// Forget it.
+    Unsave(ClientId),
+    /// Somebody was told 402: say why in the log and count it.
+    UnknownSession {
+        /// In a word.
+        why: SessionEnd,
+        /// How long the session has been gone.
+        gone_for: Option<Duration>,
+        /// Who asked.
+        user: Option<UserId>,
+    },
+    /// A handshake was refused because there were too many.
+    Throttled {
+        /// Who asked.
+        user: Option<UserId>,
+        /// From where.
+        address: IpAddr,
+    },
+}
+
+/// Why a client is told 402.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SessionEnd {
+    /// The message has no client id.
+    NoClientId,
+    /// We have never heard of it, or long ago.
+    NeverKnown,
+    /// It did not connect for too long.
+    Expired,
+    /// Its client said good-bye.
+    Disconnected,
+    /// Its user opened more sessions than he may have.
+    CrowdedOut,
+    /// It had more events than may wait.
+    Overflowed,
+    /// Its user's login has ended.
+    LoginExpired,
+    /// Notices were lost on the way to us.
+    Gap,
+    /// The process has started anew, and the client does not say what it has.
+    Restarted,
+    /// It is another user's.
+    OtherUser,
+    /// It is another browser's.
+    OtherBrowser,
+    /// The request came by cookie, but without the browser's.
+    NoBrowser,
+    /// The websocket is another session's.
+    OtherSocket,
+}
+
+impl SessionEnd {
+    /// One word for log and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SessionEnd::NoClientId => "no_client_id",
+            SessionEnd::NeverKnown => "never_known",
+            SessionEnd::Expired => "expired",
+            SessionEnd::Disconnected => "disconnected",
+            SessionEnd::CrowdedOut => "crowded_out",
+            SessionEnd::Overflowed => "overflowed",
+            SessionEnd::LoginExpired => "login_expired",
+            SessionEnd::Gap => "gap",
+            SessionEnd::Restarted => "restarted",
+            SessionEnd::OtherUser => "other_user",
+            SessionEnd::OtherBrowser => "other_browser",
+            SessionEnd::NoBrowser => "no_browser",
+            SessionEnd::OtherSocket => "other_socket",
+        }
+    }
+}
+
+/// How much there is, and has been.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionCounts {
+    /// Connects that are held.
+    pub held: usize,
+    /// Events that wait.
+    pub queued: usize,
+    /// Events that were put into answers and frames so far.
+    pub handed_out: u64,
+    /// Events that were replayed so far.
+    pub replayed: u64,
+    /// Sessions by [`Transport::ALL`].
+    pub by_transport: [usize; 3],
+}

@@ -1,0 +1,110 @@
+//! `undertone events`: a user's events in a terminal.
+
+use crate::demo::cometd_client::{ListenError, Listener, Round};
+use serde_json::Value;
+use std::io::{self, Write};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What to show.
+#[derive(Clone, Debug)]
+pub struct EventsOptions {
+    /// Scheme, host and port of the gateway.
+    pub url: String,
+    /// Login name.
+    pub user: String,
+    /// His password.
+    pub password: String,
+    /// Channels or patterns.
+    pub channels: Vec<String>,
+    /// Behind which number to begin; −1: now, −2: all that is kept.
+    pub after: i64,
+    /// Messages as they came, instead of lines for people.
+    pub json: bool,
+}
+
+/// Between two tries.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Shows events until SIGINT or SIGTERM; tries again whenever the connection is lost.
+///
+/// # Errors
+/// The gateway refuses this user; there is nothing to wait for.
+pub async fn run(options: EventsOptions) -> Result<(), ListenError> {
+    let channels: Vec<&str> = options.channels.iter().map(String::as_str).collect();
+    let mut listener = Listener::new(&options.url, &options.user, &options.password, &channels, options.after)?;
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return Ok(());
+    };
+    let mut is_lost = false;
+    loop {
+        let round = tokio::select! {
+            round = listener.next() => round,
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+        };
+        match round {
+            Ok(Round { events, reopened }) => {
+                match reopened {
+                    Some(true) => say("connected; events in between are not kept any more"),
+                    Some(false) => say("connected"),
+                    None if is_lost => say("connected again"),
+                    None => {}
+                }
+                is_lost = false;
+                if events.iter().try_for_each(|event| show(event, options.json)).is_err() {
+                    // Nobody reads any more.
+                    break;
+                }
+            }
+            Err(denied @ ListenError::Denied(_)) => return Err(denied),
+            Err(error) => {
+                if !std::mem::replace(&mut is_lost, true) {
+                    say(&format!("{error}; trying again"));
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+    listener.leave().await;
+    Ok(())
+}
+
+fn say(text: &str) {
+    // For people only; the events are on standard output.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+fn show(event: &Value, json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{event}")?;
+    } else {
+        writeln!(out, "{}", line(event))?;
+    }
+    out.flush()
+}
+
+/// `1000000017 /v2/me/devices DeviceStateChangeMessage {…}`; `-` for the present state, which has no number.
+fn line(event: &Value) -> String {
+    let number = event["ext"]["replay"].as_u64().map_or("-".to_owned(), |number| number.to_string());
+    let channel = event["channel"].as_str().unwrap_or("-");
+    let kind = event["data"]["messageType"].as_str().unwrap_or("-");
+    format!("{number} {channel} {kind} {}", event["data"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_event_is_one_line() {
+        let event = json!({"data": {"messageType": "ErrorMessage", "text": "a\nb"}, "channel": "/v2/me/calls", "ext": {"replay": 7}});
+        assert_eq!(
+            line(&event),
+            r#"7 /v2/me/calls ErrorMessage {"messageType":"ErrorMessage","text":"a\nb"}"#
+        );
+        assert_eq!(line(&json!({"data": 1, "channel": "/x"})), "- /x - 1");
+    }
+}

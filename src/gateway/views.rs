@@ -1,0 +1,298 @@
+//! What a user sees: pure functions from facts to views.
+
+use super::access::may_monitor_at_all;
+use super::{DeviceEntry, GatewayConfig, NotifyAgent, User};
+use crate::model::{
+    Activity, AgentState, CallFact, CallId, CallView, Capabilities, DeviceFact, DeviceId, DeviceView, Feature, LegState, MonitorFact,
+    MonitorState, Number, ParticipantView, PartyFact, PartyRole, Timestamp,
+};
+
+/// What a device's own user sees; `state` is his voice state.
+pub(super) fn device(
+    entry: &DeviceEntry,
+    owner: Option<&User>,
+    fact: Option<&DeviceFact>,
+    monitor: Option<&MonitorFact>,
+    state: AgentState,
+    backend: &Capabilities,
+) -> DeviceView {
+    let active = fact.is_some_and(|fact| fact.registered);
+    let do_not_disturb = fact.is_some_and(|fact| fact.do_not_disturb);
+    let forward_to = fact.and_then(|fact| fact.forward_to.clone());
+    let mut capabilities = Vec::new();
+    if owner.is_some_and(|owner| owner.has(Feature::Voice)) {
+        capabilities.push(if forward_to.is_some() {
+            "ForwardCallsOff"
+        } else {
+            "ForwardCallsOn"
+        });
+        capabilities.push(if do_not_disturb { "DoNotDisturbOff" } else { "DoNotDisturbOn" });
+    }
+    if owner.is_some_and(|owner| may_monitor_at_all(owner).is_ok()) {
+        let offered = [Activity::ListenIn, Activity::Coach, Activity::BargeIn];
+        capabilities.extend(
+            offered
+                .iter()
+                .filter(|activity| backend.activities.contains(activity))
+                .map(|activity| activity.as_str()),
+        );
+        if monitor.is_some() {
+            capabilities.push("CancelSupervisorMonitoring");
+        }
+    }
+    DeviceView {
+        id: entry.id.clone(),
+        number: entry.number.clone(),
+        active,
+        user_state: (active && owner.is_some()).then_some(state),
+        do_not_disturb,
+        forward_to,
+        voice_environment: entry.voice_environment.clone(),
+        capabilities,
+        monitoring: monitor.map(|monitor| (activity_now(monitor), monitor.mode, monitor.scope, monitor.target.clone())),
+    }
+}
+
+/// What somebody else sees of a device he may monitor: nothing that only its user may ask.
+pub(super) fn of_another(view: DeviceView) -> DeviceView {
+    DeviceView {
+        capabilities: Vec::new(),
+        monitoring: None,
+        ..view
+    }
+}
+
+fn activity_now(monitor: &MonitorFact) -> Activity {
+    match monitor.state {
+        MonitorState::Joined { activity, .. } => activity,
+        MonitorState::Armed | MonitorState::Admitting { .. } | MonitorState::Inviting { .. } => monitor.activity,
+    }
+}
+
+/// The latest leg of a device on a call, also one that has left.
+pub(super) fn leg<'a>(call: &'a CallFact, device: &DeviceEntry) -> Option<&'a PartyFact> {
+    let mut legs = call.parties.iter().rev().filter(|party| party.device.as_ref() == Some(&device.id));
+    let latest = legs.clone().next();
+    legs.find(|party| party.state != LegState::Released).or(latest)
+}
+
+/// What another call of the same device has to do with this one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Related {
+    /// This one was made to ask about that one.
+    pub(super) parent: Option<CallId>,
+    /// That one was made to ask about this one.
+    pub(super) is_asked_about: bool,
+}
+
+impl Related {
+    fn is_some(&self) -> bool {
+        self.parent.is_some() || self.is_asked_about
+    }
+}
+
+/// The device has made the one call to ask about the other, and they are two: nobody whom it asks is on both.
+pub(super) fn asks(device: &DeviceId, by: &CallFact, about: &CallFact) -> bool {
+    let made_it = by.parties.first().is_some_and(|first| first.device.as_ref() == Some(device));
+    let is_there = |call: &CallFact| call.party_of(device).is_some();
+    let is_asked = |party: &&PartyFact| party.role != PartyRole::Supervisor && party.device.as_ref() != Some(device);
+    let mut asked = by.parties.iter().filter(is_asked).filter_map(|party| party.device.as_ref());
+    made_it && is_there(by) && is_there(about) && !asked.any(|asked| about.party_of(asked).is_some())
+}
+
+/// One device's leg of a call, as its user sees it. The duration is zero: whoever hands the view out sets it.
+pub(super) fn call(
+    call: &CallFact,
+    entry: &DeviceEntry,
+    party: &PartyFact,
+    related: Related,
+    config: &GatewayConfig,
+    backend: &Capabilities,
+) -> CallView {
+    let (supervision, monitored) = match party.role {
+        PartyRole::Supervisor => (SupervisionView::Supervisor(party.activity), monitored_by(call, party)),
+        PartyRole::Agent | PartyRole::Customer => (supervised(call, party, config), Some(party)),
+    };
+    let monitoring_state = match supervision {
+        SupervisionView::None => None,
+        SupervisionView::Supervisor(activity) => activity,
+        SupervisionView::Supervised(activity) => Some(activity),
+    };
+    CallView {
+        id: call.id.clone(),
+        conn_id: call.conn_id.clone(),
+        state: party.state,
+        device: entry.id.clone(),
+        number: entry.number.clone(),
+        participants: participants(call, party),
+        ani: call.ani.clone(),
+        dnis: call.dnis.clone(),
+        call_type: call.call_type,
+        capabilities: capabilities(call, party, &related, config, backend),
+        parent: related.parent,
+        established_at: party.established_at,
+        duration_s: 0,
+        muted: party.muted || supervision == SupervisionView::Supervisor(Some(Activity::ListenIn)),
+        supervisor_listening_in: supervision == SupervisionView::Supervised(Activity::ListenIn),
+        monitored_user_muted: monitored.is_some_and(|party| party.muted_by_supervisor),
+        monitoring: party.role == PartyRole::Supervisor,
+        monitoring_state,
+        quality: None,
+        handed_on_to: party.handed_on_to.clone(),
+    }
+}
+
+/// Adds how the sound fares: of the leg itself, and of the others whom its user sees.
+pub(super) fn measured(mut view: CallView, call: &CallFact, me: &PartyFact) -> CallView {
+    view.quality = me.quality;
+    for (participant, party) in view.participants.iter_mut().zip(others(call, me)) {
+        participant.quality = party.quality;
+    }
+    view
+}
+
+/// Sets how long the leg has lasted.
+pub(super) fn timed(mut view: CallView, now: Timestamp) -> CallView {
+    view.duration_s = view.established_at.map_or(0, |since| now.seconds_since(since));
+    view
+}
+
+/// The leg after it has left: what becomes of the call is not its user's to know.
+pub(super) fn released(view: CallView, handed_on_to: Option<Number>) -> CallView {
+    CallView {
+        state: LegState::Released,
+        handed_on_to,
+        capabilities: Vec::new(),
+        monitoring_state: None,
+        supervisor_listening_in: false,
+        ..view
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SupervisionView {
+    None,
+    Supervisor(Option<Activity>),
+    Supervised(Activity),
+}
+
+fn on_the_call(party: &PartyFact) -> bool {
+    matches!(party.state, LegState::Established | LegState::Held)
+}
+
+/// What the strongest of the supervisors who monitor this party does, if he is told.
+fn supervised(call: &CallFact, party: &PartyFact, config: &GatewayConfig) -> SupervisionView {
+    if config.notify_agent == NotifyAgent::None || party.device.is_none() || !on_the_call(party) {
+        return SupervisionView::None;
+    }
+    call.parties
+        .iter()
+        .filter(|other| other.role == PartyRole::Supervisor && on_the_call(other))
+        .filter(|supervisor| monitored_by(call, supervisor).is_some_and(|monitored| std::ptr::eq(monitored, party)))
+        .filter_map(|supervisor| supervisor.activity)
+        .max()
+        .map_or(SupervisionView::None, SupervisionView::Supervised)
+}
+
+/// Whom he monitors now: the target, or, when that one has left, who is the agent in his place.
+fn monitored_by<'a>(call: &'a CallFact, supervisor: &PartyFact) -> Option<&'a PartyFact> {
+    let target = call.party_of(supervisor.monitors.as_ref()?).filter(|party| on_the_call(party));
+    let successor = || {
+        call.parties
+            .iter()
+            .find(|party| party.role == PartyRole::Agent && on_the_call(party))
+    };
+    target.or_else(successor)
+}
+
+/// A call of more than two, supervisors not counted.
+fn is_conference(call: &CallFact) -> bool {
+    let there = |party: &&PartyFact| party.role != PartyRole::Supervisor && party.state != LegState::Released;
+    call.parties.iter().filter(there).count() > 2
+}
+
+/// The others who talk. A supervisor is one of them only in BargeIn: in ListenIn and Coach the customer's side never knows of him.
+fn others<'a>(call: &'a CallFact, me: &'a PartyFact) -> impl Iterator<Item = &'a PartyFact> {
+    call.parties
+        .iter()
+        .filter(move |party| !std::ptr::eq(*party, me) && party.state != LegState::Released)
+        .filter(move |party| me.device.is_none() || party.device != me.device)
+        .filter(|party| party.role != PartyRole::Supervisor || (on_the_call(party) && party.activity == Some(Activity::BargeIn)))
+}
+
+fn participants(call: &CallFact, me: &PartyFact) -> Vec<ParticipantView> {
+    let participant = |party: &PartyFact| ParticipantView {
+        number: party.number.clone(),
+        quality: None,
+    };
+    others(call, me).map(participant).collect()
+}
+
+fn capabilities(
+    call: &CallFact,
+    party: &PartyFact,
+    related: &Related,
+    config: &GatewayConfig,
+    backend: &Capabilities,
+) -> Vec<&'static str> {
+    let mut complete = Vec::new();
+    if related.is_some() && backend.consultations {
+        complete.extend(backend.transfers.then_some("CompleteTransfer"));
+        complete.extend(backend.conferences.then_some("CompleteConference"));
+    }
+    match (party.role, party.state) {
+        (_, LegState::Released) => Vec::new(),
+        (_, LegState::Dialing) => vec!["Hangup"],
+        (_, LegState::Ringing) => vec!["Answer", "Hangup"],
+        (PartyRole::Supervisor, LegState::Established | LegState::Held) => supervisor_capabilities(call, party, config, backend),
+        (PartyRole::Agent | PartyRole::Customer, LegState::Held) => ["Hangup", "Retrieve"].into_iter().chain(complete).collect(),
+        (PartyRole::Agent | PartyRole::Customer, LegState::Established) => {
+            let mut offered = vec!["Hangup", "Hold", if party.muted { "UnmuteCall" } else { "MuteCall" }];
+            if backend.dtmf {
+                offered.push("SendDtmf");
+            }
+            let (may_ask, is_conference) = (backend.consultations && !related.is_some(), is_conference(call));
+            if backend.transfers {
+                offered.extend((!is_conference).then_some("SingleStepTransfer"));
+                offered.extend(may_ask.then_some("InitiateTransfer"));
+            }
+            if backend.conferences {
+                offered.push("SingleStepConference");
+                offered.extend(may_ask.then_some("InitiateConference"));
+                let is_owner = call.owner.is_some() && call.owner == party.device;
+                offered.extend((is_conference && is_owner).then_some("RemoveParticipantFromConference"));
+            }
+            offered.extend(complete);
+            offered
+        }
+    }
+}
+
+fn supervisor_capabilities(call: &CallFact, party: &PartyFact, config: &GatewayConfig, backend: &Capabilities) -> Vec<&'static str> {
+    let mut offered = vec!["Hangup"];
+    if backend.live_switching {
+        let may_switch = |to: &Activity| {
+            backend.activities.contains(to) && party.activity != Some(*to) && !(config.one_way_coach && *to == Activity::Coach)
+        };
+        offered.extend(Activity::ALL.iter().filter(|to| may_switch(to)).map(|to| switch_word(*to)));
+    }
+    if let Some(agent) = monitored_by(call, party).filter(|_| backend.mute_monitored) {
+        offered.push(if agent.muted_by_supervisor {
+            "UnmuteMonitoredUser"
+        } else {
+            "MuteMonitoredUser"
+        });
+    }
+    if backend.conferences && is_conference(call) {
+        offered.push("RemoveParticipantFromConference");
+    }
+    offered
+}
+
+pub(super) fn switch_word(to: Activity) -> &'static str {
+    match to {
+        Activity::ListenIn => "SwitchToListenIn",
+        Activity::Coach => "SwitchToCoach",
+        Activity::BargeIn => "SwitchToBargeIn",
+    }
+}

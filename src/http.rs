@@ -1,0 +1,53 @@
+//! The doors: translate, never decide.
+//!
+//! ```text
+//!             ┌ http: request id, panic guard, CORS, headers ┐
+//! desktop ───▶│ auth: who is it                              │──▶ rest   ──ask, read──▶ Desk
+//!             └──────────────────────────────────────────────┘──▶ bayeux ◀──notices─── Desk
+//! ```
+
+pub mod auth;
+pub mod connection;
+pub mod delivery;
+pub mod error;
+pub mod fast_path;
+pub(crate) mod forwarded;
+pub mod layers;
+pub(crate) mod response;
+pub mod server;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// What the HTTP doors may be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Scheme, host and port under which clients reach us, without a path: the prefix of every URI we write.
+    pub public_url: String,
+    /// Origins (`https://desk.example.com`) whose pages may call us from a browser, besides our own.
+    pub cors_origins: Vec<String>,
+    /// Proxies in front of us, whose `X-Forwarded-For` is believed: limits count the client behind them, and the audit names it.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// GET answers with a token that POST, PUT and DELETE by cookie must send back.
+    pub csrf: bool,
+    /// Largest request body in bytes, for REST and CometD alike.
+    pub body_limit: usize,
+    /// How long a REST request may take before it is answered 503.
+    pub timeout: Duration,
+    /// How many REST requests may be under way at once; more are answered 503.
+    pub concurrency: usize,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            public_url: "http://127.0.0.1:8080".to_owned(),
+            cors_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            csrf: false,
+            body_limit: 64 * 1024,
+            timeout: Duration::from_secs(10),
+            concurrency: 1024,
+        }
+    }
+}

@@ -1,0 +1,636 @@
+//! Credentials → user. `Auth::identify` says who it is, [`require`] refuses those nobody knows.
+//!
+//! A new kind of credential (a bearer token, a client certificate) is a variant of `Presented` and an arm in `Auth::identify`.
+
+use super::error::HttpError;
+use crate::clock;
+use crate::model::{Reason, UserId};
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::{Algorithm, Argon2, Params, Version};
+use axum::extract::{ConnectInfo, Request};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// What the login may be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthConfig {
+    /// How long a session cookie is good for.
+    pub session_life: Duration,
+    /// Sessions of one user at once; the oldest goes.
+    pub sessions_per_user: usize,
+    /// How long a verified password is believed without hashing it again.
+    pub cache_life: Duration,
+    /// Cookies are sent over TLS only.
+    pub secure_cookies: bool,
+    /// Failed logins of one user from one address before it has to wait; one more is allowed every `failure_refill`.
+    pub failures_per_user: NonZeroU32,
+    /// The same for all users from one address together.
+    pub failures_per_address: NonZeroU32,
+    /// How long until one more failure is allowed.
+    pub failure_refill: Duration,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self {
+            session_life: Duration::from_secs(12 * 3600),
+            sessions_per_user: 64,
+            cache_life: Duration::from_secs(120),
+            secure_cookies: false,
+            failures_per_user: NonZeroU32::new(10).unwrap_or(NonZeroU32::MIN),
+            failures_per_address: NonZeroU32::new(60).unwrap_or(NonZeroU32::MIN),
+            failure_refill: Duration::from_secs(6),
+        }
+    }
+}
+
+/// Login name → password hash, a PHC string such as `$argon2id$v=19$…`.
+pub type PasswordHashes = BTreeMap<UserId, String>;
+
+/// A password cannot be hashed, or what should be its hash is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordError {
+    /// argon2 refuses the password: too long.
+    #[error("the password can not be hashed")]
+    Unhashable,
+    /// Not a PHC string.
+    #[error("the password hash of user '{0}' is not a PHC string")]
+    NotAHash(UserId),
+}
+
+/// Hashes a password for [`Accounts`]: argon2id, 19 MiB, two passes (OWASP).
+pub fn hash_password(password: &str) -> Result<String, PasswordError> {
+    hash_with(&Argon2::default(), password)
+}
+
+/// As [`hash_password`], but cheap: for programs whose passwords live for a minute, such as the demo and tests.
+pub fn hash_password_cheaply(password: &str) -> Result<String, PasswordError> {
+    let params = Params::new(Params::MIN_M_COST, 1, 1, None).map_err(|_| PasswordError::Unhashable)?;
+    hash_with(&Argon2::new(Algorithm::Argon2id, Version::V0x13, params), password)
+}
+
+fn hash_with(argon2: &Argon2<'_>, password: &str) -> Result<String, PasswordError> {
+    let hash = argon2.hash_password(password.as_bytes()).map_err(|_| PasswordError::Unhashable)?;
+    Ok(hash.to_string())
+}
+
+/// Who made a request. An extension of every request that `Auth::identify` let through with credentials.
+#[derive(Clone, Debug)]
+pub struct AuthenticatedUser {
+    /// The user.
+    pub user: UserId,
+    /// From where.
+    pub address: IpAddr,
+    /// How he proved it.
+    pub by: Means,
+    /// Until when his login is good, unless he proves it anew.
+    pub until: Instant,
+    /// What a POST by cookie sends back when CSRF protection is on.
+    pub(crate) csrf: Arc<str>,
+}
+
+/// How a caller proved who he is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// By password, in this very request.
+    Password,
+    /// By the session cookie, which a browser also sends for a foreign page.
+    Cookie,
+}
+
+/// What a request brings along.
+enum Presented {
+    Nothing,
+    Cookie(String),
+    Password {
+        user: UserId,
+        password: String,
+        cookie: Option<String>,
+    },
+    Unreadable,
+}
+
+/// The register of logins. Cheap to clone.
+#[derive(Clone)]
+pub struct Auth(Arc<Register>);
+
+struct Register {
+    config: AuthConfig,
+    accounts: PasswordHashes,
+    /// Verified against when the user is unknown, so that both take as long.
+    nobody: String,
+    key: [u8; 32],
+    verified: Mutex<BTreeMap<[u8; 32], Verified>>,
+    sessions: Mutex<LoginSessions>,
+    failures: LoginFailures,
+    hashing: Semaphore,
+    waiting: Semaphore,
+}
+
+struct Verified {
+    user: UserId,
+    until: Instant,
+    session: String,
+}
+
+/// Passwords hashed at once: each takes a core and 19 MiB.
+const HASHING: usize = 2;
+/// Logins waiting for their turn; at 50 ms each the last waits 25 s at most, longer than a client does.
+const WAITING: usize = 1024;
+/// Verified passwords remembered.
+const VERIFIED: usize = 4096;
+/// No login name or password is longer.
+const LONGEST_CREDENTIAL: usize = 1024;
+/// The session cookie of GWS.
+pub(crate) const SESSION_COOKIE: &str = "JSESSIONID";
+
+impl Auth {
+    /// A register with these accounts. Refuses what is no hash.
+    pub fn new(config: AuthConfig, accounts: PasswordHashes) -> Result<Self, PasswordError> {
+        for (user, hash) in &accounts {
+            PasswordHash::new(hash).map_err(|_| PasswordError::NotAHash(user.clone()))?;
+        }
+        let nobody = match accounts.values().next() {
+            Some(hash) => hash.clone(),
+            None => hash_password_cheaply("")?,
+        };
+        let failures = LoginFailures::new(&config);
+        Ok(Self(Arc::new(Register {
+            config,
+            accounts,
+            nobody,
+            key: rand::random(),
+            verified: Mutex::default(),
+            sessions: Mutex::default(),
+            failures,
+            hashing: Semaphore::new(HASHING),
+            waiting: Semaphore::new(WAITING),
+        })))
+    }
+
+    async fn by_password(&self, user: UserId, password: String, address: IpAddr) -> Result<Verified, HttpError> {
+        let register = &*self.0;
+        let digest = register.digest(&user, &password);
+        if let Some(verified) = register.remembered(&digest) {
+            return Ok(verified);
+        }
+        // Whoever shows what was right before is not guessing, however many others guess from his address.
+        let is_guess = !locked(&register.verified).contains_key(&digest);
+        if is_guess {
+            register.failures.allowed(&user, address)?;
+        }
+        let _turn = register.waiting.try_acquire().map_err(|_| too_busy())?;
+        let _core = register.hashing.acquire().await.map_err(|_| too_busy())?;
+        if let Some(verified) = register.remembered(&digest) {
+            // Another request of his was first: a desktop's tabs come back together.
+            return Ok(verified);
+        }
+        if is_guess {
+            register.failures.allowed(&user, address)?;
+        }
+        let known = register.accounts.get(&user);
+        let hash = known.unwrap_or(&register.nobody).clone();
+        let matches = tokio::task::spawn_blocking(move || {
+            PasswordHash::new(&hash).is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
+        })
+        .await
+        .unwrap_or(false);
+        if !(matches && known.is_some()) {
+            register.failures.record(&user, address);
+            metrics::counter!("undertone_login_failures_total").increment(1);
+            tracing::info!(%user, %address, "login refused");
+            return Err(HttpError::access_denied());
+        }
+        Ok(register.remember(digest, user))
+    }
+}
+
+fn too_busy() -> HttpError {
+    HttpError::new(Reason::Unavailable, "Too many logins at once.")
+}
+
+impl Register {
+    /// Keyed, so that a dump of the cache is no list of fast password hashes.
+    fn digest(&self, user: &UserId, password: &str) -> [u8; 32] {
+        let mut hasher = Sha256::new();
+        hasher.update(self.key);
+        hasher.update((user.as_str().len() as u64).to_be_bytes());
+        hasher.update(user.as_str());
+        hasher.update(password);
+        hasher.update(self.key);
+        hasher.finalize().into()
+    }
+
+    fn remembered(&self, digest: &[u8; 32]) -> Option<Verified> {
+        let now = clock::instant();
+        let mut verified = locked(&self.verified);
+        let entry = verified.get_mut(digest).filter(|entry| entry.until > now)?;
+        if locked(&self.sessions).find(&entry.session, now).is_none() {
+            entry.session = locked(&self.sessions).open(&entry.user, &self.config, now);
+        }
+        Some(Verified {
+            user: entry.user.clone(),
+            until: entry.until,
+            session: entry.session.clone(),
+        })
+    }
+
+    fn remember(&self, digest: [u8; 32], user: UserId) -> Verified {
+        let now = clock::instant();
+        let session = locked(&self.sessions).open(&user, &self.config, now);
+        let entry = || Verified {
+            user: user.clone(),
+            until: now + self.config.cache_life,
+            session: session.clone(),
+        };
+        let mut verified = locked(&self.verified);
+        if verified.len() >= VERIFIED {
+            verified.retain(|_, entry| entry.until > now);
+        }
+        if verified.len() < VERIFIED {
+            verified.insert(digest, entry());
+        }
+        entry()
+    }
+}
+
+/// A lock that another thread died with holds data that is still whole: every change under it is one statement.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Open sessions, by the hash of their cookie: comparing hashes leaks nothing about a cookie.
+#[derive(Default)]
+struct LoginSessions {
+    open: BTreeMap<[u8; 32], LoginSession>,
+    of: BTreeMap<UserId, BTreeSet<(Instant, [u8; 32])>>,
+}
+
+#[derive(Clone)]
+struct LoginSession {
+    user: UserId,
+    until: Instant,
+    csrf: Arc<str>,
+}
+
+impl LoginSessions {
+    fn open(&mut self, user: &UserId, config: &AuthConfig, now: Instant) -> String {
+        let cookie = random_text::<18>();
+        let key = Sha256::digest(&cookie).into();
+        self.drop_dead(user, now);
+        let mine = self.of.entry(user.clone()).or_default();
+        while mine.len() >= config.sessions_per_user.max(1) {
+            let Some((_, oldest)) = mine.pop_first() else { break };
+            self.open.remove(&oldest);
+        }
+        mine.insert((now, key));
+        let session = LoginSession {
+            user: user.clone(),
+            until: now + config.session_life,
+            csrf: random_text::<18>().into(),
+        };
+        self.open.insert(key, session);
+        cookie
+    }
+
+    fn drop_dead(&mut self, user: &UserId, now: Instant) {
+        let Some(mine) = self.of.get_mut(user) else { return };
+        while let Some(&(opened, key)) = mine.first() {
+            match self.open.get(&key) {
+                Some(session) if session.until > now => break,
+                _ => {
+                    mine.remove(&(opened, key));
+                    self.open.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn find(&self, cookie: &str, now: Instant) -> Option<&LoginSession> {
+        let key: [u8; 32] = Sha256::digest(cookie).into();
+        self.open.get(&key).filter(|session| now < session.until)
+    }
+}
+
+/// `N` random bytes as URL-safe text.
+pub(crate) fn random_text<const N: usize>() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>().get(..N).unwrap_or_default())
+}
+
+/// Failed logins. Only failures count: a whole call centre behind one address logs in at eight o'clock.
+struct LoginFailures {
+    by_pair: DefaultKeyedRateLimiter<(IpAddr, UserId)>,
+    by_address: DefaultKeyedRateLimiter<IpAddr>,
+    barred: Mutex<BTreeMap<(IpAddr, Option<UserId>), Instant>>,
+    bar: Duration,
+}
+
+/// More keys than this are swept.
+const FAILURE_KEYS: usize = 10_000;
+
+impl LoginFailures {
+    fn new(config: &AuthConfig) -> Self {
+        let refill = config.failure_refill.max(Duration::from_millis(1));
+        let quota = |burst| Quota::with_period(refill).map_or(Quota::per_second(NonZeroU32::MIN), |quota| quota.allow_burst(burst));
+        Self {
+            by_pair: RateLimiter::keyed(quota(config.failures_per_user)),
+            by_address: RateLimiter::keyed(quota(config.failures_per_address)),
+            barred: Mutex::default(),
+            bar: refill,
+        }
+    }
+
+    fn allowed(&self, user: &UserId, address: IpAddr) -> Result<(), HttpError> {
+        let now = clock::instant();
+        let barred = locked(&self.barred);
+        let is_barred = |key| barred.get(&key).is_some_and(|until| *until > now);
+        if is_barred((address, None)) || is_barred((address, Some(user.clone()))) {
+            return Err(HttpError::new(Reason::TooManyRequests, "Too many failed logins. Try again later."));
+        }
+        Ok(())
+    }
+
+    fn record(&self, user: &UserId, address: IpAddr) {
+        let until = clock::instant() + self.bar;
+        let pair_spent = self.by_pair.check_key(&(address, user.clone())).is_err();
+        let address_spent = self.by_address.check_key(&address).is_err();
+        let mut barred = locked(&self.barred);
+        if pair_spent {
+            barred.insert((address, Some(user.clone())), until);
+        }
+        if address_spent {
+            barred.insert((address, None), until);
+        }
+        if barred.len() + self.by_pair.len() + self.by_address.len() > FAILURE_KEYS {
+            let now = clock::instant();
+            barred.retain(|_, until| *until > now);
+            self.by_pair.retain_recent();
+            self.by_address.retain_recent();
+        }
+    }
+}
+
+impl Auth {
+    /// Says who it is; nobody when there are no credentials, or a dead cookie. Wrong credentials are refused. A login by password
+    /// has a session cookie to be set, see `Auth::with_cookie`.
+    pub(crate) async fn identify(
+        &self,
+        headers: &HeaderMap,
+        address: IpAddr,
+    ) -> Result<(Option<AuthenticatedUser>, Option<String>), HttpError> {
+        let now = clock::instant();
+        let session_of = |cookie: &str| locked(&self.0.sessions).find(cookie, now).cloned();
+        let (caller, new_cookie) = match presented(headers) {
+            Presented::Nothing => return Ok((None, None)),
+            Presented::Unreadable => return Err(HttpError::access_denied()),
+            Presented::Cookie(cookie) => {
+                let Some(session) = session_of(&cookie) else {
+                    return Ok((None, None));
+                };
+                let caller = AuthenticatedUser {
+                    user: session.user,
+                    address,
+                    by: Means::Cookie,
+                    until: session.until,
+                    csrf: session.csrf,
+                };
+                (caller, None)
+            }
+            Presented::Password { user, password, cookie } => {
+                let verified = self.by_password(user, password, address).await?;
+                let kept = cookie
+                    .as_deref()
+                    .and_then(session_of)
+                    .filter(|session| session.user == verified.user);
+                let new_cookie = kept.is_none().then(|| verified.session.clone());
+                let session = kept.or_else(|| session_of(&verified.session));
+                let (until, csrf) = session.map_or((now, Arc::default()), |session| (session.until, session.csrf));
+                let caller = AuthenticatedUser {
+                    user: verified.user,
+                    address,
+                    by: Means::Password,
+                    until,
+                    csrf,
+                };
+                (caller, new_cookie)
+            }
+        };
+        Ok((Some(caller), new_cookie))
+    }
+
+    /// The header that sets the session cookie.
+    pub(crate) fn cookie_line(&self, cookie: &str) -> Option<HeaderValue> {
+        let config = &self.0.config;
+        let secure = if config.secure_cookies { "; Secure" } else { "" };
+        let life = config.session_life.as_secs();
+        HeaderValue::from_str(&format!(
+            "{SESSION_COOKIE}={cookie}; Path=/; HttpOnly; SameSite=Lax; Max-Age={life}{secure}"
+        ))
+        .ok()
+    }
+
+    /// Sets the session cookie, if there is one to set.
+    pub(crate) fn with_cookie(&self, cookie: Option<String>, mut response: Response) -> Response {
+        if let Some(line) = cookie.and_then(|cookie| self.cookie_line(&cookie)) {
+            response.headers_mut().append(header::SET_COOKIE, line);
+        }
+        response
+    }
+}
+
+/// Refuses those whom `Auth::identify` does not know.
+pub async fn require(request: Request, next: Next) -> Response {
+    match request.extensions().get::<AuthenticatedUser>() {
+        Some(_) => next.run(request).await,
+        None => HttpError::access_denied().into_response(),
+    }
+}
+
+/// A foreign page can make a browser send our cookie: a request that changes something must come from our own origin or an
+/// allowed one. Browsers say which; programs that keep cookies send no Origin.
+pub(crate) fn same_origin(allowed: &[String], request: &Request) -> Result<(), HttpError> {
+    if by_cookie(request).is_some() && !is_safe(request.method()) && is_foreign(request, allowed) {
+        return Err(HttpError::new(Reason::NotPermitted, "Cross-site requests are not allowed."));
+    }
+    Ok(())
+}
+
+/// The token a browser page of ours must send back. A GET is answered with it, see [`offer_csrf`].
+pub(crate) fn csrf(request: &Request) -> Result<Option<Arc<str>>, HttpError> {
+    let sent = request.headers().get("x-csrf-token").map(HeaderValue::as_bytes);
+    if let Some(caller) = by_cookie(request)
+        && !is_safe(request.method())
+        && sent != Some(caller.csrf.as_bytes())
+    {
+        return Err(HttpError::new(Reason::NotPermitted, "Missing or invalid Csrf token"));
+    }
+    let caller = request
+        .extensions()
+        .get::<AuthenticatedUser>()
+        .filter(|_| request.method() == Method::GET);
+    Ok(caller.map(|caller| caller.csrf.clone()))
+}
+
+/// Tells a page its token.
+pub(crate) fn offer_csrf(response: &mut Response, token: &str) {
+    if let Ok(token) = HeaderValue::from_str(token) {
+        let headers = response.headers_mut();
+        headers.insert("x-csrf-header", HeaderValue::from_static("X-CSRF-TOKEN"));
+        headers.insert("x-csrf-token", token);
+    }
+}
+
+fn by_cookie(request: &Request) -> Option<&AuthenticatedUser> {
+    let caller = request.extensions().get::<AuthenticatedUser>();
+    caller.filter(|caller| caller.by == Means::Cookie)
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Whether a browser says that the request comes from a page that is neither ours nor allowed.
+pub(crate) fn is_foreign(request: &Request, allowed: &[String]) -> bool {
+    let Some(origin) = request.headers().get(header::ORIGIN) else {
+        let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+        return matches!(site, Some(b"cross-site" | b"same-site"));
+    };
+    let Ok(origin) = origin.to_str() else { return true };
+    if allowed.iter().any(|one| one == origin) {
+        return false;
+    }
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let own = host.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
+    let named = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    named.is_none() || named != own
+}
+
+/// From where a request really comes, once that is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientAddress(pub(crate) IpAddr);
+
+pub(crate) fn address_of(request: &Request) -> IpAddr {
+    if let Some(ClientAddress(address)) = request.extensions().get() {
+        return *address;
+    }
+    let info = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(address)| {
+        address.ip().to_canonical()
+    })
+}
+
+fn presented(headers: &HeaderMap) -> Presented {
+    let cookie = cookie(headers, SESSION_COOKIE).map(str::to_owned);
+    let Some(authorization) = headers.get(header::AUTHORIZATION) else {
+        return cookie.map_or(Presented::Nothing, Presented::Cookie);
+    };
+    let Some((user, password)) = basic(authorization) else {
+        return Presented::Unreadable;
+    };
+    Presented::Password { user, password, cookie }
+}
+
+/// RFC 7617: `Basic base64(user:password)`.
+fn basic(authorization: &HeaderValue) -> Option<(UserId, String)> {
+    let (scheme, token) = authorization.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(STANDARD.decode(token.trim()).ok()?).ok()?;
+    let (user, password) = decoded.split_once(':')?;
+    let fits = user.len() <= LONGEST_CREDENTIAL && password.len() <= LONGEST_CREDENTIAL && !user.is_empty();
+    fits.then(|| (user.into(), password.to_owned()))
+}
+
+/// The value of a cookie.
+pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value.trim_matches('"'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(header::HeaderName, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_str(value).expect("a header")))
+            .collect()
+    }
+
+    #[test]
+    fn basic_credentials_are_read_and_everything_else_is_not() {
+        let read = |text: &str| basic(&HeaderValue::from_str(text).expect("a header"));
+        let token = STANDARD.encode("anna:pass:word");
+        assert_eq!(read(&format!("Basic {token}")), Some(("anna".into(), "pass:word".to_owned())));
+        assert_eq!(read(&format!("basic {token}")), Some(("anna".into(), "pass:word".to_owned())));
+        assert_eq!(read("Bearer abc"), None);
+        assert_eq!(read("Basic !!!"), None);
+        assert_eq!(read(&format!("Basic {}", STANDARD.encode("no colon"))), None);
+        assert_eq!(read(&format!("Basic {}", STANDARD.encode([0xff, b':', 0xfe]))), None);
+    }
+
+    #[test]
+    fn a_cookie_is_found_among_others_and_in_any_line() {
+        let headers = headers(&[(header::COOKIE, "a=1; JSESSIONID=x; b=2"), (header::COOKIE, "c=\"3\"")]);
+        assert_eq!(cookie(&headers, "JSESSIONID"), Some("x"));
+        assert_eq!(cookie(&headers, "c"), Some("3"));
+        assert_eq!(cookie(&headers, "d"), None);
+    }
+
+    #[test]
+    fn a_session_ends_with_its_life_and_the_oldest_makes_room() {
+        let config = AuthConfig {
+            sessions_per_user: 2,
+            ..AuthConfig::default()
+        };
+        let mut sessions = LoginSessions::default();
+        let now = clock::instant();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let first = sessions.open(&"anna".into(), &config, now);
+        let second = sessions.open(&"anna".into(), &config, at(1));
+        assert!(sessions.find(&first, at(2)).is_some());
+        let third = sessions.open(&"anna".into(), &config, at(2));
+        assert!(sessions.find(&first, at(3)).is_none());
+        assert!(sessions.find(&second, at(3)).is_some());
+        assert!(sessions.find(&third, at(2) + config.session_life).is_none());
+        assert!(sessions.find("", at(3)).is_none());
+    }
+
+    #[test]
+    fn foreign_origins_are_told_from_our_own() {
+        let request = |origin: Option<&str>| {
+            let mut request = Request::builder().uri("/api/v2/me").header(header::HOST, "127.0.0.1:8080");
+            if let Some(origin) = origin {
+                request = request.header(header::ORIGIN, origin);
+            }
+            request.body(axum::body::Body::empty()).expect("a request")
+        };
+        let allowed = ["https://desk.example".to_owned()];
+        assert!(!is_foreign(&request(None), &allowed));
+        assert!(!is_foreign(&request(Some("http://127.0.0.1:8080")), &allowed));
+        assert!(!is_foreign(&request(Some("https://desk.example")), &allowed));
+        assert!(is_foreign(&request(Some("https://evil")), &allowed));
+        assert!(is_foreign(&request(Some("null")), &allowed));
+        assert!(is_foreign(&request(Some("http://127.0.0.1:8081")), &allowed));
+    }
+}

@@ -1,0 +1,123 @@
+//! The door of REST and CometD: HTTP/1.1, HTTP/2 and websockets on one port, each connection watched for what really leaves on it. Polls
+//! have a short way in, see [`super::lane`].
+
+use super::delivery::TrackedConnection;
+use super::fast_path::{FastPath, Handling};
+use crate::http::server::{self, ConnectionLimits, ConnectionPermit, HttpLibrary};
+use axum::Router;
+use axum::extract::ConnectInfo;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Serves until `stopped` comes; then finishes the answers under way. As many connections as by default.
+pub async fn serve(listener: TcpListener, router: Router, lane: Option<FastPath>, stopped: impl Future<Output = ()>) {
+    serve_within(ConnectionLimits::default(), listener, router, lane, stopped).await;
+}
+
+/// As [`serve`], within other limits.
+pub async fn serve_within(
+    limits: ConnectionLimits,
+    listener: TcpListener,
+    router: Router,
+    lane: Option<FastPath>,
+    stopped: impl Future<Output = ()>,
+) {
+    let house = Arc::new(HttpServer {
+        library: HttpLibrary::new(&limits),
+        router,
+        lane: lane.map(|lane| lane.idling(limits.idle)),
+    });
+    server::receive(listener, &limits, stopped, |stream, peer, place| {
+        house.clone().let_in(stream, peer, place)
+    })
+    .await;
+}
+
+struct HttpServer {
+    library: HttpLibrary,
+    router: Router,
+    lane: Option<FastPath>,
+}
+
+impl HttpServer {
+    async fn let_in(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, place: ConnectionPermit) {
+        let (connection, wire) = TrackedConnection::new(stream);
+        let course = match &self.lane {
+            Some(lane) => lane.serve(connection, &wire, peer, place.visit()).await,
+            None => Handling::Library(connection, Vec::new()),
+        };
+        let Handling::Library(connection, begun) = course else { return };
+        let visit = place.visit().clone();
+        let connection = Rewound::new(connection, begun, place);
+        // The library's state is large; a connection that never needs it does not carry it.
+        let serving = self.library.serve(connection, self.router.clone(), &visit, move |request| {
+            request.extensions_mut().insert(ConnectInfo(peer));
+            request.extensions_mut().insert(wire.clone());
+        });
+        Box::pin(serving).await;
+    }
+}
+
+/// A connection of which something has been read already.
+struct Rewound {
+    connection: TrackedConnection,
+    begun: Vec<u8>,
+    read: usize,
+    /// As long as it is open, whoever has it: a websocket outlives its request.
+    _place: ConnectionPermit,
+}
+
+impl Rewound {
+    fn new(connection: TrackedConnection, begun: Vec<u8>, place: ConnectionPermit) -> Self {
+        Self {
+            connection,
+            begun,
+            read: 0,
+            _place: place,
+        }
+    }
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let rest = this.begun.get(this.read..).unwrap_or_default();
+        if rest.is_empty() {
+            return Pin::new(&mut this.connection).poll_read(context, buffer);
+        }
+        let length = rest.len().min(buffer.remaining());
+        buffer.put_slice(rest.get(..length).unwrap_or_default());
+        this.read += length;
+        if this.read == this.begun.len() {
+            (this.begun, this.read) = (Vec::new(), 0);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.connection.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,203 @@
+//! What every HTTP request passes, REST and CometD alike.
+
+use super::HttpConfig;
+use super::auth::{self, Auth, ClientAddress, random_text};
+use super::error::HttpError;
+use super::fast_path::FastPath;
+use super::forwarded::Proxies;
+use crate::cometd::long_polling::Cometd;
+use crate::gateway::task::GatewayHandle;
+use crate::model::Reason;
+use crate::rest;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
+use tracing::Instrument;
+
+/// REST and CometD behind their layers, and the short way in for polls, if every request may take it. Serve both with
+/// [`super::connection::serve`]: the login throttle wants to know from where.
+pub fn router(config: &HttpConfig, auth: Auth, desk: GatewayHandle, bayeux: Cometd) -> (Router, Option<FastPath>) {
+    let proxies = Proxies::new(&config.trusted_proxies);
+    let lane = (!config.csrf).then(|| FastPath::new(auth.clone(), bayeux.clone(), proxies.clone()));
+    let origins: Arc<[String]> = config.cors_origins.clone().into();
+    let entry = Arc::new(LogEntry {
+        auth,
+        origins: origins.clone(),
+        proxies: proxies.clone(),
+        csrf: config.csrf,
+    });
+    // Few layers, each a function in order: a function of its own for each step would copy all steps behind it, for every request.
+    let request_path = ServiceBuilder::new()
+        // Whatever happens below carries the request's id, in the log and in the answer; and a foreign preflight ends here.
+        .layer(from_fn_with_state(origins.clone(), outside))
+        // A defect answers statusCode 4 and costs one request, not the process.
+        .layer(CatchPanicLayer::custom(panicked as fn(Box<dyn Any + Send>) -> Response))
+        // A preflight carries no credentials, so it is answered before anybody asks for them.
+        .layer(cors(origins))
+        // Who is it, and does the request come from a page that may use his cookie?
+        .layer(from_fn_with_state(entry, inside));
+    let router = rest::router(config, desk)
+        .merge(crate::cometd::long_polling::router(bayeux))
+        .layer(request_path);
+    (router, lane)
+}
+
+/// What the way in needs to know.
+struct LogEntry {
+    auth: Auth,
+    origins: Arc<[String]>,
+    proxies: Proxies,
+    csrf: bool,
+}
+
+/// Names the request, and hardens its answer.
+async fn outside(State(origins): State<Arc<[String]>>, mut request: Request, next: Next) -> Response {
+    let name = name_of(&request);
+    request.extensions_mut().insert(RequestName(name.clone()));
+    let span = tracing::info_span!(
+        "http",
+        request_id = %name,
+        method = %request.method(),
+        path = %request.uri().path(),
+        user = tracing::field::Empty,
+    );
+    let answering = async move {
+        let mut response = match foreign_preflight(&origins, &request) {
+            Some(refused) => refused,
+            None => next.run(request).await,
+        };
+        tracing::debug!(status = response.status().as_u16(), "answered");
+        harden(&mut response);
+        response
+    };
+    let mut response = answering.instrument(span).await;
+    if let Ok(value) = HeaderValue::from_str(&name) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// Says who it is, and lets only those requests on whose cookie is used by a page of ours or an allowed one.
+async fn inside(State(entry): State<Arc<LogEntry>>, mut request: Request, next: Next) -> Response {
+    let address = entry.proxies.client_of(auth::address_of(&request), request.headers());
+    request.extensions_mut().insert(ClientAddress(address));
+    let new_cookie = match entry.auth.identify(request.headers(), address).await {
+        Ok((caller, new_cookie)) => {
+            if let Some(caller) = caller {
+                tracing::Span::current().record("user", tracing::field::display(&caller.user));
+                request.extensions_mut().insert(caller);
+            }
+            new_cookie
+        }
+        // CometD clients know no refusal but their own: a handshake of nobody is denied in their words.
+        Err(refused) if refused.is_access_denied() && crate::cometd::long_polling::is_endpoint(request.uri().path()) => None,
+        Err(refused) if refused.come_again().is_some() && crate::cometd::long_polling::is_endpoint(request.uri().path()) => {
+            request.extensions_mut().insert(NotNow(refused));
+            None
+        }
+        Err(refused) => return refused.into_response(),
+    };
+    // A cookie proves the browser, not the page.
+    if let Err(refused) = auth::same_origin(&entry.origins, &request) {
+        return entry.auth.with_cookie(new_cookie, refused.into_response());
+    }
+    // Where configured, the page also sends back the token that only our answers carry.
+    let token = match entry.csrf.then(|| auth::csrf(&request)) {
+        None => None,
+        Some(Ok(token)) => token,
+        Some(Err(refused)) => return entry.auth.with_cookie(new_cookie, refused.into_response()),
+    };
+    let mut response = entry.auth.with_cookie(new_cookie, next.run(request).await);
+    if let Some(token) = token {
+        auth::offer_csrf(&mut response, &token);
+    }
+    response
+}
+
+/// The login could not be checked now. CometD clients are told so in their own words.
+#[derive(Clone, Debug)]
+pub(crate) struct NotNow(pub(crate) HttpError);
+
+/// The id of a request as it stands in the log and goes back as `X-Request-Id`.
+#[derive(Clone, Debug)]
+pub struct RequestName(pub Arc<str>);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Takes the client's `X-Request-Id` when it is a plain word, else makes one.
+fn name_of(request: &Request) -> Arc<str> {
+    let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
+    given
+        .filter(|text| is_plain(text))
+        .map_or_else(|| random_text::<12>().into(), Into::into)
+}
+
+fn is_plain(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// On every answer: cookies, errors and events of one user never stay in a cache, and no answer is ever a page.
+pub(crate) const HARDENED: [(HeaderName, &str); 5] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (header::REFERRER_POLICY, "no-referrer"),
+];
+
+fn harden(response: &mut Response) {
+    for (name, value) in HARDENED {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let message = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    tracing::error!(panic = message, "a request panicked");
+    HttpError::new(Reason::Internal, "Internal error.").into_response()
+}
+
+fn foreign_preflight(allowed: &[String], request: &Request) -> Option<Response> {
+    let is_preflight = request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    if !is_preflight || is_allowed(allowed, request.headers().get(header::ORIGIN)) {
+        return None;
+    }
+    let mut response = HttpError::new(Reason::NotPermitted, "This origin is not allowed.").into_response();
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
+    Some(response)
+}
+
+fn is_allowed(allowed: &[String], origin: Option<&HeaderValue>) -> bool {
+    origin.is_some_and(|origin| allowed.iter().any(|one| one.as_bytes() == origin.as_bytes()))
+}
+
+fn cors(allowed: Arc<[String]>) -> CorsLayer {
+    let for_credentials = allowed.clone();
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(move |origin, _| is_allowed(&allowed, Some(origin))))
+        .allow_credentials(AllowCredentials::predicate(move |origin, _| {
+            is_allowed(&for_credentials, Some(origin))
+        }))
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([
+            header::CONTENT_TYPE,
+            header::AUTHORIZATION,
+            HeaderName::from_static("x-csrf-token"),
+            REQUEST_ID,
+        ])
+        .expose_headers([HeaderName::from_static("x-csrf-header"), HeaderName::from_static("x-csrf-token")])
+        .vary([header::ORIGIN])
+        .max_age(Duration::from_secs(600))
+}

@@ -1,0 +1,684 @@
+//! HTTP+JSON ⇄ Request and reply: the operations and reads of GWS v2.
+
+pub mod json;
+pub(crate) mod operations;
+
+use self::json::{CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
+use crate::gateway::task::{self, GatewayHandle};
+use crate::http::HttpConfig;
+use crate::http::auth::{self, AuthenticatedUser, random_text};
+use crate::http::error::{ErrorBody, HttpError};
+use crate::http::layers::RequestName;
+use crate::model::{
+    Activity, AgentState, Answer, CallId, CallOperation, DeviceId, Mode, Query as Wanted, Reason, Refusal, Request as Words,
+    RequestEnvelope, RequestId, Scope, TargetRef, TransferStep,
+};
+use crate::telemetry::Pii;
+use axum::extract::rejection::{ExtensionRejection, PathRejection, QueryRejection};
+use axum::extract::{Extension, MatchedPath, Path, Query, Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use operations::{OperationBody, Parameters};
+use serde::{Deserialize, Serialize};
+use std::str::FromStr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use utoipa::{OpenApi, PartialSchema, ToSchema, openapi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// What the handlers share.
+#[derive(Clone)]
+struct RestState {
+    desk: GatewayHandle,
+    uris: Uris,
+    body_limit: usize,
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Undertone",
+    description = "Supervisor monitoring for contact centres: the operations of the Genesys Web Services API v2. Events arrive over CometD at /api/v2/notifications."
+))]
+struct Document;
+
+/// `/api/v2` without the layers that it shares with CometD.
+pub(super) fn router(config: &HttpConfig, desk: GatewayHandle) -> Router {
+    let rest = RestState {
+        desk,
+        uris: Uris::new(&config.public_url),
+        body_limit: config.body_limit,
+    };
+    let (closed, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(read_me, operate_me))
+        .routes(routes!(read_my_devices))
+        .routes(routes!(read_my_device, operate_my_device))
+        .routes(routes!(dial))
+        .routes(routes!(read_my_calls))
+        .routes(routes!(read_my_call, operate_my_call))
+        .routes(routes!(operate_voice_channel))
+        .routes(routes!(read_devices))
+        .routes(routes!(read_device))
+        .routes(routes!(read_voice_environment))
+        .split_for_parts();
+    let (open, open_document) = OpenApiRouter::<RestState>::new().routes(routes!(read_version)).split_for_parts();
+    let document: Arc<str> = described(document.merge_from(open_document), &config.public_url)
+        .to_json()
+        .unwrap_or_else(|_| unreachable!("the document is made of our own literals"))
+        .into();
+    let closed = closed
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(wrong_method)
+        // A hung backend costs one request at most this long.
+        .layer(from_fn_with_state(config.timeout, in_time))
+        // A flood is answered 503 at the door instead of queueing in memory.
+        .layer(from_fn_with_state(Arc::new(Semaphore::new(config.concurrency)), bounded))
+        // Whatever becomes of it, it is counted.
+        .layer(from_fn(counted))
+        // Nothing below here is for those whom nobody knows, not even which paths exist.
+        .layer(from_fn(auth::require));
+    let open = open.route(
+        "/api/v2/openapi.json",
+        axum::routing::get(async move || ([(axum::http::header::CONTENT_TYPE, "application/json")], document.to_string())),
+    );
+    open.method_not_allowed_fallback(wrong_method).merge(closed).with_state(rest)
+}
+
+/// What holds for every operation: where it is, who may ask, and how it is refused.
+fn described(mut document: openapi::OpenApi, public_url: &str) -> openapi::OpenApi {
+    use openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+    let components = document.components.get_or_insert_default();
+    for (name, scheme) in [
+        ("basic", SecurityScheme::Http(Http::new(HttpAuthScheme::Basic))),
+        (
+            "cookie",
+            SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(auth::SESSION_COOKIE))),
+        ),
+    ] {
+        components.security_schemes.insert(name.to_owned(), scheme.into());
+    }
+    let either = ["basic", "cookie"].map(|name| SecurityRequirement::new(name, [] as [&str; 0]));
+    document.security = Some(either.to_vec());
+    document.servers = Some(vec![openapi::Server::new(public_url)]);
+    for item in document.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.post].into_iter().flatten();
+        for operation in operations {
+            let responses = &mut operation.responses.responses;
+            if responses.remove("default").is_none() {
+                // Open to everybody, and never refused: no security.
+                operation.security = Some(Vec::new());
+                continue;
+            }
+            for (status, text) in REFUSALS {
+                responses.insert(status.to_string(), refused_with(status, text).into());
+            }
+        }
+    }
+    document
+}
+
+const REFUSALS: [(u16, &str); 9] = [
+    (400, "A parameter is missing (statusCode 1) or wrong (10)."),
+    (403, "Forbidden (3), not permitted (5), or not logged in (20)."),
+    (404, "There is no such device, call or voice environment (6)."),
+    (409, "Not in this state (2), or in use (19)."),
+    (413, "The body is too large (10)."),
+    (415, "The body is not application/json (10)."),
+    (429, "Too many failed logins (20)."),
+    (500, "Internal error (4)."),
+    (503, "The telephony backend can not be reached, or too much is going on (4)."),
+];
+
+fn refused_with(status: u16, text: &str) -> openapi::Response {
+    let body = openapi::Content::new(Some(openapi::Ref::from_schema_name("ErrorBody")));
+    let response = openapi::ResponseBuilder::new().description(text).content("application/json", body);
+    let response = match status {
+        429 | 503 => response.header("Retry-After", openapi::Header::new(u32::schema())),
+        _ => response,
+    };
+    response.build()
+}
+
+async fn nothing_here(request: Request) -> HttpError {
+    Refusal::not_found(shortened(request.uri().path())).into()
+}
+
+async fn wrong_method(request: Request) -> HttpError {
+    let message = format!("Method {} is not allowed here.", shortened(request.method().as_str()));
+    HttpError::new(Reason::Forbidden, message).with_http(StatusCode::METHOD_NOT_ALLOWED)
+}
+
+async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => HttpError::new(Reason::Unavailable, "The request took too long.").into_response(),
+    }
+}
+
+async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    match places.try_acquire() {
+        Ok(_place) => next.run(request).await,
+        Err(_) => HttpError::new(Reason::Unavailable, "Too many requests at once.").into_response(),
+    }
+}
+
+/// What came from the client, cut to what a message may repeat.
+fn shortened(text: &str) -> String {
+    text.chars().take(128).collect()
+}
+
+impl RestState {
+    async fn ask(&self, from: &RequestContext, request: Words) -> Result<Json<Accepted>, HttpError> {
+        from.counted.name(task::operation(&request));
+        let asked = RequestEnvelope {
+            user: from.caller.user.clone(),
+            from: from.caller.address,
+            request_id: from.request_id(),
+            request,
+        };
+        match self.desk.ask(asked).await? {
+            Answer::Accepted => Ok(Json(Accepted { status_code: 0 })),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn read(&self, from: &RequestContext, wanted: Wanted) -> Result<Answer, HttpError> {
+        Ok(self.desk.read(&from.caller.user, wanted).await?)
+    }
+
+    async fn device(&self, from: &RequestContext, wanted: Wanted) -> Result<Json<Reply<OneDevice>>, HttpError> {
+        match self.read(from, wanted).await? {
+            Answer::Device(view) => Ok(reply(OneDevice {
+                device: json::device(&self.uris, &view),
+            })),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn devices(&self, from: &RequestContext, wanted: Wanted) -> Result<Vec<DeviceJson>, HttpError> {
+        match self.read(from, wanted).await? {
+            Answer::Devices(views) => Ok(views.iter().map(|view| json::device(&self.uris, view)).collect()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn calls(&self, from: &RequestContext) -> Result<Vec<CallJson>, HttpError> {
+        match self.read(from, Wanted::MyCalls).await? {
+            Answer::Calls(views) => Ok(views.iter().map(|view| json::call(&self.uris, view)).collect()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn device_list(&self, devices: Vec<DeviceJson>, read: &Read) -> Json<Reply<Devices>> {
+        reply(match read.fields {
+            Some(_) => Devices::Whole { devices },
+            None => Devices::Uris {
+                uris: devices.iter().map(|device| self.uris.device(&device.id.as_str().into())).collect(),
+            },
+        })
+    }
+}
+
+/// The desk answered another question than the one asked: our own defect.
+fn unexpected(answer: &Answer) -> HttpError {
+    tracing::error!(answer = %Pii(format_args!("{answer:?}")), "the desk answered another question");
+    HttpError::new(Reason::Internal, "Internal error.")
+}
+
+/// Who asks, under which name.
+struct RequestContext {
+    caller: AuthenticatedUser,
+    name: RequestName,
+    counted: OperationLabel,
+}
+
+/// The operation of a request, once it is known: what its metric is called.
+#[derive(Clone, Default)]
+struct OperationLabel(Arc<OnceLock<&'static str>>);
+
+impl OperationLabel {
+    fn name(&self, operation: &'static str) {
+        // A request has one operation.
+        let _ = self.0.set(operation);
+    }
+}
+
+/// Counts a request under its operation or, as long as none is known, its method and route.
+async fn counted(mut request: Request, next: Next) -> Response {
+    let counted = OperationLabel::default();
+    request.extensions_mut().insert(counted.clone());
+    let route = match request.extensions().get::<MatchedPath>() {
+        Some(path) if [Method::GET, Method::POST].contains(request.method()) => format!("{} {}", request.method(), path.as_str()),
+        // No label is a client's to choose.
+        _ => "none".to_owned(),
+    };
+    let response = next.run(request).await;
+    let operation = counted.0.get().map_or(route, |operation| (*operation).to_owned());
+    let status = response.status().as_u16().to_string();
+    metrics::counter!("undertone_rest_requests_total", "operation" => operation, "status" => status).increment(1);
+    response
+}
+
+impl RequestContext {
+    /// A client may repeat its `X-Request-Id`; what it asks under it is still done each time.
+    fn request_id(&self) -> RequestId {
+        format!("{}.{}", self.name.0, random_text::<6>()).into()
+    }
+}
+
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for RequestContext {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, HttpError> {
+        let caller: Result<Extension<AuthenticatedUser>, ExtensionRejection> = Extension::from_request_parts(parts, state).await;
+        let Ok(Extension(caller)) = caller else {
+            return Err(HttpError::access_denied());
+        };
+        let name = parts.extensions.get::<RequestName>().cloned();
+        Ok(Self {
+            caller,
+            counted: parts.extensions.get::<OperationLabel>().cloned().unwrap_or_default(),
+            name: name.unwrap_or_else(|| RequestName(random_text::<12>().into())),
+        })
+    }
+}
+
+type IdPath = Result<Path<String>, PathRejection>;
+
+/// An id from a path below `root`. What cannot be one names nothing.
+fn id<Id: std::convert::From<String>>(root: &str, path: IdPath) -> Result<Id, Refusal> {
+    match path {
+        Ok(Path(text)) if is_id(&text) => Ok(text.into()),
+        Ok(Path(text)) => Err(Refusal::not_found(format_args!("{root}/{}", shortened(&text)))),
+        Err(_) => Err(Refusal::not_found(format_args!("{root}/…"))),
+    }
+}
+
+const LONGEST_ID: usize = 256;
+
+fn is_id(text: &str) -> bool {
+    (1..=LONGEST_ID).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+/// What a read may ask for.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(rename_all = "camelCase")]
+struct Read {
+    /// `*`: whole objects instead of URIs.
+    fields: Option<String>,
+    /// `devices`, `calls`, `channels`, separated by commas, or `*`.
+    subresources: Option<String>,
+    /// Only the device with this number.
+    phone_number: Option<String>,
+}
+
+type ReadQuery = Result<Query<Read>, QueryRejection>;
+
+fn read(query: ReadQuery) -> Result<Read, Refusal> {
+    match query {
+        Ok(Query(read)) => Ok(read),
+        Err(rejection) => Err(Refusal::new(Reason::InvalidInput, shortened(&rejection.body_text()))),
+    }
+}
+
+/// `{"statusCode":0}`: the backend has accepted it. What comes of it arrives over CometD.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Accepted {
+    status_code: u8,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Reply<T> {
+    status_code: u8,
+    #[serde(flatten)]
+    body: T,
+}
+
+fn reply<T>(body: T) -> Json<Reply<T>> {
+    Json(Reply { status_code: 0, body })
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct OneUser {
+    user: UserJson,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct OneDevice {
+    device: DeviceJson,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum Devices {
+    Whole { devices: Vec<DeviceJson> },
+    Uris { uris: Vec<String> },
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct OneCall {
+    call: CallJson,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum Calls {
+    Whole { calls: Vec<CallJson> },
+    Uris { uris: Vec<String> },
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct OneVoiceEnvironment {
+    voice_environment: VoiceEnvironmentJson,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Version {
+    version: &'static str,
+}
+
+/// The user himself; with `subresources` also his devices, calls and channels.
+#[utoipa::path(get, path = "/api/v2/me", params(Read), responses((status = 200, body = Reply<OneUser>), (status = "default", body = ErrorBody)))]
+async fn read_me(State(rest): State<RestState>, from: RequestContext, query: ReadQuery) -> Result<Json<Reply<OneUser>>, HttpError> {
+    let read = read(query)?;
+    let parts = Subresources::from_str(read.subresources.as_deref().unwrap_or_default())?;
+    let view = match rest.read(&from, Wanted::Me).await? {
+        Answer::User(view) => view,
+        other => return Err(unexpected(&other)),
+    };
+    let mut user = json::user(&rest.uris, &view);
+    if parts.devices {
+        user.devices = Some(rest.devices(&from, Wanted::MyDevices).await?);
+    }
+    if parts.calls {
+        user.calls = Some(rest.calls(&from).await?);
+    }
+    if parts.channels {
+        user.channels = Some(vec![json::voice_channel(&view)]);
+    }
+    Ok(reply(OneUser { user }))
+}
+
+#[derive(Default)]
+struct Subresources {
+    devices: bool,
+    calls: bool,
+    channels: bool,
+}
+
+impl FromStr for Subresources {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        let mut parts = Self::default();
+        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            match word {
+                "*" => {
+                    parts = Self {
+                        devices: true,
+                        calls: true,
+                        channels: true,
+                    }
+                }
+                "devices" => parts.devices = true,
+                "calls" => parts.calls = true,
+                "channels" => parts.channels = true,
+                _ => {
+                    let message = format!("'{}' is not a subresource: devices, calls, channels or *.", shortened(word));
+                    return Err(Refusal::new(Reason::InvalidInput, message));
+                }
+            }
+        }
+        Ok(parts)
+    }
+}
+
+/// StartContactCenterSession, EndContactCenterSession, and the agent states as old clients ask for them.
+#[utoipa::path(post, path = "/api/v2/me", request_body = operations::MeOperation,
+    responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+async fn operate_me(State(rest): State<RestState>, from: RequestContext, operation: OperationBody) -> Result<Json<Accepted>, HttpError> {
+    let request = match operation.name() {
+        "StartContactCenterSession" => {
+            operation.parameters.channels()?;
+            Words::StartSession
+        }
+        "EndContactCenterSession" => {
+            operation.parameters.channels_if_any()?;
+            Words::EndSession
+        }
+        _ => agent_state(&operation)?,
+    };
+    rest.ask(&from, request).await
+}
+
+/// Ready, NotReady, AfterCallWork, AuxWork, Offline.
+#[utoipa::path(post, path = "/api/v2/me/channels/voice", request_body = operations::NamedOperation,
+    responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+async fn operate_voice_channel(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    operation: OperationBody,
+) -> Result<Json<Accepted>, HttpError> {
+    let request = agent_state(&operation)?;
+    rest.ask(&from, request).await
+}
+
+fn agent_state(operation: &OperationBody) -> Result<Words, Refusal> {
+    match AgentState::from_str(operation.name()) {
+        Ok(state) => Ok(Words::SetAgentState(state)),
+        Err(_) => Err(operation.unknown()),
+    }
+}
+
+/// The user's devices.
+#[utoipa::path(get, path = "/api/v2/me/devices", params(Read), responses((status = 200, body = Reply<Devices>), (status = "default", body = ErrorBody)))]
+async fn read_my_devices(State(rest): State<RestState>, from: RequestContext, query: ReadQuery) -> Result<Json<Reply<Devices>>, HttpError> {
+    let read = read(query)?;
+    let devices = rest.devices(&from, Wanted::MyDevices).await?;
+    Ok(rest.device_list(devices, &read))
+}
+
+/// One of the user's devices.
+#[utoipa::path(get, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "a device")),
+    responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody)))]
+async fn read_my_device(State(rest): State<RestState>, from: RequestContext, path: IdPath) -> Result<Json<Reply<OneDevice>>, HttpError> {
+    rest.device(&from, Wanted::MyDevice(id("/me/devices", path)?)).await
+}
+
+/// Coach, ListenIn, BargeIn, CancelSupervisorMonitoring, DoNotDisturbOn, DoNotDisturbOff, ForwardCallsOn, ForwardCallsOff.
+#[utoipa::path(post, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "one of the user's devices")),
+    request_body = operations::DeviceOperation, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+async fn operate_my_device(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    path: IdPath,
+    operation: OperationBody,
+) -> Result<Json<Accepted>, HttpError> {
+    let device: DeviceId = id("/me/devices", path)?;
+    let parameters = &operation.parameters;
+    let request = match operation.name() {
+        "Coach" => start(device, Activity::Coach, parameters),
+        "ListenIn" => start(device, Activity::ListenIn, parameters),
+        "BargeIn" => start(device, Activity::BargeIn, parameters),
+        "CancelSupervisorMonitoring" => Words::CancelMonitoring { device },
+        "DoNotDisturbOn" => Words::SetDoNotDisturb { device, on: true },
+        "DoNotDisturbOff" => Words::SetDoNotDisturb { device, on: false },
+        "ForwardCallsOn" => Words::SetForwarding {
+            device,
+            to: Some(parameters.required_number("destination")?),
+        },
+        "ForwardCallsOff" => Words::SetForwarding { device, to: None },
+        _ => return Err(operation.unknown().into()),
+    };
+    rest.ask(&from, request).await
+}
+
+fn start(device: DeviceId, activity: Activity, parameters: &Parameters) -> Words {
+    let started = start_as(device.clone(), activity, parameters);
+    started.unwrap_or_else(|refusal| Words::MisaskedMonitoring { device, activity, refusal })
+}
+
+fn start_as(device: DeviceId, activity: Activity, parameters: &Parameters) -> Result<Words, Refusal> {
+    let target = TargetRef {
+        device: parameters.device_uri("targetDeviceUri")?,
+        number: parameters.number("phoneNumber")?,
+    };
+    if target == TargetRef::default() {
+        return Err(Refusal::missing("targetDeviceUri"));
+    }
+    Ok(Words::StartMonitoring {
+        device,
+        target,
+        activity,
+        mode: parameters.word("supervisorMonitoringMode")?.unwrap_or(Mode::AllCalls),
+        scope: parameters.word("supervisorMonitoringScope")?.unwrap_or(Scope::Call),
+    })
+}
+
+/// Dial.
+#[utoipa::path(post, path = "/api/v2/me/devices/{id}/calls", params(("id" = String, Path, description = "one of the user's devices")),
+    request_body = operations::DialOperation, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+async fn dial(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    path: IdPath,
+    operation: OperationBody,
+) -> Result<Json<Accepted>, HttpError> {
+    let device = id("/me/devices", path)?;
+    let request = match operation.name() {
+        "Dial" => Words::Dial {
+            device,
+            destination: operation.parameters.destination()?,
+        },
+        _ => return Err(operation.unknown().into()),
+    };
+    rest.ask(&from, request).await
+}
+
+/// The user's legs.
+#[utoipa::path(get, path = "/api/v2/me/calls", params(Read), responses((status = 200, body = Reply<Calls>), (status = "default", body = ErrorBody)))]
+async fn read_my_calls(State(rest): State<RestState>, from: RequestContext, query: ReadQuery) -> Result<Json<Reply<Calls>>, HttpError> {
+    let read = read(query)?;
+    let calls = rest.calls(&from).await?;
+    Ok(reply(match read.fields {
+        Some(_) => Calls::Whole { calls },
+        None => Calls::Uris {
+            uris: calls.into_iter().map(|call| call.uri).collect(),
+        },
+    }))
+}
+
+/// One of the user's legs.
+#[utoipa::path(get, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call")),
+    responses((status = 200, body = Reply<OneCall>), (status = "default", body = ErrorBody)))]
+async fn read_my_call(State(rest): State<RestState>, from: RequestContext, path: IdPath) -> Result<Json<Reply<OneCall>>, HttpError> {
+    match rest.read(&from, Wanted::MyCall(id("/me/calls", path)?)).await? {
+        Answer::Call(view) => Ok(reply(OneCall {
+            call: json::call(&rest.uris, &view),
+        })),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// What a user may do with his own leg, the supervisor's switching among it.
+#[utoipa::path(post, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call the user is on")),
+    request_body = operations::CallOperationBody, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+async fn operate_my_call(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    path: IdPath,
+    operation: OperationBody,
+) -> Result<Json<Accepted>, HttpError> {
+    let call: CallId = id("/me/calls", path)?;
+    let operation = call_operation(&operation)?;
+    rest.ask(&from, Words::OnCall { call, operation }).await
+}
+
+fn call_operation(operation: &OperationBody) -> Result<CallOperation, Refusal> {
+    let parameters = &operation.parameters;
+    let destination = || or_empty(parameters.destination());
+    let single = || destination().map(|destination| TransferStep::SingleStep { destination });
+    let initiate = || destination().map(|destination| TransferStep::Initiate { destination });
+    Ok(match operation.name() {
+        "Answer" => CallOperation::Answer,
+        "Hangup" => CallOperation::Hangup,
+        "Hold" => CallOperation::Hold,
+        "Retrieve" => CallOperation::Retrieve,
+        "MuteCall" => CallOperation::Mute(true),
+        "UnmuteCall" => CallOperation::Mute(false),
+        "SendDtmf" => CallOperation::SendDtmf(or_empty(parameters.digits())?),
+        "SwitchToListenIn" => CallOperation::Switch(Activity::ListenIn),
+        "SwitchToCoach" => CallOperation::Switch(Activity::Coach),
+        "SwitchToBargeIn" => CallOperation::Switch(Activity::BargeIn),
+        "MuteMonitoredUser" => CallOperation::MuteMonitored(true),
+        "UnmuteMonitoredUser" => CallOperation::MuteMonitored(false),
+        "SingleStepTransfer" => CallOperation::Transfer(single()?),
+        "InitiateTransfer" => CallOperation::Transfer(initiate()?),
+        "CompleteTransfer" => CallOperation::Transfer(TransferStep::Complete),
+        "SingleStepConference" => CallOperation::Conference(single()?),
+        "InitiateConference" => CallOperation::Conference(initiate()?),
+        "CompleteConference" => CallOperation::Conference(TransferStep::Complete),
+        "RemoveParticipantFromConference" => CallOperation::RemoveParticipant(or_empty(parameters.participant())?),
+        _ => return Err(operation.unknown()),
+    })
+}
+
+/// What is missing goes on empty: whether the operation is offered at all comes first, and the gateway knows that.
+fn or_empty<T: for<'a> std::convert::From<&'a str>>(parameter: Result<T, Refusal>) -> Result<T, Refusal> {
+    match parameter {
+        Err(refusal) if refusal.reason == Reason::MissingParameter => Ok(T::from("")),
+        parameter => parameter,
+    }
+}
+
+/// The devices the user may monitor (an admin: all): how a supervisor finds a target.
+#[utoipa::path(get, path = "/api/v2/devices", params(Read), responses((status = 200, body = Reply<Devices>), (status = "default", body = ErrorBody)))]
+async fn read_devices(State(rest): State<RestState>, from: RequestContext, query: ReadQuery) -> Result<Json<Reply<Devices>>, HttpError> {
+    let read = read(query)?;
+    let number = read
+        .phone_number
+        .as_deref()
+        .map(|text| operations::number("phoneNumber", text))
+        .transpose()?;
+    let devices = rest.devices(&from, Wanted::Devices(number)).await?;
+    Ok(rest.device_list(devices, &read))
+}
+
+/// A device the user may see.
+#[utoipa::path(get, path = "/api/v2/devices/{id}", params(("id" = String, Path, description = "a device")),
+    responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody)))]
+async fn read_device(State(rest): State<RestState>, from: RequestContext, path: IdPath) -> Result<Json<Reply<OneDevice>>, HttpError> {
+    rest.device(&from, Wanted::Device(id("/devices", path)?)).await
+}
+
+/// What `voiceEnvironmentUri` points to.
+#[utoipa::path(get, path = "/api/v2/voice-environments/{id}", params(("id" = String, Path, description = "a voice environment")),
+    responses((status = 200, body = Reply<OneVoiceEnvironment>), (status = "default", body = ErrorBody)))]
+async fn read_voice_environment(
+    State(rest): State<RestState>,
+    _from: RequestContext,
+    path: IdPath,
+) -> Result<Json<Reply<OneVoiceEnvironment>>, HttpError> {
+    let id: String = id("/voice-environments", path)?;
+    match rest.desk.voice_environment(&id) {
+        Some(found) => Ok(reply(OneVoiceEnvironment {
+            voice_environment: json::voice_environment(&rest.uris, &found.id, &found.name),
+        })),
+        None => Err(Refusal::not_found(format_args!("/voice-environments/{}", shortened(&id))).into()),
+    }
+}
+
+/// Our version. Open to everybody: clients look for it before they log in.
+#[utoipa::path(get, path = "/api/v2/diagnostics/version", responses((status = 200, body = Reply<Version>)))]
+async fn read_version() -> Json<Reply<Version>> {
+    reply(Version {
+        version: env!("CARGO_PKG_VERSION"),
+    })
+}

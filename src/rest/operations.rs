@@ -1,0 +1,499 @@
+//! Bodies of operations: read strictly, with errors that name the field.
+
+use super::{RestState, is_id, shortened};
+use crate::http::error::HttpError;
+use crate::model::{DeviceId, Number, Reason, Refusal, UnknownWord};
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, Request};
+use axum::http::header;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+use utoipa::ToSchema;
+
+/// A body: `{"operationName": …, …}`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct OperationBody {
+    name: String,
+    /// What came with it.
+    pub(super) parameters: Parameters,
+}
+
+/// The other fields of a body. Unknown ones are let be; a `null` is as good as absent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Parameters(BTreeMap<String, Value>);
+
+impl FromRequest<RestState> for OperationBody {
+    type Rejection = HttpError;
+
+    async fn from_request(request: Request, rest: &RestState) -> Result<Self, HttpError> {
+        let media_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if !media_type.is_some_and(is_json) {
+            return Err(HttpError::new(
+                Reason::UnsupportedMediaType,
+                "Content-Type must be application/json.",
+            ));
+        }
+        let bytes = whole(request, rest.body_limit).await?;
+        Ok(Self::parse(&bytes)?)
+    }
+}
+
+/// `application/json`, whatever its parameters.
+fn is_json(media_type: &str) -> bool {
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+/// The whole body, if it is no longer than `limit`. A longer one is refused as soon as it says so.
+pub(crate) async fn whole(request: Request, limit: usize) -> Result<Bytes, HttpError> {
+    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let says_too_large = declared
+        .and_then(|text| text.parse::<u64>().ok())
+        .is_some_and(|length| length > limit as u64);
+    let body = request.into_body();
+    if says_too_large {
+        drain(body);
+        return Err(too_large(limit));
+    }
+    match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, limit).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limit)),
+        Ok(Err(_)) => Err(HttpError::new(Reason::InvalidInput, "The body ended early.")),
+        Err(_) => Err(HttpError::new(Reason::InvalidInput, "The body took too long.")),
+    }
+}
+
+/// 64 KiB take no longer than this on any line a call centre uses.
+const BODY_DEADLINE: Duration = Duration::from_secs(8);
+
+fn too_large(limit: usize) -> HttpError {
+    HttpError::new(Reason::TooLarge, format!("The body is larger than {limit} bytes."))
+}
+
+/// Bytes of a refused body that are read and dropped, and for how long: closing on a client that still writes resets its
+/// connection, and it never sees the answer.
+const DRAINED: usize = 16 << 20;
+const DRAINED_FOR: Duration = Duration::from_secs(5);
+
+fn drain(body: Body) {
+    tokio::spawn(tokio::time::timeout(DRAINED_FOR, async move {
+        let mut body = Limited::new(body, DRAINED);
+        while let Some(Ok(_)) = body.frame().await {}
+    }));
+}
+
+impl OperationBody {
+    fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
+        let JsonFields(mut fields) = serde_json::from_slice(bytes)
+            .map_err(|error| invalid(format!("The body is not a JSON object: {}", shortened(&error.to_string()))))?;
+        match fields.remove("operationName") {
+            None | Some(Value::Null) => Err(Refusal::missing("operationName")),
+            Some(Value::String(name)) => Ok(Self {
+                name,
+                parameters: Parameters(fields),
+            }),
+            Some(other) => Err(wrong_type("operationName", "a string", &other)),
+        }
+    }
+
+    /// `operationName`
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// There is no such operation on this resource.
+    pub(super) fn unknown(&self) -> Refusal {
+        let message = format!("Operation '{}' does not exist on this resource.", shortened(&self.name));
+        Refusal::new(Reason::Forbidden, message)
+    }
+}
+
+impl Parameters {
+    fn value(&self, field: &str) -> Option<&Value> {
+        self.0.get(field).filter(|value| !value.is_null())
+    }
+
+    fn text(&self, field: &str) -> Result<Option<&str>, Refusal> {
+        match self.value(field) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(wrong_type(field, "a string", other)),
+        }
+    }
+
+    /// A word of one of our vocabularies; case matters.
+    pub(super) fn word<W: FromStr<Err = UnknownWord>>(&self, field: &str) -> Result<Option<W>, Refusal> {
+        let Some(text) = self.text(field)? else { return Ok(None) };
+        text.parse()
+            .map(Some)
+            .map_err(|error| invalid(format!("Parameter '{field}': {error}.")))
+    }
+
+    /// A telephone number.
+    pub(super) fn number(&self, field: &str) -> Result<Option<Number>, Refusal> {
+        self.text(field)?.map(|text| number(field, text)).transpose()
+    }
+
+    /// A telephone number that must be there.
+    pub(super) fn required_number(&self, field: &str) -> Result<Number, Refusal> {
+        self.number(field)?.ok_or_else(|| Refusal::missing(field))
+    }
+
+    /// The device a URI names.
+    pub(super) fn device_uri(&self, field: &str) -> Result<Option<DeviceId>, Refusal> {
+        self.text(field)?.map(|text| device_of(field, text)).transpose()
+    }
+
+    /// `destination: {"phoneNumber": …}`
+    pub(super) fn destination(&self) -> Result<Number, Refusal> {
+        match self.value("destination") {
+            None => Err(Refusal::missing("destination")),
+            Some(Value::Object(fields)) => phone_number("destination.phoneNumber", fields.get("phoneNumber")),
+            Some(other) => Err(wrong_type("destination", "an object with phoneNumber", other)),
+        }
+    }
+
+    /// `participant: {"phoneNumber": …}`, or the bare number.
+    pub(super) fn participant(&self) -> Result<Number, Refusal> {
+        match self.value("participant") {
+            None => Err(Refusal::missing("participant")),
+            Some(Value::Object(fields)) => phone_number("participant.phoneNumber", fields.get("phoneNumber")),
+            bare => phone_number("participant", bare),
+        }
+    }
+
+    /// `channels: ["voice"]`
+    pub(super) fn channels(&self) -> Result<(), Refusal> {
+        match self.value("channels") {
+            None => Err(Refusal::missing("channels")),
+            Some(Value::Array(channels)) if channels.is_empty() => Err(invalid("Parameter 'channels' is empty.")),
+            Some(Value::Array(channels)) => channels.iter().try_for_each(|channel| match channel {
+                Value::String(word) if word == "voice" => Ok(()),
+                Value::String(word) => Err(invalid(format!("Parameter 'channels': '{}' is not one of voice.", shortened(word)))),
+                other => Err(wrong_type("channels", "an array of strings", other)),
+            }),
+            Some(other) => Err(wrong_type("channels", "an array of strings", other)),
+        }
+    }
+
+    /// The same, where it may be left out.
+    pub(super) fn channels_if_any(&self) -> Result<(), Refusal> {
+        self.value("channels").map_or(Ok(()), |_| self.channels())
+    }
+
+    /// `digits`: what a telephone can dial.
+    pub(super) fn digits(&self) -> Result<String, Refusal> {
+        let text = self.text("digits")?.ok_or_else(|| Refusal::missing("digits"))?;
+        let can_be_dialled = |c: char| matches!(c, '0'..='9' | '*' | '#' | 'A'..='D');
+        if text.is_empty() || text.len() > LONGEST_NUMBER || !text.chars().all(can_be_dialled) {
+            return Err(invalid("Parameter 'digits' must be 1 to 64 of 0-9, *, #, A-D."));
+        }
+        Ok(text.to_owned())
+    }
+}
+
+fn phone_number(field: &str, value: Option<&Value>) -> Result<Number, Refusal> {
+    match value {
+        None | Some(Value::Null) => Err(Refusal::missing(field)),
+        Some(Value::String(text)) => number(field, text),
+        Some(other) => Err(wrong_type(field, "a string", other)),
+    }
+}
+
+const LONGEST_NUMBER: usize = 64;
+
+/// A number or extension. Never a URI: no `:`, `@`, `;`, `%`, no white space, so nothing else can be smuggled to the wire.
+pub(super) fn number(field: &str, text: &str) -> Result<Number, Refusal> {
+    let may_be = |c: char| c.is_ascii_alphanumeric() || "+*#-._".contains(c);
+    if text.is_empty() || text.len() > LONGEST_NUMBER || !text.chars().all(may_be) {
+        return Err(invalid(format!("Parameter '{field}' is not a telephone number.")));
+    }
+    Ok(text.into())
+}
+
+const LONGEST_URI: usize = 2048;
+
+/// The device that a URI names by its path; the host is whatever name the client knows us by, and nothing is ever fetched.
+fn device_of(field: &str, uri: &str) -> Result<DeviceId, Refusal> {
+    let not_one = || invalid(format!("Parameter '{field}' is not the URI of a device."));
+    if uri.len() > LONGEST_URI || uri.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(not_one());
+    }
+    let path = match split_scheme(uri) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => {
+            let rest = rest.strip_prefix("//").ok_or_else(not_one)?;
+            rest.find('/').and_then(|slash| rest.get(slash..)).ok_or_else(not_one)?
+        }
+        Some(_) => return Err(not_one()),
+        None if uri.starts_with("//") => return Err(not_one()),
+        None if uri.contains('/') => uri,
+        None => return Err(not_one()),
+    };
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let segments: Vec<&str> = path.trim_start_matches('/').trim_end_matches('/').split('/').collect();
+    let id = match segments.as_slice() {
+        ["api", "v2", "devices", id] | ["api", "v2", "me", "devices", id] | ["devices", id] | ["me", "devices", id] => unescaped(id),
+        _ => return Err(Refusal::not_found(shortened(path))),
+    };
+    match id {
+        Some(id) if is_id(&id) => Ok(id.into()),
+        _ => Err(not_one()),
+    }
+}
+
+/// RFC 3986 3.1: letters, digits, `+ - .` up to the first colon.
+fn split_scheme(uri: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = uri.split_once(':')?;
+    let is_scheme = !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    is_scheme.then_some((scheme, rest))
+}
+
+fn unescaped(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let high = char::from(rest.next()?).to_digit(16)?;
+        let low = char::from(rest.next()?).to_digit(16)?;
+        bytes.push((high * 16 + low) as u8);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal::new(Reason::InvalidInput, message)
+}
+
+fn wrong_type(field: &str, wanted: &str, found: &Value) -> Refusal {
+    let kind = match found {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    };
+    invalid(format!("Parameter '{field}' must be {wanted}, not {kind}."))
+}
+
+/// A JSON object in which no field comes twice: two readers could take two different ones.
+struct JsonFields(BTreeMap<String, Value>);
+
+impl<'de> Deserialize<'de> for JsonFields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Unique;
+
+        impl<'de> Visitor<'de> for Unique {
+            type Value = JsonFields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonFields, A::Error> {
+                let mut fields = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry::<String, Value>()? {
+                    if fields.contains_key(&key) {
+                        return Err(A::Error::custom(format!("field '{}' comes twice", shortened(&key))));
+                    }
+                    fields.insert(key, value);
+                }
+                Ok(JsonFields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Unique)
+    }
+}
+
+/// An operation without parameters.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct NamedOperation {
+    operation_name: String,
+}
+
+/// An operation on the user.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct MeOperation {
+    operation_name: String,
+    /// `["voice"]`
+    channels: Option<Vec<String>>,
+}
+
+/// An operation on a device.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DeviceOperation {
+    operation_name: String,
+    /// The device to monitor, by its path; any host.
+    target_device_uri: Option<String>,
+    /// Agent or Call (default).
+    supervisor_monitoring_scope: Option<String>,
+    /// NextCall or AllCalls (default).
+    supervisor_monitoring_mode: Option<String>,
+    /// The monitored number, instead of the URI.
+    phone_number: Option<String>,
+    /// ForwardCallsOn: where to.
+    destination: Option<String>,
+}
+
+/// Dial.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DialOperation {
+    operation_name: String,
+    destination: DestinationJson,
+}
+
+/// An operation on a call.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CallOperationBody {
+    operation_name: String,
+    /// Of a transfer.
+    destination: Option<DestinationJson>,
+    /// SendDtmf: `0`–`9`, `*`, `#`, `A`–`D`.
+    digits: Option<String>,
+    /// RemoveParticipantFromConference.
+    participant: Option<DestinationJson>,
+}
+
+/// Whom to call.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Destination)]
+pub(super) struct DestinationJson {
+    phone_number: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Scope;
+
+    fn device(uri: &str) -> Result<String, Reason> {
+        device_of("targetDeviceUri", uri)
+            .map(|id| id.to_string())
+            .map_err(|refusal| refusal.reason)
+    }
+
+    #[test]
+    fn a_device_uri_is_resolved_by_its_path_whatever_the_host() {
+        let id = "9c14cad7-17c4-48d0-8492-7cf0ff92c224";
+        for uri in [
+            format!("http://localhost:8080/api/v2/devices/{id}"),
+            format!("HTTPS://elsewhere.example/api/v2/devices/{id}/"),
+            format!("http://[::1]:8080/api/v2/devices/{id}?fields=*"),
+            format!("/api/v2/devices/{id}"),
+            format!("api/v2/devices/{id}"),
+            format!("/devices/{id}#x"),
+            format!("/api/v2/me/devices/{id}"),
+            "/devices/9c14cad7%2D17c4-48d0-8492-7cf0ff92c224".to_owned(),
+        ] {
+            assert_eq!(device(&uri), Ok(id.to_owned()), "{uri}");
+        }
+    }
+
+    #[test]
+    fn no_other_uri_names_a_device() {
+        let long = format!("/devices/{}", "a".repeat(10_000));
+        for uri in [
+            "sip:127.0.0.1:22;transport=tcp",
+            "sip:169.254.169.254",
+            "sip:[::1]",
+            "tel:+15550100",
+            "file:///devices/x",
+            "http://",
+            "http://host",
+            "//host/devices/x",
+            "devices",
+            "",
+            "/devices/a%0d%0ab",
+            "/devices/a\r\nb",
+            "/devices/%ff",
+            "/devices/%4",
+            "/devices/",
+            "sip:user%0d%0a@host/devices/x",
+            long.as_str(),
+        ] {
+            let reason = device(uri).expect_err(uri);
+            assert!(matches!(reason, Reason::InvalidInput | Reason::NotFound), "{uri}: {reason}");
+        }
+        assert_eq!(device("http://host/api/v2/calls/x"), Err(Reason::NotFound));
+        assert_eq!(device("/api/v2/devices/../devices/x"), Err(Reason::NotFound));
+    }
+
+    #[test]
+    fn a_body_is_an_object_with_a_name() {
+        let refused = |text: &str| {
+            OperationBody::parse(text.as_bytes())
+                .map_err(|refusal| refusal.reason)
+                .expect_err(text)
+        };
+        for text in [
+            "",
+            "{",
+            "[]",
+            "1",
+            "null",
+            "\"Coach\"",
+            "{\"operationName\":1}",
+            "{\"operationName\":\"a\",\"operationName\":\"b\"}",
+            "{} {}",
+        ] {
+            assert_eq!(refused(text), Reason::InvalidInput, "{text}");
+        }
+        assert_eq!(refused("{}"), Reason::MissingParameter);
+        assert_eq!(refused("{\"operationName\":null}"), Reason::MissingParameter);
+        let deep = "[".repeat(100_000);
+        assert_eq!(
+            refused(&format!("{{\"operationName\":\"Coach\",\"x\":{deep}")),
+            Reason::InvalidInput
+        );
+    }
+
+    #[test]
+    fn an_unknown_word_is_named_with_what_may_stand_there() {
+        let operation = OperationBody::parse(br#"{"operationName":"Coach","supervisorMonitoringScope":"agent"}"#).expect("an operation");
+        let refusal = operation
+            .parameters
+            .word::<Scope>("supervisorMonitoringScope")
+            .expect_err("wrong case");
+        assert_eq!(refusal.reason, Reason::InvalidInput);
+        assert_eq!(
+            refusal.message,
+            "Parameter 'supervisorMonitoringScope': 'agent' is not one of Agent, Call."
+        );
+    }
+
+    #[test]
+    fn a_number_can_smuggle_nothing() {
+        for text in ["5001", "+49-30-123", "*72#", "a.b_c"] {
+            assert!(number("phoneNumber", text).is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            "50 01",
+            "sip:5001@evil",
+            "5001;x=y",
+            "5001\r\n",
+            "5001%0d",
+            "5001@evil",
+            "５００１",
+            &"1".repeat(65),
+        ] {
+            assert!(number("phoneNumber", text).is_err(), "{text}");
+        }
+    }
+}

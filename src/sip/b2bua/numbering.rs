@@ -1,0 +1,184 @@
+//! From a number to where it rings.
+
+use crate::media::{Codec, Network};
+use crate::model::{DeviceId, Number};
+use crate::sip::config::Nat;
+use crate::sip::sdp::SrtpPolicy;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// What an account is used for. Who hears whom follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccountKind {
+    /// A telephone of an agent or a supervisor: a device of the house.
+    Internal,
+    /// A customer's account. It may call devices only, and nobody monitors it.
+    Customer,
+}
+
+/// An account and its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extension {
+    /// Its device.
+    pub device: DeviceId,
+    /// Its number.
+    pub number: Number,
+    /// What a switch may call it besides, as a connected identity. No call is routed by them.
+    pub aliases: Vec<Number>,
+    /// What it is used for.
+    pub kind: AccountKind,
+    /// Whether it is behind a NAT.
+    pub nat: Nat,
+    /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
+    pub own_ports: bool,
+    /// Whether its media is encrypted.
+    pub srtp: SrtpPolicy,
+}
+
+/// A trunk and the numbers it takes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrunkRoute {
+    /// Its name.
+    pub name: String,
+    /// The numbers it takes out begin with one of these; an empty one fits every number. None: it only brings calls in.
+    pub prefixes: Vec<String>,
+    /// The codecs it may use, best first. Empty, or none that we have: all of ours.
+    pub codecs: Vec<Codec>,
+    /// More calls at once over it are refused; `None`: as many as there may be at all.
+    pub max_calls: Option<usize>,
+    /// Whether it is behind a NAT.
+    pub nat: Nat,
+    /// Its own hosts: where its requests come from and ours go.
+    pub hosts: Vec<IpAddr>,
+    /// Where its sound may be besides; none: not said.
+    pub media_sources: Vec<Network>,
+    /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
+    pub own_ports: bool,
+    /// Whether its media is encrypted.
+    pub srtp: SrtpPolicy,
+}
+
+/// Every number of the house, and the ways out of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Numbering {
+    extensions: BTreeMap<Number, Extension>,
+    /// The number of the extension that has an alias.
+    aliases: BTreeMap<Number, Number>,
+    trunks: Vec<TrunkRoute>,
+}
+
+/// Where a number leads before anything about the device is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NumberOwner<'a> {
+    /// An account of ours.
+    Extension(&'a Extension),
+    /// Out of the house.
+    Trunk(&'a TrunkRoute),
+}
+
+impl Numbering {
+    /// Of accounts and trunks. Of two accounts with one number the later counts; the trunk with the longest fitting prefix takes a call, the first of equals.
+    pub fn new(extensions: impl IntoIterator<Item = Extension>, trunks: Vec<TrunkRoute>) -> Self {
+        let extensions: BTreeMap<Number, Extension> = extensions
+            .into_iter()
+            .map(|extension| (extension.number.clone(), extension))
+            .collect();
+        let of = |extension: &Extension| {
+            let number = extension.number.clone();
+            extension.aliases.clone().into_iter().map(move |alias| (alias, number.clone()))
+        };
+        Self {
+            aliases: extensions.values().flat_map(of).collect(),
+            extensions,
+            trunks,
+        }
+    }
+
+    /// The account that a number or an alias names.
+    pub(super) fn named(&self, name: &Number) -> Option<&Extension> {
+        let number = self.aliases.get(name).unwrap_or(name);
+        self.extensions.get(name).or_else(|| self.extensions.get(number))
+    }
+
+    /// Every account, by number.
+    pub fn extensions(&self) -> impl Iterator<Item = &Extension> {
+        self.extensions.values()
+    }
+
+    pub(super) fn find(&self, number: &Number) -> Option<NumberOwner<'_>> {
+        if let Some(extension) = self.extensions.get(number) {
+            return Some(NumberOwner::Extension(extension));
+        }
+        let fitting = self.trunks.iter().filter_map(|trunk| Some((trunk.fits(number)?, trunk)));
+        fitting
+            .rev()
+            .max_by_key(|(length, _)| *length)
+            .map(|(_, trunk)| NumberOwner::Trunk(trunk))
+    }
+
+    #[cfg(test)]
+    pub(super) fn trunk_mut(&mut self, name: &str) -> Option<&mut TrunkRoute> {
+        self.trunks.iter_mut().find(|trunk| trunk.name == name)
+    }
+
+    pub(super) fn trunk(&self, name: &str) -> Option<&TrunkRoute> {
+        self.trunks.iter().find(|trunk| trunk.name == name)
+    }
+}
+
+impl TrunkRoute {
+    /// The length of the longest prefix that fits.
+    fn fits(&self, number: &Number) -> Option<usize> {
+        let fitting = self.prefixes.iter().filter(|prefix| number.as_str().starts_with(prefix.as_str()));
+        fitting.map(String::len).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbering() -> Numbering {
+        let desk = Extension {
+            device: "d1".into(),
+            number: "5001".into(),
+            aliases: Vec::new(),
+            kind: AccountKind::Internal,
+            nat: Nat::Auto,
+            own_ports: false,
+            srtp: SrtpPolicy::Off,
+        };
+        let trunk = |name: &str, prefix: &str| TrunkRoute {
+            name: name.into(),
+            prefixes: vec![prefix.into()],
+            codecs: Vec::new(),
+            max_calls: None,
+            nat: Nat::Auto,
+            hosts: Vec::new(),
+            media_sources: Vec::new(),
+            own_ports: false,
+            srtp: SrtpPolicy::Off,
+        };
+        Numbering::new(
+            [desk],
+            vec![trunk("city", "0"), trunk("site", "6"), trunk("world", "00"), trunk("moon", "00")],
+        )
+    }
+
+    fn place(number: &str) -> Option<String> {
+        numbering().find(&number.into()).map(|place| match place {
+            NumberOwner::Extension(extension) => extension.device.to_string(),
+            NumberOwner::Trunk(trunk) => trunk.name.clone(),
+        })
+    }
+
+    #[test]
+    fn a_number_of_ours_comes_first_then_the_trunk_with_the_longest_prefix() {
+        assert_eq!(place("5001").as_deref(), Some("d1"));
+        assert_eq!(place("0049").as_deref(), Some("world"));
+        assert_eq!(place("049").as_deref(), Some("city"));
+        assert_eq!(place("6123").as_deref(), Some("site"));
+        assert_eq!(place("7"), None);
+        assert_eq!(place(""), None);
+    }
+}

@@ -1,0 +1,231 @@
+//! Where a number leads: dial rules, forwarding, redirections by a phone, and the loops that these can make.
+//!
+//! ```text
+//! dialled ──▶ extension ──▶ forwarded ──▶ extension ──▶ its phone
+//!    ▲            │             └───────▶ trunk
+//!    └────────────┴── 302 of its phone
+//! ```
+//!
+//! A called leg knows every number that led to it, those before the call came back to us included. One that is asked for
+//! twice is a loop, whatever stands between: a proxy, a B2BUA, forwarding, a redirection.
+
+use super::numbering::{Extension, NumberOwner};
+use super::{B2bua, Environment, MediaPolicy, Party, role_of};
+use crate::model::{DeviceId, Number, PartyRole};
+use crate::sip::b2bua::AccountKind;
+use crate::sip::leg::{ANONYMOUS, Destination, LegId, LegSource};
+use std::collections::BTreeSet;
+
+/// Numbers that one call is sent to, one after the other. No house forwards so often.
+const LONGEST_TRAIL: usize = 20;
+
+/// Who calls.
+pub(super) struct CallingParty {
+    pub(super) device: Option<DeviceId>,
+    pub(super) role: PartyRole,
+    pub(super) terms: MediaPolicy,
+}
+
+/// Who is called, after forwarding.
+pub(super) struct CalledParty {
+    pub(super) number: Number,
+    pub(super) role: PartyRole,
+    pub(super) terms: MediaPolicy,
+    pub(super) to: Destination,
+    /// The way that led there.
+    pub(super) trail: Trail,
+}
+
+/// The way of a call through numbers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trail {
+    /// Every number that it was sent to.
+    pub(super) numbers: BTreeSet<Number>,
+    /// The devices that have sent it on, by forwarding or by a redirection of their phones.
+    pub(super) forwarded_by: BTreeSet<DeviceId>,
+}
+
+/// Why a caller does not get where it wants to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unroutable {
+    /// Nobody has the number, and no trunk takes it.
+    #[error("no such number")]
+    NoSuchNumber,
+    /// A trunk would take it, and this caller may not call out.
+    #[error("may not call out")]
+    MayNotCallOut,
+    /// The trunk carries as many calls as it may.
+    #[error("the trunk is full")]
+    TrunkFull,
+    /// The device is on as many calls as it may be.
+    #[error("the device is on as many calls as it may be")]
+    DeviceFull,
+    /// The device has sent on as many calls that live as it may have.
+    #[error("the device has forwarded as many calls as it may")]
+    ForwardedTooOften,
+    /// The number was asked for before on the way of this call.
+    #[error("loop")]
+    Loop,
+    /// The same caller is on its way there by the same trunk.
+    #[error("the same caller is on its way there already")]
+    Repeated,
+    /// The device wants no calls.
+    #[error("do-not-disturb")]
+    DoNotDisturb,
+    /// No phone is registered for the device.
+    #[error("no phone is registered, or none answers OPTIONS")]
+    NotRegistered,
+    /// The device is on a call, and takes no second one.
+    #[error("busy")]
+    Busy,
+    /// Who calls its own number.
+    #[error("calls itself")]
+    CallsItself,
+}
+
+impl Unroutable {
+    /// What a SIP caller is told.
+    pub fn status(self) -> u16 {
+        match self {
+            Unroutable::NoSuchNumber => 404,
+            Unroutable::MayNotCallOut => 403,
+            Unroutable::TrunkFull => 503,
+            Unroutable::Loop | Unroutable::Repeated => 482,
+            Unroutable::NotRegistered => 480,
+            Unroutable::DeviceFull
+            | Unroutable::ForwardedTooOften
+            | Unroutable::DoNotDisturb
+            | Unroutable::Busy
+            | Unroutable::CallsItself => 486,
+        }
+    }
+}
+
+impl From<Unroutable> for u16 {
+    fn from(why: Unroutable) -> u16 {
+        why.status()
+    }
+}
+
+impl<O: Environment> B2bua<O> {
+    /// Where a number leads for this caller.
+    pub(super) fn route(&self, caller: &CallingParty, dialled: &Number) -> Result<CalledParty, Unroutable> {
+        self.route_on(caller, dialled, Trail::default(), None)
+    }
+
+    /// The same for a call that has a way behind it. Where the phone of a device sends it, only that device's own dial rules
+    /// count: nobody's phone makes an agent who calls it pay for where it points.
+    pub(super) fn route_on(
+        &self,
+        caller: &CallingParty,
+        dialled: &Number,
+        mut trail: Trail,
+        by: Option<&DeviceId>,
+    ) -> Result<CalledParty, Unroutable> {
+        let mut number = dialled;
+        let mut may_leave = match by.and_then(|device| self.devices.get(device)) {
+            Some(device) => self.send_on(&device.extension, &mut trail)?,
+            None => caller.role == PartyRole::Agent,
+        };
+        loop {
+            if trail.numbers.len() >= LONGEST_TRAIL || !trail.numbers.insert(number.clone()) {
+                return Err(Unroutable::Loop);
+            }
+            let extension = match self.numbering.find(number) {
+                None => return Err(Unroutable::NoSuchNumber),
+                Some(NumberOwner::Trunk(_)) if !may_leave => return Err(Unroutable::MayNotCallOut),
+                Some(NumberOwner::Trunk(trunk)) if self.is_full(&LegSource::Trunk(trunk.name.clone())) => {
+                    return Err(Unroutable::TrunkFull);
+                }
+                Some(NumberOwner::Trunk(trunk)) => {
+                    return Ok(CalledParty {
+                        number: number.clone(),
+                        role: PartyRole::Customer,
+                        terms: self.terms_of_trunk(trunk),
+                        to: Destination::Trunk {
+                            name: trunk.name.clone(),
+                            number: number.clone(),
+                        },
+                        trail,
+                    });
+                }
+                Some(NumberOwner::Extension(extension)) => extension,
+            };
+            let device = self.devices.get(&extension.device).ok_or(Unroutable::NoSuchNumber)?;
+            if let Some(forward_to) = &device.forward_to {
+                may_leave |= self.send_on(extension, &mut trail)?;
+                number = forward_to;
+                continue;
+            }
+            if device.do_not_disturb {
+                return Err(Unroutable::DoNotDisturb);
+            }
+            if !device.registered {
+                return Err(Unroutable::NotRegistered);
+            }
+            if caller.device.as_ref() == Some(&extension.device) {
+                return Err(Unroutable::CallsItself);
+            }
+            if !self.config.call_waiting && self.is_busy(&extension.device) {
+                return Err(Unroutable::Busy);
+            }
+            if self.is_full(&LegSource::Account(extension.device.clone())) {
+                return Err(Unroutable::DeviceFull);
+            }
+            return Ok(CalledParty {
+                number: number.clone(),
+                role: role_of(extension.kind),
+                terms: self.terms_of_extension(extension),
+                to: Destination::Device(extension.device.clone()),
+                trail,
+            });
+        }
+    }
+
+    /// A device sends a call on: whether it may go out of the house for it. It has a measure of such calls, as of its own.
+    fn send_on(&self, extension: &Extension, trail: &mut Trail) -> Result<bool, Unroutable> {
+        let seats = self.calls.values().flat_map(|call| &call.seats);
+        let sent_on = |seat: &&Party| !seat.is_over() && seat.trail.forwarded_by.contains(&extension.device);
+        if seats.filter(sent_on).count() >= self.config.max_calls_per_device {
+            return Err(Unroutable::ForwardedTooOften);
+        }
+        trail.forwarded_by.insert(extension.device.clone());
+        Ok(extension.kind == AccountKind::Internal)
+    }
+
+    /// The way behind a call that comes back from a leg of ours, and how many hops its INVITE had left.
+    pub(super) fn behind(&self, returns: Option<LegId>) -> Option<(Trail, u8)> {
+        let leg = returns?;
+        let call = self.calls.get(self.by_leg.get(&leg)?)?;
+        Some((call.seat(leg)?.trail.clone(), call.max_forwards))
+    }
+
+    /// The same caller is called through to the same number by the same trunk, and it rings there: the call has come round
+    /// through somebody who hides that it has. Who withholds its number is not known again.
+    pub(super) fn is_repeated(&self, caller: &CallingParty, claimed: &Number, callee: &CalledParty) -> bool {
+        let Destination::Trunk { name, number } = &callee.to else {
+            return false;
+        };
+        if caller.role == PartyRole::Agent || matches!(claimed.as_str(), "" | ANONYMOUS) {
+            return false;
+        }
+        let rings_there = |seat: &Party| seat.is_invited() && seat.number == *number;
+        let trunk = LegSource::Trunk(name.clone());
+        self.live_legs(&trunk)
+            .any(|(call, seat)| call.claimed == *claimed && rings_there(seat))
+    }
+
+    pub(super) fn is_busy(&self, device: &DeviceId) -> bool {
+        self.live_legs(&LegSource::Account(device.clone())).next().is_some()
+    }
+
+    /// A device or a trunk is on as many calls as it may be.
+    pub(super) fn is_full(&self, peer: &LegSource) -> bool {
+        let most = match peer {
+            LegSource::Account(_) => Some(self.config.max_calls_per_device),
+            LegSource::Trunk(name) => self.numbering.trunk(name).and_then(|trunk| trunk.max_calls),
+        };
+        let all = self.by_peer.get(peer).map_or(0, BTreeSet::len);
+        most.is_some_and(|most| all >= most && self.live_legs(peer).count() >= most)
+    }
+}

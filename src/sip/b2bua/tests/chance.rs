@@ -1,0 +1,382 @@
+//! Chance against the model that the house carries.
+
+use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, DEVICES, House, OTHER, sdp};
+use crate::media::MediaEvent;
+use crate::model::{Activity, CallId, Command, DeviceId, Mode, Number, Scope, TransferStep};
+use crate::sip::b2bua::{B2buaConfig, RestoredCalls};
+use crate::sip::leg::{EndReason, LegEvent, LegId, LegSource};
+use crate::supervision;
+use proptest::prelude::*;
+use std::time::Duration;
+
+type Step = (u8, u8, u8, u8);
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nobody_hears_whom_the_table_does_not_allow_and_nothing_is_left_over(
+        ways in any::<u8>(),
+        ports in prop_oneof![4 => Just(1_000_000_usize), 1 => 0..40_usize],
+        steps in prop::collection::vec(any::<Step>(), 1..120),
+    ) {
+        let mut house = House::with(ways_of(ways), RestoredCalls::default());
+        house.board.outside.free = ports;
+        for step in steps {
+            play(&mut house, step);
+        }
+        end(&mut house);
+    }
+}
+
+/// A configuration.
+fn ways_of(bits: u8) -> B2buaConfig {
+    let bit = |place: u8| bits >> place & 1 == 1;
+    B2buaConfig {
+        call_waiting: !bit(0),
+        signal_hold: bit(1),
+        monitor_party_on_hold: !bit(2),
+        agent_side_only: bit(3) && bit(4),
+        supervision: supervision::SupervisionConfig {
+            debrief: bit(5),
+            takeover: bit(6),
+            max_supervisors_per_device: 1 + usize::from(bit(7)),
+            ..supervision::SupervisionConfig::default()
+        },
+        ..B2buaConfig::default()
+    }
+}
+
+/// One thing that may happen, legal or not: phones and networks are not bound to our idea of order.
+fn play(house: &mut House, (what, who, how, more): Step) {
+    match what % 35 {
+        0 | 1 => {
+            let source = match who % 6 {
+                5 => LegSource::Trunk("city".into()),
+                index => LegSource::Account(DEVICES[index as usize].0.into()),
+            };
+            let to = ["5001", "5002", "5001", "5005", "7001", "0123", "999", "5001"][how as usize % 8];
+            house.incoming(source, to, description(more));
+        }
+        2..=5 => {
+            if let Some(leg) = pick(house, who, |line| line.outgoing && !line.answered && !line.ended) {
+                match how % 8 {
+                    0 => house.leg(LegEvent::Progress {
+                        leg,
+                        status: 183,
+                        media: description(more),
+                    }),
+                    1 => house.leg(LegEvent::Progress {
+                        leg,
+                        status: 180,
+                        media: None,
+                    }),
+                    2 => house.leg(LegEvent::Refused {
+                        leg,
+                        status: [486, 480, 603, 408, 302, 503][more as usize % 6],
+                    }),
+                    3 => house.leg(LegEvent::Answered {
+                        leg,
+                        media: description(more).unwrap_or_default(),
+                    }),
+                    _ => house.answer(leg),
+                }
+            }
+        }
+        6 | 7 => {
+            if let Some(leg) = pick(house, who, |line| !line.ended && (line.answered || !line.outgoing)) {
+                let reason = [EndReason::Bye, EndReason::Cancelled, EndReason::NoAck, EndReason::Expired][how as usize % 4];
+                house.leg(LegEvent::Ended { leg, reason });
+            }
+        }
+        8 | 9 => {
+            if let Some(leg) = pick(house, who, |line| line.answered && !line.ended) {
+                house.leg(LegEvent::Offered {
+                    leg,
+                    media: description(more),
+                });
+            }
+        }
+        10 => {
+            if let Some(leg) = pick(house, who, |line| line.offered && !line.ended) {
+                match description(more) {
+                    Some(media) => house.leg(LegEvent::OfferAnswered { leg, media }),
+                    None => house.leg(LegEvent::OfferRefused {
+                        leg,
+                        status: [488, 481, 500][how as usize % 3],
+                    }),
+                }
+            }
+        }
+        11 => {
+            if let Some(leg) = pick(house, who, |line| line.answered && !line.outgoing && !line.ended) {
+                house.leg(LegEvent::Confirmed {
+                    leg,
+                    media: description(more),
+                });
+            }
+        }
+        12 | 13 => {
+            let (supervisor, target) = supervisor_and_target(who, how);
+            let activity = Activity::ALL[more as usize % 3];
+            let _ = house.command(Command::StartMonitoring {
+                supervisor,
+                target,
+                activity,
+                mode: Mode::ALL[how as usize % 2],
+                scope: Scope::ALL[more as usize / 3 % 2],
+                confirm_joins: who > 200,
+                agent_side_only: more % 7 == 0,
+            });
+        }
+        14 => {
+            let (supervisor, _) = supervisor_and_target(who, how);
+            let _ = house.command(Command::StopMonitoring { supervisor });
+        }
+        15 => {
+            let (supervisor, _) = supervisor_and_target(who, how);
+            if let Some(call) = any_call(house, more) {
+                let _ = house.command(Command::SwitchMonitoring {
+                    supervisor,
+                    call,
+                    activity: Activity::ALL[how as usize % 3],
+                });
+            }
+        }
+        16 => {
+            if let Some((supervisor, call)) = house.asked.pop() {
+                let _ = house.command(Command::AdmitMonitoring {
+                    supervisor,
+                    call,
+                    admitted: how % 4 != 0,
+                });
+            }
+        }
+        17 | 18 => {
+            let device = device(who);
+            if let Some(call) = any_call(house, more) {
+                let _ = house.command(match how % 6 {
+                    0 => Command::Hold { device, call },
+                    1 => Command::Retrieve { device, call },
+                    2 => Command::Mute { device, call, on: true },
+                    3 => Command::Mute { device, call, on: false },
+                    4 => Command::Answer { device, call },
+                    _ => Command::Hangup { device, call },
+                });
+            }
+        }
+        19 => {
+            let _ = house.command(Command::Dial {
+                device: device(who),
+                destination: ["5002", "7001", "0123", "5001", "999"][how as usize % 5].into(),
+            });
+        }
+        20 => {
+            let _ = match how % 4 {
+                0 => house.command(Command::SetDoNotDisturb {
+                    device: device(who),
+                    on: more % 2 == 0,
+                }),
+                1 => house.command(Command::SetForwarding {
+                    device: device(who),
+                    to: [None, Some("5002".into()), Some("5001".into()), Some("0123".into())][more as usize % 4].clone(),
+                }),
+                _ => Ok(()),
+            };
+        }
+        21 => match how % 4 {
+            0 => house.wait(Duration::from_secs(25)),
+            1 => house.leg(LegEvent::Registered {
+                device: device(who),
+                registered: more % 4 != 0,
+            }),
+            _ => house.wait(Duration::from_secs(1)),
+        },
+        22 => {
+            if let Some(leg) = pick(house, who, |line| !line.closed) {
+                let call = house.lines[&leg].call;
+                match (how % 8, call) {
+                    (0, Some(call)) => house.media(MediaEvent::LeakGuard { call, leg }),
+                    _ => house.media(MediaEvent::Inactive { leg }),
+                }
+            }
+        }
+        23 => {
+            if let Some(call) = any_call(house, more) {
+                let _ = house.command(Command::Transfer {
+                    device: device(who),
+                    call,
+                    step: TransferStep::SingleStep {
+                        destination: elsewhere(how),
+                    },
+                });
+            }
+        }
+        24 => {
+            if let Some(leg) = pick(house, who, |line| line.answered && !line.ended) {
+                house.leg(LegEvent::Referred {
+                    leg,
+                    to: elsewhere(how),
+                    replaces: None,
+                });
+            }
+        }
+        26..=28 => {
+            if let Some(call) = any_call(house, more) {
+                let device = device(who);
+                let step = match how % 3 {
+                    0 => TransferStep::Initiate {
+                        destination: elsewhere(how / 3),
+                    },
+                    1 => TransferStep::Complete,
+                    _ => TransferStep::SingleStep {
+                        destination: elsewhere(how / 3),
+                    },
+                };
+                let _ = match what % 2 {
+                    0 => house.command(Command::Transfer { device, call, step }),
+                    _ => house.command(Command::Conference { device, call, step }),
+                };
+            }
+        }
+        29 => {
+            let both = (
+                pick(house, who, |line| line.answered && !line.ended),
+                pick(house, more, |line| !line.ended),
+            );
+            if let (Some(leg), Some(other)) = both {
+                house.leg(LegEvent::Referred {
+                    leg,
+                    to: elsewhere(how),
+                    replaces: Some(other),
+                });
+            }
+        }
+        30 => {
+            if let Some(replaced) = pick(house, who, |_| true) {
+                let source = match (&house.lines[&replaced].party, how % 4) {
+                    (Ok(device), 0..3) => LegSource::Account(device.clone()),
+                    (Err(_), 0..3) => LegSource::Trunk("city".into()),
+                    _ => LegSource::Account(OTHER.into()),
+                };
+                house.replaces(source, replaced, description(more));
+            }
+        }
+        31 => {
+            if let Some(call) = any_call(house, more) {
+                let _ = match how % 3 {
+                    0 => house.command(Command::SendDtmf {
+                        device: device(who),
+                        call,
+                        digits: "12#".to_owned(),
+                    }),
+                    _ => house.command(Command::RemoveParticipant {
+                        device: device(who),
+                        call,
+                        participant: elsewhere(how / 3),
+                    }),
+                };
+            }
+        }
+        33 | 34 => {
+            if let Some(leg) = pick(house, who, |line| !line.ended) {
+                // Of two strangers with one number on one call the model would not know which is which.
+                let stranger = format!("077{}", leg.0);
+                let names = ["5001", "5002", "1002", "5005", "7001", "1001", &stranger, &stranger];
+                house.is_named(leg, names[how as usize % 8]);
+            }
+        }
+        25 => {
+            let (supervisor, _) = supervisor_and_target(who, how);
+            if let Some(call) = any_call(house, more) {
+                let muted = how % 2 == 0;
+                let _ = house.command(Command::MuteMonitoredParty { supervisor, call, muted });
+            }
+        }
+        _ => {
+            // Events that come too late: the leg has ended.
+            if let Some(leg) = pick(house, who, |line| line.ended) {
+                match how % 7 {
+                    6 => house.leg(LegEvent::Referred {
+                        leg,
+                        to: elsewhere(more),
+                        replaces: None,
+                    }),
+                    0 => house.leg(LegEvent::Answered {
+                        leg,
+                        media: sdp(5000, "0", "sendrecv"),
+                    }),
+                    1 => house.leg(LegEvent::Ended {
+                        leg,
+                        reason: EndReason::Bye,
+                    }),
+                    2 => house.leg(LegEvent::Refused { leg, status: 486 }),
+                    3 => house.leg(LegEvent::Confirmed { leg, media: None }),
+                    4 => house.leg(LegEvent::Progress {
+                        leg,
+                        status: 183,
+                        media: description(more),
+                    }),
+                    _ => house.media(MediaEvent::Inactive { leg }),
+                }
+            }
+        }
+    }
+}
+
+/// Everybody goes home.
+fn end(house: &mut House) {
+    for supervisor in [AGENT, OTHER, BOSS, BOSS2] {
+        let _ = house.command(Command::StopMonitoring {
+            supervisor: supervisor.into(),
+        });
+    }
+    assert!(house.monitors.is_empty(), "{:?}", house.monitors);
+    assert!(house.kept.is_empty());
+    while let Some(leg) = pick(house, 0, |line| !line.ended) {
+        let line = house.lines[&leg].clone();
+        if line.outgoing && !line.answered {
+            house.leg(LegEvent::Refused { leg, status: 480 });
+        } else {
+            house.hangs_up(leg);
+        }
+    }
+    house.assert_empty();
+}
+
+fn pick(house: &House, who: u8, wanted: impl Fn(&super::house::Line) -> bool) -> Option<LegId> {
+    let fitting: Vec<LegId> = house.lines.values().filter(|line| wanted(line)).map(|line| line.leg).collect();
+    fitting.get(who as usize % fitting.len().max(1)).copied()
+}
+
+fn elsewhere(which: u8) -> Number {
+    ["5002", "5001", "0123", "5005", "7001", "999"][which as usize % 6].into()
+}
+
+fn any_call(house: &House, which: u8) -> Option<CallId> {
+    house.calls.keys().nth(which as usize % house.calls.len().max(1)).cloned()
+}
+
+fn device(who: u8) -> DeviceId {
+    DEVICES[who as usize % DEVICES.len()].0.into()
+}
+
+fn supervisor_and_target(who: u8, how: u8) -> (DeviceId, DeviceId) {
+    let supervisor = [BOSS, BOSS, BOSS2, OTHER][who as usize % 4];
+    let target = [AGENT, AGENT, OTHER, BOSS, CUSTOMER][how as usize % 5];
+    (supervisor.into(), target.into())
+}
+
+fn description(how: u8) -> Option<Vec<u8>> {
+    let port = 4000 + 2 * u16::from(how);
+    match how % 10 {
+        0 => None,
+        1 => Some(b"v=0\r\n".to_vec()),
+        2 => Some(sdp(port, "18", "sendrecv")),
+        3 => Some(sdp(port, "8 0 101", "sendonly")),
+        4 => Some(sdp(port, "0", "inactive")),
+        5 => Some(sdp(port, "0", "recvonly")),
+        6 => Some(sdp(port, "8", "sendrecv")),
+        _ => Some(sdp(port, "0 8 101", "sendrecv")),
+    }
+}

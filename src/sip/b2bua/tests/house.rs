@@ -1,0 +1,983 @@
+//! A B2BUA with a clock of its own and a naive model beside it.
+//!
+//! The model knows nothing of seats or roles in the engine. It reads the published [`CallFact`]s, and holds each `Hear` against the table of
+//! the mission; it counts the ends of legs and ports.
+
+use crate::media::{CallKey, Codec, Expected, Hearing, HearingRole, MediaCommand, MediaEvent};
+use crate::model::{
+    Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now, Number, PartyFact, PartyRole, Refusal,
+    Scope, Timestamp, TransferStep,
+};
+use crate::sip::b2bua::{AccountKind, B2bua, B2buaConfig, Environment, Extension, Numbering, Output, Persist, RestoredCalls, TrunkRoute};
+use crate::sip::config::Nat;
+use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
+use crate::sip::sdp::SrtpPolicy;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+pub(super) const AGENT: &str = "agent";
+pub(super) const OTHER: &str = "other";
+pub(super) const BOSS: &str = "boss";
+pub(super) const BOSS2: &str = "boss2";
+pub(super) const CUSTOMER: &str = "customer";
+
+pub(super) const DEVICES: [(&str, &str); 5] = [
+    (AGENT, "5001"),
+    (OTHER, "5002"),
+    (BOSS, "5005"),
+    (BOSS2, "5006"),
+    (CUSTOMER, "7001"),
+];
+
+pub(super) struct Ports {
+    random: u128,
+    pub(super) free: usize,
+    opened: Vec<(CallKey, LegId)>,
+    pub(super) expected: Vec<Expected>,
+}
+
+impl Environment for Ports {
+    fn open_port(&mut self, call: CallKey, leg: LegId, expected: Expected) -> Option<SocketAddr> {
+        self.free = self.free.checked_sub(1)?;
+        self.opened.push((call, leg));
+        self.expected.push(expected);
+        Some(SocketAddr::from(([127, 0, 0, 1], 20000 + 2 * (leg.0 as u16 % 20000))))
+    }
+
+    fn random(&mut self) -> u128 {
+        self.random = self.random.wrapping_mul(0x2360_ED05_1FC6_5DA4_4385_DF64_9FCC_F645).wrapping_add(1);
+        self.random
+    }
+}
+
+/// What the model knows of a leg.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    pub(super) leg: LegId,
+    pub(super) call: Option<CallKey>,
+    /// The device, or the number behind a trunk.
+    pub(super) party: Result<DeviceId, Number>,
+    pub(super) outgoing: bool,
+    pub(super) answered: bool,
+    pub(super) ended: bool,
+    pub(super) closed: bool,
+    /// A re-INVITE of ours waits.
+    pub(super) offered: bool,
+    /// Our 2xx carried the offer.
+    pub(super) answer_due: bool,
+    pub(super) auto_answer: bool,
+    pub(super) last_sdp: Vec<u8>,
+    /// Whose phone or switch it is with: the party that it began with.
+    pub(super) peer: Result<DeviceId, Number>,
+    /// What its peer has called its party last.
+    pub(super) known_as: Option<String>,
+    /// What its peer has called the devices that were at its end, by the model's reading of the rules.
+    pub(super) learned: Vec<(Number, DeviceId)>,
+}
+
+pub(super) struct House {
+    pub(super) board: B2bua<Ports>,
+    pub(super) now: Now,
+    pub(super) lines: BTreeMap<LegId, Line>,
+    pub(super) calls: BTreeMap<CallId, CallFact>,
+    pub(super) monitors: BTreeMap<DeviceId, MonitorFact>,
+    pub(super) kept: BTreeMap<DeviceId, MonitorFact>,
+    pub(super) failures: Vec<Failure>,
+    pub(super) asked: Vec<(DeviceId, CallId)>,
+    pub(super) hearing: BTreeMap<CallKey, Hearing>,
+    pub(super) held: BTreeSet<(DeviceId, CallId)>,
+    /// Outputs since the last look, in order.
+    pub(super) log: Vec<Output>,
+    /// Ports of legs that have not been invited yet, and may never be.
+    waiting: BTreeMap<LegId, CallKey>,
+    next_leg: u64,
+    /// Where the next INVITE comes from.
+    located: Option<(IpAddr, bool)>,
+}
+
+impl House {
+    pub(super) fn new() -> Self {
+        Self::with(B2buaConfig::default(), RestoredCalls::default())
+    }
+
+    pub(super) fn with(config: B2buaConfig, kept: RestoredCalls) -> Self {
+        Self::with_peers(config, kept, |_, _| {})
+    }
+
+    /// The devices and trunks have more or less to them: whether they are behind a NAT, and have ports of their own.
+    pub(super) fn with_peers(config: B2buaConfig, kept: RestoredCalls, change: impl Fn(&mut Nat, &mut bool)) -> Self {
+        let mut extensions = DEVICES.map(|(device, number)| Extension {
+            device: device.into(),
+            number: number.into(),
+            aliases: if device == OTHER { vec!["1002".into()] } else { Vec::new() },
+            kind: if device == CUSTOMER {
+                AccountKind::Customer
+            } else {
+                AccountKind::Internal
+            },
+            nat: Nat::Auto,
+            own_ports: false,
+            srtp: SrtpPolicy::Off,
+        });
+        let trunk = |name: &str, prefix: &str, codecs| TrunkRoute {
+            name: name.into(),
+            prefixes: vec![prefix.into()],
+            codecs,
+            max_calls: (name == "a-law").then_some(2),
+            nat: Nat::Auto,
+            hosts: Vec::new(),
+            media_sources: Vec::new(),
+            own_ports: false,
+            srtp: match name {
+                "secret" => SrtpPolicy::Required,
+                "either" => SrtpPolicy::Optional,
+                _ => SrtpPolicy::Off,
+            },
+        };
+        let mut trunks = vec![
+            trunk("city", "0", Vec::new()),
+            trunk("a-law", "08", vec![Codec::Pcma]),
+            trunk("secret", "0991", Vec::new()),
+            trunk("either", "0992", Vec::new()),
+        ];
+        extensions
+            .iter_mut()
+            .for_each(|extension| change(&mut extension.nat, &mut extension.own_ports));
+        trunks.iter_mut().for_each(|trunk| change(&mut trunk.nat, &mut trunk.own_ports));
+        let ports = Ports {
+            random: 7,
+            free: 1_000_000,
+            opened: Vec::new(),
+            expected: Vec::new(),
+        };
+        let mut house = Self {
+            board: B2bua::new(config, Numbering::new(extensions, trunks), kept, ports),
+            now: Now {
+                mono: start(),
+                wall: Timestamp(1_000_000),
+            },
+            lines: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            monitors: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            failures: Vec::new(),
+            asked: Vec::new(),
+            hearing: BTreeMap::new(),
+            held: BTreeSet::new(),
+            log: Vec::new(),
+            waiting: BTreeMap::new(),
+            next_leg: 2,
+            located: None,
+        };
+        house.drain();
+        for (device, _) in DEVICES {
+            house.leg(LegEvent::Registered {
+                device: device.into(),
+                registered: true,
+            });
+        }
+        house.log.clear();
+        house
+    }
+
+    // What happens.
+
+    pub(super) fn leg(&mut self, event: LegEvent) {
+        match &event {
+            LegEvent::Refused { leg, .. } | LegEvent::Redirected { leg, .. } | LegEvent::Ended { leg, .. } => self.line(*leg).ended = true,
+            LegEvent::Answered { leg, .. } => self.line(*leg).answered = true,
+            LegEvent::OfferAnswered { leg, .. } | LegEvent::OfferRefused { leg, .. } => self.line(*leg).offered = false,
+            LegEvent::Confirmed { leg, .. } => self.line(*leg).answer_due = false,
+            _ => {}
+        }
+        self.board.handle_leg(event, self.now);
+        self.drain();
+    }
+
+    pub(super) fn command(&mut self, command: Command) -> Result<(), Refusal> {
+        let done = self.board.handle_command(&command, self.now);
+        if done.is_ok() {
+            match &command {
+                Command::Hold { device, call } => {
+                    self.held.insert((device.clone(), call.clone()));
+                }
+                Command::Retrieve { device, call } => {
+                    self.held.remove(&(device.clone(), call.clone()));
+                }
+                // A conference takes everybody back; what a phone holds by itself is silent by its own direction.
+                Command::Conference {
+                    device,
+                    step: TransferStep::Complete,
+                    ..
+                } => self.held.retain(|(held, _)| held != device),
+                Command::Transfer { device, call, step } | Command::Conference { device, call, step }
+                    if matches!(step, TransferStep::Initiate { .. }) =>
+                {
+                    let talked = self.calls.get(call).and_then(|call| call.party_of(device));
+                    if talked.is_some_and(|party| party.state == LegState::Established) {
+                        self.held.insert((device.clone(), call.clone()));
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.drain();
+        done
+    }
+
+    /// The peer of a leg says who is at its end. The model's reading: a line of the house is another party's once it is named otherwise than
+    /// it was known, and a stranger's when that party is on the call already, or has lost its own line to somebody.
+    pub(super) fn is_named(&mut self, leg: LegId, name: &str) {
+        let line = self.lines[&leg].clone();
+        let listed = |(device, number): &(&str, &str)| name == *number || *device == OTHER && name == "1002";
+        let learned = line
+            .learned
+            .iter()
+            .find(|(known, _)| known.as_str() == name)
+            .map(|(_, device)| device.clone());
+        let device = learned.or_else(|| DEVICES.iter().copied().find(listed).map(|(device, _)| DeviceId::from(device)));
+        let is_own = match &line.party {
+            Ok(own) => device.as_ref() == Some(own),
+            Err(number) => number.as_str() == name || line.known_as.as_deref() == Some(name),
+        };
+        let supervises = line
+            .party
+            .as_ref()
+            .is_ok_and(|device| self.role_on_call(&line, device) == Some(PartyRole::Supervisor));
+        let (calls, rings) = (!line.outgoing && !line.answered, line.outgoing && !line.answered);
+        if self.is_house_line(leg) && !line.ended && !is_own && !supervises {
+            let has_no_aliases = line.party.as_ref().is_ok_and(|device| device.as_str() != OTHER);
+            match (&line.party, &device) {
+                (_, None) if calls && name == "anonymous" => {}
+                (Ok(_), None) if rings && has_no_aliases && name == "anonymous" => {}
+                (Ok(own), None) if (calls || rings) && has_no_aliases => {
+                    let (own, line) = (own.clone(), self.line(leg));
+                    line.learned.retain(|(_, device)| *device != own);
+                    line.learned.push((name.into(), own));
+                }
+                _ => self.is_lost_to(leg, name, device),
+            }
+        }
+        self.leg(LegEvent::ConnectedIdentity {
+            leg,
+            names: vec![name.into()],
+        });
+    }
+
+    fn role_on_call(&self, line: &Line, device: &DeviceId) -> Option<PartyRole> {
+        let call = line
+            .call
+            .and_then(|key| self.board.calls.get(&key))
+            .and_then(|call| self.calls.get(&call.id));
+        call.and_then(|call| call.party_of(device)).map(|party| party.role)
+    }
+
+    fn is_lost_to(&mut self, leg: LegId, name: &str, device: Option<DeviceId>) {
+        let line = self.lines[&leg].clone();
+        let shown = |party: &Result<DeviceId, Number>| match party {
+            Ok(device) => DEVICES
+                .iter()
+                .find(|(known, _)| *known == device.as_str())
+                .map_or("?".into(), |(_, number)| Number::from(*number)),
+            Err(number) => number.clone(),
+        };
+        let is_supervisor = |other: &Line| {
+            other
+                .party
+                .as_ref()
+                .is_ok_and(|device| self.role_on_call(other, device) == Some(PartyRole::Supervisor))
+        };
+        let stranger = device
+            .as_ref()
+            .filter(|device| line.peer.as_ref() != Ok(*device))
+            .and_then(|device| {
+                let mut own = self
+                    .lines
+                    .values()
+                    .filter(|other| !other.ended && other.peer.as_ref() == Ok(device) && other.call.is_some());
+                own.find(|other| other.party.as_ref() != Ok(device) && !is_supervisor(other))
+                    .map(|other| shown(&other.party))
+            });
+        let next = device
+            .clone()
+            .filter(|device| self.role_on_call(&line, device).is_none() && stranger.is_none());
+        let lost = line.party.as_ref().ok().filter(|lost| line.peer.as_ref() == Ok(*lost)).cloned();
+        let party = next.clone().ok_or_else(|| stranger.unwrap_or_else(|| name.into()));
+        let bearing: Vec<LegId> = lost
+            .into_iter()
+            .flat_map(|lost| {
+                let bears = |other: &&Line| {
+                    !other.ended && other.party.as_ref() == Ok(&lost) && other.peer.as_ref() != Ok(&lost) && !is_supervisor(other)
+                };
+                self.lines.values().filter(bears).map(|other| other.leg).collect::<Vec<_>>()
+            })
+            .collect();
+        let changed = self.line(leg);
+        changed.party = party;
+        changed.known_as = Some(name.to_owned());
+        for other in bearing {
+            self.is_lost_to(other, name, next.clone());
+        }
+    }
+
+    /// Whether a leg is with a telephone of the house, whoever has it now.
+    fn is_house_line(&self, leg: LegId) -> bool {
+        let call = self.lines[&leg].call.and_then(|key| self.board.calls.get(&key));
+        let seat = call.and_then(|call| call.seat(leg));
+        seat.is_some_and(|seat| matches!(&seat.peer, LegSource::Account(device) if device.as_str() != CUSTOMER))
+    }
+
+    pub(super) fn media(&mut self, event: MediaEvent) {
+        self.board.handle_media(event, self.now);
+        self.drain();
+    }
+
+    pub(super) fn wait(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.board.handle_timeout(self.now);
+        self.drain();
+    }
+
+    /// The next INVITE comes from this host.
+    pub(super) fn locate_next(&mut self, host: IpAddr, is_translated: bool) {
+        self.located = Some((host, is_translated));
+    }
+
+    pub(super) fn incoming(&mut self, source: LegSource, to: &str, offer: Option<Vec<u8>>) -> LegId {
+        self.incoming_passing(source, to, offer, Vec::new(), None)
+    }
+
+    /// An INVITE with Replaces.
+    pub(super) fn replaces(&mut self, source: LegSource, replaced: LegId, offer: Option<Vec<u8>>) -> LegId {
+        if let LegSource::Account(device) = &source {
+            self.held.retain(|(held, _)| held != device);
+        }
+        self.incoming_passing(source, "5001", offer, Vec::new(), Some(replaced))
+    }
+
+    pub(super) fn incoming_with(&mut self, source: LegSource, to: &str, passed: Vec<PassedHeader>) -> LegId {
+        self.incoming_passing(source, to, Some(sdp(4000, "0 8 101", "sendrecv")), passed, None)
+    }
+
+    fn incoming_passing(
+        &mut self,
+        source: LegSource,
+        to: &str,
+        offer: Option<Vec<u8>>,
+        passed: Vec<PassedHeader>,
+        replaces: Option<LegId>,
+    ) -> LegId {
+        self.incoming_from(source, to, offer, passed, replaces, None, None)
+    }
+
+    /// An INVITE of a call of ours that has come back, and that says it comes from this number.
+    pub(super) fn comes_back(&mut self, source: LegSource, number: &str, to: &str, returns: Option<LegId>) -> LegId {
+        let offer = Some(sdp(4000, "0 8 101", "sendrecv"));
+        self.incoming_from(source, to, offer, Vec::new(), None, Some(number.into()), returns)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the event's fields")]
+    fn incoming_from(
+        &mut self,
+        source: LegSource,
+        to: &str,
+        offer: Option<Vec<u8>>,
+        passed: Vec<PassedHeader>,
+        replaces: Option<LegId>,
+        claimed: Option<Number>,
+        returns: Option<LegId>,
+    ) -> LegId {
+        let leg = LegId(self.next_leg);
+        self.next_leg += 2;
+        let (party, number) = match &source {
+            LegSource::Account(device) => {
+                let number = DEVICES
+                    .iter()
+                    .find(|(name, _)| *name == device.as_str())
+                    .map_or("?", |(_, number)| number);
+                (Ok(device.clone()), Number::from(number))
+            }
+            LegSource::Trunk(_) => {
+                let number = claimed.clone().unwrap_or_else(|| Number::from(format!("0170{}", leg.0)));
+                (Err(number.clone()), number)
+            }
+        };
+        self.lines.insert(
+            leg,
+            Line {
+                leg,
+                call: None,
+                peer: party.clone(),
+                known_as: None,
+                party,
+                outgoing: false,
+                answered: false,
+                ended: false,
+                closed: true,
+                offered: false,
+                answer_due: false,
+                auto_answer: false,
+                last_sdp: Vec::new(),
+                learned: Vec::new(),
+            },
+        );
+        let number = claimed.unwrap_or(number);
+        if let Some((host, is_translated)) = self.located.take() {
+            self.leg(LegEvent::Located { leg, host, is_translated });
+        }
+        self.leg(LegEvent::Incoming {
+            leg,
+            call_id: format!("call-{}", leg.0),
+            source,
+            claimed: number.clone(),
+            from: Identity {
+                number,
+                display: String::new(),
+            },
+            to: to.into(),
+            offer,
+            max_forwards: 69,
+            passed,
+            replaces,
+            returns,
+        });
+        leg
+    }
+
+    pub(super) fn customer_calls(&mut self, to: &str) -> LegId {
+        self.incoming(LegSource::Account(CUSTOMER.into()), to, Some(sdp(4000, "0 8 101", "sendrecv")))
+    }
+
+    pub(super) fn answer(&mut self, leg: LegId) {
+        self.leg(LegEvent::Answered {
+            leg,
+            media: sdp(5000, "0 101", "sendrecv"),
+        });
+    }
+
+    /// The answer of a phone that has been let go of in the same step.
+    pub(super) fn answer_late(&mut self, leg: LegId) {
+        self.board.handle_leg(
+            LegEvent::Answered {
+                leg,
+                media: sdp(5000, "0 101", "sendrecv"),
+            },
+            self.now,
+        );
+        self.drain();
+    }
+
+    pub(super) fn hangs_up(&mut self, leg: LegId) {
+        self.leg(LegEvent::Ended {
+            leg,
+            reason: EndReason::Bye,
+        });
+    }
+
+    /// The customer calls the agent, who answers: their legs.
+    pub(super) fn talk(&mut self) -> (LegId, LegId) {
+        let customer = self.customer_calls("5001");
+        let agent = self.ringing(AGENT);
+        self.answer(agent);
+        (customer, agent)
+    }
+
+    pub(super) fn monitor(&mut self, activity: Activity, mode: Mode, scope: Scope) -> Result<(), Refusal> {
+        self.command(Command::StartMonitoring {
+            supervisor: BOSS.into(),
+            target: AGENT.into(),
+            activity,
+            mode,
+            scope,
+            confirm_joins: false,
+            agent_side_only: false,
+        })
+    }
+
+    pub(super) fn stop(&mut self) -> Result<(), Refusal> {
+        self.command(Command::StopMonitoring { supervisor: BOSS.into() })
+    }
+
+    /// Coached: customer, agent, supervisor.
+    pub(super) fn coached(&mut self, activity: Activity) -> (LegId, LegId, LegId) {
+        self.coached_with(activity, Scope::Call)
+    }
+
+    pub(super) fn coached_with(&mut self, activity: Activity, scope: Scope) -> (LegId, LegId, LegId) {
+        let (customer, agent) = self.talk();
+        self.monitor(activity, Mode::AllCalls, scope).expect("accepted");
+        let boss = self.ringing(BOSS);
+        self.answer(boss);
+        (customer, agent, boss)
+    }
+
+    // What there is to see.
+
+    pub(super) fn only_call(&self) -> &CallFact {
+        assert_eq!(self.calls.len(), 1, "{:?}", self.calls);
+        self.calls.values().next().expect("one call")
+    }
+
+    pub(super) fn call_id(&self) -> CallId {
+        self.only_call().id.clone()
+    }
+
+    /// The unanswered outgoing leg of a device.
+    pub(super) fn ringing(&self, device: &str) -> LegId {
+        self.find_ringing(device)
+            .unwrap_or_else(|| panic!("{device} does not ring: {:#?}", self.log))
+    }
+
+    pub(super) fn find_ringing(&self, device: &str) -> Option<LegId> {
+        self.lines
+            .values()
+            .find(|line| line.outgoing && !line.answered && !line.ended && line.party == Ok(device.into()))
+            .map(|line| line.leg)
+    }
+
+    pub(super) fn hears(&self, listener: LegId, speaker: LegId) -> bool {
+        let Some(call) = self.lines[&listener].call else { return false };
+        self.hearing
+            .get(&call)
+            .is_some_and(|hearing| hearing.gain(listener, speaker).is_some())
+    }
+
+    /// Who hears whom, as letters: `"ca ac"`: c hears a, a hears c.
+    pub(super) fn table(&self, legs: &[(&str, LegId)]) -> String {
+        let mut cells = Vec::new();
+        for (listener, listening) in legs {
+            for (speaker, speaking) in legs {
+                if self.hears(*listening, *speaking) {
+                    cells.push(format!("{listener}{speaker}"));
+                }
+            }
+        }
+        cells.join(" ")
+    }
+
+    pub(super) fn state_of(&self, device: &str) -> LegState {
+        let call = self.only_call();
+        call.parties
+            .iter()
+            .rfind(|party| party.device == Some(device.into()))
+            .unwrap_or_else(|| panic!("{device} is not on the call"))
+            .state
+    }
+
+    pub(super) fn leg_commands(&mut self) -> Vec<LegCommand> {
+        let log = std::mem::take(&mut self.log);
+        log.into_iter()
+            .filter_map(|output| match output {
+                Output::Leg(command) => Some(command),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Nothing is left: no call, leg, port or timer.
+    pub(super) fn assert_empty(&mut self) {
+        assert!(self.board.is_idle());
+        assert!(self.calls.is_empty(), "{:?}", self.calls);
+        for line in self.lines.values() {
+            assert!(line.ended, "leg not ended: {line:?}");
+            assert!(line.closed, "port not closed: {line:?}");
+        }
+        assert!(self.board.by_leg.is_empty() && self.board.by_id.is_empty());
+        assert!(self.board.farewells.is_empty() && self.board.invitations.is_empty() && self.board.changed.is_empty());
+        assert_eq!(self.board.poll_timeout(), None);
+    }
+
+    // The model.
+
+    pub(super) fn line(&mut self, leg: LegId) -> &mut Line {
+        self.lines.get_mut(&leg).unwrap_or_else(|| panic!("{leg:?} is unknown"))
+    }
+
+    fn live_line(&mut self, leg: LegId) -> &mut Line {
+        let line = self.line(leg);
+        assert!(!line.ended, "a command to a leg that has ended: {line:?}");
+        line
+    }
+
+    fn drain(&mut self) {
+        let mut invited = BTreeSet::new();
+        let mut told = BTreeSet::new();
+        while let Some(output) = self.board.poll_output() {
+            if let Output::Fact(Fact::Call(call)) = &output {
+                assert!(told.insert(call.id.clone()), "told twice in one step: {call:#?}");
+            }
+            self.watch(&output);
+            match &output {
+                Output::Leg(LegCommand::Invite { leg, .. }) => drop(invited.insert(self.lines[leg].party.clone())),
+                Output::Leg(LegCommand::Hangup { leg, .. }) => {
+                    let line = &self.lines[leg];
+                    assert!(
+                        !invited.contains(&line.party),
+                        "invited to one call before he is let go of another: {line:?}"
+                    );
+                }
+                _ => {}
+            }
+            self.log.push(output);
+        }
+        self.note_opened();
+        assert!(self.waiting.is_empty(), "neither invited nor closed: {:?}", self.waiting);
+        for line in self.lines.values() {
+            assert!(!line.ended || line.closed, "a port outlives its leg: {line:?}");
+        }
+        self.hold_supervisors_against_monitors();
+    }
+
+    /// Nobody is on a call as a supervisor without a monitor that says so.
+    fn hold_supervisors_against_monitors(&self) {
+        for call in self.calls.values() {
+            for party in call.parties.iter().filter(|party| party.state != LegState::Released) {
+                if party.role == PartyRole::Supervisor {
+                    let monitor = party.device.as_ref().and_then(|device| self.monitors.get(device));
+                    let state = monitor.map(|monitor| &monitor.state);
+                    assert_eq!(state.and_then(|state| state.call()), Some(&call.id), "{party:?}");
+                }
+            }
+        }
+    }
+
+    fn note_opened(&mut self) {
+        for (call, leg) in self.board.outside.opened.drain(..) {
+            assert!(self.waiting.insert(leg, call).is_none(), "opened twice");
+        }
+        let lines = &mut self.lines;
+        self.waiting.retain(|leg, call| {
+            let Some(line) = lines.get_mut(leg) else { return true };
+            assert!(line.call.is_none(), "opened twice");
+            line.call = Some(*call);
+            line.closed = false;
+            false
+        });
+    }
+
+    fn watch(&mut self, output: &Output) {
+        match output {
+            Output::Leg(command) => self.watch_leg(command),
+            Output::Media(command) => {
+                self.note_opened();
+                self.watch_media(command);
+            }
+            Output::Fact(fact) => self.watch_fact(fact),
+            Output::Keep(Persist::Monitor(monitor)) => {
+                self.kept.insert(monitor.supervisor.clone(), monitor.clone());
+            }
+            Output::Keep(Persist::NoMonitor { supervisor }) => {
+                self.kept.remove(supervisor).expect("was kept");
+            }
+            Output::Keep(Persist::Device(_)) | Output::Unusable { .. } | Output::Denied { .. } | Output::Remark(_) => {}
+        }
+    }
+
+    fn watch_leg(&mut self, command: &LegCommand) {
+        match command {
+            LegCommand::Invite {
+                leg,
+                to,
+                offer,
+                auto_answer,
+                ..
+            } => {
+                assert_eq!(leg.0 % 2, 1);
+                let party = match to {
+                    Destination::Device(device) => Ok(device.clone()),
+                    Destination::Trunk { number, .. } => Err(number.clone()),
+                };
+                let line = Line {
+                    leg: *leg,
+                    call: None,
+                    peer: party.clone(),
+                    known_as: None,
+                    party,
+                    outgoing: true,
+                    answered: false,
+                    ended: false,
+                    closed: true,
+                    offered: false,
+                    answer_due: false,
+                    auto_answer: *auto_answer,
+                    last_sdp: offer.clone(),
+                    learned: Vec::new(),
+                };
+                assert!(self.lines.insert(*leg, line).is_none(), "a leg twice");
+                self.note_opened();
+            }
+            LegCommand::Provisional { leg, media, .. } => {
+                let line = self.live_line(*leg);
+                assert!(!line.outgoing && !line.answered);
+                if let Some(media) = media {
+                    line.last_sdp = media.clone();
+                }
+            }
+            LegCommand::Accept { leg, media } => {
+                let line = self.live_line(*leg);
+                assert!(!line.outgoing && !line.answered);
+                line.answered = true;
+                line.last_sdp = media.clone();
+            }
+            LegCommand::Reject { leg, .. } => {
+                let line = self.live_line(*leg);
+                assert!(!line.outgoing && !line.answered);
+                line.ended = true;
+            }
+            LegCommand::Offer { leg, media } => {
+                let line = self.live_line(*leg);
+                assert!(line.answered && !line.offered);
+                line.offered = true;
+                line.last_sdp = media.clone();
+            }
+            LegCommand::AnswerOffer { leg, media } => {
+                let line = self.live_line(*leg);
+                assert!(line.answered);
+                line.last_sdp = media.clone();
+            }
+            LegCommand::RejectOffer { leg, .. } => {
+                self.live_line(*leg);
+            }
+            LegCommand::RefuseOffer { leg, .. } => {
+                let line = self.live_line(*leg);
+                line.ended |= !line.answered;
+            }
+            LegCommand::AskToAnswer { leg } => {
+                let line = self.live_line(*leg);
+                assert!(line.outgoing && !line.answered);
+            }
+            LegCommand::TellReferrer { leg, .. } => {
+                assert!(self.live_line(*leg).answered);
+            }
+            LegCommand::Hangup { leg, .. } => {
+                self.live_line(*leg).ended = true;
+            }
+        }
+    }
+
+    fn watch_media(&mut self, command: &MediaCommand) {
+        match command {
+            MediaCommand::Describe { leg, .. } | MediaCommand::Sources { leg, .. } => assert!(!self.line(*leg).closed),
+            MediaCommand::Hear { call, hearing } => {
+                self.hold_against_table(*call, hearing);
+                self.hearing.insert(*call, hearing.clone());
+            }
+            MediaCommand::Close { leg } if self.waiting.remove(leg).is_some() => {}
+            MediaCommand::Close { leg } => {
+                let line = self.line(*leg);
+                assert!(!line.closed, "closed twice: {line:?}");
+                line.closed = true;
+            }
+            MediaCommand::Move { leg, call } if self.waiting.contains_key(leg) => {
+                self.waiting.insert(*leg, *call);
+            }
+            MediaCommand::Move { leg, call } => {
+                let line = self.line(*leg);
+                assert!(!line.closed && !line.ended && line.call != Some(*call), "{line:?}");
+                line.call = Some(*call);
+                for hearing in self.hearing.values_mut() {
+                    *hearing = without(hearing, *leg);
+                }
+            }
+            MediaCommand::SendDigits { leg, .. } => {
+                let line = self.line(*leg).clone();
+                assert!(!line.closed && line.answered);
+            }
+            MediaCommand::Beep { leg } => {
+                let line = self.line(*leg).clone();
+                assert!(!line.closed && line.party.is_ok());
+            }
+            MediaCommand::Mute { .. } => panic!("not ours: {command:?}"),
+        }
+    }
+
+    fn watch_fact(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Call(call) => {
+                assert_eq!(call.conn_id.len(), 16);
+                let holds = |device: &DeviceId| call.party_of(device).is_some_and(|party| party.state == LegState::Held);
+                self.held.retain(|(device, held)| *held != call.id || holds(device));
+                if call.is_over() {
+                    self.calls.remove(&call.id);
+                    self.held.retain(|(_, held)| *held != call.id);
+                } else {
+                    self.calls.insert(call.id.clone(), call.clone());
+                }
+            }
+            Fact::Monitor(monitor) => {
+                self.monitors.insert(monitor.supervisor.clone(), monitor.clone());
+                if let Some(kept) = self.kept.get(&monitor.supervisor) {
+                    assert_eq!((&kept.target, kept.mode), (&monitor.target, monitor.mode));
+                }
+            }
+            Fact::MonitorGone { supervisor } => {
+                self.monitors.remove(supervisor).expect("was there");
+            }
+            Fact::AdmissionAsked(asked) => self.asked.push((asked.supervisor.clone(), asked.call.clone())),
+            Fact::Failed(failure) => self.failures.push(failure.clone()),
+            Fact::Device(_) => {}
+            Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => panic!("not ours: {fact:?}"),
+        }
+    }
+
+    fn hold_against_table(&self, key: CallKey, hearing: &Hearing) {
+        let id = self.board.calls.get(&key).map(|call| call.id.clone());
+        let fact = id.as_ref().and_then(|id| self.calls.get(id));
+        for coach in self.lines.values() {
+            let is_coach = |role| {
+                matches!(
+                    role,
+                    Some(HearingRole::Supervisor {
+                        activity: Activity::Coach,
+                        ..
+                    })
+                )
+            };
+            if is_coach(hearing.role(coach.leg)) {
+                let supervisor = |leg: &LegId| hearing.is_supervisor(*leg);
+                let ears = hearing
+                    .legs()
+                    .filter(|leg| !supervisor(leg) && hearing.gain(*leg, coach.leg).is_some());
+                assert!(ears.count() <= 1, "a coach is heard by one agent alone");
+            }
+        }
+        for waiting in self.waiting.keys() {
+            let cell = |leg: LegId| hearing.gain(leg, *waiting).or(hearing.gain(*waiting, leg));
+            assert!(hearing.legs().all(|leg| cell(leg).is_none()), "not invited yet, and on the line");
+        }
+        let named: Vec<&Line> = hearing.legs().filter_map(|leg| self.lines.get(&leg)).collect();
+        for &listener in &named {
+            for &speaker in &named {
+                if hearing.gain(listener.leg, speaker.leg).is_none() {
+                    continue;
+                }
+                assert!(!listener.closed && !speaker.closed && !listener.ended && !speaker.ended);
+                assert_eq!(listener.call, Some(key));
+                assert_eq!(speaker.call, Some(key));
+                let fact = fact.expect("a call that lives");
+                let (listening, speaking) = (self.party(fact, listener), self.party(fact, speaker));
+                assert!(
+                    self.table_allows(fact, listening, speaking),
+                    "{listening:?}\nmust not hear\n{speaking:?}\nin\n{fact:#?}"
+                );
+                for party in [listening, speaking] {
+                    if let Some(device) = &party.device
+                        && self.held.contains(&(device.clone(), fact.id.clone()))
+                    {
+                        let supervised = listening.role == PartyRole::Supervisor || speaking.role == PartyRole::Supervisor;
+                        assert!(supervised, "heard while on hold");
+                        let another = listening.device.as_ref() != Some(device) && listening.role != PartyRole::Supervisor;
+                        let whispered = speaking.role == PartyRole::Supervisor && speaking.monitors == listening.device;
+                        assert!(!another || whispered, "hears a supervisor while on hold");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whom of the call a line is. Two outside may have the same number: they are told apart by their order.
+    fn party<'a>(&self, fact: &'a CallFact, line: &Line) -> &'a PartyFact {
+        let is_like = |party: &&PartyFact| match &line.party {
+            Ok(device) => party.device.as_ref() == Some(device),
+            Err(number) => party.device.is_none() && party.number == *number,
+        };
+        let alike = || {
+            fact.parties
+                .iter()
+                .filter(|party| party.state != LegState::Released)
+                .filter(is_like)
+        };
+        let twins = self
+            .lines
+            .values()
+            .filter(|other| !other.ended && other.call == line.call && other.party == line.party);
+        let turn = twins.take_while(|other| other.leg != line.leg).count();
+        let found = alike().nth(turn).or_else(|| alike().next_back());
+        found.unwrap_or_else(|| panic!("{line:?} is not on {fact:#?}"))
+    }
+
+    /// The table of the mission, read from the fact alone.
+    fn table_allows(&self, fact: &CallFact, listener: &PartyFact, speaker: &PartyFact) -> bool {
+        let there = |party: &PartyFact| party.state != LegState::Released;
+        let config = &self.board.config;
+        let talks = |party: &PartyFact| matches!(party.state, LegState::Established | LegState::Held);
+        let principals = || {
+            fact.parties
+                .iter()
+                .filter(|party| there(party) && party.role != PartyRole::Supervisor)
+        };
+        let takes_over = |supervisor: &PartyFact| {
+            let alone = principals().count() == 1 && principals().all(|party| party.role == PartyRole::Customer);
+            config.supervision.takeover && alone && supervisor.activity == Some(Activity::BargeIn)
+        };
+        let limited = |supervisor: &PartyFact| {
+            let monitor = supervisor.device.as_ref().and_then(|device| self.monitors.get(device));
+            config.agent_side_only || monitor.is_some_and(|monitor| monitor.agent_side_only)
+        };
+        let is_silenced = speaker.muted || speaker.muted_by_supervisor && listener.role != PartyRole::Supervisor;
+        if std::ptr::eq(listener, speaker) || !there(listener) || !there(speaker) || is_silenced {
+            return false;
+        }
+        match (listener.role, speaker.role) {
+            (PartyRole::Supervisor, PartyRole::Supervisor) => false,
+            (PartyRole::Supervisor, PartyRole::Agent) => talks(listener),
+            (PartyRole::Supervisor, PartyRole::Customer) => talks(listener) && (!limited(listener) || takes_over(listener)),
+            (PartyRole::Agent | PartyRole::Customer, PartyRole::Supervisor) => {
+                let agents = || principals().filter(|party| party.role == PartyRole::Agent && talks(party));
+                let monitor = speaker.device.as_ref().and_then(|device| self.monitors.get(device));
+                let target = agents().find(|party| monitor.is_some_and(|monitor| party.device.as_ref() == Some(&monitor.target)));
+                let scope = monitor.map(|monitor| monitor.scope);
+                // With scope Call the whisper moves to an agent who is there, never to a customer.
+                let next = agents().find(|party| scope == Some(Scope::Call) && std::ptr::eq(*party, listener));
+                let any = agents().next().filter(|_| scope == Some(Scope::Call));
+                let coached = target.or(next).or(any);
+                let only_coached = coached.is_some_and(|agent| std::ptr::eq(agent, listener));
+                talks(speaker)
+                    && talks(listener)
+                    && match speaker.activity {
+                        Some(Activity::ListenIn) | None => false,
+                        Some(Activity::Coach) => only_coached,
+                        Some(Activity::BargeIn) if takes_over(speaker) => true,
+                        Some(Activity::BargeIn) if limited(speaker) => only_coached,
+                        Some(Activity::BargeIn) => coached.is_some(),
+                    }
+            }
+            (PartyRole::Agent | PartyRole::Customer, PartyRole::Agent | PartyRole::Customer) => true,
+        }
+    }
+}
+
+/// The same hearing with a leg gone.
+fn without(hearing: &Hearing, gone: LegId) -> Hearing {
+    let mut rest = hearing.clone();
+    for leg in hearing.legs() {
+        rest = rest.cell(leg, gone, None).cell(gone, leg, None);
+    }
+    rest
+}
+
+pub(super) fn sdp(port: u16, types: &str, direction: &str) -> Vec<u8> {
+    format!(
+        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio {port} RTP/AVP {types}\r\na=rtpmap:101 telephone-event/8000\r\na={direction}\r\n"
+    )
+    .into_bytes()
+}
+
+pub(super) fn codecs_of(sdp: &[u8]) -> Vec<Codec> {
+    let text = String::from_utf8_lossy(sdp);
+    let line = text.lines().find(|line| line.starts_with("m=audio ")).expect("an audio line");
+    line.split(' ')
+        .skip(3)
+        .filter_map(|payload| match payload {
+            "0" => Some(Codec::Pcmu),
+            "8" => Some(Codec::Pcma),
+            _ => None,
+        })
+        .collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere; time then passes by hand")]
+fn start() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,222 @@
+//! Each operation in each state: what is accepted, what is refused, and that a refusal changes nothing.
+
+use super::house::{AGENT, BOSS, BOSS2, House, OTHER, sdp};
+use crate::model::{Activity, CallId, Command, DeviceId, Mode, Reason, Scope, TransferStep};
+use crate::sip::leg::{LegEvent, LegSource};
+
+/// Who asks, and in which state of his leg.
+const STATES: [&str; 9] = [
+    "he rings",
+    "he dials",
+    "he talks",
+    "he holds",
+    "he holds and asks a colleague",
+    "he owns a conference",
+    "he is in a conference of another",
+    "he supervises",
+    "his phone is called to supervise",
+];
+
+/// In the order of the states. `+` accepted; `s` not in this state; `p` not permitted.
+const TABLE: [(&str, &str); 16] = [
+    ("Answer", "+sssssss+"),
+    ("Hold", "ss+ss++ss"),
+    ("Retrieve", "ssss+ssss"),
+    ("MuteCall", "ss++++++s"),
+    ("UnmuteCall", "sssssssss"),
+    ("SendDtmf", "ss+++++ss"),
+    ("SingleStepTransfer", "ss+++ssss"),
+    ("InitiateTransfer", "ss++s++ss"),
+    ("CompleteTransfer", "ssss+ssss"),
+    ("SingleStepConference", "ss+++++ss"),
+    ("InitiateConference", "ss++s++ss"),
+    ("CompleteConference", "ssss+ssss"),
+    ("RemoveParticipantFromConference", "sssss+pss"),
+    ("MuteMonitoredUser", "sssssss+s"),
+    ("UnmuteMonitoredUser", "sssssssss"),
+    ("SwitchToBargeIn", "sssssss+s"),
+];
+
+fn command(operation: &str, device: DeviceId, call: CallId) -> Command {
+    let (supervisor, destination) = (device.clone(), || "5006".into());
+    let transfer = |step| Command::Transfer {
+        device: device.clone(),
+        call: call.clone(),
+        step,
+    };
+    let conference = |step| Command::Conference {
+        device: device.clone(),
+        call: call.clone(),
+        step,
+    };
+    let single = TransferStep::SingleStep {
+        destination: destination(),
+    };
+    let initiate = TransferStep::Initiate {
+        destination: destination(),
+    };
+    match operation {
+        "Answer" => Command::Answer { device, call },
+        "Hold" => Command::Hold { device, call },
+        "Retrieve" => Command::Retrieve { device, call },
+        "MuteCall" => Command::Mute { device, call, on: true },
+        "UnmuteCall" => Command::Mute { device, call, on: false },
+        "SendDtmf" => Command::SendDtmf {
+            device,
+            call,
+            digits: "1".into(),
+        },
+        "SingleStepTransfer" => transfer(single),
+        "InitiateTransfer" => transfer(initiate),
+        "CompleteTransfer" => transfer(TransferStep::Complete),
+        "SingleStepConference" => conference(single),
+        "InitiateConference" => conference(initiate),
+        "CompleteConference" => conference(TransferStep::Complete),
+        "RemoveParticipantFromConference" => Command::RemoveParticipant {
+            device,
+            call,
+            participant: "7001".into(),
+        },
+        "MuteMonitoredUser" => Command::MuteMonitoredParty {
+            supervisor,
+            call,
+            muted: true,
+        },
+        "UnmuteMonitoredUser" => Command::MuteMonitoredParty {
+            supervisor,
+            call,
+            muted: false,
+        },
+        "SwitchToBargeIn" => Command::SwitchMonitoring {
+            supervisor,
+            call,
+            activity: Activity::BargeIn,
+        },
+        other => panic!("{other}"),
+    }
+}
+
+/// A house in which somebody is in this state: who, and on which call.
+fn in_state(state: &str) -> (House, DeviceId, CallId) {
+    let mut house = House::new();
+    let single = || TransferStep::SingleStep {
+        destination: "5002".into(),
+    };
+    let asks = |house: &mut House, command: Command| house.command(command).expect("accepted");
+    let who = match state {
+        "he rings" => {
+            house.customer_calls("5001");
+            AGENT
+        }
+        "he dials" => {
+            house.incoming(LegSource::Account(AGENT.into()), "7001", Some(sdp(4000, "0 8 101", "sendrecv")));
+            AGENT
+        }
+        "he talks" => {
+            house.talk();
+            AGENT
+        }
+        "he holds" => {
+            let (_, agent) = house.talk();
+            house.leg(LegEvent::Offered {
+                leg: agent,
+                media: Some(sdp(5000, "0 101", "sendonly")),
+            });
+            AGENT
+        }
+        "he holds and asks a colleague" => {
+            house.talk();
+            let (device, call) = (AGENT.into(), house.call_id());
+            let step = TransferStep::Initiate {
+                destination: "5002".into(),
+            };
+            asks(
+                &mut house,
+                Command::Transfer {
+                    device,
+                    call: call.clone(),
+                    step,
+                },
+            );
+            let line = house.ringing(AGENT);
+            house.answer(line);
+            let colleague = house.ringing(OTHER);
+            house.answer(colleague);
+            return (house, AGENT.into(), call);
+        }
+        "he owns a conference" | "he is in a conference of another" => {
+            house.talk();
+            let (device, call) = (AGENT.into(), house.call_id());
+            asks(
+                &mut house,
+                Command::Conference {
+                    device,
+                    call,
+                    step: single(),
+                },
+            );
+            let colleague = house.ringing(OTHER);
+            house.answer(colleague);
+            if state == "he owns a conference" { AGENT } else { OTHER }
+        }
+        "he supervises" => {
+            house.coached(Activity::Coach);
+            BOSS
+        }
+        "his phone is called to supervise" => {
+            house.talk();
+            house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
+            BOSS
+        }
+        other => panic!("{other}"),
+    };
+    let call = house.call_id();
+    (house, who.into(), call)
+}
+
+fn sign(done: Result<(), crate::model::Refusal>) -> char {
+    match done.map_err(|refusal| refusal.reason) {
+        Ok(()) => '+',
+        Err(Reason::InvalidState) => 's',
+        Err(Reason::NotPermitted) => 'p',
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn each_operation_is_accepted_or_refused_as_its_state_says_and_a_refusal_changes_nothing() {
+    for (operation, expected) in TABLE {
+        let mut signs = String::new();
+        for state in STATES {
+            let (mut house, device, call) = in_state(state);
+            let before = (house.calls.clone(), house.hearing.clone(), house.monitors.clone());
+            house.log.clear();
+            let done = sign(house.command(command(operation, device, call)));
+            if done != '+' {
+                let after = (house.calls.clone(), house.hearing.clone(), house.monitors.clone());
+                assert_eq!(before, after, "{operation}, when {state}");
+                assert!(house.log.is_empty(), "{operation}, when {state}: {:?}", house.log);
+            }
+            signs.push(done);
+        }
+        assert_eq!(signs, expected, "{operation}, when {STATES:?}");
+    }
+}
+
+#[test]
+fn whoever_is_not_on_the_call_is_told_that_there_is_none() {
+    for (operation, _) in TABLE {
+        let (mut house, ..) = in_state("he talks");
+        let call = house.call_id();
+        house.log.clear();
+        let done = house.command(command(operation, BOSS2.into(), call)).expect_err("none of his");
+        let monitors = operation.starts_with("Switch");
+        let expected = if monitors { Reason::InvalidState } else { Reason::NotFound };
+        assert_eq!(done.reason, expected, "{operation}");
+        let gone = house
+            .command(command(operation, AGENT.into(), "gone".into()))
+            .expect_err("no such call");
+        assert_eq!(gone.reason, Reason::NotFound, "{operation}");
+        assert!(house.log.is_empty(), "{operation}");
+    }
+}

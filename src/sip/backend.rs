@@ -1,0 +1,535 @@
+//! The reference backend, assembled: sockets, B2BUA, media engine, store and contract in one loop.
+//!
+//! The loop names its steps: drain the B2BUA, wait for one thing, hand it in, drain again. It never waits for the disk: what must
+//! survive goes to a thread of its own. A command that arms a monitor or sets a device is obeyed when the change is safe, and refused when
+//! it can not be stored. What ends something is obeyed at once and stored behind: nobody stays audible because of a disk.
+
+mod observer;
+mod persistence;
+
+use super::b2bua::{B2bua, B2buaConfig, Environment, Extension, Numbering, Output, Persist, TrunkRoute};
+use super::config::SipConfig;
+use super::endpoint::Endpoint;
+use super::flow::Protocol;
+use super::leg::{LegCommand, LegEvent, LegId};
+use super::sdp::{SdpError, SrtpPolicy};
+use crate::clock;
+use crate::media::engine::{Engine, EngineStats, MediaEvents};
+use crate::media::{CallKey, Codec, Expected, MediaCommand, MediaConfig, MediaEvent, Targets};
+use crate::model::{Command, Fact, Now, Reason, Refusal};
+use crate::store::{Store, StoreError};
+use crate::telephony::{self, CommandCall, CommandInbox, FactLog, proto};
+use observer::Observer;
+use persistence::{Ahead, BackendWriter};
+use proto::telephony_server::TelephonyServer;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep_until, timeout};
+
+/// How long the last BYEs may take to be answered when the backend stops: a little more than two retransmissions (RFC 3261 17.1.2.2).
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What the backend is made of.
+#[derive(Clone, Debug, Default)]
+pub struct BackendConfig {
+    /// Accounts, trunks, listening addresses.
+    pub sip: SipConfig,
+    /// How calls behave.
+    pub b2bua: B2buaConfig,
+    /// Ports and threads of media.
+    pub media: MediaConfig,
+}
+
+/// Why the backend could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendStartError {
+    /// A SIP address can not be listened on, or a trunk's name not be resolved.
+    #[error("SIP: {0}")]
+    Sip(io::Error),
+    /// The media engine can not start.
+    #[error("media: {0}")]
+    Media(io::Error),
+    /// What was kept can not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A running backend. Dropped, it stops as by [`Backend::shutdown`], unwatched.
+#[derive(Debug)]
+pub struct SipBackend {
+    sip: Vec<(Protocol, SocketAddr)>,
+    engine: Engine,
+    facts: FactLog,
+    stop: Option<oneshot::Sender<()>>,
+    running: watch::Receiver<bool>,
+    task: JoinHandle<()>,
+}
+
+/// Says that the loop has ended, however it did.
+struct Alive(watch::Sender<bool>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
+}
+
+impl SipBackend {
+    /// The SIP addresses that are listened on, with the ports that were taken.
+    pub fn local_addrs(&self) -> &[(Protocol, SocketAddr)] {
+        &self.sip
+    }
+
+    /// The first SIP address of a protocol.
+    pub fn local_addr(&self, protocol: Protocol) -> Option<SocketAddr> {
+        let found = self.sip.iter().find(|(listening, _)| *listening == protocol);
+        found.map(|(_, address)| *address)
+    }
+
+    /// What the media engine has done.
+    pub fn media(&self) -> EngineStats {
+        self.engine.stats()
+    }
+
+    /// Brings the media's figures into the metrics: to be called before somebody reads them.
+    pub fn measure(&self) -> impl Fn() + Send + Sync + 'static {
+        let engine = self.engine.clone();
+        move || observer::measure_media(&engine.stats())
+    }
+
+    /// What it has published.
+    pub fn facts(&self) -> &FactLog {
+        &self.facts
+    }
+
+    /// Every thread of the media engine works: to be asked by whoever reports readiness.
+    pub fn has_media(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let engine = self.engine.clone();
+        move || engine.is_whole()
+    }
+
+    /// It still works.
+    pub fn is_running(&self) -> bool {
+        !self.task.is_finished()
+    }
+
+    /// The same, to be waited for.
+    pub fn running(&self) -> watch::Receiver<bool> {
+        self.running.clone()
+    }
+
+    /// Takes no more calls, lets live ones go on for the configured grace, ends the rest, and returns when everything is closed and kept.
+    pub async fn shutdown(mut self) {
+        drop(self.stop.take());
+        if (&mut self.task).await.is_err() {
+            tracing::error!("the SIP backend ended in a panic");
+        }
+    }
+}
+
+/// Starts the backend: the server of its contract, to be served or connected to in-process, and its handle.
+///
+/// # Errors
+/// A port in use, a trunk without address, a state file that can not be read.
+pub async fn start(
+    config: BackendConfig,
+    store: Store,
+) -> Result<(TelephonyServer<telephony::TelephonyService>, SipBackend), BackendStartError> {
+    let (kept, bindings, keeping) = persistence::start(store).await?;
+    let media_config = config.media.clone();
+    let (engine, media) = Engine::start(config.media).map_err(BackendStartError::Media)?;
+    let numbering = numbering(&config.sip);
+    warn_of_open_keys(&config.sip);
+    let mut endpoint = Endpoint::bind(config.sip).await.map_err(BackendStartError::Sip)?;
+    let sip = endpoint.local_addrs().to_vec();
+    let grace = config.b2bua.grace;
+    let surroundings = Surroundings { engine: engine.clone() };
+    let doors: Vec<SocketAddr> = sip.iter().map(|(_, address)| *address).collect();
+    let b2bua = B2buaConfig {
+        targets: Arc::new(Targets::of(&media_config, &interfaces(), &doors)),
+        ..config.b2bua
+    };
+    let mut board = B2bua::new(b2bua, numbering, kept, surroundings);
+    for event in endpoint.restore(bindings) {
+        board.handle_leg(event, clock::now());
+    }
+    let (server, CommandInbox { commands, facts }) = telephony::serve(board.capabilities());
+    let (stop, stopped) = oneshot::channel();
+    let shell = BackendTask {
+        board,
+        endpoint,
+        engine: engine.clone(),
+        media: Some(media),
+        commands: Some(commands),
+        facts: facts.clone(),
+        keeping,
+        grace,
+        journal: Observer::default(),
+    };
+    let (alive, running) = watch::channel(true);
+    let alive = Alive(alive);
+    let backend = SipBackend {
+        sip,
+        engine,
+        facts,
+        stop: Some(stop),
+        running,
+        task: tokio::spawn(async move {
+            let _alive = alive;
+            shell.run(stopped).await;
+        }),
+    };
+    Ok((server, backend))
+}
+
+fn numbering(sip: &SipConfig) -> Numbering {
+    let extensions = sip.accounts.iter().map(|account| Extension {
+        device: account.device.clone(),
+        number: account.number.clone(),
+        aliases: account.aliases.clone(),
+        kind: account.kind,
+        nat: account.nat,
+        own_ports: account.own_ports,
+        srtp: account.srtp,
+    });
+    let trunks = sip.trunks.iter().map(|trunk| TrunkRoute {
+        name: trunk.name.clone(),
+        prefixes: trunk.prefixes.clone(),
+        codecs: trunk.codecs.iter().filter_map(|name| Codec::named(name)).collect(),
+        max_calls: trunk.max_calls,
+        nat: trunk.nat,
+        hosts: trunk.hosts(),
+        media_sources: trunk.media_sources.clone(),
+        own_ports: trunk.own_ports,
+        srtp: trunk.srtp,
+    });
+    Numbering::new(extensions, trunks.collect())
+}
+
+/// The machine's own addresses.
+fn interfaces() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+        return Vec::new();
+    };
+    let address = |address: nix::sys::socket::SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+    };
+    interfaces.filter_map(|interface| interface.address.and_then(address)).collect()
+}
+
+/// Keys of SRTP stand in the descriptions (RFC 4568 8.3): whoever reads the signalling hears the call.
+fn warn_of_open_keys(sip: &SipConfig) {
+    let accounts = sip.accounts.iter().filter(|account| account.srtp != SrtpPolicy::Off).count();
+    let trunks = sip.trunks.iter().filter(|trunk| trunk.srtp != SrtpPolicy::Off).count();
+    if accounts + trunks > 0 {
+        tracing::warn!(
+            accounts,
+            trunks,
+            "SRTP keys go over SIP that is not encrypted: only a network that nobody else can read protects them"
+        );
+    }
+}
+
+struct Surroundings {
+    engine: Engine,
+}
+
+impl Environment for Surroundings {
+    fn open_port(&mut self, call: CallKey, leg: LegId, expected: Expected) -> Option<SocketAddr> {
+        self.engine
+            .open(call, leg, expected)
+            .inspect_err(|error| tracing::warn!(%error, "no media port for a leg"))
+            .ok()
+    }
+
+    fn random(&mut self) -> u128 {
+        rand::random()
+    }
+}
+
+/// Everything the loop owns.
+struct BackendTask {
+    board: B2bua<Surroundings>,
+    endpoint: Endpoint,
+    engine: Engine,
+    media: Option<MediaEvents>,
+    commands: Option<tokio::sync::mpsc::Receiver<CommandCall>>,
+    facts: FactLog,
+    keeping: BackendWriter,
+    grace: Duration,
+    journal: Observer,
+}
+
+/// One thing that happened.
+enum Input {
+    Legs(Vec<LegEvent>),
+    Command(Option<CommandCall>),
+    Stored(Box<Ahead>, bool),
+    Media(Option<MediaEvent>),
+    Timeout,
+    Stop,
+}
+
+impl BackendTask {
+    async fn run(mut self, stopped: oneshot::Receiver<()>) {
+        let mut stopped = Some(stopped);
+        self.drain();
+        while stopped.is_some() || !self.board.is_idle() {
+            let happening = self.wait(&mut stopped).await;
+            self.hand_in(happening);
+            self.drain();
+        }
+        let _ = timeout(LAST_WORDS, self.say_goodbye()).await;
+        self.keeping.finish().await;
+    }
+
+    async fn wait(&mut self, stopped: &mut Option<oneshot::Receiver<()>>) -> Input {
+        let at = self.board.poll_timeout();
+        tokio::select! {
+            events = self.endpoint.next() => Input::Legs(events),
+            placed = next(&mut self.commands) => Input::Command(placed),
+            (ahead, written) = self.keeping.stored() => Input::Stored(ahead, written),
+            event = next(&mut self.media) => Input::Media(event),
+            () = until(at) => Input::Timeout,
+            () = ended(stopped) => Input::Stop,
+        }
+    }
+
+    fn hand_in(&mut self, happening: Input) {
+        let now = clock::now();
+        match happening {
+            Input::Legs(events) => events.into_iter().for_each(|event| self.hand_in_leg(event, now)),
+            Input::Command(Some(placed)) => self.take(placed, now),
+            Input::Command(None) => self.commands = None,
+            Input::Stored(ahead, written) => self.take_stored(*ahead, written, now),
+            Input::Media(Some(event)) => self.hand_in_media(event, now),
+            Input::Media(None) => self.media = None,
+            Input::Timeout => self.board.handle_timeout(now),
+            Input::Stop => {
+                tracing::info!(calls = self.board.live_calls(), grace_s = self.grace.as_secs(), "stopping");
+                self.board.close(self.grace, now);
+            }
+        }
+    }
+
+    fn hand_in_leg(&mut self, event: LegEvent, now: Now) {
+        let span = self.journal.span(&event);
+        let _inside = span.enter();
+        let mut gone = None;
+        match &event {
+            LegEvent::AskToAnswerRefused { status, .. } => tracing::info!(status, "a phone can not be made to answer"),
+            LegEvent::Referred { to, .. } => tracing::debug!(%to, "asks to be replaced"),
+            LegEvent::Incoming {
+                leg,
+                call_id,
+                claimed,
+                to,
+                source,
+                ..
+            } => {
+                tracing::debug!("a call comes in");
+                self.journal.name(*leg, call_id.clone());
+                self.journal.calls(*leg, claimed, to, source);
+            }
+            LegEvent::Redirected { leg, status, to } => {
+                tracing::debug!(status, numbers = to.len(), "redirected");
+                gone = Some(*leg);
+            }
+            LegEvent::Refused { leg, status } => {
+                tracing::debug!(status, "refused");
+                gone = Some(*leg);
+            }
+            LegEvent::Ended { leg, reason } => {
+                tracing::debug!(?reason, "ended");
+                gone = Some(*leg);
+            }
+            LegEvent::Registered { device, registered } => {
+                let count = self.endpoint.agent().registered_devices().count();
+                metrics::gauge!("undertone_sip_registrations").set(count as f64);
+                match registered {
+                    true => tracing::info!(%device, "phone registered"),
+                    false => tracing::info!(%device, "phone no longer registered"),
+                }
+            }
+            LegEvent::Located { .. }
+            | LegEvent::ConnectedIdentity { .. }
+            | LegEvent::Dialled { .. }
+            | LegEvent::Progress { .. }
+            | LegEvent::Answered { .. }
+            | LegEvent::Confirmed { .. }
+            | LegEvent::Offered { .. }
+            | LegEvent::OfferAnswered { .. }
+            | LegEvent::OfferRefused { .. } => {}
+        }
+        self.board.handle_leg(event, now);
+        // Each event's consequences are done before the next is looked at: a leg that was opened for it must exist.
+        self.drain();
+        if let Some(leg) = gone {
+            self.journal.forget(leg);
+        }
+    }
+
+    fn hand_in_media(&mut self, event: MediaEvent, now: Now) {
+        match &event {
+            MediaEvent::LeakGuard { call, leg } => {
+                tracing::warn!(call = call.0, leg = leg.0, "sound was kept from a listener it was not for");
+            }
+            MediaEvent::Closed { leg, stats } => {
+                tracing::debug!(leg = leg.0, ?stats, "media closed");
+                self.journal.silent(*leg, stats, now);
+            }
+            MediaEvent::Inactive { leg } => tracing::debug!(leg = leg.0, "silent"),
+            MediaEvent::Failed { leg } => tracing::error!(leg = leg.0, "the media worker of a leg has failed: its call is ended"),
+            MediaEvent::Withheld { .. } | MediaEvent::Active { .. } | MediaEvent::Digits { .. } | MediaEvent::Quality { .. } => {}
+        }
+        self.board.handle_media(event, now);
+    }
+
+    fn take(&mut self, placed: CommandCall, now: Now) {
+        if let Command::StopMonitoring { supervisor } = &placed.command {
+            let stopped = self.keeping.stop(supervisor);
+            return self.apply(placed, None, stopped, now);
+        }
+        match self.board.foresee(&placed.command) {
+            Ok(Some(keep)) => self.keeping.write_ahead(Ahead { keep, placed }),
+            Ok(None) => self.apply(placed, None, false, now),
+            Err(refusal) => refuse(placed, refusal),
+        }
+    }
+
+    fn take_stored(&mut self, ahead: Ahead, written: bool, now: Now) {
+        let is_wanted = self.keeping.is_wanted(&ahead);
+        let Ahead { keep, placed } = ahead;
+        let refusal = match (written, is_wanted) {
+            (true, true) => return self.apply(placed, Some(&keep), false, now),
+            (_, false) => Refusal::new(Reason::InvalidState, "Monitoring was cancelled before it began."),
+            (false, true) => Refusal::new(
+                Reason::Internal,
+                "The change can not be stored now: the disk of the telephony backend is full or fails.",
+            ),
+        };
+        // Whether something of it has reached a failing disk is not known.
+        self.board.keep_instead(&keep);
+        self.drain();
+        refuse(placed, refusal);
+    }
+
+    /// `stopped`: it has ended something that had not begun.
+    fn apply(&mut self, placed: CommandCall, foreseen: Option<&Persist>, stopped: bool, now: Now) {
+        let CommandCall { context, command, reply } = placed;
+        let span = tracing::info_span!("command", request_id = %context.request_id, user = %context.user);
+        let _inside = span.enter();
+        let done = match self.board.handle_command(&command, now) {
+            Err(_) if stopped => Ok(()),
+            done => done,
+        };
+        if let (Err(_), Some(foreseen)) = (&done, foreseen) {
+            self.board.keep_instead(foreseen);
+        }
+        tracing::debug!(accepted = done.is_ok(), "command");
+        self.drain();
+        self.keeping.answer(done, reply);
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.board.poll_output() {
+            match output {
+                Output::Leg(command) => {
+                    self.note_leg(&command);
+                    let invited = match &command {
+                        LegCommand::Invite { leg, .. } => Some(*leg),
+                        _ => None,
+                    };
+                    self.endpoint.send(command);
+                    if let Some(leg) = invited
+                        && let Some(call_id) = self.endpoint.agent().call_id(leg)
+                    {
+                        self.journal.name(leg, String::from_utf8_lossy(call_id).into_owned());
+                    }
+                }
+                Output::Media(command) => {
+                    if let MediaCommand::Describe { leg, media, .. } = &command
+                        && let Some((call, role)) = self.board.party_of(*leg)
+                    {
+                        self.journal.seat(*leg, call, role, media.codec, clock::instant());
+                    }
+                    self.engine.command(command);
+                }
+                Output::Fact(fact) => self.publish(fact),
+                Output::Keep(keep) => self.keeping.keep(keep),
+                Output::Unusable { leg, fault } => self.journal.unusable(leg, &fault),
+                Output::Denied { leg, why } => self.journal.denied(leg, why),
+                Output::Remark(remark) => self.journal.remark(remark),
+            }
+        }
+        for (device, bindings) in self.endpoint.take_bindings() {
+            self.keeping.keep_bindings(&device, &bindings);
+        }
+        self.keeping.submit();
+    }
+
+    /// A leg is refused or released by us.
+    fn note_leg(&mut self, command: &LegCommand) {
+        match command {
+            LegCommand::Reject { leg, status } => self.journal.refused(*leg, *status),
+            LegCommand::RefuseOffer { leg, .. } if self.board.party_of(*leg).is_none() => self.journal.refused(*leg, SdpError::STATUS),
+            LegCommand::TellReferrer {
+                leg,
+                status: status @ 300..,
+            } => self.journal.not_transferred(*leg, *status),
+            LegCommand::Hangup { leg, .. } => self.journal.forget(*leg),
+            _ => {}
+        }
+    }
+
+    fn publish(&mut self, fact: Fact) {
+        self.journal.fact(&fact, clock::now());
+        self.facts.publish(fact);
+        metrics::gauge!("undertone_sip_calls").set(self.board.live_calls() as f64);
+    }
+
+    /// Waits until every BYE has its answer.
+    async fn say_goodbye(&mut self) {
+        while self.endpoint.agent().legs() > 0 {
+            for event in self.endpoint.next_while_legs().await {
+                self.hand_in_leg(event, clock::now());
+            }
+        }
+    }
+}
+
+fn refuse(placed: CommandCall, refusal: Refusal) {
+    tracing::debug!(request_id = %placed.context.request_id, user = %placed.context.user, %refusal, "command refused");
+    // Who asked may have gone.
+    let _ = placed.reply.send(Err(refusal));
+}
+
+async fn next<T>(receiver: &mut Option<tokio::sync::mpsc::Receiver<T>>) -> Option<T> {
+    match receiver {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves once: when the handle asks to stop, or is gone.
+async fn ended(stopped: &mut Option<oneshot::Receiver<()>>) {
+    match stopped {
+        Some(asked) => {
+            let _ = asked.await;
+            *stopped = None;
+        }
+        None => std::future::pending().await,
+    }
+}

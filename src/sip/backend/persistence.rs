@@ -1,0 +1,420 @@
+//! What must survive a restart, written by a thread of its own.
+
+use crate::model::{Command, DeviceId, MonitorFact, MonitorState, Refusal, Timestamp};
+use crate::sip::b2bua::{Persist, RestoredCalls, RestoredDevice};
+use crate::sip::registrar::KeptBinding;
+use crate::store::{self, Importance, Safety, Store, StoreError, Write};
+use crate::telephony::CommandCall;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+const MONITORS: &str = "sip.monitors";
+const DEVICES: &str = "sip.devices";
+const BINDINGS: &str = "sip.bindings";
+
+/// Where the phones of each device were.
+type Bindings = Vec<(DeviceId, Vec<KeptBinding>)>;
+
+type CommandReply = (Result<(), Refusal>, oneshot::Sender<Result<(), Refusal>>);
+
+/// A command that waits until what it asks for is safe.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    /// What it asks for.
+    pub(super) keep: Persist,
+    pub(super) placed: CommandCall,
+}
+
+/// Monitors that wait for the disk before they are armed, and those of them that were stopped meanwhile.
+#[derive(Debug, Default)]
+struct Starting {
+    waiting: u32,
+    /// So many of those that waited first never come true.
+    stopped: u32,
+}
+
+enum WriterJob {
+    Write(Vec<Write>),
+    Ahead(Box<Ahead>),
+    Answer(CommandReply),
+}
+
+/// The loop's end of the writing thread.
+#[derive(Debug)]
+pub(super) struct BackendWriter {
+    changes: Vec<Write>,
+    /// Something was written since the last answer that may not be safe yet.
+    unsafe_yet: bool,
+    starting: BTreeMap<DeviceId, Starting>,
+    work: mpsc::Sender<WriterJob>,
+    stored: UnboundedReceiver<(Box<Ahead>, bool)>,
+    thread: JoinHandle<()>,
+}
+
+/// Reads what was kept and starts the thread.
+pub(super) async fn start(store: Store) -> Result<(RestoredCalls, Bindings, BackendWriter), StoreError> {
+    let reading = move || {
+        let store = store::lasting(store)?;
+        read(&store).map(|kept| (kept, store))
+    };
+    let ((kept, bindings), store) = tokio::task::spawn_blocking(reading)
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    let (work, pending) = mpsc::channel();
+    let (report, stored) = unbounded_channel();
+    let thread = tokio::task::spawn_blocking(move || write_on(&store, &pending, &report));
+    let keeping = BackendWriter {
+        changes: Vec::new(),
+        unsafe_yet: false,
+        starting: BTreeMap::new(),
+        work,
+        stored,
+        thread,
+    };
+    Ok((kept, bindings, keeping))
+}
+
+impl BackendWriter {
+    pub(super) fn keep(&mut self, keep: Persist) {
+        self.changes.push(change(keep));
+    }
+
+    /// Where the phones of a device are.
+    pub(super) fn keep_bindings(&mut self, device: &DeviceId, bindings: &[KeptBinding]) {
+        let known: Vec<Value> = bindings.iter().filter_map(binding_json).collect();
+        self.changes.push(match known.is_empty() {
+            true => Write::remove(BINDINGS, device.as_str()),
+            false => Write::put(BINDINGS, device.as_str(), Value::from(known).to_string()),
+        });
+    }
+
+    /// Hands over what one step has changed.
+    pub(super) fn submit(&mut self) {
+        if !self.changes.is_empty() {
+            self.unsafe_yet = true;
+            // The thread ends only after this end is dropped.
+            let _ = self.work.send(WriterJob::Write(std::mem::take(&mut self.changes)));
+        }
+    }
+
+    /// Writes what a command asks for; it comes back by [`Self::stored`].
+    pub(super) fn write_ahead(&mut self, ahead: Ahead) {
+        self.submit();
+        if let Command::StartMonitoring { supervisor, .. } = &ahead.placed.command {
+            self.starting.entry(supervisor.clone()).or_default().waiting += 1;
+        }
+        let _ = self.work.send(WriterJob::Ahead(Box::new(ahead)));
+    }
+
+    /// The supervisor stops monitoring: what waits for the disk to begin it never comes true. False: nothing does.
+    pub(super) fn stop(&mut self, supervisor: &DeviceId) -> bool {
+        let Some(starting) = self.starting.get_mut(supervisor) else {
+            return false;
+        };
+        starting.stopped = starting.waiting;
+        // Behind what is being written of it.
+        self.keep(Persist::NoMonitor {
+            supervisor: supervisor.clone(),
+        });
+        true
+    }
+
+    /// Whether a command that has been written ahead is still wanted.
+    pub(super) fn is_wanted(&mut self, ahead: &Ahead) -> bool {
+        let Command::StartMonitoring { supervisor, .. } = &ahead.placed.command else {
+            return true;
+        };
+        let Some(starting) = self.starting.get_mut(supervisor) else {
+            return true;
+        };
+        let is_wanted = starting.stopped == 0;
+        starting.stopped = starting.stopped.saturating_sub(1);
+        starting.waiting = starting.waiting.saturating_sub(1);
+        if starting.waiting == 0 {
+            self.starting.remove(supervisor);
+        }
+        is_wanted
+    }
+
+    /// A command that has been written ahead, and whether it is safe. May be dropped at any time without losing one.
+    pub(super) async fn stored(&mut self) -> (Box<Ahead>, bool) {
+        match self.stored.recv().await {
+            Some(stored) => stored,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Answers a command that was obeyed; not before everything it changed has been written, or remembered for when the disk takes it.
+    pub(super) fn answer(&mut self, done: Result<(), Refusal>, reply: oneshot::Sender<Result<(), Refusal>>) {
+        self.submit();
+        if std::mem::take(&mut self.unsafe_yet) {
+            let _ = self.work.send(WriterJob::Answer((done, reply)));
+        } else {
+            let _ = reply.send(done);
+        }
+    }
+
+    /// Returns when everything is safe.
+    pub(super) async fn finish(mut self) {
+        self.submit();
+        drop(self.work);
+        let _ = self.thread.await;
+    }
+}
+
+fn write_on(store: &Store, pending: &mpsc::Receiver<WriterJob>, report: &UnboundedSender<(Box<Ahead>, bool)>) {
+    // What is known to be on the disk: a command obeyed says again what was written ahead.
+    let mut safe = BTreeMap::new();
+    while let Ok(first) = pending.recv() {
+        // Each with whether it can wait: it has happened already.
+        let mut changes = Vec::new();
+        let (mut ahead, mut replies) = (Vec::new(), Vec::new());
+        // What came meanwhile goes to the disk in one go.
+        for work in std::iter::once(first).chain(pending.try_iter()) {
+            match work {
+                WriterJob::Write(more) => changes.extend(more.into_iter().map(|change| (change, true))),
+                WriterJob::Ahead(command) => {
+                    changes.push((change(command.keep.clone()), false));
+                    ahead.push(command);
+                }
+                WriterJob::Answer(reply) => replies.push(reply),
+            }
+        }
+        changes.retain(|(change, _)| {
+            let before = safe.insert((change.table.clone(), change.key.clone()), change.value.clone());
+            before.as_ref() != Some(&change.value)
+        });
+        let is_safe = changes.is_empty() || write(store, changes, ahead.is_empty());
+        if !is_safe {
+            safe.clear();
+        }
+        for (done, reply) in replies {
+            let _ = reply.send(done);
+        }
+        for command in ahead {
+            let _ = report.send((command, is_safe));
+        }
+    }
+}
+
+/// True: all of it is on the disk. What has happened already is written as soon as it can be, the rest now or never.
+fn write(store: &Store, changes: Vec<(Write, bool)>, can_wait: bool) -> bool {
+    let all: Vec<Write> = changes.iter().map(|(change, _)| change.clone()).collect();
+    if !can_wait {
+        match store.write(&all) {
+            Ok(()) => return true,
+            Err(error) => tracing::warn!(%error, "a command is refused because it can not be stored"),
+        }
+    }
+    let behind: Vec<Write> = changes
+        .into_iter()
+        .filter_map(|(change, can_wait)| can_wait.then_some(change))
+        .collect();
+    if behind.is_empty() {
+        return false;
+    }
+    match store.write_behind(&behind, Importance::State) {
+        Ok(Safety::Stored) => can_wait,
+        Ok(Safety::SetAside | Safety::Remembered) => false,
+        Err(error) => {
+            tracing::error!(%error, "monitors and device settings would not survive a restart");
+            false
+        }
+    }
+}
+
+fn change(keep: Persist) -> Write {
+    match keep {
+        Persist::Monitor(monitor) => Write::put(MONITORS, monitor.supervisor.as_str(), monitor_json(&monitor).to_string()),
+        Persist::NoMonitor { supervisor } => Write::remove(MONITORS, supervisor.as_str()),
+        Persist::Device(device) if !device.do_not_disturb && device.forward_to.is_none() => Write::remove(DEVICES, device.device.as_str()),
+        Persist::Device(device) => {
+            let forward_to = device.forward_to.as_ref().map(|number| number.as_str());
+            let value = json!({ "do_not_disturb": device.do_not_disturb, "forward_to": forward_to });
+            Write::put(DEVICES, device.device.as_str(), value.to_string())
+        }
+    }
+}
+
+fn monitor_json(monitor: &MonitorFact) -> Value {
+    json!({
+        "target": monitor.target.as_str(),
+        "activity": monitor.activity.as_str(),
+        "mode": monitor.mode.as_str(),
+        "scope": monitor.scope.as_str(),
+        "confirm_joins": monitor.confirm_joins,
+        "agent_side_only": monitor.agent_side_only,
+    })
+}
+
+/// `None` when it is no text: then the phone is reached when it registers again.
+fn binding_json(binding: &KeptBinding) -> Option<Value> {
+    Some(json!({
+        "contact": std::str::from_utf8(&binding.contact).ok()?,
+        "local": binding.local,
+        "peer": binding.peer,
+        "target": binding.target,
+        "expires_at": binding.expires_at.0,
+        "call_id": std::str::from_utf8(&binding.call_id).ok()?,
+        "cseq": binding.cseq,
+    }))
+}
+
+fn bindings(device: &str, value: &Value) -> Option<(DeviceId, Vec<KeptBinding>)> {
+    let binding = |value: &Value| {
+        let word = |name: &str| value.get(name)?.as_str();
+        let peer = word("peer")?.parse().ok()?;
+        Some(KeptBinding {
+            contact: word("contact")?.into(),
+            local: word("local")?.parse().ok()?,
+            peer,
+            // What an older version has written is called where it came from.
+            target: word("target").map_or(Some(peer), |target| target.parse().ok())?,
+            expires_at: Timestamp(value.get("expires_at")?.as_u64()?),
+            call_id: word("call_id")?.into(),
+            cseq: value.get("cseq")?.as_u64()?.try_into().ok()?,
+        })
+    };
+    let bindings = value.as_array()?.iter().map(binding).collect::<Option<_>>()?;
+    Some((device.into(), bindings))
+}
+
+fn read(store: &Store) -> Result<(RestoredCalls, Bindings), StoreError> {
+    let kept = RestoredCalls {
+        monitors: entries(store.load(MONITORS)?, monitor),
+        devices: entries(store.load(DEVICES)?, device),
+    };
+    Ok((kept, entries(store.load(BINDINGS)?, bindings)))
+}
+
+/// What can be read; the rest is said and left alone.
+fn entries<T>(table: BTreeMap<String, Vec<u8>>, read: fn(&str, &Value) -> Option<T>) -> Vec<T> {
+    let mut found = Vec::new();
+    for (key, bytes) in table {
+        match serde_json::from_slice(&bytes).ok().and_then(|value| read(&key, &value)) {
+            Some(entry) => found.push(entry),
+            None => tracing::warn!(key, "a kept entry can not be read and is ignored"),
+        }
+    }
+    found
+}
+
+fn monitor(supervisor: &str, value: &Value) -> Option<MonitorFact> {
+    let word = |name: &str| value.get(name)?.as_str();
+    Some(MonitorFact {
+        supervisor: supervisor.into(),
+        target: word("target")?.into(),
+        activity: word("activity")?.parse().ok()?,
+        mode: word("mode")?.parse().ok()?,
+        scope: word("scope")?.parse().ok()?,
+        confirm_joins: value.get("confirm_joins")?.as_bool()?,
+        agent_side_only: value.get("agent_side_only").is_some_and(|only| only.as_bool() != Some(false)),
+        state: MonitorState::Armed,
+    })
+}
+
+fn device(device: &str, value: &Value) -> Option<RestoredDevice> {
+    let forward_to = match value.get("forward_to")? {
+        Value::Null => None,
+        number => Some(number.as_str()?.into()),
+    };
+    Some(RestoredDevice {
+        device: device.into(),
+        do_not_disturb: value.get("do_not_disturb")?.as_bool()?,
+        forward_to,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Activity, Mode, Scope};
+    use crate::store;
+
+    #[tokio::test]
+    async fn what_was_kept_comes_back_armed_and_what_was_removed_does_not() {
+        let store = store::in_memory();
+        let kept_monitor = MonitorFact {
+            supervisor: "boss".into(),
+            target: "agent".into(),
+            activity: Activity::Coach,
+            mode: Mode::AllCalls,
+            scope: Scope::Agent,
+            confirm_joins: true,
+            agent_side_only: false,
+            state: MonitorState::Inviting { call: "c1".into() },
+        };
+        let kept_device = RestoredDevice {
+            device: "agent".into(),
+            do_not_disturb: true,
+            forward_to: Some("5002".into()),
+        };
+        let (before, _, mut keeping) = start(store.clone()).await.expect("reads");
+        assert_eq!(before, RestoredCalls::default());
+        keeping.keep(Persist::Monitor(kept_monitor.clone()));
+        keeping.keep(Persist::Device(kept_device.clone()));
+        let (reply, answer) = oneshot::channel();
+        keeping.answer(Ok(()), reply);
+        assert_eq!(answer.await, Ok(Ok(())));
+
+        let (after, _, mut keeping) = start(store.clone()).await.expect("reads");
+        let armed = MonitorFact {
+            state: MonitorState::Armed,
+            ..kept_monitor
+        };
+        assert_eq!((after.monitors, after.devices), (vec![armed], vec![kept_device]));
+        keeping.keep(Persist::NoMonitor { supervisor: "boss".into() });
+        keeping.keep(Persist::Device(RestoredDevice {
+            device: "agent".into(),
+            do_not_disturb: false,
+            forward_to: None,
+        }));
+        keeping.finish().await;
+        assert_eq!(start(store).await.expect("reads").0, RestoredCalls::default());
+    }
+
+    #[tokio::test]
+    async fn where_phones_were_comes_back_and_what_was_removed_does_not() {
+        let store = store::in_memory();
+        let binding = KeptBinding {
+            contact: b"sip:5001@[2001:db8::7]:5062;ob".to_vec(),
+            local: "192.0.2.1:5060".parse().expect("an address"),
+            peer: "[2001:db8::7]:49152".parse().expect("an address"),
+            target: "[2001:db8::7]:5062".parse().expect("an address"),
+            expires_at: Timestamp(1_800_000_000_000),
+            call_id: b"c1@phone".to_vec(),
+            cseq: u32::MAX,
+        };
+        let foreign = KeptBinding {
+            contact: b"sip:\xff@192.0.2.9".to_vec(),
+            ..binding.clone()
+        };
+        let (_, none, mut keeping) = start(store.clone()).await.expect("reads");
+        assert!(none.is_empty());
+        keeping.keep_bindings(&"agent".into(), &[binding.clone(), foreign]);
+        keeping.finish().await;
+
+        let (_, kept, mut keeping) = start(store.clone()).await.expect("reads");
+        assert_eq!(kept, [("agent".into(), vec![binding])]);
+        keeping.keep_bindings(&"agent".into(), &[]);
+        keeping.finish().await;
+        assert!(start(store).await.expect("reads").1.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_can_not_be_read_is_ignored() {
+        let store = store::in_memory();
+        store
+            .write(&[
+                Write::put(MONITORS, "boss", "{"),
+                Write::put(DEVICES, "agent", "[1]"),
+                Write::put(BINDINGS, "agent", "[{}]"),
+            ])
+            .expect("writes");
+        assert_eq!(start(store).await.expect("starts").0, RestoredCalls::default());
+    }
+}

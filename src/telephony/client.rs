@@ -1,0 +1,181 @@
+//! The calling end of the contract.
+
+use super::proto::telephony_client::TelephonyClient;
+use super::{convert, proto, refusal_of};
+use crate::model::{CallId, Command, CommandContext, DeviceId, Reason, Refusal};
+use std::time::Duration;
+use tonic::transport::Channel;
+use tonic::{IntoRequest, Request};
+
+/// Asks a backend to do something; returns the revision after which its facts come.
+///
+/// A backend that can not be reached or does not answer before the context's deadline is [`Reason::Unavailable`].
+pub async fn execute(mut client: TelephonyClient<Channel>, context: &CommandContext, command: &Command) -> Result<u64, Refusal> {
+    let deadline = context.deadline;
+    let answer = send(&mut client, context, command);
+    let answered = tokio::time::timeout(deadline, answer).await;
+    let status = answered.map_err(|_| Refusal::new(Reason::Unavailable, "The telephony backend does not answer."))?;
+    let response = status.map_err(|status| refusal_of(&status))?;
+    Ok(response.into_inner().revision)
+}
+
+async fn send(
+    client: &mut TelephonyClient<Channel>,
+    context: &CommandContext,
+    command: &Command,
+) -> Result<tonic::Response<proto::CommandResponse>, tonic::Status> {
+    let deadline = context.deadline;
+    let context = convert::wire_context(context);
+    match command {
+        Command::StartMonitoring {
+            supervisor,
+            target,
+            activity,
+            mode,
+            scope,
+            confirm_joins,
+            agent_side_only,
+        } => {
+            let message = proto::StartMonitoringRequest {
+                context,
+                supervisor: supervisor.to_string(),
+                target: target.to_string(),
+                activity: convert::wire_activity(*activity) as i32,
+                mode: convert::wire_mode(*mode) as i32,
+                scope: convert::wire_scope(*scope) as i32,
+                confirm_joins: *confirm_joins,
+                agent_side_only: *agent_side_only,
+            };
+            client.start_monitoring(within(deadline, message)).await
+        }
+        Command::StopMonitoring { supervisor } => {
+            let message = proto::StopMonitoringRequest {
+                context,
+                supervisor: supervisor.to_string(),
+            };
+            client.stop_monitoring(within(deadline, message)).await
+        }
+        Command::SwitchMonitoring {
+            supervisor,
+            call,
+            activity,
+        } => {
+            let message = proto::SwitchMonitoringRequest {
+                context,
+                supervisor: supervisor.to_string(),
+                call: call.to_string(),
+                activity: convert::wire_activity(*activity) as i32,
+            };
+            client.switch_monitoring(within(deadline, message)).await
+        }
+        Command::AdmitMonitoring {
+            supervisor,
+            call,
+            admitted,
+        } => {
+            let message = proto::AdmitMonitoringRequest {
+                context,
+                supervisor: supervisor.to_string(),
+                call: call.to_string(),
+                admitted: *admitted,
+            };
+            client.admit_monitoring(within(deadline, message)).await
+        }
+        Command::MuteMonitoredParty { supervisor, call, muted } => {
+            let message = proto::MuteMonitoredPartyRequest {
+                context,
+                supervisor: supervisor.to_string(),
+                call: call.to_string(),
+                muted: *muted,
+            };
+            client.mute_monitored_party(within(deadline, message)).await
+        }
+        Command::SetDoNotDisturb { device, on } => {
+            let message = proto::SetDoNotDisturbRequest {
+                context,
+                device: device.to_string(),
+                on: *on,
+            };
+            client.set_do_not_disturb(within(deadline, message)).await
+        }
+        Command::SetForwarding { device, to } => {
+            let message = proto::SetForwardingRequest {
+                context,
+                device: device.to_string(),
+                to: to.as_ref().map(ToString::to_string).unwrap_or_default(),
+            };
+            client.set_forwarding(within(deadline, message)).await
+        }
+        Command::Dial { device, destination } => {
+            let message = proto::DialRequest {
+                context,
+                device: device.to_string(),
+                destination: destination.to_string(),
+            };
+            client.dial(within(deadline, message)).await
+        }
+        Command::Answer { device, call } => client.answer(within(deadline, leg(context, device, call))).await,
+        Command::Hangup { device, call } => client.hangup(within(deadline, leg(context, device, call))).await,
+        Command::Hold { device, call } => client.hold(within(deadline, leg(context, device, call))).await,
+        Command::Retrieve { device, call } => client.retrieve(within(deadline, leg(context, device, call))).await,
+        Command::Mute { device, call, on } => {
+            let message = proto::MuteRequest {
+                context,
+                device: device.to_string(),
+                call: call.to_string(),
+                on: *on,
+            };
+            client.mute(within(deadline, message)).await
+        }
+        Command::SendDtmf { device, call, digits } => {
+            let message = proto::SendDtmfRequest {
+                context,
+                device: device.to_string(),
+                call: call.to_string(),
+                digits: digits.clone(),
+            };
+            client.send_dtmf(within(deadline, message)).await
+        }
+        Command::Transfer { device, call, step } => {
+            let message = proto::TransferRequest {
+                context,
+                device: device.to_string(),
+                call: call.to_string(),
+                step: convert::wire_step(step),
+            };
+            client.transfer(within(deadline, message)).await
+        }
+        Command::Conference { device, call, step } => {
+            let message = proto::TransferRequest {
+                context,
+                device: device.to_string(),
+                call: call.to_string(),
+                step: convert::wire_step(step),
+            };
+            client.conference(within(deadline, message)).await
+        }
+        Command::RemoveParticipant { device, call, participant } => {
+            let message = proto::RemoveParticipantRequest {
+                context,
+                device: device.to_string(),
+                call: call.to_string(),
+                participant: participant.to_string(),
+            };
+            client.remove_participant(within(deadline, message)).await
+        }
+    }
+}
+
+fn leg(context: Option<proto::CommandContext>, device: &DeviceId, call: &CallId) -> proto::LegRequest {
+    proto::LegRequest {
+        context,
+        device: device.to_string(),
+        call: call.to_string(),
+    }
+}
+
+fn within<M>(deadline: Duration, message: M) -> Request<M> {
+    let mut request = message.into_request();
+    request.set_timeout(deadline);
+    request
+}

@@ -1,0 +1,338 @@
+//! The gRPC server that every backend shares.
+
+use super::convert::{self, Commanding, LegMethod, OnLeg, StepMethod, Stepwise};
+use super::dedup::Deduplicator;
+use super::proto::telephony_server::{Telephony, TelephonyServer};
+use super::proto::{self, CommandResponse};
+use super::{CommandCall, CommandInbox, FactLog, Watcher, status_of};
+use crate::model::{Capabilities, Command, CommandContext, Reason, Refusal};
+use axum::Router as HttpRouter;
+use axum::extract::Request as HttpRequest;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response as HttpResponse;
+use futures_util::{Stream, stream};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tonic::metadata::MetadataMap;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+use tonic::{Request, Response, Status};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+/// Commands that wait for a backend's loop; more are refused. A loop takes microseconds for one.
+const WAITING: usize = 256;
+/// How long a caller waits who does not say how long.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// How long a caller waits at most.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a request may take to come and be answered; a stream of answers has begun by then.
+const WHOLE_REQUEST: Duration = Duration::from_secs(40);
+/// Bytes of a request; a stream's room is taken by the length that its client declares.
+const LONGEST_REQUEST: usize = 64 * 1024;
+/// Requests at once on one connection, bytes that may come and bytes that may wait on each, where no door of ours says so.
+const STREAMS: u32 = 100;
+const WINDOW: u32 = 64 * 1024 - 1;
+const HEARTBEAT: Duration = Duration::from_secs(10);
+const HEARTBEAT_ALLOWED: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
+
+/// The contract, served: hands commands to a backend's loop and its facts to watchers.
+///
+/// Watches end, with `UNAVAILABLE`, when the backend drops its end.
+#[derive(Debug)]
+pub struct TelephonyService {
+    capabilities: watch::Receiver<Capabilities>,
+    commands: mpsc::Sender<CommandCall>,
+    facts: FactLog,
+    once: Arc<Deduplicator>,
+}
+
+/// A server for one backend, and the backend's end of it. Request ids are done once, malformed input goes no further.
+pub fn serve(capabilities: Capabilities) -> (TelephonyServer<TelephonyService>, CommandInbox) {
+    let facts = FactLog::new();
+    let (server, commands) = serve_facts(watch::Sender::new(capabilities).subscribe(), facts.clone());
+    (server, CommandInbox { commands, facts })
+}
+
+/// The same for who has its facts already and whose capabilities change: a gateway.
+pub fn serve_facts(
+    capabilities: watch::Receiver<Capabilities>,
+    facts: FactLog,
+) -> (TelephonyServer<TelephonyService>, mpsc::Receiver<CommandCall>) {
+    let (commands, placed) = mpsc::channel(WAITING);
+    let service = TelephonyService {
+        capabilities,
+        commands,
+        facts,
+        once: Arc::default(),
+    };
+    (TelephonyServer::new(service).max_decoding_message_size(LONGEST_REQUEST), placed)
+}
+
+/// The whole gRPC router of a backend, for tonic's own server: to be started with `serve_with_incoming_shutdown`. It bounds what one
+/// connection may make it remember, not the number of connections.
+pub async fn router(server: TelephonyServer<TelephonyService>, ready: watch::Receiver<bool>, reflection: bool) -> Router {
+    Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(4 * WINDOW)
+        .add_routes(routes(server, ready, reflection).await.into())
+}
+
+/// Everything that a backend serves over gRPC: the contract, `grpc.health.v1` (serving while `ready` says so), and server reflection if
+/// asked for.
+pub async fn routes(server: TelephonyServer<TelephonyService>, mut ready: watch::Receiver<bool>, reflection: bool) -> HttpRouter {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let serving = *ready.borrow_and_update();
+    tell_health(&health, serving).await;
+    tokio::spawn(async move {
+        while ready.changed().await.is_ok() {
+            let serving = *ready.borrow_and_update();
+            tell_health(&health, serving).await;
+        }
+    });
+    let reflection_service = reflection.then(|| {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .expect("both descriptor sets were made by our own compiler")
+            .max_decoding_message_size(LONGEST_REQUEST)
+    });
+    let mut routes = Routes::builder();
+    routes
+        .add_service(server)
+        .add_service(health_service.max_decoding_message_size(LONGEST_REQUEST));
+    if let Some(reflection) = reflection_service {
+        routes.add_service(reflection);
+    }
+    routes.routes().into_axum_router().layer(from_fn(in_time))
+}
+
+/// Whoever opens a stream and sends no whole request does not keep it.
+async fn in_time(request: HttpRequest, next: Next) -> HttpResponse {
+    match tokio::time::timeout(WHOLE_REQUEST, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Status::deadline_exceeded("The request did not come to its end in time.").into_http(),
+    }
+}
+
+async fn tell_health(health: &HealthReporter, serving: bool) {
+    let status = if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    };
+    for service in ["", <TelephonyServer<TelephonyService> as NamedService>::NAME] {
+        health.set_service_status(service, status).await;
+    }
+}
+
+impl TelephonyService {
+    /// Hands a command to the backend's loop, once, and waits for its answer.
+    async fn execute<M: Commanding>(&self, metadata: &MetadataMap, message: M) -> Result<Response<CommandResponse>, Status> {
+        let deadline = deadline(metadata).unwrap_or(DEADLINE).min(LONGEST_DEADLINE);
+        let (context, command) = read(message, deadline).map_err(|refusal| status_of(&refusal))?;
+        let answer = self.once.answer(context, command, self.commands.clone(), &self.facts);
+        match tokio::time::timeout(deadline, answer).await {
+            Ok(Ok(revision)) => Ok(Response::new(CommandResponse { revision })),
+            Ok(Err(refusal)) => Err(status_of(&refusal)),
+            Err(_) => Err(status_of(&Refusal::new(
+                Reason::Unavailable,
+                "The telephony backend does not answer.",
+            ))),
+        }
+    }
+}
+
+fn read<M: Commanding>(message: M, deadline: Duration) -> Result<(CommandContext, Command), Refusal> {
+    let (context, command) = message.command()?;
+    Ok((convert::context(context, deadline)?, command))
+}
+
+/// `grpc-timeout` as the gRPC specification writes it: up to eight digits and a unit.
+fn deadline(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let amount: u64 = Some(digits).filter(|digits| digits.len() <= 8)?.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+/// One watch on its way.
+struct WatchStream {
+    watcher: Watcher,
+    instance: String,
+    heartbeat: Duration,
+    commands: mpsc::Sender<CommandCall>,
+    /// Who resumes is told at once that he has.
+    greet: bool,
+}
+
+impl WatchStream {
+    async fn next(mut self) -> Option<(Result<proto::WatchResponse, Status>, Self)> {
+        if std::mem::take(&mut self.greet) {
+            return Some((Ok(self.heartbeat()), self));
+        }
+        let response = tokio::select! {
+            biased;
+            () = self.commands.closed() => return None,
+            next = tokio::time::timeout(self.heartbeat, self.watcher.next()) => match next {
+                Ok(revised) => convert::wire_fact(&revised, &self.instance),
+                Err(_) => self.heartbeat(),
+            },
+        };
+        Some((Ok(response), self))
+    }
+
+    fn heartbeat(&self) -> proto::WatchResponse {
+        proto::WatchResponse {
+            revision: self.watcher.revision(),
+            fact: Some(proto::watch_response::Fact::Heartbeat(proto::Heartbeat {})),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Telephony for TelephonyService {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
+
+    async fn describe(&self, _: Request<proto::DescribeRequest>) -> Result<Response<proto::DescribeResponse>, Status> {
+        Ok(Response::new((&*self.capabilities.borrow()).into()))
+    }
+
+    async fn watch(&self, request: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        let watcher = self.facts.resume(&request.instance, request.after_revision);
+        let (shortest, longest) = HEARTBEAT_ALLOWED;
+        let heartbeat = match request.heartbeat_ms {
+            0 => HEARTBEAT,
+            asked => Duration::from_millis(asked.into()).clamp(shortest, longest),
+        };
+        let watching = WatchStream {
+            greet: watcher.resumes(),
+            watcher,
+            instance: self.facts.instance().to_owned(),
+            heartbeat,
+            commands: self.commands.clone(),
+        };
+        Ok(Response::new(Box::pin(stream::unfold(watching, WatchStream::next))))
+    }
+
+    async fn start_monitoring(&self, request: Request<proto::StartMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
+    }
+
+    async fn stop_monitoring(&self, request: Request<proto::StopMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
+    }
+
+    async fn switch_monitoring(&self, request: Request<proto::SwitchMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
+    }
+
+    async fn admit_monitoring(&self, request: Request<proto::AdmitMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
+    }
+
+    async fn mute_monitored_party(&self, request: Request<proto::MuteMonitoredPartyRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
+    }
+
+    async fn set_do_not_disturb(&self, request: Request<proto::SetDoNotDisturbRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
+    }
+
+    async fn set_forwarding(&self, request: Request<proto::SetForwardingRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
+    }
+
+    async fn dial(&self, request: Request<proto::DialRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
+    }
+
+    async fn answer(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, OnLeg(message, LegMethod::Answer)).await
+    }
+
+    async fn hangup(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, OnLeg(message, LegMethod::Hangup)).await
+    }
+
+    async fn hold(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, OnLeg(message, LegMethod::Hold)).await
+    }
+
+    async fn retrieve(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, OnLeg(message, LegMethod::Retrieve)).await
+    }
+
+    async fn mute(&self, request: Request<proto::MuteRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
+    }
+
+    async fn send_dtmf(&self, request: Request<proto::SendDtmfRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
+    }
+
+    async fn transfer(&self, request: Request<proto::TransferRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, Stepwise(message, StepMethod::Transfer)).await
+    }
+
+    async fn conference(&self, request: Request<proto::TransferRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, Stepwise(message, StepMethod::Conference)).await
+    }
+
+    async fn remove_participant(&self, request: Request<proto::RemoveParticipantRequest>) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_read_as_grpc_writes_it() {
+        let read = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().unwrap());
+            deadline(&metadata)
+        };
+        assert_eq!(read("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(read("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(read("123456789S"), None);
+        assert_eq!(read("S"), None);
+        assert_eq!(read("1x"), None);
+    }
+}
