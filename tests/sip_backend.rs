@@ -7,11 +7,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::net::UdpSocket;
 use undertone::clock;
 use undertone::demo::phone::audio::Companding;
 use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent, SdpDirection};
 use undertone::media::Codec;
 use undertone::model::{Activity, CallId, Command, DeviceId, Fact, LegState, Mode, MonitorState, Reason, Refusal, Scope, TransferStep};
+use undertone::sip::config::Trunk;
+use undertone::sip::flow::Protocol;
 use undertone::store::{self, Store};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -447,6 +450,42 @@ async fn a_trunk_brings_calls_in_and_takes_calls_out() {
         .until(|event| *event == PhoneEvent::Refused(403), SOON)
         .await
         .expect("no way through us to another trunk");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sound_may_be_at_a_port_that_is_ours_over_tcp_alone_and_not_at_one_that_is_ours_over_udp() {
+    let caller = UdpSocket::bind("127.0.0.2:0").await.expect("a socket");
+    let address = caller.local_addr().expect("bound");
+    let mut config = config();
+    config.sip.trunks = vec![Trunk::at("site", address, Protocol::Udp)];
+    let floor = Floor::open(config).await;
+    let _busy = floor.phone(AGENT, AnswerPolicy::Busy).await;
+    for (protocol, expected) in [(Protocol::Tcp, "SIP/2.0 486 "), (Protocol::Udp, "SIP/2.0 488 ")] {
+        let server = floor.address();
+        let port = floor.backend.local_addr(protocol).expect("listens").port();
+        let sound = format!(
+            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\na=rtcp:{port}\r\n"
+        );
+        let invite = format!(
+            "INVITE sip:5001@{server} SIP/2.0\r\nVia: SIP/2.0/UDP {address};branch=z9hG4bK{protocol};rport\r\nMax-Forwards: 70\r\n\
+             From: <sip:0711@{address}>;tag={protocol}\r\nTo: <sip:5001@{server}>\r\nCall-ID: {protocol}\r\nCSeq: 1 INVITE\r\n\
+             Contact: <sip:0711@{address}>\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sound}",
+            sound.len()
+        );
+        caller.send_to(invite.as_bytes(), server).await.expect("sent");
+        let refused = async {
+            let mut buffer = vec![0; 65_536];
+            loop {
+                let (length, _) = caller.recv_from(&mut buffer).await.expect("received");
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                if text.contains(&format!("z9hG4bK{protocol}")) && !text.starts_with("SIP/2.0 1") {
+                    return text;
+                }
+            }
+        };
+        let refused = tokio::time::timeout(SOON, refused).await.expect("refused");
+        assert!(refused.starts_with(expected), "{refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

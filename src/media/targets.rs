@@ -56,7 +56,7 @@ pub struct Targets {
     /// The engine listens on every address of the machine.
     everywhere: bool,
     ports: Option<RangeInclusive<u16>>,
-    /// Other doors of ours.
+    /// Other doors of ours for datagrams.
     doors: Vec<SocketAddr>,
     /// The house itself is on the loopback.
     at_home: bool,

@@ -148,7 +148,9 @@ pub async fn start(
     let sip = endpoint.local_addrs().to_vec();
     let grace = config.b2bua.grace;
     let surroundings = Surroundings { engine: engine.clone() };
-    let doors: Vec<SocketAddr> = sip.iter().map(|(_, address)| *address).collect();
+    // Sound is UDP: a listener for TCP leaves the same port of UDP to others.
+    let over_udp = sip.iter().filter(|(protocol, _)| *protocol == Protocol::Udp);
+    let doors: Vec<SocketAddr> = over_udp.map(|(_, address)| *address).collect();
     let b2bua = B2buaConfig {
         targets: Arc::new(Targets::of(&media_config, &interfaces(), &doors)),
         ..config.b2bua
