@@ -107,7 +107,7 @@ pub(super) struct Sound {
     line: Arc<Mutex<RtpLine>>,
     over: Arc<AtomicBool>,
     address: SocketAddr,
-    _rtcp: Option<UdpSocket>,
+    _rtcp: UdpSocket,
 }
 
 impl Sound {
@@ -193,14 +193,27 @@ impl Drop for Sound {
     }
 }
 
-fn bind_pair(ip: IpAddr) -> io::Result<(UdpSocket, Option<UdpSocket>)> {
+fn bind_pair(ip: IpAddr) -> io::Result<(UdpSocket, UdpSocket)> {
     loop {
         let socket = UdpSocket::bind((ip, 0))?;
-        let port = socket.local_addr()?.port();
-        if port % 2 == 0 {
-            // Taken by somebody else is no harm: then RTCP goes to him and he ignores it.
-            return Ok((socket, UdpSocket::bind((ip, port + 1)).ok()));
+        if let Some(rtcp) = rtcp_of(&socket)? {
+            return Ok((socket, rtcp));
         }
+    }
+}
+
+/// The RTCP socket of an RTP socket: on the next port, which a description without `a=rtcp` names
+/// (RFC 3605 1). `None` where the port is odd, or the next one is taken: RTCP would go to whatever
+/// listens there.
+fn rtcp_of(rtp: &UdpSocket) -> io::Result<Option<UdpSocket>> {
+    let address = rtp.local_addr()?;
+    if address.port() % 2 != 0 {
+        return Ok(None);
+    }
+    match UdpSocket::bind((address.ip(), address.port() + 1)) {
+        Ok(rtcp) => Ok(Some(rtcp)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -328,4 +341,20 @@ pub(super) fn mark_heard_at(packets: &[Packet], hz: f32, dbfs: f32) -> Option<In
         passed += packet.payload.len();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    //! RFC 3550 11: RTP on an even port, RTCP on the next.
+
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn rtp_takes_no_port_whose_next_one_is_taken() {
+        let (rtp, rtcp) = bind_pair(Ipv4Addr::LOCALHOST.into()).unwrap();
+        let [even, next] = [&rtp, &rtcp].map(|socket| socket.local_addr().unwrap().port());
+        assert_eq!((even % 2, next), (0, even + 1));
+        assert!(rtcp_of(&rtp).unwrap().is_none());
+    }
 }
