@@ -30,6 +30,7 @@ pub mod grpc;
 #[cfg(feature = "io")]
 pub mod http;
 pub mod media;
+pub mod rate_limit;
 #[cfg(feature = "io")]
 pub mod rest;
 pub mod sip;

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 const WALLS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("clock", &["model"]),
+    ("rate_limit", &[]),
     ("supervision", &["model"]),
     ("telephony", &["model", "clock", "supervision"]),
     ("gateway", &["model", "clock", "telephony", "audit", "store", "telemetry"]),
-    ("http", &["model", "clock", "gateway", "cometd", "rest", "telemetry"]),
+    ("http", &["model", "clock", "gateway", "cometd", "rate_limit", "rest", "telemetry"]),
     ("rest", &["model", "http", "gateway", "telemetry"]),
-    ("cometd", &["model", "clock", "http", "rest", "gateway", "store"]),
+    ("cometd", &["model", "clock", "http", "rate_limit", "rest", "gateway", "store"]),
     ("grpc", &["model", "gateway", "telephony"]),
     ("media", &["model", "clock", "telemetry"]),
     (

@@ -2,6 +2,7 @@
 
 use super::CometdConfig;
 use crate::model::UserId;
+use crate::rate_limit::TokenBucket;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ pub(super) struct SessionQuota {
     pub(super) subscriptions: usize,
     /// Bytes of events that wait, counted by its sessions themselves.
     pub(super) queued: Arc<AtomicUsize>,
-    handshakes: Bucket,
+    handshakes: TokenBucket,
+    handshakes_per_second: u32,
 }
 
 /// Accounts of everybody who has something, or has shaken hands lately.
@@ -48,7 +50,7 @@ impl SessionQuotas {
     pub(super) fn entry(&mut self, who: QuotaOwner, config: &CometdConfig, now: Instant) -> &mut SessionQuota {
         if self.accounts.len() > 2 * self.swept + SWEEP {
             self.accounts
-                .retain(|_, account| !(account.sessions.is_empty() && account.handshakes.is_full(now)));
+                .retain(|_, account| !(account.sessions.is_empty() && account.handshakes.used(now).is_zero()));
             self.swept = self.accounts.len();
         }
         let rate = match &who {
@@ -59,7 +61,8 @@ impl SessionQuotas {
             sessions: BTreeSet::new(),
             subscriptions: 0,
             queued: Arc::default(),
-            handshakes: Bucket::new(rate, now),
+            handshakes: TokenBucket::default(),
+            handshakes_per_second: rate.max(1),
         })
     }
 
@@ -71,68 +74,36 @@ impl SessionQuotas {
 impl SessionQuota {
     /// Takes one handshake, or says how long until there is one.
     pub(super) fn shake(&mut self, now: Instant) -> Result<(), Duration> {
-        self.handshakes.take(now)
+        let (most, each) = (
+            self.handshakes_per_second.saturating_mul(BURST_SECONDS),
+            Duration::from_secs(1) / self.handshakes_per_second,
+        );
+        self.handshakes.try_take(most, each, now)
     }
 }
 
-/// So many a second in the long run, and ten seconds' worth at once.
-#[derive(Debug)]
-struct Bucket {
-    per_second: f64,
-    tokens: f64,
-    at: Instant,
-}
-
-const BURST_SECONDS: f64 = 10.0;
-
-impl Bucket {
-    fn new(per_second: u32, now: Instant) -> Self {
-        let per_second = f64::from(per_second.max(1));
-        Self {
-            per_second,
-            tokens: per_second * BURST_SECONDS,
-            at: now,
-        }
-    }
-
-    fn refill(&self, now: Instant) -> f64 {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        (self.tokens + passed * self.per_second).min(self.per_second * BURST_SECONDS)
-    }
-
-    fn is_full(&self, now: Instant) -> bool {
-        self.refill(now) >= self.per_second * BURST_SECONDS
-    }
-
-    fn take(&mut self, now: Instant) -> Result<(), Duration> {
-        self.tokens = self.refill(now);
-        self.at = now;
-        if self.tokens < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - self.tokens) / self.per_second));
-        }
-        self.tokens -= 1.0;
-        Ok(())
-    }
-}
+/// Handshakes at once, in seconds' worth of the rate.
+const BURST_SECONDS: u32 = 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_gives_ten_seconds_worth_at_once_and_its_rate_from_then_on() {
+    fn an_account_shakes_hands_for_ten_seconds_at_once_and_at_its_rate_from_then_on() {
         #[expect(clippy::disallowed_methods, reason = "any instant will do to begin with")]
         let now = Instant::now();
-        let mut bucket = Bucket::new(2, now);
+        let config = CometdConfig {
+            handshakes_per_user: 2,
+            ..CometdConfig::default()
+        };
+        let mut accounts = SessionQuotas::default();
+        let account = accounts.entry(QuotaOwner::User(None), &config, now);
         for _ in 0..20 {
-            assert_eq!(bucket.take(now), Ok(()));
+            assert_eq!(account.shake(now), Ok(()));
         }
-        assert_eq!(bucket.take(now), Err(Duration::from_millis(500)));
-        let later = now + Duration::from_millis(500);
-        assert_eq!(bucket.take(later), Ok(()));
-        assert!(bucket.take(later).is_err());
-        assert!(!bucket.is_full(later));
-        assert!(bucket.is_full(later + Duration::from_secs(10)));
+        assert_eq!(account.shake(now), Err(Duration::from_millis(500)));
+        assert_eq!(account.shake(now + Duration::from_millis(500)), Ok(()));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use super::error::HttpError;
 use crate::clock;
 use crate::model::{Reason, UserId};
+use crate::rate_limit::TokenBucket;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -14,7 +15,6 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -331,31 +331,38 @@ pub(crate) fn random_text<const N: usize>() -> String {
 
 /// Failed logins. Only failures count: a whole call centre behind one address logs in at eight o'clock.
 struct LoginFailures {
-    by_pair: DefaultKeyedRateLimiter<(IpAddr, UserId)>,
-    by_address: DefaultKeyedRateLimiter<IpAddr>,
-    barred: Mutex<BTreeMap<(IpAddr, Option<UserId>), Instant>>,
-    bar: Duration,
+    counted: Mutex<FailureCounts>,
+    /// Failures at once of one user from one address, and of all users from one address.
+    burst: (u32, u32),
+    /// How long until one failure is forgotten, and how long a login is barred when there have been too many.
+    refill: Duration,
 }
 
-/// More keys than this are swept.
+#[derive(Default)]
+struct FailureCounts {
+    by_pair: BTreeMap<(IpAddr, UserId), TokenBucket>,
+    by_address: BTreeMap<IpAddr, TokenBucket>,
+    barred: BTreeMap<(IpAddr, Option<UserId>), Instant>,
+    /// Keys that were left after the last sweep.
+    swept: usize,
+}
+
+/// Keys that must come together before it is worth looking for old ones.
 const FAILURE_KEYS: usize = 10_000;
 
 impl LoginFailures {
     fn new(config: &AuthConfig) -> Self {
-        let refill = config.failure_refill.max(Duration::from_millis(1));
-        let quota = |burst| Quota::with_period(refill).map_or(Quota::per_second(NonZeroU32::MIN), |quota| quota.allow_burst(burst));
         Self {
-            by_pair: RateLimiter::keyed(quota(config.failures_per_user)),
-            by_address: RateLimiter::keyed(quota(config.failures_per_address)),
-            barred: Mutex::default(),
-            bar: refill,
+            counted: Mutex::default(),
+            burst: (config.failures_per_user.get(), config.failures_per_address.get()),
+            refill: config.failure_refill.max(Duration::from_millis(1)),
         }
     }
 
     fn allowed(&self, user: &UserId, address: IpAddr) -> Result<(), HttpError> {
         let now = clock::instant();
-        let barred = locked(&self.barred);
-        let is_barred = |key| barred.get(&key).is_some_and(|until| *until > now);
+        let counted = locked(&self.counted);
+        let is_barred = |key| counted.barred.get(&key).is_some_and(|until| *until > now);
         if is_barred((address, None)) || is_barred((address, Some(user.clone()))) {
             return Err(HttpError::new(Reason::TooManyRequests, "Too many failed logins. Try again later."));
         }
@@ -363,21 +370,27 @@ impl LoginFailures {
     }
 
     fn record(&self, user: &UserId, address: IpAddr) {
-        let until = clock::instant() + self.bar;
-        let pair_spent = self.by_pair.check_key(&(address, user.clone())).is_err();
-        let address_spent = self.by_address.check_key(&address).is_err();
-        let mut barred = locked(&self.barred);
-        if pair_spent {
-            barred.insert((address, Some(user.clone())), until);
+        let now = clock::instant();
+        let mut counted = locked(&self.counted);
+        let FailureCounts {
+            by_pair,
+            by_address,
+            barred,
+            swept,
+        } = &mut *counted;
+        let of_pair = by_pair.entry((address, user.clone())).or_default();
+        if of_pair.try_take(self.burst.0, self.refill, now).is_err() {
+            barred.insert((address, Some(user.clone())), now + self.refill);
         }
-        if address_spent {
-            barred.insert((address, None), until);
+        let of_address = by_address.entry(address).or_default();
+        if of_address.try_take(self.burst.1, self.refill, now).is_err() {
+            barred.insert((address, None), now + self.refill);
         }
-        if barred.len() + self.by_pair.len() + self.by_address.len() > FAILURE_KEYS {
-            let now = clock::instant();
+        if barred.len() + by_pair.len() + by_address.len() > 2 * *swept + FAILURE_KEYS {
             barred.retain(|_, until| *until > now);
-            self.by_pair.retain_recent();
-            self.by_address.retain_recent();
+            by_pair.retain(|_, failures| !failures.used(now).is_zero());
+            by_address.retain(|_, failures| !failures.used(now).is_zero());
+            *swept = barred.len() + by_pair.len() + by_address.len();
         }
     }
 }

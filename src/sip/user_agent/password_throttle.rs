@@ -1,7 +1,7 @@
 //! Wrong passwords: how many one address may try for one device, and who is told.
 
-use super::rate_limiter::TokenBucket;
 use crate::model::DeviceId;
+use crate::rate_limit::TokenBucket;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -104,7 +104,7 @@ impl PasswordThrottle {
             None => true,
             Some((at, told_throttled)) => throttled && !told_throttled || now.saturating_duration_since(at) >= AGAIN,
         };
-        if !news || matches!(name, Attempt::Nobody(_)) || !self.reports.try_take(REPORTS, REPORT_EACH, now) {
+        if !news || matches!(name, Attempt::Nobody(_)) || self.reports.try_take(REPORTS, REPORT_EACH, now).is_err() {
             return None;
         }
         let guess = self.guess(name.key(source, None), now);

@@ -1,40 +1,10 @@
 //! What fills again with time: answers to strangers, guesses, lines in the log.
 
+use crate::rate_limit::TokenBucket;
 use crate::sip::config::Trunk;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
-
-/// Something that fills again with time. Holds when it will be empty of use, and so needs no clock to be made.
-#[derive(Debug, Default)]
-pub(super) struct TokenBucket {
-    /// When everything used will have been given back.
-    whole_at: Option<Instant>,
-}
-
-impl TokenBucket {
-    pub(super) fn used(&self, now: Instant) -> Duration {
-        self.whole_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
-    }
-
-    /// How long until there is one more; zero: now.
-    pub(super) fn wait(&self, most: u32, each: Duration, now: Instant) -> Duration {
-        self.used(now).saturating_sub(each * (most - 1))
-    }
-
-    pub(super) fn take(&mut self, each: Duration, now: Instant) {
-        self.whole_at = Some(now + self.used(now) + each);
-    }
-
-    /// Takes one if there is one.
-    pub(super) fn try_take(&mut self, most: u32, each: Duration, now: Instant) -> bool {
-        let may = self.wait(most, each, now).is_zero();
-        if may {
-            self.take(each, now);
-        }
-        may
-    }
-}
 
 /// All ports of an address together have so many times the allowance of one.
 const PORTS: u32 = 4;
@@ -67,7 +37,7 @@ impl RateLimiter {
     pub(super) fn take(&mut self, peer: SocketAddr, known: bool, now: Instant) -> bool {
         let (burst, each) = (self.per_second.saturating_mul(2), Duration::from_secs(1) / self.per_second);
         if known {
-            return entry(&mut self.known, peer, self.most, now).is_none_or(|known| known.try_take(burst, each, now));
+            return entry(&mut self.known, peer, self.most, now).is_none_or(|known| known.try_take(burst, each, now).is_ok());
         }
         let Some(address) = entry(&mut self.addresses, peer.ip(), self.most, now) else {
             return false;
@@ -77,7 +47,7 @@ impl RateLimiter {
             return false;
         }
         // Where no more ports are remembered, the address alone counts.
-        let may = entry(&mut self.ports, peer, self.most, now).is_none_or(|port| port.try_take(burst, each, now));
+        let may = entry(&mut self.ports, peer, self.most, now).is_none_or(|port| port.try_take(burst, each, now).is_ok());
         if may {
             address.take(of_all, now);
         }
@@ -127,7 +97,10 @@ impl TrunkCalls {
             return trunk.per_second.is_none();
         };
         // A second's calls may come at once.
-        trunk.allowance.try_take(per_second, Duration::from_secs(1) / per_second, now)
+        trunk
+            .allowance
+            .try_take(per_second, Duration::from_secs(1) / per_second, now)
+            .is_ok()
     }
 
     pub(super) fn count_refused(&mut self, name: &str) {

@@ -1,6 +1,6 @@
 //! Refusals that are written down for the operator: each in one line, and never so many that they fill a disk.
 
-use super::rate_limiter::TokenBucket;
+use crate::rate_limit::TokenBucket;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,7 @@ impl Refusals {
             true => (&mut self.known, KNOWN, KNOWN_EACH),
             false => (&mut self.strangers, STRANGERS, STRANGERS_EACH),
         };
-        if !lines.allowance.try_take(most, each, now) {
+        if lines.allowance.try_take(most, each, now).is_err() {
             lines.left_out += 1;
             return None;
         }
