@@ -4,6 +4,7 @@ use crate::support::front::{self, BOB_PHONE, MEG_PHONE, OTTO_PHONE, PASSWORD, Wi
 use crate::support::house::{AGENT, House, SUPERVISOR, directory};
 use crate::support::process::{ANY, Process};
 use crate::support::talk::{COACH, PATIENCE, TALK, Trio};
+use crate::support::wait;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -173,15 +174,6 @@ fn no_legs(house: &House) -> bool {
     house.running.backend().unwrap().media().legs == 0
 }
 
-async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let waiting = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(timeout(PATIENCE, waiting).await.is_ok(), "not in time: {what}");
-}
-
 /// The INVITE that a phone received last.
 fn invited(phone: &Phone) -> String {
     let trace = phone.trace();
@@ -289,7 +281,7 @@ async fn d5_a_callee_of_a_foreign_realm_gets_no_digest_for_an_invite_or_a_bye() 
         trio.agent.hang_up().await.unwrap();
         let bye = carrier.until("BYE ").await;
         carrier.respond(&bye, status, &challenge(header, "evil.example"), "").await;
-        eventually("the call is over", || no_legs(&house)).await;
+        wait::holds("the call is over", PATIENCE, || no_legs(&house)).await;
         let heard = carrier.fence(&format!("bye{round}")).await;
         // A BYE that crossed the challenge may have been repeated as it was.
         assert!(heard.iter().all(|text| *text == bye), "{heard:?}");
@@ -438,7 +430,7 @@ async fn d7_a_coached_call_goes_on_through_a_flood_of_invites_that_leaves_nothin
     for _ in 0..ROUNDS {
         // A busy machine stops the phones too: their gaps without a flood say how much.
         let quiet = clock::instant();
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        wait::elapse(Duration::from_secs(1)).await;
         let calm = longest_gap(&trio, quiet, clock::instant());
         let since = clock::instant();
         let sent = flood(sip, 2000, Duration::from_secs(2)).await;
@@ -578,12 +570,10 @@ async fn d17_nobody_reads_switches_or_ends_what_another_supervisor_monitors() {
     let call = house.phones.customer_calls("7001", "5001").await.unwrap();
     house.phones.answer(&BOB_PHONE.into(), &call).await.unwrap();
     let path = format!("/api/v2/me/calls/{call}");
-    let joined = async {
-        while house.get("meg", &path).await.1["call"]["state"] != "Established" {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, joined).await.unwrap();
+    let joined = wait::found(PATIENCE, async || {
+        (house.get("meg", &path).await.1["call"]["state"] == "Established").then_some(())
+    });
+    joined.await.expect("joined in time");
     let refused = |what: String, (status, body): (StatusCode, Value)| {
         let row = (status.as_u16(), body["statusCode"].as_u64().unwrap());
         assert!(matches!(row, (403, 5) | (404, 6)), "{what}: {row:?} {body}");

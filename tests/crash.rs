@@ -5,6 +5,7 @@ use crate::support::floor::accounted_for;
 use crate::support::house::{AGENT, Account, COLLEAGUE, SUPERVISOR, bystander, directory};
 use crate::support::process::{ANY, Process};
 use crate::support::talk::{self, AGENT_HZ, BARGE_IN, COACH, CUSTOMER_HZ, PATIENCE, SUPERVISOR_HZ, TALK, Trio, hear};
+use crate::support::wait;
 use reqwest::header::RETRY_AFTER;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -314,15 +315,7 @@ async fn a_phone_with_a_wrong_password_leaves_a_line_in_the_log_without_password
     let phone = Phone::start(config).await.unwrap();
     assert!(phone.register().await.is_err());
     let line = || backend.log().into_iter().find(|line| line.contains("password is wrong"));
-    let waiting = async {
-        loop {
-            match line() {
-                Some(line) => return line,
-                None => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-    };
-    let line = tokio::time::timeout(PATIENCE, waiting).await.unwrap();
+    let line = wait::found(PATIENCE, async || line()).await.unwrap();
     let message = line.split_once("password is wrong").map_or("", |(_, fields)| fields);
     assert!(
         line.contains("WARN") && line.contains(AGENT.device) && line.contains("127.0.0.1"),
@@ -427,14 +420,9 @@ impl Drop for SmallDisk {
 }
 
 async fn says_in_time(process: &Process, path: &str, expected: &str) {
-    let waiting = async {
-        while !process.says(path).await.1.contains(expected) {
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-    };
-    let in_time = tokio::time::timeout(PATIENCE, waiting).await;
+    let in_time = wait::found(PATIENCE, async || process.says(path).await.1.contains(expected).then_some(())).await;
     assert!(
-        in_time.is_ok(),
+        in_time.is_some(),
         "{path} does not say {expected}: {:?}, {:?}",
         process.says(path).await,
         process.log()
@@ -516,12 +504,8 @@ async fn a_stop_that_was_asked_for_warns_of_nothing() {
     let log = process.log.clone();
     process.terminate(GRACE + LAST_WORDS).await;
     let said = |word: &str| log.lock().unwrap().iter().any(|line| line.contains(word));
-    let waiting = async {
-        while !said(": stopped") {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "{:?}", log.lock().unwrap());
+    let stopped = wait::found(PATIENCE, async || said(": stopped").then_some(())).await;
+    assert!(stopped.is_some(), "{:?}", log.lock().unwrap());
     let alarms = log
         .lock()
         .unwrap()

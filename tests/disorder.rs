@@ -1,6 +1,7 @@
 //! Phones, requests and faults at random, over sockets: each packet toward a customer is held against what the agents have sent.
 
 use crate::support::floor::{AGENT, BOSS, BOSS2, CUSTOMER, CUSTOMER2, Floor, OTHER, SOON, config, eventually, hz, outside, site};
+use crate::support::wait;
 use futures_util::future::join_all;
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
@@ -77,7 +78,7 @@ async fn played(seed: u64) -> Counted {
     let mut crowd = Crowd::open(seed).await;
     for step in 1..=STEPS {
         crowd.step().await;
-        tokio::time::sleep(BREATH).await;
+        wait::elapse(BREATH).await;
         crowd.floor.catch_up();
         crowd.note();
         if step % CHUNK == 0 {
@@ -396,7 +397,7 @@ impl Crowd {
                 soon(phone.hang_up()).await;
             }
             self.floor.catch_up();
-            tokio::time::sleep(BREATH).await;
+            wait::elapse(BREATH).await;
         }
         self.judge();
         eventually("every port is closed", || self.floor.backend.media().legs == 0).await;

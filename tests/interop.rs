@@ -7,6 +7,7 @@ mod tap;
 use crate::interop::programs::{Baresip, Sipp, folder};
 use crate::interop::tap::Tap;
 use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVISOR};
+use crate::support::wait;
 use serde_json::{Value, json};
 use std::time::Duration;
 use undertone::demo::phone::audio::{level, peak};
@@ -124,15 +125,9 @@ async fn three_baresips_with_opus_or_g722_hear_whom_they_may_and_the_customer_ge
         house.coach(json!({"supervisorMonitoringMode": "NextCall"})).await;
         customer.does("dial", &format!("sip:{}@{}", AGENT.number, house.sip)).await;
         let backend = house.running.backend().unwrap();
-        let talked = async {
-            while backend.media().mixed < 300 {
-                tokio::task::yield_now().await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(SOON, talked)
+        wait::found(SOON, async || (backend.media().mixed >= 300).then_some(()))
             .await
-            .unwrap_or_else(|_| panic!("{codec}: {:?}", backend.media()));
+            .unwrap_or_else(|| panic!("{codec}: {:?}", backend.media()));
         let media = backend.media();
         assert_eq!((media.transcoded, media.leak_guards), (0, 0), "{codec}");
         assert!(
@@ -243,30 +238,26 @@ async fn calls(house: &House, account: Account) -> Vec<Value> {
 async fn until(house: &House, account: Account, states: &[&str]) -> String {
     let mut wanted: Vec<&str> = states.to_vec();
     wanted.sort_unstable();
-    let waiting = async {
-        loop {
-            let calls = calls(house, account).await;
-            let mut now: Vec<&str> = calls.iter().filter_map(|call| call["state"].as_str()).collect();
-            now.sort_unstable();
-            if now == wanted {
-                let first = calls
-                    .iter()
-                    .find(|call| Some(call["state"].as_str()) == states.first().copied().map(Some));
-                return first.and_then(|call| call["id"].as_str()).unwrap_or_default().to_owned();
-            }
-            tokio::time::sleep(Duration::from_millis(30)).await;
-        }
-    };
-    let found = tokio::time::timeout(SOON, waiting).await;
-    match found {
-        Ok(id) => id,
-        Err(_) => panic!("{} is not in {states:?}: {:?}", account.user, calls(house, account).await),
+    let found = wait::found(SOON, async || {
+        let calls = calls(house, account).await;
+        let mut now: Vec<&str> = calls.iter().filter_map(|call| call["state"].as_str()).collect();
+        now.sort_unstable();
+        (now == wanted).then(|| {
+            let first = calls
+                .iter()
+                .find(|call| Some(call["state"].as_str()) == states.first().copied().map(Some));
+            first.and_then(|call| call["id"].as_str()).unwrap_or_default().to_owned()
+        })
+    });
+    match found.await {
+        Some(id) => id,
+        None => panic!("{} is not in {states:?}: {:?}", account.user, calls(house, account).await),
     }
 }
 
 /// They talk for so long.
 async fn talk(millis: u64) {
-    tokio::time::sleep(Duration::from_millis(millis)).await;
+    wait::elapse(Duration::from_millis(millis)).await;
 }
 
 /// SIPp as customer; baresip as agent, colleague and supervisor, who coaches.

@@ -1,5 +1,6 @@
 //! The software phones against each other, with nothing between them.
 
+use crate::support::wait;
 use std::time::Duration;
 use undertone::demo::phone::audio::Companding;
 use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent, SdpDirection};
@@ -21,12 +22,7 @@ async fn pair(answer: AnswerPolicy) -> (Phone, Phone) {
 
 async fn hears(phone: &Phone, hz: f32) {
     let window = Duration::from_millis(300);
-    let heard = async {
-        while phone.hears(hz, window) < -20.0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(SOON, heard).await.expect("heard in time");
+    wait::holds("the tone is heard", SOON, || phone.hears(hz, window) >= -20.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,15 +111,7 @@ async fn a_mark_is_found_where_it_is_heard() {
     hears(&called, CALLER_HZ).await;
     let mark = undertone::demo::phone::Voice { hz: 2500.0, dbfs: -10.0 };
     caller.mark(mark, 5);
-    let heard = async {
-        loop {
-            if let Some(at) = called.mark_heard_at(mark, since) {
-                return at;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let heard = tokio::time::timeout(SOON, heard).await.unwrap();
+    let heard = wait::found(SOON, async || called.mark_heard_at(mark, since)).await.unwrap();
     let sent = caller.marked_at().unwrap();
     assert!(heard + Duration::from_millis(2) >= sent, "not before it was said");
     assert!(heard < sent + Duration::from_secs(1));

@@ -4,8 +4,8 @@
 use crate::support::desktop::Audience;
 use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVISOR, bystander, device, user};
 use crate::support::talk::{PATIENCE, phone};
+use crate::support::wait;
 use serde_json::{Value, json};
-use std::time::Duration;
 use undertone::demo::phone::{AnswerPolicy, Phone};
 
 /// Another supervisor of the agent.
@@ -189,13 +189,9 @@ impl Floor {
         match audited {
             Audited::No => {}
             Audited::Yes => {
-                let waiting = async {
-                    while !self.house.audit()[before..].iter().any(written) {
-                        tokio::time::sleep(Duration::from_millis(5)).await;
-                    }
-                };
-                let in_time = tokio::time::timeout(PATIENCE, waiting).await;
-                assert!(in_time.is_ok(), "not in the audit: {row}: {:?}", &self.house.audit()[before..]);
+                let is_there = || self.house.audit()[before..].iter().any(written);
+                let in_time = wait::found(PATIENCE, async || is_there().then_some(())).await;
+                assert!(in_time.is_some(), "not in the audit: {row}: {:?}", &self.house.audit()[before..]);
             }
         }
     }

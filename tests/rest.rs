@@ -1,6 +1,7 @@
 //! REST over a real socket: every operation, every read, every row of bad input.
 
 use crate::support::front::{BOB_PHONE, ENVIRONMENT, EVE_PHONE, House, KIM_PHONE, MEG_PHONE, OTTO_PHONE, PASSWORD, Wishes, read};
+use crate::support::wait;
 use reqwest::header::{self, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -119,14 +120,11 @@ async fn a_supervisor_on_a_call_switches_what_he_does() {
     let call = house.phones.customer_calls("7001", "5001").await.expect("a call");
     house.phones.answer(&BOB_PHONE.into(), &call).await.expect("bob answers");
     let path = format!("/api/v2/me/calls/{call}");
-    let mut leg = Value::Null;
-    for _ in 0..200 {
-        leg = house.get("meg", &path).await.1["call"].clone();
-        if leg["state"] == "Established" {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let established = wait::found(crate::support::front::PATIENCE, async || {
+        let leg = house.get("meg", &path).await.1["call"].take();
+        (leg["state"] == "Established").then_some(leg)
+    });
+    let leg = established.await.expect("established in time");
     assert_eq!(leg["monitoring"], true, "{leg}");
     for name in ["SwitchToBargeIn", "SwitchToListenIn", "SwitchToCoach"] {
         accepted(house.post("meg", &path, &json!({"operationName": name})).await);

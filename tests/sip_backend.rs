@@ -3,6 +3,7 @@
 use crate::support::floor::{
     AGENT, BOSS, Floor, OUTSIDE, SOON, config, eventually, hz, identical, level, mixed_in, outside, site, table, talk,
 };
+use crate::support::wait;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -645,14 +646,11 @@ async fn a_command_that_can_not_be_stored_is_refused_and_has_changed_nothing() {
     floor.command(stop()).await.expect("what ends something waits for no disk");
     assert_eq!(floor.command(stop()).await.expect_err("it has ended").reason, Reason::InvalidState);
     disk.full.store(false, Ordering::SeqCst);
-    let written = async {
-        while !disk.inner.load("sip.monitors").expect("readable").is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(SOON, written)
-        .await
-        .expect("it is written by itself when it can be");
+    wait::found(SOON, async || {
+        disk.inner.load("sip.monitors").expect("readable").is_empty().then_some(())
+    })
+    .await
+    .expect("it is written by itself when it can be");
 }
 
 #[tokio::test(flavor = "multi_thread")]

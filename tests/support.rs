@@ -10,3 +10,4 @@ pub(crate) mod house;
 pub(crate) mod line;
 pub(crate) mod process;
 pub(crate) mod talk;
+pub(crate) mod wait;

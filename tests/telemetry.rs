@@ -4,13 +4,12 @@ use crate::crash::{coach, my_device, on};
 use crate::support::house::{AGENT, CUSTOMER, SUPERVISOR, directory};
 use crate::support::process::{ANY, Process};
 use crate::support::talk::{COACH, PATIENCE, Trio};
+use crate::support::wait;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Duration;
 use tokio::net::UdpSocket;
-use tokio::time::timeout;
 use undertone::clock;
 use undertone::demo::phone::{Phone, PhoneConfig, PhoneEvent};
 
@@ -99,37 +98,27 @@ impl Operator {
 
     /// Waits until a figure is at least so much.
     async fn figure(&self, name: &str, least: f64) -> f64 {
-        let waiting = async {
-            loop {
-                let text = self.scrape().await;
-                let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
-                match value {
-                    Some(value) if value >= least => return value,
-                    _ => tokio::time::sleep(Duration::from_millis(25)).await,
-                }
-            }
+        let look = async || {
+            let text = self.scrape().await;
+            let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+            value.filter(|value| *value >= least)
         };
-        match timeout(PATIENCE, waiting).await {
-            Ok(value) => value,
-            Err(_) => panic!("{name} does not come to {least}: {}", self.scrape().await),
+        match wait::found(PATIENCE, look).await {
+            Some(value) => value,
+            None => panic!("{name} does not come to {least}: {}", self.scrape().await),
         }
     }
 
     /// The agent's leg as he reads it, once his sound and that of the customer have been measured.
     async fn measured_leg(&self, rest: SocketAddr) -> Value {
         let url = format!("http://{rest}/api/v2/me/calls?fields=*");
-        let waiting = async {
-            loop {
-                let request = self.http.get(&url).basic_auth(AGENT.user, Some(AGENT.password));
-                let leg = request.send().await.unwrap().json::<Value>().await.unwrap()["calls"][0].take();
-                let of = [&leg["mediaQuality"], &leg["participants"][0]["mediaQuality"]];
-                if of.iter().all(|quality| quality["mos"].is_number()) {
-                    return leg;
-                }
-                tokio::time::sleep(Duration::from_millis(25)).await;
-            }
+        let look = async || {
+            let request = self.http.get(&url).basic_auth(AGENT.user, Some(AGENT.password));
+            let leg = request.send().await.unwrap().json::<Value>().await.unwrap()["calls"][0].take();
+            let of = [&leg["mediaQuality"], &leg["participants"][0]["mediaQuality"]];
+            of.iter().all(|quality| quality["mos"].is_number()).then_some(leg)
         };
-        timeout(PATIENCE, waiting).await.expect("his call shows how its sound fares")
+        wait::found(PATIENCE, look).await.expect("the call shows how its sound fares")
     }
 
     /// The log, each line one object.
@@ -144,17 +133,10 @@ impl Operator {
 
     /// Waits for a line with this message.
     async fn line(&self, message: &str) -> Value {
-        let waiting = async {
-            loop {
-                if let Some(found) = self.log().into_iter().find(|line| line["fields"]["message"] == message) {
-                    return found;
-                }
-                tokio::time::sleep(Duration::from_millis(25)).await;
-            }
-        };
-        match timeout(PATIENCE, waiting).await {
-            Ok(line) => line,
-            Err(_) => panic!("no line '{message}' in {:#?}", self.log()),
+        let look = async || self.log().into_iter().find(|line| line["fields"]["message"] == message);
+        match wait::found(PATIENCE, look).await {
+            Some(line) => line,
+            None => panic!("no line '{message}' in {:#?}", self.log()),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::{Desktop, data, is_event, open_with, reply};
 use crate::support::front::{House, PATIENCE, Wishes};
 use crate::support::line::{By, Cut, Line};
+use crate::support::wait;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -152,7 +153,7 @@ async fn happen(house: &House, user: &str, number: &str) {
 
 async fn pause(time: Duration) {
     if !time.is_zero() {
-        tokio::time::sleep_until(tokio::time::Instant::now() + time).await;
+        wait::elapse(time).await;
     }
 }
 
@@ -359,12 +360,7 @@ async fn two_thousand_sessions_cut_at_random_for_half_a_minute_lose_and_double_n
             cuts.clone(),
         ));
     }
-    let all = async {
-        while begun.load(Ordering::SeqCst) < USERS * EACH {
-            tokio::time::sleep_until(tokio::time::Instant::now() + Duration::from_millis(50)).await;
-        }
-    };
-    timeout(PATIENCE * 3, all).await.expect("all have begun");
+    wait::holds("all have begun", PATIENCE * 3, || begun.load(Ordering::SeqCst) >= USERS * EACH).await;
 
     let mut expected = vec![Vec::new(); USERS];
     let mut chance = StdRng::seed_from_u64(7);

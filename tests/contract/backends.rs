@@ -1,6 +1,7 @@
 //! The backends that the suite is held against.
 
 use super::{House, Pickup, Ways, suite};
+use crate::support::wait;
 use std::time::Duration;
 use undertone::audit::AuditLog;
 use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig};
@@ -203,9 +204,8 @@ impl Ways for OnTheWire {
 
     async fn agent_answers(&mut self, _: &CallId) {
         // The fact that his phone rings may be here before the INVITE is at the phone.
-        while self.agent.answer().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let answered = wait::found(crate::support::floor::SOON, async || self.agent.answer().await.ok()).await;
+        answered.expect("answered in time");
     }
 
     async fn customer_hangs_up(&mut self, _: &CallId) {

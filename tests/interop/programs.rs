@@ -1,6 +1,7 @@
 //! SIPp and baresip as children of the test; each ends with its handle.
 
 use crate::support::house::{Account, COLLEAGUE, House};
+use crate::support::wait;
 use serde_json::json;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
@@ -274,13 +275,10 @@ impl Baresip {
 
     /// Whether it comes to say this on its screen, within ten seconds.
     pub async fn says(&self, what: &str) -> bool {
-        for _ in 0..500 {
-            if fs::read_to_string(self.place.join("screen")).unwrap_or_default().contains(what) {
-                return true;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        false
+        let screen = || fs::read_to_string(self.place.join("screen")).unwrap_or_default();
+        wait::found(Duration::from_secs(10), async || screen().contains(what).then_some(()))
+            .await
+            .is_some()
     }
 
     /// Ends it; what it has heard in its calls.

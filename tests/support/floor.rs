@@ -1,5 +1,6 @@
 //! The SIP backend alone, with software phones on real sockets, each with a tone of its own, and who hears whom among them.
 
+use super::wait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -237,12 +238,7 @@ pub(crate) fn level(phone: &Phone, hz: f32) -> f32 {
 }
 
 pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let waiting = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(tokio::time::timeout(SOON, waiting).await.is_ok(), "not in time: {what}");
+    wait::holds(what, SOON, holds).await;
 }
 
 pub(crate) fn hz(device: &str) -> f32 {
@@ -266,11 +262,8 @@ pub(crate) async fn table(phones: &[(&str, &Phone)], expected: &[(&str, &str)]) 
         }
         wrong
     };
-    let deadline = clock::instant() + SOON;
-    while !wrong().is_empty() {
-        assert!(clock::instant() < deadline, "{:?}", wrong());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let in_time = wait::found(SOON, async || wrong().is_empty().then_some(())).await;
+    assert!(in_time.is_some(), "{:?}", wrong());
 }
 
 pub(crate) async fn talk(floor: &mut Floor, agent: AnswerPolicy) -> (Phone, Phone) {
@@ -333,7 +326,7 @@ pub(crate) fn from_now_on(
         let deadline = since + SOON;
         let mut said = None;
         loop {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            wait::elapse(Duration::from_millis(20)).await;
             if said.is_none() && phones.iter().all(|(_, phone)| !phone.is_marking()) {
                 said = Some(clock::instant());
             }

@@ -1,6 +1,7 @@
 //! The real binary as a process of its own.
 
 use super::talk::PATIENCE;
+use super::wait;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
@@ -126,13 +127,15 @@ impl Process {
     pub async fn ready(&self) {
         let url = format!("http://{}/readyz", self.door("admin"));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let waiting = async {
-            while !http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
-                tokio::time::sleep(Duration::from_millis(25)).await;
-            }
+        let look = async || {
+            let answer = http.get(&url).send().await;
+            answer.is_ok_and(|answer| answer.status().is_success()).then_some(())
         };
-        let in_time = timeout(PATIENCE, waiting).await;
-        assert!(in_time.is_ok(), "not ready: {:?}", self.log.lock().unwrap());
+        assert!(
+            wait::found(PATIENCE, look).await.is_some(),
+            "not ready: {:?}",
+            self.log.lock().unwrap()
+        );
     }
 }
 

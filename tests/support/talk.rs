@@ -1,6 +1,7 @@
 //! Customer, agent and supervisor as software phones, and who hears whom among them.
 
 use super::house::{AGENT, Account, CUSTOMER, SUPERVISOR};
+use super::wait;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use undertone::clock;
@@ -79,14 +80,9 @@ pub type Speaker<'a> = (&'static str, &'a Phone, f32);
 pub fn hear<'a, const N: usize>(speakers: [Speaker<'a>; N], expected: [&'a str; N]) -> impl Future<Output = ()> + use<'a, N> {
     let (since, caller) = (clock::instant(), std::panic::Location::caller());
     async move {
-        loop {
-            let wrong = wrong(&speakers, &expected, since);
-            if wrong.is_empty() {
-                return;
-            }
-            assert!(clock::instant() < since + PATIENCE, "{caller}: {wrong:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let wrong = || wrong(&speakers, &expected, since);
+        let in_time = wait::found(PATIENCE, async || wrong().is_empty().then_some(())).await;
+        assert!(in_time.is_some(), "{caller}: {:?}", wrong());
     }
 }
 
