@@ -22,7 +22,7 @@ pub mod clock;
 pub mod cometd;
 #[cfg(feature = "io")]
 pub mod config;
-#[cfg(feature = "io")]
+#[cfg(feature = "demo")]
 pub mod demo;
 pub mod gateway;
 #[cfg(feature = "io")]
