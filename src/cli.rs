@@ -28,7 +28,7 @@ enum CliCommand {
     /// The SIP backend alone
     SipBackend(Configured),
     #[cfg(feature = "demo")]
-    /// A coached call with three software phones, and proof of who heard whom
+    /// A coached call with three software phones, and proof of what each of them heard
     Demo {
         /// One JSON document on stdout instead of a story
         #[arg(long)]
@@ -46,7 +46,7 @@ enum CliCommand {
     #[cfg(feature = "demo")]
     /// Shows a user's events as they happen, until interrupted
     Events {
-        /// Login name
+        /// Login name of the user
         #[arg(long, short)]
         user: String,
         /// A file with the password in its first line, or - for standard input. Without it: UNDERTONE_PASSWORD in the environment
@@ -67,7 +67,7 @@ enum CliCommand {
     },
     /// Says what is wrong with a configuration file, and where
     Check {
-        /// The file
+        /// The configuration file to check
         file: PathBuf,
     },
     /// Prints the default configuration with its comments

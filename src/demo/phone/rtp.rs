@@ -16,19 +16,19 @@ const KEPT: usize = 6000;
 /// An RTP packet that was sent or received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// When.
+    /// When it arrived.
     pub at: Instant,
-    /// Sequence number.
+    /// Its RTP sequence number.
     pub seq: u16,
-    /// RTP timestamp.
+    /// Its RTP timestamp.
     pub timestamp: u32,
-    /// Synchronisation source.
+    /// Its synchronisation source (SSRC).
     pub ssrc: u32,
-    /// Payload type.
+    /// Its RTP payload type.
     pub payload_type: u8,
     /// The other end.
     pub peer: SocketAddr,
-    /// Payload bytes.
+    /// Its payload, in bytes.
     pub payload: Arc<[u8]>,
 }
 
@@ -81,7 +81,7 @@ impl Packet {
 /// What the phone says.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Voice {
-    /// Frequency.
+    /// Frequency in Hz.
     pub hz: f32,
     /// Level; 0 is a sine of full scale.
     pub dbfs: f32,
@@ -198,7 +198,7 @@ fn bind_pair(ip: IpAddr) -> io::Result<(UdpSocket, Option<UdpSocket>)> {
         let socket = UdpSocket::bind((ip, 0))?;
         let port = socket.local_addr()?.port();
         if port % 2 == 0 {
-            // Taken by somebody else is no harm: then RTCP goes to him and he ignores it.
+            // A port that another program has does no harm: RTCP then goes there and is ignored.
             return Ok((socket, UdpSocket::bind((ip, port + 1)).ok()));
         }
     }
