@@ -11,9 +11,13 @@ fmt:
 lint:
     cargo clippy --locked --all-targets --all-features -- -D warnings
 
-# The quiet rooms alone, without anything that touches the world.
+# The core modules alone, without anything that touches the world.
 quiet:
     cargo check --locked --lib --no-default-features
+
+# The lean product, without the demo, its phones and its clients, warnings denied.
+lean:
+    cargo clippy --locked --no-default-features --features io --bin undertone -- -D warnings
 
 # The documentation, warnings denied.
 docs:

@@ -1,8 +1,8 @@
-//! The assembly: opens what a process needs, joins the rooms, and takes them down in order. Decides nothing.
+//! The assembly: opens what a process needs, joins the modules, and takes them down in order. Decides nothing.
 //!
 //! ```text
-//!              ┌ rest, CometD ─┐
-//!  Gateway  =  │ gRPC          ├─▶ Desk ══ line ══▶ a backend: in this process (Serve), or elsewhere
+//!              ┌ REST, CometD ─┐
+//!  Gateway  =  │ gRPC          ├─▶ gateway task ══ connection ══▶ a backend: in this process (Serve), or elsewhere
 //!              └ admin ────────┘
 //!  Backend  =    gRPC, admin ─────▶ SIP
 //! ```
@@ -32,15 +32,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How long answers under way may take once the doors close.
+/// How long answers under way may take once the servers close.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// File descriptors of a coached call: RTP and RTCP of three legs.
 const DESCRIPTORS_PER_CALL: u64 = 6;
-/// No door takes more than this part of the file descriptors.
-const SHARE_OF_A_DOOR: u64 = 2;
-/// File descriptors of everything else: doors, phones and desktops over TCP, files.
+/// No server takes more than this part of the file descriptors.
+const SHARE_OF_A_SERVER: u64 = 2;
+/// File descriptors of everything else: listening sockets, phones and desktops over TCP, files.
 const OTHER_DESCRIPTORS: u64 = 512;
-/// What a process is.
+
+/// Which parts of the product a process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerRole {
     /// Gateway and SIP backend.
@@ -57,32 +58,32 @@ pub enum StartError {
     /// A port in use, an address that is not ours.
     #[error("{what} can not listen on {address}: {error}")]
     Bind {
-        /// Which door.
+        /// Name of the server, as in "REST".
         what: &'static str,
-        /// Where.
+        /// The address as configured.
         address: SocketAddr,
-        /// Why not.
+        /// What the system said.
         error: io::Error,
     },
-    /// The state file.
+    /// The state file cannot be opened or read.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The audit file, without which nobody may listen.
     #[error(transparent)]
     Audit(#[from] AuditError),
-    /// Passwords.
+    /// Passwords cannot be read or made.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// A password hash.
+    /// A password hash cannot be read.
     #[error(transparent)]
     Password(#[from] PasswordError),
-    /// The SIP side.
+    /// The SIP backend cannot start.
     #[error(transparent)]
     Sip(#[from] backend::BackendStartError),
-    /// The backend's address.
+    /// The address of the backend cannot be used.
     #[error("backend_url '{url}': {error}")]
     BackendUrl {
-        /// As configured.
+        /// The address as configured.
         url: String,
         /// What is wrong with it.
         error: tonic::transport::Error,
@@ -97,13 +98,13 @@ pub struct Running {
     rest: Option<SocketAddr>,
     grpc: SocketAddr,
     admin: SocketAddr,
-    desk: Option<GatewayHandle>,
-    bayeux: Option<Cometd>,
+    gateway: Option<GatewayHandle>,
+    cometd: Option<Cometd>,
     backend: Option<SipBackend>,
     stores: Vec<Store>,
     introduction: Option<String>,
     stop: watch::Sender<bool>,
-    doors: Vec<JoinHandle<()>>,
+    servers: Vec<JoinHandle<()>>,
 }
 
 impl Running {
@@ -127,23 +128,23 @@ impl Running {
         self.backend.as_ref()?.local_addr(protocol)
     }
 
-    /// The gateway.
-    pub fn desk(&self) -> Option<&GatewayHandle> {
-        self.desk.as_ref()
+    /// The gateway that runs in this process.
+    pub fn gateway(&self) -> Option<&GatewayHandle> {
+        self.gateway.as_ref()
     }
 
-    /// The SIP backend.
+    /// The SIP backend that runs in this process.
     pub fn backend(&self) -> Option<&SipBackend> {
         self.backend.as_ref()
     }
 
-    /// What a newcomer must be told once: the passwords that were made now.
+    /// Text to print once: the passwords that were made at this start.
     pub fn introduction(&self) -> Option<&str> {
         self.introduction.as_deref()
     }
 
-    /// One line per open door.
-    pub fn doors(&self) -> Vec<String> {
+    /// One line for each address that is listened on.
+    pub fn addresses(&self) -> Vec<String> {
         let rest = self.rest.map(|address| format!("REST and CometD on http://{address}/api/v2"));
         let sip = self.backend.iter().flat_map(SipBackend::local_addrs);
         let sip = sip.map(|(protocol, address)| format!("SIP on {} {address}", protocol.as_str()));
@@ -154,21 +155,21 @@ impl Running {
         rest.into_iter().chain(sip).chain(rest_of).collect()
     }
 
-    /// Stops in order: no new requests, answers under way, live calls and their grace, the doors.
+    /// Stops in order: no new requests, answers under way, live calls and their grace, the servers.
     pub async fn stop(mut self) {
-        if let Some(bayeux) = &self.bayeux {
-            bayeux.drain().await;
+        if let Some(cometd) = &self.cometd {
+            cometd.drain().await;
         }
-        if let Some(desk) = &self.desk {
-            desk.leave();
+        if let Some(gateway) = &self.gateway {
+            gateway.leave();
         }
         self.stop.send_replace(true);
         if let Some(backend) = self.backend.take() {
             backend.shutdown().await;
         }
-        for door in std::mem::take(&mut self.doors) {
-            let abort = door.abort_handle();
-            if tokio::time::timeout(LAST_ANSWERS, door).await.is_err() {
+        for server in std::mem::take(&mut self.servers) {
+            let abort = server.abort_handle();
+            if tokio::time::timeout(LAST_ANSWERS, server).await.is_err() {
                 abort.abort();
             }
         }
@@ -177,7 +178,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.doors.iter().for_each(JoinHandle::abort);
+        self.servers.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -194,8 +195,8 @@ pub async fn start(mut config: Config, part: ServerRole, metrics: Option<Metrics
         ServerRole::Serve | ServerRole::Gateway => (config.grpc_bind, config.admin_bind),
         ServerRole::SipBackend => (config.backend_grpc_bind, config.backend_admin_bind),
     };
-    let (grpc_door, grpc) = bind("gRPC", grpc_bind).await?;
-    let (admin_door, admin) = bind("admin", admin_bind).await?;
+    let (grpc_listener, grpc) = bind("gRPC", grpc_bind).await?;
+    let (admin_listener, admin) = bind("admin", admin_bind).await?;
     // Unless it was said what clients know us by.
     if let Some((_, address)) = &rest
         && config.front.public_url == format!("http://{}", config.rest_bind)
@@ -207,13 +208,13 @@ pub async fn start(mut config: Config, part: ServerRole, metrics: Option<Metrics
         rest: rest.as_ref().map(|(_, address)| *address),
         grpc,
         admin,
-        desk: None,
-        bayeux: None,
+        gateway: None,
+        cometd: None,
         backend: None,
         stores: Vec::new(),
         introduction: None,
         stop,
-        doors: Vec::new(),
+        servers: Vec::new(),
     };
     let (mut rest_made, mut sip_made) = (Vec::new(), Vec::new());
     let backend_server = match part {
@@ -221,7 +222,7 @@ pub async fn start(mut config: Config, part: ServerRole, metrics: Option<Metrics
         ServerRole::Gateway => None,
     };
     let (server, serving) = match (rest, backend_server) {
-        (Some((door, _)), backend) => {
+        (Some((listener, _)), backend) => {
             let channel = match backend {
                 Some(server) => telephony::connection::in_process(server),
                 None => telephony::connection::remote(&config.backend_url).map_err(|error| StartError::BackendUrl {
@@ -229,20 +230,29 @@ pub async fn start(mut config: Config, part: ServerRole, metrics: Option<Metrics
                     error,
                 })?,
             };
-            let (desk, router, lane) = start_gateway(&config, channel, &mut running, &mut rest_made).await?;
-            let serving = connection::serve_within(within_descriptors(&config.doors.rest), door, router, lane, until(stopped.clone()));
-            running.doors.push(tokio::spawn(serving));
-            let serving = desk.readiness();
-            (grpc::serve(desk), serving)
+            let (gateway, router, fast_path) = start_gateway(&config, channel, &mut running, &mut rest_made).await?;
+            let serving = connection::serve_within(
+                within_descriptors(&config.doors.rest),
+                listener,
+                router,
+                fast_path,
+                until(stopped.clone()),
+            );
+            running.servers.push(tokio::spawn(serving));
+            let serving = gateway.readiness();
+            (grpc::serve(gateway), serving)
         }
         (None, Some(server)) => (server, running.backend.as_ref().map_or_else(never, SipBackend::running)),
         (None, None) => unreachable!("a process without REST has a backend"),
     };
     let contract = telephony::routes(server, serving, config.grpc_reflection).await;
     let admin = telemetry::admin(metrics, readiness(&running), measures(&running));
-    for (door, router, limits) in [(grpc_door, contract, &config.doors.grpc), (admin_door, admin, &config.doors.admin)] {
-        let serving = server::serve(door, router, within_descriptors(limits), until(stopped.clone()));
-        running.doors.push(tokio::spawn(serving));
+    for (listener, router, limits) in [
+        (grpc_listener, contract, &config.doors.grpc),
+        (admin_listener, admin, &config.doors.admin),
+    ] {
+        let serving = server::serve(listener, router, within_descriptors(limits), until(stopped.clone()));
+        running.servers.push(tokio::spawn(serving));
     }
     running.introduction = config.introduction(&rest_made, &sip_made);
     Ok(running)
@@ -257,8 +267,8 @@ pub async fn run(config: Config, part: ServerRole, metrics: Option<Metrics>, sta
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
     raise_file_limit(&config, part);
     let running = start(config, part, metrics).await?;
-    for door in running.doors() {
-        tracing::info!("{door}");
+    for address in running.addresses() {
+        tracing::info!("{address}");
     }
     started(&running);
     tokio::select! {
@@ -307,12 +317,12 @@ async fn start_backend(
     let store = store::open(&config.state_file("sip-backend"))?;
     let (sip, new) = config.sip_with_credentials(&store)?;
     made.extend(new);
-    let rooms = backend::BackendConfig {
+    let parts = backend::BackendConfig {
         sip,
         b2bua: config.b2bua.clone(),
         media: config.media.clone(),
     };
-    let (server, backend) = backend::start(rooms, store.clone()).await?;
+    let (server, backend) = backend::start(parts, store.clone()).await?;
     running.stores.push(store);
     running.backend = Some(backend);
     Ok(server)
@@ -329,14 +339,14 @@ async fn start_gateway(
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
     let auth = Auth::new(config.login.clone(), accounts)?;
-    let line = telephony::connection::line(channel);
-    let desk = GatewayHandle::start(config.gateway.clone(), config.directory.clone(), line, audit, store.clone())?;
-    let bayeux = Cometd::start(&config.front, config.bayeux.clone(), desk.clone(), store.clone())?;
+    let connection = telephony::connection::line(channel);
+    let gateway = GatewayHandle::start(config.gateway.clone(), config.directory.clone(), connection, audit, store.clone())?;
+    let cometd = Cometd::start(&config.front, config.bayeux.clone(), gateway.clone(), store.clone())?;
     running.stores.push(store);
-    running.desk = Some(desk.clone());
-    running.bayeux = Some(bayeux.clone());
-    let (router, lane) = layers::router(&config.front, auth, desk.clone(), bayeux);
-    Ok((desk, router, lane))
+    running.gateway = Some(gateway.clone());
+    running.cometd = Some(cometd.clone());
+    let (router, fast_path) = layers::router(&config.front, auth, gateway.clone(), cometd);
+    Ok((gateway, router, fast_path))
 }
 
 async fn bind(what: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -345,17 +355,17 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<(TcpListener, S
     bound.map_err(|error| StartError::Bind { what, address, error })
 }
 
-/// The limits of a door, as far as the process has file descriptors for them: calls need some, too.
+/// The limits of a server, as far as the process has file descriptors for them: calls need some, too.
 fn within_descriptors(limits: &ConnectionLimits) -> ConnectionLimits {
     let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-    let most = usize::try_from(descriptors / SHARE_OF_A_DOOR).unwrap_or(usize::MAX);
+    let most = usize::try_from(descriptors / SHARE_OF_A_SERVER).unwrap_or(usize::MAX);
     ConnectionLimits {
         connections: limits.connections.min(most),
         ..limits.clone()
     }
 }
 
-/// What is not there does not serve.
+/// The readiness of a part that this process does not have.
 fn never() -> watch::Receiver<bool> {
     watch::Sender::new(false).subscribe()
 }
@@ -375,13 +385,13 @@ fn measures(running: &Running) -> Measure {
 }
 
 fn readiness(running: &Running) -> Ready {
-    let (desk, stores) = (running.desk.clone(), running.stores.clone());
+    let (gateway, stores) = (running.gateway.clone(), running.stores.clone());
     let has_media = running.backend.as_ref().map(SipBackend::has_media);
-    Arc::new(move || match &desk {
+    Arc::new(move || match &gateway {
         _ if has_media.as_ref().is_some_and(|has_media| !has_media()) => Err("a media worker has stopped"),
         Some(_) | None if !stores.iter().all(|store| store.is_writable()) => Err("the state can not be written"),
-        Some(desk) if !desk.is_ready() => Err("the telephony backend can not be reached"),
-        Some(desk) if !desk.is_audited() => Err("the audit can not be written"),
+        Some(gateway) if !gateway.is_ready() => Err("the telephony backend can not be reached"),
+        Some(gateway) if !gateway.is_audited() => Err("the audit can not be written"),
         Some(_) | None => Ok(()),
     })
 }

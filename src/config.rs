@@ -1,12 +1,17 @@
-//! One struct per room, parsed once into final types; bad values never get past here.
+//! What each module is told, read once into the types that the module itself defines; bad values never get past here.
+//!
+//! A module's own `Config` says its keys, their types and what a single value may be (serde); here is the rest: where each key stands in
+//! the file ([`sections`]), what is read ([`reader`]), what several keys must keep together ([`checks`]), on which line a problem is
+//! ([`locate`]), and passwords ([`credentials`]).
 //!
 //! The defaults are a file of their own, `config/defaults.toml`: what `undertone config` prints is what is used. Over it come the
 //! user's file and the environment (`UNDERTONE__SECTION__KEY`).
 
+mod checks;
 mod credentials;
 mod locate;
-mod raw;
-mod rooms;
+mod reader;
+mod sections;
 
 pub use credentials::{CredentialsError, Made, forget_credentials};
 
@@ -17,14 +22,11 @@ use crate::http::{self, auth};
 use crate::media::MediaConfig;
 use crate::model::{Number, UserId};
 use crate::sip;
-use crate::sip::b2bua::{B2buaConfig, Numbering};
+use crate::sip::b2bua::B2buaConfig;
 use crate::telemetry;
-use figment::Figment;
-use figment::error::Kind;
-use figment::providers::{Format, Serialized, Toml};
-use figment::value::{Dict, Value};
 use locate::ConfigFile;
-use serde::de::DeserializeOwned;
+use reader::{ConfigReader, Finding};
+use sections::Sections;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -37,22 +39,22 @@ pub fn commented_defaults() -> &'static str {
     DEFAULTS
 }
 
-/// Everything the rooms are told.
+/// What every module is told.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where state is kept.
+    /// The directory of the state files.
     pub state_dir: PathBuf,
-    /// Doors without TLS may be opened to the network.
+    /// Servers without TLS may listen on other addresses than the loopback.
     pub insecure_bind: bool,
-    /// For a gateway without a backend of its own: where the backend is.
+    /// The address of the backend, for a gateway without one in its own process.
     pub backend_url: String,
     /// Where REST and CometD listen.
     pub rest_bind: SocketAddr,
     /// REST and CometD over HTTP.
     pub front: http::HttpConfig,
-    /// Logins.
+    /// Logins and their sessions.
     pub login: auth::AuthConfig,
-    /// CometD sessions.
+    /// The event channel and its limits.
     pub bayeux: cometd::CometdConfig,
     /// Where the telephony contract is served.
     pub grpc_bind: SocketAddr,
@@ -66,34 +68,32 @@ pub struct Config {
     pub backend_grpc_bind: SocketAddr,
     /// Where a SIP backend alone serves health and metrics.
     pub backend_admin_bind: SocketAddr,
-    /// The gateway.
+    /// How the gateway behaves.
     pub gateway: gateway::GatewayConfig,
-    /// Who exists.
+    /// Users, devices, groups and voice environments.
     pub directory: Directory,
     /// The audit file.
     pub audit_file: PathBuf,
     /// The SIP endpoint. Its accounts can log in once [`Config::sip_with_credentials`] has given them their HA1s.
     pub sip: sip::config::SipConfig,
-    /// The B2BUA.
+    /// How the B2BUA and the rules of monitoring behave.
     pub b2bua: B2buaConfig,
-    /// Every number of the house, and the ways out of it.
-    pub numbering: Numbering,
-    /// RTP.
+    /// Addresses, ports and timers of RTP.
     pub media: MediaConfig,
-    /// Logs.
+    /// What is logged, and how.
     pub telemetry: telemetry::LogConfig,
     password_hashes: BTreeMap<UserId, String>,
     sip_passwords: BTreeMap<Number, String>,
 }
 
-/// What each TCP door but SIP's allows.
+/// What each TCP server but that of SIP allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doors {
-    /// REST and CometD.
+    /// The server of REST and CometD.
     pub rest: server::ConnectionLimits,
     /// The telephony contract, of a gateway or a backend.
     pub grpc: server::ConnectionLimits,
-    /// Health and metrics.
+    /// The server of health and metrics.
     pub admin: server::ConnectionLimits,
 }
 
@@ -104,7 +104,7 @@ impl Config {
     }
 }
 
-/// Everything that is wrong with a configuration; one line each.
+/// Everything that is wrong with a configuration, one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -166,186 +166,21 @@ pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
 pub fn parse(file: Option<(&Path, &str)>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, Problems> {
     let environment: BTreeMap<String, String> = environment.into_iter().filter(|(key, _)| key.starts_with(PREFIX)).collect();
     let source = ConfigFile::new(file, &environment).map_err(|problem| Problems(vec![problem]))?;
-    let whole = match layers(file, &environment) {
-        Ok(whole) => whole,
-        Err(error) => {
-            let problems = error.into_iter().map(|error| source.problem(&error.path, describe(&error.kind)));
-            return Err(Problems(problems.collect()));
-        }
-    };
-    let mut reader = ConfigReader {
-        whole,
-        defaults: dict(DEFAULTS),
-        problems: Vec::new(),
-    };
-    let shapes = rooms::Shapes::read(&mut reader);
-    reader.unknown_sections();
-    let problems = |found: Vec<Found>| Problems(found.into_iter().map(|(path, message)| source.problem(&path, message)).collect());
-    match shapes {
-        Some(shapes) if reader.problems.is_empty() => shapes.into_config().map_err(problems),
-        _ => Err(problems(reader.problems)),
+    let problem = |Finding { path, message }: Finding| source.problem(&path, message);
+    let problems = |findings: Vec<Finding>| Problems(findings.into_iter().map(problem).collect());
+    let mut reader = ConfigReader::new(file.map(|(_, text)| text), &environment).map_err(problems)?;
+    let sections = Sections::read(&mut reader);
+    match (sections, reader.finish()) {
+        (Some(sections), findings) if findings.is_empty() => sections.into_config().map_err(problems),
+        (_, findings) => Err(problems(findings)),
     }
 }
 
 const PREFIX: &str = "UNDERTONE__";
-const DIRECTORY: [&str; 4] = ["user", "device", "group", "voice_environment"];
-
-/// A key's path and what is wrong there.
-type Found = (Vec<String>, String);
-
-#[expect(clippy::result_large_err, reason = "figment's error; once at the start")]
-fn layers(file: Option<(&Path, &str)>, environment: &BTreeMap<String, String>) -> Result<Dict, figment::Error> {
-    let mut defaults = dict(DEFAULTS);
-    let mut figment = Figment::new();
-    let text = file.map_or("", |(_, text)| text);
-    let own = Figment::from(Toml::string(text)).extract::<Dict>()?;
-    if DIRECTORY.iter().any(|name| own.contains_key(*name)) {
-        DIRECTORY.iter().for_each(|name| {
-            defaults.remove(*name);
-        });
-    }
-    figment = figment.merge(Serialized::defaults(defaults)).merge(Serialized::defaults(own));
-    for (key, value) in environment {
-        // A value that is no TOML is text; `Value`'s parser never fails.
-        let value: Value = match value.parse() {
-            Ok(value) => value,
-            Err(never) => match never {},
-        };
-        figment = figment.merge(Serialized::default(&path_of(key).join("."), value));
-    }
-    figment.extract()
-}
 
 fn path_of(variable: &str) -> Vec<String> {
     let keys = variable.trim_start_matches(PREFIX).split("__");
     keys.map(str::to_ascii_lowercase).collect()
-}
-
-fn dict(text: &str) -> Dict {
-    // The defaults are part of the program, and a test reads them.
-    Figment::from(Toml::string(text)).extract().unwrap_or_default()
-}
-
-fn describe(kind: &Kind) -> String {
-    match kind {
-        Kind::UnknownField(name, known) => format!("there is no key '{name}' here; there are: {}", known.join(", ")),
-        Kind::MissingField(name) => format!("'{name}' is missing"),
-        Kind::UnknownVariant(found, known) => format!("'{found}' is not one of {}", known.join(", ")),
-        Kind::InvalidType(found, expected) => format!("found {found}, expected {expected}"),
-        other => other.to_string(),
-    }
-}
-
-/// Takes sections out of the whole, and goes on after each problem with the default in its place, so that all problems are found.
-struct ConfigReader {
-    whole: Dict,
-    defaults: Dict,
-    problems: Vec<Found>,
-}
-
-impl ConfigReader {
-    /// The keys outside any section.
-    fn top<T: DeserializeOwned>(&mut self, names: &[&str]) -> Option<T> {
-        let take = |from: &mut Dict| -> Dict { names.iter().filter_map(|name| from.remove_entry(*name)).collect() };
-        let (section, defaults) = (take(&mut self.whole), take(&mut self.defaults.clone()));
-        self.fitted(&[], section, &defaults)
-    }
-
-    fn section<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
-        let defaults = match self.defaults.get(name) {
-            Some(Value::Dict(_, defaults)) => defaults.clone(),
-            _ => Dict::new(),
-        };
-        match self.whole.remove(name) {
-            Some(Value::Dict(_, section)) => self.fitted(&[name.to_owned()], section, &defaults),
-            Some(_) => {
-                self.problems.push((vec![name.to_owned()], format!("must be a section: [{name}]")));
-                None
-            }
-            None => self.fitted(&[name.to_owned()], defaults.clone(), &defaults),
-        }
-    }
-
-    fn fitted<T: DeserializeOwned>(&mut self, path: &[String], mut section: Dict, defaults: &Dict) -> Option<T> {
-        let most = section.len() + defaults.len() + 1;
-        for _ in 0..most {
-            let error = match Value::from(section.clone()).deserialize::<T>() {
-                Ok(fitted) => return Some(fitted),
-                Err(error) => error,
-            };
-            let key = self.note(path, &error)?;
-            match defaults.get(&key) {
-                Some(default) => section.insert(key, default.clone()),
-                None => section.remove(&key),
-            };
-        }
-        None
-    }
-
-    /// The tables of a list.
-    fn list<T: DeserializeOwned>(&mut self, path: &[&str]) -> Vec<T> {
-        let value = match path {
-            [name] => self.whole.remove(*name),
-            [section, name] => match self.whole.get_mut(*section) {
-                Some(Value::Dict(_, section)) => section.remove(*name),
-                _ => None,
-            },
-            _ => None,
-        };
-        let path: Vec<String> = path.iter().map(|step| (*step).to_owned()).collect();
-        let items = match value {
-            None => return Vec::new(),
-            Some(Value::Array(_, items)) => items,
-            Some(_) => {
-                self.problems
-                    .push((path.clone(), format!("must be a list of tables: [[{}]]", path.join("."))));
-                return Vec::new();
-            }
-        };
-        let mut fitted = Vec::new();
-        for (number, item) in items.into_iter().enumerate() {
-            let path: Vec<String> = path.iter().cloned().chain([number.to_string()]).collect();
-            match item {
-                Value::Dict(_, item) => fitted.extend(self.fitted_item(&path, item)),
-                _ => self.problems.push((path, "must be a table".to_owned())),
-            }
-        }
-        fitted
-    }
-
-    fn fitted_item<T: DeserializeOwned>(&mut self, path: &[String], mut item: Dict) -> Option<T> {
-        loop {
-            let error = match Value::from(item.clone()).deserialize::<T>() {
-                Ok(fitted) => return Some(fitted),
-                Err(error) => error,
-            };
-            let unknown = matches!(error.kind, Kind::UnknownField(..));
-            let key = self.note(path, &error)?;
-            if !unknown || item.remove(&key).is_none() {
-                return None;
-            }
-        }
-    }
-
-    /// Writes a problem down; the key under `path` that has it, if one does.
-    fn note(&mut self, path: &[String], error: &figment::Error) -> Option<String> {
-        let mut within = error.path.clone();
-        if let Kind::UnknownField(name, _) = &error.kind
-            && within.last() != Some(name)
-        {
-            within.push(name.clone());
-        }
-        let full: Vec<String> = path.iter().chain(&within).cloned().collect();
-        self.problems.push((full, describe(&error.kind)));
-        within.into_iter().next()
-    }
-
-    fn unknown_sections(&mut self) {
-        for name in std::mem::take(&mut self.whole).into_keys() {
-            let message = format!("there is no section or key '{name}'");
-            self.problems.push((vec![name], message));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The whole product shown in one process: three phones, a desktop, and proof of who heard whom.
+//! The whole product shown in one process: three phones, a desktop, and proof of what each of them heard.
 
 pub mod cometd_client;
 mod desktop;
@@ -20,28 +20,28 @@ pub struct DemoOptions {
     pub json: bool,
     /// Gateway and SIP backend as two child processes joined by gRPC.
     pub split: bool,
-    /// Which story.
+    /// The story to tell.
     pub scenario: Scenario,
 }
 
-/// A story.
+/// A story that the demo can tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scenario {
     /// Coach, BargeIn, ListenIn; cancelled; armed before the call.
     #[default]
     Coach,
-    /// The agent transfers the customer: the coach follows him, or is out.
+    /// The agent transfers the customer: the coach follows the customer, or leaves the call.
     Transfer,
-    /// The agent puts the customer on hold while he is coached.
+    /// The agent puts the customer on hold while being coached.
     Hold,
-    /// The agent brings a colleague in, and the supervisor removes him again.
+    /// The agent brings a colleague in, and the supervisor removes the colleague again.
     Conference,
     /// Two supervisors on one call.
     TwoSupervisors,
 }
 
 impl Scenario {
-    /// Every story.
+    /// All stories, in the order they are listed.
     pub const ALL: [Scenario; 5] = [
         Scenario::Coach,
         Scenario::Transfer,
@@ -81,10 +81,10 @@ pub enum DemoError {
     /// The product did not start.
     #[error("cannot start: {0}")]
     Start(String),
-    /// A phone.
+    /// A software phone failed.
     #[error("the {0}'s phone: {1}")]
     Phone(&'static str, #[source] crate::demo::phone::PhoneError),
-    /// HTTP.
+    /// An HTTP request failed.
     #[error("HTTP: {0}")]
     Http(#[from] reqwest::Error),
     /// A request was refused.
@@ -92,7 +92,7 @@ pub enum DemoError {
     Refused {
         /// What was asked.
         request: String,
-        /// What came.
+        /// What was answered.
         reply: String,
     },
     /// CometD did not do as it should.

@@ -26,24 +26,29 @@ pub use directory::{DeviceEntry, Directory, Group, User, VoiceEnvironment};
 use crate::model::{
     Activity, AdmissionAsked, AgentState, Answer, CallFact, CallId, CallNotification, CallView, Capabilities, Command, CommandContext,
     DeviceFact, DeviceId, DeviceView, Fact, Failure, LegState, MonitorFact, MonitorState, Notice, NoticeBody, Now, PartyFact, Query,
-    Reason, Refusal, RequestEnvelope, RequestId, Timestamp, Topic, UserId, UserView,
+    Reason, Refusal, RequestEnvelope, RequestId, Timestamp, Topic, UserId, UserView, setting,
 };
 use access::AccessDirectory;
 use call_index::CallIndex;
+use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What the gateway may be told about its own behaviour.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct GatewayConfig {
     /// The rule of GWS: Coach cannot be returned to once left. Default: any activity to any other.
     pub one_way_coach: bool,
     /// What the monitored agent is told.
+    #[serde(skip)]
     pub notify_agent: NotifyAgent,
     /// How long the backend may take to accept a command.
+    #[serde(deserialize_with = "setting::some_seconds")]
     pub command_deadline: Duration,
     /// How long the audit may take to write a line before the attempt is refused.
+    #[serde(rename = "deadline", deserialize_with = "setting::some_seconds")]
     pub audit_deadline: Duration,
 }
 

@@ -16,15 +16,20 @@ pub mod layers;
 pub(crate) mod response;
 pub mod server;
 
+use crate::model::setting;
+use serde::Deserialize;
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// What the HTTP doors may be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
     /// Scheme, host and port under which clients reach us, without a path: the prefix of every URI we write.
+    #[serde(skip)]
     pub public_url: String,
     /// Origins (`https://desk.example.com`) whose pages may call us from a browser, besides our own.
+    #[serde(rename = "allowed_origins")]
     pub cors_origins: Vec<String>,
     /// Proxies in front of us, whose `X-Forwarded-For` is believed: limits count the client behind them, and the audit names it.
     pub trusted_proxies: Vec<IpAddr>,
@@ -33,8 +38,10 @@ pub struct HttpConfig {
     /// Largest request body in bytes, for REST and CometD alike.
     pub body_limit: usize,
     /// How long a REST request may take before it is answered 503.
+    #[serde(deserialize_with = "setting::some_seconds")]
     pub timeout: Duration,
     /// How many REST requests may be under way at once; more are answered 503.
+    #[serde(deserialize_with = "setting::nonzero")]
     pub concurrency: usize,
 }
 

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!           Request                Command                gRPC                       SIP, RTP
-//!  client ──────────▶ front ─▶ gateway ─────────▶ telephony ═══════▶ sip (or any backend) ─────────▶ phones
-//!     ▲                 │         │ ▲                 │
+//!  client ──────────▶ http  ─▶ gateway ─────────▶ telephony ═══════▶ sip (or any backend) ─────────▶ phones
+//!     ▲       rest, cometd, grpc  │ ▲                 │
 //!     └──── Notice ─────┴─────────┘ └───── Fact ◀─────┘
 //! ```
 //!
-//! The floor plan, in the order data flows. Quiet rooms have no async, socket, lock, channel or clock: `handle_*(…, now)`,
-//! then drain `poll_output()`; `poll_timeout()` says when to be woken. Noisy rooms do all the waiting and hardly anything
-//! else. Noisy rooms are behind the feature `io`; `tests/floor_plan.rs` holds the walls.
+//! The modules, in the order data flows. Those of the core have no async, socket, lock, channel or clock: `handle_*(…, now)`,
+//! then drain `poll_output()`; `poll_timeout()` says when to be woken. Those of the shell do all the waiting and hardly
+//! anything else; they are behind the feature `io`, and the software phones and stories of the demonstration behind `demo`.
+//! `tests/floor_plan.rs` holds which module may use which.
 
 pub mod model;
 
@@ -22,7 +23,7 @@ pub mod clock;
 pub mod cometd;
 #[cfg(feature = "io")]
 pub mod config;
-#[cfg(feature = "io")]
+#[cfg(feature = "demo")]
 pub mod demo;
 pub mod gateway;
 #[cfg(feature = "io")]

@@ -31,7 +31,8 @@ pub use source::SourceRule;
 pub use targets::{Forbidden, Network, Targets, is_private};
 
 pub use crate::model::LegId;
-use crate::model::Quality;
+use crate::model::{Quality, setting};
+use serde::de::{Deserialize, Deserializer, Error};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -41,24 +42,29 @@ use std::time::Duration;
 pub struct CallKey(pub u64);
 
 /// Settings of the media engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct MediaConfig {
     /// The address the sockets bind to. The default is the loopback: nothing is exposed unless configured.
     pub bind: IpAddr,
     /// The address told to phones, when it is another one. Needed when `bind` is unspecified.
     pub advertised: Option<IpAddr>,
     /// The UDP ports: RTP on even ones, RTCP on the odd one after. `None`: any the system gives (tests).
+    #[serde(deserialize_with = "port_range")]
     pub ports: Option<RangeInclusive<u16>>,
     /// Whether legs have ports of their own.
     pub port_use: PortUse,
     /// A pair of ports that was given back rests so long before another leg gets it: what is still on its way to the old call does not reach
     /// the new one. 5 s.
+    #[serde(skip)]
     pub port_rest: Duration,
     /// Worker threads; 0: one per core. Each call stays with one.
     pub workers: usize,
     /// A leg that should send and does not, for so long, is reported. 15 s.
+    #[serde(deserialize_with = "setting::some_seconds")]
     pub inactivity: Duration,
     /// Between two RTCP reports to a leg, on average: each time half to one and a half of it (RFC 3550 6.2: 5 s).
+    #[serde(deserialize_with = "setting::some_seconds")]
     pub rtcp_interval: Duration,
     /// The DSCP of what is sent; 46 is EF (RFC 3246).
     pub dscp: u8,
@@ -80,8 +86,21 @@ impl Default for MediaConfig {
     }
 }
 
+/// The first and the last port; among them must be an even one with an odd one after it.
+fn port_range<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RangeInclusive<u16>>, D::Error> {
+    let (first, last) = <(u16, u16)>::deserialize(deserializer)?;
+    let pair = first.checked_add(first % 2).and_then(|even| even.checked_add(1));
+    if first == 0 || pair.is_none_or(|odd| odd > last) {
+        return Err(D::Error::custom(format_args!(
+            "[{first}, {last}] has no even port followed by an odd one"
+        )));
+    }
+    Ok(Some(first..=last))
+}
+
 /// Whether legs have ports of their own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PortUse {
     /// Each leg has.
     #[default]

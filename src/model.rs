@@ -19,6 +19,7 @@ mod monitoring;
 mod notice;
 mod refusal;
 mod request;
+pub mod setting;
 
 pub use command::{Command, CommandContext, TransferStep};
 pub use fact::{

@@ -5,6 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::de::{Deserialize, Deserializer, Error};
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -13,9 +14,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// What is logged, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// As for `RUST_LOG`.
+    #[serde(deserialize_with = "filter")]
     pub filter: String,
     /// For people or for machines.
     pub format: LogFormat,
@@ -24,7 +27,8 @@ pub struct LogConfig {
 }
 
 /// The look of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// One readable line each.
     Pretty,
@@ -69,9 +73,10 @@ pub fn show_personal_data(show: bool) {
     SHOW_PII.store(show, Ordering::Relaxed);
 }
 
-/// Says what is wrong with a filter.
-pub(crate) fn check_filter(filter: &str) -> Result<(), String> {
-    EnvFilter::try_new(filter).map(drop).map_err(|error| error.to_string())
+fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let filter = String::deserialize(deserializer)?;
+    EnvFilter::try_new(&filter).map_err(D::Error::custom)?;
+    Ok(filter)
 }
 
 /// Sets up the log of this process, on standard error. A second call changes nothing but [`show_personal_data`].

@@ -43,6 +43,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("demo", ANY),
     ("app", ANY),
     ("main", ANY),
+    ("cli", ANY),
     ("lib", &[]),
 ];
 
@@ -161,17 +162,17 @@ fn core_modules_neither_wait_nor_look_at_the_world() {
     assert!(broken.is_empty(), "core modules are not pure:\n{}", broken.join("\n"));
 }
 
-/// Whether the module of a file, or one above it, is declared behind the feature `io`, or a test of it.
+/// Whether the module of a file, or one above it, is declared behind a feature, or a test of it.
 fn is_shell_or_test(path: &Path, sources: &[(PathBuf, String)], lib: &str) -> bool {
     let relative = relative(path);
-    if relative == "main.rs" {
+    if relative == "main.rs" || relative == "cli.rs" {
         return true;
     }
     let parts: Vec<&str> = relative.trim_end_matches(".rs").split('/').collect();
     let mut parent = lib.to_owned();
     for (depth, part) in parts.iter().enumerate() {
         let gated = parent.lines().collect::<Vec<_>>().windows(2).any(|pair| {
-            (pair[0].contains("feature = \"io\"") || pair[0].contains("cfg(test)"))
+            (pair[0].contains("feature = \"") || pair[0].contains("cfg(test)"))
                 && pair[1]
                     .trim_start_matches("pub ")
                     .trim_start_matches("pub(crate) ")

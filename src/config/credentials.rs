@@ -21,7 +21,7 @@ const LENGTH: usize = 20;
 pub struct Made {
     /// The login name or the number.
     pub name: String,
-    /// The password.
+    /// The password, in clear.
     pub password: String,
 }
 
@@ -145,7 +145,7 @@ impl Config {
         ))
     }
 
-    /// A supervisor with his device, and an agent's device of his group.
+    /// A supervisor with a device, and the device of an agent of the same group.
     fn coaching_pair(&self) -> Option<(&UserId, &DeviceId, &DeviceId)> {
         let users = &self.directory.users;
         self.directory.groups.values().find_map(|group| {

@@ -117,7 +117,7 @@ fn line(text: &str, span: &Range<usize>) -> usize {
     1 + before.iter().filter(|byte| **byte == b'\n').count()
 }
 
-/// `sip.trunk[0].target`
+/// A path as a person writes it: `sip.trunk[0].target`
 fn spelled(path: &[String]) -> String {
     let mut text = String::new();
     for step in path {

@@ -1,6 +1,7 @@
 use super::*;
 use crate::media::PortUse;
 use crate::model::{DeviceId, Role};
+use crate::sip::b2bua::Numbering;
 use crate::sip::sdp::SrtpPolicy;
 use std::collections::BTreeSet;
 
@@ -52,7 +53,7 @@ fn srtp_is_off_unless_a_device_or_a_trunk_has_it() {
     assert_eq!(accounts, [("1", SrtpPolicy::Required), ("2", SrtpPolicy::Off)]);
     let trunks: Vec<_> = config.sip.trunks.iter().map(|trunk| (trunk.name.as_str(), trunk.srtp)).collect();
     assert_eq!(trunks, [("a", SrtpPolicy::Optional), ("b", SrtpPolicy::Off)]);
-    let numbered: Vec<_> = config.numbering.extensions().map(|extension| extension.srtp).collect();
+    let numbered: Vec<_> = Numbering::of(&config.sip).extensions().map(|extension| extension.srtp).collect();
     assert_eq!(numbered, [SrtpPolicy::Required, SrtpPolicy::Off]);
 }
 
@@ -64,7 +65,7 @@ fn ports_are_shared_where_the_file_says_so_and_not_by_whom_it_says_not() {
     assert_eq!(config.media.port_use, PortUse::Shared);
     assert!(config.sip.accounts.iter().all(|account| account.own_ports));
     assert!(config.sip.trunks.iter().all(|trunk| trunk.own_ports));
-    assert!(config.numbering.extensions().all(|extension| extension.own_ports));
+    assert!(Numbering::of(&config.sip).extensions().all(|extension| extension.own_ports));
     let config = parse(None, []).expect("the defaults are fine");
     assert_eq!(config.media.port_use, PortUse::PerLeg);
     assert!(config.sip.accounts.iter().all(|account| !account.own_ports));

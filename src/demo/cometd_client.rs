@@ -87,7 +87,7 @@ impl Listener {
         })
     }
 
-    /// Says good-bye.
+    /// Ends the session on the server.
     pub async fn leave(&mut self) {
         if let Some(client) = self.client.take() {
             // Without it the session expires.

@@ -11,9 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 pub struct EventsOptions {
     /// Scheme, host and port of the gateway.
     pub url: String,
-    /// Login name.
+    /// Login name of the user.
     pub user: String,
-    /// His password.
+    /// The password of that user.
     pub password: String,
     /// Channels or patterns.
     pub channels: Vec<String>,

@@ -1,4 +1,4 @@
-//! The table "who hears whom", measured from what each phone received.
+//! The hearing table of the demo, measured from what each phone received.
 
 use super::timeline::Timeline;
 use crate::demo::phone::Phone;
@@ -10,15 +10,15 @@ const HEARD: f32 = -30.0;
 /// Softer than this is silence; the loudest 100 ms count.
 const SILENT: f32 = -50.0;
 
-/// The people of the demo, each with a tone of his own, in Hz. None is a multiple of 50, nor near a harmonic of another.
+/// The people of the demo, each with a tone of its own, in Hz. None is a multiple of 50, nor near a harmonic of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Person {
     Customer,
     Agent,
     Supervisor,
-    /// Another agent.
+    /// A second agent, the colleague.
     Colleague,
-    /// Another supervisor.
+    /// A second supervisor on the same call.
     Second,
 }
 
@@ -53,7 +53,7 @@ pub(super) enum HeardPart {
     BargeIn,
 }
 
-/// Who is to hear whom; what is not named is silence.
+/// The speakers that each listener is to hear; what is not named is silence.
 #[derive(Clone, Debug)]
 pub(super) struct Scene(Vec<(Person, Vec<Person>)>);
 
@@ -70,13 +70,13 @@ impl Scene {
         Scene(vec![(customer, to_customer), (agent, to_agent), (supervisor, to_supervisor)])
     }
 
-    /// Each listener with those he hears.
+    /// Each listener with the speakers it hears.
     pub(super) fn new(hears: &[(Person, &[Person])]) -> Scene {
         Scene(hears.iter().map(|(listener, speakers)| (*listener, speakers.to_vec())).collect())
     }
 
     fn expects(&self, listener: Person, speaker: Person) -> bool {
-        self.0.iter().any(|(who, whom)| *who == listener && whom.contains(&speaker))
+        self.0.iter().any(|(hearer, heard)| *hearer == listener && heard.contains(&speaker))
     }
 }
 

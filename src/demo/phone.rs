@@ -32,9 +32,9 @@ pub enum AnswerPolicy {
     ByHeader,
     /// Rings until [`Phone::answer`] or a NOTIFY with `Event: talk`.
     OnRequest,
-    /// 486.
+    /// Refuses with 486 Busy Here.
     Busy,
-    /// 603.
+    /// Refuses with 603 Decline.
     Reject,
     /// Rings and never answers, whatever is asked.
     Never,
@@ -125,16 +125,16 @@ pub enum PhoneEvent {
 /// An event and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Happened {
-    /// When.
+    /// When it happened.
     pub at: Instant,
-    /// What.
+    /// What happened.
     pub event: PhoneEvent,
 }
 
 /// A SIP message as it passed the phone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traced {
-    /// When.
+    /// When it arrived.
     pub at: Instant,
     /// By this phone.
     pub sent: bool,
@@ -147,7 +147,7 @@ pub struct Traced {
 /// Why a phone could not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum PhoneError {
-    /// A socket.
+    /// A socket cannot be opened or used.
     #[error("socket: {0}")]
     Socket(#[from] io::Error),
     /// The far side said no.
@@ -239,7 +239,7 @@ impl Phone {
         })
     }
 
-    /// Its number.
+    /// The number of the phone.
     pub fn number(&self) -> &str {
         &self.number
     }

@@ -281,7 +281,7 @@ impl Cast<'_> {
         Ok(call)
     }
 
-    /// With scope Agent he is out with the agent.
+    /// With scope Agent the supervisor leaves the call with the agent.
     async fn left_call(&mut self, before: &str, findings: &mut Findings) -> Result<(), DemoError> {
         self.timeline.title("The same, but the supervisor coaches the agent only");
         let mut body = coach(None);
@@ -289,7 +289,7 @@ impl Cast<'_> {
         self.post_device(body).await?;
         let talking_since = self.call_agent().await?;
         self.supervisor_joined().await?;
-        // What he was told of the last call may still be unread.
+        // Events of the last call may still be unread.
         let call = loop {
             let call = self.joined_call("Coach").await?;
             if call != before {
@@ -309,7 +309,7 @@ impl Cast<'_> {
         Ok(())
     }
 
-    /// The customer calls the agent, and the supervisor coaches him: the call, and since when they talk.
+    /// The customer calls the agent, and the supervisor coaches the agent: the call, and since when they talk.
     async fn coached_call(&mut self, phase: &str, findings: &mut Findings) -> Result<(String, Instant), DemoError> {
         let talking_since = self.call_agent().await?;
         let asked = self.post_device(coach(None)).await?;
@@ -327,7 +327,7 @@ impl Cast<'_> {
         self.coached_call("Coach", findings).await
     }
 
-    /// The customer has the agent alone again, who goes on being coached until the customer hangs up. His packets until `left` are counted, and
+    /// The customer and the agent talk alone again; the agent is coached until the customer hangs up. The packets until `left` are counted, and
     /// those from when all has settled.
     async fn ending(&mut self, (since, left): (Instant, Instant), phase: &str, findings: &mut Findings) -> Result<(), DemoError> {
         self.phase(phase, HeardPart::Coach, findings).await;
@@ -411,7 +411,7 @@ impl Cast<'_> {
         let done = match operation {
             "CancelSupervisorMonitoring" => phone.ended(SOON).await,
             "ListenIn" => phone.established(SOON).await,
-            // He is on the call already: what he does changes live.
+            // The supervisor is on the call already: the activity changes live.
             _ => return Ok(()),
         };
         done.map(drop).map_err(|error| DemoError::Phone("second supervisor", error))
@@ -452,7 +452,7 @@ impl Cast<'_> {
         ended.map_err(|error| DemoError::Phone("supervisor", error)).map(drop)
     }
 
-    /// Waits for his established leg and what he does on it; the id of the call.
+    /// Waits for the established leg of the supervisor and the activity on it; the id of the call.
     async fn joined_call(&mut self, activity: &str) -> Result<String, DemoError> {
         let what = format!("his call in {activity}");
         let event = self.news.until(&what, |data| {
@@ -508,7 +508,7 @@ impl Cast<'_> {
         self.tell();
     }
 
-    /// From `since` to the arrival of the first packet in which the agent hears him.
+    /// From `since` to the arrival of the first packet in which the agent hears the supervisor.
     async fn whisper_heard(&self, since: Instant) -> Option<Duration> {
         let deadline = clock::instant() + SOON;
         while clock::instant() < deadline {
@@ -536,7 +536,7 @@ impl Cast<'_> {
 
     fn count_identical(&self, windows: &[(Instant, Instant)], findings: &mut Findings) {
         let Some((first, _)) = windows.first() else { return };
-        // He may have spoken before the customer's phone knew that he had answered.
+        // The agent may have spoken before the phone of the customer knew of the answer.
         let spoken = first.checked_sub(SOON).unwrap_or(*first);
         let agents = std::iter::once(&self.agent).chain(&self.colleague);
         let sent: BTreeSet<_> = agents.flat_map(|agent| agent.sent(spoken)).map(|packet| packet.payload).collect();
@@ -579,7 +579,7 @@ fn coach(mode: Option<&str>) -> Value {
     body
 }
 
-/// The monitoring state in a message about his device; `None` too when it is about something else.
+/// The monitoring state in a message about the device of the supervisor; `None` too when it is about something else.
 fn monitoring(data: &Value) -> Option<&Value> {
     data["devices"]
         .as_array()?

@@ -62,7 +62,7 @@ impl TimelineEntry {
     }
 }
 
-/// Shared by everybody who has something to tell.
+/// Shared by all parts of a story that have something to tell.
 #[derive(Clone)]
 pub(super) struct Timeline {
     start: Instant,

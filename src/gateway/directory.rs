@@ -1,4 +1,5 @@
 use crate::model::{DeviceId, Feature, GroupId, Number, Role, UserId};
+use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Who exists: users, devices, groups, voice environments. Configuration; it does not change while the gateway runs.
@@ -15,18 +16,26 @@ pub struct Directory {
 }
 
 /// A user of the gateway.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct User {
     /// Login name.
     pub id: UserId,
     /// Name for people.
+    #[serde(skip)]
     pub display_name: String,
     /// What he is.
     pub roles: BTreeSet<Role>,
     /// What his contract contains.
+    #[serde(default = "every_feature")]
     pub features: BTreeSet<Feature>,
     /// His devices, in the order they are shown. A device has at most one user.
+    #[serde(default)]
     pub devices: Vec<DeviceId>,
+}
+
+fn every_feature() -> BTreeSet<Feature> {
+    [Feature::Voice, Feature::SupervisorMonitoring].into()
 }
 
 impl User {
@@ -53,26 +62,33 @@ pub struct DeviceEntry {
 }
 
 /// Agents and the supervisors who may monitor them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Group {
     /// Its id.
     pub id: GroupId,
     /// Its agents.
+    #[serde(default)]
     pub agents: BTreeSet<UserId>,
     /// Their supervisors.
+    #[serde(default)]
     pub supervisors: BTreeSet<UserId>,
     /// The group says that its supervisors may monitor its members who are supervisors themselves.
+    #[serde(default)]
     pub monitor_supervisors: bool,
     /// Whoever monitors its agents hears them alone, never their customers.
+    #[serde(default)]
     pub agent_side_only: bool,
 }
 
 /// A voice environment: what `voiceEnvironmentUri` points to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VoiceEnvironment {
     /// Path id.
     pub id: String,
     /// Name for people.
+    #[serde(default)]
     pub name: String,
 }
 

@@ -4,7 +4,7 @@
 
 use super::error::HttpError;
 use crate::clock;
-use crate::model::{Reason, UserId};
+use crate::model::{Reason, UserId, setting};
 use crate::rate_limit::TokenBucket;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
@@ -15,6 +15,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -24,13 +25,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// What the login may be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
     /// How long a session cookie is good for.
+    #[serde(deserialize_with = "setting::some_seconds")]
     pub session_life: Duration,
     /// Sessions of one user at once; the oldest goes.
+    #[serde(deserialize_with = "setting::nonzero")]
     pub sessions_per_user: usize,
     /// How long a verified password is believed without hashing it again.
+    #[serde(deserialize_with = "setting::seconds")]
     pub cache_life: Duration,
     /// Cookies are sent over TLS only.
     pub secure_cookies: bool,
@@ -39,6 +44,7 @@ pub struct AuthConfig {
     /// The same for all users from one address together.
     pub failures_per_address: NonZeroU32,
     /// How long until one more failure is allowed.
+    #[serde(deserialize_with = "setting::some_seconds")]
     pub failure_refill: Duration,
 }
 

@@ -11,6 +11,7 @@
 
 mod occupancy;
 
+use crate::model::setting;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request};
@@ -21,6 +22,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use occupancy::{AdmissionError, Entrance, Occupancy, Ticket};
+use serde::Deserialize;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -51,23 +53,31 @@ const HEAD: usize = 64 * 1024;
 const BROKEN_STREAMS: usize = 64;
 
 /// What a door allows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct ConnectionLimits {
     /// Its name in the log and the metrics.
+    #[serde(skip)]
     pub name: &'static str,
     /// Connections at once of all strangers together.
+    #[serde(deserialize_with = "setting::nonzero")]
     pub connections: usize,
     /// Connections at once from one address, or one network of IPv6 (/64).
+    #[serde(deserialize_with = "setting::nonzero")]
     pub connections_per_address: usize,
     /// Addresses whose connections have places of their own, as many each as there are for all strangers together.
     pub peers: Vec<IpAddr>,
     /// Requests under way at once on one connection over HTTP/2.
+    #[serde(deserialize_with = "setting::nonzero")]
     pub streams: u32,
     /// How long a connection may be open without a request, and the head of a request may take.
+    #[serde(deserialize_with = "setting::some_seconds")]
     pub idle: Duration,
     /// When all places are taken, an address with fewer connections gets the place of one with more, though a request is under way there.
+    #[serde(skip)]
     pub is_shared_fairly: bool,
     /// Nothing but HTTP/2 is spoken.
+    #[serde(skip)]
     pub is_http2_only: bool,
 }
 

@@ -12,12 +12,14 @@ pub use resample::{Downsampler, Upsampler};
 use super::mix::MAX_FRAME;
 use super::rtp::MAX_PAYLOAD;
 use g711::Law;
+use serde::Deserialize;
 
 /// The most samples that one packet decodes to: 120 ms of Opus at 16 kHz, and what fits a packet of the others.
 pub const MAX_DECODED: usize = 2 * MAX_PAYLOAD;
 
 /// An audio codec, mono.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Codec {
     /// G.711 µ-law, static payload type 0.
     Pcmu,

@@ -1,5 +1,6 @@
 use super::LegId;
 use crate::model::Activity;
+use serde::de::{Deserialize, Deserializer, Error};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How loud a speaker is for a listener, in 1/256; 256 is unity.
@@ -14,6 +15,15 @@ impl Gain {
     pub fn from_db(db: f32) -> Gain {
         let factor = 10_f32.powf(db.clamp(-40.0, 40.0) / 20.0);
         Gain((factor * f32::from(Gain::UNITY.0)).round() as u16)
+    }
+
+    /// As configured: decibels between two bounds.
+    pub fn from_db_between<'de, D: Deserializer<'de>, const LEAST: i8, const MOST: i8>(deserializer: D) -> Result<Gain, D::Error> {
+        let db = f32::deserialize(deserializer)?;
+        if !(f32::from(LEAST)..=f32::from(MOST)).contains(&db) {
+            return Err(D::Error::custom(format_args!("must be {LEAST} to {MOST}")));
+        }
+        Ok(Gain::from_db(db))
     }
 }
 

@@ -154,10 +154,24 @@ pub fn is_private(ip: IpAddr) -> bool {
 }
 
 /// A network: an address and how many of its first bits count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "String")]
 pub struct Network {
     address: IpAddr,
     bits: u8,
+}
+
+/// Text that names no network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not an address or a network such as 192.0.2.0/24")]
+pub struct NotANetwork(String);
+
+impl TryFrom<String> for Network {
+    type Error = NotANetwork;
+
+    fn try_from(text: String) -> Result<Self, NotANetwork> {
+        Network::parse(&text).ok_or(NotANetwork(text))
+    }
 }
 
 impl Network {

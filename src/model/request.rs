@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 spoken! {
     /// What a user is.
+    #[derive(serde::Deserialize)]
     Role {
         /// Takes calls.
         Agent,
@@ -19,11 +20,13 @@ spoken! {
 }
 
 /// What a user's contract with the service contains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
 pub enum Feature {
     /// `api-voice`
+    #[serde(rename = "api-voice")]
     Voice,
     /// `api-supervisor-monitoring`
+    #[serde(rename = "api-supervisor-monitoring")]
     SupervisorMonitoring,
 }
 

@@ -32,7 +32,7 @@ pub use whereabouts::Remark;
 use crate::media::{CallKey, Codec, Expected, Gain, MediaCommand, MediaEvent, Targets};
 use crate::model::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Failure, Mode, MonitorFact, Now, Number, PartyRole, Quality,
-    Reason, Refusal, Scope,
+    Reason, Refusal, Scope, setting,
 };
 use crate::sip::config::Nat;
 use crate::sip::leg::{Identity, LegCommand, LegId, LegSource};
@@ -48,20 +48,25 @@ use std::time::{Duration, Instant};
 use whereabouts::{Aim, Reachability, Whereabouts};
 
 /// How the B2BUA behaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct B2buaConfig {
     /// The codecs we take part in, best first. A caller's own order counts for more.
     pub codecs: Vec<Codec>,
     /// Phones are told an IPv6 address for their sound, and one that has only the other family for its own is refused with 488.
+    #[serde(skip)]
     pub media_over_ipv6: bool,
     /// How long a phone may ring: 60 s, below the three minutes after which a proxy gives up (RFC 3261 16.6, timer C).
+    #[serde(deserialize_with = "setting::some_seconds")]
     pub ring_timeout: Duration,
     /// A device that is on a call rings for the next one; if false its caller gets 486.
     pub call_waiting: bool,
     /// More calls at once are refused with 503.
+    #[serde(deserialize_with = "setting::positive")]
     pub max_calls: usize,
     /// A device that is on so many is called no more (486) and makes no more (503): 10, more than anybody can have in hand, and too few for
     /// one account to take the ports of a house.
+    #[serde(deserialize_with = "setting::positive")]
     pub max_calls_per_device: usize,
     /// Whom a hold is told to: false, only the holder's phone knows, and a supervisor goes on hearing the held party.
     pub signal_hold: bool,
@@ -72,18 +77,25 @@ pub struct B2buaConfig {
     /// Supervisors hear agents only, where listening to customers is unlawful.
     pub agent_side_only: bool,
     /// How loud a supervisor is for those he speaks to.
+    #[serde(rename = "whisper_gain_db", deserialize_with = "Gain::from_db_between::<_, -20, 20>")]
     pub whisper: Gain,
     /// How loud the customer is for an agent while a supervisor speaks to him.
+    #[serde(rename = "duck_db", deserialize_with = "Gain::from_db_between::<_, -40, 0>")]
     pub duck: Gain,
     /// An agent hears a short tone when somebody begins to monitor him.
+    #[serde(skip)]
     pub beep: bool,
     /// How long live calls may go on after a request to stop.
+    #[serde(deserialize_with = "setting::seconds")]
     pub grace: Duration,
     /// How a call's sound fares is told at most so often, when nothing else is to be told of the call: 10 s.
+    #[serde(skip)]
     pub quality_interval: Duration,
     /// What is ours, of which nobody may make a target.
+    #[serde(skip)]
     pub targets: Arc<Targets>,
     /// Who joins whom when.
+    #[serde(skip)]
     pub supervision: supervision::SupervisionConfig,
 }
 

@@ -7,7 +7,7 @@
 mod observer;
 mod persistence;
 
-use super::b2bua::{B2bua, B2buaConfig, Environment, Extension, Numbering, Output, Persist, TrunkRoute};
+use super::b2bua::{B2bua, B2buaConfig, Environment, Numbering, Output, Persist};
 use super::config::SipConfig;
 use super::endpoint::Endpoint;
 use super::flow::Protocol;
@@ -15,7 +15,7 @@ use super::leg::{LegCommand, LegEvent, LegId};
 use super::sdp::{SdpError, SrtpPolicy};
 use crate::clock;
 use crate::media::engine::{Engine, EngineStats, MediaEvents};
-use crate::media::{CallKey, Codec, Expected, MediaCommand, MediaConfig, MediaEvent, Targets};
+use crate::media::{CallKey, Expected, MediaCommand, MediaConfig, MediaEvent, Targets};
 use crate::model::{Command, Fact, Now, Reason, Refusal};
 use crate::store::{Store, StoreError};
 use crate::telephony::{self, CommandCall, CommandInbox, FactLog, proto};
@@ -142,7 +142,7 @@ pub async fn start(
     let (kept, bindings, keeping) = persistence::start(store).await?;
     let media_config = config.media.clone();
     let (engine, media) = Engine::start(config.media).map_err(BackendStartError::Media)?;
-    let numbering = numbering(&config.sip);
+    let numbering = Numbering::of(&config.sip);
     warn_of_open_keys(&config.sip);
     let mut endpoint = Endpoint::bind(config.sip).await.map_err(BackendStartError::Sip)?;
     let sip = endpoint.local_addrs().to_vec();
@@ -186,30 +186,6 @@ pub async fn start(
         }),
     };
     Ok((server, backend))
-}
-
-fn numbering(sip: &SipConfig) -> Numbering {
-    let extensions = sip.accounts.iter().map(|account| Extension {
-        device: account.device.clone(),
-        number: account.number.clone(),
-        aliases: account.aliases.clone(),
-        kind: account.kind,
-        nat: account.nat,
-        own_ports: account.own_ports,
-        srtp: account.srtp,
-    });
-    let trunks = sip.trunks.iter().map(|trunk| TrunkRoute {
-        name: trunk.name.clone(),
-        prefixes: trunk.prefixes.clone(),
-        codecs: trunk.codecs.iter().filter_map(|name| Codec::named(name)).collect(),
-        max_calls: trunk.max_calls,
-        nat: trunk.nat,
-        hosts: trunk.hosts(),
-        media_sources: trunk.media_sources.clone(),
-        own_ports: trunk.own_ports,
-        srtp: trunk.srtp,
-    });
-    Numbering::new(extensions, trunks.collect())
 }
 
 /// The machine's own addresses.

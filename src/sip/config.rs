@@ -5,15 +5,18 @@ use super::digest::{Algorithm, ha1};
 use super::flow::Protocol;
 use super::sdp::SrtpPolicy;
 use super::transaction::{Bounds, Timing};
-use crate::media::Network;
-use crate::model::{DeviceId, Number};
+use crate::media::{Codec, Network};
+use crate::model::{DeviceId, Number, setting};
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 /// The configuration of the user agent and its sockets.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct SipConfig {
     /// Where to listen. Port 0 takes a free one.
     pub listen: Vec<ListenAddress>,
@@ -24,26 +27,36 @@ pub struct SipConfig {
     /// The realm of our challenges.
     pub realm: String,
     /// The digest algorithms we challenge for, the preferred first.
+    #[serde(rename = "digests")]
     pub algorithms: Vec<Algorithm>,
     /// How long a challenge can be answered.
+    #[serde(skip)]
     pub nonce_lifetime: Duration,
     /// The phones that may register and call.
+    #[serde(skip)]
     pub accounts: Vec<SipAccount>,
     /// The peers that are known by their address.
+    #[serde(skip)]
     pub trunks: Vec<Trunk>,
     /// Whether accounts must authenticate each INVITE. When off, an INVITE from the address an account has registered from is his.
     pub challenge_invites: bool,
     /// Bounds.
+    #[serde(skip)]
     pub limits: SipLimits,
     /// RFC 3261's timers.
+    #[serde(skip)]
     pub timing: Timing,
     /// How often registered phones are asked whether they are there; `None`: never.
+    #[serde(deserialize_with = "setting::seconds_or_never")]
     pub qualify: Option<Duration>,
     /// RFC 4028's interval that we ask for: 300 s.
+    #[serde(deserialize_with = "setting::some_seconds")]
     pub session_expires: Duration,
     /// RFC 4028's shortest interval that we accept: 90 s.
+    #[serde(skip)]
     pub min_session_expires: Duration,
     /// The User-Agent and Server header.
+    #[serde(skip)]
     pub product: String,
 }
 
@@ -92,7 +105,8 @@ impl SipConfig {
 }
 
 /// A listening socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct ListenAddress {
     /// Over what.
     pub protocol: Protocol,
@@ -104,6 +118,28 @@ impl ListenAddress {
     /// A listening socket.
     pub fn new(protocol: Protocol, address: SocketAddr) -> Self {
         Self { protocol, address }
+    }
+}
+
+/// Text that names no socket to listen on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not 'udp:address:port' or 'tcp:address:port'")]
+pub struct NotAListenAddress(String);
+
+/// `udp:127.0.0.1:5060`
+impl TryFrom<String> for ListenAddress {
+    type Error = NotAListenAddress;
+
+    fn try_from(text: String) -> Result<Self, NotAListenAddress> {
+        let parsed = text.split_once(':').and_then(|(protocol, address)| {
+            let protocol = match protocol {
+                "udp" => Protocol::Udp,
+                "tcp" => Protocol::Tcp,
+                _ => return None,
+            };
+            Some(Self::new(protocol, address.parse().ok()?))
+        });
+        parsed.ok_or(NotAListenAddress(text))
     }
 }
 
@@ -121,30 +157,72 @@ pub enum Nat {
     Never,
 }
 
+/// `"auto"`, or whether there is one.
+impl<'de> Deserialize<'de> for Nat {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AutoOrBool;
+
+        impl de::Visitor<'_> for AutoOrBool {
+            type Value = Nat;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"auto\", true or false")
+            }
+
+            fn visit_bool<E: de::Error>(self, is_translated: bool) -> Result<Nat, E> {
+                match is_translated {
+                    true => Ok(Nat::Always),
+                    false => Ok(Nat::Never),
+                }
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Nat, E> {
+                match text {
+                    "auto" => Ok(Nat::Auto),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(AutoOrBool)
+    }
+}
+
 /// A phone of ours.
-#[derive(Clone)]
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SipAccount {
     /// The device it is.
+    #[serde(rename = "id")]
     pub device: DeviceId,
     /// Its number: the user part of its address of record.
     pub number: Number,
     /// What a switch that it is registered from may call it besides, in P-Asserted-Identity, Remote-Party-ID or From.
+    #[serde(default)]
     pub aliases: Vec<Number>,
     /// The user name of its digests; usually the number.
+    #[serde(skip)]
     pub username: String,
     /// What its digests are checked against: an HA1 for every algorithm of [`Config::algorithms`] (without `-sess`).
+    #[serde(skip)]
     pub ha1s: BTreeMap<Algorithm, String>,
     /// How its phone is asked to answer by itself.
+    #[serde(default, deserialize_with = "every_way_or_none")]
     pub auto_answer: AutoAnswer,
     /// What it is used for.
+    #[serde(default)]
     pub kind: AccountKind,
     /// Whether it is behind a NAT.
+    #[serde(default)]
     pub nat: Nat,
     /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
+    #[serde(default)]
     pub own_ports: bool,
     /// Its phones are asked whether they are there ([`Config::qualify`]).
+    #[serde(default = "yes")]
     pub qualify: bool,
     /// Whether its media is encrypted.
+    #[serde(default)]
     pub srtp: SrtpPolicy,
 }
 
@@ -186,6 +264,19 @@ pub struct AutoAnswer {
     pub alert_info: bool,
 }
 
+fn every_way_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AutoAnswer, D::Error> {
+    let is_asked = bool::deserialize(deserializer)?;
+    Ok(AutoAnswer {
+        answer_mode: is_asked,
+        call_info: is_asked,
+        alert_info: is_asked,
+    })
+}
+
+fn yes() -> bool {
+    true
+}
+
 impl Default for AutoAnswer {
     fn default() -> Self {
         Self {
@@ -197,7 +288,8 @@ impl Default for AutoAnswer {
 }
 
 /// A peer known by its address: a carrier, a session border controller, another switch.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Trunk {
     /// Its name.
     pub name: String,
@@ -206,29 +298,39 @@ pub struct Trunk {
     /// Where our requests go: `host`, `host:port`; a name is resolved once, when the endpoint starts.
     pub target: String,
     /// The address of `target`; filled in when the endpoint starts, or at once when it is an address.
+    #[serde(skip)]
     pub address: Option<SocketAddr>,
     /// How our requests go there.
+    #[serde(default)]
     pub protocol: Protocol,
     /// The numbers that are called there: `+49`, `0`; an empty prefix fits every number.
+    #[serde(default)]
     pub prefixes: Vec<String>,
-    /// The codecs it may use, best first: `PCMU`, `PCMA`. Empty: all of ours.
-    pub codecs: Vec<String>,
+    /// The codecs it may use, best first. Empty: all of ours.
+    #[serde(default)]
+    pub codecs: Vec<Codec>,
     /// Who we are when it challenges us.
+    #[serde(skip)]
     pub login: Option<Login>,
     /// More calls at once over it are refused; `None`: as many as there may be at all.
     pub max_calls: Option<usize>,
     /// More calls that it begins within a second are refused; `None`: any number.
     pub max_calls_per_second: Option<u32>,
     /// Whether it is behind a NAT.
+    #[serde(default)]
     pub nat: Nat,
     /// Where its sound may be, besides its own hosts; none: not said.
+    #[serde(default)]
     pub media_sources: Vec<Network>,
     /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
+    #[serde(default)]
     pub own_ports: bool,
     /// Whether its media is encrypted.
+    #[serde(default)]
     pub srtp: SrtpPolicy,
     /// It may show numbers of our own devices as calling: a switch on which they hang as well. Else such a number is
     /// withheld, and shown as not verified.
+    #[serde(default)]
     pub own_numbers: bool,
 }
 
@@ -300,7 +402,8 @@ impl fmt::Debug for Login {
 }
 
 /// An address a trunk sends from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct TrunkSource {
     /// The address.
     pub address: IpAddr,
@@ -308,38 +411,74 @@ pub struct TrunkSource {
     pub port: Option<u16>,
 }
 
+/// Text that names no address that a trunk could send from.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not an address, with or without a port")]
+pub struct NotASource(String);
+
+/// `192.0.2.10` or `192.0.2.10:5060`
+impl TryFrom<String> for TrunkSource {
+    type Error = NotASource;
+
+    fn try_from(text: String) -> Result<Self, NotASource> {
+        let (address, port) = match (text.parse::<IpAddr>(), text.parse::<SocketAddr>()) {
+            (Ok(address), _) => (address, None),
+            (Err(_), Ok(socket)) => (socket.ip(), Some(socket.port())),
+            (Err(_), Err(_)) => return Err(NotASource(text)),
+        };
+        let address = address.to_canonical();
+        Ok(Self { address, port })
+    }
+}
+
 /// How much is held at most, so that no peer can exhaust us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct SipLimits {
     /// Server transactions.
+    #[serde(skip)]
     pub transactions: Bounds,
     /// Legs.
+    #[serde(skip)]
     pub legs: usize,
     /// Refusals a second to one source address that is nobody's; over it he hears nothing.
+    #[serde(skip)]
     pub refusals_per_second: u32,
     /// How many such sources are remembered.
+    #[serde(skip)]
     pub sources: usize,
     /// Contacts of one device.
+    #[serde(skip)]
     pub contacts: usize,
     /// Shortest registration accepted: 423 below.
+    #[serde(deserialize_with = "setting::some_seconds")]
     pub min_expires: Duration,
     /// Longest registration granted.
+    #[serde(deserialize_with = "setting::some_seconds")]
     pub max_expires: Duration,
     /// An incoming call that nobody answers or refuses is refused by then (RFC 3261's timer C is 3 min).
+    #[serde(skip)]
     pub ringing: Duration,
     /// TCP connections.
+    #[serde(skip)]
     pub connections: usize,
     /// TCP connections of one source address.
+    #[serde(skip)]
     pub connections_per_source: usize,
     /// Of all, those of strangers: no trunk's, and nobody has registered or called by them.
+    #[serde(skip)]
     pub strangers: usize,
     /// Of these, those of one source address.
+    #[serde(skip)]
     pub strangers_per_source: usize,
     /// How long a stranger may keep a connection, whatever it says.
+    #[serde(skip)]
     pub stranger_lifetime: Duration,
     /// How long a message may take to arrive once begun, and the first of a connection from the beginning.
+    #[serde(skip)]
     pub message_deadline: Duration,
     /// A connection on which no message has come for so long is closed, unless a registration or a call goes by it or it is a trunk's.
+    #[serde(skip)]
     pub idle: Duration,
 }
 

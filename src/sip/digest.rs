@@ -12,14 +12,20 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// A digest algorithm (RFC 8760 2.1). The order is that of strength.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
 #[expect(missing_docs, reason = "the names are the algorithms")]
 pub enum Algorithm {
+    #[serde(rename = "MD5")]
     Md5,
+    #[serde(skip_deserializing)]
     Md5Sess,
+    #[serde(rename = "SHA-256")]
     Sha256,
+    #[serde(skip_deserializing)]
     Sha256Sess,
+    #[serde(rename = "SHA-512-256")]
     Sha512_256,
+    #[serde(skip_deserializing)]
     Sha512_256Sess,
 }
 

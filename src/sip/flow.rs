@@ -1,10 +1,12 @@
 //! Where a message came from and how an answer gets back.
 
+use serde::Deserialize;
 use std::fmt;
 use std::net::SocketAddr;
 
 /// A transport protocol that Undertone speaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Datagrams: may be lost, repeated, reordered.
     #[default]

@@ -30,7 +30,8 @@ pub use parse::{Audio, MAX_LINES, SdpSession};
 ///
 /// A peer that does no SRTP refuses RTP/SAVP with 488, and there is no second INVITE to try it in clear. So an optional offer is RTP/AVP
 /// with `a=crypto` lines, as telephones make it that call this "best effort": who does not know the lines leaves them out of his answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SrtpPolicy {
     /// Never.
     #[default]

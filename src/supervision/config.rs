@@ -1,7 +1,10 @@
+use crate::model::setting;
+use serde::de::{Deserialize, Deserializer, Error};
 use std::time::Duration;
 
 /// May a supervisor join a call that is already going on when he asks?
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Intrusion {
     /// Always.
     #[default]
@@ -13,7 +16,8 @@ pub enum Intrusion {
 }
 
 /// Which consult calls of the target are monitored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Consults {
     /// None: the supervisor stays on the first call while the agent consults.
     #[default]
@@ -27,17 +31,21 @@ pub enum Consults {
 }
 
 /// The house's rules of monitoring.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct SupervisionConfig {
     /// `monitoring.intrusion`
     pub intrusion: Intrusion,
     /// How long a supervisor's phone may ring. 20 s: twice what a phone without auto-answer needs.
+    #[serde(deserialize_with = "setting::some_seconds")]
     pub invite_timeout: Duration,
     /// How long leave to join may take; then nobody joins. 5 s.
+    #[serde(deserialize_with = "setting::some_seconds")]
     pub admission_timeout: Duration,
     /// Cancelling a monitor releases the supervisor's leg; if false he stays until the call ends.
     pub cancel_releases_call: bool,
     /// Further ones are refused with `InUse`.
+    #[serde(deserialize_with = "one_to_four")]
     pub max_supervisors_per_device: usize,
     /// In Coach and BargeIn the supervisor may stay with the agent when the customer has left.
     pub debrief: bool,
@@ -62,5 +70,13 @@ impl Default for SupervisionConfig {
             monitor_internal_calls: true,
             monitor_consult_calls: Consults::None,
         }
+    }
+}
+
+/// The media engine has places for so many supervisors beside the parties of a conference.
+fn one_to_four<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    match u32::deserialize(deserializer)? {
+        number @ 1..=4 => Ok(number as usize),
+        _ => Err(D::Error::custom("must be 1 to 4")),
     }
 }

@@ -332,7 +332,7 @@ impl Agent {
         );
     }
 
-    /// RFC 3891 3: the tags as the one sees them who is asked.
+    /// The tags of a Replaces header, as the receiver of the INVITE sees them (RFC 3891 3).
     fn dialog(&self) -> Option<String> {
         let call = self.call.as_ref()?;
         let (theirs, ours) = (wire::tag(&call.remote)?, wire::tag(&call.local)?);
@@ -1046,7 +1046,7 @@ fn token() -> String {
 
 fn answer(reply: impl Into<Option<PhoneReply>>, outcome: Result<(), PhoneError>) {
     if let Some(reply) = reply.into() {
-        // Who asked may have stopped waiting.
+        // The caller of this command may have stopped waiting.
         let _ = reply.send(outcome);
     }
 }

@@ -16,19 +16,19 @@ const KEPT: usize = 6000;
 /// An RTP packet that was sent or received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// When.
+    /// When it arrived.
     pub at: Instant,
-    /// Sequence number.
+    /// Its RTP sequence number.
     pub seq: u16,
-    /// RTP timestamp.
+    /// Its RTP timestamp.
     pub timestamp: u32,
-    /// Synchronisation source.
+    /// Its synchronisation source (SSRC).
     pub ssrc: u32,
-    /// Payload type.
+    /// Its RTP payload type.
     pub payload_type: u8,
     /// The other end.
     pub peer: SocketAddr,
-    /// Payload bytes.
+    /// Its payload, in bytes.
     pub payload: Arc<[u8]>,
 }
 
@@ -81,7 +81,7 @@ impl Packet {
 /// What the phone says.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Voice {
-    /// Frequency.
+    /// Frequency in Hz.
     pub hz: f32,
     /// Level; 0 is a sine of full scale.
     pub dbfs: f32,

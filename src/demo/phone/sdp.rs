@@ -6,16 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 
 pub(super) const TELEPHONE_EVENT: u8 = 101;
 
-/// Which way audio goes, seen from the one who says it (RFC 3264 6.1).
+/// Which way audio goes, seen from the side that says it (RFC 3264 6.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SdpDirection {
-    /// Both ways.
+    /// Audio goes both ways.
     SendRecv,
-    /// Only from him.
+    /// Only from the side that says it.
     SendOnly,
-    /// Only to him.
+    /// Only to the side that says it.
     RecvOnly,
-    /// Neither.
+    /// Audio goes neither way.
     Inactive,
 }
 
@@ -37,7 +37,7 @@ impl SdpDirection {
         matches!(self, SdpDirection::SendRecv | SdpDirection::RecvOnly)
     }
 
-    /// What the answerer says who wants `wanted`.
+    /// The direction in an answer to this offer, by a side that wants `wanted`.
     pub(super) fn answer(self, wanted: SdpDirection) -> SdpDirection {
         match (wanted.sends() && self.receives(), wanted.receives() && self.sends()) {
             (true, true) => SdpDirection::SendRecv,

@@ -2,15 +2,18 @@
 
 use crate::media::{Codec, Network};
 use crate::model::{DeviceId, Number};
-use crate::sip::config::Nat;
+use crate::sip::config::{Nat, SipConfig};
 use crate::sip::sdp::SrtpPolicy;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// What an account is used for. Who hears whom follows from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AccountKind {
     /// A telephone of an agent or a supervisor: a device of the house.
+    #[default]
+    #[serde(rename = "house")]
     Internal,
     /// A customer's account. It may call devices only, and nobody monitors it.
     Customer,
@@ -77,6 +80,31 @@ pub(super) enum NumberOwner<'a> {
 }
 
 impl Numbering {
+    /// Of the accounts and trunks that are configured.
+    pub fn of(sip: &SipConfig) -> Self {
+        let extensions = sip.accounts.iter().map(|account| Extension {
+            device: account.device.clone(),
+            number: account.number.clone(),
+            aliases: account.aliases.clone(),
+            kind: account.kind,
+            nat: account.nat,
+            own_ports: account.own_ports,
+            srtp: account.srtp,
+        });
+        let trunks = sip.trunks.iter().map(|trunk| TrunkRoute {
+            name: trunk.name.clone(),
+            prefixes: trunk.prefixes.clone(),
+            codecs: trunk.codecs.clone(),
+            max_calls: trunk.max_calls,
+            nat: trunk.nat,
+            hosts: trunk.hosts(),
+            media_sources: trunk.media_sources.clone(),
+            own_ports: trunk.own_ports,
+            srtp: trunk.srtp,
+        });
+        Self::new(extensions, trunks.collect())
+    }
+
     /// Of accounts and trunks. Of two accounts with one number the later counts; the trunk with the longest fitting prefix takes a call, the first of equals.
     pub fn new(extensions: impl IntoIterator<Item = Extension>, trunks: Vec<TrunkRoute>) -> Self {
         let extensions: BTreeMap<Number, Extension> = extensions

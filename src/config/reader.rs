@@ -1,0 +1,267 @@
+//! Reads the file and the environment over the defaults, and fits what they say to the types of the modules.
+
+use super::{DEFAULTS, path_of};
+use figment::Figment;
+use figment::error::Kind;
+use figment::providers::{Format, Serialized, Toml};
+use figment::value::{Dict, Value};
+use serde::de::value::Error;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
+use serde::forward_to_deserialize_any;
+use std::collections::BTreeMap;
+
+const DIRECTORY: [&str; 4] = ["user", "device", "group", "voice_environment"];
+
+/// A key's path and what is wrong there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) path: Vec<String>,
+    pub(super) message: String,
+}
+
+/// Where fields stand: a table by its path, and what the keys begin with besides the field's name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) table: &'a [String],
+    pub(super) prefix: &'a str,
+}
+
+/// One table of the configuration.
+struct ConfigTable {
+    values: Dict,
+    /// Of a section. A table of a list has none: what is wrong there has no value to go on with.
+    defaults: Option<Dict>,
+    /// The keys that some type has a field for.
+    known: Vec<String>,
+}
+
+/// Hands out the values, and goes on after each problem with the default in its place, so that all problems are found.
+pub(super) struct ConfigReader {
+    tables: BTreeMap<Vec<String>, ConfigTable>,
+    findings: Vec<Finding>,
+}
+
+impl ConfigReader {
+    /// # Errors
+    /// The file cannot be laid over the defaults.
+    pub(super) fn new(text: Option<&str>, environment: &BTreeMap<String, String>) -> Result<Self, Vec<Finding>> {
+        let mut values = layers(text.unwrap_or_default(), environment).map_err(|errors| {
+            let finding = |error: figment::Error| Finding {
+                message: describe(&error.kind),
+                path: error.path,
+            };
+            errors.into_iter().map(finding).collect::<Vec<Finding>>()
+        })?;
+        let defaults = dict(DEFAULTS);
+        let mut reader = Self {
+            tables: BTreeMap::new(),
+            findings: Vec::new(),
+        };
+        for (name, default) in &defaults {
+            let Value::Dict(_, defaults) = default else { continue };
+            let path = vec![name.clone()];
+            let values = match values.remove(name) {
+                Some(Value::Dict(_, section)) => section,
+                Some(_) => {
+                    reader.found(path.clone(), format!("must be a section: [{name}]"));
+                    defaults.clone()
+                }
+                None => defaults.clone(),
+            };
+            reader.insert(path, values, Some(defaults.clone()));
+        }
+        reader.insert(Vec::new(), values, Some(defaults));
+        Ok(reader)
+    }
+
+    fn insert(&mut self, path: Vec<String>, values: Dict, defaults: Option<Dict>) {
+        let known = Vec::new();
+        self.tables.insert(path, ConfigTable { values, defaults, known });
+    }
+
+    fn found(&mut self, path: Vec<String>, message: String) {
+        let finding = Finding { path, message };
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+    }
+
+    /// Reads a type of which every field is a key of one section. The section without a name is the top of the file.
+    pub(super) fn section<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        self.sections(&[(name, "")])
+    }
+
+    /// Reads a type of which the fields are keys of several sections, each given with the prefix of its keys. A key stands in the
+    /// first section that has a default for it; a field without a default in any of them is no key.
+    pub(super) fn sections<T: DeserializeOwned>(&mut self, sections: &[(&str, &str)]) -> Option<T> {
+        let path = |name: &str| -> Vec<String> { Some(name.to_owned()).filter(|name| !name.is_empty()).into_iter().collect() };
+        let tables: Vec<(Vec<String>, &str)> = sections.iter().map(|(name, prefix)| (path(name), *prefix)).collect();
+        let places: Vec<Place<'_>> = tables.iter().map(|(table, prefix)| Place { table, prefix }).collect();
+        self.fitted(&places)
+    }
+
+    /// Reads a type of which every field is a key of a table in a list.
+    pub(super) fn item<T: DeserializeOwned>(&mut self, table: &[String]) -> Option<T> {
+        self.fitted(&[Place { table, prefix: "" }])
+    }
+
+    fn fitted<T: DeserializeOwned>(&mut self, places: &[Place<'_>]) -> Option<T> {
+        let mut keys: BTreeMap<&str, (Vec<String>, String)> = BTreeMap::new();
+        let mut values = Dict::new();
+        for field in field_names::<T>() {
+            let Some((path, key)) = self.place_of(field, places) else {
+                continue;
+            };
+            let table = self.tables.get_mut(&path)?;
+            table.known.push(key.clone());
+            if let Some(value) = table.values.get(&key) {
+                values.insert((*field).to_owned(), value.clone());
+            }
+            keys.insert(field, (path, key));
+        }
+        loop {
+            let error = match Value::from(values.clone()).deserialize::<T>() {
+                Ok(fitted) => return Some(fitted),
+                Err(error) => error,
+            };
+            let Some(field) = error.path.first() else {
+                self.found(places.first()?.table.to_vec(), describe(&error.kind));
+                return None;
+            };
+            let (table, key) = keys.get(field.as_str())?;
+            let full = table.iter().chain([key]).chain(error.path.iter().skip(1));
+            self.found(full.cloned().collect(), describe(&error.kind));
+            let defaults = self.tables.get(table)?.defaults.as_ref()?;
+            let default = defaults.get(key).filter(|default| values.get(field) != Some(*default));
+            match default {
+                Some(default) => values.insert(field.clone(), default.clone()),
+                None => Some(values.remove(field)?),
+            };
+        }
+    }
+
+    /// The table and the key of a field.
+    fn place_of(&self, field: &str, places: &[Place<'_>]) -> Option<(Vec<String>, String)> {
+        let found = |place: &&Place<'_>| {
+            let key = format!("{}{field}", place.prefix);
+            let defaults = self.tables.get(place.table).and_then(|table| table.defaults.as_ref());
+            places.len() == 1 || defaults.is_some_and(|defaults| defaults.contains_key(&key))
+        };
+        let place = places.iter().find(found)?;
+        Some((place.table.to_vec(), format!("{}{field}", place.prefix)))
+    }
+
+    /// Takes a list of tables apart; the path of each.
+    pub(super) fn list(&mut self, path: &[&str]) -> Vec<Vec<String>> {
+        let path: Vec<String> = path.iter().map(|step| (*step).to_owned()).collect();
+        let parent = path
+            .split_last()
+            .and_then(|(name, parent)| Some((name, self.tables.get_mut(parent)?)));
+        let items = match parent.and_then(|(name, parent)| parent.values.remove(name)) {
+            None => return Vec::new(),
+            Some(Value::Array(_, items)) => items,
+            Some(_) => {
+                let message = format!("must be a list of tables: [[{}]]", path.join("."));
+                self.found(path, message);
+                return Vec::new();
+            }
+        };
+        let mut tables = Vec::new();
+        for (number, item) in items.into_iter().enumerate() {
+            let path: Vec<String> = path.iter().cloned().chain([number.to_string()]).collect();
+            match item {
+                Value::Dict(_, values) => {
+                    self.insert(path.clone(), values, None);
+                    tables.push(path);
+                }
+                _ => self.found(path, "must be a table".to_owned()),
+            }
+        }
+        tables
+    }
+
+    /// All that was wrong, the keys that no type has a field for included.
+    pub(super) fn finish(mut self) -> Vec<Finding> {
+        for (path, table) in std::mem::take(&mut self.tables) {
+            for name in table.values.keys().filter(|name| !table.known.contains(name)) {
+                let message = match path.is_empty() {
+                    true => format!("there is no section or key '{name}'"),
+                    false => format!("there is no key '{name}' here; there are: {}", table.known.join(", ")),
+                };
+                self.found(path.iter().chain([name]).cloned().collect(), message);
+            }
+        }
+        self.findings
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "figment's error; once at the start")]
+fn layers(text: &str, environment: &BTreeMap<String, String>) -> Result<Dict, figment::Error> {
+    let mut defaults = dict(DEFAULTS);
+    let own = Figment::from(Toml::string(text)).extract::<Dict>()?;
+    if DIRECTORY.iter().any(|name| own.contains_key(*name)) {
+        DIRECTORY.iter().for_each(|name| {
+            defaults.remove(*name);
+        });
+    }
+    let mut figment = Figment::new()
+        .merge(Serialized::defaults(defaults))
+        .merge(Serialized::defaults(own));
+    for (key, value) in environment {
+        // A value that is no TOML is text; `Value`'s parser never fails.
+        let value: Value = match value.parse() {
+            Ok(value) => value,
+            Err(never) => match never {},
+        };
+        figment = figment.merge(Serialized::default(&path_of(key).join("."), value));
+    }
+    figment.extract()
+}
+
+fn dict(text: &str) -> Dict {
+    // The defaults are part of the program, and a test reads them.
+    Figment::from(Toml::string(text)).extract().unwrap_or_default()
+}
+
+fn describe(kind: &Kind) -> String {
+    match kind {
+        Kind::UnknownField(name, known) => format!("there is no key '{name}' here; there are: {}", known.join(", ")),
+        Kind::MissingField(name) => format!("'{name}' is missing"),
+        Kind::UnknownVariant(found, known) => format!("'{found}' is not one of {}", known.join(", ")),
+        Kind::InvalidType(found, expected) => format!("found {found}, expected {expected}"),
+        other => other.to_string(),
+    }
+}
+
+/// The fields of a struct as serde reads them.
+fn field_names<T: DeserializeOwned>() -> &'static [&'static str] {
+    let mut names: &'static [&'static str] = &[];
+    // It only looks, and always ends in an error.
+    let _ = T::deserialize(FieldNames(&mut names));
+    names
+}
+
+struct FieldNames<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for FieldNames<'_> {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Error> {
+        Err(Error::custom("not a struct"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        _visitor: V,
+    ) -> Result<V::Value, Error> {
+        *self.0 = fields;
+        Err(Error::custom("only its fields are wanted"))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct seq tuple
+        tuple_struct map enum identifier ignored_any
+    }
+}

@@ -1,0 +1,310 @@
+//! What crosses modules: addresses to listen on, users, devices, groups and trunks; and where in the file the keys of each module stand.
+
+use super::checks::Checks;
+use super::reader::{ConfigReader, Finding};
+use super::{Config, Doors};
+use crate::cometd::CometdConfig;
+use crate::gateway::{DeviceEntry, Directory, GatewayConfig, Group, NotifyAgent, User, VoiceEnvironment};
+use crate::http::HttpConfig;
+use crate::http::auth::AuthConfig;
+use crate::http::server::ConnectionLimits;
+use crate::media::MediaConfig;
+use crate::model::UserId;
+use crate::sip::b2bua::{AccountKind, B2buaConfig};
+use crate::sip::config::{Login, SipAccount, SipConfig, SipLimits, Trunk};
+use crate::supervision::SupervisionConfig;
+use crate::telemetry::LogConfig;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The whole file, read by module.
+pub(super) struct Sections {
+    pub(super) process: ProcessConfig,
+    pub(super) rest: RestAddress,
+    pub(super) grpc: GrpcAddress,
+    pub(super) admin: AdminAddress,
+    pub(super) sip_backend: BackendAddresses,
+    pub(super) audit: AuditFile,
+    pub(super) http: HttpConfig,
+    pub(super) login: AuthConfig,
+    pub(super) cometd: CometdConfig,
+    pub(super) rest_limits: ConnectionLimits,
+    pub(super) grpc_limits: ConnectionLimits,
+    pub(super) admin_limits: ConnectionLimits,
+    pub(super) gateway: GatewayConfig,
+    pub(super) announcement: Announcement,
+    pub(super) supervision: SupervisionConfig,
+    pub(super) sip: SipConfig,
+    pub(super) sip_limits: SipLimits,
+    pub(super) b2bua: B2buaConfig,
+    pub(super) media: MediaConfig,
+    pub(super) log: LogConfig,
+    pub(super) trunks: Vec<(Trunk, TrunkLogin)>,
+    pub(super) voice_environments: Vec<VoiceEnvironment>,
+    pub(super) devices: Vec<(SipAccount, DeviceDetails)>,
+    pub(super) users: Vec<(User, UserDetails)>,
+    pub(super) groups: Vec<(Group, GroupMembers)>,
+}
+
+/// Keys of no section.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProcessConfig {
+    pub(super) state_dir: PathBuf,
+    pub(super) insecure_bind: bool,
+    pub(super) backend_url: String,
+}
+
+/// `[rest]`: where REST and CometD are, for themselves and for clients.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RestAddress {
+    pub(super) bind: SocketAddr,
+    pub(super) public_url: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GrpcAddress {
+    pub(super) bind: SocketAddr,
+    pub(super) reflection: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdminAddress {
+    pub(super) bind: SocketAddr,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackendAddresses {
+    pub(super) grpc_bind: SocketAddr,
+    pub(super) admin_bind: SocketAddr,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AuditFile {
+    pub(super) file: PathBuf,
+}
+
+/// What the monitored agent is told, by the gateway and by the backend.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Announcement {
+    notify_agent: AnnouncedBy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum AnnouncedBy {
+    None,
+    Event,
+    Beep,
+}
+
+/// What a trunk's challenges are answered with: all of it or nothing.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TrunkLogin {
+    pub(super) user: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) realm: Option<String>,
+}
+
+/// What the SIP account of a device does not need to know.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeviceDetails {
+    pub(super) voice_environment: Option<String>,
+    password: Option<String>,
+}
+
+/// What the gateway does not know of a user, or fills in.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UserDetails {
+    display_name: Option<String>,
+    pub(super) password_hash: Option<String>,
+}
+
+/// The members of a group in the order of the file, in which problems are told.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GroupMembers {
+    #[serde(default)]
+    pub(super) agents: Vec<UserId>,
+    #[serde(default)]
+    pub(super) supervisors: Vec<UserId>,
+}
+
+impl Sections {
+    /// `None` when something is wrong: the reader has the findings.
+    pub(super) fn read(reader: &mut ConfigReader) -> Option<Self> {
+        let trunks = reader.list(&["sip", "trunk"]).into_iter();
+        let trunks = trunks
+            .filter_map(|path| Some((reader.item::<Trunk>(&path)?, reader.item(&path)?)))
+            .collect();
+        let (process, rest, http) = (reader.section(""), reader.section("rest"), reader.section("rest"));
+        let (login, cometd) = (reader.section("login"), reader.section("bayeux"));
+        let (grpc, admin, sip_backend) = (reader.section("grpc"), reader.section("admin"), reader.section("sip_backend"));
+        let mut limits = |prefix| reader.sections::<ConnectionLimits>(&[("doors", prefix), ("doors", "")]);
+        let (rest_limits, grpc_limits, admin_limits) = (limits("rest_"), limits("grpc_"), limits("admin_"));
+        let gateway = reader.sections(&[("monitoring", ""), ("audit", "")]);
+        let (announcement, supervision, audit) = (
+            reader.section("monitoring"),
+            reader.sections(&[("monitoring", "")]),
+            reader.section("audit"),
+        );
+        let (sip, sip_limits) = (reader.section("sip"), reader.section("sip"));
+        let b2bua = reader.sections(&[("sip", ""), ("monitoring", "")]);
+        let (media, log) = (reader.section("media"), reader.section("log"));
+        let voice_environments = reader.list(&["voice_environment"]).into_iter();
+        let voice_environments = voice_environments.filter_map(|path| reader.item(&path)).collect();
+        let devices = reader.list(&["device"]).into_iter();
+        let devices = devices
+            .filter_map(|path| Some((reader.item(&path)?, reader.item(&path)?)))
+            .collect();
+        let users = reader.list(&["user"]).into_iter();
+        let users = users.filter_map(|path| Some((reader.item(&path)?, reader.item(&path)?))).collect();
+        let groups = reader.list(&["group"]).into_iter();
+        let groups = groups.filter_map(|path| Some((reader.item(&path)?, reader.item(&path)?))).collect();
+        Some(Self {
+            process: process?,
+            rest: rest?,
+            grpc: grpc?,
+            admin: admin?,
+            sip_backend: sip_backend?,
+            audit: audit?,
+            http: http?,
+            login: login?,
+            cometd: cometd?,
+            rest_limits: rest_limits?,
+            grpc_limits: grpc_limits?,
+            admin_limits: admin_limits?,
+            gateway: gateway?,
+            announcement: announcement?,
+            supervision: supervision?,
+            sip: sip?,
+            sip_limits: sip_limits?,
+            b2bua: b2bua?,
+            media: media?,
+            log: log?,
+            trunks,
+            voice_environments,
+            devices,
+            users,
+            groups,
+        })
+    }
+
+    /// # Errors
+    /// Everything that several keys do not keep together.
+    pub(super) fn into_config(mut self) -> Result<Config, Vec<Finding>> {
+        let findings = Checks::of(&self);
+        if !findings.is_empty() {
+            return Err(findings);
+        }
+        self.complete();
+        let directory = self.directory();
+        let hash = |(user, details): (User, UserDetails)| Some((user.id, details.password_hash?));
+        let password = |(account, details): &(SipAccount, DeviceDetails)| Some((account.number.clone(), details.password.clone()?));
+        let sip_passwords = self.devices.iter().filter_map(password).collect();
+        Ok(Config {
+            audit_file: self.process.state_dir.join(&self.audit.file),
+            state_dir: self.process.state_dir,
+            insecure_bind: self.process.insecure_bind,
+            backend_url: self.process.backend_url,
+            rest_bind: self.rest.bind,
+            front: self.http,
+            login: self.login,
+            bayeux: self.cometd,
+            grpc_bind: self.grpc.bind,
+            grpc_reflection: self.grpc.reflection,
+            admin_bind: self.admin.bind,
+            doors: Doors {
+                rest: self.rest_limits,
+                grpc: self.grpc_limits,
+                admin: self.admin_limits,
+            },
+            backend_grpc_bind: self.sip_backend.grpc_bind,
+            backend_admin_bind: self.sip_backend.admin_bind,
+            gateway: self.gateway,
+            directory,
+            sip: SipConfig {
+                accounts: self.devices.into_iter().map(|(account, _)| account).collect(),
+                trunks: self.trunks.into_iter().map(|(trunk, _)| trunk).collect(),
+                limits: self.sip_limits,
+                ..self.sip
+            },
+            b2bua: B2buaConfig {
+                supervision: self.supervision,
+                ..self.b2bua
+            },
+            media: self.media,
+            telemetry: self.log,
+            password_hashes: self.users.into_iter().filter_map(hash).collect(),
+            sip_passwords,
+        })
+    }
+
+    /// Fills in what follows from keys of another module, or from another key.
+    fn complete(&mut self) {
+        self.http.public_url = match &self.rest.public_url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("http://{}", self.rest.bind),
+        };
+        (self.rest_limits.name, self.grpc_limits.name, self.admin_limits.name) = ("rest", "grpc", "admin");
+        self.rest_limits.peers = self.http.trusted_proxies.clone();
+        (self.grpc_limits.is_shared_fairly, self.admin_limits.is_shared_fairly) = (true, true);
+        self.grpc_limits.is_http2_only = true;
+        // The tone is the backend's; the event comes with it.
+        self.gateway.notify_agent = match self.announcement.notify_agent {
+            AnnouncedBy::None => NotifyAgent::None,
+            AnnouncedBy::Event | AnnouncedBy::Beep => NotifyAgent::Event,
+        };
+        self.b2bua.beep = self.announcement.notify_agent == AnnouncedBy::Beep;
+        self.b2bua.media_over_ipv6 = self.media.advertised.unwrap_or(self.media.bind).is_ipv6();
+        self.sip.min_session_expires = self.sip.min_session_expires.min(self.sip.session_expires);
+        for (account, _) in &mut self.devices {
+            account.username = account.number.as_str().to_owned();
+        }
+        for (trunk, login) in &mut self.trunks {
+            trunk.address = trunk.target.parse::<SocketAddr>().ok();
+            trunk.login = login.take();
+        }
+        for (user, details) in &mut self.users {
+            user.display_name = details.display_name.take().unwrap_or_else(|| user.id.as_str().to_owned());
+        }
+    }
+
+    fn directory(&self) -> Directory {
+        let environment = self.voice_environments.first().map_or("", |environment| environment.id.as_str());
+        let device = |(account, details): &(SipAccount, DeviceDetails)| DeviceEntry {
+            id: account.device.clone(),
+            number: account.number.clone(),
+            voice_environment: details.voice_environment.as_deref().unwrap_or(environment).to_owned(),
+        };
+        // A customer's account belongs to no user: it is never seen and never monitored.
+        let ours = self.devices.iter().filter(|(account, _)| account.kind == AccountKind::Internal);
+        let environments = self.voice_environments.iter().cloned();
+        Directory {
+            users: self.users.iter().map(|(user, _)| (user.id.clone(), user.clone())).collect(),
+            devices: ours.map(device).map(|device| (device.id.clone(), device)).collect(),
+            groups: self.groups.iter().map(|(group, _)| (group.id.clone(), group.clone())).collect(),
+            voice_environments: environments.map(|environment| (environment.id.clone(), environment)).collect(),
+        }
+    }
+}
+
+impl TrunkLogin {
+    fn take(&mut self) -> Option<Login> {
+        Some(Login {
+            realm: self.realm.take()?,
+            username: self.user.take()?,
+            password: self.password.take()?,
+        })
+    }
+}
