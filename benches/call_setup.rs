@@ -7,13 +7,23 @@
 //! The whole SIP backend on real sockets: a trunk calls devices. A generator in one thread is the trunk and every device; its messages are
 //! prebuilt and patched. `--slots` calls are under way at any time, each INVITE, 100, 180, 200, ACK, BYE, 200 on both sides with its media
 //! ports opened and closed, and the next follows at once. It drives in turn the backend and a bare loop that answers each datagram with as
-//! many, of the sizes that one real call had. CPU is what the kernel booked for the threads of either.
+//! many, of the sizes that one real call had, at as many calls a second as the backend has just reached: a loop that is faster than its
+//! generator never has to wake it, and would seem to cost half. CPU is what the kernel booked for the threads of either; the backend's counts while the
+//! bare loop is driven too, as that is when it ends what calls have left behind. What it does when transactions end, half a minute after
+//! their call, is only in it when that long is measured. All with the product's allocator. A ratio is that of a second of either, the
+//! median of all with the least and the most.
 
+mod measure;
+
+use measure::{Spread, Threads, anonymous_kib};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::time::TimeSpec;
 use std::error::Error;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -30,10 +40,20 @@ use undertone::store;
 const REALM: &str = "bench";
 const PASSWORD: &str = "secret";
 const SLICE: Duration = Duration::from_secs(1);
+/// Transactions linger for 32 s: until then nothing of a call is freed.
+const LINGERING: Duration = Duration::from_secs(30);
+/// Less growth than this is noise.
+const LEAST_KIB: f64 = 1024.0;
+/// Threads of the backend, and of the bare loop.
+const OURS: [&str; 2] = ["sip", "media-"];
+const BARE: [&str; 1] = ["bare-"];
 /// A call that has stood still for so long is given up.
 const STUCK: Duration = Duration::from_secs(3);
 const NAP: u16 = 20;
 const DATAGRAM: usize = 4096;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 struct Options {
     seconds: u64,
@@ -78,14 +98,16 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 struct Row {
     calls: u64,
-    cpu: f64,
-    bare_cpu: f64,
+    cpu: Spread,
+    bare_cpu: Spread,
+    ratio: Spread,
     reached: f64,
     bare_reached: f64,
     given_up: u64,
     datagrams: usize,
     bytes: usize,
-    kb_per_call: f64,
+    /// KiB; `None` when it is too small to measure.
+    kb_per_call: Option<f64>,
 }
 
 impl Row {
@@ -93,16 +115,20 @@ impl Row {
         println!(
             "{} calls: {:.0} calls a second and core, {:.0} µs a call (bare {:.0}, ratio {:.2}; {} datagrams, {} bytes)",
             self.calls,
-            1e6 / self.cpu,
+            1e6 / self.cpu.middle,
             self.cpu,
             self.bare_cpu,
-            self.cpu / self.bare_cpu,
+            self.ratio,
             self.datagrams,
             self.bytes,
         );
+        let kept = self.kb_per_call.map_or_else(
+            || "what is kept of a call is too small to measure".to_owned(),
+            |kib| format!("{kib:.1} KiB kept of a call while its transactions linger"),
+        );
         println!(
-            "beside the generator {:.0} calls a second (bare {:.0}), {} given up, {:.1} KiB kept of a call while its transactions linger",
-            self.reached, self.bare_reached, self.given_up, self.kb_per_call,
+            "beside the generator {:.0} calls a second (bare {:.0}), {} given up, {kept}",
+            self.reached, self.bare_reached, self.given_up,
         );
     }
 
@@ -110,10 +136,13 @@ impl Row {
         serde_json::json!({
             "engine": "undertone",
             "calls": self.calls,
-            "calls_per_s": 1e6 / self.cpu,
-            "cpu_us_per_call": self.cpu,
-            "bare_cpu_us_per_call": self.bare_cpu,
-            "ratio": self.cpu / self.bare_cpu,
+            "calls_per_s": 1e6 / self.cpu.middle,
+            "cpu_us_per_call": self.cpu.middle,
+            "cpu_us_per_call_range": [self.cpu.least, self.cpu.most],
+            "bare_cpu_us_per_call": self.bare_cpu.middle,
+            "bare_cpu_us_per_call_range": [self.bare_cpu.least, self.bare_cpu.most],
+            "ratio": self.ratio.middle,
+            "ratio_range": [self.ratio.least, self.ratio.most],
             "reached_calls_per_s": self.reached,
             "bare_reached_calls_per_s": self.bare_reached,
             "given_up": self.given_up,
@@ -139,25 +168,37 @@ fn measure(options: &Options) -> Result<Row, Box<dyn Error>> {
     calls.register()?;
     let steps = calls.one_call()?;
     let mut bare = Bare::start(steps, options.slots)?;
-    let [mut cpu, mut bare_cpu, mut time, mut bare_time] = [Duration::ZERO; 4];
-    calls.run(SLICE / 2)?;
-    bare.run(SLICE / 2)?;
+    let mut rate = calls.run(SLICE)? as f64 / SLICE.as_secs_f64();
+    bare.run(SLICE / 2, rate)?;
+    let [mut time, mut bare_time] = [Duration::ZERO; 2];
     let (mut done, mut bare_done) = (0, 0);
-    let before = resident();
+    let mut slices = Vec::new();
+    let (memory, first) = (anonymous_kib("self")?, instant());
+    let mut kept = None;
     // A slice of the one, a slice of the other: what else the machine does disturbs both alike.
     for _ in 0..options.seconds {
-        let (cpu_before, began) = (cpu_of("bare-"), instant());
-        bare_done += bare.run(SLICE)?;
-        bare_cpu += cpu_of("bare-") - cpu_before;
+        let (ours, theirs, began) = (Threads::of("self", &OURS), Threads::of("self", &BARE), instant());
+        let exchanges = bare.run(SLICE, rate)?;
+        let bare_cpu = Threads::of("self", &BARE).since(&theirs);
         bare_time += began.elapsed();
 
-        let busy = || cpu_of("sip") + cpu_of("media-");
-        let (cpu_before, began) = (busy(), instant());
-        done += calls.run(SLICE)?;
-        cpu += busy() - cpu_before;
+        let began = instant();
+        let ended = calls.run(SLICE)?;
+        let cpu = Threads::of("self", &OURS).since(&ours);
         time += began.elapsed();
+        rate = ended as f64 / began.elapsed().as_secs_f64();
+
+        if ended == 0 || exchanges == 0 {
+            return Err("a second without any call".into());
+        }
+        let micros = |cpu: Duration, count: u64| cpu.as_secs_f64() * 1e6 / count as f64;
+        slices.push((micros(cpu, ended), micros(bare_cpu, exchanges)));
+        (done, bare_done) = (done + ended, bare_done + exchanges);
+        if first.elapsed() < LINGERING {
+            let growth = anonymous_kib("self")? - memory;
+            kept = (growth >= LEAST_KIB).then_some(growth / done as f64);
+        }
     }
-    let kept = resident().saturating_sub(before);
     let until = instant() + STUCK;
     while backend.media().legs > 0 && instant() < until {
         calls.listen(&mut 0)?;
@@ -167,17 +208,18 @@ fn measure(options: &Options) -> Result<Row, Box<dyn Error>> {
         return Err(format!("{open} legs are left over").into());
     }
     runtime.block_on(backend.shutdown());
-    let micros = |cpu: Duration, calls: u64| cpu.as_secs_f64() * 1e6 / calls.max(1) as f64;
+    let spread = |value: fn(&(f64, f64)) -> f64| Spread::of(slices.iter().map(value)).ok_or("no second was measured");
     Ok(Row {
         calls: done,
-        cpu: micros(cpu, done),
-        bare_cpu: micros(bare_cpu, bare_done),
+        cpu: spread(|slice| slice.0)?,
+        bare_cpu: spread(|slice| slice.1)?,
+        ratio: spread(|slice| slice.0 / slice.1)?,
         reached: done as f64 / time.as_secs_f64(),
         bare_reached: bare_done as f64 / bare_time.as_secs_f64(),
         given_up: calls.given_up,
         datagrams: bare.steps.iter().map(|step| 1 + step.answers.len()).sum(),
         bytes: bare.steps.iter().map(|step| step.size + step.answers.iter().sum::<usize>()).sum(),
-        kb_per_call: kept as f64 / 1024.0 / done.max(1) as f64,
+        kb_per_call: kept,
     })
 }
 
@@ -632,19 +674,34 @@ impl Bare {
         })
     }
 
-    /// As many exchanges at once as there were calls; how many came to their end.
-    fn run(&mut self, time: Duration) -> Result<u64, Box<dyn Error>> {
-        let (until, served) = (instant() + time, self.served.load(Ordering::Relaxed));
-        let mut done = 0;
+    /// So many exchanges a second, at once at most as many as there were calls; how many came to
+    /// their end.
+    fn run(&mut self, time: Duration, rate: f64) -> Result<u64, Box<dyn Error>> {
+        let (began, served) = (instant(), self.served.load(Ordering::Relaxed));
+        let (mut begun, mut done) = (0_u32, 0);
         // The step each is at, and how many datagrams are to come.
         let mut places = vec![(0, 0); self.slots];
-        let mut under_way = 0;
-        for (slot, place) in places.iter_mut().enumerate() {
-            self.say(slot, place, 0)?;
-            under_way += 1;
-        }
+        let mut free: Vec<usize> = (0..self.slots).collect();
         let mut buffer = [0; DATAGRAM];
-        while under_way > 0 {
+        loop {
+            let due = began + Duration::from_secs_f64(f64::from(begun) / rate);
+            let is_over = instant() >= began + time;
+            if is_over && free.len() == self.slots {
+                break;
+            }
+            let mut wait = STUCK;
+            if !is_over && !free.is_empty() {
+                wait = due.saturating_duration_since(instant());
+                if wait.is_zero() {
+                    begun += 1;
+                    let slot = free.pop().unwrap_or_default();
+                    self.say(slot, &mut places[slot], 0)?;
+                    continue;
+                }
+            }
+            if !self.has_come(wait)? {
+                continue;
+            }
             self.socket.recv_from(&mut buffer)?;
             let slot = usize::from(u16::from_be_bytes([buffer[1], buffer[2]]));
             let place = &mut places[slot];
@@ -657,15 +714,23 @@ impl Bare {
                 continue;
             }
             done += 1;
-            if instant() >= until || !self.say(slot, place, 0)? {
-                under_way -= 1;
-            }
+            free.push(slot);
         }
         // Steps of the last calls that nothing comes of may still wait in the socket.
         let served = self.served.load(Ordering::Relaxed) - served;
         match served + self.slots as u64 >= done * self.steps.len() as u64 {
             true => Ok(done),
             false => Err("the bare loop has lost datagrams".into()),
+        }
+    }
+
+    /// Waits for a datagram, sleeping; false when none came in time.
+    fn has_come(&self, time: Duration) -> Result<bool, Box<dyn Error>> {
+        let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let count = ppoll(&mut sockets, Some(TimeSpec::from_duration(time)), None)?;
+        match count == 0 && time >= STUCK {
+            true => Err("the bare loop has lost datagrams".into()),
+            false => Ok(count > 0),
         }
     }
 
@@ -692,25 +757,4 @@ impl Drop for Bare {
             thread.join().expect("the bare loop does not panic");
         }
     }
-}
-
-/// CPU time of this process's threads of that name, to the nanosecond (proc(5): schedstat).
-fn cpu_of(name: &str) -> Duration {
-    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let nanos = tasks.filter_map(|task| {
-        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).ok();
-        if !read("comm")?.starts_with(name) {
-            return None;
-        }
-        read("schedstat")?.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanos.sum())
-}
-
-/// Resident bytes (proc(5): statm).
-fn resident() -> u64 {
-    const PAGE: u64 = 4096;
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
-    pages.unwrap_or(0) * PAGE
 }

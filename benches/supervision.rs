@@ -4,17 +4,19 @@
 //! cargo bench --bench supervision -- [--json]
 //! ```
 //!
-//! The pure machines alone, supervision and gateway: no socket, no clock. At each size every tenth monitor's agent is on a call and the supervisor has joined it. A
-//! fact is a hold or its end on one of those calls; a request changes what a supervisor does, at the gateway with its line in the audit; a read is
-//! the calls of somebody who is on one. Memory is what the allocator holds.
+//! The pure machines alone, supervision and gateway: no socket, no clock. At each size every tenth monitor's agent is on a call and the
+//! supervisor has joined it. A fact is a hold or its end on one of those calls; a request changes what a supervisor does, at the gateway
+//! with its line in the audit; a read is the calls of somebody who is on one. Memory is what the allocator, the product's, holds. A time
+//! is the median of the rounds that follow a first one; below it the least and the most.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod measure;
+
+use measure::{Counting, Spread};
 use std::error::Error;
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::Instant;
 use undertone::clock::instant;
 use undertone::gateway::{self, DeviceEntry, Directory, Gateway, Group, Restored, Token, User};
 use undertone::model::{
@@ -27,27 +29,8 @@ const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 /// The target of issue and mission.
 const MOST_BYTES: usize = 2048;
 const STEPS: usize = 20_000;
-const ROUNDS: usize = 5;
-
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came; the counter beside it allocates nothing.
-#[expect(unsafe_code, reason = "an allocator that counts is written so")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+/// Rounds that count, after one that does not.
+const ROUNDS: usize = 7;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -55,16 +38,38 @@ static ALLOCATOR: Counting = Counting;
 struct Row {
     monitors: usize,
     bytes: usize,
-    fact: Duration,
-    request: Duration,
+    /// In nanoseconds, as all.
+    fact: Spread,
+    request: Spread,
     gateway: AtGateway,
 }
 
-#[derive(Clone, Copy)]
 struct AtGateway {
-    fact: Duration,
-    request: Duration,
-    read: Duration,
+    fact: Spread,
+    request: Spread,
+    read: Spread,
+}
+
+impl Row {
+    fn times(&self) -> [(&'static str, &Spread); 5] {
+        let AtGateway { fact, request, read } = &self.gateway;
+        [
+            ("fact_ns", &self.fact),
+            ("request_ns", &self.request),
+            ("gateway_fact_ns", fact),
+            ("gateway_request_ns", request),
+            ("gateway_read_ns", read),
+        ]
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let mut row = serde_json::json!({ "monitors": self.monitors, "bytes_per_monitor": self.bytes });
+        for (name, time) in self.times() {
+            row[name] = (time.middle as u64).into();
+            row[format!("{name}_range")] = serde_json::json!([time.least as u64, time.most as u64]);
+        }
+        row
+    }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -73,16 +78,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let first = rows.first().ok_or("no size")?;
     if json {
         for row in &rows {
-            println!(
-                r#"{{"monitors":{},"bytes_per_monitor":{},"fact_ns":{},"request_ns":{},"gateway_fact_ns":{},"gateway_request_ns":{},"gateway_read_ns":{}}}"#,
-                row.monitors,
-                row.bytes,
-                row.fact.as_nanos(),
-                row.request.as_nanos(),
-                row.gateway.fact.as_nanos(),
-                row.gateway.request.as_nanos(),
-                row.gateway.read.as_nanos(),
-            );
+            println!("{}", row.json());
         }
         return Ok(());
     }
@@ -91,22 +87,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         " monitors   live calls   bytes a monitor   one fact        one request        one fact        one request      one read   (× the smallest size)"
     );
     for row in &rows {
-        let cell = |ours: Duration, least: Duration| {
-            let times = ours.as_secs_f64() / least.as_secs_f64();
-            format!("{:>8.2} µs {times:>4.1}×", ours.as_secs_f64() * 1e6)
-        };
-        let (gateway, least) = (&row.gateway, &first.gateway);
+        let cell = |ours: &Spread, smallest: &Spread| format!("{:>8.2} µs {:>4.1}×", ours.middle / 1e3, ours.middle / smallest.middle);
+        let (times, smallest) = (row.times(), first.times());
+        let [fact, request, told, asked, read]: [String; 5] = std::array::from_fn(|at| cell(times[at].1, smallest[at].1));
         println!(
-            "{:>9}{:>13}{:>18}{}{}   {}{}{}",
+            "{:>9}{:>13}{:>18}{fact}{request}   {told}{asked}{read}",
             row.monitors,
             row.monitors / 10,
             row.bytes,
-            cell(row.fact, first.fact),
-            cell(row.request, first.request),
-            cell(gateway.fact, least.fact),
-            cell(gateway.request, least.request),
-            cell(gateway.read, least.read),
         );
+        let [fact, request, told, asked, read] = row
+            .times()
+            .map(|(_, time)| format!("{:>8.2}–{:<7.2}", time.least / 1e3, time.most / 1e3));
+        println!("{:>40}{fact} {request}    {told} {asked} {read}", "");
     }
     let largest = rows.iter().map(|row| row.bytes).max().unwrap_or_default();
     println!("a monitor at rest: {largest} bytes of at most {MOST_BYTES}");
@@ -129,9 +122,10 @@ fn measure(monitors: usize) -> Row {
         state: MonitorState::Armed,
     };
     let armed = || (0..monitors).map(fact).collect::<Vec<MonitorFact>>();
-    let before = HELD.load(Ordering::Relaxed);
+    let before = Counting::held();
     let mut machine = Supervision::new(SupervisionConfig::default(), armed());
-    let bytes = (HELD.load(Ordering::Relaxed) - before) / monitors;
+    let held = usize::try_from(Counting::held() - before).expect("nothing else is freed meanwhile");
+    let bytes = held / monitors;
 
     for n in (0..monitors).step_by(10) {
         machine.handle_call(&call(n, LegState::Established), now);
@@ -140,19 +134,21 @@ fn measure(monitors: usize) -> Row {
         drain(&mut machine);
     }
     let facts = holds(monitors);
-    let requests: Vec<Command> = (0..STEPS)
-        .map(|step| Command::StartMonitoring {
-            supervisor: supervisor(step * 7 % monitors),
-            target: agent(step * 7 % monitors),
-            activity: Activity::ALL[step % 3],
-            mode: Mode::AllCalls,
-            scope: Scope::Call,
-            confirm_joins: false,
-            agent_side_only: false,
-        })
-        .collect();
-    let mut best = [Duration::MAX; 2];
-    for _ in 0..ROUNDS {
+    let mut activities = Activities::new(monitors);
+    let mut rounds = Vec::new();
+    for _ in 0..=ROUNDS {
+        let requests: Vec<Command> = (0..STEPS)
+            .map(|step| who(step, monitors))
+            .map(|n| Command::StartMonitoring {
+                supervisor: supervisor(n),
+                target: agent(n),
+                activity: activities.next_of(n),
+                mode: Mode::AllCalls,
+                scope: Scope::Call,
+                confirm_joins: false,
+                agent_side_only: false,
+            })
+            .collect();
         let begun = instant();
         for fact in &facts {
             machine.handle_call(black_box(fact), now);
@@ -164,16 +160,46 @@ fn measure(monitors: usize) -> Row {
             assert!(done.is_ok(), "{done:?}");
             drain(&mut machine);
         }
-        let steps = STEPS as u32;
-        best[0] = best[0].min((between - begun) / steps);
-        best[1] = best[1].min((instant() - between) / steps);
+        rounds.push([a_step(begun, between), a_step(between, instant())]);
     }
+    let [fact, request] = spreads(&rounds);
     Row {
         monitors,
         bytes,
-        fact: best[0],
-        request: best[1],
+        fact,
+        request,
         gateway: measure_gateway(monitors, now),
+    }
+}
+
+/// Whose turn it is.
+fn who(step: usize, monitors: usize) -> usize {
+    step * 7 % monitors
+}
+
+/// Nanoseconds.
+fn a_step(from: Instant, until: Instant) -> f64 {
+    (until - from).as_nanos() as f64 / STEPS as f64
+}
+
+/// Of the rounds that count.
+fn spreads<const N: usize>(rounds: &[[f64; N]]) -> [Spread; N] {
+    std::array::from_fn(|at| Spread::of(rounds.iter().skip(1).map(|round| round[at])).expect("a round"))
+}
+
+/// What each supervisor does, so that every request changes it, in every round.
+struct Activities(Vec<usize>);
+
+impl Activities {
+    fn new(monitors: usize) -> Self {
+        let coach = Activity::ALL.iter().position(|activity| *activity == Activity::Coach);
+        Self(vec![coach.unwrap_or_default(); monitors])
+    }
+
+    fn next_of(&mut self, n: usize) -> Activity {
+        let at = &mut self.0[n];
+        *at = (*at + 1) % Activity::ALL.len();
+        Activity::ALL[*at]
     }
 }
 
@@ -223,7 +249,7 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
         };
         directory.groups.insert(id, group);
     }
-    let mut gateway = Gateway::new(gateway::GatewayConfig::default(), Arc::new(directory), Restored::default(), "bench");
+    let mut gateway = Gateway::new(gateway::GatewaySupervisionConfig::default(), Arc::new(directory), Restored::default(), "bench");
     gateway.handle_capabilities(
         Capabilities {
             activities: Activity::ALL.to_vec(),
@@ -256,27 +282,28 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
     settle(&mut gateway, now);
 
     let facts = holds(monitors);
-    let who = |step: usize| step * 7 % monitors;
-    let requests: Vec<RequestEnvelope> = (0..STEPS)
-        .map(|step| RequestEnvelope {
-            user: user(&supervisor(who(step))),
-            from: IpAddr::from([127, 0, 0, 1]),
-            request_id: format!("r{step}").into(),
-            request: Request::StartMonitoring {
-                device: supervisor(who(step)),
-                target: TargetRef {
-                    device: Some(agent(who(step))),
-                    number: None,
+    let mut activities = Activities::new(monitors);
+    let readers: Vec<UserId> = (0..STEPS).map(|step| user(&agent(who(step, monitors) / 10 * 10))).collect();
+    let mut rounds = Vec::new();
+    for round in 0..=ROUNDS {
+        let requests: Vec<RequestEnvelope> = (0..STEPS)
+            .map(|step| (step, who(step, monitors)))
+            .map(|(step, n)| RequestEnvelope {
+                user: user(&supervisor(n)),
+                from: IpAddr::from([127, 0, 0, 1]),
+                request_id: format!("r{round}.{step}").into(),
+                request: Request::StartMonitoring {
+                    device: supervisor(n),
+                    target: TargetRef {
+                        device: Some(agent(n)),
+                        number: None,
+                    },
+                    activity: activities.next_of(n),
+                    mode: Mode::AllCalls,
+                    scope: Scope::Call,
                 },
-                activity: Activity::ALL[step % 3],
-                mode: Mode::AllCalls,
-                scope: Scope::Call,
-            },
-        })
-        .collect();
-    let readers: Vec<UserId> = (0..STEPS).map(|step| user(&agent(who(step) / 10 * 10))).collect();
-    let mut best = [Duration::MAX; 3];
-    for _ in 0..ROUNDS {
+            })
+            .collect();
         let begun = instant();
         for fact in &facts {
             gateway.handle_fact(Fact::Call(black_box(fact).clone()), now);
@@ -292,12 +319,9 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
             let read = gateway.read(black_box(reader), &Query::MyCalls, now.wall);
             assert!(matches!(black_box(read), Ok(Answer::Calls(calls)) if calls.len() == 1));
         }
-        let steps = STEPS as u32;
-        for (best, took) in best.iter_mut().zip([told - begun, asked - told, instant() - asked]) {
-            *best = (*best).min(took / steps);
-        }
+        rounds.push([a_step(begun, told), a_step(told, asked), a_step(asked, instant())]);
     }
-    let [fact, request, read] = best;
+    let [fact, request, read] = spreads(&rounds);
     AtGateway { fact, request, read }
 }
 

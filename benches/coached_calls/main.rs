@@ -8,15 +8,21 @@
 //!
 //! Three processes: the phones, which all talk, 50 packets a second each, phases spread over the 20 ms; a bare loop (receive, send back, a
 //! socket a leg, epoll); the engine, in this one. The phones talk to the bare loop and to the engine in turns, two seconds each, so that what
-//! else the machine does disturbs both alike. CPU is what the kernel booked for the threads that serve. Delays are from the sending of a
+//! else the machine does disturbs both alike. CPU is what the kernel booked for the threads that serve, while the phones talk to them. What
+//! the engine takes while they talk to the bare loop, when it sends silence, is said as `quiet`, a share of a core: the bare loop bears
+//! with it. A ratio is that of two such turns, the median of all with the least and the most. Delays are from the sending of a
 //! marked packet to the first packet of the listener that carries the mark, so a mix includes the wait for the packet that paces it.
+//! Memory a leg is what the allocator, the product's, holds for the legs after they have talked, without the engine that has none.
 //!
 //! `--limits` compares the bare loop with the system's other ways to receive and send as many packets.
 
 mod bare;
+#[path = "../measure.rs"]
+mod measure;
 mod phones;
 
 use bare::Loop;
+use measure::{Counting, Spread, Threads};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use phones::{Ask, Heard, Report};
 use serde::de::DeserializeOwned;
@@ -36,6 +42,14 @@ use undertone::model::Activity;
 const FRAME: Duration = Duration::from_millis(20);
 const WARM_UP: u64 = 1500;
 const SLICE: u64 = 2000;
+/// Until the engine's threads have what they need without any leg.
+const STARTING: Duration = Duration::from_millis(300);
+/// The engine's threads.
+const WORKERS: [&str; 1] = ["media-"];
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
 /// Beyond this the phones did not keep up, and the row says nothing.
 const LATE: f64 = 100.0;
 /// The most calls with another sound than PCMU.
@@ -237,8 +251,8 @@ impl Helper {
         Ok(serde_json::from_str(&line)?)
     }
 
-    fn cpu(&self) -> Duration {
-        cpu_of(&self.child.id().to_string(), "")
+    fn threads(&self) -> Threads {
+        Threads::of(&self.child.id().to_string(), &[""])
     }
 }
 
@@ -278,34 +292,53 @@ impl Stage {
         self.phones.hear()
     }
 
+    /// What the phones have heard since the last reset.
+    fn report(&mut self) -> Result<Report, Box<dyn Error>> {
+        self.phones.tell(&Ask::Report)?;
+        self.phones.hear()
+    }
+
     fn talk_to_bare(&mut self, millis: u64) -> Result<Turn, Box<dyn Error>> {
-        let before = self.bare.cpu();
+        let before = self.bare.threads();
         let heard = self.talk(true, millis)?;
         Ok(Turn {
-            cpu: self.bare.cpu() - before,
+            cpu: self.bare.threads().since(&before),
             heard,
         })
     }
 }
 
-/// What a second of talking took.
-#[derive(Default)]
+/// What some seconds of talking took.
+#[derive(Clone, Copy, Default)]
 struct Turn {
     cpu: Duration,
     heard: Heard,
 }
 
 impl Turn {
-    fn add(&mut self, other: Turn) {
-        self.cpu += other.cpu;
-        self.heard.sent += other.heard.sent;
-        self.heard.received += other.heard.received;
+    fn all(turns: &[Turn]) -> Turn {
+        let mut all = Turn::default();
+        for turn in turns {
+            all.cpu += turn.cpu;
+            all.heard.sent += turn.heard.sent;
+            all.heard.received += turn.heard.received;
+        }
+        all
+    }
+
+    fn lost(&self) -> u64 {
+        self.heard.sent.saturating_sub(self.heard.received)
     }
 
     /// Microseconds of CPU for each packet in and out.
     fn per_packet(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.heard.sent as f64
     }
+}
+
+/// What a packet costs against what it costs the others, of the turns that followed each other.
+fn ratio(turns: &[Turn], others: &[Turn]) -> Option<Spread> {
+    Spread::of(turns.iter().zip(others).map(|(turn, other)| turn.per_packet() / other.per_packet()))
 }
 
 /// The bare loops beside each other.
@@ -320,26 +353,27 @@ fn limits(calls: usize, options: &Options) -> Result<Vec<serde_json::Value>, Box
         };
         stage.phones.tell(&sides)?;
         stage.talk(true, WARM_UP)?;
-        stages.push((stage, Turn::default()));
+        stage.phones.tell(&Ask::Reset)?;
+        stages.push((stage, Vec::new()));
     }
     for _ in 0..options.seconds.div_ceil(SLICE / 1000) {
-        for (stage, turn) in &mut stages {
-            turn.add(stage.talk_to_bare(SLICE)?);
+        for (stage, turns) in &mut stages {
+            turns.push(stage.talk_to_bare(SLICE)?);
         }
     }
-    let limit = stages[0].1.per_packet();
+    let limits = stages[0].1.clone();
     let mut rows = Vec::new();
-    for ((_, turn), (_, name)) in stages.iter().zip(Loop::ALL) {
-        let lost = turn.heard.sent.saturating_sub(turn.heard.received);
-        let ratio = turn.per_packet() / limit;
+    for ((stage, turns), (_, name)) in stages.iter_mut().zip(Loop::ALL) {
+        let Some(ratio) = ratio(turns, &limits) else { continue };
+        let (all, late) = (Turn::all(turns), stage.report()?.late);
+        let (cost, lost) = (all.per_packet(), all.lost());
         if !options.json {
-            println!(
-                "{calls:>5} calls {name:<40} {:5.2} µs a packet, ratio {ratio:4.2}, lost {lost}",
-                turn.per_packet()
-            );
+            let late = if late > LATE { ", PHONES DID NOT KEEP UP" } else { "" };
+            println!("{calls:>5} calls {name:<40} {cost:5.2} µs a packet, ratio {ratio:4.2}, lost {lost}{late}");
         }
         rows.push(serde_json::json!({
-            "loop": name, "calls": calls, "us_per_packet": turn.per_packet(), "ratio": ratio, "lost": lost,
+            "loop": name, "calls": calls, "us_per_packet": cost, "ratio": ratio.middle, "ratio_range": [ratio.least, ratio.most],
+            "lost": lost, "phones_late_ms": late, "phones_kept_up": late <= LATE,
         }));
     }
     Ok(rows)
@@ -353,7 +387,11 @@ struct Row {
     calls: usize,
     sound: Sound,
     engine: Turn,
-    bare: Turn,
+    /// Nothing when only the engine was measured.
+    bare: Option<Turn>,
+    ratio: Option<Spread>,
+    /// The engine's share of a core while the phones talk to the bare loop.
+    quiet: Option<f64>,
     talked: f64,
     lost: u64,
     kib_per_leg: f64,
@@ -361,44 +399,53 @@ struct Row {
 }
 
 impl Row {
-    fn ratio(&self) -> f64 {
-        self.engine.per_packet() / self.bare.per_packet()
-    }
-
     /// Microseconds of CPU for a second of one call.
     fn cpu(&self, turn: &Turn) -> f64 {
         turn.per_packet() * self.kind.legs() as f64 / FRAME.as_secs_f64()
     }
 
     /// Where the engine's time goes: receiving, sending, the machine of the call, and the rest (waiting, clocks, counting), as shares.
-    fn split(&self) -> [f64; 4] {
+    /// `None` when the first three are more than all: they are of some turns only, and one was interrupted.
+    fn split(&self) -> Option<[f64; 4]> {
         let all = self.engine.cpu.as_nanos() as f64;
         let [receive, send, machine] = self.nanos.map(|nanos| nanos as f64 / all);
-        [receive, send, machine, 1.0 - receive - send - machine]
+        let rest = 1.0 - receive - send - machine;
+        (rest >= 0.0).then_some([receive, send, machine, rest])
     }
 
     fn print(&self) {
-        let [receive, send, machine, rest] = self.split().map(|share| share * 100.0);
+        let split = self.split().map_or_else(
+            || "where its time went is not known".to_owned(),
+            |shares| {
+                let [receive, send, machine, rest] = shares.map(|share| share * 100.0);
+                format!("receive {receive:.0} %, send {send:.0} %, decode+mix+encode {machine:.0} %, rest {rest:.0} %")
+            },
+        );
+        let quiet = self
+            .quiet
+            .map_or_else(|| "not measured".to_owned(), |share| format!("{:.0} % of a core", share * 100.0));
         let report = &self.report;
+        let bare = match (&self.bare, &self.ratio) {
+            (Some(bare), Some(ratio)) => format!(" (bare {:5.0}, ratio {ratio:4.2})", self.cpu(bare)),
+            _ => String::new(),
+        };
         println!(
-            "{:>5} {:<8} {:<14} {:<28} {:6.0} µs a call·s (bare {:5.0}, ratio {:4.2}), {:5.0} calls a core, {:4.1} KiB a leg, lost {} (bare {}), changed {} of {}{}",
+            "{:>5} {:<8} {:<14} {:<28} {:6.0} µs a call·s{bare}, {:5.0} calls a core, {:4.1} KiB a leg, lost {}{}, changed {} of {}{}",
             self.calls,
             self.kind.name(),
             name_of(self.port_use),
             self.sound.name(),
             self.cpu(&self.engine),
-            self.cpu(&self.bare),
-            self.ratio(),
             1e6 / self.cpu(&self.engine),
             self.kib_per_leg,
             self.lost,
-            self.bare.heard.sent.saturating_sub(self.bare.heard.received),
+            self.bare.map_or_else(String::new, |bare| format!(" (bare {})", bare.lost())),
             report.changed,
             report.to_customers,
             if report.late > LATE { ", PHONES DID NOT KEEP UP" } else { "" },
         );
         println!(
-            "{:15}receive {receive:.0} %, send {send:.0} %, decode+mix+encode {machine:.0} %, rest {rest:.0} %; spacing toward agents {:.2} ms p99 off 20 ms; phones {:.0} ms late at worst",
+            "{:15}{split}; quiet {quiet}; spacing toward agents {:.2} ms p99 off 20 ms; phones {:.0} ms late at worst",
             "",
             share(&report.spacing, 0.99).unwrap_or_default(),
             report.late,
@@ -413,7 +460,8 @@ impl Row {
     fn json(&self) -> serde_json::Value {
         let report = &self.report;
         let delay = |path: usize| serde_json::json!({ "p50": share(&report.delays[path], 0.5), "p99": share(&report.delays[path], 0.99) });
-        let [receive, send, machine, rest] = self.split();
+        let split = self.split();
+        let part = |at: usize| split.map(|shares| shares[at]);
         serde_json::json!({
             "engine": "epoll",
             "ports": name_of(self.port_use),
@@ -422,16 +470,19 @@ impl Row {
             "srtp": self.sound.suite.map(Suite::name),
             "calls": self.calls,
             "cpu_us_per_call_s": self.cpu(&self.engine),
-            "bare_cpu_us_per_call_s": self.cpu(&self.bare),
-            "ratio": self.ratio(),
+            "bare_cpu_us_per_call_s": self.bare.as_ref().map(|bare| self.cpu(bare)),
+            "ratio": self.ratio.map(|ratio| ratio.middle),
+            "ratio_range": self.ratio.map(|ratio| [ratio.least, ratio.most]),
+            "quiet_share": self.quiet,
             "calls_per_core": 1e6 / self.cpu(&self.engine),
-            "cpu_share": { "receive": receive, "send": send, "machine": machine, "rest": rest },
+            "cpu_share": { "receive": part(0), "send": part(1), "machine": part(2), "rest": part(3) },
             "lost": self.lost,
             "changed": report.changed,
             "to_customers": report.to_customers,
             "kib_per_leg": self.kib_per_leg,
             "spacing_p99_ms": share(&report.spacing, 0.99),
             "phones_late_ms": report.late,
+            "phones_kept_up": report.late <= LATE,
             "seconds": self.talked,
             "delay_ms": { "customer_agent": delay(0), "supervisor_agent": delay(1), "agent_supervisor": delay(2) },
         })
@@ -447,55 +498,56 @@ fn share(sorted: &[f64], share: f64) -> Option<f64> {
 fn measure((kind, port_use): (Kind, PortUse), calls: usize, sound: Sound, options: &Options) -> Result<Row, Box<dyn Error>> {
     let mut stage = Stage::set(kind, calls, sound, 0)?;
     let rtcp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let before = resident();
     let (engine, _events) = Engine::start(MediaConfig {
         workers: options.workers,
         ports: None,
         port_use,
         ..MediaConfig::default()
     })?;
+    std::thread::sleep(STARTING);
+    let before = Counting::held();
     let ports = open(&engine, kind, calls, sound, &stage.ports, rtcp.local_addr()?)?;
     let sides = Ask::Sides {
         engine: ports,
         bare: stage.bare_ports.clone(),
     };
     stage.phones.tell(&sides)?;
+    drop(sides);
     stage.talk(true, WARM_UP)?;
     stage.talk(false, WARM_UP)?;
-    let memory = resident().saturating_sub(before);
+    let memory = Counting::held() - before;
     stage.phones.tell(&Ask::Reset)?;
 
-    let [mut served, mut bare] = [const {
-        Turn {
-            cpu: Duration::ZERO,
-            heard: Heard { sent: 0, received: 0 },
-        }
-    }; 2];
+    let (mut engine_turns, mut bare_turns) = (Vec::new(), Vec::new());
+    let (mut quiet, mut quiet_time, mut talked) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     let mut nanos = [0; 3];
+    let workers = || Threads::of("self", &WORKERS);
     let before = engine.stats();
-    let began = instant();
     for _ in 0..options.seconds.div_ceil(SLICE / 1000) {
         if !options.no_bare {
-            bare.add(stage.talk_to_bare(SLICE)?);
+            let (cpu_before, began) = (workers(), instant());
+            bare_turns.push(stage.talk_to_bare(SLICE)?);
+            quiet += workers().since(&cpu_before);
+            quiet_time += began.elapsed();
         }
-        let (cpu_before, stats_before) = (cpu_of("self", "media-"), engine.stats());
+        let (cpu_before, stats_before, began) = (workers(), engine.stats(), instant());
         let heard = stage.talk(false, SLICE)?;
-        served.add(Turn {
-            cpu: cpu_of("self", "media-") - cpu_before,
+        engine_turns.push(Turn {
+            cpu: workers().since(&cpu_before),
             heard,
         });
+        talked += began.elapsed();
         // While nobody talks to it, it sends silence; that is not what its time is for here.
         let slice = engine.stats().since(&stats_before);
         for (all, nanos) in nanos.iter_mut().zip([slice.receive_nanos, slice.send_nanos, slice.machine_nanos]) {
             *all += nanos;
         }
     }
-    let talked = began.elapsed().as_secs_f64();
+    let served = Turn::all(&engine_turns);
     // Time for the last of the counters to be told.
     stage.talk(true, 20)?;
     let stats = engine.stats().since(&before);
-    stage.phones.tell(&Ask::Report)?;
-    let report: Report = stage.phones.hear()?;
+    let report = stage.report()?;
     // On the way to the engine, and on the way from it, its own clock's frames included; what it sends while nobody talks to it is silence
     // that the phones do not count.
     let in_lost = served.heard.sent.saturating_sub(stats.received);
@@ -506,15 +558,12 @@ fn measure((kind, port_use): (Kind, PortUse), calls: usize, sound: Sound, option
         nanos,
         calls,
         sound,
-        lost: in_lost
-            + if kind == Kind::Coached {
-                out_lost
-            } else {
-                served.heard.sent.saturating_sub(served.heard.received)
-            },
+        lost: in_lost + if kind == Kind::Coached { out_lost } else { served.lost() },
         engine: served,
-        bare,
-        talked,
+        bare: (!options.no_bare).then(|| Turn::all(&bare_turns)),
+        ratio: ratio(&engine_turns, &bare_turns),
+        quiet: (!options.no_bare).then(|| quiet.as_secs_f64() / quiet_time.as_secs_f64()),
+        talked: talked.as_secs_f64(),
         kib_per_leg: memory as f64 / 1024.0 / (calls * kind.legs()) as f64,
         report,
     })
@@ -571,29 +620,4 @@ fn open(engine: &Engine, kind: Kind, calls: usize, sound: Sound, phones: &[u16],
         engine.command(MediaCommand::Hear { call: key, hearing });
     }
     Ok(ports)
-}
-
-/// CPU time of a process's threads whose name begins so, to the nanosecond (proc(5): schedstat).
-fn cpu_of(process: &str, name: &str) -> Duration {
-    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-    let nanos = tasks.filter_map(|task| {
-        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).ok();
-        if !read("comm")?.starts_with(name) {
-            return None;
-        }
-        read("schedstat")?.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanos.sum())
-}
-
-/// Resident bytes (proc(5): statm).
-fn resident() -> u64 {
-    const PAGE: u64 = 4096;
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    statm
-        .split_whitespace()
-        .nth(1)
-        .and_then(|pages| pages.parse::<u64>().ok())
-        .unwrap_or(0)
-        * PAGE
 }

@@ -274,6 +274,7 @@ impl Load {
 
     fn handle(&mut self, timeout: EpollTimeout) -> Outcome<()> {
         let mut events = [EpollEvent::empty(); 256];
+        let looked = instant();
         let count = match self.epoll.wait(&mut events, timeout) {
             Err(Errno::EINTR) => 0,
             other => other?,
@@ -281,7 +282,8 @@ impl Load {
         if count == 0 {
             return Ok(());
         }
-        let begun = instant();
+        // A look that does not sleep and finds something is work.
+        let begun = if timeout == EpollTimeout::ZERO { looked } else { instant() };
         for event in &events[..count] {
             if event.data() == TICK {
                 self.ticked = true;
@@ -300,6 +302,11 @@ impl Load {
         }
         self.busy += begun.elapsed();
         Ok(())
+    }
+
+    /// Sessions that were opened, without the publishing one.
+    pub fn opened(&self) -> usize {
+        self.sessions.len() - 1
     }
 
     /// Time with something to do so far: without the waiting, and without looking in vain.

@@ -1,10 +1,12 @@
 //! The servers, each a process of its own on the server's core.
 
 use super::load::Target;
+use super::measure::anonymous_kib;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::error::Error;
 use std::fs::{self, File};
@@ -14,8 +16,6 @@ use std::time::Duration;
 use tempfile::TempDir;
 use undertone::clock::instant;
 
-/// Ticks a second in /proc, whatever the kernel's own are.
-const USER_HZ: f64 = 100.0;
 /// Longer than a collection of garbage takes.
 const COLLECTION: Duration = Duration::from_millis(700);
 const START: Duration = Duration::from_secs(30);
@@ -152,25 +152,23 @@ impl Server {
         }
     }
 
-    /// CPU time so far, in seconds.
-    pub fn cpu(&self) -> Result<f64, Box<dyn Error>> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let (_, fields) = stat.rsplit_once(')').ok_or("no name of a process")?;
-        let fields = fields.split_whitespace().skip(11).take(2);
-        let ticks: Vec<f64> = fields.map(str::parse).collect::<Result<_, _>>()?;
-        Ok(ticks.iter().sum::<f64>() / USER_HZ)
+    /// CPU time so far of all its threads, those that have ended too, to the nanosecond.
+    pub fn cpu(&self) -> Result<Duration, Box<dyn Error>> {
+        // clock_getcpuclockid(3): the clock of a process is its id, inverted, above three bits.
+        const SCHEDULED: i32 = 2;
+        let id = i32::try_from(self.child.id())?;
+        Ok(clock_gettime(ClockId::from_raw((!id << 3) | SCHEDULED))?.into())
     }
 
-    /// Resident memory in KiB, without garbage where there is such a thing.
+    /// Resident memory in KiB without the pages of files, and without garbage where there is such
+    /// a thing.
     pub fn memory(&self) -> Result<f64, Box<dyn Error>> {
         let id = self.child.id();
         if self.kind != Kind::Undertone {
             kill(Pid::from_raw(id.try_into()?), Signal::SIGUSR2)?;
             std::thread::sleep(COLLECTION);
         }
-        let status = fs::read_to_string(format!("/proc/{id}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        Ok(line.ok_or("no VmRSS")?.trim().trim_end_matches(" kB").parse()?)
+        anonymous_kib(&id.to_string())
     }
 }
 
