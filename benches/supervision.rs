@@ -249,7 +249,7 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
         };
         directory.groups.insert(id, group);
     }
-    let mut gateway = Gateway::new(gateway::GatewaySupervisionConfig::default(), Arc::new(directory), Restored::default(), "bench");
+    let mut gateway = Gateway::new(gateway::GatewayConfig::default(), Arc::new(directory), Restored::default(), "bench");
     gateway.handle_capabilities(
         Capabilities {
             activities: Activity::ALL.to_vec(),
