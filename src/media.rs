@@ -19,15 +19,14 @@ pub mod mix;
 pub mod quality;
 pub mod rtcp;
 pub mod rtp;
-mod source;
 pub mod srtp;
 mod targets;
 pub mod transcode;
 
+pub use call::SourceRule;
 pub use codec::Codec;
 pub use formats::{EventClock, Format, Formats, MAX_FORMATS};
 pub use hearing::{Gain, Hearing, HearingRole, HearingRules};
-pub use source::SourceRule;
 pub use targets::{Forbidden, Network, Targets, is_private};
 
 pub use crate::model::LegId;

@@ -13,8 +13,8 @@
 //!
 //! How much is sent before anything has come is for [`SourceRule::unheard`] to say.
 
-use super::LegMedia;
-use super::rtp::ReceivedRtp;
+use crate::media::LegMedia;
+use crate::media::rtp::ReceivedRtp;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
