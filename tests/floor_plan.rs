@@ -10,9 +10,9 @@ const WALLS: &[(&str, &[&str])] = &[
     ("supervision", &["model"]),
     ("telephony", &["model", "clock", "supervision"]),
     ("gateway", &["model", "clock", "telephony", "audit", "store", "telemetry"]),
-    ("http", &["model", "clock", "gateway", "cometd", "rest", "telemetry"]),
+    ("http", &["model", "clock", "cometd"]),
     ("rest", &["model", "http", "gateway", "telemetry"]),
-    ("cometd", &["model", "clock", "http", "rest", "gateway", "store"]),
+    ("cometd", &["model", "clock", "http", "gateway", "store"]),
     ("grpc", &["model", "gateway", "telephony"]),
     ("media", &["model", "clock", "telemetry"]),
     (
