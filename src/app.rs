@@ -8,14 +8,16 @@
 //! ```
 
 use crate::audit::{AuditError, AuditLog};
-use crate::cometd::long_polling::Cometd;
+use crate::cometd::long_polling::{self, Cometd};
 use crate::config::{Config, CredentialsError, Made};
 use crate::gateway::task::GatewayHandle;
 use crate::grpc;
 use crate::http::auth::{Auth, PasswordError};
 use crate::http::fast_path::FastPath;
+use crate::http::forwarded::Proxies;
 use crate::http::server::{self, ConnectionLimits};
-use crate::http::{connection, layers};
+use crate::http::{HttpConfig, connection, layers};
+use crate::rest;
 use crate::sip::backend::{self, SipBackend};
 use crate::sip::flow::Protocol;
 use crate::store::{self, Store, StoreError};
@@ -345,8 +347,16 @@ async fn start_gateway(
     running.stores.push(store);
     running.gateway = Some(gateway.clone());
     running.cometd = Some(cometd.clone());
-    let (router, fast_path) = layers::router(&config.front, auth, gateway.clone(), cometd);
+    let (router, fast_path) = router(&config.front, auth, gateway.clone(), cometd);
     Ok((gateway, router, fast_path))
+}
+
+/// REST and CometD behind their layers, and the fast path of polls, unless each request needs a token
+/// of its page. Serve both with [`connection::serve`].
+pub fn router(config: &HttpConfig, auth: Auth, gateway: GatewayHandle, cometd: Cometd) -> (Router, Option<FastPath>) {
+    let fast_path = (!config.csrf).then(|| FastPath::new(auth.clone(), cometd.clone(), Proxies::new(&config.trusted_proxies)));
+    let routes = rest::router(config, gateway).merge(long_polling::router(cometd));
+    (layers::layered(config, auth, routes, long_polling::is_endpoint), fast_path)
 }
 
 async fn bind(what: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -7,11 +7,13 @@
 //! ```
 
 pub mod auth;
+pub(crate) mod body;
 pub mod connection;
 pub mod delivery;
 pub mod error;
 pub mod fast_path;
 pub(crate) mod forwarded;
+pub mod json;
 pub mod layers;
 pub(crate) mod response;
 pub mod server;

@@ -1,13 +1,12 @@
 //! HTTP+JSON ⇄ Request and reply: the operations and reads of GWS v2.
 
-pub mod json;
 pub(crate) mod operations;
 
-use self::json::{CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
 use crate::gateway::task::{self, GatewayHandle};
 use crate::http::HttpConfig;
 use crate::http::auth::{self, AuthenticatedUser, random_text};
 use crate::http::error::{ErrorBody, HttpError};
+use crate::http::json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
 use crate::http::layers::RequestName;
 use crate::model::{
     Activity, AgentState, Answer, CallId, CallOperation, DeviceId, Mode, Query as Wanted, Reason, Refusal, Request as Words,
@@ -46,7 +45,7 @@ struct RestState {
 struct Document;
 
 /// `/api/v2` without the layers that it shares with CometD.
-pub(super) fn router(config: &HttpConfig, desk: GatewayHandle) -> Router {
+pub(crate) fn router(config: &HttpConfig, desk: GatewayHandle) -> Router {
     let rest = RestState {
         desk,
         uris: Uris::new(&config.public_url),

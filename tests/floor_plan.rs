@@ -11,9 +11,9 @@ const WALLS: &[(&str, &[&str])] = &[
     ("supervision", &["model"]),
     ("telephony", &["model", "clock", "supervision"]),
     ("gateway", &["model", "clock", "telephony", "audit", "store", "telemetry"]),
-    ("http", &["model", "clock", "gateway", "cometd", "rate_limit", "rest", "telemetry"]),
+    ("http", &["model", "clock", "cometd", "rate_limit"]),
     ("rest", &["model", "http", "gateway", "telemetry"]),
-    ("cometd", &["model", "clock", "http", "rate_limit", "rest", "gateway", "store"]),
+    ("cometd", &["model", "clock", "http", "rate_limit", "gateway", "store"]),
     ("grpc", &["model", "gateway", "telephony"]),
     ("media", &["model", "clock", "telemetry"]),
     (

@@ -10,8 +10,9 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use super::session::SessionId;
+use super::sessions::ClientOrigin;
 
-/// Who is counted.
+/// The owner of sessions that are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum QuotaOwner {
     /// All sessions of a user; `None`: of nobody.
@@ -20,18 +21,18 @@ pub(super) enum QuotaOwner {
     Address(IpAddr),
 }
 
-/// What somebody has.
+/// The sessions of one owner, and what they have together.
 #[derive(Debug)]
-pub(super) struct SessionQuota {
-    pub(super) sessions: BTreeSet<SessionId>,
-    pub(super) subscriptions: usize,
+struct SessionQuota {
+    sessions: BTreeSet<SessionId>,
+    subscriptions: usize,
     /// Bytes of events that wait, counted by its sessions themselves.
-    pub(super) queued: Arc<AtomicUsize>,
+    queued: Arc<AtomicUsize>,
     handshakes: TokenBucket,
     handshakes_per_second: u32,
 }
 
-/// Accounts of everybody who has something, or has shaken hands lately.
+/// Accounts of all owners that have a session, or have opened one lately.
 #[derive(Debug, Default)]
 pub(super) struct SessionQuotas {
     accounts: BTreeMap<QuotaOwner, SessionQuota>,
@@ -43,11 +44,7 @@ pub(super) struct SessionQuotas {
 const SWEEP: usize = 1_000;
 
 impl SessionQuotas {
-    pub(super) fn get(&self, who: &QuotaOwner) -> Option<&SessionQuota> {
-        self.accounts.get(who)
-    }
-
-    pub(super) fn entry(&mut self, who: QuotaOwner, config: &CometdConfig, now: Instant) -> &mut SessionQuota {
+    fn entry(&mut self, who: QuotaOwner, config: &CometdConfig, now: Instant) -> &mut SessionQuota {
         if self.accounts.len() > 2 * self.swept + SWEEP {
             self.accounts
                 .retain(|_, account| !(account.sessions.is_empty() && account.handshakes.used(now).is_zero()));
@@ -66,14 +63,80 @@ impl SessionQuotas {
         })
     }
 
-    pub(super) fn get_mut(&mut self, who: &QuotaOwner) -> Option<&mut SessionQuota> {
-        self.accounts.get_mut(who)
+    /// Takes one handshake of the client's user and of its address, or says how long until there is one.
+    pub(super) fn shake(&mut self, from: &ClientOrigin, config: &CometdConfig, now: Instant) -> Result<(), Duration> {
+        for who in [QuotaOwner::User(from.user.clone()), QuotaOwner::Address(from.address)] {
+            self.entry(who, config, now).shake(now)?;
+        }
+        Ok(())
+    }
+
+    /// Sessions of an owner.
+    pub(super) fn sessions(&self, who: &QuotaOwner) -> impl Iterator<Item = SessionId> + '_ {
+        self.accounts
+            .get(who)
+            .into_iter()
+            .flat_map(|account| account.sessions.iter().copied())
+    }
+
+    /// How many sessions an owner has.
+    pub(super) fn count(&self, who: &QuotaOwner) -> usize {
+        self.accounts.get(who).map_or(0, |account| account.sessions.len())
+    }
+
+    /// A session begins. The counters of bytes that wait for all sessions of each owner.
+    pub(super) fn opened(
+        &mut self,
+        owners: [QuotaOwner; 2],
+        session: SessionId,
+        subscriptions: usize,
+        config: &CometdConfig,
+        now: Instant,
+    ) -> [Arc<AtomicUsize>; 2] {
+        owners.map(|who| {
+            let account = self.entry(who, config, now);
+            account.sessions.insert(session);
+            account.subscriptions += subscriptions;
+            account.queued.clone()
+        })
+    }
+
+    /// A session has ended.
+    pub(super) fn closed(&mut self, owners: &[QuotaOwner; 2], session: SessionId, subscriptions: usize) {
+        self.each(owners, |account| {
+            account.sessions.remove(&session);
+            account.subscriptions -= subscriptions;
+        });
+    }
+
+    /// Takes a subscription of both owners. False: one of them has too many.
+    pub(super) fn subscribe(&mut self, owners: &[QuotaOwner; 2], config: &CometdConfig) -> bool {
+        let most = [config.max_subscriptions_per_user, config.max_subscriptions_per_address];
+        let has = |who: &QuotaOwner| self.accounts.get(who).map_or(0, |account| account.subscriptions);
+        if owners.iter().zip(most).any(|(who, most)| has(who) >= most) {
+            return false;
+        }
+        self.each(owners, |account| account.subscriptions += 1);
+        true
+    }
+
+    /// Gives a subscription of both owners back.
+    pub(super) fn unsubscribe(&mut self, owners: &[QuotaOwner; 2]) {
+        self.each(owners, |account| account.subscriptions -= 1);
+    }
+
+    fn each(&mut self, owners: &[QuotaOwner; 2], mut change: impl FnMut(&mut SessionQuota)) {
+        for who in owners {
+            if let Some(account) = self.accounts.get_mut(who) {
+                change(account);
+            }
+        }
     }
 }
 
 impl SessionQuota {
     /// Takes one handshake, or says how long until there is one.
-    pub(super) fn shake(&mut self, now: Instant) -> Result<(), Duration> {
+    fn shake(&mut self, now: Instant) -> Result<(), Duration> {
         let (most, each) = (
             self.handshakes_per_second.saturating_mul(BURST_SECONDS),
             Duration::from_secs(1) / self.handshakes_per_second,

@@ -8,11 +8,11 @@ use super::websocket;
 use crate::clock;
 use crate::gateway::task::GatewayHandle;
 use crate::http::auth::{self, AuthenticatedUser, Means, cookie};
+use crate::http::body::read_whole;
 use crate::http::delivery::{Delivery, DeliveryId, DeliveryTracker, TrackedConnection};
 use crate::http::error::HttpError;
 use crate::http::layers::NotNow;
 use crate::model::Reason;
-use crate::rest::operations::whole;
 use crate::store::{Store, StoreError};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
@@ -227,7 +227,7 @@ async fn post(bayeux: Cometd, visit: RequestContext, request: Request) -> Result
     if matches!(kind, Content::Form) && auth::is_foreign(&request, &bayeux.0.origins) {
         return Err(foreign());
     }
-    let bytes = whole(request, bayeux.0.body_limit).await?;
+    let bytes = read_whole(request, bayeux.0.body_limit).await?;
     let messages = match kind {
         Content::Json => message::parse(&bytes, bayeux.max_messages()).map_err(malformed)?,
         Content::Form => from_form(&bytes, bayeux.max_messages())?,

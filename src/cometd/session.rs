@@ -1,6 +1,14 @@
-//! One session: who owns it, what it hears, what waits for it, and where its client is.
+//! One session of the event channel: what it hears, what waits for it, and how its client is reached.
 //!
-//! A session is in one of three places, and each has exactly one deadline, so none can leak:
+//! Hand in what happened with `handle_*` and a [`Ctx`]: at its request messages ([`Session::handle_message`],
+//! [`Session::handle_connect`], [`Session::handle_subscribe`], [`Session::handle_unsubscribe`]), at events and state
+//! ([`Session::handle_event`], [`Session::handle_state`], [`Session::handle_replay`]), at the fate of what has left
+//! ([`Session::handle_outcome`], [`Session::handle_socket_lost`]), at its deadline ([`Session::handle_timeout`]), at its turn to
+//! send ([`Session::handle_turn`]), and at its end ([`Session::handle_end`]). What comes out is in `Ctx::out`, in order, and a
+//! reply that is due is returned as a [`Departure`]. After each step its deadline stands in `Ctx::timers`, and it is in
+//! `Ctx::turns` when it has something to send.
+//!
+//! A session is in one of three states, and each has exactly one deadline, so none can leak:
 //!
 //! ```text
 //! handshake ─▶ New ──connect──▶ Away ──connect, nothing to tell──▶ Held
@@ -8,39 +16,48 @@
 //!                                └──── event, hold over, cut ───────┘
 //! ```
 
+mod connect;
+mod context;
+mod queue;
+mod subscribe;
+
 use super::limits::QuotaOwner;
 use super::message::{ClientId, Event, Pattern, Timesync};
-use super::sessions::{ClientRequestId, SocketId};
+use super::sessions::{ClientOrigin, ClientRequestId, Saved, SessionEnd, SocketId};
 use crate::model::{Now, UserId};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::mem;
+pub use connect::{ConnectRequest, Departure};
+pub use context::{Ctx, DeadlineOwner, spread, timesync};
+use queue::{Acks, Queue};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
+pub use subscribe::unknown_echo;
 
 /// Numbers the sessions; none is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
-/// By which way a message has come, and its answer goes.
+/// The path on which a message has come, and its answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReplyPath {
+pub enum ReplyPath {
     Post(ClientRequestId),
     Socket(SocketId),
 }
 
-/// To whom a session belongs: him whose handshake it was.
+/// The client that sent the handshake which opened the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SessionOwner {
-    pub(super) user: Option<UserId>,
-    pub(super) browser: Option<Arc<str>>,
-    pub(super) login: Option<Arc<str>>,
-    pub(super) address: IpAddr,
+pub struct SessionOwner {
+    pub user: Option<UserId>,
+    pub browser: Option<Arc<str>>,
+    pub login: Option<Arc<str>>,
+    pub address: IpAddr,
 }
 
 impl SessionOwner {
-    pub(super) fn accounts(&self) -> [QuotaOwner; 2] {
+    pub fn accounts(&self) -> [QuotaOwner; 2] {
         [QuotaOwner::User(self.user.clone()), QuotaOwner::Address(self.address)]
     }
 }
@@ -75,45 +92,46 @@ impl ConnectionType {
 }
 
 #[derive(Debug)]
-pub(super) struct Session {
-    pub(super) id: ClientId,
-    pub(super) owner: SessionOwner,
-    /// Its user's login is good until then, if it ends.
-    pub(super) login_until: Option<Instant>,
-    pub(super) subscriptions: Vec<(String, Pattern)>,
-    pub(super) queue: Queue,
+pub struct Session {
+    no: SessionId,
+    id: ClientId,
+    owner: SessionOwner,
+    /// End of its user's login, if it ends.
+    login_until: Option<Instant>,
+    subscriptions: Vec<(String, Pattern)>,
+    queue: Queue,
     /// Bytes that wait for all sessions of its user, and of its address.
-    pub(super) queued: [Arc<AtomicUsize>; 2],
-    /// The client acknowledges.
-    pub(super) acks: Option<Acks>,
+    queued: [Arc<AtomicUsize>; 2],
+    /// Batches, where the client acknowledges.
+    acks: Option<Acks>,
     /// It has connected before: only then a connect is held.
-    pub(super) connected: bool,
+    connected: bool,
     /// What it was last told to wait between connects, in milliseconds.
-    pub(super) told_interval: u64,
-    pub(super) transport: ConnectionType,
-    pub(super) place: SessionState,
+    told_interval: u64,
+    transport: ConnectionType,
+    state: SessionState,
     /// When its deadline is looked at: never later than that.
-    pub(super) armed: Instant,
-    /// The socket it is on.
-    pub(super) socket: Option<SocketId>,
+    armed: Instant,
+    /// The websocket it is on.
+    socket: Option<SocketId>,
     /// What has left, and has not arrived on a socket of the client's machine yet.
-    pub(super) flight: Option<InFlight>,
-    /// Events that come behind a replay under way.
-    pub(super) behind: Option<ReplayInProgress>,
-    /// The desk has been asked for the present state on its behalf.
-    pub(super) state_asked: bool,
-    /// Channels whose state it wants besides; asked for when that has come.
-    pub(super) state_wanted: BTreeSet<&'static str>,
+    flight: Option<InFlight>,
+    /// A replay under way, and the events that come behind it.
+    replay: Option<ReplayInProgress>,
+    /// The gateway has been asked for the present state on its behalf.
+    state_asked: bool,
+    /// Further channels of which it wants the state; asked for when that has come.
+    state_wanted: BTreeSet<&'static str>,
     /// It is from an earlier life of this process, and its client has not connected since.
-    pub(super) restored: bool,
-    /// The journal has it, so that it outlives this process.
-    pub(super) saved: bool,
-    /// There may be something to hand out to it.
-    pub(super) woken: bool,
+    restored: bool,
+    /// The event log has it, so that it outlives this process.
+    saved: bool,
+    /// It waits for its turn to hand something out.
+    waits_for_turn: bool,
 }
 
 #[derive(Debug)]
-pub(super) enum SessionState {
+enum SessionState {
     /// After the handshake.
     New { expires: Instant },
     /// A connect waits for an event.
@@ -122,355 +140,442 @@ pub(super) enum SessionState {
     Away { expires: Instant },
 }
 
-impl SessionState {
-    pub(super) fn is_held(&self) -> bool {
-        matches!(self, SessionState::Held { .. })
-    }
+/// What a session's deadline has brought.
+#[derive(Debug)]
+pub enum Expiry {
+    /// The deadline has moved on since, and is waited for.
+    NotYet,
+    /// The session is to end.
+    Ends(SessionEnd),
+    /// The held connect is answered.
+    Answers(Departure),
+}
 
-    fn deadline(&self) -> Instant {
-        match self {
-            SessionState::Held { until, .. } => *until,
-            SessionState::New { expires } | SessionState::Away { expires } => *expires,
-        }
-    }
+/// What more waits than may.
+#[derive(Debug)]
+pub enum Excess {
+    /// For the session itself.
+    Session,
+    /// For all sessions of its user or address together.
+    Quota(QuotaOwner),
 }
 
 impl Session {
+    /// As it is after its handshake, with acknowledgements of events behind `acks_from`, if its client can.
+    pub fn new(
+        (no, id): (SessionId, ClientId),
+        owner: SessionOwner,
+        (login_until, acks_from): (Option<Instant>, Option<u64>),
+        transport: ConnectionType,
+        ctx: &Ctx,
+        now: Now,
+    ) -> Self {
+        let expires = now.mono + ctx.interval_of(&id) + ctx.config.max_interval;
+        Self {
+            told_interval: ctx.interval_of(&id).as_millis() as u64,
+            state: SessionState::New { expires },
+            armed: expires,
+            no,
+            id,
+            owner,
+            login_until,
+            subscriptions: Vec::new(),
+            queue: Queue::default(),
+            queued: Default::default(),
+            acks: acks_from.map(|base| Acks::new(base, 0)),
+            connected: false,
+            transport,
+            socket: None,
+            flight: None,
+            replay: None,
+            state_asked: false,
+            state_wanted: BTreeSet::new(),
+            restored: false,
+            waits_for_turn: false,
+            saved: false,
+        }
+    }
+
+    /// As an earlier life of the process has kept it. Its client has as long as any other to come back.
+    pub fn restored(no: SessionId, saved: Saved, ctx: &Ctx, now: Now) -> Self {
+        let owner = SessionOwner {
+            user: Some(saved.user),
+            browser: saved.browser,
+            login: None,
+            address: saved.address,
+        };
+        let subscriptions = saved.subscriptions.into_iter();
+        let subscriptions = subscriptions.filter_map(|name| Pattern::parse(&name).map(|pattern| (name, pattern)));
+        Self {
+            acks: Some(Acks::new(saved.base, saved.offset)),
+            subscriptions: subscriptions.collect(),
+            restored: true,
+            saved: true,
+            connected: true,
+            // Its client may still do as it was told when the process went down.
+            told_interval: UNTOLD,
+            state: SessionState::New {
+                // As long as it may have been told to stay away, and then as any other.
+                expires: now.mono + Duration::from_secs(1) + ctx.config.drain_window + ctx.config.max_interval,
+            },
+            ..Self::new((no, saved.id), owner, (None, None), ConnectionType::LongPolling, ctx, now)
+        }
+    }
+
+    /// The session begins: it enters every index.
+    pub fn handle_begin(&mut self, ctx: &mut Ctx, now: Now) {
+        let quotas = self.owner.accounts();
+        self.queued = ctx.quotas.opened(quotas, self.no, self.subscriptions.len(), &ctx.config, now.mono);
+        for (_, pattern) in &self.subscriptions {
+            ctx.subscriptions.add(pattern, self.no);
+        }
+        ctx.counts.by_transport[self.transport as usize] += 1;
+        self.armed = self.deadline();
+        ctx.timers.arm(self.armed, self.timer());
+    }
+
+    pub fn no(&self) -> SessionId {
+        self.no
+    }
+
+    pub fn id(&self) -> &ClientId {
+        &self.id
+    }
+
+    /// The websocket it is on.
+    pub fn socket(&self) -> Option<SocketId> {
+        self.socket
+    }
+
+    /// It is on this websocket from now on, or on none. The one that it was on before, if that is another.
+    pub fn move_to(&mut self, socket: Option<SocketId>) -> Option<SocketId> {
+        match self.socket == socket {
+            true => None,
+            false => std::mem::replace(&mut self.socket, socket),
+        }
+    }
+
+    pub fn waits_for_turn(&self) -> bool {
+        self.waits_for_turn
+    }
+
+    pub fn queued_bytes(&self) -> usize {
+        self.queue.bytes()
+    }
+
+    pub fn is_held(&self) -> bool {
+        matches!(self.state, SessionState::Held { .. })
+    }
+
+    /// When it expires, unless a connect is held.
+    pub fn expires(&self) -> Option<Instant> {
+        match &self.state {
+            SessionState::New { expires } | SessionState::Away { expires } => Some(*expires),
+            SessionState::Held { .. } => None,
+        }
+    }
+
+    /// Whether a message from there may speak for the session. `on_socket`: the session of the websocket it came on.
+    pub fn is_open_to(&self, from: &ClientOrigin, on_socket: Option<SessionId>) -> Result<(), SessionEnd> {
+        let owner = &self.owner;
+        if from.user != owner.user {
+            return Err(SessionEnd::OtherUser);
+        }
+        match on_socket {
+            Some(one) if one == self.no => return Ok(()),
+            Some(_) => return Err(SessionEnd::OtherSocket),
+            None => {}
+        }
+        match (&from.browser, &owner.browser) {
+            (Some(mine), Some(owners)) if mine == owners => Ok(()),
+            (Some(_), Some(_)) => Err(SessionEnd::OtherBrowser),
+            // A client without cookies proves its user with each request.
+            (None, _) | (_, None) if from.proven => Ok(()),
+            (None, _) | (_, None) if from.login.is_some() && from.login == owner.login => Ok(()),
+            (None, _) | (_, None) => Err(SessionEnd::NoBrowser),
+        }
+    }
+
+    /// Any message shows that the client lives; it never shortens what the session has.
+    pub fn handle_message(&mut self, ctx: &Ctx, now: Now) {
+        let at_least = now.mono + ctx.config.max_interval;
+        match &mut self.state {
+            SessionState::Held { .. } => {}
+            SessionState::New { expires } | SessionState::Away { expires } => *expires = (*expires).max(at_least),
+        }
+    }
+
+    /// An event that its subscriptions take in.
+    pub fn handle_event(&mut self, event: Arc<Event>, ctx: &mut Ctx, now: Now) {
+        self.enqueue(event, ctx);
+        self.wake(ctx, now);
+    }
+
+    /// Its deadline may have come.
+    pub fn handle_timeout(&mut self, ctx: &mut Ctx, now: Now) -> Expiry {
+        let deadline = self.deadline();
+        let armed = std::mem::replace(&mut self.armed, deadline);
+        ctx.timers.disarm(armed, self.timer());
+        ctx.timers.arm(deadline, self.timer());
+        if deadline > now.mono {
+            return Expiry::NotYet;
+        }
+        if self.login_until.is_some_and(|until| until <= now.mono) {
+            return Expiry::Ends(SessionEnd::LoginExpired);
+        }
+        match self.release(ctx, now) {
+            Some(departure) => Expiry::Answers(departure),
+            None => Expiry::Ends(SessionEnd::Expired),
+        }
+    }
+
+    /// It may hand out what waits: a held connect is answered, if there is something to say.
+    pub fn handle_turn(&mut self, ctx: &mut Ctx, now: Now) -> Option<Departure> {
+        let SessionState::Held { connect, .. } = &self.state else {
+            return None;
+        };
+        let has_something = connect.at_once || (!self.is_pushed() && !self.queue.is_empty());
+        (has_something && self.may_deliver()).then(|| self.release(ctx, now)).flatten()
+    }
+
+    /// The events that go as they come, on this websocket: about so many bytes of them.
+    pub fn push(&mut self, socket: SocketId, bytes: usize, ctx: &mut Ctx) -> Vec<Arc<Event>> {
+        if !(self.is_pushed() && self.connected && self.may_deliver()) || self.queue.is_empty() {
+            return Vec::new();
+        }
+        let before = self.waiting();
+        let events = self.queue.take_some(bytes);
+        self.flight = Some(InFlight {
+            by: ReplyPath::Socket(socket),
+            oldest: events.first().map(|event| event.born),
+            events: events.clone(),
+            interval: ctx.config.interval,
+        });
+        ctx.counts.handed_out += events.len() as u64;
+        self.recount(before, ctx);
+        events
+    }
+
+    /// The websocket is closed or cut, and the frame under way has not left.
+    pub fn handle_socket_lost(&mut self, socket: SocketId, ctx: &mut Ctx, now: Now) {
+        self.socket.take_if(|own| *own == socket);
+        self.handle_outcome(ReplyPath::Socket(socket), true, ctx, now);
+    }
+
+    /// Another session takes its websocket: a connect that is held there is never answered.
+    pub fn handle_displaced(&mut self, socket: SocketId, ctx: &mut Ctx, now: Now) {
+        self.socket = None;
+        if self.held_by() == Some(ReplyPath::Socket(socket)) {
+            let expires = now.mono + ctx.config.max_interval;
+            self.enter(SessionState::Away { expires }, ctx);
+        }
+    }
+
+    /// There may be something to hand out to it, once its turn comes: an answer carries all that has come by then. With half of what
+    /// may wait, it does not wait for its turn.
+    fn wake(&mut self, ctx: &mut Ctx, now: Now) {
+        ctx.turns.last = Some(now);
+        let (length, bytes) = self.waiting();
+        if length >= ctx.config.max_queue.div_ceil(2) || bytes >= ctx.config.max_queue_bytes / 2 {
+            ctx.turns.urgent = Some(self.no);
+        }
+        if !std::mem::replace(&mut self.waits_for_turn, true) {
+            ctx.turns.waiting.push_back((self.no, now.mono));
+        }
+    }
+
+    /// Its turn has come.
+    pub fn takes_turn(&mut self) {
+        self.waits_for_turn = false;
+    }
+
+    /// Whether more waits than may.
+    pub fn excess(&self, ctx: &Ctx) -> Option<Excess> {
+        let behind = self.replay.as_ref().map_or(0, |replay| replay.events.len());
+        let (length, bytes) = self.waiting();
+        if length + behind > ctx.config.max_queue || bytes > ctx.config.max_queue_bytes {
+            return Some(Excess::Session);
+        }
+        if self.queue.is_empty() {
+            return None;
+        }
+        let limits = [ctx.config.max_queue_bytes_per_user, ctx.config.max_queue_bytes_per_address];
+        let is_over = |(queued, most): (&Arc<AtomicUsize>, usize)| queued.load(Relaxed) > most;
+        let over = self.queued.iter().zip(limits).position(is_over)?;
+        self.owner.accounts().into_iter().nth(over).map(Excess::Quota)
+    }
+
+    fn enqueue(&mut self, event: Arc<Event>, ctx: &mut Ctx) {
+        let before = self.waiting();
+        match &mut self.replay {
+            Some(replay) => replay.events.push(event),
+            // It was told nothing since the process started; the event log has it all.
+            None if self.restored && event.number > 0 => {}
+            None => self.queue.push(event),
+        }
+        self.recount(before, ctx);
+    }
+
+    /// Events and bytes that wait.
+    fn waiting(&self) -> (usize, usize) {
+        (self.queue.len(), self.queue.bytes())
+    }
+
+    /// Keeps the sums over all queues right after a change of this one.
+    fn recount(&self, (length, bytes): (usize, usize), ctx: &mut Ctx) {
+        let (length_now, bytes_now) = self.waiting();
+        ctx.counts.queued = ctx.counts.queued + length_now - length;
+        if bytes_now == bytes {
+            return;
+        }
+        for queued in &self.queued {
+            // Only one thread counts; what is added wraps around where it is less.
+            queued.fetch_add(bytes_now.wrapping_sub(bytes), Relaxed);
+        }
+    }
+
+    /// Moves to another state.
+    fn enter(&mut self, state: SessionState, ctx: &mut Ctx) {
+        if let SessionState::Held { connect, .. } = &state {
+            ctx.hold_in(connect.slot.as_ref());
+        }
+        if let SessionState::Held { connect, .. } = std::mem::replace(&mut self.state, state) {
+            ctx.release_in(connect.slot.as_ref());
+        }
+        self.arm_earlier(ctx);
+    }
+
+    /// Arms the deadline anew where it comes earlier now. Most deadlines move on before they come: that is seen when the old one does.
+    fn arm_earlier(&mut self, ctx: &mut Ctx) {
+        let deadline = self.deadline();
+        if deadline < self.armed {
+            let armed = std::mem::replace(&mut self.armed, deadline);
+            ctx.timers.disarm(armed, self.timer());
+            ctx.timers.arm(deadline, self.timer());
+        }
+    }
+
+    fn timer(&self) -> DeadlineOwner {
+        DeadlineOwner::Session(self.no)
+    }
+
     /// When something is to be done about it, whatever happens.
-    pub(super) fn deadline(&self) -> Instant {
-        let place = self.place.deadline();
-        self.login_until.map_or(place, |login| login.min(place))
+    fn deadline(&self) -> Instant {
+        let state = match &self.state {
+            SessionState::Held { until, .. } => *until,
+            SessionState::New { expires } | SessionState::Away { expires } => *expires,
+        };
+        self.login_until.map_or(state, |login| login.min(state))
     }
 
     /// Its events go as they come, not with connects: on a websocket, and no acknowledgement is wanted.
-    pub(super) fn is_pushed(&self) -> bool {
+    pub fn is_pushed(&self) -> bool {
         self.socket.is_some() && self.acks.is_none()
     }
 
     /// Nothing stands between its queue and the client.
-    pub(super) fn may_deliver(&self) -> bool {
-        self.behind.is_none() && !self.is_in_doubt()
+    fn may_deliver(&self) -> bool {
+        self.replay.is_none() && !self.is_in_doubt()
     }
 
     /// Events have left of which nobody knows yet whether they arrive.
-    pub(super) fn is_in_doubt(&self) -> bool {
+    fn is_in_doubt(&self) -> bool {
         self.flight.as_ref().is_some_and(|flight| !flight.events.is_empty())
     }
 
-    /// By which other way than this one events have left of which nobody knows yet whether they arrive.
-    pub(super) fn in_doubt_elsewhere(&self, reach: ReplyPath) -> Option<ReplyPath> {
+    /// Another path than this one, on which events have left of which nobody knows yet whether they arrive.
+    fn in_doubt_elsewhere(&self, by: ReplyPath) -> Option<ReplyPath> {
         let flight = self.flight.as_ref().filter(|_| self.is_in_doubt());
-        flight.map(|flight| flight.by).filter(|by| *by != reach)
+        flight.map(|flight| flight.by).filter(|other| *other != by)
     }
 
-    /// A connect is held, events are on their way, or will be pushed, by another way than this one.
-    pub(super) fn is_elsewhere(&self, reach: ReplyPath) -> bool {
-        let is_held = matches!(&self.place, SessionState::Held { connect, .. } if connect.reach != reach);
-        let is_attached = self.socket.is_some_and(|socket| reach != ReplyPath::Socket(socket));
-        is_held || is_attached || self.in_doubt_elsewhere(reach).is_some()
+    /// The path of the connect that is held.
+    fn held_by(&self) -> Option<ReplyPath> {
+        match &self.state {
+            SessionState::Held { connect, .. } => Some(connect.by),
+            SessionState::New { .. } | SessionState::Away { .. } => None,
+        }
+    }
+
+    /// A connect is held, events are on their way, or will be pushed, by another path than this one.
+    pub fn is_elsewhere(&self, by: ReplyPath) -> bool {
+        let is_held = self.held_by().is_some_and(|held| held != by);
+        let is_attached = self.socket.is_some_and(|socket| by != ReplyPath::Socket(socket));
+        is_held || is_attached || self.in_doubt_elsewhere(by).is_some()
     }
 
     /// How long its client may stay away of its own accord: as it says, or as it was told.
-    pub(super) fn pause(&self, interval: Duration) -> Duration {
+    fn pause(&self, interval: Duration) -> Duration {
         match self.told_interval {
             UNTOLD => interval,
             told => interval.max(Duration::from_millis(told)),
         }
     }
 
-    pub(super) fn takes(&self, channel: &str) -> bool {
+    /// Whether one of its subscriptions takes the channel in.
+    pub fn takes(&self, channel: &str) -> bool {
         self.subscriptions.iter().any(|(_, pattern)| pattern.matches(channel))
     }
 }
 
 /// What an earlier life may have told the client to wait is not known.
-pub(super) const UNTOLD: u64 = u64::MAX;
+const UNTOLD: u64 = u64::MAX;
 
 #[derive(Clone, Debug)]
-pub(super) struct Connect {
-    pub(super) reach: ReplyPath,
-    pub(super) id: Option<String>,
+struct Connect {
+    by: ReplyPath,
+    id: Option<String>,
     /// A client that sends advice may have been reloaded: it gets ours again.
-    pub(super) wants_advice: bool,
+    wants_advice: bool,
     /// It is answered as soon as that is known which it waits for.
-    pub(super) at_once: bool,
+    at_once: bool,
     /// Its browser may not hold it: others of its sessions hold all there are.
-    pub(super) crowded: bool,
-    pub(super) interval: Duration,
-    pub(super) timesync: Option<Timesync>,
-    pub(super) received: Now,
-    /// The browser whose place among the held connects it takes.
-    pub(super) slot: Option<Arc<str>>,
+    crowded: bool,
+    interval: Duration,
+    timesync: Option<Timesync>,
+    received: Now,
+    /// The browser of which it takes one of the few connections.
+    slot: Option<Arc<str>>,
 }
 
 /// Events on their way.
 #[derive(Debug)]
-pub(super) struct InFlight {
-    pub(super) by: ReplyPath,
-    pub(super) events: Vec<Arc<Event>>,
+struct InFlight {
+    by: ReplyPath,
+    events: Vec<Arc<Event>>,
     /// When the oldest event of the answer came to be, acknowledged ones too.
-    pub(super) oldest: Option<Instant>,
-    pub(super) interval: Duration,
+    oldest: Option<Instant>,
+    interval: Duration,
 }
 
 /// A replay under way, and what has happened since it began.
 #[derive(Debug, Default)]
-pub(super) struct ReplayInProgress {
+struct ReplayInProgress {
     /// The first `asked` of them are being read.
-    pub(super) wants: Vec<Want>,
-    pub(super) asked: usize,
-    pub(super) replayed: BTreeMap<u64, Arc<Event>>,
-    pub(super) events: Vec<Arc<Event>>,
+    wants: Vec<Want>,
+    asked: usize,
+    replayed: BTreeMap<u64, Arc<Event>>,
+    events: Vec<Arc<Event>>,
 }
 
 /// What is to be replayed: events of these channels, unless they were heard already.
 #[derive(Debug)]
-pub(super) struct Want {
-    pub(super) after: Vec<(Pattern, u64)>,
-    pub(super) heard: Vec<Pattern>,
+struct Want {
+    after: Vec<(Pattern, u64)>,
+    heard: Vec<Pattern>,
 }
 
 impl Want {
     /// The lowest number wanted of any.
-    pub(super) fn lowest(&self) -> u64 {
+    fn lowest(&self) -> u64 {
         self.after.iter().map(|(_, after)| *after).min().unwrap_or(u64::MAX)
     }
 
-    pub(super) fn takes(&self, channel: &str, number: u64) -> bool {
+    fn takes(&self, channel: &str, number: u64) -> bool {
         !self.heard.iter().any(|pattern| pattern.matches(channel))
             && self
                 .after
                 .iter()
                 .any(|(pattern, after)| number > *after && pattern.matches(channel))
-    }
-}
-
-#[derive(Debug)]
-struct QueuedEvent {
-    event: Arc<Event>,
-    /// The first batch that it left with; `None`: it has not left yet.
-    batch: Option<u64>,
-}
-
-/// Events that wait: to leave, or, with acknowledgements, to be acknowledged.
-#[derive(Debug, Default)]
-pub(super) struct Queue {
-    events: VecDeque<QueuedEvent>,
-    bytes: usize,
-}
-
-impl Queue {
-    pub(super) fn len(&self) -> usize {
-        self.events.len()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty()
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Event>> {
-        self.events.iter().map(|queued| &queued.event)
-    }
-
-    pub(super) fn push(&mut self, event: Arc<Event>) {
-        self.bytes += event.text.len();
-        self.events.push_back(QueuedEvent { event, batch: None });
-    }
-
-    /// Everything leaves.
-    pub(super) fn take(&mut self) -> Vec<Arc<Event>> {
-        self.bytes = 0;
-        mem::take(&mut self.events).into_iter().map(|queued| queued.event).collect()
-    }
-
-    /// The first events leave, about so many bytes of them.
-    pub(super) fn take_some(&mut self, bytes: usize) -> Vec<Arc<Event>> {
-        if self.bytes <= bytes {
-            return self.take();
-        }
-        let mut taken = Vec::new();
-        let mut size = 0;
-        while size < bytes
-            && let Some(queued) = self.events.pop_front()
-        {
-            size += queued.event.text.len();
-            taken.push(queued.event);
-        }
-        self.bytes -= size;
-        taken
-    }
-
-    /// What has left and not arrived.
-    pub(super) fn give_back(&mut self, events: Vec<Arc<Event>>) {
-        for event in events.into_iter().rev() {
-            self.bytes += event.text.len();
-            self.events.push_front(QueuedEvent { event, batch: None });
-        }
-    }
-
-    /// The first so many leave with this batch and stay, until it is acknowledged.
-    pub(super) fn leave_with(&mut self, batch: u64, count: usize) -> Vec<Arc<Event>> {
-        let leaving = self.events.iter_mut().take(count);
-        leaving
-            .map(|queued| {
-                queued.batch.get_or_insert(batch);
-                queued.event.clone()
-            })
-            .collect()
-    }
-
-    /// How many there are before the first of this epoch, if there is an older one among them.
-    pub(super) fn before(&self, epoch: u64) -> Option<usize> {
-        let is_older = |queued: &QueuedEvent| (1..epoch).contains(&queued.event.number);
-        let last = self.events.iter().rposition(is_older)?;
-        Some(last + 1)
-    }
-
-    /// Everything that left with this batch or before has arrived.
-    pub(super) fn acknowledge(&mut self, batch: u64) {
-        while let Some(queued) = self.events.front()
-            && queued.batch.is_some_and(|left| left <= batch)
-        {
-            self.bytes -= queued.event.text.len();
-            self.events.pop_front();
-        }
-    }
-}
-
-/// The batches of a client that acknowledges.
-///
-/// A batch's number grows with each connect reply, as CometD's does. Besides, it says up to which of the user's events it
-/// reaches, so that a client's acknowledgement is understood by the next life of this process too, without anything written per
-/// batch: it is at least `offset` + (that number − `base`) × 2²⁰.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Acks {
-    /// A number of the user's that the client has everything up to.
-    pub(super) base: u64,
-    /// The batch from which on numbers are counted.
-    pub(super) offset: u64,
-    last: u64,
-    /// The highest number that has left.
-    reached: u64,
-}
-
-const BATCHES: u32 = 20;
-
-impl Acks {
-    pub(super) fn new(base: u64, offset: u64) -> Self {
-        Self {
-            base,
-            offset,
-            last: offset,
-            reached: base,
-        }
-    }
-
-    /// The number of the next connect reply, which carries these events.
-    pub(super) fn next<'a>(&mut self, events: impl Iterator<Item = &'a Arc<Event>>) -> u64 {
-        let highest = events.map(|event| event.number).max().unwrap_or(0);
-        self.reached = self.reached.max(highest);
-        let at_least = (self.reached - self.base).saturating_mul(1 << BATCHES).saturating_add(self.offset);
-        self.last = self.last.saturating_add(1).max(at_least);
-        self.last
-    }
-
-    /// What a client acknowledges that was here in an earlier life: up to which of its user's events it has everything.
-    pub(super) fn resume(&mut self, acknowledged: u64) -> u64 {
-        self.last = self.last.max(acknowledged);
-        self.reached = self.base.saturating_add(acknowledged.saturating_sub(self.offset) >> BATCHES);
-        self.reached
-    }
-
-    /// The client has everything from before this epoch: what follows is counted from its start, or each start of the process
-    /// would take numbers away from those that JavaScript can say exactly. True when something has changed.
-    pub(super) fn rebase(&mut self, epoch: u64) -> bool {
-        if self.base >= epoch {
-            return false;
-        }
-        *self = Self::new(epoch, self.last);
-        true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn event(number: u64) -> Arc<Event> {
-        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-        let now = Instant::now();
-        Event::numbered("/a", &number.to_string(), number, now)
-    }
-
-    fn numbers(events: &[Arc<Event>]) -> Vec<u64> {
-        events.iter().map(|event| event.number).collect()
-    }
-
-    #[test]
-    fn what_left_stays_until_it_is_acknowledged() {
-        let mut queue = Queue::default();
-        queue.push(event(1));
-        assert_eq!(numbers(&queue.leave_with(5, 9)), [1]);
-        queue.push(event(2));
-        assert_eq!(numbers(&queue.leave_with(6, 9)), [1, 2]);
-        queue.push(event(3));
-        queue.acknowledge(4);
-        assert_eq!(queue.len(), 3);
-        queue.acknowledge(5);
-        assert_eq!(numbers(&queue.leave_with(7, 9)), [2, 3]);
-        queue.acknowledge(6);
-        assert_eq!(numbers(&queue.leave_with(8, 9)), [3], "it left with 7 first");
-        queue.acknowledge(7);
-        assert!(queue.is_empty());
-        assert_eq!(queue.bytes(), 0);
-    }
-
-    #[test]
-    fn what_comes_back_is_first_again() {
-        let mut queue = Queue::default();
-        [1, 2, 3].into_iter().for_each(|number| queue.push(event(number)));
-        let some = queue.take_some(1);
-        assert_eq!(numbers(&some), [1]);
-        queue.give_back(some);
-        assert_eq!(numbers(&queue.take()), [1, 2, 3]);
-        assert_eq!(queue.bytes(), 0);
-    }
-
-    #[test]
-    fn batches_grow_and_the_next_life_reads_from_them_how_far_they_reached() {
-        let base = 3_000_000_007;
-        let mut acks = Acks::new(base, 0);
-        let none: [Arc<Event>; 0] = [];
-        let first = acks.next(none.iter());
-        let second = acks.next([event(base + 2), event(0)].iter());
-        let third = acks.next(none.iter());
-        assert!(first < second && second < third, "{first} {second} {third}");
-        for (acknowledged, reached) in [(0, base), (first, base), (second, base + 2), (third, base + 2)] {
-            let mut next_life = Acks::new(base, 0);
-            assert_eq!(next_life.resume(acknowledged), reached);
-            assert!(next_life.next(none.iter()) > acknowledged);
-        }
-        let next_epoch = acks.next([event(4_000_000_001)].iter());
-        assert!(next_epoch < 1 << 53, "JavaScript says it exactly");
-    }
-
-    #[test]
-    fn numbers_stay_exact_over_a_thousand_starts() {
-        let mut acks = Acks::new(1_000_000_000, 0);
-        for epoch in 2..1_000 {
-            let mut next_life = Acks::new(acks.base, acks.offset);
-            next_life.resume(acks.next([].iter()));
-            let epoch = epoch * 1_000_000_000;
-            assert!(next_life.rebase(epoch));
-            assert!(!next_life.rebase(epoch));
-            let batch = next_life.next([event(epoch + 7)].iter());
-            assert!(batch < 1 << 53);
-            assert_eq!(Acks::new(next_life.base, next_life.offset).resume(batch), epoch + 7);
-            acks = next_life;
-        }
     }
 }

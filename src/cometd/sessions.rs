@@ -1,13 +1,16 @@
-//! Every session of the event channel: one quiet machine.
+//! Every session of the event channel: one core machine.
 //!
-//! Hand in what happened with `handle_*`, then drain [`Hub::poll_output`]; [`Hub::poll_timeout`] says when to call
-//! [`Hub::handle_timeout`].
+//! Hand in what happened with `handle_*`, then drain [`Sessions::poll_output`]; [`Sessions::poll_timeout`] says when to call
+//! [`Sessions::handle_timeout`].
 //!
 //! ```text
-//! request ──handle_post──▶ ┌─────┐ ──Answer, Send──▶ connection ──▶ client
-//! notice ──handle_notice─▶ │ Hub │ ◀─handle_written, handle_sent── it has left
-//! time ────handle_timeout▶ └─────┘ ◀─handle_cut, handle_gone────── it has not
+//! request ──handle_post──▶ ┌──────────┐ ──Answer, Send──▶ connection ──▶ client
+//! notice ──handle_notice─▶ │ Sessions │ ◀─handle_written, handle_sent── it has left
+//! time ────handle_timeout▶ └──────────┘ ◀─handle_cut, handle_gone────── it has not
 //! ```
+//!
+//! Here the session is found that something has happened to: by client id, request, websocket, user or subscription. What
+//! happens to it is decided by [`Session`] itself, with a [`Ctx`] of what all sessions share, and for websockets by `Socket`.
 //!
 //! An event leaves a session's queue in one of three ways, and by no other:
 //!
@@ -17,90 +20,49 @@
 //!   bounded.
 //! - **Acknowledged** (the ack extension, on any transport). It goes with each connect reply until the client says that it came.
 
-mod connects;
-mod ends;
+mod ended;
 mod handshake;
 mod inout;
 mod sockets;
-mod subscriptions;
 #[cfg(test)]
 mod tests;
 
 use super::CometdConfig;
-use super::event_numbers::EventNumbers;
-use super::limits::{QuotaOwner, SessionQuota, SessionQuotas};
-use super::message::{
-    self, AckExt, Advice, BayeuxReply, ClientAdvice, ClientId, ClientMessage, Event, MessageKind, Pattern, Reconnect, ReplayReply,
-    ReplyExt, Timesync, TimesyncReply,
-};
-use super::session::{Acks, Connect, InFlight, Queue, ReplyPath, Session, SessionOwner, SessionState, UNTOLD, Want};
+use super::limits::QuotaOwner;
+use super::message::{Advice, BayeuxReply, ClientId, ClientMessage, Event, MessageKind, Pattern, Reconnect};
+use super::session::{ConnectRequest, Ctx, DeadlineOwner, Departure, Excess, Expiry, ReplyPath, Session, spread, unknown_echo};
 pub use super::session::{ConnectionType, SessionId};
-use super::subscription_index::SubscriptionIndex;
 use crate::model::{Now, UserId};
-use ends::EndedSessions;
+use ended::EndedSessions;
 pub use inout::{
     ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, Output, RestoredEvents, Saved, SessionCounts, SessionEnd, SocketId,
 };
-use sockets::Socket;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use sockets::Sockets;
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
-use subscriptions::{subscribed, unknown_echo};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum SessionTimer {
-    Session(SessionId),
-    Socket(SocketId),
-}
 
 /// By numbers that we have given ourselves, so that nobody can choose them to collide; in the same order in every run.
 pub(super) type Numbered<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
-/// All sessions. After each `handle_*` take some of [`Hub::poll_output`], or of [`Hub::poll_ready`] and [`Hub::hand_out_next`]; what is
-/// not taken yet comes later, in order.
+/// All sessions: finds the one that something has happened to, and lets it act.
+///
+/// After each `handle_*` take some of [`Sessions::poll_output`], or of [`Sessions::poll_ready`] and [`Sessions::hand_out_next`];
+/// what is not taken yet comes later, in order. Then [`Sessions::poll_timeout`] says when to call [`Sessions::handle_timeout`].
 #[derive(Debug)]
 pub struct Sessions {
-    config: CometdConfig,
-    types: Vec<&'static str>,
-    open: Vec<Pattern>,
     sessions: Numbered<SessionId, Box<Session>>,
     by_id: HashMap<ClientId, SessionId, foldhash::fast::RandomState>,
     last_session: u64,
-    interest: SubscriptionIndex,
-    accounts: SessionQuotas,
-    ledger: EventNumbers,
-    sockets: Numbered<SocketId, Socket>,
-    /// Whose events are in the frame under way.
-    in_flight: Numbered<SocketId, SessionId>,
-    /// How many there are from each address.
-    sockets_from: BTreeMap<IpAddr, usize>,
-    deadlines: BTreeSet<(Instant, SessionTimer)>,
-    /// Whose connects are in a request that is held, or answered and not yet written.
-    sessions_by_request: Numbered<ClientRequestId, Vec<SessionId>>,
-    held_by_browser: BTreeMap<Arc<str>, usize>,
+    sockets: Sockets,
     ended: EndedSessions,
-    outputs: VecDeque<Output>,
-    /// For whom there may be something: who has waited longest comes first. Each is in it once.
-    woken: VecDeque<(SessionId, Instant)>,
-    /// When the last of it came to be.
-    woken_at: Option<Now>,
-    counts: SessionCounts,
-    /// Ages of the oldest events of answers that have left since they were last asked for.
-    delivered: Vec<Duration>,
-    pressure: Duration,
-    draining: bool,
+    ctx: Ctx,
 }
 
 /// The channels of state, in the order they are told.
 pub const STATES: [&str; 4] = ["/v2/me", "/v2/me/channels", "/v2/me/devices", "/v2/me/calls"];
 
 const UNKNOWN: &str = "402::session_unknown";
-const HANDSHAKE_DENIED: &str = "403::handshake_denied";
-const TOO_MANY_SESSIONS: &str = "403::too_many_sessions";
-const TOO_MANY_HANDSHAKES: &str = "429::too_many_handshakes";
 const LOGIN_EXPIRED: &str = "401::login_expired";
 const NO_COMMON_TYPE: &str = "301::connection_types_unsupported";
 const CREATE_DENIED: &str = "403:denied_by_security_policy:channel_create_denied";
@@ -111,51 +73,16 @@ const DATA_MISSING: &str = "403::data_missing";
 const DATA_TOO_DEEP: &str = "400::data_too_deep";
 const ID_INVALID: &str = "405::message_id_invalid";
 
-/// A client may not ask for a longer pause between connects than this; its session would live as long.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
-/// How long a connect may wait for what is not a hold: the outcome of an older answer, a replay.
-const OUTCOME: Duration = Duration::from_secs(5);
-
-/// What leaves for a client.
-type Leaving = (Vec<Arc<Event>>, BayeuxReply);
-
 impl Sessions {
-    /// Without sessions. `epoch` is one more at each start of the process; see `ledger`.
+    /// Without sessions. `epoch` is one more at each start of the process; see `event_numbers`.
     pub fn new(config: CometdConfig, epoch: u64) -> Self {
-        let open = config.open_channels.iter().filter_map(|text| Pattern::parse(text)).collect();
-        let types = [
-            (config.websocket, ConnectionType::Websocket),
-            (true, ConnectionType::LongPolling),
-            (config.callback_polling, ConnectionType::CallbackPolling),
-        ];
         Self {
-            types: types
-                .iter()
-                .filter(|(offered, _)| *offered)
-                .map(|(_, transport)| transport.as_str())
-                .collect(),
-            open,
             sessions: Numbered::default(),
             by_id: HashMap::default(),
             last_session: 0,
-            interest: SubscriptionIndex::default(),
-            accounts: SessionQuotas::default(),
-            ledger: EventNumbers::new(epoch, config.replay_events, config.replay_bytes),
-            sockets: Numbered::default(),
-            in_flight: Numbered::default(),
-            sockets_from: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
-            sessions_by_request: Numbered::default(),
-            held_by_browser: BTreeMap::new(),
+            sockets: Sockets::default(),
             ended: EndedSessions::default(),
-            outputs: VecDeque::new(),
-            woken: VecDeque::new(),
-            woken_at: None,
-            counts: SessionCounts::default(),
-            delivered: Vec::new(),
-            pressure: Duration::ZERO,
-            draining: false,
-            config,
+            ctx: Ctx::new(config, epoch),
         }
     }
 
@@ -176,105 +103,97 @@ impl Sessions {
 
     /// How much there is, and has been.
     pub fn counts(&self) -> SessionCounts {
-        self.counts
+        self.ctx.counts
     }
 
     /// How old the oldest event of each answer was that has left since this was last asked.
     pub fn delivered(&mut self) -> impl Iterator<Item = Duration> + '_ {
-        self.delivered.drain(..)
+        self.ctx.delivered.drain(..)
+    }
+
+    /// The process ends: every answer is the last on its connection.
+    pub fn is_draining(&self) -> bool {
+        self.ctx.is_draining
     }
 
     /// What to do next.
     pub fn poll_output(&mut self) -> Option<Output> {
-        while self.outputs.is_empty() && self.hand_out_next() {}
+        while self.ctx.out.is_empty() && self.hand_out_next() {}
         self.poll_ready()
     }
 
     /// What to do next, without handing out events to anybody more.
     pub fn poll_ready(&mut self) -> Option<Output> {
-        let output = self.outputs.pop_front();
-        if let Some(Output::Send { socket, .. }) = &output {
-            self.frame_goes(*socket);
+        let output = self.ctx.out.pop_front();
+        if let Some(Output::Send { socket, .. }) = &output
+            && let Some(socket) = self.sockets.get_mut(*socket)
+        {
+            socket.handle_handed_over();
         }
         output
     }
 
     /// Events go out to the session that has waited longest for its turn. False: none waits.
     pub fn hand_out_next(&mut self) -> bool {
-        let Some((no, _)) = self.woken.pop_front() else { return false };
-        if let Some(session) = self.sessions.get_mut(&no) {
-            session.woken = false;
-        }
-        if let Some(now) = self.woken_at {
-            self.hand_out(no, now);
+        let Some((no, _)) = self.ctx.turns.waiting.pop_front() else {
+            return false;
+        };
+        if let Some(now) = self.ctx.turns.last {
+            self.hand_out(no, true, now);
         }
         true
     }
 
     /// Sessions wait for their turn.
     pub fn has_woken(&self) -> bool {
-        !self.woken.is_empty()
+        !self.ctx.turns.waiting.is_empty()
     }
 
     /// Since when the session waits that has waited longest for its turn.
     pub fn waiting_since(&self) -> Option<Instant> {
-        self.woken.front().map(|(_, since)| *since)
+        self.ctx.turns.waiting.front().map(|(_, since)| *since)
     }
 
-    /// When to call [`Hub::handle_timeout`].
+    /// When to call [`Sessions::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(at, _)| *at)
+        self.ctx.timers.first().map(|(at, _)| at)
     }
 
     /// An event that an earlier life has kept. Hand in a user's events from the oldest to the newest, before anything else.
     pub fn restore_event(&mut self, user: &UserId, number: u64, bytes: usize) {
-        let gone = self.ledger.restore(user, number, bytes);
+        let gone = self.ctx.numbers.restore(user, number, bytes);
         if !gone.is_empty() {
-            self.outputs.push_back(Output::Drop { user: user.clone(), gone });
+            self.ctx.out.push_back(Output::Drop { user: user.clone(), gone });
         }
     }
 
-    /// Events that could not be kept after all: whoever asks for what was before hears that something is missing.
+    /// Events that could not be kept after all: a client that asks for what was before hears that something is missing.
     pub fn handle_unkept(&mut self, user: &UserId, number: u64) {
-        let gone = self.ledger.lost(user, number);
-        self.outputs.push_back(Output::Drop { user: user.clone(), gone });
+        let gone = self.ctx.numbers.lost(user, number);
+        self.ctx.out.push_back(Output::Drop { user: user.clone(), gone });
     }
 
     /// Nothing that happened in earlier lives of the process is sure to be kept.
     pub fn restore_nothing(&mut self) {
-        self.ledger.restore_nothing();
+        self.ctx.numbers.restore_nothing();
     }
 
     /// An earlier life has not kept the user's events up to this number.
     pub fn restore_dropped(&mut self, user: &UserId, number: u64) {
-        self.ledger.restore_dropped(user, number);
+        self.ctx.numbers.restore_dropped(user, number);
     }
 
     /// A session that an earlier life has kept. Its client has as long as any other to come back.
     pub fn restore_session(&mut self, saved: Saved, now: Now) {
-        let owner = SessionOwner {
-            user: Some(saved.user),
-            browser: saved.browser,
-            login: None,
-            address: saved.address,
-        };
-        let subscriptions = saved.subscriptions.into_iter();
-        let subscriptions = subscriptions.filter_map(|name| Pattern::parse(&name).map(|pattern| (name, pattern)));
-        let session = Session {
-            acks: Some(Acks::new(saved.base, saved.offset)),
-            subscriptions: subscriptions.collect(),
-            restored: true,
-            saved: true,
-            connected: true,
-            // Its client may still do as it was told when the process went down.
-            told_interval: UNTOLD,
-            place: SessionState::New {
-                // As long as it may have been told to stay away, and then as any other.
-                expires: now.mono + Duration::from_secs(1) + self.config.drain_window + self.config.max_interval,
-            },
-            ..self.session(saved.id, owner, None, ConnectionType::LongPolling, now)
-        };
-        self.insert(session, now);
+        let no = self.next_number();
+        let mut session = Session::restored(no, saved, &self.ctx, now);
+        session.handle_begin(&mut self.ctx, now);
+        self.insert(session);
+    }
+
+    fn insert(&mut self, session: Session) {
+        self.by_id.insert(session.id().clone(), session.no());
+        self.sessions.insert(session.no(), Box::new(session));
     }
 
     /// A request has come.
@@ -288,8 +207,10 @@ impl Sessions {
             fresh,
             messages,
         } = post;
-        if let ReplyPath::Socket(socket) = reach {
-            self.frame_came(socket);
+        if let ReplyPath::Socket(socket) = reach
+            && let Some(socket) = self.sockets.get_mut(socket)
+        {
+            socket.handle_frame();
         }
         if let Some(handshake) = messages
             .iter()
@@ -310,9 +231,9 @@ impl Sessions {
         for message in messages {
             if matches!(message.kind, MessageKind::Connect { .. }) {
                 match self.connect(message, &from, (reach, via), alone, now) {
-                    Some((leaving, reply)) => {
-                        events.extend(leaving);
-                        replies.push(reply);
+                    Some(departure) => {
+                        events.extend(departure.events);
+                        replies.push(departure.reply);
                     }
                     None => held = true,
                 }
@@ -351,55 +272,81 @@ impl Sessions {
 
     /// The answer has left: its events are delivered.
     pub fn handle_written(&mut self, post: ClientRequestId, now: Now) {
-        for no in self.sessions_by_request.remove(&post).unwrap_or_default() {
-            self.arrive(no, ReplyPath::Post(post), false, now);
-        }
+        self.handle_outcome(post, false, now);
     }
 
     /// The request's connection is gone, held or answered, and no answer has left on it: its events wait for the next connect.
     pub fn handle_cut(&mut self, post: ClientRequestId, now: Now) {
-        for no in self.sessions_by_request.remove(&post).unwrap_or_default() {
-            self.arrive(no, ReplyPath::Post(post), true, now);
+        self.handle_outcome(post, true, now);
+    }
+
+    fn handle_outcome(&mut self, post: ClientRequestId, is_cut: bool, now: Now) {
+        for no in self.ctx.sessions_by_request.remove(&post).unwrap_or_default() {
+            self.step(no, now, |session, ctx| {
+                session.handle_outcome(ReplyPath::Post(post), is_cut, ctx, now)
+            });
+        }
+    }
+
+    /// A websocket has been opened.
+    pub fn handle_open(&mut self, socket: SocketId, address: IpAddr, now: Now) {
+        self.sockets.open(socket, address, &mut self.ctx, now);
+    }
+
+    /// The frame under way on this socket has left: its events are delivered.
+    pub fn handle_sent(&mut self, socket: SocketId, now: Now) {
+        let Some(state) = self.sockets.get_mut(socket) else { return };
+        for no in state.handle_sent() {
+            self.step(no, now, |session, ctx| {
+                session.handle_outcome(ReplyPath::Socket(socket), false, ctx, now)
+            });
+        }
+        self.answer(ReplyPath::Socket(socket), Vec::new(), Vec::new());
+    }
+
+    /// The socket is closed or cut, and the frame under way has not left. Its session waits for its client to come back.
+    pub fn handle_gone(&mut self, socket: SocketId, now: Now) {
+        let Some(state) = self.sockets.remove(socket) else { return };
+        for no in state.handle_gone(&mut self.ctx) {
+            self.step(no, now, |session, ctx| session.handle_socket_lost(socket, ctx, now));
         }
     }
 
     /// Something has happened that this user's sessions are told. `data` is JSON; `channel` is one of [`STATES`].
     pub fn handle_notice(&mut self, user: &UserId, channel: &'static str, data: &str, now: Now) {
-        let number = self.ledger.next(user);
+        let number = self.ctx.numbers.next(user);
         let event = Event::numbered(channel, data, number, now.mono);
-        if self.ledger.keeps() {
-            let gone = self.ledger.kept(user, number, event.text.len());
-            self.outputs.push_back(Output::Keep {
+        if self.ctx.numbers.keeps() {
+            let gone = self.ctx.numbers.kept(user, number, event.text.len());
+            self.ctx.out.push_back(Output::Keep {
                 user: user.clone(),
                 channel,
                 event: event.clone(),
                 gone,
             });
         }
-        let Some(account) = self.accounts.get(&QuotaOwner::User(Some(user.clone()))) else {
-            return;
-        };
-        let takes = |no: &SessionId| self.sessions.get(no).is_some_and(|session| session.takes(channel));
-        let hearers: Vec<SessionId> = account.sessions.iter().copied().filter(takes).collect();
-        for no in hearers {
-            self.enqueue(no, event.clone());
-            self.wake(no, now);
+        let sessions: Vec<SessionId> = self.ctx.quotas.sessions(&QuotaOwner::User(Some(user.clone()))).collect();
+        for no in sessions {
+            self.step(no, now, |session, ctx| {
+                if session.takes(channel) {
+                    session.handle_event(event.clone(), ctx, now);
+                }
+            });
         }
     }
 
     /// The state asked for with [`Output::State`]: channel and `data`.
     pub fn handle_state(&mut self, session: SessionId, states: &[(&'static str, String)], now: Now) {
-        if let Some(asked) = self.sessions.get_mut(&session) {
-            asked.state_asked = false;
+        self.step(session, now, |session, ctx| session.handle_state(states, ctx, now));
+    }
+
+    /// What was asked for with [`Output::Replay`], oldest first; `None`: it cannot be read.
+    pub fn handle_replay(&mut self, session: SessionId, kept: Option<Vec<RestoredEvents>>, now: Now) {
+        match kept {
+            Some(kept) => self.step(session, now, |session, ctx| session.handle_replay(kept, ctx, now)),
+            // Something may be missing, and its client believes that nothing is.
+            None => self.end(session, SessionEnd::Gap, now),
         }
-        for (channel, data) in states {
-            // It may have unsubscribed meanwhile.
-            if self.sessions.get(&session).is_some_and(|session| session.takes(channel)) {
-                self.enqueue(session, Event::plain(channel, data, now.mono));
-            }
-        }
-        self.ask_state(session);
-        self.wake(session, now);
     }
 
     /// Notices have been lost on the way here. Nobody may miss one silently: sessions that hear them end, and their clients shake
@@ -407,8 +354,7 @@ impl Sessions {
     pub fn handle_gap(&mut self, now: Now) {
         let mut hearers = Vec::new();
         for (no, session) in &mut self.sessions {
-            session.state_asked = false;
-            if STATES.iter().any(|channel| session.takes(channel)) {
+            if session.handle_gap() {
                 hearers.push(*no);
             }
         }
@@ -420,8 +366,8 @@ impl Sessions {
     /// What comes in has to wait so long, lately. Clients are told to wait, too: each a little different, and in steps, so that it
     /// is not told them anew with every reply.
     pub fn handle_pressure(&mut self, waiting: Duration) {
-        let steps = waiting.as_millis() / self.config.overload.as_millis().max(1);
-        self.pressure = match steps {
+        let steps = waiting.as_millis() / self.ctx.config.overload.as_millis().max(1);
+        self.ctx.pressure = match steps {
             0 => Duration::ZERO,
             steps => Duration::from_secs(1 << (steps.ilog2().min(4))),
         };
@@ -430,88 +376,118 @@ impl Sessions {
     /// We are going down: every held connect is answered, no more are held, and websockets close.
     #[expect(clippy::disallowed_methods, reason = "what comes out is sorted")]
     pub fn handle_drain(&mut self, now: Now) {
-        self.draining = true;
-        let held = self.sessions.iter().filter(|(_, session)| session.place.is_held());
-        let mut held: Vec<SessionId> = held.map(|(no, _)| *no).collect();
-        held.sort_unstable();
-        for no in held {
-            self.release(no, now);
+        self.ctx.is_draining = true;
+        let mut held: Vec<&mut Box<Session>> = self.sessions.values_mut().filter(|session| session.is_held()).collect();
+        held.sort_unstable_by_key(|session| session.no());
+        for session in held {
+            if let Some(departure) = session.release(&mut self.ctx, now) {
+                depart(&mut self.sockets, departure, Some(session), &mut self.ctx);
+            }
         }
-        self.close_all_sockets();
+        for id in self.sockets.ids() {
+            if let Some(socket) = self.sockets.get_mut(id) {
+                let session = socket.session().and_then(|no| self.sessions.get_mut(&no));
+                socket.handle_drain(session.map(|session| &mut **session), &mut self.ctx);
+            }
+        }
     }
 
     /// A deadline has come: a hold is over, a session, a login, or a socket without a session.
     pub fn handle_timeout(&mut self, now: Now) {
-        while let Some(&(at, timer)) = self.deadlines.first() {
-            if at > now.mono {
-                break;
-            }
-            match timer {
-                SessionTimer::Session(no) if self.sessions.contains_key(&no) => {
-                    if self.is_due(no, now) {
-                        self.session_timeout(no, now);
-                    }
+        while let Some((at, owner)) = self.ctx.timers.first().filter(|(at, _)| *at <= now.mono) {
+            let was_there = match owner {
+                DeadlineOwner::Session(no) => self.session_timeout(no, now),
+                DeadlineOwner::Socket(socket) => {
+                    let socket = self.sockets.get_mut(socket);
+                    socket.map(|socket| socket.handle_timeout(&mut self.ctx)).is_some()
                 }
-                SessionTimer::Socket(socket) if self.sockets.contains_key(&socket) => self.socket_timeout(socket),
+            };
+            if !was_there {
                 // It went with what it was for; never there.
-                SessionTimer::Session(_) | SessionTimer::Socket(_) => {
-                    self.deadlines.pop_first();
-                }
+                self.ctx.timers.disarm(at, owner);
             }
         }
     }
 
-    /// False: the session's deadline has moved on since, and is waited for.
-    fn is_due(&mut self, no: SessionId, now: Now) -> bool {
-        let Some(session) = self.sessions.get_mut(&no) else { return false };
-        let deadline = session.deadline();
-        let armed = std::mem::replace(&mut session.armed, deadline);
-        self.deadlines.remove(&(armed, SessionTimer::Session(no)));
-        self.deadlines.insert((deadline, SessionTimer::Session(no)));
-        deadline <= now.mono
-    }
-
-    fn session_timeout(&mut self, no: SessionId, now: Now) {
-        let Some(session) = self.sessions.get(&no) else { return };
-        if session.login_until.is_some_and(|until| until <= now.mono) {
-            return self.end(no, SessionEnd::LoginExpired, now);
-        }
-        match &session.place {
-            SessionState::Held { .. } => self.release(no, now),
-            SessionState::New { .. } | SessionState::Away { .. } => self.end(no, SessionEnd::Expired, now),
-        }
-    }
-
-    // ---- other messages
-
-    fn find(&self, message: &ClientMessage, from: &ClientOrigin, reach: ReplyPath) -> Result<SessionId, SessionEnd> {
-        let id = message.client.as_ref().ok_or(SessionEnd::NoClientId)?;
-        let no = *self.by_id.get(id).ok_or(SessionEnd::NeverKnown)?;
-        let session = self.sessions.get(&no).ok_or(SessionEnd::NeverKnown)?;
-        let owner = &session.owner;
-        if from.user != owner.user {
-            return Err(SessionEnd::OtherUser);
-        }
-        let on_socket = match reach {
-            ReplyPath::Socket(socket) => self.sockets.get(&socket).and_then(|socket| socket.session),
-            ReplyPath::Post(_) => None,
+    fn session_timeout(&mut self, no: SessionId, now: Now) -> bool {
+        let Some(session) = self.sessions.get_mut(&no) else {
+            return false;
         };
-        match on_socket {
-            Some(one) if one == no => return Ok(no),
-            Some(_) => return Err(SessionEnd::OtherSocket),
-            None => {}
+        match session.handle_timeout(&mut self.ctx, now) {
+            Expiry::NotYet => {}
+            Expiry::Ends(why) => self.end(no, why, now),
+            Expiry::Answers(departure) => depart(&mut self.sockets, departure, Some(session), &mut self.ctx),
         }
-        match (&from.browser, &owner.browser) {
-            (Some(mine), Some(owners)) if mine == owners => Ok(no),
-            (Some(_), Some(_)) => Err(SessionEnd::OtherBrowser),
-            // A client without cookies proves each time who it is.
-            (None, _) | (_, None) if from.proven => Ok(no),
-            (None, _) | (_, None) if from.login.is_some() && from.login == owner.login => Ok(no),
-            (None, _) | (_, None) => Err(SessionEnd::NoBrowser),
-        }
+        true
     }
 
-    fn message(&mut self, message: ClientMessage, from: &ClientOrigin, reach: ReplyPath, now: Now) -> BayeuxReply {
+    // ---- messages
+
+    /// The session that a message speaks for, with what it may change.
+    fn claimed(
+        &mut self,
+        message: &ClientMessage,
+        from: &ClientOrigin,
+        path: ReplyPath,
+    ) -> Result<(&mut Session, &mut Sockets, &mut Ctx), SessionEnd> {
+        let id = message.client.as_ref().ok_or(SessionEnd::NoClientId)?;
+        let no = self.by_id.get(id).ok_or(SessionEnd::NeverKnown)?;
+        let session = self.sessions.get_mut(no).ok_or(SessionEnd::NeverKnown)?;
+        session.is_open_to(from, self.sockets.session_on(path))?;
+        Ok((session, &mut self.sockets, &mut self.ctx))
+    }
+
+    /// The reply with its events; `None` when the connect is held.
+    fn connect(
+        &mut self,
+        message: ClientMessage,
+        from: &ClientOrigin,
+        (by, via): (ReplyPath, CometdTransport),
+        alone: bool,
+        now: Now,
+    ) -> Option<Departure> {
+        let MessageKind::Connect { connection_type, advice } = &message.kind else {
+            unreachable!("sorted before")
+        };
+        let at_once = |reply| {
+            Some(Departure {
+                by,
+                events: Vec::new(),
+                reply,
+            })
+        };
+        let (session, sockets, ctx) = match self.claimed(&message, from, by) {
+            Ok(claimed) => claimed,
+            Err(why) => return at_once(self.unknown(message, why, from, now)),
+        };
+        if !ctx.is_offered(connection_type.as_deref()) {
+            return at_once(BayeuxReply {
+                advice: Some(ctx.retry(session.id())),
+                ..failed("/meta/connect", message.id, NO_COMMON_TYPE)
+            });
+        }
+        if !session.can_resume(message.ext.ack, ctx) {
+            let no = session.no();
+            self.end(no, SessionEnd::Restarted, now);
+            return at_once(self.unknown(message, SessionEnd::Restarted, from, now));
+        }
+        session.supersede(by, ctx, now);
+        sockets.attach(session, by, ctx);
+        let request = ConnectRequest {
+            by,
+            transport: via,
+            alone,
+            id: message.id,
+            ack: message.ext.ack,
+            timesync: message.ext.timesync,
+            advice: *advice,
+            browser: from.browser.clone(),
+            login_until: from.login_until,
+        };
+        session.handle_connect(request, ctx, now)
+    }
+
+    fn message(&mut self, message: ClientMessage, from: &ClientOrigin, by: ReplyPath, now: Now) -> BayeuxReply {
         let id = message.id.clone();
         match &message.kind {
             MessageKind::NoChannel => return failed(None, id, CHANNEL_MISSING),
@@ -524,38 +500,20 @@ impl Sessions {
             | MessageKind::Disconnect
             | MessageKind::Publish { .. } => {}
         }
-        let no = match self.find(&message, from, reach) {
-            Ok(no) => no,
-            Err(why) => return self.stranger(message, why, from, now),
+        let (session, sockets, ctx) = match self.claimed(&message, from, by) {
+            Ok(claimed) => claimed,
+            Err(why) => return self.unknown(message, why, from, now),
         };
-        self.postpone(no, now);
-        if let ReplyPath::Socket(_) = reach {
-            self.attach(no, reach);
-            self.ask_for_outcome(no, reach);
+        session.handle_message(ctx, now);
+        if let ReplyPath::Socket(_) = by {
+            sockets.attach(session, by, ctx);
+            session.ask_for_outcome(by, ctx);
         }
         match message.kind {
-            MessageKind::Subscribe(subscription) => {
-                let outcome = self.subscribe(no, &subscription, message.ext.replay.as_ref());
-                self.save(no);
-                let (outcome, replay) = match outcome {
-                    Ok(replay) => (Ok(()), replay),
-                    Err(error) => (Err(error), None),
-                };
-                let reply = subscribed("/meta/subscribe", id, subscription, outcome);
-                BayeuxReply {
-                    ext: ReplyExt {
-                        replay,
-                        ..ReplyExt::default()
-                    },
-                    ..reply
-                }
-            }
-            MessageKind::Unsubscribe(subscription) => {
-                let outcome = self.unsubscribe(no, &subscription);
-                self.save(no);
-                subscribed("/meta/unsubscribe", id, subscription, outcome)
-            }
+            MessageKind::Subscribe(subscription) => session.handle_subscribe(id, subscription, message.ext.replay.as_ref(), ctx),
+            MessageKind::Unsubscribe(subscription) => session.handle_unsubscribe(id, subscription, ctx),
             MessageKind::Disconnect => {
+                let no = session.no();
                 self.end(no, SessionEnd::Disconnected, now);
                 done("/meta/disconnect", id)
             }
@@ -573,15 +531,6 @@ impl Sessions {
         }
     }
 
-    /// Any message shows that the client lives; it never shortens what it has.
-    fn postpone(&mut self, no: SessionId, now: Now) {
-        let at_least = now.mono + self.config.max_interval;
-        self.change(no, |session| match &mut session.place {
-            SessionState::Held { .. } => {}
-            SessionState::New { expires } | SessionState::Away { expires } => *expires = (*expires).max(at_least),
-        });
-    }
-
     /// Clients do not speak on the channels of state; on `/service/**` they speak to nobody.
     fn publish(&mut self, channel: &str, data: Option<&str>, now: Now) -> Result<(), &'static str> {
         let pattern = Pattern::parse(channel).ok_or(CHANNEL_INVALID)?;
@@ -592,145 +541,28 @@ impl Sessions {
         if channel.starts_with("/service/") {
             return Ok(());
         }
-        if !self.open.iter().any(|open| open.matches(channel)) {
+        if !self.ctx.open.iter().any(|open| open.matches(channel)) {
             return Err(PUBLISH_DENIED);
         }
         let event = Event::plain(channel, data.ok_or(DATA_MISSING)?, now.mono);
-        for no in self.interest.hearers(channel) {
-            self.enqueue(no, event.clone());
-            self.wake(no, now);
+        for no in self.ctx.subscriptions.hearers(channel) {
+            self.step(no, now, |session, ctx| session.handle_event(event.clone(), ctx, now));
         }
         Ok(())
     }
 
-    // ---- queues
-
-    fn enqueue(&mut self, no: SessionId, event: Arc<Event>) {
-        let Some(session) = self.sessions.get_mut(&no) else { return };
-        let before = (session.queue.len(), session.queue.bytes());
-        match &mut session.behind {
-            Some(behind) => behind.events.push(event),
-            // It was told nothing since the process started; the journal has it all.
-            None if session.restored && event.number > 0 => {}
-            None => session.queue.push(event),
-        }
-        self.recount(no, before);
-    }
-
-    /// Keeps the sums over all queues right after a change of one.
-    fn recount(&mut self, no: SessionId, (length, bytes): (usize, usize)) {
-        let Some(session) = self.sessions.get(&no) else { return };
-        let (length_now, bytes_now) = (session.queue.len(), session.queue.bytes());
-        self.counts.queued = self.counts.queued + length_now - length;
-        if bytes_now == bytes {
-            return;
-        }
-        for queued in &session.queued {
-            // Only one thread counts; what is added wraps around where it is less.
-            queued.fetch_add(bytes_now.wrapping_sub(bytes), Relaxed);
-        }
-    }
-
-    /// There may be something to hand out to this one, once its turn comes: an answer carries all that has come by then. Whoever has
-    /// half of what may wait does not wait for it.
-    fn wake(&mut self, no: SessionId, now: Now) {
-        self.woken_at = Some(now);
-        if self.has_much(no) {
-            self.hand_out(no, now);
-        }
-        if let Some(session) = self.sessions.get_mut(&no)
-            && !std::mem::replace(&mut session.woken, true)
-        {
-            self.woken.push_back((no, now.mono));
-        }
-    }
-
-    /// The house closes: every answer is the last on its connection.
-    pub fn is_draining(&self) -> bool {
-        self.draining
-    }
-
-    fn has_much(&self, no: SessionId) -> bool {
-        let queue = self.sessions.get(&no).map(|session| &session.queue);
-        queue.is_some_and(|queue| queue.len() >= self.config.max_queue.div_ceil(2) || queue.bytes() >= self.config.max_queue_bytes / 2)
-    }
-
-    /// Hands out what can be handed out, and ends a session that has more than it may keep.
-    fn hand_out(&mut self, no: SessionId, now: Now) {
-        let Some(session) = self.sessions.get(&no) else { return };
-        if session.is_pushed()
-            && let Some(socket) = session.socket
-        {
-            self.pump(socket);
-            // The rest follows as soon as the frame has left; if it does not leave, the next event shows it.
-            if self.sockets.get(&socket).is_some_and(|socket| socket.is_waiting_to_go()) {
-                return;
-            }
-        }
-        let Some(session) = self.sessions.get(&no) else { return };
-        if let SessionState::Held { connect, .. } = &session.place
-            && session.may_deliver()
-            && (connect.at_once || (!session.is_pushed() && !session.queue.is_empty()))
-        {
-            self.release(no, now);
-        }
-        if let Some(fullest) = self.too_much(no) {
-            // Another whose turn has not come yet may be rid of it then.
-            let waits = fullest != no && self.sessions.get(&fullest).is_some_and(|session| session.woken);
-            if !waits {
-                self.end(fullest, SessionEnd::Overflowed, now);
-            }
-        }
-    }
-
-    /// The session that has more than it may keep: this one, or the one with most where a user or an address has too much.
-    fn too_much(&self, no: SessionId) -> Option<SessionId> {
-        let session = self.sessions.get(&no)?;
-        let queue = &session.queue;
-        let behind = session.behind.as_ref().map_or(0, |behind| behind.events.len());
-        if queue.len() + behind > self.config.max_queue || queue.bytes() > self.config.max_queue_bytes {
-            return Some(no);
-        }
-        if queue.is_empty() {
-            return None;
-        }
-        let limits = [self.config.max_queue_bytes_per_user, self.config.max_queue_bytes_per_address];
-        let is_over = |(queued, most): (&Arc<AtomicUsize>, usize)| queued.load(Relaxed) > most;
-        let over = session.queued.iter().zip(limits).position(is_over)?;
-        let who = session.owner.accounts().into_iter().nth(over)?;
-        let over: &SessionQuota = self.accounts.get(&who)?;
-        let bytes = |no: &SessionId| self.sessions.get(no).map_or(0, |session| session.queue.bytes());
-        over.sessions.iter().copied().max_by_key(bytes)
-    }
-
-    // ---- answers
-
-    fn answer(&mut self, reach: ReplyPath, events: Vec<Arc<Event>>, replies: Vec<BayeuxReply>) {
-        match reach {
-            ReplyPath::Post(post) => {
-                let body = message::body(&events, &replies);
-                self.outputs.push_back(Output::Answer {
-                    post,
-                    body,
-                    has_events: !events.is_empty(),
-                });
-            }
-            ReplyPath::Socket(socket) => self.reply_on(socket, events, replies),
-        }
-    }
-
     /// 402, and always how to go on: clients key on the advice.
-    fn stranger(&mut self, message: ClientMessage, why: SessionEnd, from: &ClientOrigin, now: Now) -> BayeuxReply {
-        let grave = message.client.as_ref().filter(|_| why == SessionEnd::NeverKnown);
-        let grave = grave.and_then(|id| self.ended.find(id));
-        let why = grave.map_or(why, |(why, _)| why);
-        self.outputs.push_back(Output::UnknownSession {
+    fn unknown(&mut self, message: ClientMessage, why: SessionEnd, from: &ClientOrigin, now: Now) -> BayeuxReply {
+        let ended = message.client.as_ref().filter(|_| why == SessionEnd::NeverKnown);
+        let ended = ended.and_then(|id| self.ended.find(id));
+        let why = ended.map_or(why, |(why, _)| why);
+        self.ctx.out.push_back(Output::UnknownSession {
             why,
-            gone_for: grave.map(|(_, at)| now.mono.saturating_duration_since(at)),
+            gone_for: ended.map(|(_, at)| now.mono.saturating_duration_since(at)),
             user: from.user.clone(),
         });
         let interval = message.client.as_ref().filter(|_| why == SessionEnd::Gap);
-        let interval = interval.map_or(Duration::ZERO, |id| self.spread(id, self.config.drain_window));
+        let interval = interval.map_or(Duration::ZERO, |id| spread(id, self.ctx.config.drain_window));
         BayeuxReply {
             subscription: unknown_echo(&message.kind),
             advice: Some(Advice {
@@ -741,38 +573,82 @@ impl Sessions {
         }
     }
 
-    fn is_offered(&self, connection_type: Option<&str>) -> bool {
-        connection_type.is_none_or(|one| self.types.contains(&one))
-    }
+    // ---- what sessions have to send
 
-    fn retry(&self, client: &ClientId) -> Advice {
-        Advice {
-            reconnect: Reconnect::Retry,
-            interval: self.interval_of(client).as_millis() as u64,
-            timeout: Some(self.config.hold.as_millis() as u64),
-            multiple_clients: None,
+    /// Something happens to one session, which may have much to hand out afterwards.
+    fn step(&mut self, no: SessionId, now: Now, act: impl FnOnce(&mut Session, &mut Ctx)) {
+        let Some(session) = self.sessions.get_mut(&no) else { return };
+        act(session, &mut self.ctx);
+        if let Some(no) = self.ctx.turns.urgent.take() {
+            self.hand_out(no, false, now);
         }
     }
 
-    fn interval_of(&self, client: &ClientId) -> Duration {
-        let interval = self.config.interval;
-        if self.draining {
-            return interval + Duration::from_secs(1) + self.spread(client, self.config.drain_window);
+    /// Hands out what can be handed out, and ends a session that has more than it may keep.
+    fn hand_out(&mut self, no: SessionId, is_its_turn: bool, now: Now) {
+        let Some(session) = self.sessions.get_mut(&no) else { return };
+        if is_its_turn {
+            session.takes_turn();
         }
-        interval + self.pressure + self.spread(client, self.pressure)
+        // The rest follows as soon as the frame has left; if it does not leave, the next event shows it.
+        if self.sockets.push(session, &mut self.ctx) {
+            return;
+        }
+        if let Some(departure) = session.handle_turn(&mut self.ctx, now) {
+            depart(&mut self.sockets, departure, Some(session), &mut self.ctx);
+        }
+        match session.excess(&self.ctx) {
+            None => {}
+            Some(Excess::Session) => self.end(no, SessionEnd::Overflowed, now),
+            Some(Excess::Quota(who)) => self.relieve(no, &who, now),
+        }
     }
 
-    /// Somewhere in the window, for each client somewhere else: its id is chance enough.
-    fn spread(&self, client: &ClientId, window: Duration) -> Duration {
-        let hash = client.0.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        let window = window.as_millis() as u64;
-        Duration::from_millis((hash >> 20).checked_rem(window).unwrap_or(0))
+    /// All sessions of a user or an address have too much together: the one with most ends.
+    fn relieve(&mut self, no: SessionId, who: &QuotaOwner, now: Now) {
+        let sessions = self.ctx.quotas.sessions(who).filter_map(|no| self.sessions.get(&no));
+        let Some(fullest) = sessions.max_by_key(|session| session.queued_bytes()) else {
+            return;
+        };
+        // Another that has not had its turn yet may be rid of it then.
+        if fullest.no() == no || !fullest.waits_for_turn() {
+            let fullest = fullest.no();
+            self.end(fullest, SessionEnd::Overflowed, now);
+        }
+    }
+
+    /// The session is over. A held connect says how its client is to go on.
+    fn end(&mut self, no: SessionId, why: SessionEnd, now: Now) {
+        let Some(session) = self.sessions.remove(&no) else { return };
+        self.by_id.remove(session.id());
+        self.ended.add(session.id().clone(), why, now.mono);
+        let socket = session.socket();
+        if let Some(departure) = session.handle_end(why, &mut self.ctx) {
+            depart(&mut self.sockets, departure, None, &mut self.ctx);
+        }
+        let Some(socket) = socket.and_then(|socket| self.sockets.get_mut(socket)) else {
+            return;
+        };
+        match why.closes_socket() {
+            Some((code, reason)) => socket.close(code, reason, &mut self.ctx),
+            None => socket.unbind(&mut self.ctx, now),
+        }
+    }
+
+    fn answer(&mut self, path: ReplyPath, events: Vec<std::sync::Arc<Event>>, replies: Vec<BayeuxReply>) {
+        let session = self.sockets.session_on(path).and_then(|no| self.sessions.get_mut(&no));
+        self.sockets
+            .answer(path, (events, replies), session.map(|session| &mut **session), &mut self.ctx);
     }
 }
 
-fn bare_advice(reconnect: Reconnect) -> Advice {
+/// Sends a reply with its events.
+fn depart(sockets: &mut Sockets, departure: Departure, session: Option<&mut Session>, ctx: &mut Ctx) {
+    let Departure { by, events, reply } = departure;
+    sockets.answer(by, (events, vec![reply]), session, ctx);
+}
+
+pub(super) fn bare_advice(reconnect: Reconnect) -> Advice {
     Advice {
         reconnect,
         interval: 0,
@@ -781,21 +657,7 @@ fn bare_advice(reconnect: Reconnect) -> Advice {
     }
 }
 
-/// The client's clock against ours; only when it is new to us, or far enough off to be worth a change.
-fn timesync(sync: Option<Timesync>, received: Now, now: Now) -> Option<TimesyncReply> {
-    const WORTH_A_CHANGE_MS: i64 = 25;
-    let Timesync { tc, lag, offset } = sync?;
-    let ts = i64::try_from(received.wall.0).unwrap_or(i64::MAX);
-    let off_by = tc.saturating_add(offset).saturating_add(lag).saturating_sub(ts);
-    (lag == 0 || off_by.saturating_abs() >= WORTH_A_CHANGE_MS).then(|| TimesyncReply {
-        tc,
-        ts,
-        p: now.mono.saturating_duration_since(received.mono).as_millis() as i64,
-        a: off_by,
-    })
-}
-
-fn done(channel: impl Into<String>, id: Option<String>) -> BayeuxReply {
+pub(super) fn done(channel: impl Into<String>, id: Option<String>) -> BayeuxReply {
     BayeuxReply {
         channel: Some(channel.into()),
         id,
@@ -804,7 +666,7 @@ fn done(channel: impl Into<String>, id: Option<String>) -> BayeuxReply {
     }
 }
 
-fn failed<'a>(channel: impl Into<Option<&'a str>>, id: Option<String>, error: &'static str) -> BayeuxReply {
+pub(super) fn failed<'a>(channel: impl Into<Option<&'a str>>, id: Option<String>, error: &'static str) -> BayeuxReply {
     BayeuxReply {
         channel: channel.into().map(str::to_owned),
         id,

@@ -3,12 +3,8 @@
 use super::HttpConfig;
 use super::auth::{self, Auth, ClientAddress, random_text};
 use super::error::HttpError;
-use super::fast_path::FastPath;
 use super::forwarded::Proxies;
-use crate::cometd::long_polling::Cometd;
-use crate::gateway::task::GatewayHandle;
 use crate::model::Reason;
-use crate::rest;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, header};
@@ -22,17 +18,19 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
 use tracing::Instrument;
 
-/// REST and CometD behind their layers, and the short way in for polls, if every request may take it. Serve both with
-/// [`super::connection::serve`]: the login throttle wants to know from where.
-pub fn router(config: &HttpConfig, auth: Auth, desk: GatewayHandle, bayeux: Cometd) -> (Router, Option<FastPath>) {
-    let proxies = Proxies::new(&config.trusted_proxies);
-    let lane = (!config.csrf).then(|| FastPath::new(auth.clone(), bayeux.clone(), proxies.clone()));
+/// Puts the layers around all routes. Serve the result with [`super::connection::serve`]: the
+/// throttle of logins needs the address of each connection.
+///
+/// `answers_logins` says of a path that its protocol has its own words for a login that is missing or
+/// that cannot be checked now; such a request passes without a user, the latter with [`NotNow`].
+pub(crate) fn layered(config: &HttpConfig, auth: Auth, routes: Router, answers_logins: fn(&str) -> bool) -> Router {
     let origins: Arc<[String]> = config.cors_origins.clone().into();
-    let entry = Arc::new(LogEntry {
+    let access = Arc::new(Access {
         auth,
         origins: origins.clone(),
-        proxies: proxies.clone(),
+        proxies: Proxies::new(&config.trusted_proxies),
         csrf: config.csrf,
+        answers_logins,
     });
     // Few layers, each a function in order: a function of its own for each step would copy all steps behind it, for every request.
     let request_path = ServiceBuilder::new()
@@ -42,20 +40,18 @@ pub fn router(config: &HttpConfig, auth: Auth, desk: GatewayHandle, bayeux: Come
         .layer(CatchPanicLayer::custom(panicked as fn(Box<dyn Any + Send>) -> Response))
         // A preflight carries no credentials, so it is answered before anybody asks for them.
         .layer(cors(origins))
-        // Who is it, and does the request come from a page that may use his cookie?
-        .layer(from_fn_with_state(entry, inside));
-    let router = rest::router(config, desk)
-        .merge(crate::cometd::long_polling::router(bayeux))
-        .layer(request_path);
-    (router, lane)
+        // Which user is it, and does the request come from a page that may use the user's cookie?
+        .layer(from_fn_with_state(access, inside));
+    routes.layer(request_path)
 }
 
-/// What the way in needs to know.
-struct LogEntry {
+/// What the check of a request's user and origin needs.
+struct Access {
     auth: Auth,
     origins: Arc<[String]>,
     proxies: Proxies,
     csrf: bool,
+    answers_logins: fn(&str) -> bool,
 }
 
 /// Names the request, and hardens its answer.
@@ -85,11 +81,11 @@ async fn outside(State(origins): State<Arc<[String]>>, mut request: Request, nex
     response
 }
 
-/// Says who it is, and lets only those requests on whose cookie is used by a page of ours or an allowed one.
-async fn inside(State(entry): State<Arc<LogEntry>>, mut request: Request, next: Next) -> Response {
-    let address = entry.proxies.client_of(auth::address_of(&request), request.headers());
+/// Identifies the user, and refuses a request with a cookie that comes from a page of a foreign origin.
+async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
+    let address = access.proxies.client_of(auth::address_of(&request), request.headers());
     request.extensions_mut().insert(ClientAddress(address));
-    let new_cookie = match entry.auth.identify(request.headers(), address).await {
+    let new_cookie = match access.auth.identify(request.headers(), address).await {
         Ok((caller, new_cookie)) => {
             if let Some(caller) = caller {
                 tracing::Span::current().record("user", tracing::field::display(&caller.user));
@@ -97,32 +93,32 @@ async fn inside(State(entry): State<Arc<LogEntry>>, mut request: Request, next: 
             }
             new_cookie
         }
-        // CometD clients know no refusal but their own: a handshake of nobody is denied in their words.
-        Err(refused) if refused.is_access_denied() && crate::cometd::long_polling::is_endpoint(request.uri().path()) => None,
-        Err(refused) if refused.come_again().is_some() && crate::cometd::long_polling::is_endpoint(request.uri().path()) => {
+        // CometD clients know no refusal but their own: a handshake without a user is denied in its words.
+        Err(refused) if refused.is_access_denied() && (access.answers_logins)(request.uri().path()) => None,
+        Err(refused) if refused.come_again().is_some() && (access.answers_logins)(request.uri().path()) => {
             request.extensions_mut().insert(NotNow(refused));
             None
         }
         Err(refused) => return refused.into_response(),
     };
     // A cookie proves the browser, not the page.
-    if let Err(refused) = auth::same_origin(&entry.origins, &request) {
-        return entry.auth.with_cookie(new_cookie, refused.into_response());
+    if let Err(refused) = auth::same_origin(&access.origins, &request) {
+        return access.auth.with_cookie(new_cookie, refused.into_response());
     }
     // Where configured, the page also sends back the token that only our answers carry.
-    let token = match entry.csrf.then(|| auth::csrf(&request)) {
+    let token = match access.csrf.then(|| auth::csrf(&request)) {
         None => None,
         Some(Ok(token)) => token,
-        Some(Err(refused)) => return entry.auth.with_cookie(new_cookie, refused.into_response()),
+        Some(Err(refused)) => return access.auth.with_cookie(new_cookie, refused.into_response()),
     };
-    let mut response = entry.auth.with_cookie(new_cookie, next.run(request).await);
+    let mut response = access.auth.with_cookie(new_cookie, next.run(request).await);
     if let Some(token) = token {
         auth::offer_csrf(&mut response, &token);
     }
     response
 }
 
-/// The login could not be checked now. CometD clients are told so in their own words.
+/// The login could not be checked now. An extension of requests to CometD, which says so in its own words.
 #[derive(Clone, Debug)]
 pub(crate) struct NotNow(pub(crate) HttpError);
 

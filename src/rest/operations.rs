@@ -1,19 +1,17 @@
 //! Bodies of operations: read strictly, with errors that name the field.
 
 use super::{RestState, is_id, shortened};
+use crate::http::body::read_whole;
 use crate::http::error::HttpError;
 use crate::model::{DeviceId, Number, Reason, Refusal, UnknownWord};
-use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 use utoipa::ToSchema;
 
 /// A body: `{"operationName": …, …}`.
@@ -39,7 +37,7 @@ impl FromRequest<RestState> for OperationBody {
                 "Content-Type must be application/json.",
             ));
         }
-        let bytes = whole(request, rest.body_limit).await?;
+        let bytes = read_whole(request, rest.body_limit).await?;
         Ok(Self::parse(&bytes)?)
     }
 }
@@ -48,44 +46,6 @@ impl FromRequest<RestState> for OperationBody {
 fn is_json(media_type: &str) -> bool {
     let essence = media_type.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
-}
-
-/// The whole body, if it is no longer than `limit`. A longer one is refused as soon as it says so.
-pub(crate) async fn whole(request: Request, limit: usize) -> Result<Bytes, HttpError> {
-    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    let says_too_large = declared
-        .and_then(|text| text.parse::<u64>().ok())
-        .is_some_and(|length| length > limit as u64);
-    let body = request.into_body();
-    if says_too_large {
-        drain(body);
-        return Err(too_large(limit));
-    }
-    match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, limit).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limit)),
-        Ok(Err(_)) => Err(HttpError::new(Reason::InvalidInput, "The body ended early.")),
-        Err(_) => Err(HttpError::new(Reason::InvalidInput, "The body took too long.")),
-    }
-}
-
-/// 64 KiB take no longer than this on any line a call centre uses.
-const BODY_DEADLINE: Duration = Duration::from_secs(8);
-
-fn too_large(limit: usize) -> HttpError {
-    HttpError::new(Reason::TooLarge, format!("The body is larger than {limit} bytes."))
-}
-
-/// Bytes of a refused body that are read and dropped, and for how long: closing on a client that still writes resets its
-/// connection, and it never sees the answer.
-const DRAINED: usize = 16 << 20;
-const DRAINED_FOR: Duration = Duration::from_secs(5);
-
-fn drain(body: Body) {
-    tokio::spawn(tokio::time::timeout(DRAINED_FOR, async move {
-        let mut body = Limited::new(body, DRAINED);
-        while let Some(Ok(_)) = body.frame().await {}
-    }));
 }
 
 impl OperationBody {

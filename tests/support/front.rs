@@ -9,13 +9,14 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use undertone::app;
 use undertone::audit::AuditLog;
 use undertone::cometd;
 use undertone::cometd::long_polling::Cometd;
 use undertone::gateway::task::GatewayHandle;
 use undertone::gateway::{self, DeviceEntry, Directory, Group, User, VoiceEnvironment};
 use undertone::http::auth::{self, Auth};
-use undertone::http::{self, connection as http_connection, layers};
+use undertone::http::{self, connection as http_connection};
 use undertone::model::{Feature, GroupId, Role, UserId};
 use undertone::store::{self, Store};
 use undertone::telephony::connection;
@@ -106,7 +107,7 @@ impl House {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let kept = wishes.store.unwrap_or_else(store::in_memory);
         let bayeux = Cometd::start(&wishes.front, wishes.bayeux, desk.clone(), kept).expect("an event channel");
-        let (router, lane) = layers::router(&wishes.front, auth, desk.clone(), bayeux.clone());
+        let (router, lane) = app::router(&wishes.front, auth, desk.clone(), bayeux.clone());
         let address = listener.local_addr().expect("an address");
         let (stop, mut stopped) = watch::channel(false);
         let stopping = async move {

@@ -1,6 +1,16 @@
-//! Handshakes: who gets a session, and how many.
+//! Handshakes: which client gets a session, and how many.
 
-use super::*;
+use super::{Sessions, bare_advice, done, failed};
+use crate::cometd::limits::QuotaOwner;
+use crate::cometd::message::{AckExt, Advice, BayeuxReply, ClientId, ClientMessage, MessageKind, Reconnect, ReplayReply, ReplyExt};
+use crate::cometd::session::{ConnectionType, ReplyPath, Session, SessionId, SessionOwner, spread, timesync};
+use crate::cometd::sessions::{ClientOrigin, CometdTransport, NO_COMMON_TYPE, Output, SessionEnd, SocketId};
+use crate::model::Now;
+use std::time::Duration;
+
+pub(super) const HANDSHAKE_DENIED: &str = "403::handshake_denied";
+pub(super) const TOO_MANY_SESSIONS: &str = "403::too_many_sessions";
+pub(super) const TOO_MANY_HANDSHAKES: &str = "429::too_many_handshakes";
 
 impl Sessions {
     pub(super) fn handshake(
@@ -11,7 +21,7 @@ impl Sessions {
         fresh: ClientId,
         now: Now,
     ) -> BayeuxReply {
-        let mut types = self.types.clone();
+        let mut types = self.ctx.types.clone();
         if let CometdTransport::Http { blocked: true, .. } = via {
             // Offered again, npm `cometd` would choose it again, for ever.
             types.retain(|name| *name != ConnectionType::Websocket.as_str());
@@ -19,151 +29,103 @@ impl Sessions {
         let refused = |error, reconnect, interval: Duration| BayeuxReply {
             supported_connection_types: Some(types.clone()),
             advice: Some(Advice {
-                reconnect,
                 interval: interval.as_millis() as u64,
-                timeout: None,
-                multiple_clients: None,
+                ..bare_advice(reconnect)
             }),
             ..failed("/meta/handshake", message.id.clone(), error)
         };
         if let MessageKind::Handshake {
             connection_types: Some(offered),
         } = &message.kind
-            && !offered.iter().any(|one| self.is_offered(Some(one)))
+            && !offered.iter().any(|one| self.ctx.is_offered(Some(one)))
         {
             return refused(NO_COMMON_TYPE, Reconnect::None, Duration::ZERO);
         }
-        if from.user.is_none() && !self.config.anonymous {
+        if from.user.is_none() && !self.ctx.config.anonymous {
             return refused(HANDSHAKE_DENIED, Reconnect::None, Duration::ZERO);
         }
-        if let Err(wait) = self.may_shake(&from, now) {
-            self.outputs.push_back(Output::Throttled {
+        if let Err(wait) = self.ctx.quotas.shake(&from, &self.ctx.config, now.mono) {
+            self.ctx.out.push_back(Output::Throttled {
                 user: from.user,
                 address: from.address,
             });
             let wait = wait.max(Duration::from_secs(1));
-            return refused(TOO_MANY_HANDSHAKES, Reconnect::Handshake, wait + self.spread(&fresh, wait));
+            return refused(TOO_MANY_HANDSHAKES, Reconnect::Handshake, wait + spread(&fresh, wait));
         }
         if !self.make_room(&from, now) {
-            let wait = self.config.drain_window;
-            return refused(
-                TOO_MANY_SESSIONS,
-                Reconnect::Handshake,
-                Duration::from_secs(1) + self.spread(&fresh, wait),
-            );
+            let wait = Duration::from_secs(1) + spread(&fresh, self.ctx.config.drain_window);
+            return refused(TOO_MANY_SESSIONS, Reconnect::Handshake, wait);
         }
-        let last = from.user.as_ref().map_or(0, |user| self.ledger.last(user));
+        let last = from.user.as_ref().map_or(0, |user| self.ctx.numbers.last(user));
+        let acks_from = message.ext.acks.then_some(last);
+        let ext = ReplyExt {
+            ack: acks_from.map(|_| AckExt::Enabled(true)),
+            timesync: timesync(message.ext.timesync, now, now),
+            replay: (message.ext.replay.is_some() && from.user.is_some()).then_some(ReplayReply { last, complete: None }),
+        };
         let owner = SessionOwner {
             user: from.user,
             browser: from.browser,
             login: from.login,
             address: from.address,
         };
-        let session = Session {
-            acks: message.ext.acks.then(|| Acks::new(last, 0)),
-            ..self.session(fresh.clone(), owner, from.login_until, via.transport(), now)
-        };
-        let ext = ReplyExt {
-            ack: session.acks.map(|_| AckExt::Enabled(true)),
-            timesync: timesync(message.ext.timesync, now, now),
-            replay: (message.ext.replay.is_some() && session.owner.user.is_some()).then_some(ReplayReply { last, complete: None }),
-        };
-        let no = self.insert(session, now);
         if let CometdTransport::Socket(socket) = via {
-            self.leave_socket(socket, now);
-            self.attach(no, ReplyPath::Socket(socket));
+            self.displace(socket, now);
         }
-        self.save(no);
+        let names = (self.next_number(), fresh.clone());
+        let session = Session::new(names, owner, (from.login_until, acks_from), via.transport(), &self.ctx, now);
+        self.begin(session, via, now);
         BayeuxReply {
             version: Some("1.0"),
             supported_connection_types: Some(types),
-            client_id: Some(fresh.clone()),
-            advice: Some(self.retry(&fresh)),
+            advice: Some(self.ctx.retry(&fresh)),
+            client_id: Some(fresh),
             ext,
             ..done("/meta/handshake", message.id)
         }
     }
 
-    pub(super) fn may_shake(&mut self, from: &ClientOrigin, now: Now) -> Result<(), Duration> {
-        for who in [QuotaOwner::User(from.user.clone()), QuotaOwner::Address(from.address)] {
-            self.accounts.entry(who, &self.config, now.mono).shake(now.mono)?;
-        }
-        Ok(())
-    }
-
     /// A user who opens one session after the other loses the one that would have expired first, unless all of them are held.
-    pub(super) fn make_room(&mut self, from: &ClientOrigin, now: Now) -> bool {
-        let sessions = |who: &QuotaOwner| self.accounts.get(who).map_or(0, |account| account.sessions.len());
-        if self.sessions.len() >= self.config.max_sessions
-            || sessions(&QuotaOwner::Address(from.address)) >= self.config.max_sessions_per_address
-        {
+    fn make_room(&mut self, from: &ClientOrigin, now: Now) -> bool {
+        let (quotas, config) = (&self.ctx.quotas, &self.ctx.config);
+        let address = QuotaOwner::Address(from.address);
+        if self.sessions.len() >= config.max_sessions || quotas.count(&address) >= config.max_sessions_per_address {
             return false;
         }
-        let mine = QuotaOwner::User(from.user.clone());
-        if from.user.is_none() || sessions(&mine) < self.config.max_sessions_per_user {
+        let user = QuotaOwner::User(from.user.clone());
+        if from.user.is_none() || quotas.count(&user) < config.max_sessions_per_user {
             return true;
         }
-        let mine = self.accounts.get(&mine).into_iter().flat_map(|account| &account.sessions);
-        let idle = mine.filter_map(|no| match &self.sessions.get(no)?.place {
-            SessionState::New { expires } | SessionState::Away { expires } => Some((*expires, *no)),
-            SessionState::Held { .. } => None,
-        });
-        let Some((_, no)) = idle.min() else { return false };
+        let expiries = quotas
+            .sessions(&user)
+            .filter_map(|no| Some((self.sessions.get(&no)?.expires()?, no)));
+        let Some((_, no)) = expiries.min() else { return false };
         self.end(no, SessionEnd::CrowdedOut, now);
         true
     }
 
-    /// As it is after its handshake.
-    pub(super) fn session(
-        &self,
-        id: ClientId,
-        owner: SessionOwner,
-        login_until: Option<Instant>,
-        transport: ConnectionType,
-        now: Now,
-    ) -> Session {
-        let expires = now.mono + self.interval_of(&id) + self.config.max_interval;
-        Session {
-            told_interval: self.interval_of(&id).as_millis() as u64,
-            place: SessionState::New { expires },
-            armed: expires,
-            id,
-            owner,
-            login_until,
-            subscriptions: Vec::new(),
-            queue: Queue::default(),
-            queued: Default::default(),
-            acks: None,
-            connected: false,
-            transport,
-            socket: None,
-            flight: None,
-            behind: None,
-            state_asked: false,
-            state_wanted: BTreeSet::new(),
-            restored: false,
-            woken: false,
-            saved: false,
+    /// The session that was on the socket is not any more.
+    fn displace(&mut self, socket: SocketId, now: Now) {
+        let Some(state) = self.sockets.get_mut(socket) else { return };
+        let Some(no) = state.session() else { return };
+        state.unbind(&mut self.ctx, now);
+        if let Some(session) = self.sessions.get_mut(&no) {
+            session.handle_displaced(socket, &mut self.ctx, now);
         }
     }
 
-    pub(super) fn insert(&mut self, mut session: Session, now: Now) -> SessionId {
-        self.last_session += 1;
-        let no = SessionId(self.last_session);
-        session.queued = session.owner.accounts().map(|who| {
-            let account = self.accounts.entry(who, &self.config, now.mono);
-            account.sessions.insert(no);
-            account.subscriptions += session.subscriptions.len();
-            account.queued.clone()
-        });
-        for (_, pattern) in &session.subscriptions {
-            self.interest.add(pattern, no);
+    /// Opens a session, reached by this path.
+    fn begin(&mut self, mut session: Session, via: CometdTransport, now: Now) {
+        session.handle_begin(&mut self.ctx, now);
+        if let CometdTransport::Socket(socket) = via {
+            self.sockets.attach(&mut session, ReplyPath::Socket(socket), &mut self.ctx);
         }
-        self.counts.by_transport[session.transport as usize] += 1;
-        self.by_id.insert(session.id.clone(), no);
-        session.armed = session.deadline();
-        self.deadlines.insert((session.armed, SessionTimer::Session(no)));
-        self.sessions.insert(no, Box::new(session));
-        no
+        session.save(&mut self.ctx);
+        self.insert(session);
+    }
+
+    pub(super) fn next_number(&mut self) -> SessionId {
+        self.last_session += 1;
+        SessionId(self.last_session)
     }
 }

@@ -55,7 +55,7 @@ impl CometdTransport {
         blocked: false,
     };
 
-    pub(super) fn transport(self) -> ConnectionType {
+    pub(in crate::cometd) fn transport(self) -> ConnectionType {
         match self {
             CometdTransport::Http { .. } => ConnectionType::LongPolling,
             CometdTransport::Callback => ConnectionType::CallbackPolling,
@@ -258,6 +258,44 @@ pub enum SessionEnd {
 }
 
 impl SessionEnd {
+    /// The error of a connect that is held when the session ends; none where its client has ended it.
+    pub(in crate::cometd) fn error(self) -> Option<&'static str> {
+        match self {
+            SessionEnd::Disconnected => None,
+            SessionEnd::LoginExpired => Some(super::LOGIN_EXPIRED),
+            SessionEnd::NoClientId
+            | SessionEnd::NeverKnown
+            | SessionEnd::Expired
+            | SessionEnd::CrowdedOut
+            | SessionEnd::Overflowed
+            | SessionEnd::Gap
+            | SessionEnd::Restarted
+            | SessionEnd::OtherUser
+            | SessionEnd::OtherBrowser
+            | SessionEnd::NoBrowser
+            | SessionEnd::OtherSocket => Some(super::UNKNOWN),
+        }
+    }
+
+    /// How the session's websocket is closed when it ends, where it is: RFC 6455 7.4.1, and the reason for people.
+    pub(super) fn closes_socket(self) -> Option<(u16, &'static str)> {
+        match self {
+            SessionEnd::Expired => Some((1000, "The session has expired.")),
+            SessionEnd::Overflowed => Some((1008, "Too many events wait for this session.")),
+            SessionEnd::LoginExpired => Some((1008, "The login has expired.")),
+            SessionEnd::CrowdedOut => Some((1008, "The user has opened too many sessions.")),
+            SessionEnd::Disconnected
+            | SessionEnd::Gap
+            | SessionEnd::Restarted
+            | SessionEnd::NoClientId
+            | SessionEnd::NeverKnown
+            | SessionEnd::OtherUser
+            | SessionEnd::OtherBrowser
+            | SessionEnd::NoBrowser
+            | SessionEnd::OtherSocket => None,
+        }
+    }
+
     /// One word for log and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

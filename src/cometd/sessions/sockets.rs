@@ -1,23 +1,24 @@
 //! Websockets: which session is on which, and the one frame that is under way on each.
 
-use super::{Output, SessionId, SessionTimer, Sessions, SocketId};
+use super::{Output, SessionId, SocketId};
 use crate::cometd::message::{BayeuxReply, Body, Event};
-use crate::cometd::session::{InFlight, ReplyPath, SessionState};
+use crate::cometd::session::{Ctx, DeadlineOwner, ReplyPath, Session};
 use crate::model::Now;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-#[derive(Debug, Default)]
+/// One websocket. Like a session, it has `handle_*` for what happens on it, and puts what is to be done into `Ctx::out`.
+#[derive(Debug)]
 pub(super) struct Socket {
-    pub(super) session: Option<SessionId>,
-    address: Option<IpAddr>,
-    /// A frame is under way,
-    busy: bool,
-    /// and has been handed over.
-    is_out: bool,
-    /// A frame has come whose successor may not be read yet.
+    id: SocketId,
+    session: Option<SessionId>,
+    /// The session with events in the frame under way, or in the last one.
+    pushing: Option<SessionId>,
+    address: IpAddr,
+    frame: OutgoingFrame,
+    /// A frame has come, and the next one may not be read yet.
     owes_next: bool,
     outbox: Vec<Outgoing>,
     /// It has no session and is closed then.
@@ -31,230 +32,276 @@ enum Outgoing {
     Reply(Box<BayeuxReply>),
 }
 
-impl Socket {
-    /// Its frame has not been handed over yet.
-    pub(super) fn is_waiting_to_go(&self) -> bool {
-        self.busy && !self.is_out
-    }
+/// The one frame under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OutgoingFrame {
+    None,
+    /// It stands among the outputs.
+    Waiting,
+    /// It has been handed over.
+    HandedOver,
 }
 
 /// A socket without a session is closed after this long.
 const WITHOUT_SESSION: Duration = Duration::from_secs(30);
 /// Events in one frame, in bytes: several clients refuse frames of more than 64 KiB.
 const FRAME: usize = 32 * 1024;
+const GOING_DOWN: &str = "The gateway is going down.";
 
-impl Sessions {
-    /// A websocket has been opened.
-    pub fn handle_open(&mut self, socket: SocketId, address: IpAddr, now: Now) {
-        let state = Socket {
-            address: Some(address),
-            ..Socket::default()
-        };
-        self.sockets.insert(socket, state);
-        let from_there = self.sockets_from.entry(address).or_default();
-        *from_there += 1;
-        let too_many = *from_there > self.config.max_sessions_per_address;
-        self.unbind(socket, now);
-        if self.draining {
-            self.close(socket, 1001, GOING_DOWN);
-        } else if too_many {
-            self.close(socket, 1013, "Too many websockets from this address.");
-        }
+impl Socket {
+    pub(super) fn session(&self) -> Option<SessionId> {
+        self.session
     }
 
-    /// The frame under way on this socket has left: its events are delivered.
-    pub fn handle_sent(&mut self, socket: SocketId, now: Now) {
-        let Some(state) = self.sockets.get_mut(&socket) else { return };
-        state.busy = false;
-        let here = state.session;
-        self.arrive_all(socket, here, false, now);
-        self.pump(socket);
+    /// A frame has come.
+    pub(super) fn handle_frame(&mut self) {
+        self.owes_next = true;
     }
 
-    /// The socket is closed or cut, and the frame under way has not left. Its session waits for its client to come back.
-    pub fn handle_gone(&mut self, socket: SocketId, now: Now) {
-        let Some(state) = self.sockets.remove(&socket) else { return };
-        if let Some(address) = state.address
-            && let Some(from_there) = self.sockets_from.get_mut(&address)
-        {
-            *from_there -= 1;
-            if *from_there == 0 {
-                self.sockets_from.remove(&address);
-            }
-        }
-        if let Some(deadline) = state.deadline {
-            self.deadlines.remove(&(deadline, SessionTimer::Socket(socket)));
-        }
-        if let Some(no) = state.session {
-            self.change(no, |session| session.socket = None);
-        }
-        self.arrive_all(socket, state.session, true, now);
+    /// The frame under way has been handed over.
+    pub(super) fn handle_handed_over(&mut self) {
+        self.frame = OutgoingFrame::HandedOver;
     }
 
-    /// The session that is on the socket, and one that has moved on while a frame of its was under way here.
-    fn arrive_all(&mut self, socket: SocketId, here: Option<SessionId>, cut: bool, now: Now) {
-        let by = ReplyPath::Socket(socket);
-        let waiting = self.in_flight.remove(&socket);
-        let sessions: BTreeSet<SessionId> = here.into_iter().chain(waiting).collect();
-        for no in sessions {
-            self.arrive(no, by, cut, now);
-        }
+    /// The frame under way has left. The sessions with events in it.
+    pub(super) fn handle_sent(&mut self) -> BTreeSet<SessionId> {
+        self.frame = OutgoingFrame::None;
+        self.session.into_iter().chain(self.pushing.take()).collect()
     }
 
-    pub(super) fn frame_came(&mut self, socket: SocketId) {
-        if let Some(state) = self.sockets.get_mut(&socket) {
-            state.owes_next = true;
+    /// It is gone. The sessions that were on it, or that have moved on with a frame under way here.
+    pub(super) fn handle_gone(self, ctx: &mut Ctx) -> BTreeSet<SessionId> {
+        if let Some(deadline) = self.deadline {
+            ctx.timers.disarm(deadline, self.timer());
         }
+        self.session.into_iter().chain(self.pushing).collect()
     }
 
-    pub(super) fn socket_timeout(&mut self, socket: SocketId) {
-        self.close(socket, 1000, "No session has come.");
+    /// It had no session for too long.
+    pub(super) fn handle_timeout(&mut self, ctx: &mut Ctx) {
+        self.close(1000, "No session has come.", ctx);
     }
 
-    /// The session is reached this way from now on.
-    pub(super) fn attach(&mut self, no: SessionId, reach: ReplyPath) {
-        let Some(session) = self.sessions.get_mut(&no) else { return };
-        let wanted = match reach {
-            ReplyPath::Post(_) => None,
-            ReplyPath::Socket(socket) => Some(socket),
-        };
-        if session.socket == wanted {
-            return;
-        }
-        let older = std::mem::replace(&mut session.socket, wanted);
-        if let Some(older) = older {
-            // Its client, if it is still there, is not to wait for an answer that goes elsewhere.
-            self.close(older, 1000, "The session is on another connection now.");
-        }
-        if let Some(socket) = wanted
-            && let Some(state) = self.sockets.get_mut(&socket)
-        {
-            state.session = Some(no);
-            if let Some(deadline) = state.deadline.take() {
-                self.deadlines.remove(&(deadline, SessionTimer::Socket(socket)));
-            }
-        }
+    /// This session is on it from now on.
+    pub(super) fn bind(&mut self, session: SessionId, ctx: &mut Ctx) {
+        self.session = Some(session);
+        self.disarm(ctx);
     }
 
-    /// The session that was on the socket is not any more.
-    pub(super) fn leave_socket(&mut self, socket: SocketId, now: Now) {
-        let Some(no) = self.sockets.get(&socket).and_then(|socket| socket.session) else {
-            return;
-        };
-        let is_held_here =
-            |place: &SessionState| matches!(place, SessionState::Held { connect, .. } if connect.reach == ReplyPath::Socket(socket));
-        let held = self.sessions.get(&no).is_some_and(|session| is_held_here(&session.place));
-        self.change(no, |session| session.socket = None);
-        if held {
-            let expires = now.mono + self.config.max_interval;
-            self.put(no, SessionState::Away { expires });
-        }
-        self.unbind(socket, now);
-    }
-
-    pub(super) fn unbind(&mut self, socket: SocketId, now: Now) {
-        let Some(state) = self.sockets.get_mut(&socket) else { return };
-        state.session = None;
-        if state.deadline.is_none() && state.closing.is_none() {
+    /// No session is on it any more.
+    pub(super) fn unbind(&mut self, ctx: &mut Ctx, now: Now) {
+        self.session = None;
+        if self.deadline.is_none() && self.closing.is_none() {
             let deadline = now.mono + WITHOUT_SESSION;
-            state.deadline = Some(deadline);
-            self.deadlines.insert((deadline, SessionTimer::Socket(socket)));
+            self.deadline = Some(deadline);
+            ctx.timers.arm(deadline, self.timer());
         }
     }
 
     /// Closes once what waits has been sent.
-    pub(super) fn close(&mut self, socket: SocketId, code: u16, reason: &'static str) {
-        let Some(state) = self.sockets.get_mut(&socket) else { return };
-        state.session = None;
-        state.closing = Some((code, reason));
-        if let Some(deadline) = state.deadline.take() {
-            self.deadlines.remove(&(deadline, SessionTimer::Socket(socket)));
-        }
-        self.pump(socket);
+    pub(super) fn close(&mut self, code: u16, reason: &'static str, ctx: &mut Ctx) {
+        self.session = None;
+        self.closing = Some((code, reason));
+        self.disarm(ctx);
+        self.pump(None, ctx);
     }
 
-    #[expect(clippy::disallowed_methods, reason = "what comes out is sorted")]
-    pub(super) fn close_all_sockets(&mut self) {
-        let mut sockets: Vec<SocketId> = self.sockets.keys().copied().collect();
-        sockets.sort_unstable();
-        for socket in sockets {
-            let session = self.sockets.get(&socket).and_then(|socket| socket.session);
-            if let Some(no) = session {
-                self.pump(socket);
-                self.change(no, |session| session.socket = None);
-                self.in_flight.insert(socket, no);
-            }
-            self.close(socket, 1001, GOING_DOWN);
+    /// The process ends: what the session has is sent, and the socket closed behind it.
+    pub(super) fn handle_drain(&mut self, session: Option<&mut Session>, ctx: &mut Ctx) {
+        if let Some(session) = session {
+            self.pump(Some(session), ctx);
+            session.move_to(None);
+            self.pushing = Some(session.no());
         }
+        self.close(1001, GOING_DOWN, ctx);
     }
 
-    pub(super) fn reply_on(&mut self, socket: SocketId, events: Vec<Arc<Event>>, replies: Vec<BayeuxReply>) {
-        let Some(state) = self.sockets.get_mut(&socket) else { return };
+    /// Replies, and the events before them.
+    pub(super) fn reply(&mut self, events: Vec<Arc<Event>>, replies: Vec<BayeuxReply>, session: Option<&mut Session>, ctx: &mut Ctx) {
         let replies = replies.into_iter().map(|reply| Outgoing::Reply(Box::new(reply)));
-        state.outbox.extend(events.into_iter().map(Outgoing::Event).chain(replies));
-        self.pump(socket);
+        self.outbox.extend(events.into_iter().map(Outgoing::Event).chain(replies));
+        self.pump(session, ctx);
     }
 
-    pub(super) fn frame_goes(&mut self, socket: SocketId) {
-        if let Some(state) = self.sockets.get_mut(&socket) {
-            state.is_out = true;
+    /// Sends what there is, one frame at a time; with it the events of the session, if it is on this socket.
+    pub(super) fn pump(&mut self, session: Option<&mut Session>, ctx: &mut Ctx) {
+        if self.frame == OutgoingFrame::None {
+            self.send(session, ctx);
         }
-    }
-
-    /// Sends what there is, one frame at a time.
-    pub(super) fn pump(&mut self, socket: SocketId) {
-        let Some(state) = self.sockets.get(&socket) else { return };
-        if !state.busy {
-            let pushed = state.session.map_or_else(Vec::new, |no| self.push(no, socket));
-            let Some(state) = self.sockets.get_mut(&socket) else { return };
-            let outbox = std::mem::take(&mut state.outbox);
-            if !outbox.is_empty() || !pushed.is_empty() {
-                (state.busy, state.is_out) = (true, false);
-                let mut body = Body::with_capacity(pushed.iter().map(|event| event.text.len() + 1).sum::<usize>() + 160 * outbox.len());
-                for outgoing in &outbox {
-                    match outgoing {
-                        Outgoing::Event(event) => body.event(event),
-                        Outgoing::Reply(reply) => body.reply(reply),
-                    }
-                }
-                pushed.iter().for_each(|event| body.event(event));
-                self.outputs.push_back(Output::Send { socket, body: body.end() });
-            }
-        }
-        let Some(state) = self.sockets.get_mut(&socket) else { return };
-        if !state.outbox.is_empty() {
+        if !self.outbox.is_empty() {
             return;
         }
-        if let Some((code, reason)) = state.closing {
-            if !state.busy {
-                self.outputs.push_back(Output::Close { socket, code, reason });
+        let socket = self.id;
+        if let Some((code, reason)) = self.closing {
+            if self.frame == OutgoingFrame::None {
+                ctx.out.push_back(Output::Close { socket, code, reason });
             }
-        } else if std::mem::take(&mut state.owes_next) {
-            self.outputs.push_back(Output::Next { socket });
+        } else if std::mem::take(&mut self.owes_next) {
+            ctx.out.push_back(Output::Next { socket });
         }
     }
 
-    /// The events of a session that go as they come.
-    fn push(&mut self, no: SessionId, socket: SocketId) -> Vec<Arc<Event>> {
-        let Some(session) = self.sessions.get_mut(&no) else {
-            return Vec::new();
-        };
-        if !(session.is_pushed() && session.connected && session.may_deliver()) || session.queue.is_empty() {
-            return Vec::new();
-        }
-        let before = (session.queue.len(), session.queue.bytes());
-        let events = session.queue.take_some(FRAME);
-        session.flight = Some(InFlight {
-            by: ReplyPath::Socket(socket),
-            oldest: events.first().map(|event| event.born),
-            events: events.clone(),
-            interval: self.config.interval,
+    fn send(&mut self, session: Option<&mut Session>, ctx: &mut Ctx) {
+        let session = session.filter(|session| self.session == Some(session.no()));
+        let pushed = session.map_or_else(Vec::new, |session| {
+            let pushed = session.push(self.id, FRAME, ctx);
+            if !pushed.is_empty() {
+                self.pushing = Some(session.no());
+            }
+            pushed
         });
-        self.in_flight.insert(socket, no);
-        self.counts.handed_out += events.len() as u64;
-        self.recount(no, before);
-        events
+        let outbox = std::mem::take(&mut self.outbox);
+        if outbox.is_empty() && pushed.is_empty() {
+            return;
+        }
+        self.frame = OutgoingFrame::Waiting;
+        let mut body = Body::with_capacity(pushed.iter().map(|event| event.text.len() + 1).sum::<usize>() + 160 * outbox.len());
+        for outgoing in &outbox {
+            match outgoing {
+                Outgoing::Event(event) => body.event(event),
+                Outgoing::Reply(reply) => body.reply(reply),
+            }
+        }
+        pushed.iter().for_each(|event| body.event(event));
+        ctx.out.push_back(Output::Send {
+            socket: self.id,
+            body: body.end(),
+        });
+    }
+
+    /// Its frame has not been handed over yet.
+    fn is_waiting_to_go(&self) -> bool {
+        self.frame == OutgoingFrame::Waiting
+    }
+
+    fn disarm(&mut self, ctx: &mut Ctx) {
+        if let Some(deadline) = self.deadline.take() {
+            ctx.timers.disarm(deadline, self.timer());
+        }
+    }
+
+    fn timer(&self) -> DeadlineOwner {
+        DeadlineOwner::Socket(self.id)
     }
 }
 
-const GOING_DOWN: &str = "The gateway is going down.";
+/// All websockets.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    by_id: super::Numbered<SocketId, Socket>,
+    /// How many there are from each address.
+    from: BTreeMap<IpAddr, usize>,
+}
+
+impl Sockets {
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn get_mut(&mut self, socket: SocketId) -> Option<&mut Socket> {
+        self.by_id.get_mut(&socket)
+    }
+
+    /// The session on the websocket that a message has come on.
+    pub(super) fn session_on(&self, path: ReplyPath) -> Option<SessionId> {
+        match path {
+            ReplyPath::Socket(socket) => self.by_id.get(&socket)?.session,
+            ReplyPath::Post(_) => None,
+        }
+    }
+
+    /// A websocket has been opened.
+    pub(super) fn open(&mut self, id: SocketId, address: IpAddr, ctx: &mut Ctx, now: Now) {
+        let mut socket = Socket {
+            id,
+            session: None,
+            pushing: None,
+            address,
+            frame: OutgoingFrame::None,
+            owes_next: false,
+            outbox: Vec::new(),
+            deadline: None,
+            closing: None,
+        };
+        let from_there = self.from.entry(address).or_default();
+        *from_there += 1;
+        socket.unbind(ctx, now);
+        if ctx.is_draining {
+            socket.close(1001, GOING_DOWN, ctx);
+        } else if *from_there > ctx.config.max_sessions_per_address {
+            socket.close(1013, "Too many websockets from this address.", ctx);
+        }
+        self.by_id.insert(id, socket);
+    }
+
+    /// A websocket is gone.
+    pub(super) fn remove(&mut self, socket: SocketId) -> Option<Socket> {
+        let socket = self.by_id.remove(&socket)?;
+        if let Some(from_there) = self.from.get_mut(&socket.address) {
+            *from_there -= 1;
+            if *from_there == 0 {
+                self.from.remove(&socket.address);
+            }
+        }
+        Some(socket)
+    }
+
+    /// The session is reached this way from now on.
+    pub(super) fn attach(&mut self, session: &mut Session, path: ReplyPath, ctx: &mut Ctx) {
+        let wanted = match path {
+            ReplyPath::Post(_) => None,
+            ReplyPath::Socket(socket) => Some(socket),
+        };
+        if session.socket() == wanted {
+            return;
+        }
+        // The client, if it is still there, is not to wait for an answer that goes elsewhere.
+        let older = session.move_to(wanted).and_then(|older| self.get_mut(older));
+        if let Some(older) = older {
+            older.close(1000, "The session is on another connection now.", ctx);
+        }
+        if let Some(socket) = wanted.and_then(|socket| self.get_mut(socket)) {
+            socket.bind(session.no(), ctx);
+        }
+    }
+
+    /// Answers a request or a frame. `session`: the one that is on the socket.
+    pub(super) fn answer(
+        &mut self,
+        path: ReplyPath,
+        (events, replies): (Vec<Arc<Event>>, Vec<BayeuxReply>),
+        session: Option<&mut Session>,
+        ctx: &mut Ctx,
+    ) {
+        match path {
+            ReplyPath::Post(post) => ctx.out.push_back(Output::Answer {
+                post,
+                body: crate::cometd::message::body(&events, &replies),
+                has_events: !events.is_empty(),
+            }),
+            ReplyPath::Socket(socket) => {
+                if let Some(socket) = self.get_mut(socket) {
+                    socket.reply(events, replies, session, ctx);
+                }
+            }
+        }
+    }
+
+    /// Pushes what waits for a session that is on a websocket. True: a frame waits to be handed over there.
+    pub(super) fn push(&mut self, session: &mut Session, ctx: &mut Ctx) -> bool {
+        let socket = session.socket().filter(|_| session.is_pushed());
+        let Some(socket) = socket.and_then(|socket| self.get_mut(socket)) else {
+            return false;
+        };
+        socket.pump(Some(session), ctx);
+        socket.is_waiting_to_go()
+    }
+
+    /// The ids of all websockets, in order.
+    #[expect(clippy::disallowed_methods, reason = "what comes out is sorted")]
+    pub(super) fn ids(&self) -> Vec<SocketId> {
+        let mut ids: Vec<SocketId> = self.by_id.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+}

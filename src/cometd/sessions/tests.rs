@@ -1,7 +1,10 @@
+use super::handshake::{HANDSHAKE_DENIED, TOO_MANY_HANDSHAKES, TOO_MANY_SESSIONS};
 use super::*;
+use crate::cometd::message;
 use crate::model::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 const DEVICES: &str = "/v2/me/devices";
