@@ -596,7 +596,7 @@ impl Gateway {
     }
 
     fn may_join(&self, asked: &AdmissionAsked) -> Result<UserId, Refusal> {
-        let stranger = || Refusal::new(Reason::NotPermitted, format!("Device '{}' is nobody's.", asked.supervisor));
+        let stranger = || Refusal::device(Reason::NotPermitted, &asked.supervisor, "Device '{}' is nobody's.");
         let user = self.house.owner(&asked.supervisor).ok_or_else(stranger)?;
         self.may_monitor_target(user, &asked.target)?;
         let hears_all = self.monitors.get(&asked.supervisor).is_none_or(|monitor| !monitor.agent_side_only);

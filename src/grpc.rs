@@ -4,7 +4,7 @@
 
 use crate::gateway::task::GatewayHandle;
 use crate::model::{
-    CallId, CallOperation, Command, CommandContext, DeviceId, Reason, Refusal, Request, RequestEnvelope, TargetRef, UserId,
+    CallId, CallOperation, Command, CommandContext, DeviceId, Reason, Refusal, Request, RequestEnvelope, Subject, TargetRef, UserId,
 };
 use crate::telephony::proto::telephony_server::TelephonyServer;
 use crate::telephony::{CommandCall, TelephonyService, serve_facts};
@@ -39,7 +39,7 @@ async fn carry(desk: GatewayHandle, mut placed: mpsc::Receiver<CommandCall>) {
 fn asked(desk: &GatewayHandle, context: CommandContext, command: Command) -> Result<RequestEnvelope, Refusal> {
     let user = context.user;
     if desk.user(&user).is_none() {
-        return Err(Refusal::new(Reason::NotPermitted, format!("User '{user}' is not known.")));
+        return Err(Refusal::about(Reason::NotPermitted, Subject::User(user), "User '{}' is not known."));
     }
     Ok(RequestEnvelope {
         request: request(desk, &user, command)?,
@@ -54,7 +54,7 @@ fn request(desk: &GatewayHandle, user: &UserId, command: Command) -> Result<Requ
         let owns = desk.user(user).is_some_and(|user| user.devices.contains(&device));
         // A call is named by its user and its id; somebody else's leg is none of his.
         owns.then_some(Request::OnCall { call, operation })
-            .ok_or_else(|| Refusal::no_device(device))
+            .ok_or_else(|| Refusal::no_device(&device))
     };
     match command {
         Command::StartMonitoring {
@@ -76,9 +76,10 @@ fn request(desk: &GatewayHandle, user: &UserId, command: Command) -> Result<Requ
             mode,
             scope,
         }),
-        Command::StartMonitoring { agent_side_only: true, .. } => Err(Refusal::new(
+        Command::StartMonitoring { agent_side_only: true, .. } => Err(Refusal::parameter(
             Reason::InvalidInput,
-            "Field 'agent_side_only' can not be asked for here: the agent's groups decide it.",
+            "agent_side_only",
+            "Field '{}' can not be asked for here: the agent's groups decide it.",
         )),
         Command::StopMonitoring { supervisor } => Ok(Request::CancelMonitoring { device: supervisor }),
         Command::SwitchMonitoring {

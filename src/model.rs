@@ -28,5 +28,5 @@ pub use fact::{
 pub use ids::{CallId, DeviceId, GroupId, LegId, Now, Number, RequestId, Timestamp, UserId};
 pub use monitoring::{Activity, Mode, Scope, UnknownWord};
 pub use notice::{CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView};
-pub use refusal::{Reason, Refusal};
+pub use refusal::{Reason, Refusal, Subject};
 pub use request::{AgentState, Answer, CallOperation, Feature, Query, Request, RequestEnvelope, Role, TargetRef};

@@ -5,7 +5,7 @@ use super::audit_record::{AuditEvent, AuditRecord};
 use super::{Audited, BackendState, Decision, Gateway, PendingCommand, User, views};
 use crate::model::{
     Activity, AgentState, CallId, CallOperation, CallView, Command, CommandContext, DeviceId, DeviceKind, Feature, Mode, Now, Number,
-    Reason, Refusal, Request, RequestEnvelope, RequestId, Scope, TargetRef, Timestamp, TransferStep,
+    Reason, Refusal, Request, RequestEnvelope, RequestId, Scope, Subject, TargetRef, Timestamp, TransferStep,
 };
 
 impl Gateway {
@@ -153,9 +153,9 @@ impl Gateway {
         }
         self.may_monitor_target(user, device)
             .map_err(|refusal| match (&target.device, &target.number) {
-                // He named a number: whose device it is, is not for him to learn.
-                (None, Some(number)) if refusal.message.contains(device.as_str()) => {
-                    Refusal::new(refusal.reason, format!("Phone number '{number}' is in none of your groups."))
+                // Whoever names a number does not learn which device has it.
+                (None, Some(number)) if refusal.subject == Some(Subject::Device(device.clone())) => {
+                    Refusal::number(refusal.reason, number, "Phone number '{}' is in none of your groups.")
                 }
                 _ => refusal,
             })?;
@@ -234,9 +234,10 @@ impl Gateway {
             return Err(forbidden("A routing point can only be listened to."));
         }
         if scope != Scope::Call {
-            return Err(Refusal::new(
+            return Err(Refusal::parameter(
                 Reason::InvalidInput,
-                "Parameter 'supervisorMonitoringScope' must be Call for a routing point.",
+                "supervisorMonitoringScope",
+                "Parameter '{}' must be Call for a routing point.",
             ));
         }
         Ok(())
@@ -388,9 +389,10 @@ fn telephone_number(field: &str, number: &Number) -> Result<(), Refusal> {
         return Err(Refusal::missing(field));
     }
     if text.len() > LONGEST_NUMBER || !text.bytes().all(plain) {
-        return Err(Refusal::new(
+        return Err(Refusal::parameter(
             Reason::InvalidInput,
-            format!("Parameter '{field}' is not a telephone number."),
+            field,
+            "Parameter '{}' is not a telephone number.",
         ));
     }
     Ok(())
@@ -404,9 +406,10 @@ fn dtmf(digits: &str) -> Result<String, Refusal> {
         return Err(Refusal::missing("digits"));
     }
     if digits.len() > LONGEST_NUMBER || !digits.bytes().all(plain) {
-        return Err(Refusal::new(
+        return Err(Refusal::parameter(
             Reason::InvalidInput,
-            "Parameter 'digits' may contain 0-9, *, # and A-D.",
+            "digits",
+            "Parameter '{}' may contain 0-9, *, # and A-D.",
         ));
     }
     Ok(digits.to_ascii_uppercase())

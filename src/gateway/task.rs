@@ -424,7 +424,8 @@ impl GatewayTask {
     }
 
     fn audit(&self, id: WorkId, record: &AuditRecord) {
-        let line = audit_line(record);
+        let message = record.refusal.as_ref().map(Refusal::text);
+        let line = audit_line(record, message.as_deref());
         tracing::info!(
             event = line.event,
             user = line.user,
@@ -467,7 +468,8 @@ async fn wait_until(deadline: Option<Instant>) {
     }
 }
 
-fn audit_line(record: &AuditRecord) -> audit::AuditLine<'_> {
+/// The line of a record; `message` is the text of its refusal.
+fn audit_line<'a>(record: &'a AuditRecord, message: Option<&'a str>) -> audit::AuditLine<'a> {
     audit::AuditLine {
         at: record.at,
         event: record.event.as_str(),
@@ -483,7 +485,7 @@ fn audit_line(record: &AuditRecord) -> audit::AuditLine<'_> {
         mode: record.mode.map(|mode| mode.as_str()),
         scope: record.scope.map(|scope| scope.as_str()),
         refused: record.refusal.as_ref().map(|refusal| refusal.reason.as_str()),
-        message: record.refusal.as_ref().map(|refusal| refusal.message.as_str()),
+        message,
         heard_ms: record.heard.map(|heard| heard.as_millis() as u64),
     }
 }

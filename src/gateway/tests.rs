@@ -924,12 +924,12 @@ fn a_refusal_by_number_reveals_no_device() {
     for user in [MEG, "ada"] {
         let unknown = refusal(&mut harness, user, "9999");
         let customer = refusal(&mut harness, user, "7001");
-        assert_eq!(unknown.message.replace("9999", "7001"), customer.message);
+        assert_eq!(unknown.text().replace("9999", "7001"), customer.text());
         assert_eq!((unknown.reason, customer.reason), (Reason::NotFound, Reason::NotFound));
     }
     let outside = refusal(&mut harness, MEG, "5002");
     assert_eq!(outside.reason, Reason::NotPermitted);
-    assert_eq!(outside.message, "Phone number '5002' is in none of your groups.");
+    assert_eq!(outside.text(), "Phone number '5002' is in none of your groups.");
 }
 
 // Devices as their users see them.
@@ -1772,29 +1772,33 @@ fn a_late_failure_goes_to_the_channel_of_its_operation() {
 #[test]
 fn a_refusal_of_the_backend_names_devices_by_number_where_he_may_know_it() {
     let mut harness = Harness::new();
-    let mut answer = |text: String| {
+    let mut answer = |refusal: Refusal| {
         let device = MEG_PHONE.into();
         harness.request(MEG, Request::SetDoNotDisturb { device, on: true });
         let outputs = harness.outputs();
         let [Output::Command { id, .. }] = &outputs[..] else {
             panic!("{outputs:?}")
         };
-        harness
-            .gateway
-            .handle_command_result(*id, Err(Refusal::new(Reason::Internal, text)), harness.now);
+        harness.gateway.handle_command_result(*id, Err(refusal), harness.now);
         match harness.outputs().pop() {
-            Some(Output::Reply { result: Err(refusal), .. }) => refusal.message,
+            Some(Output::Reply { result: Err(refusal), .. }) => refusal.to_string(),
             other => panic!("{other:?}"),
         }
     };
+    let about = |device: &str, pattern: &'static str| Refusal::device(Reason::Internal, &device.into(), pattern);
     assert_eq!(
-        answer(format!("Device '{BOB_PHONE}' is not registered.")),
+        answer(about(BOB_PHONE, "Device '{}' is not registered.")),
         "Device '5001' is not registered."
     );
-    assert_eq!(answer(format!("Device '{MEG_PHONE}' is busy.")), "Device '5005' is busy.");
-    let unknown = format!("Device '{EVE_PHONE}' is busy.");
-    assert_eq!(answer(unknown.clone()), unknown);
-    assert_eq!(answer("The device's phone is away.".into()), "The device's phone is away.");
+    assert_eq!(answer(about(MEG_PHONE, "Device '{}' is busy.")), "Device '5005' is busy.");
+    assert_eq!(
+        answer(about(EVE_PHONE, "Device '{}' is busy.")),
+        format!("Device '{EVE_PHONE}' is busy.")
+    );
+    let text = "The device's phone is away.";
+    assert_eq!(answer(Refusal::new(Reason::Internal, text)), text);
+    let unknown = Refusal::no_device(&BOB_PHONE.into());
+    assert_eq!(answer(unknown.clone()), unknown.to_string());
 }
 
 #[test]

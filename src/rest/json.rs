@@ -525,7 +525,7 @@ pub fn notice(uris: &Uris, notice: &Notice) -> NoticeJson {
             device_path: device_path(device),
             device_uri: uris.device(device),
             error_code: error::row(refusal.reason).status_code,
-            error_message: refusal.message.clone(),
+            error_message: refusal.to_string(),
         },
     }
 }

@@ -472,7 +472,7 @@ mod tests {
             .expect_err("wrong case");
         assert_eq!(refusal.reason, Reason::InvalidInput);
         assert_eq!(
-            refusal.message,
+            refusal.to_string(),
             "Parameter 'supervisorMonitoringScope': 'agent' is not one of Agent, Call."
         );
     }

@@ -71,9 +71,10 @@ impl Deduplicator {
             return if entry.command == command {
                 Ok(entry.answer.clone())
             } else {
-                Err(Refusal::new(
+                Err(Refusal::parameter(
                     Reason::InvalidInput,
-                    "Parameter 'context.request_id' was used for another command.",
+                    "context.request_id",
+                    "Parameter '{}' was used for another command.",
                 ))
             };
         }

@@ -104,7 +104,7 @@ impl<O: Environment> B2bua<O> {
         }
         for device in [supervisor, target] {
             if super::role_of(self.known(device)?.extension.kind) != PartyRole::Agent {
-                return Err(Refusal::new(Reason::Forbidden, format!("Device '{device}' is a customer's.")));
+                return Err(Refusal::device(Reason::Forbidden, device, "Device '{}' is a customer's."));
             }
         }
         Ok(())
@@ -281,8 +281,8 @@ impl<O: Environment> B2bua<O> {
         let seat = self.seat(supervisor, call)?;
         let joined = seat.watch.as_ref().filter(|watch| watch.joined);
         let Some(watch) = joined else {
-            let message = format!("Device '{supervisor}' does not monitor call '{call}'.");
-            return Err(Refusal::new(Reason::InvalidState, message));
+            let pattern = format!("Device '{{}}' does not monitor call '{call}'.");
+            return Err(Refusal::device(Reason::InvalidState, supervisor, pattern));
         };
         let agent = watch.coached.clone();
         let agent = agent.ok_or_else(|| Refusal::new(Reason::InvalidState, "No agent is on the call."))?;
