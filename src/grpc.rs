@@ -37,7 +37,7 @@ async fn carry(desk: GatewayHandle, mut placed: mpsc::Receiver<CommandCall>) {
 
 /// What the user, on whose behalf it is commanded, would have asked.
 fn asked(desk: &GatewayHandle, context: CommandContext, command: Command) -> Result<RequestEnvelope, Refusal> {
-    let user = context.user;
+    let user = context.user.ok_or_else(|| Refusal::missing("context.on_behalf_of"))?;
     if desk.user(&user).is_none() {
         return Err(Refusal::about(Reason::NotPermitted, Subject::User(user), "User '{}' is not known."));
     }

@@ -585,7 +585,7 @@ impl Backend {
         self.asked += 1;
         CommandContext {
             request_id: format!("suite-{}-{}", std::process::id(), self.asked).into(),
-            user: user.clone(),
+            user: Some(user.clone()),
             deadline: PATIENCE,
         }
     }

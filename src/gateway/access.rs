@@ -57,6 +57,10 @@ impl AccessDirectory {
         self.directory.devices.values()
     }
 
+    pub(super) fn device_ids(&self) -> Vec<DeviceId> {
+        self.devices().map(|entry| entry.id.clone()).collect()
+    }
+
     pub(super) fn device_by_number(&self, number: &Number) -> Option<&DeviceEntry> {
         self.directory.devices.get(self.numbers.get(number)?)
     }

@@ -1,16 +1,40 @@
-//! Requests: may he, and what command does it become?
+//! Requests: whether the user may ask it, and which command it becomes.
 
+use super::User;
 use super::access::{may_monitor_at_all, needs_feature};
 use super::audit_record::{AuditEvent, AuditRecord};
-use super::{Audited, BackendState, Decision, Gateway, PendingCommand, User, views};
+use super::call_operations::{call_operation, dialable};
+use super::pending::{Audited, PendingCommand};
+use super::views::Reader;
 use crate::model::{
-    Activity, AgentState, CallId, CallOperation, CallView, Command, CommandContext, DeviceId, DeviceKind, Feature, Mode, Now, Number,
-    Reason, Refusal, Request, RequestEnvelope, RequestId, Scope, Subject, TargetRef, Timestamp, TransferStep,
+    Activity, AgentState, CallOperation, Command, CommandContext, DeviceId, Feature, Mode, Now, Number, Reason, Refusal, Request,
+    RequestEnvelope, RequestId, Scope, Subject, TargetRef, Timestamp,
 };
 
-impl Gateway {
-    pub(super) fn decide(&mut self, asked: &RequestEnvelope, now: Now) -> Result<Decision, Refusal> {
-        let user = self.house.user(&asked.user)?;
+/// What becomes of a permitted request.
+pub(super) enum Decision {
+    /// Nothing is left to do.
+    Done,
+    /// The user's voice state changes; a session opens if none is open.
+    Presence(AgentState),
+    /// The user's session ends.
+    EndSession,
+    /// The backend is to do it.
+    Command(Box<PendingCommand>),
+}
+
+/// A request held against permissions, capabilities and what the backend has reported. Changes nothing.
+pub(super) struct RequestCheck<'a> {
+    pub(super) reads: Reader<'a>,
+}
+
+impl<'a> RequestCheck<'a> {
+    pub(super) fn new(reads: Reader<'a>) -> Self {
+        Self { reads }
+    }
+
+    pub(super) fn decide(&self, asked: &RequestEnvelope, now: Now) -> Result<Decision, Refusal> {
+        let user = self.reads.access.user(&asked.user)?;
         match &asked.request {
             Request::StartMonitoring {
                 device,
@@ -19,15 +43,15 @@ impl Gateway {
                 mode,
                 scope,
             } => {
-                self.house.own_device(user, device)?;
+                self.reads.access.own_device(user, device)?;
                 may_monitor_at_all(user)?;
                 let target = self.resolve(user, target, *activity, *scope)?;
                 self.offered(*activity, *mode, *scope)?;
-                let agent_side_only = self.house.agent_side_only(&target);
-                if agent_side_only && matches!(self.backend, BackendState::Here) && !self.capabilities.agent_side_only {
+                let agent_side_only = self.reads.access.agent_side_only(&target);
+                if agent_side_only && self.reads.known.is_ready() && !self.reads.known.capabilities.agent_side_only {
                     return Err(forbidden("The telephony backend can not keep customers from being heard."));
                 }
-                let mut errand = self.errand(
+                let mut pending = self.pending(
                     asked,
                     Audited::Before,
                     Command::StartMonitoring {
@@ -41,32 +65,32 @@ impl Gateway {
                     },
                     now,
                 )?;
-                errand.record.target = Some(target);
-                Ok(Decision::Errand(Box::new(errand)))
+                pending.record.target = Some(target);
+                Ok(Decision::Command(Box::new(pending)))
             }
             Request::MisaskedMonitoring { device, refusal, .. } => {
-                self.house.own_device(user, device)?;
+                self.reads.access.own_device(user, device)?;
                 may_monitor_at_all(user)?;
                 Err(refusal.clone())
             }
             Request::CancelMonitoring { device } => {
-                self.house.own_device(user, device)?;
+                self.reads.access.own_device(user, device)?;
                 may_monitor_at_all(user)?;
                 let supervisor = device.clone();
-                let mut errand = self.errand(asked, Audited::Beside, Command::StopMonitoring { supervisor }, now)?;
-                errand.record.target = self.monitors.get(device).map(|monitor| monitor.target.clone());
-                Ok(Decision::Errand(Box::new(errand)))
+                let mut pending = self.pending(asked, Audited::Beside, Command::StopMonitoring { supervisor }, now)?;
+                pending.record.target = self.reads.known.target_of(device);
+                Ok(Decision::Command(Box::new(pending)))
             }
             Request::SetDoNotDisturb { device, on } => {
-                self.house.own_device(user, device)?;
+                self.reads.access.own_device(user, device)?;
                 let (device, on) = (device.clone(), *on);
                 self.plain(asked, Command::SetDoNotDisturb { device, on }, now)
             }
             Request::SetForwarding { device, to } => {
-                self.house.own_device(user, device)?;
+                self.reads.access.own_device(user, device)?;
                 if let Some(to) = to {
                     dialable(to)?;
-                    if self.house.device(device).is_some_and(|entry| entry.number == *to) {
+                    if self.reads.access.device(device).is_some_and(|entry| entry.number == *to) {
                         return Err(Refusal::new(Reason::InvalidInput, "A device cannot forward to itself."));
                     }
                 }
@@ -74,7 +98,7 @@ impl Gateway {
                 self.plain(asked, Command::SetForwarding { device, to }, now)
             }
             Request::Dial { device, destination } => {
-                self.house.own_device(user, device)?;
+                self.reads.access.own_device(user, device)?;
                 dialable(destination)?;
                 let (device, destination) = (device.clone(), destination.clone());
                 self.plain(asked, Command::Dial { device, destination }, now)
@@ -82,43 +106,36 @@ impl Gateway {
             Request::OnCall { call, operation } => self.on_call(user, asked, call, operation, now),
             Request::StartSession => {
                 needs_feature(user, Feature::Voice)?;
-                if !self.sessions.contains_key(&asked.user) {
-                    self.set_presence(&asked.user, Some(AgentState::NotReady));
+                match self.reads.sessions.contains_key(&asked.user) {
+                    true => Ok(Decision::Done),
+                    false => Ok(Decision::Presence(AgentState::NotReady)),
                 }
-                Ok(Decision::Done)
             }
-            Request::EndSession => {
-                self.end_session(asked, now);
-                Ok(Decision::Done)
-            }
+            Request::EndSession => Ok(Decision::EndSession),
             Request::SetAgentState(state) => {
                 needs_feature(user, Feature::Voice)?;
-                if !self.sessions.contains_key(&asked.user) {
+                if !self.reads.sessions.contains_key(&asked.user) {
                     return Err(Refusal::new(Reason::InvalidState, "No contact centre session is open."));
                 }
-                self.set_presence(&asked.user, Some(*state));
-                Ok(Decision::Done)
+                Ok(Decision::Presence(*state))
             }
         }
     }
 
     fn plain(&self, asked: &RequestEnvelope, command: Command, now: Now) -> Result<Decision, Refusal> {
-        let errand = self.errand(asked, Audited::Never, command, now)?;
-        Ok(Decision::Errand(Box::new(errand)))
+        let pending = self.pending(asked, Audited::Never, command, now)?;
+        Ok(Decision::Command(Box::new(pending)))
     }
 
-    fn errand(&self, asked: &RequestEnvelope, audited: Audited, command: Command, now: Now) -> Result<PendingCommand, Refusal> {
-        match self.backend {
-            BackendState::Here => {}
-            BackendState::Away | BackendState::Reading { .. } => {
-                return Err(Refusal::new(Reason::Unavailable, "The telephony backend cannot be reached."));
-            }
+    pub(super) fn pending(&self, asked: &RequestEnvelope, audited: Audited, command: Command, now: Now) -> Result<PendingCommand, Refusal> {
+        if !self.reads.known.is_ready() {
+            return Err(Refusal::new(Reason::Unavailable, "The telephony backend cannot be reached."));
         }
         let context = CommandContext {
             // Ids come from clients: one user's must never stand for another's.
             request_id: RequestId::from(format!("{}/{}", asked.user, asked.request_id)),
-            user: asked.user.clone(),
-            deadline: self.config.command_deadline,
+            user: Some(asked.user.clone()),
+            deadline: self.reads.config.command_deadline,
         };
         Ok(PendingCommand {
             context,
@@ -151,7 +168,9 @@ impl Gateway {
         if !self.exists(device) {
             return Err(Refusal::no_device(device));
         }
-        self.may_monitor_target(user, device)
+        self.reads
+            .access
+            .may_monitor(user, device)
             .map_err(|refusal| match (&target.device, &target.number) {
                 // Whoever names a number does not learn which device has it.
                 (None, Some(number)) if refusal.subject == Some(Subject::Device(device.clone())) => {
@@ -159,26 +178,22 @@ impl Gateway {
                 }
                 _ => refusal,
             })?;
-        if self.devices.get(device).is_some_and(|fact| fact.kind == DeviceKind::RoutingPoint) {
+        if self.reads.known.is_routing_point(device) {
             self.routing_point(activity, scope)?;
         }
         Ok(device.clone())
     }
 
     /// A device of the directory, or a routing point of the backend.
-    fn by_number(&self, number: &Number) -> Option<&DeviceId> {
-        let routing_point = || {
-            let mut devices = self.devices.values();
-            let found = devices.find(|device| device.number == *number && device.kind == DeviceKind::RoutingPoint);
-            found.map(|device| &device.id)
-        };
-        self.house.device_by_number(number).map(|entry| &entry.id).or_else(routing_point)
+    fn by_number(&self, number: &Number) -> Option<&'a DeviceId> {
+        let device = self.reads.access.device_by_number(number).map(|entry| &entry.id);
+        device.or_else(|| self.reads.known.routing_point_by_number(number))
     }
 
     /// What a refused attempt was about, as far as we know it: for the audit, which may know more than the caller.
     pub(super) fn refused_record(&self, asked: &RequestEnvelope, now: Now) -> AuditRecord {
         let record = record(asked, AuditEvent::Refused, now.wall);
-        let target_of = |device: &DeviceId| self.monitors.get(device).map(|monitor| monitor.target.clone());
+        let target_of = |device: &DeviceId| self.reads.known.target_of(device);
         match &asked.request {
             Request::StartMonitoring { target, .. } => AuditRecord {
                 target: record.target.or_else(|| self.by_number(target.number.as_ref()?).cloned()),
@@ -189,11 +204,7 @@ impl Gateway {
                 ..record
             },
             Request::OnCall { call, .. } => {
-                let leg = self
-                    .house
-                    .user(&asked.user)
-                    .ok()
-                    .and_then(|user| self.live_leg(user, self.calls.get(call)?));
+                let leg = self.house.user(&asked.user).ok().and_then(|user| self.reads.own_leg(user, call));
                 let device = leg.map(|leg| leg.device);
                 AuditRecord {
                     target: device.as_ref().and_then(target_of),
@@ -212,22 +223,16 @@ impl Gateway {
     }
 
     fn exists(&self, device: &DeviceId) -> bool {
-        let routing_point = || self.devices.get(device).is_some_and(|fact| fact.kind == DeviceKind::RoutingPoint);
-        self.house.device(device).is_some() || routing_point()
-    }
-
-    /// He may monitor this device or routing point; also asked before every join.
-    pub(super) fn may_monitor_target(&self, user: &User, target: &DeviceId) -> Result<(), Refusal> {
-        self.house.may_monitor(user, target)
+        self.reads.access.device(device).is_some() || self.reads.known.is_routing_point(device)
     }
 
     fn routing_point(&self, activity: Activity, scope: Scope) -> Result<(), Refusal> {
-        if self.capabilities.sip_cluster {
+        if self.reads.known.capabilities.sip_cluster {
             return Err(forbidden(
                 "Monitoring of routing points is not supported in SIP Cluster environments.",
             ));
         }
-        if !self.capabilities.routing_points {
+        if !self.reads.known.capabilities.routing_points {
             return Err(forbidden("The telephony backend does not monitor routing points."));
         }
         if activity != Activity::ListenIn {
@@ -245,174 +250,25 @@ impl Gateway {
 
     fn offered(&self, activity: Activity, mode: Mode, scope: Scope) -> Result<(), Refusal> {
         // A backend that was never reached has said nothing about itself yet.
-        let BackendState::Here = self.backend else { return Ok(()) };
+        if !self.reads.known.is_ready() {
+            return Ok(());
+        }
         let not_offered = |word: &str| Err(forbidden(&format!("The telephony backend does not offer {word}.")));
-        if !self.capabilities.activities.contains(&activity) {
+        if !self.reads.known.capabilities.activities.contains(&activity) {
             return not_offered(activity.as_str());
         }
-        if !self.capabilities.modes.contains(&mode) {
+        if !self.reads.known.capabilities.modes.contains(&mode) {
             return not_offered(mode.as_str());
         }
-        if !self.capabilities.scopes.contains(&scope) {
+        if !self.reads.known.capabilities.scopes.contains(&scope) {
             return not_offered(&format!("scope {scope}"));
         }
         Ok(())
     }
-
-    fn on_call(
-        &self,
-        user: &User,
-        asked: &RequestEnvelope,
-        call: &CallId,
-        operation: &CallOperation,
-        now: Now,
-    ) -> Result<Decision, Refusal> {
-        needs_feature(user, Feature::Voice)?;
-        if matches!(operation, CallOperation::Switch(_) | CallOperation::MuteMonitored(_)) {
-            may_monitor_at_all(user)?;
-        }
-        let not_found = || Refusal::not_found(format_args!("/me/calls/{call}"));
-        let fact = self.calls.get(call).ok_or_else(not_found)?;
-        let leg = self.live_leg(user, fact).ok_or_else(not_found)?;
-        self.offers(&leg, operation)?;
-        let (command, audited) = call_command(&leg, operation)?;
-        let mut errand = self.errand(asked, audited, command, now)?;
-        errand.record.device = Some(leg.device.clone());
-        errand.record.target = self.monitors.get(&leg.device).map(|monitor| monitor.target.clone());
-        if let CallOperation::SendDtmf(_) = operation {
-            errand.digits_on = Some((leg.id, leg.device));
-        }
-        Ok(Decision::Errand(Box::new(errand)))
-    }
-
-    /// The operation exists for this kind of leg and the backend can do it. Whether the leg's state allows it is the backend's to say:
-    /// a client may ask for the next thing before the fact of the last one has arrived here.
-    fn offers(&self, leg: &CallView, operation: &CallOperation) -> Result<(), Refusal> {
-        let backend = &self.capabilities;
-        let word = call_operation(operation);
-        let can_step = |step: &TransferStep| backend.consultations || matches!(step, TransferStep::SingleStep { .. });
-        let possible = match operation {
-            CallOperation::Answer | CallOperation::Hangup => true,
-            CallOperation::Hold | CallOperation::Retrieve | CallOperation::Mute(_) => !leg.monitoring,
-            CallOperation::SendDtmf(_) => backend.dtmf && !leg.monitoring,
-            CallOperation::Transfer(step) => backend.transfers && can_step(step) && !leg.monitoring,
-            CallOperation::Conference(step) => backend.conferences && can_step(step) && !leg.monitoring,
-            CallOperation::RemoveParticipant(_) => backend.conferences,
-            CallOperation::MuteMonitored(_) => backend.mute_monitored,
-            CallOperation::Switch(to) => {
-                backend.live_switching && backend.activities.contains(to) && !(self.config.one_way_coach && *to == Activity::Coach)
-            }
-        };
-        if !possible {
-            return Err(forbidden(&format!("Operation '{word}' is not possible here.")));
-        }
-        let monitors_only = matches!(operation, CallOperation::Switch(_) | CallOperation::MuteMonitored(_));
-        if monitors_only && !leg.monitoring {
-            return Err(Refusal::new(
-                Reason::InvalidState,
-                format!("Operation '{word}' needs a monitored call: you are not monitoring this one."),
-            ));
-        }
-        Ok(())
-    }
 }
 
-fn call_command(leg: &CallView, operation: &CallOperation) -> Result<(Command, Audited), Refusal> {
-    let (device, call) = (leg.device.clone(), leg.id.clone());
-    let supervisor = device.clone();
-    // A supervisor's leg is answered and released without asking the audit: the join was admitted, and leaving waits for nothing.
-    let command = match operation {
-        CallOperation::Answer => Command::Answer { device, call },
-        CallOperation::Hangup => Command::Hangup { device, call },
-        CallOperation::Hold => Command::Hold { device, call },
-        CallOperation::Retrieve => Command::Retrieve { device, call },
-        CallOperation::Mute(on) => Command::Mute { device, call, on: *on },
-        CallOperation::SendDtmf(digits) => {
-            let digits = dtmf(digits)?;
-            Command::SendDtmf { device, call, digits }
-        }
-        CallOperation::Switch(activity) => {
-            let activity = *activity;
-            return Ok((
-                Command::SwitchMonitoring {
-                    supervisor,
-                    call,
-                    activity,
-                },
-                Audited::Before,
-            ));
-        }
-        CallOperation::MuteMonitored(muted) => {
-            let muted = *muted;
-            return Ok((Command::MuteMonitoredParty { supervisor, call, muted }, Audited::Before));
-        }
-        CallOperation::Transfer(step) => Command::Transfer {
-            device,
-            call,
-            step: step_to(step)?,
-        },
-        CallOperation::Conference(step) => Command::Conference {
-            device,
-            call,
-            step: step_to(step)?,
-        },
-        CallOperation::RemoveParticipant(participant) => {
-            telephone_number("participant", participant)?;
-            let participant = participant.clone();
-            Command::RemoveParticipant { device, call, participant }
-        }
-    };
-    Ok((command, Audited::Never))
-}
-
-fn step_to(step: &TransferStep) -> Result<TransferStep, Refusal> {
-    match step {
-        TransferStep::SingleStep { destination } | TransferStep::Initiate { destination } => dialable(destination)?,
-        TransferStep::Complete => {}
-    }
-    Ok(step.clone())
-}
-
-fn forbidden(message: &str) -> Refusal {
+pub(super) fn forbidden(message: &str) -> Refusal {
     Refusal::new(Reason::Forbidden, message)
-}
-
-fn dialable(number: &Number) -> Result<(), Refusal> {
-    telephone_number("destination", number)
-}
-
-/// A number, never a URI: what is dialled must not choose a host.
-fn telephone_number(field: &str, number: &Number) -> Result<(), Refusal> {
-    let text = number.as_str();
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+*#._-".contains(&byte);
-    if text.is_empty() {
-        return Err(Refusal::missing(field));
-    }
-    if text.len() > LONGEST_NUMBER || !text.bytes().all(plain) {
-        return Err(Refusal::parameter(
-            Reason::InvalidInput,
-            field,
-            "Parameter '{}' is not a telephone number.",
-        ));
-    }
-    Ok(())
-}
-
-const LONGEST_NUMBER: usize = 64;
-
-fn dtmf(digits: &str) -> Result<String, Refusal> {
-    let plain = |byte: u8| byte.is_ascii_digit() || b"*#ABCD".contains(&byte.to_ascii_uppercase());
-    if digits.is_empty() {
-        return Err(Refusal::missing("digits"));
-    }
-    if digits.len() > LONGEST_NUMBER || !digits.bytes().all(plain) {
-        return Err(Refusal::parameter(
-            Reason::InvalidInput,
-            "digits",
-            "Parameter '{}' may contain 0-9, *, # and A-D.",
-        ));
-    }
-    Ok(digits.to_ascii_uppercase())
 }
 
 /// Every attempt to monitor is written down; of the rest, attempts at what is not his.
@@ -492,27 +348,5 @@ pub(crate) fn operation(request: &Request) -> &'static str {
         Request::StartSession => "StartContactCenterSession",
         Request::EndSession => "EndContactCenterSession",
         Request::SetAgentState(state) => state.as_str(),
-    }
-}
-
-fn call_operation(operation: &CallOperation) -> &'static str {
-    match operation {
-        CallOperation::Answer => "Answer",
-        CallOperation::Hangup => "Hangup",
-        CallOperation::Hold => "Hold",
-        CallOperation::Retrieve => "Retrieve",
-        CallOperation::Mute(true) => "MuteCall",
-        CallOperation::Mute(false) => "UnmuteCall",
-        CallOperation::SendDtmf(_) => "SendDtmf",
-        CallOperation::Switch(to) => views::switch_word(*to),
-        CallOperation::MuteMonitored(true) => "MuteMonitoredUser",
-        CallOperation::MuteMonitored(false) => "UnmuteMonitoredUser",
-        CallOperation::Transfer(TransferStep::SingleStep { .. }) => "SingleStepTransfer",
-        CallOperation::Transfer(TransferStep::Initiate { .. }) => "InitiateTransfer",
-        CallOperation::Transfer(TransferStep::Complete) => "CompleteTransfer",
-        CallOperation::Conference(TransferStep::SingleStep { .. }) => "SingleStepConference",
-        CallOperation::Conference(TransferStep::Initiate { .. }) => "InitiateConference",
-        CallOperation::Conference(TransferStep::Complete) => "CompleteConference",
-        CallOperation::RemoveParticipant(_) => "RemoveParticipantFromConference",
     }
 }

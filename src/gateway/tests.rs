@@ -1,8 +1,10 @@
+use super::call_index::CallIndex;
 use super::*;
 use crate::model::{
-    CallOperation, CallType, DeviceKind, Feature, GroupId, Mode, Number, PartyFact, PartyRole, Quality, Request, Role, Scope, TargetRef,
-    TransferStep,
+    Activity, AdmissionAsked, CallOperation, CallType, DeviceFact, DeviceKind, Feature, GroupId, LegState, Mode, MonitorState, Number,
+    PartyFact, PartyRole, Quality, Request, RequestId, Role, Scope, TargetRef, TransferStep,
 };
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 const MEG: &str = "meg";
@@ -513,7 +515,7 @@ fn no_command_goes_out_before_the_audit_line_is_on_disk() {
     let [Output::Command { id, context, .. }] = &outputs[..] else {
         panic!("{outputs:?}")
     };
-    assert_eq!(context.user, UserId::from(MEG));
+    assert_eq!(context.user, Some(UserId::from(MEG)));
     harness.gateway.handle_command_result(*id, Ok(()), harness.now);
     let reply = Output::Reply {
         token,
@@ -1978,7 +1980,7 @@ mod properties {
                 }
                 for user in directory.users.values() {
                     let Ok(Answer::Calls(legs)) = harness.gateway.read(&user.id, &Query::MyCalls, harness.now.wall) else { panic!("legs") };
-                    legs.iter().for_each(|leg| check_leg(user, leg, &harness.gateway.calls));
+                    legs.iter().for_each(|leg| check_leg(user, leg, &harness.gateway.known.calls));
                     user.devices.iter().for_each(|device| check_device(&harness.device_view(user.id.as_str(), device.as_str())));
                 }
             }

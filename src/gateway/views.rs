@@ -1,5 +1,9 @@
 //! What a user sees: pure functions from facts to views.
 
+mod reader;
+
+pub(super) use reader::Reader;
+
 use super::access::may_monitor_at_all;
 use super::{DeviceEntry, GatewayConfig, NotifyAgent, User};
 use crate::model::{

@@ -171,8 +171,8 @@ pub enum TransferStep {
 pub struct CommandContext {
     /// Asking twice under the same id does it once.
     pub request_id: RequestId,
-    /// On whose behalf.
-    pub user: UserId,
+    /// The user on whose behalf it is asked; `None` for a command of the gateway about a device without a user.
+    pub user: Option<UserId>,
     /// How long the caller waits for "accepted".
     pub deadline: Duration,
 }

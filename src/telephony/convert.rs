@@ -67,7 +67,7 @@ pub(super) fn context(wire: Option<proto::CommandContext>, deadline: Duration) -
     let wire = wire.ok_or(Malformed::Missing("context"))?;
     Ok(CommandContext {
         request_id: id("context.request_id", wire.request_id)?,
-        user: id("context.on_behalf_of", wire.on_behalf_of)?,
+        user: Some(id("context.on_behalf_of", wire.on_behalf_of)?),
         deadline,
     })
 }
@@ -76,7 +76,7 @@ pub(super) fn context(wire: Option<proto::CommandContext>, deadline: Duration) -
 pub(super) fn wire_context(context: &CommandContext) -> Option<proto::CommandContext> {
     Some(proto::CommandContext {
         request_id: context.request_id.to_string(),
-        on_behalf_of: context.user.to_string(),
+        on_behalf_of: context.user.as_ref().map(ToString::to_string).unwrap_or_default(),
     })
 }
 
