@@ -262,7 +262,7 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
             user: user(&supervisor(who(step))),
             from: IpAddr::from([127, 0, 0, 1]),
             request_id: format!("r{step}").into(),
-            request: Request::StartMonitoring {
+            request: Ok(Request::StartMonitoring {
                 device: supervisor(who(step)),
                 target: TargetRef {
                     device: Some(agent(who(step))),
@@ -271,7 +271,7 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
                 activity: Activity::ALL[step % 3],
                 mode: Mode::AllCalls,
                 scope: Scope::Call,
-            },
+            }),
         })
         .collect();
     let readers: Vec<UserId> = (0..STEPS).map(|step| user(&agent(who(step) / 10 * 10))).collect();

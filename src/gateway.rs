@@ -403,7 +403,7 @@ impl Gateway {
     }
 
     fn refuse(&mut self, token: Token, asked: &RequestEnvelope, refusal: Refusal, now: Now) {
-        if !requests::refusal_is_audited(&asked.request, refusal.reason) {
+        if !requests::refusal_is_audited(asked.operation(), refusal.reason) {
             return self.works.reply(token, Err(refusal));
         }
         let record = AuditRecord {

@@ -1,4 +1,4 @@
-//! Ids and the four words: the vocabulary of every quiet room.
+//! Ids and the four words: the vocabulary of every core module.
 //!
 //! ```text
 //! client ──Request──▶ gateway ──Command──▶ backend
@@ -12,15 +12,20 @@
 //!
 //! Nothing goes backwards except as the next word.
 
+mod capability;
 mod command;
+mod digits;
 mod fact;
 mod ids;
 mod monitoring;
 mod notice;
+mod operation;
 mod refusal;
 mod request;
 
+pub use capability::Capability;
 pub use command::{Command, CommandContext, TransferStep};
+pub use digits::{DialString, Digits, NotDialable, NotDtmf};
 pub use fact::{
     AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure, LegState, MonitorFact, MonitorState,
     PartyFact, PartyRole, Quality, RemoteQuality, Revised,
@@ -28,5 +33,6 @@ pub use fact::{
 pub use ids::{CallId, DeviceId, GroupId, LegId, Now, Number, RequestId, Timestamp, UserId};
 pub use monitoring::{Activity, Mode, Scope, UnknownWord};
 pub use notice::{CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView};
+pub use operation::Operation;
 pub use refusal::{Reason, Refusal, Subject};
-pub use request::{AgentState, Answer, CallOperation, Feature, Query, Request, RequestEnvelope, Role, TargetRef};
+pub use request::{AgentState, Answer, BadRequest, BadRequestOn, CallOperation, Feature, Query, Request, RequestEnvelope, Role, TargetRef};

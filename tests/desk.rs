@@ -128,7 +128,7 @@ fn asked(user: &str, request: Request) -> RequestEnvelope {
         user: user.into(),
         from: IpAddr::V4(Ipv4Addr::LOCALHOST),
         request_id: "r1".into(),
-        request,
+        request: Ok(request),
     }
 }
 

@@ -4,7 +4,7 @@ use super::access::AccessDirectory;
 use super::audit_record::{AuditEvent, AuditRecord, ListeningRecord};
 use super::known::BackendFacts;
 use super::pending::{PendingLine, PendingWorks};
-use super::{Output, UNAUDITED, requests};
+use super::{Output, UNAUDITED};
 use crate::model::{
     Activity, AdmissionAsked, CallFact, CallId, Command, DeviceId, Failure, MonitorFact, MonitorState, NoticeBody, Now, PartyFact, Reason,
     Refusal, RequestEnvelope, Timestamp, Topic, UserId,
@@ -340,7 +340,7 @@ impl Monitoring {
             let record = AuditRecord {
                 from: Some(asked.from),
                 request_id: Some(asked.request_id.clone()),
-                operation: Some(requests::operation(&asked.request)),
+                operation: Some(asked.operation()),
                 ..ctx.monitor_record(AuditEvent::Cancelled, monitor)
             };
             ctx.audit(record, PendingLine::Nothing);

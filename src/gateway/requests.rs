@@ -3,12 +3,11 @@
 use super::User;
 use super::access::{may_monitor_at_all, needs_feature};
 use super::audit_record::{AuditEvent, AuditRecord};
-use super::call_operations::{call_operation, dialable};
 use super::pending::{Audited, PendingCommand};
 use super::views::Reader;
 use crate::model::{
-    Activity, AgentState, CallOperation, Command, CommandContext, DeviceId, Feature, Mode, Now, Number, Reason, Refusal, Request,
-    RequestEnvelope, RequestId, Scope, Subject, TargetRef, Timestamp,
+    Activity, AgentState, BadRequest, BadRequestOn, CallId, Command, CommandContext, DeviceId, DialString, Feature, Mode, Now, Number,
+    Operation, Reason, Refusal, Request, RequestEnvelope, RequestId, Scope, Subject, TargetRef, Timestamp,
 };
 
 /// What becomes of a permitted request.
@@ -35,7 +34,11 @@ impl<'a> RequestCheck<'a> {
 
     pub(super) fn decide(&self, asked: &RequestEnvelope, now: Now) -> Result<Decision, Refusal> {
         let user = self.reads.access.user(&asked.user)?;
-        match &asked.request {
+        let request = match &asked.request {
+            Ok(request) => request,
+            Err(bad) => return Err(self.refused(user, bad)),
+        };
+        match request {
             Request::StartMonitoring {
                 device,
                 target,
@@ -68,11 +71,6 @@ impl<'a> RequestCheck<'a> {
                 pending.record.target = Some(target);
                 Ok(Decision::Command(Box::new(pending)))
             }
-            Request::MisaskedMonitoring { device, refusal, .. } => {
-                self.reads.access.own_device(user, device)?;
-                may_monitor_at_all(user)?;
-                Err(refusal.clone())
-            }
             Request::CancelMonitoring { device } => {
                 self.reads.access.own_device(user, device)?;
                 may_monitor_at_all(user)?;
@@ -88,19 +86,16 @@ impl<'a> RequestCheck<'a> {
             }
             Request::SetForwarding { device, to } => {
                 self.reads.access.own_device(user, device)?;
-                if let Some(to) = to {
-                    dialable(to)?;
-                    if self.reads.access.device(device).is_some_and(|entry| entry.number == *to) {
-                        return Err(Refusal::new(Reason::InvalidInput, "A device cannot forward to itself."));
-                    }
+                let to = to.as_ref().map(DialString::number);
+                if to.is_some() && self.reads.access.device(device).map(|entry| &entry.number) == to {
+                    return Err(Refusal::new(Reason::InvalidInput, "A device cannot forward to itself."));
                 }
-                let (device, to) = (device.clone(), to.clone());
+                let (device, to) = (device.clone(), to.cloned());
                 self.plain(asked, Command::SetForwarding { device, to }, now)
             }
             Request::Dial { device, destination } => {
                 self.reads.access.own_device(user, device)?;
-                dialable(destination)?;
-                let (device, destination) = (device.clone(), destination.clone());
+                let (device, destination) = (device.clone(), destination.number().clone());
                 self.plain(asked, Command::Dial { device, destination }, now)
             }
             Request::OnCall { call, operation } => self.on_call(user, asked, call, operation, now),
@@ -120,6 +115,22 @@ impl<'a> RequestCheck<'a> {
                 Ok(Decision::Presence(*state))
             }
         }
+    }
+
+    /// Why a request that cannot be read is refused: permissions come first, and what is not offered needs no parameters.
+    fn refused(&self, user: &User, bad: &BadRequest) -> Refusal {
+        let permitted = match &bad.on {
+            BadRequestOn::Device(device) => self
+                .reads
+                .access
+                .own_device(user, device)
+                .and_then(|()| match bad.operation.is_monitoring() {
+                    true => may_monitor_at_all(user),
+                    false => Ok(()),
+                }),
+            BadRequestOn::Call(call) => self.leg_that_offers(user, call, bad.operation).map(|_| ()),
+        };
+        permitted.err().unwrap_or_else(|| bad.refusal.clone())
     }
 
     fn plain(&self, asked: &RequestEnvelope, command: Command, now: Now) -> Result<Decision, Refusal> {
@@ -194,7 +205,18 @@ impl<'a> RequestCheck<'a> {
     pub(super) fn refused_record(&self, asked: &RequestEnvelope, now: Now) -> AuditRecord {
         let record = record(asked, AuditEvent::Refused, now.wall);
         let target_of = |device: &DeviceId| self.reads.known.target_of(device);
-        match &asked.request {
+        let request = match &asked.request {
+            Ok(request) => request,
+            Err(BadRequest {
+                on: BadRequestOn::Call(call),
+                ..
+            }) => return self.on_own_leg(record, asked, call),
+            Err(BadRequest {
+                on: BadRequestOn::Device(_),
+                ..
+            }) => return record,
+        };
+        match request {
             Request::StartMonitoring { target, .. } => AuditRecord {
                 target: record.target.or_else(|| self.by_number(target.number.as_ref()?).cloned()),
                 ..record
@@ -203,22 +225,24 @@ impl<'a> RequestCheck<'a> {
                 target: target_of(device),
                 ..record
             },
-            Request::OnCall { call, .. } => {
-                let leg = self.house.user(&asked.user).ok().and_then(|user| self.reads.own_leg(user, call));
-                let device = leg.map(|leg| leg.device);
-                AuditRecord {
-                    target: device.as_ref().and_then(target_of),
-                    device,
-                    ..record
-                }
-            }
-            Request::MisaskedMonitoring { .. }
-            | Request::SetDoNotDisturb { .. }
+            Request::OnCall { call, .. } => self.on_own_leg(record, asked, call),
+            Request::SetDoNotDisturb { .. }
             | Request::SetForwarding { .. }
             | Request::Dial { .. }
             | Request::StartSession
             | Request::EndSession
             | Request::SetAgentState(_) => record,
+        }
+    }
+
+    /// The record with the device of the user's leg of the call, and whom that device monitors.
+    fn on_own_leg(&self, record: AuditRecord, asked: &RequestEnvelope, call: &CallId) -> AuditRecord {
+        let user = self.reads.access.user(&asked.user).ok();
+        let device = user.and_then(|user| self.reads.own_leg(user, call)).map(|leg| leg.device);
+        AuditRecord {
+            target: device.as_ref().and_then(|device| self.reads.known.target_of(device)),
+            device,
+            ..record
         }
     }
 
@@ -271,19 +295,9 @@ pub(super) fn forbidden(message: &str) -> Refusal {
     Refusal::new(Reason::Forbidden, message)
 }
 
-/// Every attempt to monitor is written down; of the rest, attempts at what is not his.
-pub(super) fn refusal_is_audited(request: &Request, reason: Reason) -> bool {
-    let monitoring = match request {
-        Request::StartMonitoring { .. } | Request::MisaskedMonitoring { .. } | Request::CancelMonitoring { .. } => true,
-        Request::OnCall { operation, .. } => matches!(operation, CallOperation::Switch(_) | CallOperation::MuteMonitored(_)),
-        Request::SetDoNotDisturb { .. }
-        | Request::SetForwarding { .. }
-        | Request::Dial { .. }
-        | Request::StartSession
-        | Request::EndSession
-        | Request::SetAgentState(_) => false,
-    };
-    monitoring || matches!(reason, Reason::NotPermitted | Reason::NotFound)
+/// Every attempt to monitor is written down; of the rest, attempts at what is not the user's.
+pub(super) fn refusal_is_audited(operation: Operation, reason: Reason) -> bool {
+    operation.is_monitoring() || matches!(reason, Reason::NotPermitted | Reason::NotFound)
 }
 
 pub(super) fn record(asked: &RequestEnvelope, event: AuditEvent, at: Timestamp) -> AuditRecord {
@@ -291,10 +305,14 @@ pub(super) fn record(asked: &RequestEnvelope, event: AuditEvent, at: Timestamp) 
         user: Some(asked.user.clone()),
         from: Some(asked.from),
         request_id: Some(asked.request_id.clone()),
-        operation: Some(operation(&asked.request)),
+        operation: Some(asked.operation()),
         ..AuditRecord::new(event, at)
     };
-    match &asked.request {
+    let request = match &asked.request {
+        Ok(request) => request,
+        Err(bad) => return bad_record(bad, blank),
+    };
+    match request {
         Request::StartMonitoring {
             device,
             target,
@@ -310,11 +328,6 @@ pub(super) fn record(asked: &RequestEnvelope, event: AuditEvent, at: Timestamp) 
             scope: Some(*scope),
             ..blank
         },
-        Request::MisaskedMonitoring { device, activity, .. } => AuditRecord {
-            device: Some(device.clone()),
-            activity: Some(*activity),
-            ..blank
-        },
         Request::CancelMonitoring { device }
         | Request::SetDoNotDisturb { device, .. }
         | Request::SetForwarding { device, .. }
@@ -324,29 +337,24 @@ pub(super) fn record(asked: &RequestEnvelope, event: AuditEvent, at: Timestamp) 
         },
         Request::OnCall { call, operation } => AuditRecord {
             call: Some(call.clone()),
-            activity: match operation {
-                CallOperation::Switch(to) => Some(*to),
-                _ => None,
-            },
+            activity: operation.name().switched_to(),
             ..blank
         },
         Request::StartSession | Request::EndSession | Request::SetAgentState(_) => blank,
     }
 }
 
-/// The operation's name, in the field's words.
-pub(crate) fn operation(request: &Request) -> &'static str {
-    match request {
-        Request::StartMonitoring { activity, .. } | Request::MisaskedMonitoring { activity, .. } => activity.as_str(),
-        Request::CancelMonitoring { .. } => "CancelSupervisorMonitoring",
-        Request::SetDoNotDisturb { on: true, .. } => "DoNotDisturbOn",
-        Request::SetDoNotDisturb { on: false, .. } => "DoNotDisturbOff",
-        Request::SetForwarding { to: Some(_), .. } => "ForwardCallsOn",
-        Request::SetForwarding { to: None, .. } => "ForwardCallsOff",
-        Request::Dial { .. } => "Dial",
-        Request::OnCall { operation, .. } => call_operation(operation),
-        Request::StartSession => "StartContactCenterSession",
-        Request::EndSession => "EndContactCenterSession",
-        Request::SetAgentState(state) => state.as_str(),
+fn bad_record(bad: &BadRequest, blank: AuditRecord) -> AuditRecord {
+    match &bad.on {
+        BadRequestOn::Device(device) => AuditRecord {
+            device: Some(device.clone()),
+            activity: bad.operation.started(),
+            ..blank
+        },
+        BadRequestOn::Call(call) => AuditRecord {
+            call: Some(call.clone()),
+            activity: bad.operation.switched_to(),
+            ..blank
+        },
     }
 }

@@ -5,7 +5,7 @@ use super::persistence::{StateWriter, listening_change, presence_change};
 use super::{AuditFailed, AuditRecord, Gateway, Output, Token, WorkId};
 use crate::audit::{self, AuditError, AuditLog};
 use crate::clock;
-use crate::model::{Command, CommandContext, Fact, Reason, Refusal, UserId};
+use crate::model::{Command, CommandContext, Fact, Operation, Reason, Refusal, UserId};
 use crate::telephony::{BackendConnection, CommandCall, FactLog};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeMap;
@@ -277,7 +277,7 @@ fn audit_line<'a>(record: &'a AuditRecord, message: Option<&'a str>) -> audit::A
         user: record.user.as_ref().map(|user| user.as_str()),
         from: record.from.map(|from| from.to_string()),
         request_id: record.request_id.as_ref().map(|id| id.as_str()),
-        operation: record.operation,
+        operation: record.operation.map(Operation::as_str),
         device: record.device.as_ref().map(|device| device.as_str()),
         target: record.target.as_ref().map(|target| target.as_str()),
         number: record.number.as_ref().map(|number| number.as_str()),
@@ -290,8 +290,6 @@ fn audit_line<'a>(record: &'a AuditRecord, message: Option<&'a str>) -> audit::A
         heard_ms: record.heard.map(|heard| heard.as_millis() as u64),
     }
 }
-
-pub(crate) use super::requests::operation;
 
 fn name(command: &Command) -> &'static str {
     match command {

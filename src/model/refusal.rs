@@ -1,10 +1,10 @@
-use super::monitoring::spoken;
+use super::monitoring::string_enum;
 use super::{CallId, DeviceId, Number, UnknownWord, UserId};
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-spoken! {
+string_enum! {
     /// Why a request or command was refused. Each is one row of `http/error.rs`.
     Reason {
         /// A required parameter is missing.

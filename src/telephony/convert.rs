@@ -4,8 +4,8 @@ use super::proto::{self, watch_response::Fact as Wire};
 use super::status;
 use crate::model::{
     Activity, AdmissionAsked, CallFact, CallType, Capabilities, Command, CommandContext, DeviceFact, DeviceKind, Fact, Failure, LegState,
-    Mode, MonitorFact, MonitorState, Number, PartyFact, PartyRole, Quality, Reason, Refusal, RemoteQuality, RequestId, Revised, Scope,
-    Timestamp, TransferStep,
+    Mode, MonitorFact, MonitorState, NotDtmf, Number, PartyFact, PartyRole, Quality, Reason, Refusal, RemoteQuality, RequestId, Revised,
+    Scope, Timestamp, TransferStep,
 };
 use std::fmt;
 use std::time::Duration;
@@ -207,14 +207,11 @@ impl Commanding for proto::MuteRequest {
 
 impl Commanding for proto::SendDtmfRequest {
     fn command(self) -> Result<(Option<proto::CommandContext>, Command), Malformed> {
-        let is_digit = |digit: char| matches!(digit, '0'..='9' | '*' | '#' | 'A'..='D');
-        if !self.digits.chars().all(is_digit) {
-            return Err(Malformed::Characters("digits"));
-        }
+        let digits: String = id("digits", self.digits)?;
         let command = Command::SendDtmf {
+            digits: digits.parse().map_err(|_: NotDtmf| Malformed::Characters("digits"))?,
             device: id("device", self.device)?,
             call: id("call", self.call)?,
-            digits: id("digits", self.digits)?,
         };
         Ok((self.context, command))
     }

@@ -94,7 +94,7 @@ impl<O: Environment> B2bua<O> {
             Command::Conference { device, call, step } => self.step(device, call, step, TransferKind::Conference, now),
             Command::RemoveParticipant { device, call, participant } => self.remove_participant(device, call, participant, now),
             Command::MuteMonitoredParty { supervisor, call, muted } => self.mute_monitored(supervisor, call, *muted),
-            Command::SendDtmf { device, call, digits } => self.send_digits(device, call, digits),
+            Command::SendDtmf { device, call, digits } => self.send_digits(device, call, digits.as_str()),
         }
     }
 
