@@ -8,8 +8,9 @@ use crate::clock;
 use crate::model::{Answer, Capabilities, Notice, Query, Reason, Refusal, RequestEnvelope, UserId};
 use crate::store::{Store, StoreError};
 use crate::telephony::{BackendConnection, FactLog};
+use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// Requests and reads that may wait for the task.
@@ -21,6 +22,7 @@ const WAITING_NOTICES: usize = 16_384;
 #[derive(Clone)]
 pub struct GatewayHandle {
     inbox: mpsc::Sender<Inbound>,
+    questions: Arc<AtomicU64>,
     pub(super) notices: broadcast::Sender<Arc<GatewayEvent>>,
     directory: Arc<Directory>,
     ready: watch::Receiver<bool>,
@@ -34,7 +36,7 @@ pub struct GatewayHandle {
 pub(super) enum Inbound {
     Ask(RequestEnvelope, Reply),
     Read(UserId, Query, Reply),
-    States(UserId, u64),
+    State(StateQuestion),
 }
 
 /// What the gateway tells its readers, in the order things happened.
@@ -42,13 +44,20 @@ pub(super) enum Inbound {
 pub enum GatewayEvent {
     /// Something has happened to a user.
     Notice(Box<Notice>),
-    /// How everything of a user is now: all notices before it are older, all after it newer.
-    State {
-        /// As in [`GatewayHandle::tell_state`].
-        asked: u64,
-        /// In the words of notices.
-        notices: Vec<Notice>,
-    },
+    /// A question how everything of a user is has been answered: all notices before are older than the answer, all after are newer.
+    Answered(QuestionId),
+}
+
+/// Names a question how everything of a user is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QuestionId(u64);
+
+/// A question how everything of a user is now, and where its answer comes, in the words of notices.
+#[derive(Debug)]
+pub(super) struct StateQuestion {
+    pub(super) id: QuestionId,
+    pub(super) user: UserId,
+    pub(super) answer: oneshot::Sender<Vec<Notice>>,
 }
 
 pub(super) type Reply = oneshot::Sender<Result<Answer, Refusal>>;
@@ -80,6 +89,7 @@ impl GatewayHandle {
         let (tell_ready, ready) = watch::channel(false);
         let handle = Self {
             inbox,
+            questions: Arc::default(),
             notices,
             directory: directory.clone(),
             ready,
@@ -114,10 +124,18 @@ impl GatewayHandle {
         self.notices.subscribe()
     }
 
-    /// Puts the present state of a user with devices and calls among the notices, under the number that came with the question.
-    pub async fn tell_state(&self, user: UserId, asked: u64) {
-        // A gateway that is closing tells nobody anything.
-        let _ = self.inbox.send(Inbound::States(user, asked)).await;
+    /// Asks how the user, the user's devices and calls are now. The answer comes first, then [`GatewayEvent::Answered`] among the notices.
+    /// The question itself is on its way when the future has ended.
+    pub fn ask_state(&self, user: UserId) -> (QuestionId, oneshot::Receiver<Vec<Notice>>, impl Future<Output = ()> + Send + use<>) {
+        let (tell, answer) = oneshot::channel();
+        let id = QuestionId(self.questions.fetch_add(1, Ordering::Relaxed));
+        let question = StateQuestion { id, user, answer: tell };
+        let inbox = self.inbox.clone();
+        let sent = async move {
+            // A gateway that is closing tells nobody anything.
+            let _ = inbox.send(Inbound::State(question)).await;
+        };
+        (id, answer, sent)
     }
 
     /// The user with this login name, with roles and features.

@@ -1,6 +1,6 @@
 //! The shell of the gateway: one task owns the machine; everybody else holds a [`GatewayHandle`].
 
-use super::handle::{Inbound, Reply};
+use super::handle::{Inbound, Reply, StateQuestion};
 use super::persistence::{StateWriter, listening_change, presence_change};
 use super::{AuditFailed, AuditRecord, Gateway, Output, Token, WorkId};
 use crate::audit::{self, AuditError, AuditLog};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-pub use super::handle::{GatewayEvent, GatewayHandle};
+pub use super::handle::{GatewayEvent, GatewayHandle, QuestionId};
 
 /// While somebody hears a call, the audit is checked so often: a full disk is noticed though nothing is written. A check that has not come
 /// back by the next one has failed.
@@ -45,7 +45,7 @@ pub(super) struct GatewayTask {
     next_token: u64,
     results: FuturesUnordered<CommandResult>,
     /// The questions how things are that have not been answered yet.
-    asking: Vec<(UserId, u64)>,
+    questions: Vec<StateQuestion>,
     meeting_until: Instant,
 }
 
@@ -76,7 +76,7 @@ impl GatewayTask {
             replies: BTreeMap::new(),
             next_token: 0,
             results: FuturesUnordered::new(),
-            asking: Vec::new(),
+            questions: Vec::new(),
             meeting_until: clock::instant() + MEETING,
         };
         tokio::spawn(task.run(requests, audit_outcomes, checks));
@@ -95,7 +95,7 @@ impl GatewayTask {
             self.drain();
             self.tell_states();
             let timeout = self.gateway.poll_timeout();
-            let asked = (!self.asking.is_empty()).then_some(self.meeting_until);
+            let asked = (!self.questions.is_empty()).then_some(self.meeting_until);
             tokio::select! {
                 biased;
                 Some((id, written)) = audited.recv() => self.gateway.handle_audited(id, written, clock::now()),
@@ -173,8 +173,8 @@ impl GatewayTask {
             Inbound::Read(user, query, reply) => {
                 let _ = reply.send(self.gateway.read(&user, &query, clock::wall()));
             }
-            Inbound::States(user, asked) => {
-                self.asking.push((user, asked));
+            Inbound::State(question) => {
+                self.questions.push(question);
                 self.tell_states();
             }
         }
@@ -185,9 +185,10 @@ impl GatewayTask {
         if !self.gateway.has_met() && clock::instant() < self.meeting_until {
             return;
         }
-        for (user, asked) in std::mem::take(&mut self.asking) {
-            let notices = self.gateway.states(&user, clock::wall());
-            let _ = self.notices.send(Arc::new(GatewayEvent::State { asked, notices }));
+        for StateQuestion { id, user, answer } in std::mem::take(&mut self.questions) {
+            // The questioner may have gone away.
+            let _ = answer.send(self.gateway.states(&user, clock::wall()));
+            let _ = self.notices.send(Arc::new(GatewayEvent::Answered(id)));
         }
     }
 
