@@ -292,7 +292,7 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
                 user: user(&supervisor(n)),
                 from: IpAddr::from([127, 0, 0, 1]),
                 request_id: format!("r{round}.{step}").into(),
-                request: Request::StartMonitoring {
+                request: Ok(Request::StartMonitoring {
                     device: supervisor(n),
                     target: TargetRef {
                         device: Some(agent(n)),
@@ -301,7 +301,7 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
                     activity: activities.next_of(n),
                     mode: Mode::AllCalls,
                     scope: Scope::Call,
-                },
+                }),
             })
             .collect();
         let begun = instant();

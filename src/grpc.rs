@@ -2,9 +2,11 @@
 //!
 //! A gateway is itself a backend: other services speak to it as it speaks to its own, on behalf of users whose permissions it checks.
 
+use crate::gateway::User;
 use crate::gateway::task::GatewayHandle;
 use crate::model::{
-    CallId, CallOperation, Command, CommandContext, DeviceId, Reason, Refusal, Request, RequestEnvelope, TargetRef, UserId,
+    BadRequest, BadRequestOn, CallId, CallOperation, Command, CommandContext, DeviceId, DialString, NotDialable, Number, Operation, Reason,
+    Refusal, Request, RequestEnvelope, Subject, TargetRef, TransferStep,
 };
 use crate::telephony::proto::telephony_server::TelephonyServer;
 use crate::telephony::{CommandCall, TelephonyService, serve_facts};
@@ -15,18 +17,18 @@ use tokio::sync::mpsc;
 const FROM_A_SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Serves the gateway as a backend, as long as the server lives.
-pub fn serve(desk: GatewayHandle) -> TelephonyServer<TelephonyService> {
-    let (server, placed) = serve_facts(desk.capabilities(), desk.facts());
-    tokio::spawn(carry(desk, placed));
+pub fn serve(gateway: GatewayHandle) -> TelephonyServer<TelephonyService> {
+    let (server, placed) = serve_facts(gateway.capabilities(), gateway.facts());
+    tokio::spawn(carry(gateway, placed));
     server
 }
 
-async fn carry(desk: GatewayHandle, mut placed: mpsc::Receiver<CommandCall>) {
+async fn carry(gateway: GatewayHandle, mut placed: mpsc::Receiver<CommandCall>) {
     while let Some(CommandCall { context, command, reply }) = placed.recv().await {
-        let desk = desk.clone();
+        let gateway = gateway.clone();
         tokio::spawn(async move {
-            let answered = match asked(&desk, context, command) {
-                Ok(asked) => desk.ask(asked).await.map(|_| ()),
+            let answered = match asked(&gateway, context, command) {
+                Ok(asked) => gateway.ask(asked).await.map(|_| ()),
                 Err(refusal) => Err(refusal),
             };
             // Who asked may have gone.
@@ -36,27 +38,21 @@ async fn carry(desk: GatewayHandle, mut placed: mpsc::Receiver<CommandCall>) {
 }
 
 /// What the user, on whose behalf it is commanded, would have asked.
-fn asked(desk: &GatewayHandle, context: CommandContext, command: Command) -> Result<RequestEnvelope, Refusal> {
-    let user = context.user;
-    if desk.user(&user).is_none() {
-        return Err(Refusal::new(Reason::NotPermitted, format!("User '{user}' is not known.")));
-    }
+fn asked(gateway: &GatewayHandle, context: CommandContext, command: Command) -> Result<RequestEnvelope, Refusal> {
+    let user = context.user.ok_or_else(|| Refusal::missing("context.on_behalf_of"))?;
+    let Some(known) = gateway.user(&user) else {
+        return Err(Refusal::about(Reason::NotPermitted, Subject::User(user), "User '{}' is not known."));
+    };
     Ok(RequestEnvelope {
-        request: request(desk, &user, command)?,
+        request: request(known, command)?,
         user,
         from: FROM_A_SERVICE,
         request_id: context.request_id,
     })
 }
 
-fn request(desk: &GatewayHandle, user: &UserId, command: Command) -> Result<Request, Refusal> {
-    let on_leg = |device: DeviceId, call: CallId, operation: CallOperation| {
-        let owns = desk.user(user).is_some_and(|user| user.devices.contains(&device));
-        // A call is named by its user and its id; somebody else's leg is none of his.
-        owns.then_some(Request::OnCall { call, operation })
-            .ok_or_else(|| Refusal::no_device(device))
-    };
-    match command {
+fn request(user: &User, command: Command) -> Result<Result<Request, BadRequest>, Refusal> {
+    let request = match command {
         Command::StartMonitoring {
             supervisor,
             target,
@@ -66,7 +62,7 @@ fn request(desk: &GatewayHandle, user: &UserId, command: Command) -> Result<Requ
             // The gateway confirms every join itself.
             confirm_joins: _,
             agent_side_only: false,
-        } => Ok(Request::StartMonitoring {
+        } => Request::StartMonitoring {
             device: supervisor,
             target: TargetRef {
                 device: Some(target),
@@ -75,30 +71,99 @@ fn request(desk: &GatewayHandle, user: &UserId, command: Command) -> Result<Requ
             activity,
             mode,
             scope,
-        }),
-        Command::StartMonitoring { agent_side_only: true, .. } => Err(Refusal::new(
-            Reason::InvalidInput,
-            "Field 'agent_side_only' can not be asked for here: the agent's groups decide it.",
-        )),
-        Command::StopMonitoring { supervisor } => Ok(Request::CancelMonitoring { device: supervisor }),
+        },
+        Command::StartMonitoring { agent_side_only: true, .. } => {
+            return Err(Refusal::parameter(
+                Reason::InvalidInput,
+                "agent_side_only",
+                "Field '{}' can not be asked for here: the agent's groups decide it.",
+            ));
+        }
+        Command::StopMonitoring { supervisor } => Request::CancelMonitoring { device: supervisor },
         Command::SwitchMonitoring {
             supervisor,
             call,
             activity,
-        } => on_leg(supervisor, call, CallOperation::Switch(activity)),
-        Command::AdmitMonitoring { .. } => Err(Refusal::new(Reason::Forbidden, "The gateway confirms joins itself.")),
-        Command::MuteMonitoredParty { supervisor, call, muted } => on_leg(supervisor, call, CallOperation::MuteMonitored(muted)),
-        Command::SetDoNotDisturb { device, on } => Ok(Request::SetDoNotDisturb { device, on }),
-        Command::SetForwarding { device, to } => Ok(Request::SetForwarding { device, to }),
-        Command::Dial { device, destination } => Ok(Request::Dial { device, destination }),
-        Command::Answer { device, call } => on_leg(device, call, CallOperation::Answer),
-        Command::Hangup { device, call } => on_leg(device, call, CallOperation::Hangup),
-        Command::Hold { device, call } => on_leg(device, call, CallOperation::Hold),
-        Command::Retrieve { device, call } => on_leg(device, call, CallOperation::Retrieve),
-        Command::Mute { device, call, on } => on_leg(device, call, CallOperation::Mute(on)),
-        Command::SendDtmf { device, call, digits } => on_leg(device, call, CallOperation::SendDtmf(digits)),
-        Command::Transfer { device, call, step } => on_leg(device, call, CallOperation::Transfer(step)),
-        Command::Conference { device, call, step } => on_leg(device, call, CallOperation::Conference(step)),
-        Command::RemoveParticipant { device, call, participant } => on_leg(device, call, CallOperation::RemoveParticipant(participant)),
+        } => return on_leg(user, supervisor, call, CallOperation::Switch(activity)),
+        Command::AdmitMonitoring { .. } => return Err(Refusal::new(Reason::Forbidden, "The gateway confirms joins itself.")),
+        Command::MuteMonitoredParty { supervisor, call, muted } => {
+            return on_leg(user, supervisor, call, CallOperation::MuteMonitored(muted));
+        }
+        Command::SetDoNotDisturb { device, on } => Request::SetDoNotDisturb { device, on },
+        Command::SetForwarding { device, to } => match to.as_ref().map(|to| dial_string("destination", to)).transpose() {
+            Ok(to) => Request::SetForwarding { device, to },
+            Err(refusal) => return Ok(Err(bad(Operation::ForwardCallsOn, BadRequestOn::Device(device), refusal))),
+        },
+        Command::Dial { device, destination } => match dial_string("destination", &destination) {
+            Ok(destination) => Request::Dial { device, destination },
+            Err(refusal) => return Ok(Err(bad(Operation::Dial, BadRequestOn::Device(device), refusal))),
+        },
+        Command::Answer { device, call } => return on_leg(user, device, call, CallOperation::Answer),
+        Command::Hangup { device, call } => return on_leg(user, device, call, CallOperation::Hangup),
+        Command::Hold { device, call } => return on_leg(user, device, call, CallOperation::Hold),
+        Command::Retrieve { device, call } => return on_leg(user, device, call, CallOperation::Retrieve),
+        Command::Mute { device, call, on } => return on_leg(user, device, call, CallOperation::Mute(on)),
+        Command::SendDtmf { device, call, digits } => {
+            let refusal = Refusal::parameter(Reason::InvalidInput, "digits", "Parameter '{}' may contain 0-9, *, # and A-D.");
+            let fits = digits.as_str().len() <= DialString::LONGEST;
+            let digits = fits.then_some(digits).ok_or((Operation::SendDtmf, refusal));
+            return on_own_leg(user, device, call, digits.map(CallOperation::SendDtmf));
+        }
+        Command::Transfer { device, call, step } => {
+            let name = match step {
+                TransferStep::SingleStep { .. } => Operation::SingleStepTransfer,
+                TransferStep::Initiate { .. } => Operation::InitiateTransfer,
+                TransferStep::Complete => Operation::CompleteTransfer,
+            };
+            let step = step.try_map(|destination| dial_string("destination", &destination));
+            let operation = step.map(CallOperation::Transfer).map_err(|refusal| (name, refusal));
+            return on_own_leg(user, device, call, operation);
+        }
+        Command::Conference { device, call, step } => {
+            let name = match step {
+                TransferStep::SingleStep { .. } => Operation::SingleStepConference,
+                TransferStep::Initiate { .. } => Operation::InitiateConference,
+                TransferStep::Complete => Operation::CompleteConference,
+            };
+            let step = step.try_map(|destination| dial_string("destination", &destination));
+            let operation = step.map(CallOperation::Conference).map_err(|refusal| (name, refusal));
+            return on_own_leg(user, device, call, operation);
+        }
+        Command::RemoveParticipant { device, call, participant } => {
+            let participant = dial_string("participant", &participant);
+            let operation = participant.map(CallOperation::RemoveParticipant);
+            let operation = operation.map_err(|refusal| (Operation::RemoveParticipantFromConference, refusal));
+            return on_own_leg(user, device, call, operation);
+        }
+    };
+    Ok(Ok(request))
+}
+
+fn on_leg(user: &User, device: DeviceId, call: CallId, operation: CallOperation) -> Result<Result<Request, BadRequest>, Refusal> {
+    on_own_leg(user, device, call, Ok(operation))
+}
+
+/// A call is named by its user and its id; a leg of another user's device is not found.
+fn on_own_leg(
+    user: &User,
+    device: DeviceId,
+    call: CallId,
+    operation: Result<CallOperation, (Operation, Refusal)>,
+) -> Result<Result<Request, BadRequest>, Refusal> {
+    if !user.devices.contains(&device) {
+        return Err(Refusal::no_device(&device));
     }
+    Ok(match operation {
+        Ok(operation) => Ok(Request::OnCall { call, operation }),
+        Err((operation, refusal)) => Err(bad(operation, BadRequestOn::Call(call), refusal)),
+    })
+}
+
+fn bad(operation: Operation, on: BadRequestOn, refusal: Refusal) -> BadRequest {
+    BadRequest { operation, on, refusal }
+}
+
+fn dial_string(field: &str, number: &Number) -> Result<DialString, Refusal> {
+    let not_one = |_: NotDialable| Refusal::parameter(Reason::InvalidInput, field, "Parameter '{}' is not a telephone number.");
+    number.as_str().parse().map_err(not_one)
 }

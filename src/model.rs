@@ -1,4 +1,4 @@
-//! Ids and the four words: the vocabulary of every quiet room.
+//! Ids and the four words: the vocabulary of every core module.
 //!
 //! ```text
 //! client ──Request──▶ gateway ──Command──▶ backend
@@ -12,16 +12,21 @@
 //!
 //! Nothing goes backwards except as the next word.
 
+mod capability;
 mod command;
+mod digits;
 mod fact;
 mod ids;
 mod monitoring;
 mod notice;
+mod operation;
 mod refusal;
 mod request;
 pub mod setting;
 
+pub use capability::Capability;
 pub use command::{Command, CommandContext, TransferStep};
+pub use digits::{DialString, Digits, NotDialable, NotDtmf};
 pub use fact::{
     AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure, LegState, MonitorFact, MonitorState,
     PartyFact, PartyRole, Quality, RemoteQuality, Revised,
@@ -29,5 +34,6 @@ pub use fact::{
 pub use ids::{CallId, DeviceId, GroupId, LegId, Now, Number, RequestId, Timestamp, UserId};
 pub use monitoring::{Activity, Mode, Scope, UnknownWord};
 pub use notice::{CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView};
-pub use refusal::{Reason, Refusal};
-pub use request::{AgentState, Answer, CallOperation, Feature, Query, Request, RequestEnvelope, Role, TargetRef};
+pub use operation::Operation;
+pub use refusal::{Reason, Refusal, Subject};
+pub use request::{AgentState, Answer, BadRequest, BadRequestOn, CallOperation, Feature, Query, Request, RequestEnvelope, Role, TargetRef};

@@ -2,15 +2,15 @@
 
 pub(crate) mod operations;
 
-use crate::gateway::task::{self, GatewayHandle};
+use crate::gateway::task::GatewayHandle;
 use crate::http::HttpConfig;
 use crate::http::auth::{self, AuthenticatedUser, random_text};
 use crate::http::error::{ErrorBody, HttpError};
 use crate::http::json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
 use crate::http::layers::RequestName;
 use crate::model::{
-    Activity, AgentState, Answer, CallId, CallOperation, DeviceId, Mode, Query as Wanted, Reason, Refusal, Request as Words,
-    RequestEnvelope, RequestId, Scope, TargetRef, TransferStep,
+    Activity, AgentState, Answer, BadRequest, BadRequestOn, CallId, CallOperation, DeviceId, Mode, Operation, Query as Wanted, Reason,
+    Refusal, Request as Words, RequestEnvelope, RequestId, Scope, TargetRef, TransferStep,
 };
 use crate::telemetry::Pii;
 use axum::extract::rejection::{ExtensionRejection, PathRejection, QueryRejection};
@@ -170,14 +170,14 @@ fn shortened(text: &str) -> String {
 }
 
 impl RestState {
-    async fn ask(&self, from: &RequestContext, request: Words) -> Result<Json<Accepted>, HttpError> {
-        from.counted.name(task::operation(&request));
+    async fn ask(&self, from: &RequestContext, request: Result<Words, BadRequest>) -> Result<Json<Accepted>, HttpError> {
         let asked = RequestEnvelope {
             user: from.caller.user.clone(),
             from: from.caller.address,
             request_id: from.request_id(),
             request,
         };
+        from.counted.name(asked.operation().as_str());
         match self.desk.ask(asked).await? {
             Answer::Accepted => Ok(Json(Accepted { status_code: 0 })),
             other => Err(unexpected(&other)),
@@ -454,7 +454,7 @@ async fn operate_me(State(rest): State<RestState>, from: RequestContext, operati
         }
         _ => agent_state(&operation)?,
     };
-    rest.ask(&from, request).await
+    rest.ask(&from, Ok(request)).await
 }
 
 /// Ready, NotReady, AfterCallWork, AuxWork, Offline.
@@ -466,7 +466,7 @@ async fn operate_voice_channel(
     operation: OperationBody,
 ) -> Result<Json<Accepted>, HttpError> {
     let request = agent_state(&operation)?;
-    rest.ask(&from, request).await
+    rest.ask(&from, Ok(request)).await
 }
 
 fn agent_state(operation: &OperationBody) -> Result<Words, Refusal> {
@@ -506,22 +506,25 @@ async fn operate_my_device(
         "Coach" => start(device, Activity::Coach, parameters),
         "ListenIn" => start(device, Activity::ListenIn, parameters),
         "BargeIn" => start(device, Activity::BargeIn, parameters),
-        "CancelSupervisorMonitoring" => Words::CancelMonitoring { device },
-        "DoNotDisturbOn" => Words::SetDoNotDisturb { device, on: true },
-        "DoNotDisturbOff" => Words::SetDoNotDisturb { device, on: false },
-        "ForwardCallsOn" => Words::SetForwarding {
+        "CancelSupervisorMonitoring" => Ok(Words::CancelMonitoring { device }),
+        "DoNotDisturbOn" => Ok(Words::SetDoNotDisturb { device, on: true }),
+        "DoNotDisturbOff" => Ok(Words::SetDoNotDisturb { device, on: false }),
+        "ForwardCallsOn" => Ok(Words::SetForwarding {
             device,
             to: Some(parameters.required_number("destination")?),
-        },
-        "ForwardCallsOff" => Words::SetForwarding { device, to: None },
+        }),
+        "ForwardCallsOff" => Ok(Words::SetForwarding { device, to: None }),
         _ => return Err(operation.unknown().into()),
     };
     rest.ask(&from, request).await
 }
 
-fn start(device: DeviceId, activity: Activity, parameters: &Parameters) -> Words {
-    let started = start_as(device.clone(), activity, parameters);
-    started.unwrap_or_else(|refusal| Words::MisaskedMonitoring { device, activity, refusal })
+fn start(device: DeviceId, activity: Activity, parameters: &Parameters) -> Result<Words, BadRequest> {
+    start_as(device.clone(), activity, parameters).map_err(|refusal| BadRequest {
+        operation: Operation::start(activity),
+        on: BadRequestOn::Device(device),
+        refusal,
+    })
 }
 
 fn start_as(device: DeviceId, activity: Activity, parameters: &Parameters) -> Result<Words, Refusal> {
@@ -558,7 +561,7 @@ async fn dial(
         },
         _ => return Err(operation.unknown().into()),
     };
-    rest.ask(&from, request).await
+    rest.ask(&from, Ok(request)).await
 }
 
 /// The user's legs.
@@ -596,45 +599,59 @@ async fn operate_my_call(
     operation: OperationBody,
 ) -> Result<Json<Accepted>, HttpError> {
     let call: CallId = id("/me/calls", path)?;
-    let operation = call_operation(&operation)?;
-    rest.ask(&from, Words::OnCall { call, operation }).await
+    let Ok(name) = operation.name().parse() else {
+        return Err(operation.unknown().into());
+    };
+    let request = match call_operation(name, &operation) {
+        Ok(operation) => Ok(Words::OnCall { call, operation }),
+        // Whether the operation is offered at all comes first, and the gateway knows that.
+        Err(refusal) if refusal.reason == Reason::MissingParameter => Err(BadRequest {
+            operation: name,
+            on: BadRequestOn::Call(call),
+            refusal,
+        }),
+        Err(refusal) => return Err(refusal.into()),
+    };
+    rest.ask(&from, request).await
 }
 
-fn call_operation(operation: &OperationBody) -> Result<CallOperation, Refusal> {
+fn call_operation(name: Operation, operation: &OperationBody) -> Result<CallOperation, Refusal> {
     let parameters = &operation.parameters;
-    let destination = || or_empty(parameters.destination());
+    let destination = || missing_as("destination", parameters.destination());
     let single = || destination().map(|destination| TransferStep::SingleStep { destination });
     let initiate = || destination().map(|destination| TransferStep::Initiate { destination });
-    Ok(match operation.name() {
-        "Answer" => CallOperation::Answer,
-        "Hangup" => CallOperation::Hangup,
-        "Hold" => CallOperation::Hold,
-        "Retrieve" => CallOperation::Retrieve,
-        "MuteCall" => CallOperation::Mute(true),
-        "UnmuteCall" => CallOperation::Mute(false),
-        "SendDtmf" => CallOperation::SendDtmf(or_empty(parameters.digits())?),
-        "SwitchToListenIn" => CallOperation::Switch(Activity::ListenIn),
-        "SwitchToCoach" => CallOperation::Switch(Activity::Coach),
-        "SwitchToBargeIn" => CallOperation::Switch(Activity::BargeIn),
-        "MuteMonitoredUser" => CallOperation::MuteMonitored(true),
-        "UnmuteMonitoredUser" => CallOperation::MuteMonitored(false),
-        "SingleStepTransfer" => CallOperation::Transfer(single()?),
-        "InitiateTransfer" => CallOperation::Transfer(initiate()?),
-        "CompleteTransfer" => CallOperation::Transfer(TransferStep::Complete),
-        "SingleStepConference" => CallOperation::Conference(single()?),
-        "InitiateConference" => CallOperation::Conference(initiate()?),
-        "CompleteConference" => CallOperation::Conference(TransferStep::Complete),
-        "RemoveParticipantFromConference" => CallOperation::RemoveParticipant(or_empty(parameters.participant())?),
+    Ok(match name {
+        Operation::Answer => CallOperation::Answer,
+        Operation::Hangup => CallOperation::Hangup,
+        Operation::Hold => CallOperation::Hold,
+        Operation::Retrieve => CallOperation::Retrieve,
+        Operation::MuteCall => CallOperation::Mute(true),
+        Operation::UnmuteCall => CallOperation::Mute(false),
+        Operation::SendDtmf => CallOperation::SendDtmf(parameters.digits()?),
+        Operation::SwitchToListenIn => CallOperation::Switch(Activity::ListenIn),
+        Operation::SwitchToCoach => CallOperation::Switch(Activity::Coach),
+        Operation::SwitchToBargeIn => CallOperation::Switch(Activity::BargeIn),
+        Operation::MuteMonitoredUser => CallOperation::MuteMonitored(true),
+        Operation::UnmuteMonitoredUser => CallOperation::MuteMonitored(false),
+        Operation::SingleStepTransfer => CallOperation::Transfer(single()?),
+        Operation::InitiateTransfer => CallOperation::Transfer(initiate()?),
+        Operation::CompleteTransfer => CallOperation::Transfer(TransferStep::Complete),
+        Operation::SingleStepConference => CallOperation::Conference(single()?),
+        Operation::InitiateConference => CallOperation::Conference(initiate()?),
+        Operation::CompleteConference => CallOperation::Conference(TransferStep::Complete),
+        Operation::RemoveParticipantFromConference => {
+            CallOperation::RemoveParticipant(missing_as("participant", parameters.participant())?)
+        }
         _ => return Err(operation.unknown()),
     })
 }
 
-/// What is missing goes on empty: whether the operation is offered at all comes first, and the gateway knows that.
-fn or_empty<T: for<'a> std::convert::From<&'a str>>(parameter: Result<T, Refusal>) -> Result<T, Refusal> {
-    match parameter {
-        Err(refusal) if refusal.reason == Reason::MissingParameter => Ok(T::from("")),
-        parameter => parameter,
-    }
+/// A parameter of which a part is missing is missing as a whole.
+fn missing_as<T>(field: &str, parameter: Result<T, Refusal>) -> Result<T, Refusal> {
+    parameter.map_err(|refusal| match refusal.reason {
+        Reason::MissingParameter => Refusal::missing(field),
+        _ => refusal,
+    })
 }
 
 /// The devices the user may monitor (an admin: all): how a supervisor finds a target.

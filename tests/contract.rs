@@ -237,7 +237,7 @@ async fn refuses_malformed_input_by_the_name_of_the_field(backend: &mut Backend)
         let status = backend.client.start_monitoring(request).await.unwrap_err();
         let refusal = refusal_of(&status);
         assert_eq!(refusal.reason, reason, "{field}");
-        assert!(refusal.message.contains(field), "'{}' does not name {field}", refusal.message);
+        assert!(refusal.text().contains(field), "'{refusal}' does not name {field}");
     }
     assert!(
         backend.snapshot().await.monitors.is_empty(),
@@ -585,7 +585,7 @@ impl Backend {
         self.asked += 1;
         CommandContext {
             request_id: format!("suite-{}-{}", std::process::id(), self.asked).into(),
-            user: user.clone(),
+            user: Some(user.clone()),
             deadline: PATIENCE,
         }
     }

@@ -128,7 +128,7 @@ fn asked(user: &str, request: Request) -> RequestEnvelope {
         user: user.into(),
         from: IpAddr::V4(Ipv4Addr::LOCALHOST),
         request_id: "r1".into(),
-        request,
+        request: Ok(request),
     }
 }
 
@@ -198,11 +198,11 @@ async fn a_coach_request_becomes_an_audit_line_a_command_and_a_notice() {
         panic!("{notice:?}")
     };
     assert!(devices[0].monitoring.is_some());
-    desk.tell_state("meg".into(), 7).await;
+    let (question, answer, sent) = desk.ask_state("meg".into());
+    sent.await;
     let told = notices.recv().await.expect("what was asked for");
-    let GatewayEvent::State { asked: 7, notices: states } = &*told else {
-        panic!("{told:?}")
-    };
+    assert_eq!(*told, GatewayEvent::Answered(question));
+    let states = answer.await.expect("the answer comes first");
     assert!(states.contains(&notice), "{states:?}");
 
     backend.reports(admission()).await;

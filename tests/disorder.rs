@@ -267,7 +267,7 @@ impl Crowd {
             7 => Command::SendDtmf {
                 device,
                 call,
-                digits: "5".into(),
+                digits: "5".parse().unwrap(),
             },
             8 => {
                 let supervisor = self.dice.one(&[BOSS, BOSS2]).into();

@@ -5,9 +5,9 @@ use super::event_log::{EventLog, Legacy, Order};
 use super::sessions::{
     ClientRequest, ClientRequestId, CometdTransport, ConnectionType, Output, SessionCounts, SessionId, Sessions, SocketId,
 };
-use super::sessions::{Numbered, RestoredEvents, STATES};
+use super::sessions::{Numbered, RestoredEvents};
 use crate::clock;
-use crate::gateway::task::{GatewayEvent, GatewayHandle};
+use crate::gateway::task::{GatewayEvent, GatewayHandle, QuestionId};
 use crate::http::delivery::{DeliveryId, DeliveryTracker, Written};
 use crate::http::json::{self, Uris};
 use crate::http::response::ResponseHead;
@@ -93,9 +93,9 @@ pub(crate) struct CometdTask {
     lag: Lag,
     log: LogThrottle,
     desk: GatewayHandle,
-    /// States that the desk has been asked for, and those it will be.
-    asking: usize,
-    to_ask: VecDeque<(UserId, u64)>,
+    /// Questions how things are that the gateway has not answered yet, and those it will be asked.
+    questions: BTreeMap<QuestionId, (SessionId, Vec<&'static str>, oneshot::Receiver<Vec<Notice>>)>,
+    to_ask: VecDeque<(UserId, SessionId, Vec<&'static str>)>,
     /// There is one thread: leaving it to a connection to write would only come later.
     is_alone: bool,
     /// Where there are several, so many more answers and frames are written here in this turn.
@@ -173,7 +173,7 @@ impl CometdTask {
             lag: Lag::default(),
             log: LogThrottle::default(),
             desk,
-            asking: 0,
+            questions: BTreeMap::new(),
             to_ask: VecDeque::new(),
             is_alone: Handle::current().metrics().num_workers() == 1,
             here: HERE,
@@ -257,7 +257,7 @@ impl CometdTask {
 
     fn lagged(&mut self, lost: u64) {
         tracing::warn!(lost, "notices were lost; every CometD session that hears them starts again");
-        self.asking = 0;
+        self.questions.clear();
         self.hub.handle_gap(clock::now());
         self.ask_desk();
     }
@@ -335,10 +335,12 @@ impl CometdTask {
                 let data = text(&self.uris, notice);
                 self.hub.handle_notice(&notice.user, json::channel(notice.topic), &data, now);
             }
-            GatewayEvent::State { asked, notices } => {
-                self.asking = self.asking.saturating_sub(1);
+            GatewayEvent::Answered(question) => {
+                let Some((session, channels, mut answer)) = self.questions.remove(question) else {
+                    return;
+                };
                 self.ask_desk();
-                let (session, channels) = asked_by(*asked);
+                let Ok(notices) = answer.try_recv() else { return };
                 let states: Vec<(&'static str, String)> = notices
                     .iter()
                     .map(|notice| (json::channel(notice.topic), notice))
@@ -393,7 +395,7 @@ impl CometdTask {
                 Output::Next { socket } => self.tell_socket(socket, ToSocket::Next),
                 Output::Close { socket, code, reason } => self.tell_socket(socket, ToSocket::Close(code, reason)),
                 Output::State { session, user, channels } => {
-                    self.to_ask.push_back((user, asked(session, &channels)));
+                    self.to_ask.push_back((user, session, channels));
                     self.ask_desk();
                 }
                 Output::Replay { session, user, after } => {
@@ -450,12 +452,12 @@ impl CometdTask {
 
     /// Few at once: the answers come among the notices, and must not push any out.
     fn ask_desk(&mut self) {
-        while self.asking < ASKING
-            && let Some((user, asked)) = self.to_ask.pop_front()
+        while self.questions.len() < ASKING
+            && let Some((user, session, channels)) = self.to_ask.pop_front()
         {
-            self.asking += 1;
-            let desk = self.desk.clone();
-            tokio::spawn(async move { desk.tell_state(user, asked).await });
+            let (question, answer, sent) = self.desk.ask_state(user);
+            self.questions.insert(question, (session, channels, answer));
+            tokio::spawn(sent);
         }
     }
 
@@ -538,18 +540,6 @@ impl CometdTask {
 
 fn text(uris: &Uris, notice: &Notice) -> String {
     serde_json::to_string(&json::notice(uris, notice)).unwrap_or_else(|_| unreachable!("a notice is text, numbers and lists of them"))
-}
-
-/// The session and the channels in one number, which the desk gives back: the channels are few.
-fn asked(session: SessionId, channels: &[&'static str]) -> u64 {
-    let bits = STATES.iter().rev();
-    let mask = bits.fold(0, |mask, state| mask << 1 | u64::from(channels.contains(state)));
-    session.0 << STATES.len() | mask
-}
-
-fn asked_by(asked: u64) -> (SessionId, Vec<&'static str>) {
-    let channels = STATES.iter().enumerate().filter(|(bit, _)| asked >> bit & 1 == 1);
-    (SessionId(asked >> STATES.len()), channels.map(|(_, channel)| *channel).collect())
 }
 
 /// How long what comes in has to wait, on the whole.
@@ -681,12 +671,5 @@ mod tests {
                 .count(),
             45
         );
-    }
-
-    #[test]
-    fn what_was_asked_for_comes_back() {
-        for channels in [vec![], vec!["/v2/me/devices"], vec!["/v2/me", "/v2/me/calls"], STATES.to_vec()] {
-            assert_eq!(asked_by(asked(SessionId(77), &channels)), (SessionId(77), channels));
-        }
     }
 }

@@ -1,5 +1,5 @@
 use super::{DeviceEntry, Directory, Group, User};
-use crate::model::{DeviceId, Feature, GroupId, Number, Reason, Refusal, Role, UserId};
+use crate::model::{DeviceId, Feature, GroupId, Number, Reason, Refusal, Role, Subject, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -57,6 +57,10 @@ impl AccessDirectory {
         self.directory.devices.values()
     }
 
+    pub(super) fn device_ids(&self) -> Vec<DeviceId> {
+        self.devices().map(|entry| entry.id.clone()).collect()
+    }
+
     pub(super) fn device_by_number(&self, number: &Number) -> Option<&DeviceEntry> {
         self.directory.devices.get(self.numbers.get(number)?)
     }
@@ -71,7 +75,7 @@ impl AccessDirectory {
             return needs_feature(user, Feature::Voice);
         }
         Err(match self.may_know(user, device) {
-            true => Refusal::new(Reason::NotPermitted, format!("Device '{}' is not yours.", self.name(user, device))),
+            true => Refusal::about(Reason::NotPermitted, self.subject(user, device), "Device '{}' is not yours."),
             false => Refusal::not_found(format_args!("/me/devices/{device}")),
         })
     }
@@ -81,24 +85,25 @@ impl AccessDirectory {
         user.devices.contains(device) || (self.device(device).is_some() && self.may_monitor(user, device).is_ok())
     }
 
-    /// What a user calls a device: its number, or its id where he may not know more.
-    pub(super) fn name<'a>(&'a self, user: &User, device: &'a DeviceId) -> &'a str {
+    /// A device as a user calls it: by its number, or by its id where the user may not know more.
+    fn subject(&self, user: &User, device: &DeviceId) -> Subject {
         match self.device(device) {
-            Some(entry) if self.may_know(user, device) => entry.number.as_str(),
-            Some(_) | None => device.as_str(),
+            Some(entry) if self.may_know(user, device) => Subject::Number(entry.number.clone()),
+            Some(_) | None => Subject::Device(device.clone()),
         }
     }
 
-    /// A refusal of the backend, which knows devices by their ids, in words for this user: `Device '5001' is not registered.`
+    /// A refusal of the backend, which knows devices by their ids, about the device as this user calls it: `Device '5001' is not registered.`
+    /// A device that was not found keeps the id by which it was asked for.
     pub(super) fn render_for(&self, user: Option<&User>, refusal: Refusal) -> Refusal {
-        let Some(user) = user.filter(|_| refusal.message.contains("evice '")) else {
-            return refusal;
-        };
-        let quoted = refusal.message.split('\'').enumerate().map(|(position, part)| match position % 2 {
-            0 => part.to_owned(),
-            _ => self.name(user, &DeviceId::from(part)).to_owned(),
-        });
-        Refusal::new(refusal.reason, quoted.collect::<Vec<_>>().join("'"))
+        let found = refusal.reason != Reason::NotFound;
+        match (user, &refusal.subject) {
+            (Some(user), Some(Subject::Device(device))) if found => {
+                let subject = self.subject(user, device);
+                refusal.renamed(subject)
+            }
+            _ => refusal,
+        }
     }
 
     /// One of the groups of the target's user says that its agents alone are heard.
@@ -121,7 +126,7 @@ impl AccessDirectory {
         if user.is(Role::Admin) {
             return Ok(());
         }
-        let outside = || Refusal::new(Reason::NotPermitted, format!("Device '{target}' is in none of your groups."));
+        let outside = || Refusal::device(Reason::NotPermitted, target, "Device '{}' is in none of your groups.");
         let owner = self.owner(target).ok_or_else(outside)?;
         let mut groups = self.groups(&self.supervisors, &user.id);
         let in_common = if supervises(owner) {

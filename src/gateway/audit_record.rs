@@ -1,4 +1,4 @@
-use crate::model::{Activity, CallId, DeviceId, Mode, Number, Refusal, RequestId, Scope, Timestamp, UserId};
+use crate::model::{Activity, CallId, DeviceId, Mode, Number, Operation, Refusal, RequestId, Scope, Timestamp, UserId};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub struct AuditRecord {
     /// His request.
     pub request_id: Option<RequestId>,
     /// The operation asked for, in the field's words.
-    pub operation: Option<&'static str>,
+    pub operation: Option<Operation>,
     /// His device.
     pub device: Option<DeviceId>,
     /// Whom.

@@ -1,270 +1,42 @@
-//! The noisy shell of the gateway: one loop owns the machine; everybody else holds a [`Desk`].
+//! The shell of the gateway: one task owns the machine; everybody else holds a [`GatewayHandle`].
 
-use super::{
-    AuditFailed, AuditRecord, Directory, Gateway, GatewayConfig, ListeningRecord, Output, Restored, Token, User, VoiceEnvironment, WorkId,
-};
+use super::handle::{Inbound, Reply, StateQuestion};
+use super::persistence::{StateWriter, listening_change, presence_change};
+use super::{AuditFailed, AuditRecord, Gateway, Output, Token, WorkId};
 use crate::audit::{self, AuditError, AuditLog};
 use crate::clock;
-use crate::model::{
-    AgentState, Answer, Capabilities, Command, CommandContext, DeviceId, Fact, Notice, Query, Reason, Refusal, RequestEnvelope, Timestamp,
-    UserId,
-};
-use crate::store::{Importance, Store, StoreError, Write};
+use crate::model::{Command, CommandContext, Fact, Operation, Reason, Refusal, UserId};
 use crate::telephony::{BackendConnection, CommandCall, FactLog};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-/// Errands that may wait for the loop.
-const WAITING_ERRANDS: usize = 1024;
-/// Notices that a slow reader may lag behind before it has to read the states again.
-const WAITING_NOTICES: usize = 16_384;
+pub use super::handle::{GatewayEvent, GatewayHandle, QuestionId};
+
 /// While somebody hears a call, the audit is checked so often: a full disk is noticed though nothing is written. A check that has not come
 /// back by the next one has failed.
 const AUDIT_CHECK: Duration = Duration::from_secs(5);
-/// How long whoever asks how things are waits for a backend that has not been met yet.
+/// How long a question how things are waits for a backend that has not been met yet.
 const MEETING: Duration = Duration::from_secs(3);
-/// Where presence is kept: login name → voice state.
-const PRESENCE: &str = "presence";
-/// Where it is kept who was admitted to a call or is on it: supervisor's device → JSON.
-const HEARING: &str = "hearing";
-
-/// The way in to the gateway. Cheap to clone; works from any task.
-#[derive(Clone)]
-pub struct GatewayHandle {
-    inbox: mpsc::Sender<Inbound>,
-    notices: broadcast::Sender<Arc<GatewayEvent>>,
-    directory: Arc<Directory>,
-    ready: watch::Receiver<bool>,
-    leaving: Arc<AtomicBool>,
-    facts: FactLog,
-    capabilities: watch::Receiver<Capabilities>,
-    audit: AuditLog,
-}
-
-/// What waits at the desk.
-enum Inbound {
-    Ask(RequestEnvelope, Reply),
-    Read(UserId, Query, Reply),
-    States(UserId, u64),
-}
-
-/// What is told to whoever listens at the desk, in the order things happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GatewayEvent {
-    /// Something has happened to somebody.
-    Notice(Box<Notice>),
-    /// How everything of a user is now: all notices before it are older, all after it newer.
-    State {
-        /// As in [`Desk::tell_state`].
-        asked: u64,
-        /// In the words of notices.
-        notices: Vec<Notice>,
-    },
-}
-
-type Reply = oneshot::Sender<Result<Answer, Refusal>>;
-
-fn closing() -> Refusal {
-    Refusal::new(Reason::Unavailable, "The gateway is shutting down.")
-}
-
-impl GatewayHandle {
-    /// Starts the gateway on the current tokio runtime. It ends when the last clone of the desk is dropped.
-    ///
-    /// # Errors
-    /// What was kept cannot be read.
-    pub fn start(
-        config: GatewayConfig,
-        directory: Directory,
-        line: BackendConnection,
-        audit: AuditLog,
-        store: Store,
-    ) -> Result<Self, StoreError> {
-        let directory = Arc::new(directory);
-        let kept = Restored {
-            sessions: kept_sessions(&directory, &store)?,
-            hearing: kept_hearing(&store)?,
-        };
-        let instance = format!("{:016x}", rand::random::<u64>());
-        let (inbox, errands) = mpsc::channel(WAITING_ERRANDS);
-        let (notices, _) = broadcast::channel(WAITING_NOTICES);
-        let (tell_ready, ready) = watch::channel(false);
-        let (audited, audit_outcomes) = mpsc::unbounded_channel();
-        let (checked, checks) = mpsc::unbounded_channel();
-        let desk = Self {
-            inbox,
-            notices: notices.clone(),
-            directory: directory.clone(),
-            ready,
-            leaving: Arc::default(),
-            facts: FactLog::new(),
-            capabilities: line.capabilities.clone(),
-            audit: audit.clone(),
-        };
-        let mut gateway = Gateway::new(config, directory, kept, &instance);
-        gateway.handle_capabilities(line.capabilities.borrow().clone(), clock::now());
-        let shell = GatewayTask {
-            gateway,
-            line,
-            audit,
-            audited,
-            checked,
-            checking: false,
-            keeper: StateWriter::start(store),
-            notices,
-            tell_ready,
-            leaving: desk.leaving.clone(),
-            facts: desk.facts.clone(),
-            replies: BTreeMap::new(),
-            next_token: 0,
-            results: FuturesUnordered::new(),
-            asking: Vec::new(),
-            meeting_until: clock::instant() + MEETING,
-        };
-        tokio::spawn(shell.run(errands, audit_outcomes, checks));
-        Ok(desk)
-    }
-
-    /// Asks the gateway to do something. Answers when the backend has accepted or refused it; what comes of it arrives as notices.
-    pub async fn ask(&self, asked: RequestEnvelope) -> Result<Answer, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.inbox.send(Inbound::Ask(asked, reply)).await.map_err(|_| closing())?;
-        answer.await.map_err(|_| closing())?
-    }
-
-    /// Reads. Answers also while the backend is away, with what was known last.
-    pub async fn read(&self, user: &UserId, query: Query) -> Result<Answer, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        let errand = Inbound::Read(user.clone(), query, reply);
-        self.inbox.send(errand).await.map_err(|_| closing())?;
-        answer.await.map_err(|_| closing())?
-    }
-
-    /// Every notice to every user, in the order things happened. A receiver that lags reads the states again.
-    pub fn notices(&self) -> broadcast::Receiver<Arc<GatewayEvent>> {
-        self.notices.subscribe()
-    }
-
-    /// Puts the present state of the user, his devices and his calls among the notices, under the number of whoever asked.
-    pub async fn tell_state(&self, user: UserId, asked: u64) {
-        // A desk that is closing tells nobody anything.
-        let _ = self.inbox.send(Inbound::States(user, asked)).await;
-    }
-
-    /// The user with this login name: his roles and features.
-    pub fn user(&self, user: &UserId) -> Option<&User> {
-        self.directory.user(user)
-    }
-
-    /// The voice environment with this path id.
-    pub fn voice_environment(&self, id: &str) -> Option<&VoiceEnvironment> {
-        self.directory.voice_environments.get(id)
-    }
-
-    /// Who exists.
-    pub fn directory(&self) -> &Directory {
-        &self.directory
-    }
-
-    /// True while the backend can be reached and all it knows has been read.
-    pub fn is_ready(&self) -> bool {
-        *self.ready.borrow()
-    }
-
-    /// True while the audit can be written; while it can not, nobody may listen.
-    pub fn is_audited(&self) -> bool {
-        self.audit.is_writable()
-    }
-
-    /// The process is about to stop: that its backend goes away is no alarm from now on.
-    pub fn leave(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
-    }
-
-    /// As [`Desk::is_ready`], for waiting.
-    pub fn readiness(&self) -> watch::Receiver<bool> {
-        self.ready.clone()
-    }
-
-    /// What the backend reports, for serving it again: all but the questions that only this gateway may answer.
-    pub fn facts(&self) -> FactLog {
-        self.facts.clone()
-    }
-
-    /// What the backend can do.
-    pub fn capabilities(&self) -> watch::Receiver<Capabilities> {
-        self.capabilities.clone()
-    }
-}
-
-fn kept_sessions(directory: &Directory, store: &Store) -> Result<BTreeMap<UserId, AgentState>, StoreError> {
-    let kept = store.load(PRESENCE)?;
-    Ok(kept
-        .into_iter()
-        .filter_map(|(user, state)| Some((UserId::from(user), std::str::from_utf8(&state).ok()?.parse().ok()?)))
-        .filter(|(user, _)| directory.users.contains_key(user))
-        .collect())
-}
-
-fn kept_hearing(store: &Store) -> Result<Vec<ListeningRecord>, StoreError> {
-    let kept = store.load(HEARING)?;
-    let read = |supervisor: &str, bytes: &[u8]| {
-        let value: Value = serde_json::from_slice(bytes).ok()?;
-        let word = |name: &str| value.get(name)?.as_str();
-        Some(ListeningRecord {
-            supervisor: supervisor.into(),
-            target: word("target")?.into(),
-            call: word("call")?.into(),
-            activity: word("activity")?.parse().ok()?,
-            since: value.get("since").and_then(Value::as_u64).map(Timestamp),
-        })
-    };
-    let entries = kept.iter().filter_map(|(supervisor, bytes)| {
-        let found = read(supervisor, bytes);
-        if found.is_none() {
-            tracing::warn!(
-                supervisor,
-                "what was kept of somebody who heard a call can not be read and is ignored"
-            );
-        }
-        found
-    });
-    Ok(entries.collect())
-}
-
-fn hearing_change(supervisor: &DeviceId, hearing: Option<&ListeningRecord>) -> Write {
-    let Some(hearing) = hearing else {
-        return Write::remove(HEARING, supervisor.as_str());
-    };
-    let value = json!({
-        "target": hearing.target.as_str(),
-        "call": hearing.call.as_str(),
-        "activity": hearing.activity.as_str(),
-        "since": hearing.since.map(|since| since.0),
-    });
-    Write::put(HEARING, supervisor.as_str(), value.to_string())
-}
 
 type CommandResult = Pin<Box<dyn Future<Output = (WorkId, Result<(), Refusal>)> + Send>>;
 
 /// The loop: drain the machine, wait for one thing, hand it in, drain again.
-struct GatewayTask {
+pub(super) struct GatewayTask {
     gateway: Gateway,
-    line: BackendConnection,
+    backend: BackendConnection,
     audit: AuditLog,
     audited: mpsc::UnboundedSender<(WorkId, Result<(), AuditFailed>)>,
     checked: mpsc::UnboundedSender<Result<(), AuditFailed>>,
     /// A check of the audit is under way.
     checking: bool,
-    keeper: StateWriter,
+    writer: StateWriter,
     notices: broadcast::Sender<Arc<GatewayEvent>>,
     tell_ready: watch::Sender<bool>,
     leaving: Arc<AtomicBool>,
@@ -272,26 +44,58 @@ struct GatewayTask {
     replies: BTreeMap<Token, Reply>,
     next_token: u64,
     results: FuturesUnordered<CommandResult>,
-    /// Who wants to know how things are, and has not been told yet.
-    asking: Vec<(UserId, u64)>,
+    /// The questions how things are that have not been answered yet.
+    questions: Vec<StateQuestion>,
     meeting_until: Instant,
 }
 
 impl GatewayTask {
+    /// Starts the task for the requests that the handle sends.
+    pub(super) fn spawn(
+        gateway: Gateway,
+        backend: BackendConnection,
+        handle: &GatewayHandle,
+        requests: mpsc::Receiver<Inbound>,
+        tell_ready: watch::Sender<bool>,
+        writer: StateWriter,
+    ) {
+        let (audited, audit_outcomes) = mpsc::unbounded_channel();
+        let (checked, checks) = mpsc::unbounded_channel();
+        let task = Self {
+            gateway,
+            backend,
+            audit: handle.audit.clone(),
+            audited,
+            checked,
+            checking: false,
+            writer,
+            notices: handle.notices.clone(),
+            tell_ready,
+            leaving: handle.leaving.clone(),
+            facts: handle.facts.clone(),
+            replies: BTreeMap::new(),
+            next_token: 0,
+            results: FuturesUnordered::new(),
+            questions: Vec::new(),
+            meeting_until: clock::instant() + MEETING,
+        };
+        tokio::spawn(task.run(requests, audit_outcomes, checks));
+    }
+
     async fn run(
         mut self,
-        mut errands: mpsc::Receiver<Inbound>,
+        mut requests: mpsc::Receiver<Inbound>,
         mut audited: mpsc::UnboundedReceiver<(WorkId, Result<(), AuditFailed>)>,
         mut checks: mpsc::UnboundedReceiver<Result<(), AuditFailed>>,
     ) {
         let mut check = tokio::time::interval(AUDIT_CHECK);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut line_open, mut capabilities_open) = (true, true);
+        let (mut backend_open, mut capabilities_open) = (true, true);
         loop {
             self.drain();
             self.tell_states();
             let timeout = self.gateway.poll_timeout();
-            let asked = (!self.asking.is_empty()).then_some(self.meeting_until);
+            let asked = (!self.questions.is_empty()).then_some(self.meeting_until);
             tokio::select! {
                 biased;
                 Some((id, written)) = audited.recv() => self.gateway.handle_audited(id, written, clock::now()),
@@ -303,19 +107,19 @@ impl GatewayTask {
                 }
                 _ = check.tick() => self.check_audit(),
                 Some((id, result)) = self.results.next() => self.gateway.handle_command_result(id, result, clock::now()),
-                changed = self.line.capabilities.changed(), if capabilities_open => {
+                changed = self.backend.capabilities.changed(), if capabilities_open => {
                     capabilities_open = changed.is_ok();
-                    let capabilities = self.line.capabilities.borrow_and_update().clone();
+                    let capabilities = self.backend.capabilities.borrow_and_update().clone();
                     self.gateway.handle_capabilities(capabilities, clock::now());
                 }
-                fact = self.line.facts.recv(), if line_open => {
-                    line_open = fact.is_some();
+                fact = self.backend.facts.recv(), if backend_open => {
+                    backend_open = fact.is_some();
                     self.fact(fact.unwrap_or(Fact::Lost));
                 }
                 () = wait_until(timeout) => self.gateway.handle_timeout(clock::now()),
                 () = wait_until(asked) => {}
-                errand = errands.recv() => match errand {
-                    Some(errand) => self.errand(errand),
+                inbound = requests.recv() => match inbound {
+                    Some(inbound) => self.inbound(inbound),
                     None => return,
                 },
             }
@@ -324,8 +128,8 @@ impl GatewayTask {
 
     fn fact(&mut self, fact: Fact) {
         // What the backend can do is said before its facts; it must be known when they arrive.
-        if self.line.capabilities.has_changed().unwrap_or(false) {
-            let capabilities = self.line.capabilities.borrow_and_update().clone();
+        if self.backend.capabilities.has_changed().unwrap_or(false) {
+            let capabilities = self.backend.capabilities.borrow_and_update().clone();
             self.gateway.handle_capabilities(capabilities, clock::now());
         }
         match &fact {
@@ -353,8 +157,8 @@ impl GatewayTask {
         }
     }
 
-    fn errand(&mut self, errand: Inbound) {
-        match errand {
+    fn inbound(&mut self, inbound: Inbound) {
+        match inbound {
             Inbound::Ask(asked, reply) => {
                 let span = tracing::info_span!("request", request_id = %asked.request_id, user = %asked.user);
                 let _inside = span.enter();
@@ -369,21 +173,22 @@ impl GatewayTask {
             Inbound::Read(user, query, reply) => {
                 let _ = reply.send(self.gateway.read(&user, &query, clock::wall()));
             }
-            Inbound::States(user, asked) => {
-                self.asking.push((user, asked));
+            Inbound::State(question) => {
+                self.questions.push(question);
                 self.tell_states();
             }
         }
     }
 
-    /// Whoever asks before the backend has been met waits a little, rather than hear that every phone is away.
+    /// A question before the backend has been met waits a little, rather than be told that every phone is away.
     fn tell_states(&mut self) {
         if !self.gateway.has_met() && clock::instant() < self.meeting_until {
             return;
         }
-        for (user, asked) in std::mem::take(&mut self.asking) {
-            let notices = self.gateway.states(&user, clock::wall());
-            let _ = self.notices.send(Arc::new(GatewayEvent::State { asked, notices }));
+        for StateQuestion { id, user, answer } in std::mem::take(&mut self.questions) {
+            // The questioner may have gone away.
+            let _ = answer.send(self.gateway.states(&user, clock::wall()));
+            let _ = self.notices.send(Arc::new(GatewayEvent::Answered(id)));
         }
     }
 
@@ -400,20 +205,17 @@ impl GatewayTask {
                     let _ = self.notices.send(Arc::new(GatewayEvent::Notice(Box::new(notice))));
                 }
                 Output::Audit { id, record } => self.audit(id, &record),
-                Output::Keep { user, presence } => kept.push(match presence {
-                    Some(state) => Write::put(PRESENCE, user.as_str(), state.as_str()),
-                    None => Write::remove(PRESENCE, user.as_str()),
-                }),
-                Output::KeepHearing { supervisor, hearing } => kept.push(hearing_change(&supervisor, hearing.as_ref())),
+                Output::Keep { user, presence } => kept.push(presence_change(&user, presence)),
+                Output::KeepHearing { supervisor, hearing } => kept.push(listening_change(&supervisor, hearing.as_ref())),
             }
         }
-        self.keeper.keep(kept, answers);
+        self.writer.keep(kept, answers);
     }
 
     fn command(&mut self, id: WorkId, context: CommandContext, command: Command) {
-        tracing::debug!(request_id = %context.request_id, user = %context.user, command = name(&command), "command");
+        tracing::debug!(request_id = %context.request_id, user = context.user.as_ref().map(UserId::as_str), command = name(&command), "command");
         let (placed, answer) = CommandCall::new(context, command);
-        let sent = self.line.commands.try_send(placed);
+        let sent = self.backend.commands.try_send(placed);
         self.results.push(Box::pin(async move {
             let away = || Refusal::new(Reason::Unavailable, "The telephony backend cannot be reached.");
             match sent {
@@ -424,7 +226,8 @@ impl GatewayTask {
     }
 
     fn audit(&self, id: WorkId, record: &AuditRecord) {
-        let line = audit_line(record);
+        let message = record.refusal.as_ref().map(Refusal::text);
+        let line = audit_line(record, message.as_deref());
         tracing::info!(
             event = line.event,
             user = line.user,
@@ -467,14 +270,15 @@ async fn wait_until(deadline: Option<Instant>) {
     }
 }
 
-fn audit_line(record: &AuditRecord) -> audit::AuditLine<'_> {
+/// The line of a record; `message` is the text of its refusal.
+fn audit_line<'a>(record: &'a AuditRecord, message: Option<&'a str>) -> audit::AuditLine<'a> {
     audit::AuditLine {
         at: record.at,
         event: record.event.as_str(),
         user: record.user.as_ref().map(|user| user.as_str()),
         from: record.from.map(|from| from.to_string()),
         request_id: record.request_id.as_ref().map(|id| id.as_str()),
-        operation: record.operation,
+        operation: record.operation.map(Operation::as_str),
         device: record.device.as_ref().map(|device| device.as_str()),
         target: record.target.as_ref().map(|target| target.as_str()),
         number: record.number.as_ref().map(|number| number.as_str()),
@@ -483,12 +287,10 @@ fn audit_line(record: &AuditRecord) -> audit::AuditLine<'_> {
         mode: record.mode.map(|mode| mode.as_str()),
         scope: record.scope.map(|scope| scope.as_str()),
         refused: record.refusal.as_ref().map(|refusal| refusal.reason.as_str()),
-        message: record.refusal.as_ref().map(|refusal| refusal.message.as_str()),
+        message,
         heard_ms: record.heard.map(|heard| heard.as_millis() as u64),
     }
 }
-
-pub(crate) use super::requests::operation;
 
 fn name(command: &Command) -> &'static str {
     match command {
@@ -509,54 +311,5 @@ fn name(command: &Command) -> &'static str {
         Command::Transfer { .. } => "Transfer",
         Command::Conference { .. } => "Conference",
         Command::RemoveParticipant { .. } => "RemoveParticipant",
-    }
-}
-
-/// Writes presence and who hears calls on a thread of its own; answers that depend on it go out when it is durable, or remembered for when
-/// the disk takes it.
-struct StateWriter {
-    jobs: std::sync::mpsc::Sender<KeepJob>,
-}
-
-struct KeepJob {
-    changes: Vec<Write>,
-    answers: Vec<(Reply, Result<Answer, Refusal>)>,
-}
-
-impl StateWriter {
-    fn start(store: Store) -> Self {
-        let (jobs, waiting) = std::sync::mpsc::channel::<KeepJob>();
-        tokio::task::spawn_blocking(move || {
-            while let Ok(first) = waiting.recv() {
-                let mut batch = first;
-                for job in waiting.try_iter() {
-                    batch.changes.extend(job.changes);
-                    batch.answers.extend(job.answers);
-                }
-                if let Err(error) = store.write_behind(&batch.changes, Importance::State) {
-                    tracing::error!(%error, "presence, or who hears a call, cannot be kept: a restart will forget it");
-                    let accepted = batch.answers.iter_mut().filter(|(_, answer)| answer.is_ok());
-                    accepted.for_each(|(_, answer)| *answer = Err(Refusal::new(Reason::Internal, "The state can not be kept.")));
-                }
-                send(batch.answers);
-            }
-        });
-        Self { jobs }
-    }
-
-    fn keep(&self, changes: Vec<Write>, answers: Vec<(Reply, Result<Answer, Refusal>)>) {
-        if changes.is_empty() {
-            return send(answers);
-        }
-        if let Err(std::sync::mpsc::SendError(job)) = self.jobs.send(KeepJob { changes, answers }) {
-            send(job.answers);
-        }
-    }
-}
-
-fn send(answers: Vec<(Reply, Result<Answer, Refusal>)>) {
-    for (reply, result) in answers {
-        // Whoever asked has gone away.
-        let _ = reply.send(result);
     }
 }

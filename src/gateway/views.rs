@@ -1,10 +1,14 @@
 //! What a user sees: pure functions from facts to views.
 
+mod reader;
+
+pub(super) use reader::Reader;
+
 use super::access::may_monitor_at_all;
 use super::{DeviceEntry, GatewayConfig, NotifyAgent, User};
 use crate::model::{
-    Activity, AgentState, CallFact, CallId, CallView, Capabilities, DeviceFact, DeviceId, DeviceView, Feature, LegState, MonitorFact,
-    MonitorState, Number, ParticipantView, PartyFact, PartyRole, Timestamp,
+    Activity, AgentState, CallFact, CallId, CallView, Capabilities, Capability, DeviceFact, DeviceId, DeviceView, Feature, LegState,
+    MonitorFact, MonitorState, Number, ParticipantView, PartyFact, PartyRole, Timestamp,
 };
 
 /// What a device's own user sees; `state` is his voice state.
@@ -22,11 +26,15 @@ pub(super) fn device(
     let mut capabilities = Vec::new();
     if owner.is_some_and(|owner| owner.has(Feature::Voice)) {
         capabilities.push(if forward_to.is_some() {
-            "ForwardCallsOff"
+            Capability::ForwardCallsOff
         } else {
-            "ForwardCallsOn"
+            Capability::ForwardCallsOn
         });
-        capabilities.push(if do_not_disturb { "DoNotDisturbOff" } else { "DoNotDisturbOn" });
+        capabilities.push(if do_not_disturb {
+            Capability::DoNotDisturbOff
+        } else {
+            Capability::DoNotDisturbOn
+        });
     }
     if owner.is_some_and(|owner| may_monitor_at_all(owner).is_ok()) {
         let offered = [Activity::ListenIn, Activity::Coach, Activity::BargeIn];
@@ -34,10 +42,10 @@ pub(super) fn device(
             offered
                 .iter()
                 .filter(|activity| backend.activities.contains(activity))
-                .map(|activity| activity.as_str()),
+                .map(|activity| Capability::start(*activity)),
         );
         if monitor.is_some() {
-            capabilities.push("CancelSupervisorMonitoring");
+            capabilities.push(Capability::CancelSupervisorMonitoring);
         }
     }
     DeviceView {
@@ -228,39 +236,43 @@ fn participants(call: &CallFact, me: &PartyFact) -> Vec<ParticipantView> {
     others(call, me).map(participant).collect()
 }
 
-fn capabilities(
-    call: &CallFact,
-    party: &PartyFact,
-    related: &Related,
-    config: &GatewayConfig,
-    backend: &Capabilities,
-) -> Vec<&'static str> {
+fn capabilities(call: &CallFact, party: &PartyFact, related: &Related, config: &GatewayConfig, backend: &Capabilities) -> Vec<Capability> {
     let mut complete = Vec::new();
     if related.is_some() && backend.consultations {
-        complete.extend(backend.transfers.then_some("CompleteTransfer"));
-        complete.extend(backend.conferences.then_some("CompleteConference"));
+        complete.extend(backend.transfers.then_some(Capability::CompleteTransfer));
+        complete.extend(backend.conferences.then_some(Capability::CompleteConference));
     }
     match (party.role, party.state) {
         (_, LegState::Released) => Vec::new(),
-        (_, LegState::Dialing) => vec!["Hangup"],
-        (_, LegState::Ringing) => vec!["Answer", "Hangup"],
+        (_, LegState::Dialing) => vec![Capability::Hangup],
+        (_, LegState::Ringing) => vec![Capability::Answer, Capability::Hangup],
         (PartyRole::Supervisor, LegState::Established | LegState::Held) => supervisor_capabilities(call, party, config, backend),
-        (PartyRole::Agent | PartyRole::Customer, LegState::Held) => ["Hangup", "Retrieve"].into_iter().chain(complete).collect(),
+        (PartyRole::Agent | PartyRole::Customer, LegState::Held) => {
+            [Capability::Hangup, Capability::Retrieve].into_iter().chain(complete).collect()
+        }
         (PartyRole::Agent | PartyRole::Customer, LegState::Established) => {
-            let mut offered = vec!["Hangup", "Hold", if party.muted { "UnmuteCall" } else { "MuteCall" }];
+            let mut offered = vec![
+                Capability::Hangup,
+                Capability::Hold,
+                if party.muted {
+                    Capability::UnmuteCall
+                } else {
+                    Capability::MuteCall
+                },
+            ];
             if backend.dtmf {
-                offered.push("SendDtmf");
+                offered.push(Capability::SendDtmf);
             }
             let (may_ask, is_conference) = (backend.consultations && !related.is_some(), is_conference(call));
             if backend.transfers {
-                offered.extend((!is_conference).then_some("SingleStepTransfer"));
-                offered.extend(may_ask.then_some("InitiateTransfer"));
+                offered.extend((!is_conference).then_some(Capability::SingleStepTransfer));
+                offered.extend(may_ask.then_some(Capability::InitiateTransfer));
             }
             if backend.conferences {
-                offered.push("SingleStepConference");
-                offered.extend(may_ask.then_some("InitiateConference"));
+                offered.push(Capability::SingleStepConference);
+                offered.extend(may_ask.then_some(Capability::InitiateConference));
                 let is_owner = call.owner.is_some() && call.owner == party.device;
-                offered.extend((is_conference && is_owner).then_some("RemoveParticipantFromConference"));
+                offered.extend((is_conference && is_owner).then_some(Capability::RemoveParticipantFromConference));
             }
             offered.extend(complete);
             offered
@@ -268,31 +280,28 @@ fn capabilities(
     }
 }
 
-fn supervisor_capabilities(call: &CallFact, party: &PartyFact, config: &GatewayConfig, backend: &Capabilities) -> Vec<&'static str> {
-    let mut offered = vec!["Hangup"];
+fn supervisor_capabilities(call: &CallFact, party: &PartyFact, config: &GatewayConfig, backend: &Capabilities) -> Vec<Capability> {
+    let mut offered = vec![Capability::Hangup];
     if backend.live_switching {
         let may_switch = |to: &Activity| {
             backend.activities.contains(to) && party.activity != Some(*to) && !(config.one_way_coach && *to == Activity::Coach)
         };
-        offered.extend(Activity::ALL.iter().filter(|to| may_switch(to)).map(|to| switch_word(*to)));
+        offered.extend(
+            Activity::ALL
+                .iter()
+                .filter(|to| may_switch(to))
+                .map(|to| Capability::switch_to(*to)),
+        );
     }
     if let Some(agent) = monitored_by(call, party).filter(|_| backend.mute_monitored) {
         offered.push(if agent.muted_by_supervisor {
-            "UnmuteMonitoredUser"
+            Capability::UnmuteMonitoredUser
         } else {
-            "MuteMonitoredUser"
+            Capability::MuteMonitoredUser
         });
     }
     if backend.conferences && is_conference(call) {
-        offered.push("RemoveParticipantFromConference");
+        offered.push(Capability::RemoveParticipantFromConference);
     }
     offered
-}
-
-pub(super) fn switch_word(to: Activity) -> &'static str {
-    match to {
-        Activity::ListenIn => "SwitchToListenIn",
-        Activity::Coach => "SwitchToCoach",
-        Activity::BargeIn => "SwitchToBargeIn",
-    }
 }

@@ -116,7 +116,7 @@ impl IntoResponse for HttpError {
         let row = row(self.refusal.reason);
         let body = ErrorBody {
             status_code: row.status_code,
-            status_message: self.refusal.message,
+            status_message: self.refusal.text().into_owned(),
         };
         let mut response = (self.http, axum::Json(body)).into_response();
         if let Some(seconds) = row.retry_after_s {

@@ -382,7 +382,7 @@ pub fn device(uris: &Uris, view: &DeviceView) -> DeviceJson {
         do_not_disturb: on(view.do_not_disturb),
         forward_to: view.forward_to.as_ref().map(ToString::to_string),
         voice_environment_uri: uris.voice_environment(&view.voice_environment),
-        capabilities: view.capabilities.clone(),
+        capabilities: view.capabilities.iter().map(|one| one.as_str()).collect(),
         supervisor_monitoring_state: view.monitoring.as_ref().map(|(activity, mode, scope, target)| MonitoringJson {
             state: activity.as_str(),
             mode: mode.as_str(),
@@ -405,7 +405,7 @@ pub fn call(uris: &Uris, view: &CallView) -> CallJson {
         dnis: view.dnis.to_string(),
         call_type: view.call_type.as_str(),
         parent_call_uri: view.parent.as_ref().map(|parent| uris.call(parent)),
-        capabilities: view.capabilities.clone(),
+        capabilities: view.capabilities.iter().map(|one| one.as_str()).collect(),
         user_data: BTreeMap::new(),
         duration: view.duration_s.to_string(),
         mute: on(view.muted),
@@ -525,7 +525,7 @@ pub fn notice(uris: &Uris, notice: &Notice) -> NoticeJson {
             device_path: device_path(device),
             device_uri: uris.device(device),
             error_code: error::row(refusal.reason).status_code,
-            error_message: refusal.message.clone(),
+            error_message: refusal.to_string(),
         },
     }
 }
@@ -533,7 +533,9 @@ pub fn notice(uris: &Uris, notice: &Notice) -> NoticeJson {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Activity, CallNotification, CallType, LegState, Mode, Number, Reason, Refusal, RemoteQuality, Scope, Timestamp};
+    use crate::model::{
+        Activity, CallNotification, CallType, Capability, LegState, Mode, Number, Reason, Refusal, RemoteQuality, Scope, Timestamp,
+    };
 
     /// The notification of the Coach page, joined where the page breaks lines, without white space.
     const SAMPLE: &str = concat!(
@@ -569,12 +571,12 @@ mod tests {
             forward_to: None,
             voice_environment: "370ef5e6-9e3c-4d91-9588-7f4dfe67e011".to_owned(),
             capabilities: vec![
-                "ForwardCallsOn",
-                "DoNotDisturbOff",
-                "ListenIn",
-                "Coach",
-                "BargeIn",
-                "CancelSupervisorMonitoring",
+                Capability::ForwardCallsOn,
+                Capability::DoNotDisturbOff,
+                Capability::ListenIn,
+                Capability::Coach,
+                Capability::BargeIn,
+                Capability::CancelSupervisorMonitoring,
             ],
             monitoring: Some((
                 Activity::Coach,
@@ -623,7 +625,7 @@ mod tests {
             dnis: number("5001"),
             call_type: CallType::Inbound,
             parent: None,
-            capabilities: vec!["Hangup"],
+            capabilities: vec![Capability::Hangup],
             established_at: Some(Timestamp(1)),
             duration_s: 7,
             muted: true,

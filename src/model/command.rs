@@ -1,4 +1,4 @@
-use super::{Activity, CallId, DeviceId, Mode, Number, RequestId, Scope, UserId};
+use super::{Activity, CallId, DeviceId, Digits, Mode, Number, RequestId, Scope, UserId};
 use std::time::Duration;
 
 /// What the gateway sends the backend. Accepted or refused at once; what comes of it arrives as [`super::Fact`]s.
@@ -117,8 +117,8 @@ pub enum Command {
         device: DeviceId,
         /// The call.
         call: CallId,
-        /// `0`–`9`, `*`, `#`, `A`–`D`.
-        digits: String,
+        /// The digits.
+        digits: Digits,
     },
     /// A step of a transfer.
     Transfer {
@@ -151,19 +151,51 @@ pub enum Command {
 
 /// A step of a transfer or conference.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TransferStep {
+pub enum TransferStep<D = Number> {
     /// Blind: to the destination at once.
     SingleStep {
         /// Where to.
-        destination: Number,
+        destination: D,
     },
     /// Call the destination first.
     Initiate {
-        /// Whom to consult.
-        destination: Number,
+        /// The party to consult.
+        destination: D,
     },
     /// Join the two calls.
     Complete,
+}
+
+impl<D> TransferStep<D> {
+    /// The same step to another kind of destination.
+    ///
+    /// # Errors
+    /// That of the conversion.
+    pub fn try_map<E, F>(self, convert: impl FnOnce(D) -> Result<E, F>) -> Result<TransferStep<E>, F> {
+        Ok(match self {
+            TransferStep::SingleStep { destination } => TransferStep::SingleStep {
+                destination: convert(destination)?,
+            },
+            TransferStep::Initiate { destination } => TransferStep::Initiate {
+                destination: convert(destination)?,
+            },
+            TransferStep::Complete => TransferStep::Complete,
+        })
+    }
+}
+
+impl From<TransferStep<super::DialString>> for TransferStep {
+    fn from(step: TransferStep<super::DialString>) -> Self {
+        match step {
+            TransferStep::SingleStep { destination } => TransferStep::SingleStep {
+                destination: destination.into(),
+            },
+            TransferStep::Initiate { destination } => TransferStep::Initiate {
+                destination: destination.into(),
+            },
+            TransferStep::Complete => TransferStep::Complete,
+        }
+    }
 }
 
 /// What travels with every command.
@@ -171,8 +203,8 @@ pub enum TransferStep {
 pub struct CommandContext {
     /// Asking twice under the same id does it once.
     pub request_id: RequestId,
-    /// On whose behalf.
-    pub user: UserId,
+    /// The user on whose behalf it is asked; `None` for a command of the gateway about a device without a user.
+    pub user: Option<UserId>,
     /// How long the caller waits for "accepted".
     pub deadline: Duration,
 }

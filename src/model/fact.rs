@@ -1,4 +1,4 @@
-use super::monitoring::spoken;
+use super::monitoring::string_enum;
 use super::{Activity, CallId, DeviceId, Mode, Number, Refusal, RequestId, Scope, Timestamp, UnknownWord};
 use std::fmt;
 use std::str::FromStr;
@@ -64,7 +64,7 @@ pub struct DeviceFact {
     pub forward_to: Option<Number>,
 }
 
-spoken! {
+string_enum! {
     /// The kind of a call, as its first leg was made.
     CallType {
         /// Between two devices of the house.
@@ -78,7 +78,7 @@ spoken! {
     } "Internal, Inbound, Outbound, Consult"
 }
 
-spoken! {
+string_enum! {
     /// The state of one leg of a call.
     LegState {
         /// The party is calling and nobody has answered.
@@ -94,7 +94,7 @@ spoken! {
     } "Dialing, Ringing, Established, Held, Released"
 }
 
-spoken! {
+string_enum! {
     /// What a party is on a call. Who hears whom follows from it.
     PartyRole {
         /// A device of the house that talks to a customer or to another agent.

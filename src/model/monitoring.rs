@@ -11,7 +11,7 @@ pub struct UnknownWord {
     pub allowed: &'static str,
 }
 
-macro_rules! spoken {
+macro_rules! string_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident),* $(,)? } $allowed:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,9 +49,9 @@ macro_rules! spoken {
         }
     };
 }
-pub(crate) use spoken;
+pub(crate) use string_enum;
 
-spoken! {
+string_enum! {
     /// What the supervisor does on the call.
     Activity {
         /// Hears agent and customer, is heard by nobody.
@@ -63,7 +63,7 @@ spoken! {
     } "ListenIn, Coach, BargeIn"
 }
 
-spoken! {
+string_enum! {
     /// How long a monitor lasts.
     Mode {
         /// The next call of the target, then the monitor is spent.
@@ -73,7 +73,7 @@ spoken! {
     } "NextCall, AllCalls"
 }
 
-spoken! {
+string_enum! {
     /// What a monitor follows.
     Scope {
         /// The target: when he leaves the call, so does the supervisor.

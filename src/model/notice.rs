@@ -1,7 +1,7 @@
-use super::monitoring::spoken;
+use super::monitoring::string_enum;
 use super::{
-    Activity, AgentState, CallId, CallType, DeviceId, Feature, LegState, Mode, Number, Quality, Refusal, Role, Scope, Timestamp,
-    UnknownWord, UserId,
+    Activity, AgentState, CallId, CallType, Capability, DeviceId, Feature, LegState, Mode, Number, Quality, Refusal, Role, Scope,
+    Timestamp, UnknownWord, UserId,
 };
 use std::fmt;
 use std::str::FromStr;
@@ -53,7 +53,7 @@ pub enum NoticeBody {
     },
 }
 
-spoken! {
+string_enum! {
     /// `notificationType` of a `CallStateChangeMessage`.
     CallNotification {
         /// The leg's state changed.
@@ -107,8 +107,8 @@ pub struct DeviceView {
     pub forward_to: Option<Number>,
     /// Path id of its voice environment.
     pub voice_environment: String,
-    /// What its user may ask now, in the field's words.
-    pub capabilities: Vec<&'static str>,
+    /// What its user may ask now.
+    pub capabilities: Vec<Capability>,
     /// `supervisorMonitoringState`: activity, mode, scope, target.
     pub monitoring: Option<(Activity, Mode, Scope, DeviceId)>,
 }
@@ -145,8 +145,8 @@ pub struct CallView {
     pub call_type: CallType,
     /// `parentCallUri`: his call that this one was made to ask about.
     pub parent: Option<CallId>,
-    /// What he may ask now.
-    pub capabilities: Vec<&'static str>,
+    /// What the user may ask now.
+    pub capabilities: Vec<Capability>,
     /// When his leg was established.
     pub established_at: Option<Timestamp>,
     /// Seconds since then.

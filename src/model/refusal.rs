@@ -1,10 +1,11 @@
-use super::UnknownWord;
-use super::monitoring::spoken;
+use super::monitoring::string_enum;
+use super::{CallId, DeviceId, Number, UnknownWord, UserId};
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-spoken! {
-    /// Why a request or command was refused. Each is one row of `front/refusal.rs`.
+string_enum! {
+    /// Why a request or command was refused. Each is one row of `http/error.rs`.
     Reason {
         /// A required parameter is missing.
         MissingParameter,
@@ -35,28 +36,131 @@ spoken! {
     } "the reasons of the contract"
 }
 
-/// A refusal: nothing has been changed.
+/// What a refusal is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A device, by its id.
+    Device(DeviceId),
+    /// A telephone number.
+    Number(Number),
+    /// A call, by its id.
+    Call(CallId),
+    /// A user, by the login name.
+    User(UserId),
+    /// A parameter of the request, by its name.
+    Parameter(String),
+    /// A resource, by its path.
+    Resource(String),
+}
+
+impl Subject {
+    /// Every kind, as the contract spells it.
+    pub const KINDS: &'static [&'static str] = &["device", "number", "call", "user", "parameter", "resource"];
+
+    /// The kind in one word, as the contract spells it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Subject::Device(_) => "device",
+            Subject::Number(_) => "number",
+            Subject::Call(_) => "call",
+            Subject::User(_) => "user",
+            Subject::Parameter(_) => "parameter",
+            Subject::Resource(_) => "resource",
+        }
+    }
+
+    /// The subject of this kind and name; `None` for a kind of a newer contract.
+    pub fn of_kind(kind: &str, name: &str) -> Option<Self> {
+        Some(match kind {
+            "device" => Subject::Device(name.into()),
+            "number" => Subject::Number(name.into()),
+            "call" => Subject::Call(name.into()),
+            "user" => Subject::User(name.into()),
+            "parameter" => Subject::Parameter(name.to_owned()),
+            "resource" => Subject::Resource(name.to_owned()),
+            _ => return None,
+        })
+    }
+
+    /// The name by which a text calls it.
+    pub fn name(&self) -> &str {
+        match self {
+            Subject::Device(device) => device.as_str(),
+            Subject::Number(number) => number.as_str(),
+            Subject::Call(call) => call.as_str(),
+            Subject::User(user) => user.as_str(),
+            Subject::Parameter(name) | Subject::Resource(name) => name,
+        }
+    }
+}
+
+/// A refusal: nothing has been changed. What it is about is data; [`fmt::Display`] makes the text, once, where it leaves the program.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
 pub struct Refusal {
-    /// Which row.
+    /// The row of the table of errors.
     pub reason: Reason,
-    /// For people; names the field or device.
-    pub message: String,
+    /// What was refused or stands in the way; `None` where the text says it all.
+    pub subject: Option<Subject>,
+    /// For people. The first [`Refusal::PLACE`] in it stands for the subject's name.
+    pub pattern: Cow<'static, str>,
 }
 
 impl Refusal {
-    /// A refusal with its message.
-    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+    /// Where the subject's name stands in a pattern.
+    pub const PLACE: &'static str = "{}";
+
+    /// A refusal about nothing in particular, with its text.
+    pub fn new(reason: Reason, text: impl Into<String>) -> Self {
         Self {
             reason,
-            message: message.into(),
+            subject: None,
+            pattern: Cow::Owned(text.into()),
+        }
+    }
+
+    /// A refusal about something: `pattern` has [`Refusal::PLACE`] where its name stands.
+    pub fn about(reason: Reason, subject: Subject, pattern: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            reason,
+            subject: Some(subject),
+            pattern: pattern.into(),
+        }
+    }
+
+    /// A refusal about a device, by its id.
+    pub fn device(reason: Reason, id: &DeviceId, pattern: impl Into<Cow<'static, str>>) -> Self {
+        Self::about(reason, Subject::Device(id.clone()), pattern)
+    }
+
+    /// A refusal about a telephone number.
+    pub fn number(reason: Reason, number: &Number, pattern: impl Into<Cow<'static, str>>) -> Self {
+        Self::about(reason, Subject::Number(number.clone()), pattern)
+    }
+
+    /// The same refusal about the same thing under another name.
+    pub fn renamed(self, subject: Subject) -> Self {
+        Self {
+            subject: Some(subject),
+            ..self
+        }
+    }
+
+    /// The text for people.
+    pub fn text(&self) -> Cow<'_, str> {
+        match &self.subject {
+            Some(subject) if self.pattern.contains(Self::PLACE) => Cow::Owned(self.pattern.replacen(Self::PLACE, subject.name(), 1)),
+            Some(_) | None => Cow::Borrowed(&self.pattern),
         }
     }
 
     /// A required parameter is missing.
     pub fn missing(field: &str) -> Self {
-        Self::new(Reason::MissingParameter, format!("Parameter '{field}' is required."))
+        Self::parameter(Reason::MissingParameter, field, "Parameter '{}' is required.")
+    }
+
+    /// A parameter is not what it should be.
+    pub fn parameter(reason: Reason, field: &str, pattern: impl Into<Cow<'static, str>>) -> Self {
+        Self::about(reason, Subject::Parameter(field.to_owned()), pattern)
     }
 
     /// MuteCall while muted, UnmuteCall while not.
@@ -71,23 +175,64 @@ impl Refusal {
         )
     }
 
-    /// No such resource, by its path: what the caller sent and nothing that he may not know.
+    /// No such resource, by its path: what the caller sent and nothing that it may not know.
     pub fn not_found(path: impl fmt::Display) -> Self {
-        Self::new(Reason::NotFound, format!("Resource '{path}' was not found."))
+        Self::about(
+            Reason::NotFound,
+            Subject::Resource(path.to_string()),
+            "Resource '{}' was not found.",
+        )
     }
 
     /// No such device.
-    pub fn no_device(id: impl fmt::Display) -> Self {
-        Self::not_found(format_args!("/devices/{id}"))
+    pub fn no_device(id: &DeviceId) -> Self {
+        Self::about(
+            Reason::NotFound,
+            Subject::Device(id.clone()),
+            "Resource '/devices/{}' was not found.",
+        )
     }
 
     /// No such call.
-    pub fn no_call(id: impl fmt::Display) -> Self {
-        Self::not_found(format_args!("/calls/{id}"))
+    pub fn no_call(id: &CallId) -> Self {
+        Self::about(Reason::NotFound, Subject::Call(id.clone()), "Resource '/calls/{}' was not found.")
     }
 
     /// No device has this number.
-    pub fn no_number(number: impl fmt::Display) -> Self {
-        Self::not_found(format_args!("/devices?phoneNumber={number}"))
+    pub fn no_number(number: &Number) -> Self {
+        Self::about(
+            Reason::NotFound,
+            Subject::Number(number.clone()),
+            "Resource '/devices?phoneNumber={}' was not found.",
+        )
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_names_its_subject_where_the_pattern_says() {
+        let refusal = Refusal::about(Reason::Internal, Subject::Device("d-1".into()), "Device '{}' is not registered.");
+        assert_eq!(refusal.to_string(), "Device 'd-1' is not registered.");
+        let renamed = refusal.renamed(Subject::Number("5001".into()));
+        assert_eq!(renamed.to_string(), "Device '5001' is not registered.");
+        assert_eq!(Refusal::new(Reason::Internal, "A text with {}.").to_string(), "A text with {}.");
+    }
+
+    #[test]
+    fn every_kind_of_subject_has_its_word() {
+        for kind in Subject::KINDS {
+            let subject = Subject::of_kind(kind, "x").expect("a kind of the contract");
+            assert_eq!((subject.kind(), subject.name()), (*kind, "x"));
+        }
+        assert_eq!(Subject::of_kind("planet", "x"), None);
     }
 }

@@ -1,12 +1,13 @@
-use super::monitoring::spoken;
+use super::monitoring::string_enum;
 use super::{
-    Activity, CallId, CallView, DeviceId, DeviceView, Mode, Number, Refusal, RequestId, Scope, TransferStep, UnknownWord, UserId, UserView,
+    Activity, CallId, CallView, DeviceId, DeviceView, DialString, Digits, Mode, Number, Operation, Refusal, RequestId, Scope, TransferStep,
+    UnknownWord, UserId, UserView,
 };
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-spoken! {
+string_enum! {
     /// What a user is.
     #[derive(serde::Deserialize)]
     Role {
@@ -30,7 +31,7 @@ pub enum Feature {
     SupervisorMonitoring,
 }
 
-spoken! {
+string_enum! {
     /// An agent's state. `LoggedIn` is the moment between login and the first state.
     AgentState {
         /// Takes calls.
@@ -55,8 +56,39 @@ pub struct RequestEnvelope {
     pub from: IpAddr,
     /// Its id, for idempotence and the log.
     pub request_id: RequestId,
-    /// What he asks.
-    pub request: Request,
+    /// What the user asks; an error when it cannot be read.
+    pub request: Result<Request, BadRequest>,
+}
+
+impl RequestEnvelope {
+    /// The name of the operation asked for.
+    pub fn operation(&self) -> Operation {
+        match &self.request {
+            Ok(request) => request.operation(),
+            Err(bad) => bad.operation,
+        }
+    }
+}
+
+/// A request with parameters that cannot be read. It is an attempt all the same: permissions are checked first, so that the refusal says no
+/// more than that of a good one, and the audit has its line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRequest {
+    /// The operation asked for.
+    pub operation: Operation,
+    /// What it was asked of.
+    pub on: BadRequestOn,
+    /// What is wrong with it.
+    pub refusal: Refusal,
+}
+
+/// The resource of a request that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BadRequestOn {
+    /// One of the user's devices.
+    Device(DeviceId),
+    /// The user's leg of a call.
+    Call(CallId),
 }
 
 /// How a client names the device to monitor.
@@ -84,15 +116,6 @@ pub enum Request {
         /// Default Call.
         scope: Scope,
     },
-    /// Coach, ListenIn, BargeIn with parameters that can not be read: an attempt all the same, which is written down and refused.
-    MisaskedMonitoring {
-        /// The supervisor's device.
-        device: DeviceId,
-        /// Which of the three.
-        activity: Activity,
-        /// What is wrong with it.
-        refusal: Refusal,
-    },
     /// CancelSupervisorMonitoring.
     CancelMonitoring {
         /// The supervisor's device.
@@ -110,14 +133,14 @@ pub enum Request {
         /// The user's device.
         device: DeviceId,
         /// Where to; `None` is off.
-        to: Option<Number>,
+        to: Option<DialString>,
     },
     /// Dial.
     Dial {
         /// The user's device.
         device: DeviceId,
-        /// Whom to call.
-        destination: Number,
+        /// The number to call.
+        destination: DialString,
     },
     /// An operation on the user's own leg of a call.
     OnCall {
@@ -148,17 +171,65 @@ pub enum CallOperation {
     /// MuteCall, UnmuteCall.
     Mute(bool),
     /// SendDtmf.
-    SendDtmf(String),
+    SendDtmf(Digits),
     /// SwitchToListenIn, SwitchToCoach, SwitchToBargeIn.
     Switch(Activity),
     /// MuteMonitoredUser, UnmuteMonitoredUser.
     MuteMonitored(bool),
     /// SingleStepTransfer, InitiateTransfer, CompleteTransfer.
-    Transfer(TransferStep),
+    Transfer(TransferStep<DialString>),
     /// SingleStepConference, InitiateConference, CompleteConference.
-    Conference(TransferStep),
+    Conference(TransferStep<DialString>),
     /// RemoveParticipantFromConference.
-    RemoveParticipant(Number),
+    RemoveParticipant(DialString),
+}
+
+impl Request {
+    /// The operation's name.
+    pub fn operation(&self) -> Operation {
+        match self {
+            Request::StartMonitoring { activity, .. } => Operation::start(*activity),
+            Request::CancelMonitoring { .. } => Operation::CancelSupervisorMonitoring,
+            Request::SetDoNotDisturb { on: true, .. } => Operation::DoNotDisturbOn,
+            Request::SetDoNotDisturb { on: false, .. } => Operation::DoNotDisturbOff,
+            Request::SetForwarding { to: Some(_), .. } => Operation::ForwardCallsOn,
+            Request::SetForwarding { to: None, .. } => Operation::ForwardCallsOff,
+            Request::Dial { .. } => Operation::Dial,
+            Request::OnCall { operation, .. } => operation.name(),
+            Request::StartSession => Operation::StartContactCenterSession,
+            Request::EndSession => Operation::EndContactCenterSession,
+            Request::SetAgentState(AgentState::Ready) => Operation::Ready,
+            Request::SetAgentState(AgentState::NotReady) => Operation::NotReady,
+            Request::SetAgentState(AgentState::AfterCallWork) => Operation::AfterCallWork,
+            Request::SetAgentState(AgentState::AuxWork) => Operation::AuxWork,
+            Request::SetAgentState(AgentState::Offline) => Operation::Offline,
+        }
+    }
+}
+
+impl CallOperation {
+    /// The operation's name.
+    pub fn name(&self) -> Operation {
+        match self {
+            CallOperation::Answer => Operation::Answer,
+            CallOperation::Hangup => Operation::Hangup,
+            CallOperation::Hold => Operation::Hold,
+            CallOperation::Retrieve => Operation::Retrieve,
+            CallOperation::Mute(true) => Operation::MuteCall,
+            CallOperation::Mute(false) => Operation::UnmuteCall,
+            CallOperation::SendDtmf(_) => Operation::SendDtmf,
+            CallOperation::Switch(to) => Operation::switch_to(*to),
+            CallOperation::MuteMonitored(true) => Operation::MuteMonitoredUser,
+            CallOperation::MuteMonitored(false) => Operation::UnmuteMonitoredUser,
+            CallOperation::Transfer(TransferStep::SingleStep { .. }) => Operation::SingleStepTransfer,
+            CallOperation::Transfer(TransferStep::Initiate { .. }) => Operation::InitiateTransfer,
+            CallOperation::Transfer(TransferStep::Complete) => Operation::CompleteTransfer,
+            CallOperation::Conference(TransferStep::SingleStep { .. }) => Operation::SingleStepConference,
+            CallOperation::Conference(TransferStep::Initiate { .. }) => Operation::InitiateConference,
+            CallOperation::Conference(TransferStep::Complete) => Operation::CompleteConference,
+            CallOperation::RemoveParticipant(_) => Operation::RemoveParticipantFromConference,
+        }
+    }
 }
 
 /// What a client asks to see.

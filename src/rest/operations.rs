@@ -3,7 +3,7 @@
 use super::{RestState, is_id, shortened};
 use crate::http::body::read_whole;
 use crate::http::error::HttpError;
-use crate::model::{DeviceId, Number, Reason, Refusal, UnknownWord};
+use crate::model::{DeviceId, DialString, Digits, NotDialable, Number, Reason, Refusal, UnknownWord};
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
@@ -101,8 +101,9 @@ impl Parameters {
     }
 
     /// A telephone number that must be there.
-    pub(super) fn required_number(&self, field: &str) -> Result<Number, Refusal> {
-        self.number(field)?.ok_or_else(|| Refusal::missing(field))
+    pub(super) fn required_number(&self, field: &str) -> Result<DialString, Refusal> {
+        let text = self.text(field)?.ok_or_else(|| Refusal::missing(field))?;
+        dial_string(field, text)
     }
 
     /// The device a URI names.
@@ -111,7 +112,7 @@ impl Parameters {
     }
 
     /// `destination: {"phoneNumber": …}`
-    pub(super) fn destination(&self) -> Result<Number, Refusal> {
+    pub(super) fn destination(&self) -> Result<DialString, Refusal> {
         match self.value("destination") {
             None => Err(Refusal::missing("destination")),
             Some(Value::Object(fields)) => phone_number("destination.phoneNumber", fields.get("phoneNumber")),
@@ -120,7 +121,7 @@ impl Parameters {
     }
 
     /// `participant: {"phoneNumber": …}`, or the bare number.
-    pub(super) fn participant(&self) -> Result<Number, Refusal> {
+    pub(super) fn participant(&self) -> Result<DialString, Refusal> {
         match self.value("participant") {
             None => Err(Refusal::missing("participant")),
             Some(Value::Object(fields)) => phone_number("participant.phoneNumber", fields.get("phoneNumber")),
@@ -148,33 +149,29 @@ impl Parameters {
     }
 
     /// `digits`: what a telephone can dial.
-    pub(super) fn digits(&self) -> Result<String, Refusal> {
+    pub(super) fn digits(&self) -> Result<Digits, Refusal> {
         let text = self.text("digits")?.ok_or_else(|| Refusal::missing("digits"))?;
-        let can_be_dialled = |c: char| matches!(c, '0'..='9' | '*' | '#' | 'A'..='D');
-        if text.is_empty() || text.len() > LONGEST_NUMBER || !text.chars().all(can_be_dialled) {
-            return Err(invalid("Parameter 'digits' must be 1 to 64 of 0-9, *, #, A-D."));
-        }
-        Ok(text.to_owned())
+        let digits = text.parse().ok().filter(|_| text.len() <= DialString::LONGEST);
+        digits.ok_or_else(|| Refusal::parameter(Reason::InvalidInput, "digits", "Parameter '{}' must be 1 to 64 of 0-9, *, #, A-D."))
     }
 }
 
-fn phone_number(field: &str, value: Option<&Value>) -> Result<Number, Refusal> {
+fn phone_number(field: &str, value: Option<&Value>) -> Result<DialString, Refusal> {
     match value {
         None | Some(Value::Null) => Err(Refusal::missing(field)),
-        Some(Value::String(text)) => number(field, text),
+        Some(Value::String(text)) => dial_string(field, text),
         Some(other) => Err(wrong_type(field, "a string", other)),
     }
 }
 
-const LONGEST_NUMBER: usize = 64;
-
-/// A number or extension. Never a URI: no `:`, `@`, `;`, `%`, no white space, so nothing else can be smuggled to the wire.
+/// A number or extension, which names nothing else.
 pub(super) fn number(field: &str, text: &str) -> Result<Number, Refusal> {
-    let may_be = |c: char| c.is_ascii_alphanumeric() || "+*#-._".contains(c);
-    if text.is_empty() || text.len() > LONGEST_NUMBER || !text.chars().all(may_be) {
-        return Err(invalid(format!("Parameter '{field}' is not a telephone number.")));
-    }
-    Ok(text.into())
+    dial_string(field, text).map(Number::from)
+}
+
+fn dial_string(field: &str, text: &str) -> Result<DialString, Refusal> {
+    let not_one = |_: NotDialable| Refusal::parameter(Reason::InvalidInput, field, "Parameter '{}' is not a telephone number.");
+    text.parse().map_err(not_one)
 }
 
 const LONGEST_URI: usize = 2048;
@@ -432,7 +429,7 @@ mod tests {
             .expect_err("wrong case");
         assert_eq!(refusal.reason, Reason::InvalidInput);
         assert_eq!(
-            refusal.message,
+            refusal.to_string(),
             "Parameter 'supervisorMonitoringScope': 'agent' is not one of Agent, Call."
         );
     }

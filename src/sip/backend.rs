@@ -16,7 +16,7 @@ use super::sdp::{SdpError, SrtpPolicy};
 use crate::clock;
 use crate::media::engine::{Engine, EngineStats, MediaEvents};
 use crate::media::{CallKey, Expected, MediaCommand, MediaConfig, MediaEvent, Targets};
-use crate::model::{Command, Fact, Now, Reason, Refusal};
+use crate::model::{Command, Fact, Now, Reason, Refusal, UserId};
 use crate::store::{Store, StoreError};
 use crate::telephony::{self, CommandCall, CommandInbox, FactLog, proto};
 use observer::Observer;
@@ -400,7 +400,7 @@ impl BackendTask {
     /// `stopped`: it has ended something that had not begun.
     fn apply(&mut self, placed: CommandCall, foreseen: Option<&Persist>, stopped: bool, now: Now) {
         let CommandCall { context, command, reply } = placed;
-        let span = tracing::info_span!("command", request_id = %context.request_id, user = %context.user);
+        let span = tracing::info_span!("command", request_id = %context.request_id, user = context.user.as_ref().map(UserId::as_str));
         let _inside = span.enter();
         let done = match self.board.handle_command(&command, now) {
             Err(_) if stopped => Ok(()),
@@ -482,7 +482,7 @@ impl BackendTask {
 }
 
 fn refuse(placed: CommandCall, refusal: Refusal) {
-    tracing::debug!(request_id = %placed.context.request_id, user = %placed.context.user, %refusal, "command refused");
+    tracing::debug!(request_id = %placed.context.request_id, user = placed.context.user.as_ref().map(UserId::as_str), %refusal, "command refused");
     // Who asked may have gone.
     let _ = placed.reply.send(Err(refusal));
 }

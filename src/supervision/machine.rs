@@ -363,8 +363,8 @@ impl Supervision {
         }
         let his_own = self.monitors.get(supervisor).is_some_and(|monitor| monitor.target == *target);
         if self.index.of_target.count(target) - usize::from(his_own) >= self.config.max_supervisors_per_device {
-            let message = format!("Device '{target}' is already monitored by another supervisor.");
-            return Err(Refusal::new(Reason::InUse, message));
+            let pattern = "Device '{}' is already monitored by another supervisor.";
+            return Err(Refusal::device(Reason::InUse, target, pattern));
         }
         Ok(())
     }
@@ -459,8 +459,8 @@ impl Supervision {
         });
         let Some((activity, lingering)) = joined else {
             self.known(call)?;
-            let message = format!("Device '{supervisor}' does not monitor call '{call}'.");
-            return Err(Refusal::new(Reason::InvalidState, message));
+            let pattern = format!("Device '{{}}' does not monitor call '{call}'.");
+            return Err(Refusal::device(Reason::InvalidState, supervisor, pattern));
         };
         if *activity == to {
             return Err(Refusal::new(Reason::InvalidState, format!("The supervisor is in {to} already.")));
@@ -481,13 +481,14 @@ impl Supervision {
         });
         if !asked {
             self.known(call)?;
-            let message = format!("Device '{supervisor}' does not wait for leave to join call '{call}'.");
-            return Err(Refusal::new(Reason::InvalidState, message));
+            let pattern = format!("Device '{{}}' does not wait for leave to join call '{call}'.");
+            return Err(Refusal::device(Reason::InvalidState, supervisor, pattern));
         }
         if admitted {
             self.invite(supervisor, call.clone(), now);
         } else {
-            let refusal = Refusal::new(Reason::NotPermitted, format!("Device '{supervisor}' may not join call '{call}'."));
+            let pattern = format!("Device '{{}}' may not join call '{call}'.");
+            let refusal = Refusal::device(Reason::NotPermitted, supervisor, pattern);
             self.fall_back(supervisor, Some(refusal), now);
         }
         Ok(())
@@ -808,7 +809,7 @@ impl Supervision {
 
     fn standing(&self, supervisor: &DeviceId) -> Result<&Monitor, Refusal> {
         let monitor = self.monitors.get(supervisor).filter(|monitor| !monitor.lingering);
-        monitor.ok_or_else(|| Refusal::new(Reason::InvalidState, format!("Device '{supervisor}' monitors nobody.")))
+        monitor.ok_or_else(|| Refusal::device(Reason::InvalidState, supervisor, "Device '{}' monitors nobody."))
     }
 }
 
@@ -888,11 +889,11 @@ fn here(call: &CallFact) -> impl Iterator<Item = &DeviceId> {
 }
 
 fn why_not(supervisor: &DeviceId, outcome: LegOutcome) -> Refusal {
-    let (reason, what) = match outcome {
-        LegOutcome::Busy => (Reason::InvalidState, "is busy"),
-        LegOutcome::Rejected | LegOutcome::HungUp => (Reason::InvalidState, "has rejected the call"),
-        LegOutcome::NoAnswer => (Reason::InvalidState, "does not answer"),
-        LegOutcome::Unreachable | LegOutcome::Answered => (Reason::Internal, "is not registered"),
+    let (reason, pattern) = match outcome {
+        LegOutcome::Busy => (Reason::InvalidState, "Device '{}' is busy."),
+        LegOutcome::Rejected | LegOutcome::HungUp => (Reason::InvalidState, "Device '{}' has rejected the call."),
+        LegOutcome::NoAnswer => (Reason::InvalidState, "Device '{}' does not answer."),
+        LegOutcome::Unreachable | LegOutcome::Answered => (Reason::Internal, "Device '{}' is not registered."),
     };
-    Refusal::new(reason, format!("Device '{supervisor}' {what}."))
+    Refusal::device(reason, supervisor, pattern)
 }

@@ -132,7 +132,7 @@ async fn send(
                 context,
                 device: device.to_string(),
                 call: call.to_string(),
-                digits: digits.clone(),
+                digits: digits.as_str().to_owned(),
             };
             client.send_dtmf(within(deadline, message)).await
         }

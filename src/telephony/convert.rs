@@ -1,37 +1,55 @@
 //! Protobuf ⇄ words, exhaustive both ways. What comes in is checked here and nowhere else.
 
 use super::proto::{self, watch_response::Fact as Wire};
+use super::status;
 use crate::model::{
     Activity, AdmissionAsked, CallFact, CallType, Capabilities, Command, CommandContext, DeviceFact, DeviceKind, Fact, Failure, LegState,
-    Mode, MonitorFact, MonitorState, Number, PartyFact, PartyRole, Quality, Reason, Refusal, RemoteQuality, RequestId, Revised, Scope,
-    Timestamp, TransferStep,
+    Mode, MonitorFact, MonitorState, NotDtmf, Number, PartyFact, PartyRole, Quality, Reason, Refusal, RemoteQuality, RequestId, Revised,
+    Scope, Timestamp, TransferStep,
 };
+use std::fmt;
 use std::time::Duration;
 
-/// What came over the wire is not what the contract says.
+/// What came over the wire is not what the contract says. Each names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// A required field is absent or empty.
-    #[error("Parameter '{0}' is required.")]
     Missing(&'static str),
     /// A field is longer than allowed.
-    #[error("Parameter '{0}' is longer than {MAX_ID} characters.")]
     TooLong(&'static str),
     /// An enum field is unspecified or unknown.
-    #[error("Parameter '{0}' has no known value.")]
     Unspecified(&'static str),
     /// A field contains characters it may not.
-    #[error("Parameter '{0}' contains characters that are not allowed.")]
     Characters(&'static str),
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Refusal::from(self).fmt(f)
+    }
 }
 
 impl From<Malformed> for Refusal {
     fn from(malformed: Malformed) -> Self {
-        let reason = match &malformed {
-            Malformed::Missing(_) => Reason::MissingParameter,
-            Malformed::TooLong(_) | Malformed::Unspecified(_) | Malformed::Characters(_) => Reason::InvalidInput,
-        };
-        Refusal::new(reason, malformed.to_string())
+        Self::from(&malformed)
+    }
+}
+
+impl From<&Malformed> for Refusal {
+    fn from(malformed: &Malformed) -> Self {
+        match malformed {
+            Malformed::Missing(field) => Refusal::missing(field),
+            Malformed::TooLong(field) => {
+                let pattern = format!("Parameter '{{}}' is longer than {MAX_ID} characters.");
+                Refusal::parameter(Reason::InvalidInput, field, pattern)
+            }
+            Malformed::Unspecified(field) => Refusal::parameter(Reason::InvalidInput, field, "Parameter '{}' has no known value."),
+            Malformed::Characters(field) => Refusal::parameter(
+                Reason::InvalidInput,
+                field,
+                "Parameter '{}' contains characters that are not allowed.",
+            ),
+        }
     }
 }
 
@@ -49,7 +67,7 @@ pub(super) fn context(wire: Option<proto::CommandContext>, deadline: Duration) -
     let wire = wire.ok_or(Malformed::Missing("context"))?;
     Ok(CommandContext {
         request_id: id("context.request_id", wire.request_id)?,
-        user: id("context.on_behalf_of", wire.on_behalf_of)?,
+        user: Some(id("context.on_behalf_of", wire.on_behalf_of)?),
         deadline,
     })
 }
@@ -58,7 +76,7 @@ pub(super) fn context(wire: Option<proto::CommandContext>, deadline: Duration) -
 pub(super) fn wire_context(context: &CommandContext) -> Option<proto::CommandContext> {
     Some(proto::CommandContext {
         request_id: context.request_id.to_string(),
-        on_behalf_of: context.user.to_string(),
+        on_behalf_of: context.user.as_ref().map(ToString::to_string).unwrap_or_default(),
     })
 }
 
@@ -189,14 +207,11 @@ impl Commanding for proto::MuteRequest {
 
 impl Commanding for proto::SendDtmfRequest {
     fn command(self) -> Result<(Option<proto::CommandContext>, Command), Malformed> {
-        let is_digit = |digit: char| matches!(digit, '0'..='9' | '*' | '#' | 'A'..='D');
-        if !self.digits.chars().all(is_digit) {
-            return Err(Malformed::Characters("digits"));
-        }
+        let digits: String = id("digits", self.digits)?;
         let command = Command::SendDtmf {
+            digits: digits.parse().map_err(|_: NotDtmf| Malformed::Characters("digits"))?,
             device: id("device", self.device)?,
             call: id("call", self.call)?,
-            digits: id("digits", self.digits)?,
         };
         Ok((self.context, command))
     }
@@ -333,7 +348,8 @@ pub(super) fn wire_fact(revised: &Revised, instance: &str) -> proto::WatchRespon
             call: failure.call.as_ref().map(ToString::to_string).unwrap_or_default(),
             request_id: failure.request_id.as_ref().map(ToString::to_string).unwrap_or_default(),
             reason: failure.refusal.reason.to_string(),
-            message: failure.refusal.message.clone(),
+            message: failure.refusal.to_string(),
+            metadata: status::metadata_of(&failure.refusal),
         }),
         Fact::SnapshotBegin => Wire::SnapshotBegin(proto::SnapshotBegin {
             instance: instance.to_owned(),
@@ -589,10 +605,11 @@ fn failure(failure: proto::Failure) -> Result<Failure, Malformed> {
         device: id("failure.device", failure.device)?,
         call: optional("failure.call", failure.call)?,
         request_id: optional::<RequestId>("failure.request_id", failure.request_id)?,
-        refusal: Refusal {
-            reason: failure.reason.parse().unwrap_or(Reason::Internal),
-            message: failure.message,
-        },
+        refusal: status::refusal_from(
+            failure.reason.parse().unwrap_or(Reason::Internal),
+            failure.message,
+            &failure.metadata,
+        ),
     })
 }
 
@@ -680,6 +697,7 @@ fn fitting(field: &'static str, text: String) -> Result<String, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Subject;
 
     fn asked() -> proto::StartMonitoringRequest {
         proto::StartMonitoringRequest {
@@ -875,6 +893,12 @@ mod tests {
                 request_id: Some("r".into()),
                 refusal: Refusal::new(*reason, "why"),
             })
+        }));
+        facts.push(Fact::Failed(Failure {
+            device: "d".into(),
+            call: None,
+            request_id: None,
+            refusal: Refusal::about(Reason::InvalidState, Subject::Device("d".into()), "Device '{}' is busy."),
         }));
         facts
     }

@@ -30,7 +30,7 @@ struct CommandFingerprint {
 }
 
 /// Another user's answer is nobody else's business.
-type CommandKey = (UserId, RequestId);
+type CommandKey = (Option<UserId>, RequestId);
 
 #[derive(Debug)]
 struct CommandRecord {
@@ -71,9 +71,10 @@ impl Deduplicator {
             return if entry.command == command {
                 Ok(entry.answer.clone())
             } else {
-                Err(Refusal::new(
+                Err(Refusal::parameter(
                     Reason::InvalidInput,
-                    "Parameter 'context.request_id' was used for another command.",
+                    "context.request_id",
+                    "Parameter '{}' was used for another command.",
                 ))
             };
         }
@@ -138,7 +139,7 @@ mod tests {
     fn context(id: &str) -> CommandContext {
         CommandContext {
             request_id: id.into(),
-            user: "boss".into(),
+            user: Some("boss".into()),
             deadline: Duration::from_secs(5),
         }
     }

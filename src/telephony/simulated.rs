@@ -6,7 +6,7 @@
 use crate::clock;
 use crate::model::{
     Activity, CallFact, CallId, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind, Fact, Failure, LegState, Mode,
-    MonitorFact, Now, Number, PartyFact, PartyRole, Reason, Refusal, Scope,
+    MonitorFact, Now, Number, PartyFact, PartyRole, Reason, Refusal, Scope, Subject,
 };
 use crate::supervision::{self, LegOutcome, Supervision, SupervisionOutput};
 use crate::telephony::proto::telephony_server::TelephonyServer;
@@ -434,7 +434,7 @@ impl SimulatedSwitch {
         let from = self.reachable(device)?.number.clone();
         let talks = |call: &CallFact| call.party_of(device).is_some_and(|leg| leg.state != LegState::Held);
         if self.calls.values().any(talks) {
-            return Err(Refusal::new(Reason::InvalidState, format!("Device '{from}' is busy.")));
+            return Err(Refusal::number(Reason::InvalidState, &from, "Device '{}' is busy."));
         }
         let caller = PartyFact {
             role: self.role(device),
@@ -593,10 +593,7 @@ impl SimulatedSwitch {
             match &device.forward_to {
                 Some(next) => number = next,
                 None if device.do_not_disturb => {
-                    return Err(Refusal::new(
-                        Reason::InvalidState,
-                        format!("Device '{number}' does not want calls."),
-                    ));
+                    return Err(Refusal::number(Reason::InvalidState, number, "Device '{}' does not want calls."));
                 }
                 None => return self.reachable(&device.id).map(|device| Some(device.id.clone())),
             }
@@ -609,8 +606,7 @@ impl SimulatedSwitch {
         if device.registered {
             Ok(device)
         } else {
-            let message = format!("Device '{}' is not registered.", device.number);
-            Err(Refusal::new(Reason::Internal, message))
+            Err(Refusal::number(Reason::Internal, &device.number, "Device '{}' is not registered."))
         }
     }
 
@@ -678,5 +674,6 @@ fn party(device: Option<DeviceId>, number: Number) -> PartyFact {
 }
 
 fn not_now(call: &CallId) -> Refusal {
-    Refusal::new(Reason::InvalidState, format!("Call '{call}' is not in a state that allows this."))
+    let call = Subject::Call(call.clone());
+    Refusal::about(Reason::InvalidState, call, "Call '{}' is not in a state that allows this.")
 }

@@ -1,28 +1,50 @@
 //! Refusal ⇄ gRPC status with `google.rpc.ErrorInfo`.
 
-use crate::model::{Reason, Refusal};
+use crate::model::{Reason, Refusal, Subject};
 use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 const DOMAIN: &str = "undertone";
+/// The key of the text in the metadata, with [`Refusal::PLACE`] where the subject's name stands.
+const PATTERN: &str = "pattern";
 
 /// The status that carries a refusal over the wire.
 pub fn status_of(refusal: &Refusal) -> Status {
-    let details = ErrorDetails::with_error_info(refusal.reason.as_str(), DOMAIN, HashMap::new());
-    Status::with_error_details(code_of(refusal.reason), &refusal.message, details)
+    let details = ErrorDetails::with_error_info(refusal.reason.as_str(), DOMAIN, metadata_of(refusal));
+    Status::with_error_details(code_of(refusal.reason), refusal.text(), details)
+}
+
+/// The subject of a refusal, by its kind, and the text around its name: the metadata of an ErrorInfo.
+pub(super) fn metadata_of(refusal: &Refusal) -> HashMap<String, String> {
+    let Some(subject) = &refusal.subject else { return HashMap::new() };
+    HashMap::from([
+        (subject.kind().to_owned(), subject.name().to_owned()),
+        (PATTERN.to_owned(), refusal.pattern.clone().into_owned()),
+    ])
+}
+
+/// The refusal that came as these parts. Without metadata, or with that of a newer contract, the text says it all.
+pub(super) fn refusal_from(reason: Reason, text: String, metadata: &HashMap<String, String>) -> Refusal {
+    let named = |kind: &&str| Subject::of_kind(kind, metadata.get(*kind)?);
+    let Some(subject) = Subject::KINDS.iter().find_map(named) else {
+        return Refusal::new(reason, text);
+    };
+    let pattern = metadata.get(PATTERN).cloned().unwrap_or(text);
+    Refusal::about(reason, subject, pattern)
 }
 
 /// What a status means: the refusal it carries, or the nearest one when another program made it.
 pub fn refusal_of(status: &Status) -> Refusal {
     let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN);
-    let carried = info.and_then(|info| info.reason.parse().ok());
+    let carried = info.as_ref().and_then(|info| info.reason.parse().ok());
     let reason = carried.unwrap_or_else(|| nearest(status.code()));
-    let message = match status.message() {
+    let metadata = info.map(|info| info.metadata).unwrap_or_default();
+    let text = match status.message() {
         "" => format!("The telephony backend answered {:?}.", status.code()),
-        message => message.to_owned(),
+        text => text.to_owned(),
     };
-    Refusal::new(reason, message)
+    refusal_from(reason, text, &metadata)
 }
 
 fn code_of(reason: Reason) -> Code {
@@ -67,6 +89,36 @@ mod tests {
             let refusal = Refusal::new(*reason, "Device '5001' is not registered.");
             assert_eq!(refusal_of(&status_of(&refusal)), refusal);
         }
+    }
+
+    #[test]
+    fn every_subject_survives_the_wire_and_the_text_is_for_people() {
+        for kind in Subject::KINDS {
+            let subject = Subject::of_kind(kind, "it").expect("a kind of the contract");
+            let refusal = Refusal::about(Reason::InvalidState, subject, "Now '{}' is busy.");
+            let status = status_of(&refusal);
+            assert_eq!(status.message(), "Now 'it' is busy.");
+            assert_eq!(refusal_of(&status), refusal);
+        }
+    }
+
+    #[test]
+    fn a_backend_that_sends_no_pattern_or_a_newer_kind_of_subject_is_understood_by_its_text() {
+        let text = || "Device 'd-1' is busy.".to_owned();
+        let named = refusal_from(
+            Reason::InvalidState,
+            text(),
+            &HashMap::from([("device".to_owned(), "d-1".to_owned())]),
+        );
+        assert_eq!(
+            (named.subject.as_ref(), &*named.text()),
+            (Some(&Subject::Device("d-1".into())), &*text())
+        );
+        let newer = HashMap::from([("planet".to_owned(), "x".to_owned())]);
+        assert_eq!(
+            refusal_from(Reason::InvalidState, text(), &newer),
+            Refusal::new(Reason::InvalidState, text())
+        );
     }
 
     #[test]

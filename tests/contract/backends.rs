@@ -63,7 +63,7 @@ async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
         let client = client.clone();
         let context = CommandContext {
             request_id: format!("by {user}").into(),
-            user: user.into(),
+            user: Some(user.into()),
             deadline: Duration::from_secs(30),
         };
         async move { execute(client, &context, &command).await.unwrap_err().reason }

@@ -255,7 +255,7 @@ fn dnd(device: &str, on: bool) -> Command {
 async fn place(line: &BackendConnection, command: Command) -> Result<(), Refusal> {
     let context = CommandContext {
         request_id: format!("{:x}", rand::random::<u64>()).into(),
-        user: "meg".into(),
+        user: Some("meg".into()),
         deadline: Duration::from_secs(10),
     };
     let (placed, answer) = CommandCall::new(context, command);

@@ -137,7 +137,7 @@ impl Floor {
         self.asked += 1;
         let context = CommandContext {
             request_id: RequestId::from(format!("r{}", self.asked)),
-            user: "tester".into(),
+            user: Some("tester".into()),
             deadline: SOON,
         };
         let (placed, answer) = CommandCall::new(context, command);

@@ -94,7 +94,7 @@ impl<O: Environment> B2bua<O> {
             Command::Conference { device, call, step } => self.step(device, call, step, TransferKind::Conference, now),
             Command::RemoveParticipant { device, call, participant } => self.remove_participant(device, call, participant, now),
             Command::MuteMonitoredParty { supervisor, call, muted } => self.mute_monitored(supervisor, call, *muted),
-            Command::SendDtmf { device, call, digits } => self.send_digits(device, call, digits),
+            Command::SendDtmf { device, call, digits } => self.send_digits(device, call, digits.as_str()),
         }
     }
 
@@ -104,7 +104,7 @@ impl<O: Environment> B2bua<O> {
         }
         for device in [supervisor, target] {
             if super::role_of(self.known(device)?.extension.kind) != PartyRole::Agent {
-                return Err(Refusal::new(Reason::Forbidden, format!("Device '{device}' is a customer's.")));
+                return Err(Refusal::device(Reason::Forbidden, device, "Device '{}' is a customer's."));
             }
         }
         Ok(())
@@ -281,8 +281,8 @@ impl<O: Environment> B2bua<O> {
         let seat = self.seat(supervisor, call)?;
         let joined = seat.watch.as_ref().filter(|watch| watch.joined);
         let Some(watch) = joined else {
-            let message = format!("Device '{supervisor}' does not monitor call '{call}'.");
-            return Err(Refusal::new(Reason::InvalidState, message));
+            let pattern = format!("Device '{{}}' does not monitor call '{call}'.");
+            return Err(Refusal::device(Reason::InvalidState, supervisor, pattern));
         };
         let agent = watch.coached.clone();
         let agent = agent.ok_or_else(|| Refusal::new(Reason::InvalidState, "No agent is on the call."))?;

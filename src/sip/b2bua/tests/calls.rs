@@ -597,7 +597,7 @@ fn who_dialled_is_told_that_nobody_could_be_had() {
     let other = house.ringing(OTHER);
     house.leg(LegEvent::Refused { leg: other, status: 486 });
     assert_eq!(house.failures.len(), 1);
-    assert_eq!(house.failures[0].refusal.message, "Number '5002' is busy.");
+    assert_eq!(house.failures[0].refusal.to_string(), "Number '5002' is busy.");
     house.assert_empty();
 }
 
@@ -611,7 +611,7 @@ fn a_dial_that_can_not_work_is_refused_at_once() {
     });
     let refusal = house.command(dial(AGENT, "5002")).expect_err("unregistered");
     assert_eq!(
-        (refusal.reason, refusal.message.as_str()),
+        (refusal.reason, &*refusal.text()),
         (Reason::Internal, "Device '5001' is not registered.")
     );
     house.assert_empty();
@@ -671,7 +671,7 @@ fn whoever_asked_a_phone_to_answer_that_will_not_is_told_and_it_rings_on() {
         let failure = house.failures.pop().expect("told");
         assert_eq!((failure.device, failure.call.as_ref()), (AGENT.into(), Some(&call)));
         assert_eq!(failure.refusal.reason, Reason::InvalidState);
-        assert!(failure.refusal.message.contains(text), "{}", failure.refusal.message);
+        assert!(failure.refusal.text().contains(text), "{}", failure.refusal);
     }
     assert_eq!(house.ringing(AGENT), agent);
     house

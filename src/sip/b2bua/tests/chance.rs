@@ -268,7 +268,7 @@ fn play(house: &mut House, (what, who, how, more): Step) {
                     0 => house.command(Command::SendDtmf {
                         device: device(who),
                         call,
-                        digits: "12#".to_owned(),
+                        digits: "12#".parse().expect("digits"),
                     }),
                     _ => house.command(Command::RemoveParticipant {
                         device: device(who),

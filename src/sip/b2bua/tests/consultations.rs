@@ -583,7 +583,7 @@ fn digits_go_to_the_other_party_in_the_callers_name_and_a_supervisor_sends_none(
     let send = |device: &str| Command::SendDtmf {
         device: device.into(),
         call: call.clone(),
-        digits: "42#".to_owned(),
+        digits: "42#".parse().expect("digits"),
     };
     house.command(send(AGENT)).expect("accepted");
     let dialled = |house: &mut House| {

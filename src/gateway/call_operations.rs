@@ -1,0 +1,136 @@
+//! Operations on a user's own leg: whether they are possible, and which command each becomes.
+
+use super::User;
+use super::access::{may_monitor_at_all, needs_feature};
+use super::pending::Audited;
+use super::requests::{Decision, RequestCheck, forbidden};
+use crate::model::{Activity, CallId, CallOperation, CallView, Command, Feature, Now, Operation, Reason, Refusal, RequestEnvelope};
+
+impl RequestCheck<'_> {
+    pub(super) fn on_call(
+        &self,
+        user: &User,
+        asked: &RequestEnvelope,
+        call: &CallId,
+        operation: &CallOperation,
+        now: Now,
+    ) -> Result<Decision, Refusal> {
+        let leg = self.leg_that_offers(user, call, operation.name())?;
+        let (command, audited) = call_command(&leg, operation);
+        let mut pending = self.pending(asked, audited, command, now)?;
+        pending.record.device = Some(leg.device.clone());
+        pending.record.target = self.reads.known.target_of(&leg.device);
+        if let CallOperation::SendDtmf(_) = operation {
+            pending.digits_on = Some((leg.id, leg.device));
+        }
+        Ok(Decision::Command(Box::new(pending)))
+    }
+
+    /// The user's leg of the call, if the user may ask the operation and it is possible there.
+    pub(super) fn leg_that_offers(&self, user: &User, call: &CallId, operation: Operation) -> Result<CallView, Refusal> {
+        needs_feature(user, Feature::Voice)?;
+        if operation.is_of_joined_supervisor() {
+            may_monitor_at_all(user)?;
+        }
+        let leg = self.reads.own_leg(user, call);
+        let leg = leg.ok_or_else(|| Refusal::not_found(format_args!("/me/calls/{call}")))?;
+        self.offers(&leg, operation)?;
+        Ok(leg)
+    }
+
+    /// The operation exists for this kind of leg and the backend can do it. Whether the leg's state allows it is the backend's to say:
+    /// a client may ask for the next thing before the fact of the last one has arrived here.
+    fn offers(&self, leg: &CallView, operation: Operation) -> Result<(), Refusal> {
+        if !self.is_possible(leg, operation) {
+            return Err(forbidden(&format!("Operation '{operation}' is not possible here.")));
+        }
+        if operation.is_of_joined_supervisor() && !leg.monitoring {
+            return Err(Refusal::new(
+                Reason::InvalidState,
+                format!("Operation '{operation}' needs a monitored call: you are not monitoring this one."),
+            ));
+        }
+        Ok(())
+    }
+
+    fn is_possible(&self, leg: &CallView, operation: Operation) -> bool {
+        let backend = &self.reads.known.capabilities;
+        let may_switch = |to: Activity| {
+            let is_one_way = self.reads.config.one_way_coach && to == Activity::Coach;
+            backend.live_switching && backend.activities.contains(&to) && !is_one_way
+        };
+        match operation {
+            Operation::Answer | Operation::Hangup => true,
+            Operation::Hold | Operation::Retrieve | Operation::MuteCall | Operation::UnmuteCall => !leg.monitoring,
+            Operation::SendDtmf => backend.dtmf && !leg.monitoring,
+            Operation::SingleStepTransfer => backend.transfers && !leg.monitoring,
+            Operation::InitiateTransfer | Operation::CompleteTransfer => backend.transfers && backend.consultations && !leg.monitoring,
+            Operation::SingleStepConference => backend.conferences && !leg.monitoring,
+            Operation::InitiateConference | Operation::CompleteConference => {
+                backend.conferences && backend.consultations && !leg.monitoring
+            }
+            Operation::RemoveParticipantFromConference => backend.conferences,
+            Operation::MuteMonitoredUser | Operation::UnmuteMonitoredUser => backend.mute_monitored,
+            Operation::SwitchToListenIn => may_switch(Activity::ListenIn),
+            Operation::SwitchToCoach => may_switch(Activity::Coach),
+            Operation::SwitchToBargeIn => may_switch(Activity::BargeIn),
+            Operation::StartContactCenterSession
+            | Operation::EndContactCenterSession
+            | Operation::Ready
+            | Operation::NotReady
+            | Operation::AfterCallWork
+            | Operation::AuxWork
+            | Operation::Offline
+            | Operation::ListenIn
+            | Operation::Coach
+            | Operation::BargeIn
+            | Operation::CancelSupervisorMonitoring
+            | Operation::DoNotDisturbOn
+            | Operation::DoNotDisturbOff
+            | Operation::ForwardCallsOn
+            | Operation::ForwardCallsOff
+            | Operation::Dial => false,
+        }
+    }
+}
+
+/// The command that an operation becomes, and when the audit has its line. A supervisor's leg is answered and released without asking the
+/// audit: the join was admitted, and leaving waits for nothing.
+fn call_command(leg: &CallView, operation: &CallOperation) -> (Command, Audited) {
+    let (device, call) = (leg.device.clone(), leg.id.clone());
+    let supervisor = device.clone();
+    let command = match operation.clone() {
+        CallOperation::Answer => Command::Answer { device, call },
+        CallOperation::Hangup => Command::Hangup { device, call },
+        CallOperation::Hold => Command::Hold { device, call },
+        CallOperation::Retrieve => Command::Retrieve { device, call },
+        CallOperation::Mute(on) => Command::Mute { device, call, on },
+        CallOperation::SendDtmf(digits) => Command::SendDtmf { device, call, digits },
+        CallOperation::Switch(activity) => Command::SwitchMonitoring {
+            supervisor,
+            call,
+            activity,
+        },
+        CallOperation::MuteMonitored(muted) => Command::MuteMonitoredParty { supervisor, call, muted },
+        CallOperation::Transfer(step) => Command::Transfer {
+            device,
+            call,
+            step: step.into(),
+        },
+        CallOperation::Conference(step) => Command::Conference {
+            device,
+            call,
+            step: step.into(),
+        },
+        CallOperation::RemoveParticipant(participant) => Command::RemoveParticipant {
+            device,
+            call,
+            participant: participant.into(),
+        },
+    };
+    let audited = match operation.name().is_of_joined_supervisor() {
+        true => Audited::Before,
+        false => Audited::Never,
+    };
+    (command, audited)
+}

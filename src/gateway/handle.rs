@@ -1,0 +1,185 @@
+//! The gateway as the rest of the program holds it.
+
+use super::persistence::{StateWriter, kept_listening, kept_sessions};
+use super::task::GatewayTask;
+use super::{Directory, Gateway, GatewayConfig, Restored, User, VoiceEnvironment};
+use crate::audit::AuditLog;
+use crate::clock;
+use crate::model::{Answer, Capabilities, Notice, Query, Reason, Refusal, RequestEnvelope, UserId};
+use crate::store::{Store, StoreError};
+use crate::telephony::{BackendConnection, FactLog};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+/// Requests and reads that may wait for the task.
+const WAITING_REQUESTS: usize = 1024;
+/// Notices that a slow reader may lag behind before it has to read the states again.
+const WAITING_NOTICES: usize = 16_384;
+
+/// The way in to the gateway. Cheap to clone; works from any task.
+#[derive(Clone)]
+pub struct GatewayHandle {
+    inbox: mpsc::Sender<Inbound>,
+    questions: Arc<AtomicU64>,
+    pub(super) notices: broadcast::Sender<Arc<GatewayEvent>>,
+    directory: Arc<Directory>,
+    ready: watch::Receiver<bool>,
+    pub(super) leaving: Arc<AtomicBool>,
+    pub(super) facts: FactLog,
+    capabilities: watch::Receiver<Capabilities>,
+    pub(super) audit: AuditLog,
+}
+
+/// What waits for the task.
+pub(super) enum Inbound {
+    Ask(RequestEnvelope, Reply),
+    Read(UserId, Query, Reply),
+    State(StateQuestion),
+}
+
+/// What the gateway tells its readers, in the order things happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GatewayEvent {
+    /// Something has happened to a user.
+    Notice(Box<Notice>),
+    /// A question how everything of a user is has been answered: all notices before are older than the answer, all after are newer.
+    Answered(QuestionId),
+}
+
+/// Names a question how everything of a user is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QuestionId(u64);
+
+/// A question how everything of a user is now, and where its answer comes, in the words of notices.
+#[derive(Debug)]
+pub(super) struct StateQuestion {
+    pub(super) id: QuestionId,
+    pub(super) user: UserId,
+    pub(super) answer: oneshot::Sender<Vec<Notice>>,
+}
+
+pub(super) type Reply = oneshot::Sender<Result<Answer, Refusal>>;
+
+fn closing() -> Refusal {
+    Refusal::new(Reason::Unavailable, "The gateway is shutting down.")
+}
+
+impl GatewayHandle {
+    /// Starts the gateway on the current tokio runtime. It ends when the last clone of the handle is dropped.
+    ///
+    /// # Errors
+    /// What was kept cannot be read.
+    pub fn start(
+        config: GatewayConfig,
+        directory: Directory,
+        backend: BackendConnection,
+        audit: AuditLog,
+        store: Store,
+    ) -> Result<Self, StoreError> {
+        let directory = Arc::new(directory);
+        let kept = Restored {
+            sessions: kept_sessions(&directory, &store)?,
+            hearing: kept_listening(&store)?,
+        };
+        let instance = format!("{:016x}", rand::random::<u64>());
+        let (inbox, requests) = mpsc::channel(WAITING_REQUESTS);
+        let (notices, _) = broadcast::channel(WAITING_NOTICES);
+        let (tell_ready, ready) = watch::channel(false);
+        let handle = Self {
+            inbox,
+            questions: Arc::default(),
+            notices,
+            directory: directory.clone(),
+            ready,
+            leaving: Arc::default(),
+            facts: FactLog::new(),
+            capabilities: backend.capabilities.clone(),
+            audit,
+        };
+        let mut gateway = Gateway::new(config, directory, kept, &instance);
+        gateway.handle_capabilities(backend.capabilities.borrow().clone(), clock::now());
+        GatewayTask::spawn(gateway, backend, &handle, requests, tell_ready, StateWriter::start(store));
+        Ok(handle)
+    }
+
+    /// Asks the gateway to do something. Answers when the backend has accepted or refused it; what comes of it arrives as notices.
+    pub async fn ask(&self, asked: RequestEnvelope) -> Result<Answer, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.send(Inbound::Ask(asked, reply)).await.map_err(|_| closing())?;
+        answer.await.map_err(|_| closing())?
+    }
+
+    /// Reads. Answers also while the backend is away, with what was known last.
+    pub async fn read(&self, user: &UserId, query: Query) -> Result<Answer, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let read = Inbound::Read(user.clone(), query, reply);
+        self.inbox.send(read).await.map_err(|_| closing())?;
+        answer.await.map_err(|_| closing())?
+    }
+
+    /// Every notice to every user, in the order things happened. A receiver that lags reads the states again.
+    pub fn notices(&self) -> broadcast::Receiver<Arc<GatewayEvent>> {
+        self.notices.subscribe()
+    }
+
+    /// Asks how the user, the user's devices and calls are now. The answer comes first, then [`GatewayEvent::Answered`] among the notices.
+    /// The question itself is on its way when the future has ended.
+    pub fn ask_state(&self, user: UserId) -> (QuestionId, oneshot::Receiver<Vec<Notice>>, impl Future<Output = ()> + Send + use<>) {
+        let (tell, answer) = oneshot::channel();
+        let id = QuestionId(self.questions.fetch_add(1, Ordering::Relaxed));
+        let question = StateQuestion { id, user, answer: tell };
+        let inbox = self.inbox.clone();
+        let sent = async move {
+            // A gateway that is closing tells nobody anything.
+            let _ = inbox.send(Inbound::State(question)).await;
+        };
+        (id, answer, sent)
+    }
+
+    /// The user with this login name, with roles and features.
+    pub fn user(&self, user: &UserId) -> Option<&User> {
+        self.directory.user(user)
+    }
+
+    /// The voice environment with this path id.
+    pub fn voice_environment(&self, id: &str) -> Option<&VoiceEnvironment> {
+        self.directory.voice_environments.get(id)
+    }
+
+    /// The users, devices and groups that exist.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// True while the backend can be reached and all it knows has been read.
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// True while the audit can be written; while it can not, nobody may listen.
+    pub fn is_audited(&self) -> bool {
+        self.audit.is_writable()
+    }
+
+    /// The process is about to stop: that its backend goes away is no alarm from now on.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// As [`GatewayHandle::is_ready`], for waiting.
+    pub fn readiness(&self) -> watch::Receiver<bool> {
+        self.ready.clone()
+    }
+
+    /// What the backend reports, for serving it again: all but the questions that only this gateway may answer.
+    pub fn facts(&self) -> FactLog {
+        self.facts.clone()
+    }
+
+    /// What the backend can do.
+    pub fn capabilities(&self) -> watch::Receiver<Capabilities> {
+        self.capabilities.clone()
+    }
+}

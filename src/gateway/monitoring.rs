@@ -1,0 +1,391 @@
+//! Monitors: which supervisor may join, which monitor must end, and what the audit says of each.
+
+use super::access::AccessDirectory;
+use super::audit_record::{AuditEvent, AuditRecord, ListeningRecord};
+use super::known::BackendFacts;
+use super::pending::{PendingLine, PendingWorks};
+use super::{Output, UNAUDITED};
+use crate::model::{
+    Activity, AdmissionAsked, CallFact, CallId, Command, DeviceId, Failure, MonitorFact, MonitorState, NoticeBody, Now, PartyFact, Reason,
+    Refusal, RequestEnvelope, Timestamp, Topic, UserId,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// The monitors as the gateway must answer for them: each admission and each join gets its last line in the audit, and a monitor that must
+/// end is asked to until it is gone.
+#[derive(Default)]
+pub(super) struct Monitoring {
+    /// Admissions and joins whose last line has not been written, by supervisor's device.
+    listening: BTreeMap<DeviceId, ListeningRecord>,
+    /// Monitors that must end, by supervisor's device; asked for again after every snapshot until they are gone.
+    ending: BTreeSet<DeviceId>,
+}
+
+/// What monitoring needs of the gateway for one step.
+pub(super) struct Ctx<'a> {
+    pub(super) access: &'a AccessDirectory,
+    pub(super) known: &'a BackendFacts,
+    pub(super) works: &'a mut PendingWorks,
+    pub(super) now: Now,
+}
+
+impl Ctx<'_> {
+    fn owner(&self, device: &DeviceId) -> Option<UserId> {
+        self.access.owner(device).map(|user| user.id.clone())
+    }
+
+    fn audit(&mut self, record: AuditRecord, line: PendingLine) {
+        self.works.audit(record, line, self.now);
+    }
+
+    fn monitor_record(&self, event: AuditEvent, monitor: &MonitorFact) -> AuditRecord {
+        let activity = joined(monitor).map_or(monitor.activity, |(_, activity, _)| activity);
+        AuditRecord {
+            user: self.owner(&monitor.supervisor),
+            device: Some(monitor.supervisor.clone()),
+            target: Some(monitor.target.clone()),
+            call: monitor.state.call().cloned(),
+            activity: Some(activity),
+            mode: Some(monitor.mode),
+            scope: Some(monitor.scope),
+            ..AuditRecord::new(event, self.now.wall)
+        }
+    }
+
+    fn listening_record(&self, event: AuditEvent, listening: &ListeningRecord) -> AuditRecord {
+        AuditRecord {
+            user: self.owner(&listening.supervisor),
+            device: Some(listening.supervisor.clone()),
+            target: Some(listening.target.clone()),
+            call: Some(listening.call.clone()),
+            activity: Some(listening.activity),
+            ..AuditRecord::new(event, self.now.wall)
+        }
+    }
+}
+
+impl Monitoring {
+    /// The admissions and joins that an earlier life has left.
+    pub(super) fn new(kept: Vec<ListeningRecord>) -> Self {
+        Self {
+            listening: kept.into_iter().map(|one| (one.supervisor.clone(), one)).collect(),
+            ending: BTreeSet::new(),
+        }
+    }
+
+    /// A backend asks whether a supervisor may join a call.
+    pub(super) fn handle_admission(&mut self, asked: AdmissionAsked, ctx: &mut Ctx<'_>) {
+        let owner = ctx.owner(&asked.supervisor);
+        let record = AuditRecord {
+            user: owner.clone(),
+            device: Some(asked.supervisor.clone()),
+            target: Some(asked.target.clone()),
+            call: Some(asked.call.clone()),
+            activity: Some(asked.activity),
+            ..AuditRecord::new(AuditEvent::Admitted, ctx.now.wall)
+        };
+        match self.may_join(&asked, ctx) {
+            Ok(user) => ctx.audit(record, PendingLine::Admission { user, asked }),
+            Err(refusal) => {
+                let record = AuditRecord {
+                    event: AuditEvent::NotAdmitted,
+                    refusal: Some(refusal),
+                    ..record
+                };
+                ctx.audit(record, PendingLine::Nothing);
+                self.admit(owner, &asked, false, ctx);
+            }
+        }
+    }
+
+    /// The line of an admission has been written, or could not be.
+    pub(super) fn handle_admission_audited(&mut self, user: UserId, asked: &AdmissionAsked, written: bool, ctx: &mut Ctx<'_>) {
+        let admitted = written && self.may_join(asked, ctx).is_ok();
+        self.admit(Some(user), asked, admitted, ctx);
+    }
+
+    fn may_join(&self, asked: &AdmissionAsked, ctx: &Ctx<'_>) -> Result<UserId, Refusal> {
+        let unowned = || Refusal::device(Reason::NotPermitted, &asked.supervisor, "Device '{}' is nobody's.");
+        let user = ctx.access.owner(&asked.supervisor).ok_or_else(unowned)?;
+        ctx.access.may_monitor(user, &asked.target)?;
+        let hears_all = ctx
+            .known
+            .monitors
+            .get(&asked.supervisor)
+            .is_none_or(|monitor| !monitor.agent_side_only);
+        if hears_all && ctx.access.agent_side_only(&asked.target) {
+            let text = "The agent's customers may not be listened to any more: ask again.";
+            return Err(Refusal::new(Reason::NotPermitted, text));
+        }
+        if self.ending.contains(&asked.supervisor) {
+            return Err(Refusal::new(Reason::InvalidState, "The monitor is being cancelled."));
+        }
+        Ok(user.id.clone())
+    }
+
+    fn admit(&mut self, user: Option<UserId>, asked: &AdmissionAsked, admitted: bool, ctx: &mut Ctx<'_>) {
+        if admitted {
+            let listening = ListeningRecord {
+                supervisor: asked.supervisor.clone(),
+                target: asked.target.clone(),
+                call: asked.call.clone(),
+                activity: asked.activity,
+                since: None,
+            };
+            self.listen(&asked.supervisor, Some(listening), ctx);
+        }
+        let command = Command::AdmitMonitoring {
+            supervisor: asked.supervisor.clone(),
+            call: asked.call.clone(),
+            admitted,
+        };
+        ctx.works.command(user, command, ctx.now);
+    }
+
+    /// Ends a monitor: now, and again after every snapshot until it is gone.
+    pub(super) fn end(&mut self, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
+        self.ending.insert(supervisor.clone());
+        if !ctx.known.is_ready() {
+            return;
+        }
+        let command = Command::StopMonitoring {
+            supervisor: supervisor.clone(),
+        };
+        ctx.works.command(ctx.owner(supervisor), command, ctx.now);
+    }
+
+    /// A new monitor has been accepted in the place of one that was to end.
+    pub(super) fn handle_started(&mut self, supervisor: &DeviceId) {
+        self.ending.remove(supervisor);
+    }
+
+    /// Ends a monitor unless its end has been asked for.
+    pub(super) fn end_unless_ending(&mut self, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
+        if !self.ending.contains(supervisor) {
+            self.end(supervisor, ctx);
+        }
+    }
+
+    /// The audit cannot be written: every supervisor who hears a call, or is about to, hears it no more and is told why.
+    pub(super) fn handle_audit_lost(&mut self, ctx: &mut Ctx<'_>) {
+        let hears = |monitor: &&MonitorFact| match monitor.state {
+            MonitorState::Joined { .. } | MonitorState::Inviting { .. } => true,
+            MonitorState::Armed | MonitorState::Admitting { .. } => false,
+        };
+        let known = ctx.known;
+        for MonitorFact { supervisor, .. } in known.monitors.values().filter(hears) {
+            let is_news = !self.ending.contains(supervisor);
+            self.end(supervisor, ctx);
+            let Some(user) = ctx.owner(supervisor).filter(|_| is_news) else {
+                continue;
+            };
+            let body = NoticeBody::Error {
+                device: supervisor.clone(),
+                refusal: Refusal::new(Reason::Internal, UNAUDITED),
+            };
+            ctx.works.notify(&user, Topic::Devices, body);
+        }
+    }
+
+    /// After a snapshot: asks again for the ends that have not come.
+    pub(super) fn handle_ready(&mut self, ctx: &mut Ctx<'_>) {
+        self.ending.retain(|supervisor| ctx.known.monitors.contains_key(supervisor));
+        for supervisor in self.ending.clone() {
+            self.end(&supervisor, ctx);
+        }
+    }
+
+    /// Ends a monitor whose supervisor may not monitor its target any more.
+    pub(super) fn check_permission(&mut self, monitor: &MonitorFact, ctx: &mut Ctx<'_>) {
+        let Some(user) = ctx.access.owner(&monitor.supervisor) else {
+            return;
+        };
+        let permitted = ctx.access.may_monitor(user, &monitor.target);
+        if let (Err(refusal), false) = (permitted, self.ending.contains(&monitor.supervisor)) {
+            let record = AuditRecord {
+                refusal: Some(refusal),
+                ..ctx.monitor_record(AuditEvent::Cancelled, monitor)
+            };
+            ctx.audit(record, PendingLine::Nothing);
+            self.end(&monitor.supervisor, ctx);
+        }
+    }
+
+    /// A monitor is gone; `found`: it went while the gateway or its backend was away.
+    pub(super) fn handle_gone(&mut self, supervisor: &DeviceId, before: Option<&MonitorFact>, found: bool, ctx: &mut Ctx<'_>) {
+        self.ending.remove(supervisor);
+        self.handle_progress(supervisor, before, None, found, ctx);
+    }
+
+    /// Closes, after a snapshot, what an earlier life or the time of absence has left open.
+    pub(super) fn close_unmonitored(&mut self, ctx: &mut Ctx<'_>) {
+        let closed = self
+            .listening
+            .keys()
+            .filter(|supervisor| !ctx.known.monitors.contains_key(*supervisor));
+        for supervisor in closed.cloned().collect::<Vec<_>>() {
+            self.handle_progress(&supervisor, None, None, true, ctx);
+        }
+    }
+
+    /// Writes down joins, changes and releases; `found`: this is how it is after the gateway or its backend was away.
+    pub(super) fn handle_progress(
+        &mut self,
+        supervisor: &DeviceId,
+        before: Option<&MonitorFact>,
+        after: Option<&MonitorFact>,
+        found: bool,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let was = self.listening.get(supervisor).cloned();
+        let is = after.and_then(|monitor| joined(monitor).map(|(call, activity, since)| listening(monitor, call, activity, since)));
+        let stays = match (&was, &is) {
+            (None, _) => false,
+            (Some(was), Some(is)) if was.since.is_some() => was.call == is.call && was.since == is.since,
+            (Some(was), _) if was.since.is_some() => false,
+            // Admitted to this call, and the backend is still about to bring the supervisor in.
+            (Some(was), _) => after.and_then(|monitor| monitor.state.call()) == Some(&was.call),
+        };
+        if let (false, Some(was)) = (stays, &was) {
+            audit_end(was, before, found, ctx);
+        }
+        let Some((monitor, is)) = after.zip(is) else {
+            return self.listen(supervisor, was.filter(|_| stays), ctx);
+        };
+        let was = was.filter(|was| stays && was.since.is_some());
+        let same_terms = before.is_none_or(|before| (before.mode, before.scope) == (monitor.mode, monitor.scope));
+        let event = match &was {
+            None if found => Some(AuditEvent::FoundJoined),
+            None => Some(AuditEvent::Joined),
+            Some(_) if before.is_none() => Some(AuditEvent::FoundJoined),
+            Some(was) if was.activity == is.activity && same_terms => None,
+            Some(_) => Some(AuditEvent::Changed),
+        };
+        self.listen(supervisor, Some(is), ctx);
+        if let Some(event) = event {
+            let supervisor = supervisor.clone();
+            let record = ctx.monitor_record(event, monitor);
+            ctx.audit(record, PendingLine::Listening { supervisor });
+        }
+    }
+
+    /// Remembers what a supervisor's device hears, beyond the end of this process.
+    fn listen(&mut self, supervisor: &DeviceId, listening: Option<ListeningRecord>, ctx: &mut Ctx<'_>) {
+        let before = match &listening {
+            Some(listening) => self.listening.insert(supervisor.clone(), listening.clone()),
+            None => self.listening.remove(supervisor),
+        };
+        if before != listening {
+            ctx.works.outputs.push_back(Output::KeepHearing {
+                supervisor: supervisor.clone(),
+                hearing: listening,
+            });
+        }
+    }
+
+    /// Writes down, for each supervisor who hears a call or is about to, that a device's leg of it is with another number now. `ctx` knows
+    /// the call as it was before.
+    pub(super) fn handle_call(&self, call: &CallFact, ctx: &mut Ctx<'_>) {
+        let before = ctx
+            .known
+            .calls
+            .get(&call.id)
+            .map(|call| call.parties.as_slice())
+            .unwrap_or_default();
+        let is_news = |party: &&PartyFact| party.handed_on_to.is_some() && !before.iter().any(|known| is_same_end(known, party));
+        let numbers = call.parties.iter().filter(is_news).filter_map(|party| party.handed_on_to.clone());
+        let listening = self.listening.values().filter(|listening| listening.call == call.id);
+        let records: Vec<AuditRecord> = listening
+            .flat_map(|listening| {
+                numbers.clone().map(|number| AuditRecord {
+                    number: Some(number),
+                    ..ctx.listening_record(AuditEvent::HandedOn, listening)
+                })
+            })
+            .collect();
+        for record in records {
+            ctx.audit(record, PendingLine::Nothing);
+        }
+    }
+
+    /// Writes down what a failure means to a supervisor who hears a call or is about to.
+    pub(super) fn handle_failure(&mut self, failure: &Failure, ctx: &mut Ctx<'_>) {
+        let waits = |listening: &&ListeningRecord| listening.since.is_none() && failure.call.as_ref() == Some(&listening.call);
+        if let Some(listening) = self.listening.get(&failure.device).filter(waits).cloned() {
+            let record = AuditRecord {
+                refusal: Some(failure.refusal.clone()),
+                ..ctx.listening_record(AuditEvent::NotJoined, &listening)
+            };
+            ctx.audit(record, PendingLine::Nothing);
+            self.listen(&failure.device, None, ctx);
+        }
+        // Only what concerns the monitored call: a failed operation of the supervisor's own is no matter of the audit.
+        let concerns = |monitor: &&MonitorFact| joined(monitor).map(|(call, ..)| call) == failure.call.as_ref() && failure.call.is_some();
+        if let Some(monitor) = ctx.known.monitors.get(&failure.device).filter(concerns) {
+            let record = AuditRecord {
+                request_id: failure.request_id.clone(),
+                refusal: Some(failure.refusal.clone()),
+                ..ctx.monitor_record(AuditEvent::Failed, monitor)
+            };
+            ctx.audit(record, PendingLine::Nothing);
+        }
+    }
+
+    /// A user ends the session: monitors by and of the user's devices end.
+    pub(super) fn handle_session_end(&mut self, devices: &[DeviceId], asked: &RequestEnvelope, ctx: &mut Ctx<'_>) {
+        let known = ctx.known;
+        let concerned = |monitor: &&MonitorFact| devices.contains(&monitor.supervisor) || devices.contains(&monitor.target);
+        for monitor in known.monitors.values().filter(concerned) {
+            let record = AuditRecord {
+                from: Some(asked.from),
+                request_id: Some(asked.request_id.clone()),
+                operation: Some(asked.operation()),
+                ..ctx.monitor_record(AuditEvent::Cancelled, monitor)
+            };
+            ctx.audit(record, PendingLine::Nothing);
+            self.end(&monitor.supervisor, ctx);
+        }
+    }
+}
+
+fn audit_end(was: &ListeningRecord, before: Option<&MonitorFact>, found: bool, ctx: &mut Ctx<'_>) {
+    let (event, heard) = match was.since {
+        None => (AuditEvent::NotJoined, None),
+        Some(_) if found => (AuditEvent::Lost, None),
+        Some(since) => (
+            AuditEvent::Released,
+            Some(Duration::from_millis(ctx.now.wall.0.saturating_sub(since.0))),
+        ),
+    };
+    let record = AuditRecord {
+        mode: before.map(|monitor| monitor.mode),
+        scope: before.map(|monitor| monitor.scope),
+        heard,
+        ..ctx.listening_record(event, was)
+    };
+    ctx.audit(record, PendingLine::Nothing);
+}
+
+fn listening(monitor: &MonitorFact, call: &CallId, activity: Activity, since: Timestamp) -> ListeningRecord {
+    ListeningRecord {
+        supervisor: monitor.supervisor.clone(),
+        target: monitor.target.clone(),
+        call: call.clone(),
+        activity,
+        since: Some(since),
+    }
+}
+
+/// The call that a supervisor is on, with the activity there and since when.
+pub(super) fn joined(monitor: &MonitorFact) -> Option<(&CallId, Activity, Timestamp)> {
+    match &monitor.state {
+        MonitorState::Joined { call, activity, since } => Some((call, *activity, *since)),
+        MonitorState::Armed | MonitorState::Admitting { .. } | MonitorState::Inviting { .. } => None,
+    }
+}
+
+/// The same device has left for the same number.
+fn is_same_end(one: &PartyFact, other: &PartyFact) -> bool {
+    (&one.device, &one.handed_on_to, one.established_at) == (&other.device, &other.handed_on_to, other.established_at)
+}

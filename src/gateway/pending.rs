@@ -1,0 +1,149 @@
+//! What is to be done next, and what waits for its outcome.
+
+use super::audit_record::AuditRecord;
+use super::{GatewayConfig, Output, Token, WorkId};
+use crate::model::{
+    AdmissionAsked, Answer, CallId, Command, CommandContext, DeviceId, Notice, NoticeBody, Now, Refusal, RequestId, Topic, UserId,
+};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// The outputs of the gateway, and the commands and audit lines whose outcome has not come yet.
+pub(super) struct PendingWorks {
+    /// Makes request ids of our own unlike those of the instance before.
+    instance: String,
+    command_deadline: Duration,
+    audit_deadline: Duration,
+    lines: BTreeMap<WorkId, (Instant, PendingLine)>,
+    /// A command without a waiting request is one of the gateway's own.
+    commands: BTreeMap<WorkId, (Instant, Option<(Token, PendingCommand)>)>,
+    next: u64,
+    pub(super) outputs: VecDeque<Output>,
+}
+
+/// What waits for an audit line.
+pub(super) enum PendingLine {
+    /// A permitted request.
+    Attempt { token: Token, command: PendingCommand },
+    /// A refused request, for order's sake only.
+    Refused { token: Token, refusal: Refusal },
+    /// A join.
+    Admission { user: UserId, asked: AdmissionAsked },
+    /// Somebody hears a call: if this line cannot be written, the monitor ends.
+    Listening { supervisor: DeviceId },
+    /// Nothing.
+    Nothing,
+}
+
+/// A command with what is needed around it.
+#[derive(Clone)]
+pub(super) struct PendingCommand {
+    pub(super) context: CommandContext,
+    pub(super) command: Command,
+    pub(super) record: AuditRecord,
+    pub(super) audited: Audited,
+    /// Digits were sent: the leg's user is told.
+    pub(super) digits_on: Option<(CallId, DeviceId)>,
+}
+
+/// When the audit line of a permitted request is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audited {
+    /// Not at all.
+    Never,
+    /// Beside the command: what ends listening waits for nothing.
+    Beside,
+    /// Before the command.
+    Before,
+}
+
+impl PendingWorks {
+    pub(super) fn new(config: &GatewayConfig, instance: &str) -> Self {
+        Self {
+            instance: instance.to_owned(),
+            command_deadline: config.command_deadline,
+            audit_deadline: config.audit_deadline,
+            lines: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            next: 0,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines.is_empty() && self.commands.is_empty()
+    }
+
+    pub(super) fn reply(&mut self, token: Token, result: Result<Answer, Refusal>) {
+        self.outputs.push_back(Output::Reply { token, result });
+    }
+
+    pub(super) fn notify(&mut self, user: &UserId, topic: Topic, body: NoticeBody) {
+        self.outputs.push_back(Output::Notice(notice(user, topic, body)));
+    }
+
+    /// Writes an audit line; `line` happens when it is written, or cannot be.
+    pub(super) fn audit(&mut self, record: AuditRecord, line: PendingLine, now: Now) {
+        let id = self.next_id();
+        self.lines.insert(id, (now.mono + self.audit_deadline, line));
+        self.outputs.push_back(Output::Audit { id, record });
+    }
+
+    /// Sends the command of a request.
+    pub(super) fn send(&mut self, token: Token, pending: PendingCommand, now: Now) {
+        let id = self.next_id();
+        let (context, command) = (pending.context.clone(), pending.command.clone());
+        self.commands.insert(id, (now.mono + self.command_deadline, Some((token, pending))));
+        self.outputs.push_back(Output::Command { id, context, command });
+    }
+
+    /// Sends a command of the gateway's own, on behalf of the device's user, if it has one.
+    pub(super) fn command(&mut self, user: Option<UserId>, command: Command, now: Now) {
+        let id = self.next_id();
+        self.commands.insert(id, (now.mono + self.command_deadline, None));
+        let context = CommandContext {
+            request_id: RequestId::from(format!("gateway-{}-{}", self.instance, id.0)),
+            user,
+            deadline: self.command_deadline,
+        };
+        self.outputs.push_back(Output::Command { id, context, command });
+    }
+
+    fn next_id(&mut self) -> WorkId {
+        let id = WorkId(self.next);
+        self.next += 1;
+        id
+    }
+
+    /// What has waited for this audit line.
+    pub(super) fn take_line(&mut self, id: WorkId) -> Option<PendingLine> {
+        self.lines.remove(&id).map(|(_, line)| line)
+    }
+
+    /// The request that has waited for this command.
+    pub(super) fn take_command(&mut self, id: WorkId) -> Option<(Token, PendingCommand)> {
+        self.commands.remove(&id).and_then(|(_, request)| request)
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let lines = self.lines.values().map(|(deadline, _)| *deadline);
+        lines.chain(self.commands.values().map(|(deadline, _)| *deadline)).min()
+    }
+
+    /// The works whose outcome has not come in time, in the order they began; true for an audit line.
+    pub(super) fn late(&self, now: Instant) -> BTreeMap<WorkId, bool> {
+        let lines = self.lines.iter().map(|(id, (deadline, _))| (*id, *deadline, true));
+        let commands = self.commands.iter().map(|(id, (deadline, _))| (*id, *deadline, false));
+        let late = lines.chain(commands).filter(|(_, deadline, _)| *deadline <= now);
+        late.map(|(id, _, is_line)| (id, is_line)).collect()
+    }
+}
+
+pub(super) fn notice(user: &UserId, topic: Topic, body: NoticeBody) -> Notice {
+    Notice {
+        user: user.clone(),
+        topic,
+        body,
+    }
+}

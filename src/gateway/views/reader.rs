@@ -1,0 +1,157 @@
+use super::Related;
+use crate::gateway::access::AccessDirectory;
+use crate::gateway::known::BackendFacts;
+use crate::gateway::{GatewayConfig, User, views};
+use crate::model::{
+    AgentState, Answer, CallFact, CallId, CallView, DeviceId, DeviceView, LegState, Query, Refusal, Timestamp, UserId, UserView,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Devices, calls and users as a user sees them now.
+#[derive(Clone, Copy)]
+pub(in crate::gateway) struct Reader<'a> {
+    pub(in crate::gateway) config: &'a GatewayConfig,
+    pub(in crate::gateway) access: &'a AccessDirectory,
+    pub(in crate::gateway) known: &'a BackendFacts,
+    /// Open sessions and their voice states.
+    pub(in crate::gateway) sessions: &'a BTreeMap<UserId, AgentState>,
+}
+
+impl Reader<'_> {
+    /// Answers a read.
+    ///
+    /// # Errors
+    /// `NotFound` for what the user may not see.
+    pub(in crate::gateway) fn read(&self, user: &User, query: &Query, now: Timestamp) -> Result<Answer, Refusal> {
+        match query {
+            Query::Me => Ok(Answer::User(self.user_view(user))),
+            Query::MyDevices => Ok(Answer::Devices(self.own_devices(user))),
+            Query::MyDevice(device) if user.devices.contains(device) => self.device_view(device).map(Answer::Device),
+            Query::MyDevice(device) => Err(Refusal::not_found(format_args!("/me/devices/{device}"))),
+            Query::MyCalls => {
+                let calls = self.own_calls(user, now).into_iter();
+                Ok(Answer::Calls(calls.map(|view| self.measured(view)).collect()))
+            }
+            Query::MyCall(call) => {
+                let view = self.own_leg(user, call);
+                view.map(|view| Answer::Call(self.measured(views::timed(view, now))))
+                    .ok_or_else(|| Refusal::not_found(format_args!("/me/calls/{call}")))
+            }
+            Query::Device(device) if self.access.may_know(user, device) => self.view_for(user, device).map(Answer::Device),
+            Query::Device(device) => Err(Refusal::no_device(device)),
+            Query::Devices(number) => Ok(Answer::Devices(
+                self.access
+                    .devices()
+                    .filter(|entry| number.as_ref().is_none_or(|number| *number == entry.number))
+                    .filter(|entry| self.access.may_monitor(user, &entry.id).is_ok())
+                    .filter_map(|entry| self.view_for(user, &entry.id).ok())
+                    .collect(),
+            )),
+        }
+    }
+
+    /// A device as its own user sees it.
+    pub(in crate::gateway) fn device_view(&self, device: &DeviceId) -> Result<DeviceView, Refusal> {
+        let entry = self.access.device(device).ok_or_else(|| Refusal::no_device(device))?;
+        let owner = self.access.owner(device);
+        let state = owner
+            .and_then(|owner| self.sessions.get(&owner.id))
+            .copied()
+            .unwrap_or(AgentState::Offline);
+        Ok(views::device(
+            entry,
+            owner,
+            self.known.devices.get(device),
+            self.known.monitors.get(device),
+            state,
+            &self.known.capabilities,
+        ))
+    }
+
+    fn view_for(&self, user: &User, device: &DeviceId) -> Result<DeviceView, Refusal> {
+        let view = self.device_view(device)?;
+        Ok(if user.devices.contains(device) {
+            view
+        } else {
+            views::of_another(view)
+        })
+    }
+
+    /// The user's devices.
+    pub(in crate::gateway) fn own_devices(&self, user: &User) -> Vec<DeviceView> {
+        user.devices.iter().filter_map(|device| self.device_view(device).ok()).collect()
+    }
+
+    /// The legs of a call, by device, also those that have left.
+    pub(in crate::gateway) fn legs(&self, call: &CallFact) -> BTreeMap<DeviceId, CallView> {
+        let devices: BTreeSet<_> = call.parties.iter().filter_map(|party| party.device.as_ref()).collect();
+        devices
+            .into_iter()
+            .filter_map(|device| Some((device.clone(), self.leg_view(call, device)?)))
+            .collect()
+    }
+
+    fn leg_view(&self, call: &CallFact, device: &DeviceId) -> Option<CallView> {
+        let entry = self.access.device(device)?;
+        let party = views::leg(call, entry)?;
+        let asks_about = |parent: &CallId| {
+            let about = self.known.calls.get(parent);
+            about.is_some_and(|about| views::asks(device, call, about))
+        };
+        let related = Related {
+            parent: call.parent.clone().filter(asks_about),
+            is_asked_about: self
+                .known
+                .consultation_about(&call.id)
+                .is_some_and(|by| views::asks(device, by, call)),
+        };
+        Some(views::call(call, entry, party, related, self.config, &self.known.capabilities))
+    }
+
+    /// The user's leg of a call, unless it has left.
+    pub(in crate::gateway) fn own_leg(&self, user: &User, call: &CallId) -> Option<CallView> {
+        self.live_leg(user, self.known.calls.get(call)?)
+    }
+
+    fn live_leg(&self, user: &User, call: &CallFact) -> Option<CallView> {
+        let mut legs = user.devices.iter().filter_map(|device| self.leg_view(call, device));
+        legs.find(|leg| leg.state != LegState::Released)
+    }
+
+    /// A leg as it is read: with how the sound fares, which is told to nobody.
+    fn measured(&self, view: CallView) -> CallView {
+        let call = self.known.calls.get(&view.id);
+        let entry = self.access.device(&view.device);
+        match call.zip(entry).and_then(|(call, entry)| Some((call, views::leg(call, entry)?))) {
+            Some((call, party)) => views::measured(view, call, party),
+            None => view,
+        }
+    }
+
+    /// The user's legs that have not left.
+    pub(in crate::gateway) fn own_calls(&self, user: &User, now: Timestamp) -> Vec<CallView> {
+        let legs = self.known.calls.of(&user.devices).filter_map(|call| self.live_leg(user, call));
+        legs.map(|leg| views::timed(leg, now)).collect()
+    }
+
+    /// The user, as the user sees it.
+    pub(in crate::gateway) fn user_view(&self, user: &User) -> UserView {
+        let state = self.sessions.get(&user.id).copied();
+        UserView {
+            id: user.id.clone(),
+            display_name: user.display_name.clone(),
+            roles: user.roles.iter().copied().collect(),
+            features: user.features.iter().copied().collect(),
+            session: state.is_some(),
+            state,
+            devices: user.devices.clone(),
+            calls: self
+                .known
+                .calls
+                .of(&user.devices)
+                .filter(|call| self.live_leg(user, call).is_some())
+                .map(|call| call.id.clone())
+                .collect(),
+        }
+    }
+}
