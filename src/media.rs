@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`Hearing`] is the allow-list. [`call::Call`] is the quiet machine of one call: packets and time in, packets and events
-//! out. [`engine::Engine`] owns threads and sockets and drives the machines; the `sip` room talks to nothing else.
+//! out. [`engine::Engine`] owns threads and sockets and drives the machines; `sip` talks to nothing else.
 
 pub mod call;
 pub mod codec;
@@ -179,14 +179,7 @@ pub enum MediaCommand {
         /// The allow-list.
         hearing: Hearing,
     },
-    /// Silences a leg toward everybody but supervisors, over whatever the allow-list says, until taken back.
-    Mute {
-        /// The leg.
-        leg: LegId,
-        /// Silent or not.
-        muted: bool,
-    },
-    /// Sends digits as telephone-events (RFC 4733) in the leg's name to every party that hears it, one after another. No supervisor gets them.
+    /// Sends digits as telephone-events (RFC 4733) in the name of the leg to every party that hears it, one after another. No supervisor gets them.
     SendDigits {
         /// The leg.
         leg: LegId,
@@ -237,19 +230,14 @@ pub enum MediaEvent {
         /// The leg.
         leg: LegId,
     },
-    /// Sound was about to reach a listener whose role forbids it; silence was sent instead. At most one a second per leg. WARN and audit.
+    /// The leak guard sent silence in place of sound. At most one a second per leg and reason.
     LeakGuard {
         /// The call.
         call: CallKey,
         /// The listener.
         leg: LegId,
-    },
-    /// A leg sent a digit as telephone-event, complete.
-    Digits {
-        /// The leg.
-        leg: LegId,
-        /// `0`–`9`, `*`, `#`, `A`–`D`.
-        digit: char,
+        /// Why it did.
+        reason: LeakReason,
     },
     /// How a leg fares, at each of its RTCP reports once it has sent or been sent something.
     Quality {
@@ -267,6 +255,20 @@ pub enum MediaEvent {
     },
 }
 
+/// Why the leak guard sent silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeakReason {
+    /// Sound was about to reach a listener whose role forbids it. WARN.
+    NotPermitted,
+    /// Sound that the listener may hear is in a codec that it does not have, and nothing is there to transcode it. INFO.
+    CodecMismatch,
+}
+
+impl LeakReason {
+    /// How many there are.
+    pub(crate) const COUNT: usize = 2;
+}
+
 /// What a leg did, in packets unless said otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LegStats {
@@ -274,7 +276,7 @@ pub struct LegStats {
     pub received: u64,
     /// RTP sent to it.
     pub sent: u64,
-    /// Of `sent`: another leg's payload, byte for byte. In ListenIn and Coach a customer's `unchanged` equals his `sent`.
+    /// Of `sent`: another leg's payload, byte for byte. In ListenIn and Coach the `unchanged` of a customer equals its `sent`.
     pub unchanged: u64,
     /// Of `sent`: one other leg's sound in another codec, packet by packet, whichever it speaks at the time.
     pub transcoded: u64,

@@ -1,21 +1,25 @@
-//! One call's sound: packets and time in, packets and events out. No socket, no clock, no lock; no allocation per packet.
+//! Sound of one call: packets and time in, packets and events out. No socket, no clock, no lock; no allocation per packet.
 //!
-//! A listener's row of the allow-list decides how he is served:
+//! The row of a listener in the allow-list decides how it is served:
 //!
 //! | row | served | paced by |
 //! |---|---|---|
-//! | nobody | silence, once he has heard something | our clock |
-//! | one speaker at unity | **relay**: the payload untouched under our header, while he speaks the listener's codec | the speaker |
-//! | | transcoded packet by packet, while he speaks another | |
-//! | anything else | mixed | his first party who talks; our clock when that is silent for 1.5 packets |
+//! | nobody | silence, once it has heard something | our clock |
+//! | one speaker at unity | **relay**: the payload untouched under our header, while the speaker uses the listener's codec | the speaker |
+//! | | transcoded packet by packet, while the speaker uses another | |
+//! | anything else | mixed | the first party heard that talks; our clock when that is silent for 1.5 packets |
 //!
-//! In ListenIn and Coach the customer's row is the agent alone: a relay, so identical bytes whether or not somebody coaches.
+//! In ListenIn and Coach the row of the customer is the agent alone: a relay, so identical bytes whether or not somebody coaches.
 //!
 //! A leg may send every format that was agreed, and change from one to another from packet to packet (RFC 3264 6.1 and 7): see
 //! [`Formats`]. It is sent one codec under one number, whatever comes.
 //!
 //! Whatever the rows say, every packet is held against [`Hearing::permits`] just before it leaves: the leak guard.
+//!
+//! [`Call`] finds the leg that a datagram or a command is for, and takes what comes of it to the legs that hear it. What a leg does is in
+//! [`Leg`]: its streams and codecs in `leg`, what it is sent of one speaker in `relay`, of several in `mixer`, on which clock in `pacer`.
 
+mod beep;
 mod dtmf;
 mod leg;
 mod mixer;
@@ -23,6 +27,7 @@ mod pacer;
 mod plan;
 mod relay;
 mod source;
+mod speech;
 #[cfg(test)]
 mod tests;
 
@@ -33,20 +38,23 @@ use super::jitter::{Reader, Ring};
 use super::mix::{MAX_FRAME, Sum};
 use super::quality;
 use super::rtcp::{self, Block, Interval, Reception, Reporter};
-use super::rtp::{self, CLOCK, HEADER, MAX_PAYLOAD, ReceivedRtp, RtpHeader, Stream, StreamOrigin};
+use super::rtp::{self, CLOCK, HEADER, MAX_PAYLOAD, ReceivedRtp, RtpHeader, SoundSource, Stream, StreamOrigin};
 use super::srtp::{self, Protection, SrtpError};
 use super::transcode::Transcoder;
-use super::{CallKey, LegId, LegMedia, LegStats, MediaEvent};
+use super::{CallKey, LeakReason, LegId, LegMedia, LegStats, MediaEvent};
 use crate::model::{Now, Quality, RemoteQuality};
+use beep::*;
 use dtmf::*;
 use leg::*;
 pub use leg::{Leg, StreamStart};
 use mixer::*;
 use pacer::*;
 use plan::*;
+use relay::*;
 use smallvec::SmallVec;
 use source::SourceFilter;
 pub use source::SourceRule;
+use speech::*;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::{Index, IndexMut};
@@ -61,6 +69,10 @@ pub const USUAL_LEGS: usize = 3;
 /// Where no party of a call sends, inactivity is told after this part of the time that it takes where one does.
 const ALL_QUIET: u32 = 3;
 
+/// Frames that one leg is sent on our clock in one go, after a stall of ours.
+const MAX_FRAMES: usize = 4;
+/// A deadline so near is looked at again when a packet comes, so that the call is not visited for it alone.
+const SOON: Duration = Duration::from_millis(10);
 /// Events nobody has polled; beyond it they are dropped.
 const MAX_EVENTS: usize = 64;
 
@@ -131,6 +143,40 @@ pub enum LeakVerdict {
     Replayed,
 }
 
+/// What a call has beside its legs, as far as a leg may have to change it.
+#[derive(Debug)]
+#[repr(C)]
+struct CallState {
+    wake: Option<Instant>,
+    /// Samples a second of rings and sums: the most that any leg has that mixes or is mixed.
+    rate: u32,
+    /// Packets of a leg may come from elsewhere since [`Call::take_moved`] was asked.
+    moved: bool,
+    events: VecDeque<MediaEvent>,
+    config: CallConfig,
+    key: CallKey,
+}
+
+impl CallState {
+    fn tell(&mut self, event: MediaEvent) {
+        if self.events.len() < MAX_EVENTS {
+            self.events.push_back(event);
+        }
+    }
+
+    fn wake_by(&mut self, at: Instant) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+}
+
+/// What a leg is given by its call while it handles something.
+struct MediaCtx<'a, F> {
+    now: Instant,
+    state: &'a mut CallState,
+    /// Takes the packets that leave.
+    out: &'a mut F,
+}
+
 /// The machine of one call.
 ///
 /// After any `handle_*`, drain [`Call::poll_event`] and ask [`Call::poll_timeout`] when [`Call::handle_timeout`] is due. Packets to send
@@ -138,17 +184,10 @@ pub enum LeakVerdict {
 #[derive(Debug)]
 #[repr(C)]
 pub struct Call {
-    wake: Option<Instant>,
-    /// Samples a second of rings and sums: the most that anybody who mixes or is mixed has.
-    rate: u32,
-    /// Who is a party, by slot.
+    state: CallState,
+    /// Legs of parties, as bits by slot.
     parties: u16,
-    /// A leg's packets may come from elsewhere since [`Call::take_moved`] was asked.
-    moved: bool,
-    events: VecDeque<MediaEvent>,
-    config: CallConfig,
-    key: CallKey,
-    ears: MixInputs,
+    inputs: MixInputs,
     legs: SmallVec<[Option<Leg>; USUAL_LEGS]>,
     hearing: Hearing,
 }
@@ -157,14 +196,16 @@ impl Call {
     /// A call without legs.
     pub fn new(key: CallKey, config: CallConfig) -> Self {
         Self {
-            wake: None,
-            rate: CLOCK,
+            state: CallState {
+                wake: None,
+                rate: CLOCK,
+                moved: false,
+                events: VecDeque::with_capacity(8),
+                config,
+                key,
+            },
             parties: 0,
-            moved: false,
-            events: VecDeque::with_capacity(8),
-            config,
-            key,
-            ears: MixInputs::default(),
+            inputs: MixInputs::default(),
             legs: SmallVec::new(),
             hearing: Hearing::default(),
         }
@@ -172,7 +213,7 @@ impl Call {
 
     /// Its key.
     pub fn key(&self) -> CallKey {
-        self.key
+        self.state.key
     }
 
     /// Whether it has no legs.
@@ -180,22 +221,19 @@ impl Call {
         self.legs.iter().all(Option::is_none)
     }
 
-    /// Where a leg's RTP comes from, once that is settled: signalled and not behind a NAT, or learned.
-    pub fn source(&self, slot: usize) -> Option<SocketAddr> {
-        self.legs.get(slot)?.as_ref()?.source.rtp_source()
+    /// Where the RTP and the RTCP of each leg come from, by slot, once that is settled: signalled and not behind a NAT, or learned. RTCP
+    /// that comes with RTP (RFC 5761) has no source of its own.
+    pub fn sources(&self) -> impl Iterator<Item = [Option<SocketAddr>; 2]> {
+        let of = |leg: &Leg| [leg.source.rtp_source(), leg.source.rtcp_source()];
+        self.legs.iter().map(move |leg| leg.as_ref().map_or([None; 2], of))
     }
 
-    /// The same of its RTCP; `None` where that comes with RTP (RFC 5761).
-    pub fn rtcp_source(&self, slot: usize) -> Option<SocketAddr> {
-        self.legs.get(slot)?.as_ref()?.source.rtcp_source()
-    }
-
-    /// Whether a [`Call::source`] or [`Call::rtcp_source`] may be another one since this was asked last.
+    /// Whether one of [`Call::sources`] may be another one since this was asked last.
     pub fn take_moved(&mut self) -> bool {
-        std::mem::take(&mut self.moved)
+        std::mem::take(&mut self.state.moved)
     }
 
-    /// Takes a leg in; it hears whom the allow-list already says, nobody if it is not named. Returns its slot, or the leg when the
+    /// Takes a leg in; it hears what the allow-list already says, nobody if it is not named. Returns its slot, or the leg when the
     /// call is full or has it already.
     pub fn put(&mut self, mut leg: Leg, now: Instant) -> Result<usize, Box<Leg>> {
         if self.slot(leg.name).is_some() {
@@ -205,20 +243,18 @@ impl Call {
             Some(free) => free,
             None if self.legs.len() < MAX_LEGS => {
                 self.legs.push(None);
-                self.ears.make_room(self.legs.len());
+                self.inputs.make_room(self.legs.len());
                 self.legs.len() - 1
             }
             None => return Err(Box::new(leg)),
         };
-        leg.row = Route::Silent;
-        leg.permitted = 0;
-        leg.stream.cut();
+        leg.enter(slot);
         for other in 0..self.legs.len() {
-            self.ears[(slot, other)] = MixInput::default();
-            self.ears[(other, slot)] = MixInput::default();
+            self.inputs[(slot, other)] = MixInput::default();
+            self.inputs[(other, slot)] = MixInput::default();
         }
         self.legs[slot] = Some(leg);
-        self.moved = true;
+        self.state.moved = true;
         self.arrange(now);
         Ok(slot)
     }
@@ -236,10 +272,6 @@ impl Call {
         self.legs.iter().flatten().find(|here| here.name == leg)
     }
 
-    fn leg_mut(&mut self, leg: LegId) -> Option<&mut Leg> {
-        self.legs.iter_mut().flatten().find(|here| here.name == leg)
-    }
-
     /// The slot of a leg.
     pub fn slot(&self, leg: LegId) -> Option<usize> {
         self.legs.iter().position(|here| here.as_ref().is_some_and(|here| here.name == leg))
@@ -247,81 +279,35 @@ impl Call {
 
     /// Sets what signalling agreed for a leg. What was learned behind a NAT stays when the signalled addresses stay.
     pub fn handle_describe(&mut self, leg: LegId, media: LegMedia, now: Instant) {
-        let Some(slot) = self.slot(leg) else { return };
-        let Some(here) = self.legs[slot].as_mut() else { return };
-        let before = here.seldom.described.replace(media);
-        here.media = Some(Agreement::of(&media));
-        let speaks_other = here.expect(&media, before.as_ref(), now);
-        here.stream.set_clock(media.codec.clock());
-        let addresses = |media: LegMedia| (media.remote, media.remote_rtcp, media.rtcp_mux, media.nat);
-        if before.map(addresses) != Some(addresses(media)) {
-            here.source = here.source.described(&media);
+        let Some(here) = named(&mut self.legs, leg) else { return };
+        let is_cut = here.handle_describe(media, &mut self.state, now);
+        let listeners = here.passed_to;
+        if is_cut {
+            self.cut(listeners);
         }
-        if !before.is_some_and(|before| before.receive && before.remote.is_some()) {
-            here.heard = now;
-            here.inactive = false;
-        }
-        if before.is_none() {
-            here.rtcp_due = now + here.seldom.reporter.next_interval(self.config.rtcp_interval) / 2;
-        }
-        // What was never due is not lost: whoever was not sent to goes on with the next number.
-        let sends = |media: LegMedia| media.send && media.remote.is_some();
-        let receives = |media: LegMedia| media.receive && media.remote.is_some();
-        if before.is_some_and(|before| sends(before) != sends(media)) {
-            here.stream.cut();
-        }
-        if !receives(media) {
-            here.noise = None;
-        }
-        let was_held = before.is_some_and(|before| receives(before) != receives(media));
-        if was_held {
-            here.reception.pause();
-        }
-        // Another codec is another clock: what was made of the timestamps under the one says nothing of those under the other.
-        if was_held || speaks_other {
-            let listeners = here.passed_to;
-            for listener in slots(listeners) {
-                if let Some(listener) = self.legs[listener].as_mut() {
-                    listener.stream.cut();
-                }
-            }
-        }
-        self.note_source(slot);
         self.arrange(now);
     }
 
-    /// Sets what holds for a leg's addresses beside its description; comes before [`Call::handle_describe`] where it is about that.
+    /// Sets what holds for the addresses of a leg beside its description; comes before [`Call::handle_describe`] where it is about that.
     pub fn handle_source_rule(&mut self, leg: LegId, rule: SourceRule) {
-        if let Some(here) = self.leg_mut(leg) {
-            here.source.set_rule(rule);
-            self.note_source_of(leg);
+        let Some(here) = named(&mut self.legs, leg) else { return };
+        here.source.set_rule(rule);
+        if here.source.take_changed() {
+            self.note_source();
         }
     }
 
-    /// Another source, or the first packet of one that was waited for: the leg's sockets, and the deadlines of the call, are others.
-    fn note_source(&mut self, slot: usize) {
-        if let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut)
-            && leg.source.take_changed()
-        {
-            self.moved = true;
-            self.wake = self.earliest();
-        }
+    /// Another source, or the first packet of one that was waited for: the sockets of the leg, and the deadlines of the call, are others.
+    fn note_source(&mut self) {
+        self.state.moved = true;
+        self.state.wake = self.earliest();
     }
 
-    fn note_source_of(&mut self, leg: LegId) {
-        if let Some(slot) = self.slot(leg) {
-            self.note_source(slot);
-        }
-    }
-
-    /// Sets the keys of a leg's SRTP (RFC 3711), or that it has none; comes right before [`Call::handle_describe`], in one step with it.
-    /// Keys that stay go on where they are; see [`Protection::rekey`].
+    /// Sets the keys of the SRTP of a leg (RFC 3711), or that it has none; comes right before [`Call::handle_describe`], in one step with
+    /// it. Keys that stay go on where they are; see [`Protection::rekey`].
     pub fn handle_keys(&mut self, leg: LegId, keys: Option<&srtp::Keys>) {
-        let Some(here) = self.leg_mut(leg) else { return };
-        match (keys, &mut here.srtp) {
-            (Some(keys), Some(srtp)) => srtp.rekey(keys),
-            (Some(keys), none) => *none = Some(Box::new(Protection::new(keys))),
-            (None, some) => *some = None,
+        if let Some(here) = named(&mut self.legs, leg) {
+            here.handle_keys(keys);
         }
     }
 
@@ -331,23 +317,23 @@ impl Call {
         self.arrange(now);
     }
 
-    /// Silences a leg toward everybody but supervisors, or no longer.
-    pub fn handle_mute(&mut self, leg: LegId, muted: bool, now: Instant) {
-        if let Some(here) = self.leg_mut(leg) {
-            here.muted = muted;
-            self.arrange(now);
+    /// Sends digits in the name of the leg to the parties that hear it.
+    pub fn handle_digits(&mut self, leg: LegId, digits: &str, now: Instant) {
+        if let Some(here) = named(&mut self.legs, leg) {
+            let next = here.digits.get_or_insert_with(|| Box::new(DtmfSender::new(now))).push(digits);
+            self.state.wake_by(next);
         }
     }
 
     /// Plays a short tone to the leg.
     pub fn handle_beep(&mut self, leg: LegId, now: Instant) {
-        if let Some(here) = self.leg_mut(leg) {
-            here.beep = BEEP;
+        if let Some(here) = named(&mut self.legs, leg) {
+            here.beep = Beep::start();
             self.arrange(now);
         }
     }
 
-    /// A datagram on a leg's RTP port. The bytes are overwritten by what is sent on.
+    /// A datagram on the RTP port of a leg. The bytes are overwritten by what is sent on.
     pub fn handle_rtp(
         &mut self,
         slot: usize,
@@ -359,57 +345,98 @@ impl Call {
         let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut) else {
             return LeakVerdict::Foreign;
         };
-        let packet = match leg.unprotect_rtp(from, packet, now) {
-            Ok(len) => packet.get_mut(..len).unwrap_or_default(),
+        let accepted = match leg.handle_rtp(from, packet, &mut self.state, now) {
+            Ok(accepted) => accepted,
             Err(verdict) => return verdict,
         };
-        let parsed = rtp::parse(packet).ok();
-        let media = leg.media;
-        let format = parsed.as_ref().and_then(|received| leg.format_of(received.payload_type, now));
-        let known = parsed.as_ref().filter(|_| format.is_some());
-        if !leg.source.admits(from, known, now) {
-            leg.stats.foreign += 1;
-            return LeakVerdict::Foreign;
+        match accepted {
+            AcceptedPacket::Audio(audio) => self.spread_audio(&audio, packet, now, out),
+            AcceptedPacket::Noise(noise) => self.spread_noise(&noise, packet, now, out),
+            AcceptedPacket::Event(event) => self.spread_event(&event, packet, now, out),
         }
-        if leg.source.take_changed() {
-            self.moved = true;
-            self.wake = earlier(self.wake, now);
+        LeakVerdict::Accepted
+    }
+
+    /// A packet of sound, on its way to every listener.
+    fn spread_audio(&mut self, audio: &AudioPacket, packet: &mut [u8], now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
+        if let Some(change) = audio.change {
+            self.follow(change, now);
         }
-        let (Some(media), Some(received), Some(format)) = (media, known, format) else {
-            leg.stats.malformed += 1;
-            return LeakVerdict::Malformed;
-        };
-        if !media.receive {
-            leg.stats.discarded += 1;
-            return LeakVerdict::Discarded;
-        }
-        leg.stats.received += 1;
-        let clock = match format {
-            Format::Audio(codec) => Some(codec.clock()),
-            Format::ComfortNoise => Some(CLOCK),
-            Format::Events(_) => None,
-        };
-        leg.reception.note(received, clock, now);
-        leg.heard = now;
-        if std::mem::take(&mut leg.inactive) {
-            let event = MediaEvent::Active { leg: leg.name };
-            self.wake = earlier(self.wake, now + self.config.inactivity);
-            self.tell(event);
-        }
-        let received = received.clone();
-        match format {
-            Format::Audio(codec) => self.hear_audio(slot, codec, &received, packet, now, out),
-            Format::ComfortNoise => self.hear_noise(slot, &received, packet, now, out),
-            Format::Events(clock) => {
-                if let Some(leg) = self.legs[slot].as_mut() {
-                    leg.seldom.event_clock = clock.ticks();
-                }
-                self.hear_event(slot, &received, packet, now, out)
+        let Some(leg) = self.legs[audio.slot].as_mut() else { return };
+        let (mixed_by, passed_to) = (leg.mixed_by, leg.passed_to);
+        let mut grew = false;
+        if mixed_by != 0 {
+            let (inputs, ring) = (&self.inputs, &mut leg.speech.ring);
+            if slots(mixed_by).all(|listener| inputs[(listener, audio.slot)].reader.behind(ring) == 0) {
+                ring.rewind();
             }
+            grew = leg.hear(&audio.received, packet, self.state.rate, now);
+        }
+        let state = &mut self.state;
+        let ctx = &mut MediaCtx { now, state, out };
+        for listener in among(&mut self.legs, passed_to) {
+            listener.relay(audio, packet, ctx);
+        }
+        for listener in slots(mixed_by).filter(|_| grew) {
+            let Some((leg, mut mixer)) = Mixer::split(listener, &mut self.legs, &mut self.inputs, self.parties) else {
+                continue;
+            };
+            let state = &mut self.state;
+            if leg.handle_pacer(audio, &mut mixer, &mut MediaCtx { now, state, out }) {
+                self.arrange(now);
+            }
+        }
+        // Now that its legs are at hand: a leg that was just sent to is not due as early as it was.
+        if mixed_by != 0 && self.state.wake.is_some_and(|wake| wake < now + SOON) {
+            self.state.wake = self.earliest();
         }
     }
 
-    /// Whether a datagram on a leg's RTP port is for [`Call::handle_rtcp`] (RFC 5761 4).
+    /// A speaker goes on in another codec: its listeners are served otherwise.
+    fn follow(&mut self, change: CodecChange, now: Instant) {
+        if let Some(listeners) = change.cuts {
+            self.cut(listeners);
+        }
+        if change.is_first {
+            self.arrange(now);
+        } else {
+            self.prepare();
+        }
+    }
+
+    /// Numbers of before say nothing of those to come.
+    fn cut(&mut self, listeners: u16) {
+        among(&mut self.legs, listeners).for_each(|listener| listener.stream.cut());
+    }
+
+    /// Comfort noise (RFC 3389): passed on to each listener that knows it, and heard in sums.
+    fn spread_noise(&mut self, noise: &NoisePacket, packet: &mut [u8], now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
+        // It has said that it sends no more: its listeners need not wait to see that.
+        for listener in slots(noise.mixed_by) {
+            if let Some((leg, mut mixer)) = Mixer::split(listener, &mut self.legs, &mut self.inputs, self.parties)
+                && mixer.pacer(leg.route, now) == Some(noise.slot)
+            {
+                leg.pace.own = true;
+                self.state.wake_by(leg.pace.due());
+            }
+        }
+        let state = &mut self.state;
+        let ctx = &mut MediaCtx { now, state, out };
+        for listener in among(&mut self.legs, noise.passed_to) {
+            listener.relay_noise(noise, packet, ctx);
+        }
+    }
+
+    /// A telephone-event, passed between parties. None of a supervisor reaches anybody, and none reaches a supervisor.
+    fn spread_event(&mut self, event: &EventPacket, packet: &mut [u8], now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
+        let state = &mut self.state;
+        let ctx = &mut MediaCtx { now, state, out };
+        for listener in self.legs.iter_mut().flatten() {
+            listener.relay_event(event, packet, ctx);
+        }
+    }
+
+    /// Whether a datagram on the RTP port of a leg is for [`Call::handle_rtcp`] (RFC 5761 4).
     pub fn is_rtcp(&self, slot: usize, packet: &[u8]) -> bool {
         let leg = self.legs.get(slot).and_then(Option::as_ref);
         leg.is_some_and(|leg| leg.source.is_muxed()) && rtcp::is_rtcp(packet)
@@ -420,72 +447,63 @@ impl Call {
         let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut) else {
             return LeakVerdict::Foreign;
         };
-        let mut buffer = [0; rtcp::MAX_PACKET + srtp::MAX_RTCP_GROWTH];
-        let packet = match leg.unprotect_rtcp(from, packet, &mut buffer) {
-            Ok(packet) => packet,
-            Err(verdict) => return verdict,
-        };
-        let report = rtcp::read(packet, leg.stream.ssrc());
-        if !leg.source.admits_rtcp(from, report.is_ok()) {
-            leg.stats.foreign += 1;
-            return LeakVerdict::Foreign;
+        let verdict = leg.handle_rtcp(from, packet, now);
+        if verdict == LeakVerdict::Accepted && leg.source.take_changed() {
+            self.note_source();
         }
-        let Ok(report) = report else {
-            leg.stats.malformed += 1;
-            return LeakVerdict::Malformed;
-        };
-        leg.stats.rtcp_received += 1;
-        if let Some((ssrc, middle)) = report.sender {
-            leg.reception.note_sender_report(ssrc, middle, now);
-        }
-        if let Some(block) = report.about_us {
-            leg.stats.round_trip = leg.seldom.reporter.round_trip(&block, now).or(leg.stats.round_trip);
-            leg.seldom.remote = Some(block);
-        }
-        self.note_source(slot);
-        LeakVerdict::Accepted
+        verdict
     }
 
     /// Does what is due: frames on our own clock, RTCP reports, inactivity.
     pub fn handle_timeout(&mut self, now: Now, out: &mut impl FnMut(Transmit<'_>)) {
         for slot in 0..self.legs.len() {
-            self.dial(slot, now.mono, out);
-            for _ in 0..4 {
-                let Some(leg) = self.legs[slot].as_mut() else { break };
-                if leg.clock_due().is_none_or(|due| due > now.mono) {
+            self.send_digit(slot, now.mono, out);
+            for _ in 0..MAX_FRAMES {
+                if !self.tick(slot, now.mono, out) {
                     break;
                 }
-                let frame = leg.pace.frame;
-                let frame = leg.outlet().and_then(|(media, _)| media.codec.frame(frame)).unwrap_or(frame);
-                leg.pace.frame = frame;
-                leg.pace.ticked(now.mono);
-                self.send_frame(slot, frame, now.mono, out);
             }
-            let Some(leg) = self.legs[slot].as_mut() else { continue };
-            if leg.rtcp_due().is_some_and(|due| due <= now.mono) {
-                leg.rtcp_due = now.mono + leg.seldom.reporter.next_interval(self.config.rtcp_interval);
-                self.report(slot, false, now, out);
-            }
-            let Some(leg) = self.legs[slot].as_mut() else { continue };
-            if leg.source.take_withheld() {
-                let event = MediaEvent::Withheld { leg: leg.name };
-                self.tell(event);
+            if let Some(leg) = self.legs[slot].as_mut() {
+                let (mono, state) = (now.mono, &mut self.state);
+                leg.handle_timeout(now, &mut MediaCtx { now: mono, state, out });
             }
         }
         self.tell_inactive(now.mono);
-        self.wake = self.earliest();
+        self.state.wake = self.earliest();
+    }
+
+    /// The next step of the digits that are sent in the name of a leg.
+    fn send_digit(&mut self, slot: usize, now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
+        if let Some(leg) = self.legs[slot].as_mut()
+            && let Some((event, mut packet)) = leg.next_digit(now)
+        {
+            self.spread_event(&event, &mut packet, now, out);
+        }
+    }
+
+    /// A frame on our own clock to one listener, if it is due.
+    fn tick(&mut self, slot: usize, now: Instant, out: &mut impl FnMut(Transmit<'_>)) -> bool {
+        let Some((leg, mut mixer)) = Mixer::split(slot, &mut self.legs, &mut self.inputs, self.parties) else {
+            return false;
+        };
+        let state = &mut self.state;
+        let Some(is_over) = leg.tick(&mut mixer, &mut MediaCtx { now, state, out }) else {
+            return false;
+        };
+        if is_over {
+            self.arrange(now);
+        }
+        true
     }
 
     /// Tells of legs that should send and do not: each by itself, and sooner where no party of the call sends.
     fn tell_inactive(&mut self, now: Instant) {
         let all_quiet = self.all_quiet_due().is_some_and(|due| due <= now);
-        for slot in 0..self.legs.len() {
-            let Some(leg) = self.legs[slot].as_mut() else { continue };
-            let is_due = leg.inactive_due(&self.config).is_some_and(|due| due <= now);
+        for leg in self.legs.iter_mut().flatten() {
+            let is_due = leg.inactive_due(&self.state.config).is_some_and(|due| due <= now);
             if is_due || all_quiet && leg.party && leg.should_send() && !leg.inactive {
                 leg.inactive = true;
-                let event = MediaEvent::Inactive { leg: leg.name };
-                self.tell(event);
+                self.state.tell(MediaEvent::Inactive { leg: leg.name });
             }
         }
     }
@@ -496,58 +514,73 @@ impl Call {
         let parties = || self.legs.iter().flatten().filter(|leg| leg.party && leg.should_send());
         let is_news = parties().nth(1).is_some() && parties().any(|leg| !leg.inactive);
         let last = parties().map(|leg| leg.heard).max().filter(|_| is_news)?;
-        Some(last + self.config.inactivity / ALL_QUIET)
+        Some(last + self.state.config.inactivity / ALL_QUIET)
     }
 
-    /// Says goodbye to a leg that is about to be closed: a last report with BYE (RFC 3550 6.6), if it ever got anything from us.
-    pub fn farewell(&mut self, leg: LegId, now: Now, out: &mut impl FnMut(Transmit<'_>)) {
-        let Some(slot) = self.slot(leg) else { return };
-        let has_spoken = |leg: &Leg| leg.stats.sent > 0 || leg.stats.rtcp_sent > 0;
-        if self.legs[slot].as_ref().is_some_and(has_spoken) {
-            self.report(slot, true, now, out);
-        }
-    }
-
-    fn report(&mut self, slot: usize, is_last: bool, now: Now, out: &mut impl FnMut(Transmit<'_>)) {
-        let Some(leg) = self.legs[slot].as_mut() else { return };
-        let Some(to) = leg.source.rtcp_target() else { return };
-        let mut buffer = [0; rtcp::MAX_REPORT];
-        let (bytes, interval) = leg
-            .seldom
-            .reporter
-            .report(&leg.stream, &mut leg.reception, is_last, now, &mut buffer);
-        leg.send(slot, TransmitKind::Rtcp, to, bytes, out);
-        if !is_last && leg.stats.sent + leg.stats.received > 0 {
-            let event = MediaEvent::Quality {
-                leg: leg.name,
-                quality: leg.quality(interval),
-            };
-            self.tell(event);
+    /// The last report of a leg that is about to be closed, with BYE (RFC 3550 6.6), if it ever got anything from us.
+    pub fn handle_release(&mut self, leg: LegId, now: Now, out: &mut impl FnMut(Transmit<'_>)) {
+        if let Some(here) = named(&mut self.legs, leg) {
+            let (mono, state) = (now.mono, &mut self.state);
+            here.handle_release(now, &mut MediaCtx { now: mono, state, out });
         }
     }
 
     /// When [`Call::handle_timeout`] is due; may be earlier than needed, never later.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wake
+        self.state.wake
     }
 
     fn earliest(&self) -> Option<Instant> {
-        let legs = self.legs.iter().flatten().filter_map(|leg| leg.due(&self.config)).min();
+        let legs = self.legs.iter().flatten().filter_map(|leg| leg.due(&self.state.config)).min();
         [legs, self.all_quiet_due()].into_iter().flatten().min()
     }
 
-    /// What happened.
+    /// The next event that has not been fetched.
     pub fn poll_event(&mut self) -> Option<MediaEvent> {
-        self.events.pop_front()
+        self.state.events.pop_front()
     }
 
-    fn tell(&mut self, event: MediaEvent) {
-        if self.events.len() < MAX_EVENTS {
-            self.events.push_back(event);
+    /// Works out every row from the allow-list, between two packets. A listener that goes on hearing a speaker loses nothing; one that
+    /// begins to hears nothing of what was said before.
+    fn arrange(&mut self, now: Instant) {
+        let members = std::array::from_fn(|slot| self.legs.get(slot)?.as_ref().map(Leg::member));
+        let plan = Plan::of(&self.hearing, &members);
+        for slot in 0..self.legs.len() {
+            if let Some((leg, mut mixer)) = Mixer::split(slot, &mut self.legs, &mut self.inputs, self.parties) {
+                leg.serve(&plan, &mut mixer, now);
+            }
+        }
+        self.parties = plan.parties();
+        self.prepare();
+        self.state.wake = self.earliest();
+    }
+
+    /// Gives every leg what its row needs and nothing else: this is where memory is taken, never in the way of a packet, but for the first
+    /// that a leg sends in another codec.
+    fn prepare(&mut self) {
+        let rate = self.legs.iter().flatten().filter_map(Leg::rate_needed).max().unwrap_or(CLOCK);
+        let is_other = std::mem::replace(&mut self.state.rate, rate) != rate;
+        let speakers: [Option<Speaker>; MAX_LEGS] = std::array::from_fn(|slot| self.legs.get(slot)?.as_ref()?.as_speaker());
+        for leg in self.legs.iter_mut().flatten() {
+            leg.prepare(rate, is_other, &speakers);
+        }
+        if is_other {
+            for speaker in self.legs.iter().flatten() {
+                for listener in 0..self.legs.len() {
+                    let reader = &mut self.inputs[(listener, speaker.slot)].reader;
+                    *reader = reader.anew(&speaker.speech.ring);
+                }
+            }
         }
     }
 }
 
-fn earlier(a: Option<Instant>, b: Instant) -> Option<Instant> {
-    Some(a.map_or(b, |a| a.min(b)))
+fn named(legs: &mut [Option<Leg>], name: LegId) -> Option<&mut Leg> {
+    legs.iter_mut().flatten().find(|leg| leg.name == name)
+}
+
+/// The legs in a mask, in order.
+fn among(legs: &mut [Option<Leg>], mask: u16) -> impl Iterator<Item = &mut Leg> {
+    let legs = legs.iter_mut().enumerate().filter(move |(slot, _)| mask & bit(*slot) != 0);
+    legs.filter_map(|(_, leg)| leg.as_mut())
 }

@@ -262,7 +262,6 @@ impl Engine {
                 (of(&directory, leg), job)
             }
             MediaCommand::Sources { leg, rule } => (of(&directory, leg), WorkerCommand::Sources { leg, rule }),
-            MediaCommand::Mute { leg, muted } => (of(&directory, leg), WorkerCommand::Mute { leg, muted }),
             MediaCommand::SendDigits { leg, digits } => (of(&directory, leg), WorkerCommand::SendDigits { leg, digits }),
             MediaCommand::Beep { leg } => (of(&directory, leg), WorkerCommand::Beep { leg }),
             MediaCommand::Hear { call, hearing } => {

@@ -30,18 +30,18 @@ impl Gain {
 /// What a leg is, as far as hearing goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HearingRole {
-    /// An agent, or any party of ours.
+    /// An agent, or any other party of ours.
     Agent,
     /// A customer, or whoever is on the other side (music, a queue, another site).
     Customer,
     /// A supervisor.
     Supervisor {
-        /// What he does.
+        /// What it does.
         activity: Activity,
-        /// Whom he coaches; `None`, or a leg not named: nobody hears him, whatever the activity. In Coach it must be an agent. In BargeIn
-        /// it may be a customer, once the agent is gone and the supervisor has taken over.
+        /// The leg that it coaches; `None`, or a leg not named: nobody hears it, whatever the activity. In Coach it must be an agent. In
+        /// BargeIn it may be a customer, once the agent is gone and the supervisor has taken over.
         coached: Option<LegId>,
-        /// He hears agents only (where listening to customers is unlawful). In BargeIn it makes him heard by the coached agent only.
+        /// It hears agents only (where listening to customers is unlawful), and in BargeIn is heard by the coached agent only.
         agent_side_only: bool,
     },
 }
@@ -51,7 +51,7 @@ pub enum HearingRole {
 pub struct HearingRules {
     /// Several supervisors of a call hear each other.
     pub supervisors_hear_each_other: bool,
-    /// How loud a supervisor is for the parties who hear him.
+    /// How loud a supervisor is for the parties that hear it.
     pub whisper: Gain,
     /// How loud a customer is for an agent while a supervisor speaks to that agent.
     pub duck: Gain,
@@ -81,7 +81,6 @@ impl Default for HearingRules {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hearing {
     roles: BTreeMap<LegId, HearingRole>,
-    muted: BTreeSet<LegId>,
     rules: HearingRules,
     hears: BTreeMap<(LegId, LegId), Gain>,
 }
@@ -111,15 +110,7 @@ impl Hearing {
         hearing
     }
 
-    /// The same with the leg silent toward everybody but supervisors (MuteMonitoredUser).
-    pub fn muted(mut self, leg: LegId) -> Self {
-        self.muted.insert(leg);
-        self.hears.clear();
-        self.fill();
-        self
-    }
-
-    /// The same with one cell changed; `None` empties it. For volumes; no cell changes what [`Hearing::permits`].
+    /// The same with one cell changed; `None` empties it. For volumes and mutes; no cell changes what [`Hearing::permits`].
     pub fn cell(mut self, listener: LegId, speaker: LegId, gain: Option<Gain>) -> Self {
         match gain {
             Some(gain) => self.hears.insert((listener, speaker), gain),
@@ -159,7 +150,6 @@ impl Hearing {
         let (Some(hearer), Some(talker)) = (self.role(listener), self.role(speaker)) else {
             return false;
         };
-        let silenced = self.muted.contains(&speaker);
         match talker {
             HearingRole::Supervisor {
                 activity,
@@ -172,7 +162,7 @@ impl Hearing {
                     Some(HearingRole::Supervisor { .. }) | None => false,
                 });
                 match hearer {
-                    HearingRole::Supervisor { .. } => self.rules.supervisors_hear_each_other && !silenced,
+                    HearingRole::Supervisor { .. } => self.rules.supervisors_hear_each_other,
                     HearingRole::Agent | HearingRole::Customer => {
                         let reach = match (activity, agent_side_only) {
                             (Activity::ListenIn, _) => Reach::Nobody,
@@ -180,17 +170,17 @@ impl Hearing {
                             (Activity::BargeIn, false) => Reach::Everybody,
                         };
                         match (reach, coached) {
-                            (Reach::Everybody, Some(_)) => !silenced,
-                            (Reach::Coached, Some(agent)) => agent == listener && !silenced,
+                            (Reach::Everybody, Some(_)) => true,
+                            (Reach::Coached, Some(agent)) => agent == listener,
                             (Reach::Everybody | Reach::Coached, None) | (Reach::Nobody, _) => false,
                         }
                     }
                 }
             }
-            HearingRole::Agent => !silenced || matches!(hearer, HearingRole::Supervisor { .. }),
+            HearingRole::Agent => true,
             HearingRole::Customer => match hearer {
                 HearingRole::Supervisor { agent_side_only, .. } => !agent_side_only,
-                HearingRole::Agent | HearingRole::Customer => !silenced,
+                HearingRole::Agent | HearingRole::Customer => true,
             },
         }
     }
@@ -348,7 +338,7 @@ mod tests {
             (CUSTOMER, HearingRole::Customer),
             (SUPERVISOR, supervisor(Activity::BargeIn, Some(AGENT), false)),
         ])
-        .muted(AGENT);
+        .cell(CUSTOMER, AGENT, None);
         assert_eq!(who_hears_whom(&hearing), [(1, 2), (1, 3), (2, 3), (3, 1), (3, 2)]);
     }
 

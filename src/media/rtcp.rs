@@ -443,7 +443,7 @@ fn ntp(wall: Timestamp) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::rtp::StreamOrigin;
+    use crate::media::rtp::{SoundSource, StreamOrigin};
     use proptest::prelude::*;
     use rtcp_types::{Compound, Packet, SdesItem};
 
@@ -779,7 +779,10 @@ mod tests {
         let now = start().mono;
         let mut stream = Stream::new(1, 0, 0);
         stream.own(160, 160, now);
-        let origin = StreamOrigin { slot: 0, ssrc: 7 };
+        let origin = StreamOrigin {
+            source: SoundSource::Leg(0),
+            ssrc: 7,
+        };
         for step in 1..=20 {
             stream.event(origin, &packet(1), now + 20 * MS * step);
         }

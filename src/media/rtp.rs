@@ -106,12 +106,30 @@ impl RtpHeader {
     }
 }
 
+/// What makes the sound of a packet that is sent; legs are named by their slot in the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SoundSource {
+    /// A leg.
+    Leg(usize),
+    /// Digits that we send in the name of a leg.
+    Digits(usize),
+}
+
+impl SoundSource {
+    /// The slot of the leg that is heard.
+    pub fn slot(self) -> usize {
+        match self {
+            SoundSource::Leg(slot) | SoundSource::Digits(slot) => slot,
+        }
+    }
+}
+
 /// Where a relayed packet comes from; a change begins a new mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamOrigin {
-    /// The speaker's slot in the call.
-    pub slot: usize,
-    /// His SSRC.
+    /// What makes its sound.
+    pub source: SoundSource,
+    /// The SSRC of the source.
     pub ssrc: u32,
 }
 
@@ -133,8 +151,8 @@ pub struct Stream {
     next_sequence: u16,
     next_timestamp: u32,
     mapping: Option<Mapping>,
-    /// The event going on in a mixed stream: its speaker, his timestamp, ours.
-    event: Option<(usize, u32, u32)>,
+    /// The event going on in a mixed stream: its source, the timestamp there, ours.
+    event: Option<(SoundSource, u32, u32)>,
     last: Option<(Instant, u32)>,
     /// When the newest packet of sound went, and its timestamp.
     anchor: Option<(Instant, u32)>,
@@ -259,7 +277,7 @@ impl Stream {
         Some(self.header(sequence, timestamp, marker))
     }
 
-    /// Forgets who was relayed; the numbers go on.
+    /// Forgets the source that was relayed; the numbers go on.
     pub fn cut(&mut self) {
         self.mapping = None;
         self.event = None;
@@ -281,10 +299,10 @@ impl Stream {
     /// The header for an event among packets of our own: one timestamp for the whole event (RFC 4733 2.2).
     pub fn event(&mut self, origin: StreamOrigin, received: &ReceivedRtp, now: Instant) -> RtpHeader {
         let timestamp = match self.event {
-            Some((slot, theirs, ours)) if slot == origin.slot && theirs == received.timestamp => ours,
+            Some((source, theirs, ours)) if source == origin.source && theirs == received.timestamp => ours,
             _ => self.next_timestamp,
         };
-        self.event = Some((origin.slot, received.timestamp, timestamp));
+        self.event = Some((origin.source, received.timestamp, timestamp));
         self.mapping = None;
         let sequence = self.next_sequence;
         self.next_sequence = sequence.wrapping_add(1);
@@ -371,8 +389,14 @@ mod tests {
         }
     }
 
-    const ALICE: StreamOrigin = StreamOrigin { slot: 0, ssrc: 7 };
-    const BOB: StreamOrigin = StreamOrigin { slot: 1, ssrc: 9 };
+    const ALICE: StreamOrigin = StreamOrigin {
+        source: SoundSource::Leg(0),
+        ssrc: 7,
+    };
+    const BOB: StreamOrigin = StreamOrigin {
+        source: SoundSource::Leg(1),
+        ssrc: 9,
+    };
 
     #[expect(clippy::disallowed_methods, reason = "an arbitrary origin of the test's clock")]
     fn start() -> Instant {

@@ -29,7 +29,7 @@ mod whereabouts;
 pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
 pub use whereabouts::Remark;
 
-use crate::media::{CallKey, Codec, Expected, Gain, MediaCommand, MediaEvent, Targets};
+use crate::media::{CallKey, Codec, Expected, Gain, LeakReason, MediaCommand, MediaEvent, Targets};
 use crate::model::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Failure, Mode, MonitorFact, Now, Number, PartyRole, Quality,
     Reason, Refusal, Scope, setting,
@@ -317,12 +317,20 @@ impl<O: Environment> B2bua<O> {
     pub fn handle_media(&mut self, event: MediaEvent, now: Now) {
         match event {
             MediaEvent::Inactive { leg } => self.probe(leg),
-            MediaEvent::LeakGuard { call, leg: _ } => self.distrust(call),
+            MediaEvent::LeakGuard {
+                call,
+                leg: _,
+                reason: LeakReason::NotPermitted,
+            } => self.distrust(call),
             MediaEvent::Quality { leg, quality } => return self.note_quality(leg, quality, now),
             MediaEvent::Active { leg } => self.alive(leg),
             MediaEvent::Withheld { leg } => self.withheld(leg),
             MediaEvent::Failed { leg } => self.media_failed(leg),
-            MediaEvent::Digits { .. } | MediaEvent::Closed { .. } => {}
+            MediaEvent::LeakGuard {
+                reason: LeakReason::CodecMismatch,
+                ..
+            }
+            | MediaEvent::Closed { .. } => {}
         }
         self.finish_step(now);
     }

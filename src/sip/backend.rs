@@ -15,7 +15,7 @@ use super::leg::{LegCommand, LegEvent, LegId};
 use super::sdp::{SdpError, SrtpPolicy};
 use crate::clock;
 use crate::media::engine::{Engine, EngineStats, MediaEvents};
-use crate::media::{CallKey, Expected, MediaCommand, MediaConfig, MediaEvent, Targets};
+use crate::media::{CallKey, Expected, LeakReason, MediaCommand, MediaConfig, MediaEvent, Targets};
 use crate::model::{Command, Fact, Now, Reason, Refusal, UserId};
 use crate::store::{Store, StoreError};
 use crate::telephony::{self, CommandCall, CommandInbox, FactLog, proto};
@@ -354,16 +354,25 @@ impl BackendTask {
 
     fn hand_in_media(&mut self, event: MediaEvent, now: Now) {
         match &event {
-            MediaEvent::LeakGuard { call, leg } => {
+            MediaEvent::LeakGuard {
+                call,
+                leg,
+                reason: LeakReason::NotPermitted,
+            } => {
                 tracing::warn!(call = call.0, leg = leg.0, "sound was kept from a listener it was not for");
             }
+            MediaEvent::LeakGuard {
+                call,
+                leg,
+                reason: LeakReason::CodecMismatch,
+            } => tracing::debug!(call = call.0, leg = leg.0, "sound in another codec was kept from a listener"),
             MediaEvent::Closed { leg, stats } => {
                 tracing::debug!(leg = leg.0, ?stats, "media closed");
                 self.journal.silent(*leg, stats, now);
             }
             MediaEvent::Inactive { leg } => tracing::debug!(leg = leg.0, "silent"),
             MediaEvent::Failed { leg } => tracing::error!(leg = leg.0, "the media worker of a leg has failed: its call is ended"),
-            MediaEvent::Withheld { .. } | MediaEvent::Active { .. } | MediaEvent::Digits { .. } | MediaEvent::Quality { .. } => {}
+            MediaEvent::Withheld { .. } | MediaEvent::Active { .. } | MediaEvent::Quality { .. } => {}
         }
         self.board.handle_media(event, now);
     }

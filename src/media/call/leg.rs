@@ -4,23 +4,16 @@ use super::*;
 
 /// What was agreed before is still heard for so long: packets on their way, and a peer that changes a moment later (RFC 3264 8.3.2).
 pub(super) const FORMER: Duration = Duration::from_secs(2);
-
 /// No payload type: those of RTP are below 128.
-pub(super) const NO_TYPE: u8 = 0xff;
-
-/// The longest hole that a codec conceals itself: 200 ms at 16 kHz.
-pub(super) const MAX_HOLE: usize = 3200;
-
-/// What one piece of a payload is decoded to at most.
-pub(super) const PIECE: usize = 480;
-
-/// A party who has not sent for so long no longer paces anybody.
-pub(super) const TALKS: Duration = Duration::from_millis(200);
-
+const NO_TYPE: u8 = 0xff;
+/// A leg that has not sent for so long no longer paces anybody.
+const TALKS: Duration = Duration::from_millis(200);
+/// A leak guard event of one reason at most this often per leg.
+const GUARD_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest packet that leaves a leg under SRTP: the longest RTP, or a report, with what protects it.
 pub(super) const MAX_PROTECTED: usize = HEADER + MAX_PAYLOAD + srtp::MAX_RTCP_GROWTH;
 
-/// Where a leg's outgoing numbers begin (RFC 3550 5.1): all of them random.
+/// Where the outgoing numbers of a leg begin (RFC 3550 5.1): all of them random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamStart {
     /// The SSRC.
@@ -63,75 +56,90 @@ impl Agreement {
     }
 }
 
-/// A leg with its stream and its counters, as it goes from call to call.
+/// What one packet of a leg brings to the others, once it is known to be valid.
+#[derive(Debug)]
+pub(super) enum AcceptedPacket {
+    Audio(AudioPacket),
+    Noise(NoisePacket),
+    Event(EventPacket),
+}
+
+/// What another codec of a speaker changes for its listeners.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CodecChange {
+    /// The listeners whose numbers begin anew, as bits: the clock is another one (RFC 7160).
+    pub(super) cuts: Option<u16>,
+    /// The speaker uses it for the first time.
+    pub(super) is_first: bool,
+}
+
+/// The machine of one leg, with its streams and its counters, as it goes from call to call.
 ///
-/// What a packet touches comes first and in the order of its use: with hundreds of calls it is the cold lines that cost.
+/// [`Call`] finds it and hands in what is for it, with what it may touch of the call; it never sees the other legs, but for the speakers
+/// that a [`Mixer`] reads for it. What a packet touches comes first and in the order of its use: with hundreds of calls it is the cold lines
+/// that cost.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Leg {
     /// Its packets are protected, both ways.
     pub(super) srtp: Option<Box<Protection>>,
-    /// What we dial in his name.
-    pub(super) dialling: Option<Box<DtmfSender>>,
-    pub(super) row: Route,
-    /// Who may be heard at most: the leak guard.
+    /// The digits that are sent in its name.
+    pub(super) digits: Option<Box<DtmfSender>>,
+    pub(super) route: Route,
+    /// The speakers that it may hear at most, as bits by slot: the leak guard.
     pub(super) permitted: u16,
-    /// Who mixes this speaker, and who relays or transcodes him, by slot.
+    /// The listeners that mix this speaker, and those that it is relayed or transcoded to, as bits by slot.
     pub(super) mixed_by: u16,
     pub(super) passed_to: u16,
     /// An agent or a customer by the allow-list; not a supervisor, not unnamed.
     pub(super) party: bool,
-    pub(super) muted: bool,
     pub(super) inactive: bool,
     /// It has said that it is silent, and how that sounds.
     pub(super) noise: Option<ComfortNoise>,
     /// The payload type of its sound, [`NO_TYPE`] for none, and the codec that names; the codecs it has spoken since it was described, as bits.
-    pub(super) spoken_type: u8,
+    spoken_type: u8,
     pub(super) speaks: Codec,
-    pub(super) spoken: u8,
+    spoken: u8,
     pub(super) media: Option<Agreement>,
     pub(super) source: SourceFilter,
     pub(super) heard: Instant,
-    pub(super) last_audio: Option<Instant>,
+    last_audio: Option<Instant>,
     pub(super) pace: Pacer,
-    pub(super) reception: Reception,
+    reception: Reception,
     pub(super) stream: Stream,
     pub(super) stats: LegStats,
-    /// What one other says in this one's codec.
+    /// Sound of its one speaker in its own codec.
     pub(super) transcoder: Option<(LegId, Box<Transcoder>)>,
-    /// What it says in the codec that it speaks, as samples, while somebody mixes it.
-    pub(super) decoder: Option<(Codec, Decoder)>,
     /// What is mixed for it, as payloads.
     pub(super) encoder: Option<(Codec, Encoder)>,
-    pub(super) ring: Ring,
-    /// Ticks of a tone that he has still to hear.
-    pub(super) beep: u32,
+    pub(super) speech: Speech,
+    pub(super) beep: Beep,
     pub(super) ducking: Ducking,
-    pub(super) rtcp_due: Instant,
+    rtcp_due: Instant,
     pub(super) name: LegId,
+    /// Its place in the call.
+    pub(super) slot: usize,
     pub(super) seldom: Box<LegCold>,
 }
 
 /// What of a leg no packet in G.711 touches.
 #[derive(Debug)]
 pub(super) struct LegCold {
-    pub(super) reporter: Reporter,
+    reporter: Reporter,
     /// What the leg reported last of what it receives.
-    pub(super) remote: Option<Block>,
-    pub(super) up: Upsampler,
-    pub(super) down: Downsampler,
-    pub(super) digit: Option<(u32, u32)>,
-    /// The clock of the event that came last.
-    pub(super) event_clock: u32,
-    pub(super) guard_said: Option<Instant>,
+    remote: Option<Block>,
+    up: Upsampler,
+    down: Downsampler,
+    /// When the leak guard was last told of, by reason.
+    guard_said: [Option<Instant>; LeakReason::COUNT],
     /// What was agreed, all of it.
-    pub(super) described: Option<LegMedia>,
+    described: Option<LegMedia>,
     /// What was agreed before, and until when it is heard.
-    pub(super) former: Option<(Formats, Instant)>,
-    /// For the other codecs that it has spoken: whoever goes back to one of them goes on without memory being taken.
+    former: Option<(Formats, Instant)>,
+    /// For the other codecs that it has spoken: going back to one of them takes no memory.
     pub(super) decoders: Vec<(Codec, Decoder)>,
     /// The same for those of the one speaker that it hears.
-    pub(super) transcoders: Vec<(LegId, Box<Transcoder>)>,
+    transcoders: Vec<(LegId, Box<Transcoder>)>,
 }
 
 /// What a listener has to know of a speaker.
@@ -148,13 +156,12 @@ impl Leg {
     pub fn new(name: LegId, start: StreamStart, now: Instant) -> Self {
         Self {
             srtp: None,
-            dialling: None,
-            row: Route::Silent,
+            digits: None,
+            route: Route::Silent,
             permitted: 0,
             mixed_by: 0,
             passed_to: 0,
             party: false,
-            muted: false,
             inactive: false,
             noise: None,
             spoken_type: NO_TYPE,
@@ -169,21 +176,19 @@ impl Leg {
             stream: Stream::new(start.ssrc, start.sequence, start.timestamp),
             stats: LegStats::default(),
             transcoder: None,
-            decoder: None,
             encoder: None,
-            ring: Ring::default(),
-            beep: 0,
+            speech: Speech::default(),
+            beep: Beep::default(),
             ducking: Ducking::default(),
             rtcp_due: now,
             name,
+            slot: 0,
             seldom: Box::new(LegCold {
                 reporter: Reporter::new(start.reports),
                 remote: None,
                 up: Upsampler::default(),
                 down: Downsampler::default(),
-                digit: None,
-                event_clock: CLOCK,
-                guard_said: None,
+                guard_said: [None; LeakReason::COUNT],
                 described: None,
                 former: None,
                 decoders: Vec::new(),
@@ -220,7 +225,7 @@ impl Leg {
     }
 
     /// How it fares after an interval.
-    pub(super) fn quality(&self, interval: Interval) -> Quality {
+    fn quality(&self, interval: Interval) -> Quality {
         let stats = &self.stats;
         let jitter = self.reception.jitter_time();
         let came = interval.expected > interval.lost;
@@ -245,14 +250,272 @@ impl Leg {
     }
 
     /// A leg measures the jitter of what we send it by the clock of what we send.
-    pub(super) fn remote_jitter(&self, remote: Block) -> Duration {
+    fn remote_jitter(&self, remote: Block) -> Duration {
         rtcp::time_of(remote.jitter, self.stream.clock())
     }
 
-    pub(super) fn mos(&self, codec: Codec, lost: u64, expected: u64, jitter: Duration) -> Option<u16> {
+    fn mos(&self, codec: Codec, lost: u64, expected: u64, jitter: Duration) -> Option<u16> {
         self.media?;
         let delay = quality::delay(self.stats.round_trip.unwrap_or(Duration::ZERO), jitter);
         Some(quality::mos(quality::rating(codec, lost, expected, delay)))
+    }
+
+    /// Takes its place in a call, where it hears nobody yet.
+    pub(super) fn enter(&mut self, slot: usize) {
+        self.slot = slot;
+        self.route = Route::Silent;
+        self.permitted = 0;
+        self.stream.cut();
+    }
+
+    /// What was agreed. Returns whether what its listeners know of its numbers is no longer true.
+    pub(super) fn handle_describe(&mut self, media: LegMedia, state: &mut CallState, now: Instant) -> bool {
+        let before = self.seldom.described.replace(media);
+        self.media = Some(Agreement::of(&media));
+        let speaks_other = self.expect(&media, before.as_ref(), now);
+        self.stream.set_clock(media.codec.clock());
+        let addresses = |media: LegMedia| (media.remote, media.remote_rtcp, media.rtcp_mux, media.nat);
+        if before.map(addresses) != Some(addresses(media)) {
+            self.source = self.source.described(&media);
+        }
+        if !before.is_some_and(|before| before.receive && before.remote.is_some()) {
+            self.heard = now;
+            self.inactive = false;
+        }
+        if before.is_none() {
+            self.rtcp_due = now + self.seldom.reporter.next_interval(state.config.rtcp_interval) / 2;
+        }
+        // What was never due is not lost: a leg that was not sent to goes on with the next number.
+        let sends = |media: LegMedia| media.send && media.remote.is_some();
+        let receives = |media: LegMedia| media.receive && media.remote.is_some();
+        if before.is_some_and(|before| sends(before) != sends(media)) {
+            self.stream.cut();
+        }
+        if !receives(media) {
+            self.noise = None;
+        }
+        let was_held = before.is_some_and(|before| receives(before) != receives(media));
+        if was_held {
+            self.reception.pause();
+        }
+        state.moved |= self.source.take_changed();
+        // Another codec is another clock: what was made of the timestamps under the one says nothing of those under the other.
+        was_held || speaks_other
+    }
+
+    /// The keys of its SRTP.
+    pub(super) fn handle_keys(&mut self, keys: Option<&srtp::Keys>) {
+        match (keys, &mut self.srtp) {
+            (Some(keys), Some(srtp)) => srtp.rekey(keys),
+            (Some(keys), none) => *none = Some(Box::new(Protection::new(keys))),
+            (None, some) => *some = None,
+        }
+    }
+
+    /// A datagram on its RTP port. What is protected is in clear afterwards.
+    pub(super) fn handle_rtp(
+        &mut self,
+        from: SocketAddr,
+        packet: &mut [u8],
+        state: &mut CallState,
+        now: Instant,
+    ) -> Result<AcceptedPacket, LeakVerdict> {
+        let len = self.unprotect_rtp(from, packet, now)?;
+        let packet = packet.get(..len).unwrap_or_default();
+        let parsed = rtp::parse(packet).ok();
+        let format = parsed.as_ref().and_then(|received| self.format_of(received.payload_type, now));
+        let known = parsed.as_ref().filter(|_| format.is_some());
+        if !self.source.admits(from, known, now) {
+            self.stats.foreign += 1;
+            return Err(LeakVerdict::Foreign);
+        }
+        if self.source.take_changed() {
+            state.moved = true;
+            state.wake_by(now);
+        }
+        let (Some(media), Some(received), Some(format)) = (self.media, parsed, format) else {
+            self.stats.malformed += 1;
+            return Err(LeakVerdict::Malformed);
+        };
+        if !media.receive {
+            return Err(self.discard());
+        }
+        self.stats.received += 1;
+        let clock = match format {
+            Format::Audio(codec) => Some(codec.clock()),
+            Format::ComfortNoise => Some(CLOCK),
+            Format::Events(_) => None,
+        };
+        self.reception.note(&received, clock, now);
+        self.heard = now;
+        if std::mem::take(&mut self.inactive) {
+            state.wake_by(now + state.config.inactivity);
+            state.tell(MediaEvent::Active { leg: self.name });
+        }
+        let payload = &packet[received.payload.clone()];
+        match format {
+            Format::Audio(codec) => self.take_audio(codec, payload, received, now).map(AcceptedPacket::Audio),
+            Format::ComfortNoise => self.take_noise(payload, received).map(AcceptedPacket::Noise),
+            Format::Events(clock) => self.take_event(clock.ticks(), payload, received).map(AcceptedPacket::Event),
+        }
+    }
+
+    fn take_audio(&mut self, codec: Codec, payload: &[u8], received: ReceivedRtp, now: Instant) -> Result<AudioPacket, LeakVerdict> {
+        let Some(ticks) = codec.ticks(payload) else {
+            self.stats.malformed += 1;
+            return Err(LeakVerdict::Malformed);
+        };
+        let change = match self.spoken_type == received.payload_type {
+            true => None,
+            false => self.turn_to(codec, received.payload_type),
+        };
+        self.last_audio = Some(now);
+        self.noise = None;
+        Ok(AudioPacket {
+            slot: self.slot,
+            codec,
+            ticks,
+            change,
+            is_under_digit: self.digits.as_ref().is_some_and(|digits| digits.sounds()),
+            received,
+        })
+    }
+
+    fn take_noise(&mut self, payload: &[u8], received: ReceivedRtp) -> Result<NoisePacket, LeakVerdict> {
+        let Some(level) = noise_level(payload) else {
+            return Err(self.discard());
+        };
+        self.noise = Some(ComfortNoise::new(level));
+        Ok(NoisePacket {
+            slot: self.slot,
+            codec: self.speaks,
+            passed_to: self.passed_to,
+            mixed_by: self.mixed_by,
+            received,
+        })
+    }
+
+    fn take_event(&mut self, clock: u32, payload: &[u8], received: ReceivedRtp) -> Result<EventPacket, LeakVerdict> {
+        if rtp::telephone_event(payload).is_none() || !self.party {
+            return Err(self.discard());
+        }
+        Ok(EventPacket {
+            source: SoundSource::Leg(self.slot),
+            clock,
+            received,
+        })
+    }
+
+    fn discard(&mut self) -> LeakVerdict {
+        self.stats.discarded += 1;
+        LeakVerdict::Discarded
+    }
+
+    /// It goes on in another codec, or under another number; `None`: in the same codec. What that takes is made once for each codec and
+    /// kept.
+    fn turn_to(&mut self, codec: Codec, payload_type: u8) -> Option<CodecChange> {
+        let agreed = self.seldom.described.as_ref().and_then(|media| media.receives.get(payload_type));
+        self.spoken_type = if agreed == Some(Format::Audio(codec)) {
+            payload_type
+        } else {
+            NO_TYPE
+        };
+        let was = std::mem::replace(&mut self.speaks, codec);
+        if was == codec {
+            return None;
+        }
+        let is_first = self.spoken & codec_bit(codec) == 0;
+        self.spoken |= codec_bit(codec);
+        // What was made of the timestamps under the one clock says nothing of those under the other (RFC 7160).
+        let is_other_clock = was.clock() != codec.clock();
+        if is_other_clock {
+            self.speech.ring.cut();
+        }
+        Some(CodecChange {
+            cuts: is_other_clock.then_some(self.passed_to),
+            is_first,
+        })
+    }
+
+    /// Its sound into its ring, for those that mix it. Returns whether the ring grew.
+    pub(super) fn hear(&mut self, received: &ReceivedRtp, packet: &[u8], rate: u32, now: Instant) -> bool {
+        let payload = &packet[received.payload.clone()];
+        self.speech.decode(received, payload, rate, &mut self.seldom.up, now)
+    }
+
+    /// RTCP of its.
+    pub(super) fn handle_rtcp(&mut self, from: SocketAddr, packet: &[u8], now: Instant) -> LeakVerdict {
+        let mut buffer = [0; rtcp::MAX_PACKET + srtp::MAX_RTCP_GROWTH];
+        let packet = match self.unprotect_rtcp(from, packet, &mut buffer) {
+            Ok(packet) => packet,
+            Err(verdict) => return verdict,
+        };
+        let report = rtcp::read(packet, self.stream.ssrc());
+        if !self.source.admits_rtcp(from, report.is_ok()) {
+            self.stats.foreign += 1;
+            return LeakVerdict::Foreign;
+        }
+        let Ok(report) = report else {
+            self.stats.malformed += 1;
+            return LeakVerdict::Malformed;
+        };
+        self.stats.rtcp_received += 1;
+        if let Some((ssrc, middle)) = report.sender {
+            self.reception.note_sender_report(ssrc, middle, now);
+        }
+        if let Some(block) = report.about_us {
+            self.stats.round_trip = self.seldom.reporter.round_trip(&block, now).or(self.stats.round_trip);
+            self.seldom.remote = Some(block);
+        }
+        LeakVerdict::Accepted
+    }
+
+    /// Its report and its news, when they are due.
+    pub(super) fn handle_timeout(&mut self, now: Now, ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) {
+        if self.rtcp_due().is_some_and(|due| due <= now.mono) {
+            self.rtcp_due = now.mono + self.seldom.reporter.next_interval(ctx.state.config.rtcp_interval);
+            self.report(false, now, ctx);
+        }
+        if self.source.take_withheld() {
+            ctx.state.tell(MediaEvent::Withheld { leg: self.name });
+        }
+    }
+
+    /// Its last report, if anything was ever sent to it.
+    pub(super) fn handle_release(&mut self, now: Now, ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) {
+        if self.stats.sent > 0 || self.stats.rtcp_sent > 0 {
+            self.report(true, now, ctx);
+        }
+    }
+
+    fn report(&mut self, is_last: bool, now: Now, ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) {
+        let Some(to) = self.source.rtcp_target() else { return };
+        let mut buffer = [0; rtcp::MAX_REPORT];
+        let (bytes, interval) = self
+            .seldom
+            .reporter
+            .report(&self.stream, &mut self.reception, is_last, now, &mut buffer);
+        self.send(TransmitKind::Rtcp, to, bytes, ctx.out);
+        if !is_last && self.stats.sent + self.stats.received > 0 {
+            ctx.state.tell(MediaEvent::Quality {
+                leg: self.name,
+                quality: self.quality(interval),
+            });
+        }
+    }
+
+    /// Tells that the leak guard sent silence in place of sound, and why.
+    pub(super) fn guard(&mut self, reason: LeakReason, now: Instant, state: &mut CallState) {
+        let said = &mut self.seldom.guard_said[reason as usize];
+        if said.is_some_and(|at| now.saturating_duration_since(at) < GUARD_INTERVAL) {
+            return;
+        }
+        *said = Some(now);
+        state.tell(MediaEvent::LeakGuard {
+            call: state.key,
+            leg: self.name,
+            reason,
+        });
     }
 
     /// What was agreed and where to, when we may send to it.
@@ -265,10 +528,10 @@ impl Leg {
         self.last_audio.is_some_and(|at| now.saturating_duration_since(at) < TALKS)
     }
 
-    /// When our own clock is due, if it serves him.
+    /// When our own clock is due, if it serves the leg.
     pub(super) fn clock_due(&self) -> Option<Instant> {
         self.outlet()?;
-        match self.row {
+        match self.route {
             Route::Mix(_) => Some(self.pace.due()),
             Route::Silent => (self.stream.packets() > 0).then(|| self.pace.due()),
             Route::Pass(_) => None,
@@ -284,12 +547,12 @@ impl Leg {
         self.media.is_some_and(|media| media.is_expected)
     }
 
-    pub(super) fn rtcp_due(&self) -> Option<Instant> {
+    fn rtcp_due(&self) -> Option<Instant> {
         (self.media.is_some() && self.source.rtcp_target().is_some()).then_some(self.rtcp_due)
     }
 
     pub(super) fn due(&self, config: &CallConfig) -> Option<Instant> {
-        let digit_due = self.dialling.as_ref().map(|dialling| dialling.next);
+        let digit_due = self.digits.as_ref().map(|digits| digits.next_due());
         [self.clock_due(), self.inactive_due(config), self.rtcp_due(), digit_due]
             .into_iter()
             .flatten()
@@ -297,7 +560,7 @@ impl Leg {
     }
 
     /// What a payload type of its names: what comes again and again first.
-    pub(super) fn format_of(&self, payload_type: u8, now: Instant) -> Option<Format> {
+    fn format_of(&self, payload_type: u8, now: Instant) -> Option<Format> {
         if payload_type == self.spoken_type {
             return Some(Format::Audio(self.speaks));
         }
@@ -309,7 +572,7 @@ impl Leg {
     }
 
     /// What may come from now on. Returns whether the codec that comes has to be another one.
-    pub(super) fn expect(&mut self, media: &LegMedia, before: Option<&LegMedia>, now: Instant) -> bool {
+    fn expect(&mut self, media: &LegMedia, before: Option<&LegMedia>, now: Instant) -> bool {
         let receives = &media.receives;
         if let Some(before) = before.filter(|before| before.receives != *receives) {
             self.seldom.former = Some((before.receives, now + FORMER));
@@ -333,34 +596,102 @@ impl Leg {
         before.is_some() && self.speaks != was
     }
 
+    /// What the plan of a call has to know of it.
+    pub(super) fn member(&self) -> Member {
+        Member {
+            name: self.name,
+            is_described: self.media.is_some(),
+            has_beep: self.beep.sounds(),
+        }
+    }
+
+    /// What a listener has to know of it, once anything may come from it.
+    pub(super) fn as_speaker(&self) -> Option<Speaker> {
+        self.media.map(|_| Speaker {
+            name: self.name,
+            speaks: self.speaks,
+            spoken: self.spoken,
+        })
+    }
+
+    /// Is served by another plan.
+    pub(super) fn serve(&mut self, plan: &Plan, mixer: &mut Mixer<'_>, now: Instant) {
+        let serving = plan.serving(self.slot);
+        let before = self.route;
+        mixer.join(serving, before);
+        self.pace.own |= serving.route != before;
+        if serving.route != before && !matches!(before, Route::Mix(_)) {
+            self.pace.until = self.pace.until.max(now);
+        }
+        self.route = serving.route;
+        self.permitted = serving.permitted;
+        self.party = serving.is_party;
+        (self.mixed_by, self.passed_to) = plan.listeners(self.slot);
+    }
+
+    /// The codec that it is mixed in.
+    fn mixed_in(&self) -> Option<Codec> {
+        let media = self.media.filter(|_| matches!(self.route, Route::Mix(_)))?;
+        Some(media.codec)
+    }
+
+    fn is_mixed(&self) -> bool {
+        self.media.is_some() && self.mixed_by != 0
+    }
+
+    /// Samples a second that its ring, or a sum for it, should have.
+    pub(super) fn rate_needed(&self) -> Option<u32> {
+        let spoken = self.is_mixed().then(|| self.sample_rate());
+        spoken.max(self.mixed_in().map(Codec::sample_rate))
+    }
+
+    /// Has what it needs for its row and nothing else; `is_other`: the rate is another one than before.
+    pub(super) fn prepare(&mut self, rate: u32, is_other: bool, speakers: &[Option<Speaker>; MAX_LEGS]) {
+        self.prepare_decoder(is_other);
+        match self.is_mixed() {
+            true if is_other || !self.speech.ring.is_open() => self.speech.ring.open(rate),
+            true => {}
+            false => self.speech.ring.close(),
+        }
+        let mixed_in = self.mixed_in();
+        if is_other || self.encoder.as_ref().map(|(codec, _)| *codec) != mixed_in {
+            self.encoder = mixed_in.map(|codec| (codec, Encoder::new(codec)));
+            self.seldom.down = Downsampler::default();
+        }
+        self.prepare_transcoder(match self.route {
+            Route::Pass(speaker) => speakers[speaker],
+            Route::Silent | Route::Mix(_) => None,
+        });
+    }
+
     /// The samples a second that hold whatever it has spoken.
-    pub(super) fn sample_rate(&self) -> u32 {
+    fn sample_rate(&self) -> u32 {
         let spoken = Codec::ALL.into_iter().filter(|codec| self.spoken & codec_bit(*codec) != 0);
         spoken.map(Codec::sample_rate).max().unwrap_or(CLOCK)
     }
 
     /// Has a decoder for the codec that it speaks, if anybody mixes it; `anew`: at another rate than before.
-    pub(super) fn prepare_decoder(&mut self, anew: bool) {
+    fn prepare_decoder(&mut self, anew: bool) {
         let spares = &mut self.seldom.decoders;
         if anew || self.mixed_by == 0 || self.media.is_none() {
-            self.decoder = None;
+            self.speech.decoder = None;
             *spares = Vec::new();
         }
-        let is_there = self.decoder.as_ref().is_some_and(|(codec, _)| *codec == self.speaks);
+        let is_there = self.speech.decoder.as_ref().is_some_and(|(codec, _)| *codec == self.speaks);
         if self.mixed_by == 0 || self.media.is_none() || is_there {
             return;
         }
         let spare = spares.iter().position(|(codec, _)| *codec == self.speaks);
         let next = spare.map(|at| spares.swap_remove(at));
         let next = next.unwrap_or_else(|| (self.speaks, Decoder::new(self.speaks)));
-        spares.extend(self.decoder.replace(next));
+        spares.extend(self.speech.decoder.replace(next));
         let spoken = self.spoken;
         spares.retain(|(codec, _)| spoken & codec_bit(*codec) != 0);
         self.seldom.up = Upsampler::default();
     }
 
     /// Has a transcoder from what the one speaker that it hears speaks, where tables of G.711 do not do it.
-    pub(super) fn prepare_transcoder(&mut self, speaker: Option<Speaker>) {
+    fn prepare_transcoder(&mut self, speaker: Option<Speaker>) {
         let spares = &mut self.seldom.transcoders;
         let (Some(speaker), Some(media)) = (speaker, self.media) else {
             self.transcoder = None;
@@ -387,55 +718,7 @@ impl Leg {
         });
     }
 
-    /// A payload of its own into its ring, piece by piece. Returns whether the ring grew.
-    pub(super) fn decode(&mut self, received: &ReceivedRtp, payload: &[u8], rate: u32, now: Instant) -> bool {
-        let Some((codec, decoder)) = &mut self.decoder else { return false };
-        let clock = codec.clock();
-        // Distances count, and a wrap is a restart at most once a day.
-        let mut timestamp = if clock > rate {
-            received.timestamp / (clock / rate)
-        } else {
-            received.timestamp.wrapping_mul(rate / clock)
-        };
-        if *codec == Codec::Opus {
-            // What is not lost but late is decoded out of its order when it comes.
-            let mut samples = [0; MAX_HOLE];
-            let missing = self.ring.missing(received.ssrc, timestamp).min(MAX_HOLE);
-            if missing > 0 && decoder.conceal(&mut samples[..missing]) {
-                self.ring.fill(&samples[..missing]);
-            }
-        }
-        let mut is_first = true;
-        let mut write = |samples: &[i16]| {
-            let grew = match std::mem::take(&mut is_first) {
-                true => self.ring.write(received.ssrc, timestamp, samples, now),
-                false => self.ring.write_on(received.ssrc, timestamp, samples),
-            };
-            timestamp = timestamp.wrapping_add(samples.len() as u32);
-            grew
-        };
-        if *codec == Codec::Opus {
-            let mut samples = [0; MAX_DECODED];
-            let count = decoder.decode(payload, &mut samples);
-            return samples[..count].chunks(PIECE).fold(false, |grew, piece| write(piece) | grew);
-        }
-        let mut grew = false;
-        let octets = if *codec == Codec::L16 { 2 * PIECE } else { PIECE / 2 };
-        for piece in payload.chunks(octets) {
-            let mut samples = [0; PIECE];
-            let count = decoder.decode(piece, &mut samples);
-            if codec.sample_rate() == rate {
-                grew |= write(&samples[..count]);
-            } else {
-                let mut wide = [0; PIECE];
-                self.seldom.up.pass(&samples[..count], &mut wide[..2 * count]);
-                grew |= write(&wide[..2 * count]);
-            }
-        }
-        grew
-    }
-
-    /// A frame at the call's rate as a payload; silence when it cannot be coded. Returns its octets.
+    /// A frame at the rate of the call as a payload; silence when it cannot be coded. Returns its octets.
     pub(super) fn encode(&mut self, codec: Codec, samples: &[i16], rate: u32, payload: &mut [u8]) -> usize {
         let octets = match &mut self.encoder {
             Some((_, encoder)) if codec.sample_rate() == rate => encoder.encode(samples, payload),
@@ -454,11 +737,11 @@ impl Leg {
         }
     }
 
-    pub(super) fn send(&mut self, slot: usize, sent: TransmitKind, to: SocketAddr, bytes: &[u8], out: &mut impl FnMut(Transmit<'_>)) {
+    pub(super) fn send(&mut self, sent: TransmitKind, to: SocketAddr, bytes: &[u8], out: &mut impl FnMut(Transmit<'_>)) {
         let muxed = sent == TransmitKind::Rtcp && self.source.is_muxed();
         let Some(srtp) = &mut self.srtp else {
             out(Transmit {
-                slot,
+                slot: self.slot,
                 sent,
                 muxed,
                 to,
@@ -478,7 +761,7 @@ impl Leg {
             return;
         };
         out(Transmit {
-            slot,
+            slot: self.slot,
             sent,
             muxed,
             to,
@@ -489,7 +772,7 @@ impl Leg {
 
     /// Takes the protection off an RTP packet, if it is this leg's to have one; returns the packet's length then. What comes from
     /// elsewhere is left as it is: foreign.
-    pub(super) fn unprotect_rtp(&mut self, from: SocketAddr, packet: &mut [u8], now: Instant) -> Result<usize, LeakVerdict> {
+    fn unprotect_rtp(&mut self, from: SocketAddr, packet: &mut [u8], now: Instant) -> Result<usize, LeakVerdict> {
         match &mut self.srtp {
             Some(srtp) if self.source.may_admit(from, now) => {
                 let is_known = self.source.is_known(from);
@@ -500,23 +783,23 @@ impl Leg {
     }
 
     /// The same of RTCP, in the buffer, where there is protection to take off.
-    pub(super) fn unprotect_rtcp<'a>(&mut self, from: SocketAddr, packet: &'a [u8], buffer: &'a mut [u8]) -> Result<&'a [u8], LeakVerdict> {
+    fn unprotect_rtcp<'a>(&mut self, from: SocketAddr, packet: &'a [u8], buffer: &'a mut [u8]) -> Result<&'a [u8], LeakVerdict> {
         match &mut self.srtp {
             Some(srtp) if self.source.may_admit_rtcp(from) => {
                 let is_known = self.source.is_known_rtcp(from);
-                let Some(room) = buffer.get_mut(..packet.len()) else {
+                let Some(copy) = buffer.get_mut(..packet.len()) else {
                     self.stats.malformed += 1;
                     return Err(LeakVerdict::Malformed);
                 };
-                room.copy_from_slice(packet);
-                let len = srtp.unprotect_rtcp(room).map_err(|error| self.unprotected(error, is_known))?;
-                Ok(room.get(..len).unwrap_or_default())
+                copy.copy_from_slice(packet);
+                let len = srtp.unprotect_rtcp(copy).map_err(|error| self.unprotected(error, is_known))?;
+                Ok(copy.get(..len).unwrap_or_default())
             }
             Some(_) | None => Ok(packet),
         }
     }
 
-    pub(super) fn unprotected(&mut self, error: SrtpError, is_known: bool) -> LeakVerdict {
+    fn unprotected(&mut self, error: SrtpError, is_known: bool) -> LeakVerdict {
         let (count, verdict) = match error {
             _ if !is_known => (&mut self.stats.foreign, LeakVerdict::Foreign),
             SrtpError::Unauthenticated => (&mut self.stats.srtp_rejected, LeakVerdict::Unauthenticated),
@@ -526,7 +809,7 @@ impl Leg {
         verdict
     }
 
-    pub(super) fn count(&mut self, sent: TransmitKind) {
+    fn count(&mut self, sent: TransmitKind) {
         self.source.spend();
         let stats = &mut self.stats;
         match sent {
@@ -547,14 +830,14 @@ impl Leg {
     }
 }
 
-pub(super) fn permille(part: u64, whole: u64) -> u16 {
+fn permille(part: u64, whole: u64) -> u16 {
     (part * 1000).checked_div(whole).unwrap_or(0).min(1000) as u16
 }
 
-pub(super) fn millis(time: Duration) -> u32 {
+fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
-pub(super) fn codec_bit(codec: Codec) -> u8 {
+fn codec_bit(codec: Codec) -> u8 {
     1 << codec as u8
 }

@@ -4,31 +4,30 @@ use super::*;
 
 /// Louder than this, -40 dBFS, a supervisor speaks.
 const SPEECH: u16 = 328;
-
-/// Ticks of a beep: 200 ms.
-pub(super) const BEEP: u32 = 1600;
+/// Frames that are made up at most for packets of the pacer that were lost.
+const MAX_MADE_UP: usize = 2;
 
 /// How a listener hears one speaker.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct MixInput {
-    pub(super) gain: u16,
+    gain: u16,
     /// What `gain` is times while a supervisor speaks to the listener, in 1/256.
-    pub(super) duck: u16,
+    duck: u16,
     pub(super) reader: Reader,
 }
 
-/// How far the others have gone softer for a supervisor who speaks to the listener.
+/// How far the others have gone softer for a supervisor that speaks to the listener.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ducking {
     /// 0: not at all, 256: all the way.
-    pub(super) level: u16,
+    level: u16,
     /// Samples for which it stays so.
-    pub(super) hold: u32,
+    hold: u32,
 }
 
 impl Ducking {
-    /// All the way within the frame in which he begins; back again within 200 ms, from 300 ms after his last word.
-    pub(super) fn pass(&mut self, speaks: bool, samples: u32) {
+    /// All the way within the frame in which speech begins; back again within 200 ms, from 300 ms after the last word.
+    fn pass(&mut self, speaks: bool, samples: u32) {
         const HOLD: u32 = 2400;
         const RELEASE: u32 = 1600;
         if speaks {
@@ -40,20 +39,20 @@ impl Ducking {
         }
     }
 
-    /// The gain of whoever goes softer to `duck` times it.
-    pub(super) fn of(self, gain: u16, duck: u16) -> u16 {
+    /// The gain of a speaker that goes softer to `duck` times it.
+    fn of(self, gain: u16, duck: u16) -> u16 {
         let duck = 256 + (i32::from(duck) - 256) * i32::from(self.level) / 256;
         (i32::from(gain) * duck / 256) as u16
     }
 }
 
-/// How everybody hears everybody, by listener and speaker; the usual legs' close together.
+/// How each leg hears each other, by listener and speaker; those of the usual legs close together.
 #[derive(Debug, Default)]
 pub(super) struct MixInputs(SmallVec<[MixInput; USUAL_LEGS * USUAL_LEGS]>);
 
 impl MixInputs {
     /// Among the first `n` slots come the first `n²` places.
-    pub(super) fn place(listener: usize, speaker: usize) -> usize {
+    fn place(listener: usize, speaker: usize) -> usize {
         if listener >= speaker {
             listener * listener + speaker
         } else {
@@ -80,166 +79,225 @@ impl IndexMut<(usize, usize)> for MixInputs {
     }
 }
 
-impl Call {
-    /// Who paces a listener's mix: the first of his parties who talks, else the first supervisor who does.
-    pub(super) fn pacer(&self, listener: usize, now: Instant) -> Option<usize> {
-        let Route::Mix(speakers) = self.legs[listener].as_ref()?.row else {
-            return None;
+/// The speakers of a call, as one listener hears them.
+#[derive(Debug)]
+pub(super) struct Mixer<'a> {
+    /// The slot of the listener.
+    listener: usize,
+    /// The legs in the slots before its own, and after.
+    before: &'a mut [Option<Leg>],
+    after: &'a mut [Option<Leg>],
+    inputs: &'a mut MixInputs,
+    /// Legs of parties.
+    parties: u16,
+}
+
+impl<'a> Mixer<'a> {
+    /// A listener, and all others for it.
+    pub(super) fn split(
+        listener: usize,
+        legs: &'a mut [Option<Leg>],
+        inputs: &'a mut MixInputs,
+        parties: u16,
+    ) -> Option<(&'a mut Leg, Self)> {
+        let (before, rest) = legs.split_at_mut_checked(listener)?;
+        let (leg, after) = rest.split_first_mut()?;
+        let mixer = Self {
+            listener,
+            before,
+            after,
+            inputs,
+            parties,
         };
-        let talks = |party: bool| {
-            slots(speakers).find(|&speaker| self.legs[speaker].as_ref().is_some_and(|leg| leg.party == party && leg.talks(now)))
+        Some((leg.as_mut()?, mixer))
+    }
+
+    fn speaker(&mut self, slot: usize) -> Option<(&mut Leg, &mut MixInput)> {
+        let leg = match slot.checked_sub(self.listener + 1) {
+            Some(after) => self.after.get_mut(after),
+            None => self.before.get_mut(slot),
+        };
+        Some((leg?.as_mut()?, &mut self.inputs[(self.listener, slot)]))
+    }
+
+    /// The one that paces a mix: the first of its parties that talks, else the first supervisor that does.
+    pub(super) fn pacer(&mut self, route: Route, now: Instant) -> Option<usize> {
+        let mut talks = |is_party: bool| {
+            slots(route.mixed()).find(|&slot| {
+                let speaker = self.speaker(slot);
+                speaker.is_some_and(|(leg, _)| leg.party == is_party && leg.talks(now))
+            })
         };
         talks(true).or_else(|| talks(false))
     }
 
-    /// A packet of the pacer came: as much is sent, if the listener is not ahead already.
-    pub(super) fn send_paced(&mut self, pacer: usize, listener: usize, ticks: u32, now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
-        let mut left = ticks;
-        while left > 0 {
-            let Some(leg) = self.legs[listener].as_mut() else { return };
-            // What is too short for a frame waits in the ring for the rest.
-            let Some(frame) = leg.outlet().and_then(|(media, _)| media.codec.frame(left)) else {
-                return;
-            };
-            left -= frame;
-            match leg.pace.turn(frame, now) {
-                Turn::Send => {
-                    leg.pace.sent(frame, now);
-                    self.send_frame(listener, frame, now, out);
-                }
-                Turn::Wait => return,
-                Turn::GiveBack => {
-                    let len = (frame * (self.rate / CLOCK)) as usize;
-                    let reader = self.ears[(listener, pacer)].reader;
-                    let is_quiet = self.legs[pacer].as_ref().is_some_and(|leg| reader.is_quiet(&leg.ring, len));
-                    let Some(leg) = self.legs[listener].as_mut() else { return };
-                    if !leg.pace.may_give_back(is_quiet) {
-                        leg.pace.sent(frame, now);
-                        self.send_frame(listener, frame, now, out);
-                        continue;
-                    }
-                    let reader = &mut self.ears[(listener, pacer)].reader;
-                    match self.legs[pacer].as_ref() {
-                        Some(leg) if is_quiet => reader.skip(&leg.ring, len),
-                        Some(leg) => reader.drain(&leg.ring),
-                        None => {}
-                    }
-                    return;
-                }
+    /// Reads each speaker as another plan has it. A speaker that was heard before goes on.
+    pub(super) fn join(&mut self, serving: &Serving, before: Route) {
+        for slot in slots(serving.heard) {
+            let Some((speaker, input)) = self.speaker(slot) else { continue };
+            let ring = &mut speaker.speech.ring;
+            if !matches!(before, Route::Mix(_)) || !before.has(slot) {
+                let reader = match serving.buffered & bit(slot) != 0 {
+                    true => Reader::buffered(ring),
+                    false => Reader::direct(ring),
+                };
+                input.reader = if before.has(slot) {
+                    reader.going_on()
+                } else {
+                    ring.forget();
+                    reader
+                };
             }
-        }
-        self.make_up(pacer, listener, now, out);
-    }
-
-    /// Sends in the place of packets of the pacer that were lost, now that one has come after them.
-    pub(super) fn make_up(&mut self, pacer: usize, listener: usize, now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
-        for _ in 0..2 {
-            let (Some(speaker), Some(leg)) = (self.legs[pacer].as_ref(), self.legs[listener].as_ref()) else {
-                return;
-            };
-            let frame = leg.pace.frame;
-            let len = frame * (self.rate / CLOCK);
-            let reader = &self.ears[(listener, pacer)].reader;
-            if !leg.pace.is_short(now) || !reader.is_direct() || reader.behind(&speaker.ring) < len {
-                return;
-            }
-            let Some(frame) = leg.outlet().and_then(|(media, _)| media.codec.frame(frame)) else {
-                return;
-            };
-            if let Some(leg) = self.legs[listener].as_mut() {
-                leg.pace.sent(frame, now);
-            }
-            self.send_frame(listener, frame, now, out);
+            input.gain = serving.gains[slot];
+            input.duck = serving.ducks[slot];
         }
     }
 
-    /// Mixes and sends one frame, or silence when there is nobody to hear.
-    pub(super) fn send_frame(&mut self, listener: usize, ticks: u32, now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
-        let Some(leg) = self.legs[listener].as_ref() else { return };
-        let Some((media, to)) = leg.outlet() else { return };
-        let speakers = match leg.row {
-            Route::Mix(speakers) => speakers,
-            Route::Silent | Route::Pass(_) => 0,
-        };
-        let (permitted, beep) = (leg.permitted, leg.beep);
-        let Some(ticks) = media.codec.frame(ticks) else { return };
-        let len = (ticks * (self.rate / CLOCK)) as usize;
-        let mut sum = Sum::default();
-        let mut linear = [0; MAX_FRAME];
-        let linear = &mut linear[..len];
+    /// Adds up what the speakers say in a frame of so many ticks; `linear` is for the samples of each. Returns those that said anything, and
+    /// how soft the parties are after it.
+    fn mix(&mut self, speakers: u16, before: Ducking, ticks: u32, linear: &mut [i16], sum: &mut Sum) -> (u16, Ducking) {
         let mut contributors = 0;
         let mut speaks = false;
-        let before = leg.ducking;
         let mut ducking = before;
         // Supervisors first: how soft the others are depends on them.
         let parties = self.parties & speakers;
         for (those, are_parties) in [(speakers & !parties, false), (parties, true)] {
-            for speaker in slots(those) {
-                let Some(leg) = self.legs[speaker].as_mut() else { continue };
-                let ear = &mut self.ears[(listener, speaker)];
-                if !ear.reader.read(&leg.ring, linear) {
-                    let Some(noise) = &mut leg.noise else { continue };
+            for slot in slots(those) {
+                let Some((speaker, input)) = self.speaker(slot) else { continue };
+                if !input.reader.read(&speaker.speech.ring, linear) {
+                    let Some(noise) = &mut speaker.noise else { continue };
                     noise.fill(linear);
                 }
-                contributors |= bit(speaker);
+                contributors |= bit(slot);
                 if !are_parties {
                     speaks |= linear.iter().any(|sample| sample.unsigned_abs() > SPEECH);
                 }
-                if ear.duck == Gain::UNITY.0 {
-                    sum.add(linear, ear.gain);
+                if input.duck == Gain::UNITY.0 {
+                    sum.add(linear, input.gain);
                 } else {
-                    sum.add_between(linear, before.of(ear.gain, ear.duck), ducking.of(ear.gain, ear.duck));
+                    sum.add_between(linear, before.of(input.gain, input.duck), ducking.of(input.gain, input.duck));
                 }
             }
             if !are_parties {
                 ducking.pass(speaks, ticks);
             }
         }
-        if beep > 0 {
-            tone(BEEP - beep, beep, self.rate / CLOCK, linear);
+        (contributors, ducking)
+    }
+}
+
+impl Leg {
+    /// A packet of a speaker that it mixes: if that one paces it, as much is sent, unless it is ahead already. Returns whether its beep is
+    /// over.
+    pub(super) fn handle_pacer(
+        &mut self,
+        audio: &AudioPacket,
+        mixer: &mut Mixer<'_>,
+        ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>,
+    ) -> bool {
+        let (pacer, now) = (audio.slot, ctx.now);
+        let mut is_over = false;
+        if mixer.pacer(self.route, now) != Some(pacer) {
+            return is_over;
+        }
+        let mut left = audio.frame();
+        while left > 0 {
+            // What is too short for a frame waits in the ring for the rest.
+            let Some(frame) = self.outlet().and_then(|(media, _)| media.codec.frame(left)) else {
+                return is_over;
+            };
+            left -= frame;
+            match self.pace.turn(frame, now) {
+                Turn::Send => {
+                    self.pace.sent(frame, now);
+                    is_over |= self.send_frame(frame, mixer, ctx);
+                }
+                Turn::Wait => return is_over,
+                Turn::GiveBack => {
+                    let len = (frame * (ctx.state.rate / CLOCK)) as usize;
+                    let Some((speaker, input)) = mixer.speaker(pacer) else {
+                        return is_over;
+                    };
+                    let ring = &speaker.speech.ring;
+                    let is_quiet = input.reader.is_quiet(ring, len);
+                    if self.pace.may_give_back(is_quiet) {
+                        match is_quiet {
+                            true => input.reader.skip(ring, len),
+                            false => input.reader.drain(ring),
+                        }
+                        return is_over;
+                    }
+                    self.pace.sent(frame, now);
+                    is_over |= self.send_frame(frame, mixer, ctx);
+                }
+            }
+        }
+        is_over | self.make_up(pacer, mixer, ctx)
+    }
+
+    /// Sends in the place of packets of the pacer that were lost, now that one has come after them.
+    fn make_up(&mut self, pacer: usize, mixer: &mut Mixer<'_>, ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) -> bool {
+        let mut is_over = false;
+        for _ in 0..MAX_MADE_UP {
+            let frame = self.pace.frame;
+            let len = frame * (ctx.state.rate / CLOCK);
+            let Some((speaker, input)) = mixer.speaker(pacer) else { break };
+            let reader = &input.reader;
+            if !self.pace.is_short(ctx.now) || !reader.is_direct() || reader.behind(&speaker.speech.ring) < len {
+                break;
+            }
+            let Some(frame) = self.outlet().and_then(|(media, _)| media.codec.frame(frame)) else {
+                break;
+            };
+            self.pace.sent(frame, ctx.now);
+            is_over |= self.send_frame(frame, mixer, ctx);
+        }
+        is_over
+    }
+
+    /// A frame on our own clock; `None`: none is due. Returns whether its beep is over.
+    pub(super) fn tick(&mut self, mixer: &mut Mixer<'_>, ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) -> Option<bool> {
+        self.clock_due().filter(|due| *due <= ctx.now)?;
+        let frame = self.pace.frame;
+        let frame = self.outlet().and_then(|(media, _)| media.codec.frame(frame)).unwrap_or(frame);
+        self.pace.frame = frame;
+        self.pace.ticked(ctx.now);
+        Some(self.send_frame(frame, mixer, ctx))
+    }
+
+    /// Mixes and sends one frame, or silence when there is nobody to hear. Returns whether its beep is over.
+    fn send_frame(&mut self, ticks: u32, mixer: &mut Mixer<'_>, ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) -> bool {
+        let (rate, now) = (ctx.state.rate, ctx.now);
+        let Some((media, to)) = self.outlet() else { return false };
+        let Some(ticks) = media.codec.frame(ticks) else { return false };
+        let mut sum = Sum::default();
+        let mut linear = [0; MAX_FRAME];
+        let linear = &mut linear[..(ticks * (rate / CLOCK)) as usize];
+        let (contributors, ducking) = mixer.mix(self.route.mixed(), self.ducking, ticks, linear, &mut sum);
+        self.ducking = ducking;
+        if self.beep.sounds() {
+            self.beep.fill(rate / CLOCK, linear);
             sum.add(linear, Gain::UNITY.0);
         }
         let mut buffer = [0; HEADER + MAX_PAYLOAD];
         let payload = &mut buffer[HEADER..];
-        let Some(leg) = self.legs[listener].as_mut() else { return };
-        let (sent, octets) = if contributors & !permitted != 0 {
+        let (sent, octets) = if contributors & !self.permitted != 0 {
             (TransmitKind::Guarded, media.codec.silence(ticks, payload))
-        } else if contributors == 0 && beep == 0 {
+        } else if contributors == 0 && !self.beep.sounds() {
             (TransmitKind::Silent, media.codec.silence(ticks, payload))
         } else {
             sum.saturate(linear);
-            (TransmitKind::Mixed, leg.encode(media.codec, linear, self.rate, payload))
+            (TransmitKind::Mixed, self.encode(media.codec, linear, rate, payload))
         };
         let header = RtpHeader {
             payload_type: media.payload_type,
-            ..leg.stream.own(ticks * (media.codec.clock() / CLOCK), octets, now)
+            ..self.stream.own(ticks * (media.codec.clock() / CLOCK), octets, now)
         };
         buffer[..HEADER].copy_from_slice(&header.to_bytes());
-        leg.send(listener, sent, to, &buffer[..HEADER + octets], out);
-        leg.beep = beep.saturating_sub(ticks);
-        leg.ducking = ducking;
-        let is_over = beep > 0 && leg.beep == 0;
+        self.send(sent, to, &buffer[..HEADER + octets], ctx.out);
         if sent == TransmitKind::Guarded {
-            self.guard(listener, now);
+            self.guard(LeakReason::NotPermitted, now, ctx.state);
         }
-        if is_over {
-            self.arrange(now);
-        }
-    }
-}
-
-/// A piece of a soft 440 Hz tone, from its `begun`th tick on, so many samples a tick; silence when `left` are over. It swells and fades for
-/// 10 ms, without a click.
-fn tone(begun: u32, left: u32, samples_per_tick: u32, samples: &mut [i16]) {
-    const FADE: f32 = 80.0;
-    let left = (left * samples_per_tick) as usize;
-    for (n, sample) in samples.iter_mut().take(left).enumerate() {
-        let at = begun as f32 + n as f32 / samples_per_tick as f32;
-        let to_go = (left - n) as f32 / samples_per_tick as f32;
-        let swell = (at / FADE).min(to_go / FADE).min(1.0);
-        *sample = (2000.0 * swell * (at * 440.0 / CLOCK as f32 * std::f32::consts::TAU).sin()) as i16;
-    }
-    if let Some(rest) = samples.get_mut(left..) {
-        rest.fill(0);
+        self.beep.pass(ticks)
     }
 }

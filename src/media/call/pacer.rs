@@ -2,11 +2,11 @@
 
 use super::*;
 
-/// A frame on our own clock until somebody's packets say otherwise, in ticks of 1/8000 s as all frames: 20 ms.
+/// A frame on our own clock until packets say otherwise, in ticks of 1/8000 s as all frames: 20 ms.
 pub(super) const FRAME: u32 = 160;
 
 /// The longest frame: 30 ms.
-pub(super) const LONGEST: u32 = 240;
+const LONGEST: u32 = 240;
 
 /// Sends over which a standing lead is looked for.
 const WINDOW: u16 = 25;
@@ -17,12 +17,12 @@ const MAX_PUT_OFF: u16 = 250;
 /// When a listener is sent to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pacer {
-    /// He has sound until then, if it was played without delay.
+    /// The listener has sound until then, if it was played without delay.
     pub(super) until: Instant,
     pub(super) frame: u32,
-    /// Nobody paces him, or whoever did has fallen silent: our own clock sends.
+    /// Nobody paces it, or the pacer has fallen silent: our own clock sends.
     pub(super) own: bool,
-    /// The least that he had in hand, and the least that packets came late, in this window.
+    /// The least that it had in hand, and the least that packets came late, in this window.
     pub(super) low: Duration,
     pub(super) late: Duration,
     pub(super) sends: u16,
@@ -52,7 +52,7 @@ impl Pacer {
         }
     }
 
-    /// Whether a packet that just came may trigger a frame: he has no more than one and a half in hand. What a burst brings beyond
+    /// Whether a packet that just came may trigger a frame: the listener has no more than one and a half in hand. What a burst brings beyond
     /// that stays in the ring. A lead that stands is given back, a frame at a time.
     pub(super) fn turn(&mut self, samples: u32, now: Instant) -> Turn {
         self.frame = samples.clamp(FRAME / 2, LONGEST);

@@ -56,6 +56,9 @@ struct Harness {
     reports: Vec<Report>,
     qualities: Vec<(LegId, Quality)>,
     events: Vec<MediaEvent>,
+    activity: Option<Activity>,
+    /// The customer does not hear the agent.
+    is_muted: bool,
 }
 
 /// RTCP that left.
@@ -140,6 +143,8 @@ impl Harness {
             reports: Vec::new(),
             qualities: Vec::new(),
             events: Vec::new(),
+            activity,
+            is_muted: false,
         }
     }
 
@@ -152,7 +157,18 @@ impl Harness {
     }
 
     fn hear(&mut self, activity: Option<Activity>) {
-        self.call.handle_hear(hearing(activity), self.time());
+        self.activity = activity;
+        let hearing = match self.is_muted {
+            true => hearing(activity).cell(CUSTOMER, AGENT, None),
+            false => hearing(activity),
+        };
+        self.call.handle_hear(hearing, self.time());
+    }
+
+    /// Mutes the agent toward the customer, as the B2BUA does it: by the allow-list.
+    fn mute(&mut self, is_muted: bool) {
+        self.is_muted = is_muted;
+        self.hear(self.activity);
     }
 
     /// Lets time pass, with everything that becomes due.

@@ -7,7 +7,7 @@
 
 use super::super::call::{Call, CallConfig, LeakVerdict, Leg, Transmit, TransmitKind, USUAL_LEGS};
 use super::super::srtp::Keys;
-use super::super::{CallKey, Hearing, LegId, LegMedia, LegStats, MediaConfig, MediaEvent, SourceRule};
+use super::super::{CallKey, Hearing, LeakReason, LegId, LegMedia, LegStats, MediaConfig, MediaEvent, SourceRule};
 use super::shared_ports::{self, PortPair, ROUNDS, RecvBatch, SendBatch, SourceTable};
 use super::sockets::{SocketContext, SocketOptions, Sockets, Which};
 use super::timer_wheel::Wheel;
@@ -95,10 +95,6 @@ pub(super) enum WorkerCommand {
     Sources {
         leg: LegId,
         rule: SourceRule,
-    },
-    Mute {
-        leg: LegId,
-        muted: bool,
     },
     Hear {
         call: CallKey,
@@ -537,19 +533,25 @@ impl Worker {
             *awaited = Some(at);
         }
         if call.take_moved() {
-            for (slot, sockets) in sockets.iter_mut().enumerate() {
+            for (slot, (sockets, sources)) in sockets.iter_mut().zip(call.sources()).enumerate() {
                 let Some(sockets) = sockets else { continue };
-                let sources = [call.source(slot), call.rtcp_source(slot)];
                 sockets.connect(&mut around!(self, place, slot), sources);
             }
         }
         while let Some(event) = call.poll_event() {
-            if let MediaEvent::LeakGuard { call, leg } = &event {
-                tracing::warn!(
-                    call = call.0,
-                    leg = leg.0,
-                    "leak guard: sound the listener must not hear was replaced by silence"
-                );
+            if let MediaEvent::LeakGuard { call, leg, reason } = &event {
+                match reason {
+                    LeakReason::NotPermitted => tracing::warn!(
+                        call = call.0,
+                        leg = leg.0,
+                        "leak guard: sound the listener must not hear was replaced by silence"
+                    ),
+                    LeakReason::CodecMismatch => tracing::info!(
+                        call = call.0,
+                        leg = leg.0,
+                        "leak guard: sound in a codec the listener does not have was replaced by silence"
+                    ),
+                }
             }
             tell(&self.events, event, &mut self.sums);
         }
@@ -595,7 +597,6 @@ impl Worker {
             WorkerCommand::Describe { leg, .. }
             | WorkerCommand::Tell { leg, .. }
             | WorkerCommand::Sources { leg, .. }
-            | WorkerCommand::Mute { leg, .. }
             | WorkerCommand::SendDigits { leg, .. }
             | WorkerCommand::Beep { leg }
             | WorkerCommand::Move { leg, .. }
@@ -603,7 +604,6 @@ impl Worker {
             WorkerCommand::Describe { leg, .. }
             | WorkerCommand::Tell { leg, .. }
             | WorkerCommand::Sources { leg, .. }
-            | WorkerCommand::Mute { leg, .. }
             | WorkerCommand::SendDigits { leg, .. }
             | WorkerCommand::Beep { leg }
             | WorkerCommand::Move { leg, .. }
@@ -629,7 +629,6 @@ impl Worker {
             }
             WorkerCommand::Tell { leg, is_alone } => self.tell(leg, is_alone),
             WorkerCommand::Sources { leg, rule } => self.at(leg, |call| call.handle_source_rule(leg, rule)),
-            WorkerCommand::Mute { leg, muted } => self.at(leg, |call| call.handle_mute(leg, muted, now)),
             WorkerCommand::SendDigits { leg, digits } => self.at(leg, |call| call.handle_digits(leg, &digits, now)),
             WorkerCommand::Beep { leg } => self.at(leg, |call| call.handle_beep(leg, now)),
             WorkerCommand::Move { leg, call, to } => {
@@ -642,7 +641,7 @@ impl Worker {
                 }
             }
             WorkerCommand::Close { leg } => {
-                self.farewell(leg, outbox, at);
+                self.release(leg, outbox, at);
                 if let Some(LegWithSockets { leg: closed, sockets }) = self.take(leg, now) {
                     drop(sockets);
                     let stats = closed.stats();
@@ -675,18 +674,18 @@ impl Worker {
         let Some(slot) = call.slot(leg) else { return };
         if let Some(Some(sockets)) = sockets.get_mut(slot)
             && sockets.tell(is_alone)
+            && let Some(sources) = call.sources().nth(slot)
         {
-            let sources = [call.source(slot), call.rtcp_source(slot)];
             sockets.connect(&mut around!(self, place, slot), sources);
         }
     }
 
-    fn farewell(&mut self, leg: LegId, outbox: &mut SendBatch, now: Now) {
+    fn release(&mut self, leg: LegId, outbox: &mut SendBatch, now: Now) {
         let Some(&place) = self.legs.get(&leg) else { return };
         self.busy.place = Some(place);
         if let Some(CallEntry { call, sockets, .. }) = self.rooms[place].as_deref_mut() {
             let (sums, pairs) = (&mut self.sums, &*self.pairs);
-            call.farewell(leg, now, &mut |packet| send(sockets, packet, pairs, outbox, sums));
+            call.handle_release(leg, now, &mut |packet| send(sockets, packet, pairs, outbox, sums));
         }
     }
 

@@ -130,9 +130,9 @@ fn a_codec_that_is_no_longer_agreed_is_no_longer_expected() {
         harness.say_in(0, 9, &mut wide, AGENT_LEVEL);
         harness.pass(20 * MS);
     }
-    assert_eq!(harness.call.rate, 16_000, "the supervisor hears it as it is");
+    assert_eq!(harness.call.state.rate, 16_000, "the supervisor hears it as it is");
     harness.call.handle_describe(AGENT, media(0, Codec::Pcmu), harness.time());
-    assert_eq!(harness.call.rate, 8000);
+    assert_eq!(harness.call.state.rate, 8000);
     let agent = harness.call.leg(AGENT).unwrap();
     assert!(agent.seldom.decoders.is_empty() && agent.speaks == Codec::Pcmu);
     assert!(harness.call.leg(CUSTOMER).unwrap().transcoder.is_none());

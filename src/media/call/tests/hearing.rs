@@ -54,7 +54,7 @@ fn whatever_codecs_they_have_each_hears_whom_he_may_and_nobody_else() {
 #[test]
 fn what_was_said_while_muted_does_not_come_back_to_conceal_a_loss() {
     let mut harness = Harness::pcmu(Some(Activity::BargeIn));
-    harness.call.handle_mute(AGENT, true, harness.time());
+    harness.mute(true);
     let shout = |harness: &mut Harness| {
         let mut payload = [0; 160];
         let samples: [i16; 160] = std::array::from_fn(|n| if n % 40 < 20 { 16_000 } else { -16_000 });
@@ -67,7 +67,7 @@ fn what_was_said_while_muted_does_not_come_back_to_conceal_a_loss() {
         harness.pass(20 * MS);
     }
     harness.heard.clear();
-    harness.call.handle_mute(AGENT, false, harness.time());
+    harness.mute(false);
     harness.lose(0);
     for _ in 0..3 {
         harness.pass(20 * MS);
@@ -93,7 +93,7 @@ fn nothing_is_decoded_while_nobody_monitors_and_nothing_ever_of_who_is_relayed_a
             .legs
             .iter()
             .flatten()
-            .all(|leg| leg.decoder.is_none() && leg.encoder.is_none() && !leg.ring.is_open())
+            .all(|leg| leg.speech.decoder.is_none() && leg.encoder.is_none() && !leg.speech.ring.is_open())
     );
     let stats = harness.stats(AGENT);
     assert_eq!((stats.sent, stats.unchanged), (150, 150));
@@ -110,7 +110,7 @@ fn the_leak_guard_holds_whatever_codec_is_spoken() {
     harness.say(0, AGENT_LEVEL);
     let customer = harness.call.slot(CUSTOMER).unwrap();
     if let Some(leg) = harness.call.legs[customer].as_mut() {
-        leg.row = Route::Pass(2);
+        leg.route = Route::Pass(2);
     }
     if let Some(leg) = harness.call.legs[2].as_mut() {
         leg.passed_to |= bit(customer);
@@ -162,6 +162,7 @@ fn a_cell_that_roles_forbid_is_silence_and_an_alarm() {
         let leak = MediaEvent::LeakGuard {
             call: CallKey(7),
             leg: CUSTOMER,
+            reason: LeakReason::NotPermitted,
         };
         assert_eq!(harness.events, [leak], "one alarm a second");
         assert!(harness.stats(CUSTOMER).leak_guards >= 9);
@@ -172,7 +173,7 @@ fn a_cell_that_roles_forbid_is_silence_and_an_alarm() {
 fn a_muted_agent_reaches_the_supervisor_but_not_the_customer() {
     let mut harness = Harness::pcmu(Some(Activity::Coach));
     harness.say(0, AGENT_LEVEL);
-    harness.call.handle_mute(AGENT, true, harness.time());
+    harness.mute(true);
     for _ in 0..20 {
         harness.pass(20 * MS);
         harness.say(0, AGENT_LEVEL);

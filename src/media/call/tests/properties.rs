@@ -86,7 +86,7 @@ fn play(steps: &[Step], mut check: impl FnMut(&Harness, Option<Activity>, bool, 
             }
             Step::Mute(next) => {
                 muted = next;
-                harness.call.handle_mute(AGENT, next, harness.time());
+                harness.mute(next);
             }
             Step::Turn(index, other) => harness.codecs[index] = if other { Codec::Pcma } else { Codec::Pcmu },
             Step::Hold(index, held) => {

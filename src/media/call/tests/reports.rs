@@ -179,23 +179,23 @@ fn behind_a_nat_shared_rtcp_goes_where_rtp_was_learned() {
 fn who_is_released_is_told_goodbye_and_who_never_got_anything_is_not() {
     let mut harness = Harness::pcmu(None);
     harness.say(0, 0);
-    let farewell = |harness: &mut Harness, leg| {
+    let release = |harness: &mut Harness, leg| {
         let now = Now {
             mono: harness.time(),
             wall: Timestamp(0),
         };
         let mut said = Vec::new();
-        harness.call.farewell(leg, now, &mut |packet| {
+        harness.call.handle_release(leg, now, &mut |packet| {
             assert_eq!((packet.sent, packet.to), (TransmitKind::Rtcp, rtcp_address(packet.slot)));
             said.push(packet.bytes.to_vec());
         });
         said
     };
-    assert!(farewell(&mut harness, AGENT).is_empty(), "nothing ever went to him");
-    let said = farewell(&mut harness, CUSTOMER);
+    assert!(release(&mut harness, AGENT).is_empty(), "nothing ever went to him");
+    let said = release(&mut harness, CUSTOMER);
     assert_eq!(said.len(), 1);
     assert!(said[0].ends_with(&[0x81, 203, 0, 1, 0, 0, 0, 101]), "{said:?}");
     assert_eq!(said[0][1], 200, "a report comes first");
     harness.call.take(CUSTOMER, harness.time());
-    assert!(farewell(&mut harness, CUSTOMER).is_empty());
+    assert!(release(&mut harness, CUSTOMER).is_empty());
 }

@@ -1,7 +1,7 @@
 //! Chance against the model that the house carries.
 
 use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, DEVICES, House, OTHER, sdp};
-use crate::media::MediaEvent;
+use crate::media::{LeakReason, MediaEvent};
 use crate::model::{Activity, CallId, Command, DeviceId, Mode, Number, Scope, TransferStep};
 use crate::sip::b2bua::{B2buaConfig, RestoredCalls};
 use crate::sip::leg::{EndReason, LegEvent, LegId, LegSource};
@@ -196,7 +196,11 @@ fn play(house: &mut House, (what, who, how, more): Step) {
             if let Some(leg) = pick(house, who, |line| !line.closed) {
                 let call = house.lines[&leg].call;
                 match (how % 8, call) {
-                    (0, Some(call)) => house.media(MediaEvent::LeakGuard { call, leg }),
+                    (0, Some(call)) => house.media(MediaEvent::LeakGuard {
+                        call,
+                        leg,
+                        reason: LeakReason::NotPermitted,
+                    }),
                     _ => house.media(MediaEvent::Inactive { leg }),
                 }
             }

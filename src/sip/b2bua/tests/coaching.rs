@@ -1,7 +1,7 @@
 //! The life of a monitor, seen from the phones.
 
 use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, House, OTHER, sdp};
-use crate::media::MediaEvent;
+use crate::media::{LeakReason, MediaEvent};
 use crate::model::{Activity, CallId, Command, LegState, Mode, MonitorState, Reason, Scope, TransferStep};
 use crate::sip::b2bua::{B2buaConfig, Output, RestoredCalls};
 use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
@@ -137,7 +137,11 @@ fn after_a_leak_was_caught_the_supervisor_is_heard_by_nobody_on_that_call() {
     let mut house = House::new();
     let legs = house.coached(Activity::Coach);
     let call = house.lines[&legs.0].call.expect("opened");
-    house.media(MediaEvent::LeakGuard { call, leg: legs.0 });
+    house.media(MediaEvent::LeakGuard {
+        call,
+        leg: legs.0,
+        reason: LeakReason::NotPermitted,
+    });
     assert_eq!(table(&house, legs), LISTEN);
     house.command(switch(house.call_id(), Activity::BargeIn)).expect("accepted");
     assert_eq!(table(&house, legs), LISTEN);
@@ -150,7 +154,11 @@ fn a_caught_leak_is_reported_once_to_each_supervisor_of_that_call() {
     let call = house.lines[&legs.0].call.expect("opened");
     for leg in [legs.0, legs.1] {
         let leg = leg;
-        house.media(MediaEvent::LeakGuard { call, leg });
+        house.media(MediaEvent::LeakGuard {
+            call,
+            leg,
+            reason: LeakReason::NotPermitted,
+        });
     }
     assert_eq!(house.failures.len(), 1);
     let failure = &house.failures[0];
