@@ -240,7 +240,6 @@ pub struct Authenticator {
     key: [u8; 32],
     realm: String,
     algorithms: Vec<Algorithm>,
-    auth_int: bool,
     lifetime: Duration,
     started: Instant,
     issued: u64,
@@ -284,19 +283,12 @@ impl Authenticator {
             key,
             realm: realm.to_owned(),
             algorithms,
-            auth_int: false,
             lifetime,
             started: now,
             issued: 0,
             floor: 0,
             seen: BTreeMap::new(),
         }
-    }
-
-    /// The same, which also offers qop=auth-int.
-    pub fn with_auth_int(mut self) -> Authenticator {
-        self.auth_int = true;
-        self
     }
 
     /// The realm.
@@ -309,11 +301,10 @@ impl Authenticator {
         self.issued += 1;
         let nonce = self.nonce(self.issued, self.seconds(now), source);
         let stale = if stale { ", stale=true" } else { "" };
-        let qop = if self.auth_int { "auth,auth-int" } else { "auth" };
         let realm = String::from_utf8_lossy(&super::message::quote(self.realm.as_bytes())).into_owned();
         let value = |algorithm: &Algorithm| {
             format!(
-                "Digest realm={realm}, nonce=\"{nonce}\", algorithm={}, qop=\"{qop}\"{stale}",
+                "Digest realm={realm}, nonce=\"{nonce}\", algorithm={}, qop=\"auth\"{stale}",
                 algorithm.name()
             )
         };
@@ -346,7 +337,7 @@ impl Authenticator {
             return None;
         }
         let qop = fields.get("qop")?;
-        if !(qop.eq_ignore_ascii_case(b"auth") || self.auth_int && qop.eq_ignore_ascii_case(b"auth-int")) {
+        if !qop.eq_ignore_ascii_case(b"auth") {
             return None;
         }
         let user = std::str::from_utf8(fields.get("username")?).ok()?;

@@ -10,65 +10,65 @@
 //! send (a request of nobody we know) is answered statelessly (RFC 3261 8.2.7): it costs no memory, and over a rate it is not
 //! answered at all. A transaction is made only for a request that was authenticated, or that belongs to a dialog.
 //!
+//! The user agent finds the machine that something is for; the machine behaves:
+//!
 //! | part | what |
 //! |---|---|
-//! | `admission` | who may ask what: targets, digests, trunks, loops |
-//! | `guesses` | wrong passwords |
-//! | `caller` | what a callee is told of its caller |
-//! | `redirects` | 3xx of phones |
-//! | `allowance` | how often strangers are answered |
-//! | `refusals` | what of refusals is written down |
-//! | `uas` | requests in |
-//! | `uac` | commands and the responses to what we sent |
-//! | `refer` | RFC 3515 |
-//! | `reliable` | RFC 3262 |
-//! | `session` | RFC 4028 |
+//! | `leg` | one leg: its dialog, offer and answer, session timer, reliable provisional responses, REFER |
+//! | `admission` | digests, trunks, wrong passwords, how often a source is answered |
 //! | `qualify` | whether phones are still there |
-//! | `connected` | who is at the far end now (RFC 4916, RFC 3325) |
-//! | `leg` | what a leg is |
-//! | `ways` | where peers are, and by which way each leg is reached |
+//! | `context` | what the machines share |
+//! | `local_domain` | what is ours: hosts, domains, accounts and their numbers |
+//! | `caller`, `redirects` | what a callee is told of its caller; 3xx of phones |
+//! | `leg_table` | the legs, and which of them a message names |
+//! | `requests`, `responses`, `outgoing`, `flows` | what comes in, and for which machine it is |
+//! | `refusals` | what of refusals is written down |
+//! | `tokens`, `rate_limiter`, `password_throttle` | tags, branches; allowances |
 
 mod admission;
 mod caller;
-mod connected;
+mod context;
+mod flows;
 mod leg;
+mod leg_table;
+mod local_domain;
+mod outgoing;
 mod password_throttle;
 mod qualify;
 mod rate_limiter;
 mod redirects;
-mod refer;
 mod refusals;
-mod reliable;
-mod session_timer;
-mod uac;
-mod uas;
-mod ways;
+mod requests;
+mod responses;
+mod tokens;
 
 #[cfg(test)]
 mod tests;
 
-use super::config::{SipAccount, SipConfig, Trunk};
-use super::digest::{Authenticator, Credentials};
+use super::config::{SipConfig, Trunk};
+use super::digest::Credentials;
 use super::flow::{Flow, Protocol};
-use super::leg::{ANONYMOUS, LegCommand, LegEvent, LegId};
-use super::message::{ParseError, SipMessage, SipRequest, SipResponse, escape, parse_datagram};
+use super::leg::{LegCommand, LegEvent, LegId};
+use super::message::{ParseError, SipMessage, parse_datagram};
 use super::peer::Peers;
 use super::registrar::{KeptBinding, Registrar};
 use super::sdp::SdpFault;
 use super::timers::Timers;
 use super::transaction::{self, Transactions};
-use crate::model::{DeviceId, Now, Number};
-use admission::TokenGenerator;
-use leg::{ClientUse, Leg, LegTimer, ServerUse};
-use password_throttle::PasswordThrottle;
+use crate::model::{DeviceId, Now};
+use admission::Admission;
+use context::Context;
+use leg::Leg;
+use leg_table::LegTable;
+use local_domain::LocalDomain;
 pub use password_throttle::WrongPassword;
 use qualify::Qualification;
-use rate_limiter::{RateLimiter, TrunkCalls};
-use refusals::Refusals;
+use refusals::RefusalLog;
 pub use refusals::{RefusedBy, RefusedRequest};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
+use tokens::TokenGenerator;
 
 /// What the user agent wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,31 +134,19 @@ pub struct Counters {
     pub throttled: u64,
 }
 
-/// The user agent.
+/// The user agent: it finds the leg, or the other machine, that something is for.
+///
+/// After every `handle_*`, drain [`poll_output`](Self::poll_output), then wait until [`poll_timeout`](Self::poll_timeout) at the latest and call
+/// [`handle_timeout`](Self::handle_timeout). Within each step the machines are polled in this order: the transactions, whose failures go
+/// back to their legs at once; the registrar, for bindings to be kept. When time has passed: the transactions, the registrar, the
+/// legs' timers one by one in the order of their times, and last the qualification.
 #[derive(Debug)]
 pub struct UserAgent {
-    config: SipConfig,
+    ctx: Context,
     peers: Peers,
-    locals: Vec<(Protocol, SocketAddr)>,
-    transactions: Transactions<ServerUse, ClientUse>,
-    registrar: Registrar,
-    /// Where in the configuration the account of a number is, and that of a user name.
-    numbers: BTreeMap<Number, usize>,
-    users: BTreeMap<String, usize>,
-    legs: BTreeMap<LegId, Leg>,
-    by_call: BTreeMap<Vec<u8>, BTreeSet<LegId>>,
-    timers: Timers<(LegId, LegTimer)>,
-    sources: RateLimiter,
-    trunk_calls: TrunkCalls,
-    guesses: PasswordThrottle,
+    legs: LegTable,
+    admission: Admission,
     qualification: Qualification,
-    refusals: Refusals,
-    chance: TokenGenerator,
-    authenticator: Authenticator,
-    logins: BTreeMap<String, Credentials>,
-    next_leg: u64,
-    counters: Counters,
-    outputs: VecDeque<Output>,
 }
 
 impl UserAgent {
@@ -167,63 +155,39 @@ impl UserAgent {
         for trunk in &mut config.trunks {
             trunk.address = trunk.address.or_else(|| trunk.target.parse().ok());
         }
-        let chance = TokenGenerator::new(seed);
-        let authenticator = Authenticator::new(
-            chance.derive("nonce"),
-            &config.realm,
-            config.algorithms.clone(),
-            config.nonce_lifetime,
-            now.mono,
-        );
+        let tokens = TokenGenerator::new(seed);
         let login = |trunk: &Trunk| {
             let login = trunk.login.as_ref()?;
             let credentials = Credentials::new(&trunk.name, &login.realm, &login.username, &login.password);
             Some((trunk.name.clone(), credentials))
         };
-        let logins = config.trunks.iter().filter_map(login).collect();
         Self {
-            transactions: Transactions::new(config.timing, config.limits.transactions),
-            registrar: Registrar::new(config.limits.contacts, config.limits.min_expires, config.limits.max_expires),
-            numbers: index(&config, |account| account.number.clone()),
-            users: index(&config, |account| account.username.clone()),
-            legs: BTreeMap::new(),
-            by_call: BTreeMap::new(),
-            timers: Timers::default(),
-            sources: RateLimiter::new(config.limits.refusals_per_second, config.limits.sources),
-            guesses: PasswordThrottle::default(),
-            qualification: Qualification::default(),
-            refusals: Refusals::default(),
-            authenticator,
-            logins,
-            chance,
-            next_leg: 2,
-            counters: Counters::default(),
-            outputs: VecDeque::new(),
-            trunk_calls: TrunkCalls::new(&config.trunks),
             peers: Peers::new(&config.trunks),
-            locals,
-            config,
+            legs: LegTable::default(),
+            admission: Admission::new(&config, &tokens, now),
+            qualification: Qualification::default(),
+            ctx: Context {
+                registrar: Registrar::new(config.limits.contacts, config.limits.min_expires, config.limits.max_expires),
+                transactions: Transactions::new(config.timing, config.limits.transactions),
+                timers: Timers::default(),
+                tokens,
+                logins: config.trunks.iter().filter_map(login).collect(),
+                refusals: RefusalLog::default(),
+                counters: Counters::default(),
+                outputs: VecDeque::new(),
+                domain: LocalDomain::new(config, locals),
+            },
         }
-    }
-
-    /// The account that answers to a number.
-    fn account_of_number(&self, number: &str) -> Option<&SipAccount> {
-        self.config.accounts.get(*self.numbers.get(number)?)
-    }
-
-    /// The account that answers challenges under this user name.
-    fn account_of_user(&self, user: &str) -> Option<&SipAccount> {
-        self.config.accounts.get(*self.users.get(user)?)
     }
 
     /// Takes back where phones were before a restart, so that calls reach them before they register again.
     pub fn restore(&mut self, device: &DeviceId, bindings: Vec<KeptBinding>, now: Now) {
-        let ours = self.config.account(device).is_some();
+        let ours = self.config().account(device).is_some();
         let bindings = if ours { bindings } else { Vec::new() };
-        if self.registrar.restore(device, bindings, &self.locals, now) {
-            self.registered(device.clone(), true);
+        if self.ctx.registrar.restore(device, bindings, &self.ctx.domain.locals, now) {
+            self.ctx.registered(device.clone(), true);
         }
-        self.qualify(device, now);
+        self.qualification.handle_bindings(device, &mut self.ctx, now);
         self.finish_step(now);
     }
 
@@ -237,7 +201,7 @@ impl UserAgent {
 
     /// A message has come over a stream.
     pub fn handle_message(&mut self, flow: Flow, message: SipMessage, now: Now) {
-        self.counters.messages += 1;
+        self.ctx.counters.messages += 1;
         match message {
             SipMessage::Request(request) => self.handle_request(flow, request, now),
             SipMessage::Response(response) => self.handle_response(flow, &response, now),
@@ -247,48 +211,51 @@ impl UserAgent {
 
     /// Something has come that is no message.
     pub fn handle_malformed(&mut self, flow: Flow, error: &ParseError, now: Now) {
-        self.counters.malformed += 1;
-        self.note_malformed(&flow, error, now);
+        self.ctx.counters.malformed += 1;
+        self.ctx.note_malformed(&flow, error, now);
         let Some(response) = &error.response else { return };
-        if !self.may_refuse(&flow, now) {
+        if !self.admission.may_answer(&flow, &mut self.ctx, now) {
             return;
         }
         let mut response = (**response).clone();
         let via = response.headers.stamp_source(flow.peer);
-        response.headers.tag_to(&self.chance.stateless_tag(&response.headers));
-        let path = self.return_path(flow, via.as_ref(), &response.headers);
-        self.transmit(path.reply, response.to_bytes());
+        response.headers.tag_to(&self.ctx.tokens.stateless_tag(&response.headers));
+        let path = self.ctx.domain.return_path(flow, via.as_ref(), &response.headers);
+        self.ctx.transmit(path.reply, response.to_bytes());
     }
 
     /// The B2BUA wants something.
     pub fn handle_command(&mut self, command: LegCommand, now: Now) {
-        self.command(command, now);
+        match command {
+            LegCommand::Invite { .. } => self.invite(command, now),
+            command => drop(self.with_leg(command.leg(), |leg, ctx| leg.handle_command(command, ctx, now))),
+        }
         self.finish_step(now);
     }
 
     /// A connection is gone, or could not be made.
     pub fn handle_unreachable(&mut self, flow: &Flow, now: Now) {
-        self.transactions.handle_unreachable(flow);
-        let gone = self.registrar.handle_flow_gone(flow);
+        self.ctx.transactions.handle_unreachable(flow);
+        let gone = self.ctx.registrar.handle_flow_gone(flow);
         self.leave_flow(flow, now);
         for device in gone {
-            self.registered(device, false);
+            self.ctx.registered(device, false);
         }
         self.finish_step(now);
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.transactions.handle_timeout(now.mono);
+        self.ctx.transactions.handle_timeout(now.mono);
         self.finish_step(now);
-        for device in self.registrar.handle_timeout(now.mono) {
-            self.registered(device, false);
+        for device in self.ctx.registrar.handle_timeout(now.mono) {
+            self.ctx.registered(device, false);
         }
-        while let Some((leg, timer)) = self.timers.pop(now.mono) {
-            self.handle_leg_timer(leg, timer, now);
+        while let Some((leg, timer)) = self.ctx.timers.pop(now.mono) {
+            self.with_leg(leg, |leg, ctx| leg.handle_timeout(timer, ctx, now));
             self.finish_step(now);
         }
-        self.ask_phones(now);
+        self.qualification.handle_timeout(&mut self.ctx, now);
         self.finish_step(now);
         self.keep_bindings(now);
     }
@@ -296,9 +263,9 @@ impl UserAgent {
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
         let times = [
-            self.transactions.poll_timeout(),
-            self.timers.next(),
-            self.registrar.poll_timeout(),
+            self.ctx.transactions.poll_timeout(),
+            self.ctx.timers.next(),
+            self.ctx.registrar.poll_timeout(),
             self.qualification.poll_timeout(),
         ];
         times.into_iter().flatten().min()
@@ -306,27 +273,32 @@ impl UserAgent {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.ctx.outputs.pop_front()
     }
 
     /// What has been dealt with in silence.
     pub fn counters(&self) -> Counters {
-        self.counters
+        self.ctx.counters
     }
 
     /// The Call-ID of a leg.
     pub fn call_id(&self, leg: LegId) -> Option<&[u8]> {
-        self.legs.get(&leg).map(|leg| leg.dialog.call_id.as_slice())
+        self.legs.get(leg).map(Leg::call_id)
     }
 
     /// The configuration, with trunk addresses filled in.
     pub fn config(&self) -> &SipConfig {
-        &self.config
+        &self.ctx.domain.config
     }
 
     /// The devices whose phones can be reached.
     pub fn registered_devices(&self) -> impl Iterator<Item = &DeviceId> {
-        self.registrar.registered()
+        self.ctx.registrar.registered()
+    }
+
+    /// How many calls of each trunk were refused because it calls too often, or because too much is going on.
+    pub fn refused_of_trunks(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.admission.refused_of_trunks()
     }
 
     /// How many legs there are.
@@ -336,13 +308,13 @@ impl UserAgent {
 
     /// Nothing goes on: no leg, transaction or timer is left; registrations may be.
     pub fn is_idle(&self) -> bool {
-        self.legs.is_empty() && self.by_call.is_empty() && self.timers.is_empty() && self.transactions.is_empty()
+        self.legs.is_empty() && self.ctx.timers.is_empty() && self.ctx.transactions.is_empty()
     }
 
     fn finish_step(&mut self, now: Now) {
-        while let Some(output) = self.transactions.poll_output() {
+        while let Some(output) = self.ctx.transactions.poll_output() {
             match output {
-                transaction::Output::Transmit { flow, bytes } => self.transmit(flow, bytes),
+                transaction::Output::Transmit { flow, bytes } => self.ctx.transmit(flow, bytes),
                 transaction::Output::TimedOut(client) => self.handle_failure(client, 408, now),
                 transaction::Output::Unreachable(client) => self.handle_failure(client, 503, now),
             }
@@ -351,122 +323,37 @@ impl UserAgent {
     }
 
     fn keep_bindings(&mut self, now: Now) {
-        while let Some((device, bindings)) = self.registrar.poll_changed(now) {
-            self.outputs.push_back(Output::Bindings { device, bindings });
+        while let Some((device, bindings)) = self.ctx.registrar.poll_changed(now) {
+            self.ctx.outputs.push_back(Output::Bindings { device, bindings });
         }
     }
 
-    fn transmit(&mut self, flow: Flow, bytes: Vec<u8>) {
-        self.outputs.push_back(Output::Transmit { flow, bytes });
-    }
-
-    fn event(&mut self, event: LegEvent) {
-        match event {
-            LegEvent::Incoming { leg, .. }
-            | LegEvent::Progress { leg, .. }
-            | LegEvent::Answered { leg, .. }
-            | LegEvent::Confirmed { leg, .. }
-            | LegEvent::Offered { leg, .. }
-            | LegEvent::OfferAnswered { leg, .. } => self.locate(leg),
-            _ => {}
+    /// Lends a leg to `act`, and drops it if it is over then.
+    fn with_leg<R>(&mut self, id: LegId, act: impl FnOnce(&mut Leg, &mut Context) -> R) -> Option<R> {
+        let leg = self.legs.get_mut(id)?;
+        let result = act(leg, &mut self.ctx);
+        if leg.is_over() {
+            self.legs.remove(id);
         }
-        self.outputs.push_back(Output::Event(event));
-    }
-
-    /// Says where a leg is, if that is news.
-    fn locate(&mut self, key: LegId) {
-        let Some(leg) = self.legs.get_mut(&key) else { return };
-        let (host, is_translated) = leg.whereabouts();
-        if leg.located != Some((host, is_translated)) {
-            leg.located = Some((host, is_translated));
-            self.outputs.push_back(Output::Event(LegEvent::Located {
-                leg: key,
-                host,
-                is_translated,
-            }));
-        }
-    }
-
-    fn registered(&mut self, device: DeviceId, registered: bool) {
-        self.event(LegEvent::Registered { device, registered });
-    }
-
-    fn add_leg(&mut self, key: LegId, leg: Leg) {
-        self.by_call.entry(leg.dialog.call_id.clone()).or_default().insert(key);
-        self.legs.insert(key, leg);
-    }
-
-    fn remove_leg(&mut self, key: LegId) {
-        let Some(leg) = self.legs.remove(&key) else { return };
-        if let Some(legs) = self.by_call.get_mut(&leg.dialog.call_id) {
-            legs.remove(&key);
-            if legs.is_empty() {
-                self.by_call.remove(&leg.dialog.call_id);
-            }
-        }
-        self.stop_timers(key);
-    }
-
-    fn stop_timers(&mut self, key: LegId) {
-        for timer in LegTimer::ALL {
-            self.timers.clear(&(key, timer));
-        }
-    }
-
-    fn legs_of(&self, call_id: &[u8]) -> impl Iterator<Item = (LegId, &Leg)> {
-        let keys = self.by_call.get(call_id).into_iter().flatten();
-        keys.filter_map(|key| self.legs.get(key).map(|leg| (*key, leg)))
-    }
-
-    fn via_host(&self, flow: &Flow) -> String {
-        match &self.config.advertised {
-            Some(host) => host.clone(),
-            None if flow.local.ip().is_ipv6() => format!("[{}]", flow.local.ip()),
-            None => flow.local.ip().to_string(),
-        }
-    }
-
-    /// Our Contact on a leg: its user part is the number that we go by there, so that a phone that refers to it, or calls it
-    /// later, names somebody (RFC 5589 7).
-    fn contact(&self, flow: &Flow, number: &Number) -> Vec<u8> {
-        let number = if number.as_str().is_empty() { ANONYMOUS } else { number.as_str() };
-        let user = String::from_utf8_lossy(&escape(number.as_bytes())).into_owned();
-        let transport = match flow.protocol {
-            Protocol::Udp => "",
-            Protocol::Tcp => ";transport=tcp",
-        };
-        format!("<sip:{user}@{}:{}{transport}>", self.via_host(flow), flow.local.port()).into_bytes()
-    }
-
-    /// Puts our Via on a request; the branch tells us later that it was ours.
-    fn stamp(&mut self, request: &mut SipRequest, flow: &Flow) -> Vec<u8> {
-        let branch = self.chance.branch();
-        self.stamp_with(request, flow, &branch);
-        branch
-    }
-
-    fn stamp_with(&self, request: &mut SipRequest, flow: &Flow, branch: &[u8]) {
-        request.headers.remove("Via");
-        let host = self.via_host(flow);
-        let via = [
-            format!("SIP/2.0/{} {host}:{};branch=", flow.protocol, flow.local.port()).as_bytes(),
-            branch,
-            b";rport",
-        ]
-        .concat();
-        request.headers.push_front("Via", via);
-    }
-
-    fn stateless(&mut self, flow: Flow, response: SipResponse) {
-        let tag = self.chance.stateless_tag(&response.headers);
-        let via = response.headers.via_top().ok();
-        let path = self.return_path(flow, via.as_ref(), &response.headers);
-        self.transmit(path.reply, response.with_to_tag(&tag).to_bytes());
+        Some(result)
     }
 }
 
-/// Of two accounts of one name the first counts.
-fn index<K: Ord>(config: &SipConfig, name: impl Fn(&SipAccount) -> K) -> BTreeMap<K, usize> {
-    let numbered = config.accounts.iter().enumerate().rev();
-    numbered.map(|(at, account)| (name(account), at)).collect()
+impl LegCommand {
+    /// The leg that it is for.
+    fn leg(&self) -> LegId {
+        match self {
+            Self::Invite { leg, .. }
+            | Self::Provisional { leg, .. }
+            | Self::Accept { leg, .. }
+            | Self::Reject { leg, .. }
+            | Self::Offer { leg, .. }
+            | Self::AnswerOffer { leg, .. }
+            | Self::RejectOffer { leg, .. }
+            | Self::RefuseOffer { leg, .. }
+            | Self::AskToAnswer { leg }
+            | Self::TellReferrer { leg, .. }
+            | Self::Hangup { leg, .. } => *leg,
+        }
+    }
 }

@@ -373,6 +373,21 @@ impl Headers {
         Some(String::from_utf8_lossy(&media).into_owned())
     }
 
+    /// The tag of To; empty when there is none.
+    pub fn to_tag(&self) -> Vec<u8> {
+        let to = self.to().ok();
+        to.and_then(|to| to.tag().map(<[u8]>::to_vec)).unwrap_or_default()
+    }
+
+    /// Takes over the fields of these names, in the order of the names.
+    pub fn copy(&mut self, names: &[&str], from: &Headers) {
+        for name in names {
+            for value in from.fields_of(name) {
+                self.push(name, value);
+            }
+        }
+    }
+
     /// Puts a tag on To when To is there, can be read and has none. The rest of it stays byte for byte.
     pub fn tag_to(&mut self, tag: &str) {
         let Some(value) = self.get("To") else { return };

@@ -1,9 +1,9 @@
 //! What a callee is told of its caller: name, number, and what is handed on from one leg to the other.
 
-use super::UserAgent;
+use super::local_domain::LocalDomain;
 use crate::model::Number;
 use crate::sip::config::SipAccount;
-use crate::sip::leg::{ANONYMOUS, Identity, LegId, LegSource, PassedHeader};
+use crate::sip::leg::{ANONYMOUS, Identity, LegSource, PassedHeader};
 use crate::sip::message::{Headers, NameAddr, SipRequest, escape, is_printable, printable};
 
 /// What a trunk's INVITE may hand on to the B-leg (Identity only with its Date), and what an account's may.
@@ -13,13 +13,13 @@ const PASSED_FROM_ACCOUNTS: &[&str] = &["User-to-User", "Session-ID"];
 /// The longest display name, in characters.
 pub(super) const LONGEST_NAME: usize = 128;
 
-impl UserAgent {
+impl LocalDomain {
     /// The caller as it may be shown, and the number that it says it is.
     ///
     /// An account is shown by its own number. A trunk may say what it likes, but not that it is a device of ours: such a
     /// number is withheld and shown as not verified, unless the trunk may (`own_numbers`), or the call is one of ours that
-    /// comes back.
-    pub(super) fn identity(&self, source: &LegSource, headers: &Headers, returns: Option<LegId>) -> (Identity, Number) {
+    /// comes back: `returning` is the number that we go by on the leg whose INVITE comes back with this one.
+    pub(super) fn identity(&self, source: &LegSource, headers: &Headers, returning: Option<&Number>) -> (Identity, Number) {
         let from = headers.from().ok();
         let said = from.as_ref().and_then(|from| self.number_of(&from.uri));
         let number = match source {
@@ -39,17 +39,15 @@ impl UserAgent {
             LegSource::Account(_) => true,
             LegSource::Trunk(name) => self.config.trunk(name).is_some_and(|trunk| trunk.own_numbers),
         };
-        let is_back = || returns.and_then(|leg| self.legs.get(&leg)).is_some_and(|leg| leg.number == claimed);
-        if !may_be_ours && self.looks_internal(&claimed) && !is_back() {
+        let is_back = returning == Some(&claimed);
+        if !may_be_ours && self.looks_internal(&claimed) && !is_back {
             return (Identity::withheld(format!("unverified {claimed}")), claimed);
         }
         let display = from.map(|from| printable(&from.display, LONGEST_NAME)).unwrap_or_default();
         let number = claimed.clone();
         (Identity { number, display }, claimed)
     }
-}
 
-impl UserAgent {
     /// The number is a device's or an alias of one, or is written so that a person would take it for one: with digits of other scripts, or with
     /// signs around it.
     fn looks_internal(&self, number: &Number) -> bool {

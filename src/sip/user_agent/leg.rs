@@ -1,119 +1,129 @@
+//! A leg: one dialog with one peer, from INVITE to BYE.
+//!
+//! | part | what |
+//! |---|---|
+//! | `machine` | commands, timers, requests and responses as they come in; the end of a leg |
+//! | `uac` | requests of ours and their responses |
+//! | `uas` | requests of the peer and their answers |
+//! | `peer` | the other end: its identity, the dialog with it, and the flow to it |
+//! | `session_timer` | RFC 4028 |
+//! | `reliable` | provisional responses that are acknowledged (RFC 3262) |
+//! | `refer` | RFC 3515 |
+//! | `connected` | the identity at the far end (RFC 4916, RFC 3325) |
+
+mod connected;
+mod machine;
+mod peer;
+mod refer;
+mod reliable;
+mod session_timer;
+mod uac;
+mod uas;
+
 use super::qualify::QualifiedPhone;
-use super::refer::Referrer;
-use super::reliable::{Fork, Reliable};
-use crate::media::is_private;
 use crate::model::Number;
-use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{LegId, LegSource};
-use crate::sip::message::{Host, SipRequest};
-use crate::sip::transaction::{ClientTransactionId, ServerTransactionId};
+use crate::sip::message::{NameAddr, SipRequest, Uri};
+use crate::sip::transaction::{ClientTransactionId, ReceivedVia, ServerTransactionId};
+use connected::ConnectedNames;
+pub(super) use peer::LegPeer;
+use refer::Referral;
+pub(super) use refer::refer_target;
+use reliable::{Fork, ReliableProvisionals};
+use session_timer::SessionTimer;
+pub(super) use session_timer::check_session;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+pub(super) use uac::{InviteContent, refusal_ack, refuse_fork};
+pub(super) use uas::{capabilities, refuse_method, warning};
 
 /// Reason header of a hang-up.
-pub(super) type HangupReason = Option<(u16, &'static str)>;
+type HangupReason = Option<(u16, &'static str)>;
 
+/// One leg. It owns its dialog, its offer/answer exchange and its session timer; it sees no other leg.
+///
+/// The user agent finds the leg that something is for and calls one of
+///
+/// - [`handle_command`](Leg::handle_command): the B2BUA wants something,
+/// - [`handle_request`](Leg::handle_request) and [`handle_ack`](Leg::handle_ack): the peer has sent a request within the dialog,
+/// - [`handle_cancel`](Leg::handle_cancel): the peer has cancelled its INVITE,
+/// - [`handle_response`](Leg::handle_response): the peer has answered a request of ours,
+/// - [`handle_failure`](Leg::handle_failure): a request of ours found nobody,
+/// - [`handle_timeout`](Leg::handle_timeout): a timer of the leg is due,
+/// - [`follow`](Leg::follow) and [`handle_flow_gone`](Leg::handle_flow_gone): the flow to the peer has changed.
+///
+/// After each of these calls the leg may be over ([`is_over`](Leg::is_over)) and is then dropped, and `Context` holds what it wants, in this
+/// order: transactions to poll, which may fail at once and come back by `handle_failure`; then outputs to drain; then the timers that
+/// it has set, which say when to call next.
 #[derive(Debug)]
 pub(super) struct Leg {
-    pub(super) peer: LegSource,
-    /// The number that we go by on this leg: whoever was called here, or is shown as calling there.
-    pub(super) number: Number,
-    pub(super) dialog: Dialog,
-    pub(super) way: Way,
-    pub(super) state: LegPhase,
-    pub(super) exchange: Exchange,
+    id: LegId,
+    peer: LegPeer,
+    phase: LegPhase,
+    exchange: Exchange,
     /// Our 2xx that waits for its ACK.
-    pub(super) unacknowledged: Option<Unacknowledged>,
+    unacknowledged: Option<Unacknowledged>,
     /// An offer that waits until it may be sent.
-    pub(super) queued: Option<QueuedRequest>,
-    pub(super) session: SessionTimer,
+    queued: Option<QueuedOffer>,
+    session: SessionTimer,
     /// The description we sent last.
-    pub(super) local_media: Vec<u8>,
+    local_media: Vec<u8>,
     /// The description they sent last.
-    pub(super) remote_media: Vec<u8>,
+    remote_media: Vec<u8>,
     /// What `Located` told last.
-    pub(super) located: Option<(IpAddr, bool)>,
+    located: Option<(IpAddr, bool)>,
     /// Digits by INFO are taken, and go nowhere.
-    pub(super) swallow_digits: bool,
+    swallow_digits: bool,
     /// The peer has asked that another take its place, and waits to hear of it.
-    pub(super) referrer: Option<Referrer>,
+    referral: Option<Referral>,
     /// Their INVITE takes reliable provisional responses.
-    pub(super) reliable: Option<Reliable>,
-    /// What the last provisional response of each early dialog has named, by its To tag.
-    pub(super) named_early: Vec<(Vec<u8>, Vec<Number>)>,
-    /// The peer has sent another From than the dialog's (RFC 4916 4.4).
-    pub(super) from_moved: bool,
+    reliable: Option<ReliableProvisionals>,
+    connected: ConnectedNames,
 }
 
-impl Leg {
-    /// Where its signalling comes from; and whether that is a device which names another address in its Via, or another, private one in its
-    /// Contact. A trunk may have several addresses of its own, and so may the loopback.
-    pub(super) fn whereabouts(&self) -> (IpAddr, bool) {
-        let host = self.dialog.flow.peer.ip().to_canonical();
-        if host.is_loopback() || matches!(self.peer, LegSource::Trunk(_)) {
-            return (host, false);
-        }
-        let was = self.located.is_some_and(|(before, is_translated)| is_translated && before == host);
-        let contact = self.dialog.target.host();
-        let via = match &self.state {
-            LegPhase::Incoming(incoming) => incoming.invite.headers.via_top().ok().map(|via| Host::read(&via.host)),
-            LegPhase::Calling(_) | LegPhase::Cancelling(..) | LegPhase::Confirmed | LegPhase::ByePending(_) | LegPhase::ByeSent => None,
-        };
-        let is_hidden = matches!(contact, Host::Address(address) if is_private(address) && address.to_canonical() != host);
-        let is_other = matches!(via, Some(Host::Address(address)) if address.to_canonical() != host);
-        (host, was || is_hidden || is_other)
-    }
-}
-
-/// How the way to a leg's peer stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// Its phone has registered by it: where the phone goes, the leg follows.
-    Registered,
-    /// The leg's own: it stays until it is gone, or the device's only phone registers at the same host.
-    Own,
-    /// Gone: what is to be said waits until the phone registers again.
-    Lost,
-}
-
+/// How far a leg is.
 #[derive(Debug)]
-pub(super) enum LegPhase {
+enum LegPhase {
     /// Their INVITE waits for us.
-    Incoming(Incoming),
+    Incoming(IncomingInvite),
     /// Our INVITE waits for them.
-    Calling(Calling),
+    Calling(OutgoingInvite),
     /// Given up before an answer; the CANCEL is under way, or waits for a provisional response.
-    Cancelling(Calling, HangupReason),
+    Cancelling(OutgoingInvite, HangupReason),
     /// Both have said yes.
     Confirmed,
-    /// Hung up, but BYE may be sent only after their ACK (RFC 3261 15), or when there is a way again.
+    /// Hung up, but BYE may be sent only after their ACK (RFC 3261 15), or when there is a flow again.
     ByePending(HangupReason),
     /// BYE is under way.
     ByeSent,
+    /// Nothing is left to do.
+    Over,
 }
 
 #[derive(Debug)]
-pub(super) struct Incoming {
-    pub(super) transaction: ServerTransactionId,
-    pub(super) invite: SipRequest,
-    pub(super) last: Option<(u16, Vec<u8>)>,
+struct IncomingInvite {
+    transaction: ServerTransactionId,
+    invite: SipRequest,
+    /// Status and bytes of the last provisional response.
+    last: Option<(u16, Vec<u8>)>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Calling {
-    pub(super) transaction: ClientTransactionId,
-    pub(super) sent: Arc<SentInvite>,
-    pub(super) provisional: bool,
-    pub(super) cancelled: bool,
+struct OutgoingInvite {
+    transaction: ClientTransactionId,
+    sent: Arc<SentRequest>,
+    /// A provisional response has come.
+    provisional: bool,
+    cancelled: bool,
     /// The early dialogs, each with its own description.
-    pub(super) forks: Vec<Fork>,
+    forks: Vec<Fork>,
 }
 
 /// A request of ours as it went out.
 #[derive(Debug)]
-pub(super) struct SentInvite {
+pub(super) struct SentRequest {
     pub(super) request: SipRequest,
     pub(super) flow: Flow,
     pub(super) branch: Vec<u8>,
@@ -124,7 +134,8 @@ pub(super) struct SentInvite {
 
 /// Offer and answer within the dialog.
 #[derive(Debug)]
-pub(super) enum Exchange {
+enum Exchange {
+    /// No offer is open.
     Idle,
     /// Our re-INVITE is under way.
     Ours {
@@ -140,34 +151,70 @@ pub(super) enum Exchange {
     },
 }
 
-#[derive(Debug)]
-pub(super) struct QueuedRequest {
-    pub(super) media: Vec<u8>,
-    pub(super) glares: u8,
+impl Exchange {
+    /// Our offer, which is open no longer; one of theirs is left alone. Its description, whether it refreshes, and how often it met 491.
+    fn end_ours(&mut self) -> Option<(Vec<u8>, bool, u8)> {
+        match std::mem::replace(self, Exchange::Idle) {
+            Exchange::Ours {
+                media, refresh, glares, ..
+            } => Some((media, refresh, glares)),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    /// Their offer, which is open no longer; one of ours is left alone.
+    fn end_theirs(&mut self) -> Option<(ServerTransactionId, SipRequest)> {
+        match std::mem::replace(self, Exchange::Idle) {
+            Exchange::Theirs { transaction, request } => Some((transaction, request)),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
-pub(super) struct Unacknowledged {
-    pub(super) cseq: u32,
-    pub(super) flow: Flow,
-    pub(super) response: Vec<u8>,
-    pub(super) interval: Duration,
-    pub(super) give_up_at: Instant,
+struct QueuedOffer {
+    media: Vec<u8>,
+    glares: u8,
+}
+
+#[derive(Debug)]
+struct Unacknowledged {
+    cseq: u32,
+    flow: Flow,
+    response: Vec<u8>,
+    interval: Duration,
+    give_up_at: Instant,
     /// Our 2xx had the offer: the ACK has the answer.
-    pub(super) offered: bool,
+    offered: bool,
     /// It answered the INVITE that began the session.
-    pub(super) is_first: bool,
+    is_first: bool,
 }
 
-/// RFC 4028 as agreed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SessionTimer {
-    pub(super) interval: Duration,
-    pub(super) min: Duration,
-    pub(super) we_refresh: bool,
-    pub(super) peer_knows: bool,
+/// Where an INVITE of ours goes.
+#[derive(Debug)]
+pub(super) struct RequestRoute {
+    pub(super) flow: Flow,
+    pub(super) uri: Uri,
+    pub(super) to: NameAddr,
+    pub(super) source: LegSource,
 }
 
+/// A request within a dialog, and what of it has been found out.
+#[derive(Debug)]
+pub(super) struct InDialogRequest<'a> {
+    pub(super) request: &'a SipRequest,
+    pub(super) via: ReceivedVia,
+    /// The other leg that a REFER names by Replaces, and the number of ours there.
+    pub(super) replaces: Option<(LegId, Number)>,
+}
+
+/// The timers of a leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum LegTimer {
     /// When an unanswered incoming INVITE is refused.
@@ -199,7 +246,7 @@ pub(super) enum LegTimer {
 }
 
 impl LegTimer {
-    pub(super) const ALL: [LegTimer; 13] = [
+    const ALL: [LegTimer; 13] = [
         LegTimer::Ringing,
         LegTimer::Stale,
         LegTimer::Remind,
@@ -216,18 +263,18 @@ impl LegTimer {
     ];
 }
 
-/// Whose a server transaction is.
+/// The leg that a server transaction belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ServerUse(pub(super) Option<LegId>);
 
 /// What a client transaction is for.
 #[derive(Clone, Debug)]
 pub(super) enum ClientUse {
-    Invite(LegId, Arc<SentInvite>),
-    Reinvite(LegId, Arc<SentInvite>),
-    Update(LegId, Arc<SentInvite>),
-    Bye(LegId, Arc<SentInvite>),
-    Prack(LegId, Arc<SentInvite>),
+    Invite(LegId, Arc<SentRequest>),
+    Reinvite(LegId, Arc<SentRequest>),
+    Update(LegId, Arc<SentRequest>),
+    Bye(LegId, Arc<SentRequest>),
+    Prack(LegId, Arc<SentRequest>),
     /// NOTIFY with `Event: talk`.
     Talk(LegId),
     /// OPTIONS to see whether a phone is there.

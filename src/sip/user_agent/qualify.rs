@@ -9,15 +9,16 @@
 //! | answers | after the interval | yes |
 //! | has answered before, and is silent for [`PATIENCE`] | after [`SOON`] | no |
 
+use super::Output;
+use super::context::Context;
 use super::leg::ClientUse;
-use super::{Output, UserAgent};
 use crate::model::{DeviceId, Now};
 use crate::sip::flow::Flow;
-use crate::sip::leg::{ANONYMOUS, LegId, LegSource};
+use crate::sip::leg::{ANONYMOUS, LegSource};
 use crate::sip::message::{Method, NameAddr, SipRequest, Uri};
 use crate::sip::registrar::Binding;
 use crate::sip::timers::Timers;
-use crate::sip::transaction::{ClientTransactionId, TransactionKind};
+use crate::sip::transaction::ClientTransactionId;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -50,20 +51,18 @@ struct Probe {
 }
 
 impl Qualification {
-    /// When to call [`UserAgent::ask_phones`].
+    /// When to call [`Self::handle_timeout`].
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.timers.next()
     }
-}
 
-impl UserAgent {
     /// The bindings of a device have changed: phones that are new are asked from now on, and those that are gone no more.
-    pub(super) fn qualify(&mut self, device: &DeviceId, now: Now) {
-        let Some(interval) = self.config.qualify else { return };
-        if self.config.account(device).is_none_or(|account| !account.qualify) {
+    pub(super) fn handle_bindings(&mut self, device: &DeviceId, ctx: &mut Context, now: Now) {
+        let Some(interval) = ctx.domain.config.qualify else { return };
+        if ctx.domain.config.account(device).is_none_or(|account| !account.qualify) {
             return;
         }
-        let bound: Vec<QualifiedPhone> = self
+        let bound: Vec<QualifiedPhone> = ctx
             .registrar
             .of(device, now.mono)
             .map(|binding| QualifiedPhone::of(device, &binding.contact))
@@ -72,134 +71,129 @@ impl UserAgent {
             device: device.clone(),
             contact: Vec::new(),
         };
-        let known = self
-            .qualification
-            .phones
-            .range(first..)
-            .take_while(|(phone, _)| phone.device == *device);
+        let known = self.phones.range(first..).take_while(|(phone, _)| phone.device == *device);
         let gone: Vec<QualifiedPhone> = known
             .map(|(phone, _)| phone.clone())
             .filter(|phone| !bound.contains(phone))
             .collect();
         for phone in gone {
-            self.ask_no_more(&phone);
+            self.ask_no_more(&phone, ctx);
         }
         for phone in bound {
-            if !self.qualification.phones.contains_key(&phone) {
+            if !self.phones.contains_key(&phone) {
                 // Phones that have registered together, after a power cut or a restart of ours, are not asked together.
-                let wait = Duration::from_millis(1000 + self.chance.below((interval.as_millis() as u64).max(1)));
-                self.qualification.timers.set(phone.clone(), now.mono + wait);
-                self.qualification.phones.insert(phone, Probe::default());
+                let wait = Duration::from_millis(1000 + ctx.tokens.below((interval.as_millis() as u64).max(1)));
+                self.timers.set(phone.clone(), now.mono + wait);
+                self.phones.insert(phone, Probe::default());
             }
         }
     }
 
-    fn ask_no_more(&mut self, phone: &QualifiedPhone) {
-        self.qualification.timers.clear(phone);
-        let probe = self.qualification.phones.remove(phone);
+    fn ask_no_more(&mut self, phone: &QualifiedPhone, ctx: &mut Context) {
+        self.timers.clear(phone);
+        let probe = self.phones.remove(phone);
         if let Some(transaction) = probe.and_then(|probe| probe.waiting) {
-            self.transactions.abandon(transaction);
+            ctx.transactions.abandon(transaction);
         }
     }
 
     /// Asks the phones whose time it is, and gives those up that have not answered.
-    pub(super) fn ask_phones(&mut self, now: Now) {
-        while let Some(phone) = self.qualification.timers.pop(now.mono) {
-            let Some(probe) = self.qualification.phones.get_mut(&phone) else {
+    pub(super) fn handle_timeout(&mut self, ctx: &mut Context, now: Now) {
+        while let Some(phone) = self.timers.pop(now.mono) {
+            let Some(probe) = self.phones.get_mut(&phone) else {
                 continue;
             };
             match probe.waiting.take() {
                 Some(transaction) => {
-                    self.transactions.abandon(transaction);
-                    self.has_not_answered(&phone, now);
+                    ctx.transactions.abandon(transaction);
+                    self.handle_failure(&phone, ctx, now);
                 }
-                None => self.ask_phone(phone, now),
+                None => self.ask_phone(phone, ctx, now),
             }
         }
     }
 
-    fn ask_phone(&mut self, phone: QualifiedPhone, now: Now) {
+    fn ask_phone(&mut self, phone: QualifiedPhone, ctx: &mut Context, now: Now) {
         let is_it = |binding: &&Binding| binding.contact.as_bytes() == phone.contact.as_slice();
-        let found = self.registrar.of(&phone.device, now.mono).find(is_it);
+        let found = ctx.registrar.of(&phone.device, now.mono).find(is_it);
         let Some((uri, flow)) = found.map(|binding| (binding.contact.clone(), binding.target)) else {
-            return self.ask_no_more(&phone);
+            return self.ask_no_more(&phone, ctx);
         };
-        let account = self
+        let account = ctx
+            .domain
             .config
             .account(&phone.device)
             .map(|account| account.number.clone())
             .unwrap_or_else(|| ANONYMOUS.into());
-        let host = self.via_host(&flow);
+        let host = ctx.domain.via_host(&flow);
         let Ok(own) = Uri::sip(None, &host, None) else { return };
-        let from = NameAddr::new(own).with_tag(&self.chance.word());
+        let from = NameAddr::new(own).with_tag(&ctx.tokens.word());
         let options = SipRequest::new(Method::Options, uri.clone())
             .with("Max-Forwards", "70")
             .with("From", from.to_bytes())
             .with("To", NameAddr::new(uri).to_bytes())
-            .with("Call-ID", format!("{}@{host}", self.chance.word()))
+            .with("Call-ID", format!("{}@{host}", ctx.tokens.word()))
             .with("CSeq", "1 OPTIONS")
-            .with("Contact", self.contact(&flow, &account))
+            .with("Contact", ctx.domain.contact(&flow, &account))
             .with("Accept", "application/sdp")
-            .with("User-Agent", &self.config.product);
-        let sent = self.sent(options, flow, 0);
-        let transaction = self.send(TransactionKind::Other, ClientUse::Qualify(phone.clone()), &sent, now);
-        if let Some(probe) = self.qualification.phones.get_mut(&phone) {
+            .with("User-Agent", &ctx.domain.config.product);
+        let transaction = ctx.request(options, flow, |_| ClientUse::Qualify(phone.clone()), now);
+        if let Some(probe) = self.phones.get_mut(&phone) {
             probe.waiting = Some(transaction);
         }
-        self.qualification.timers.set(phone, now.mono + PATIENCE);
+        self.timers.set(phone, now.mono + PATIENCE);
     }
 
     /// A response to OPTIONS, whatever it says.
-    pub(super) fn has_answered(&mut self, phone: &QualifiedPhone, now: Now) {
-        let Some(probe) = self.qualification.phones.get_mut(phone) else {
+    pub(super) fn handle_response(&mut self, phone: &QualifiedPhone, ctx: &mut Context, now: Now) {
+        let Some(probe) = self.phones.get_mut(phone) else {
             return;
         };
         *probe = Probe {
             answers: true,
             waiting: None,
         };
-        self.ask_again(phone, self.config.qualify.unwrap_or(SOON), now);
-        self.mark(phone, false, now);
+        self.ask_again(phone, ctx.domain.config.qualify.unwrap_or(SOON), now);
+        self.mark(phone, false, ctx, now);
     }
 
     /// Nothing came, or the way to the phone is broken.
-    pub(super) fn has_not_answered(&mut self, phone: &QualifiedPhone, now: Now) {
-        let Some(probe) = self.qualification.phones.get_mut(phone) else {
+    pub(super) fn handle_failure(&mut self, phone: &QualifiedPhone, ctx: &mut Context, now: Now) {
+        let Some(probe) = self.phones.get_mut(phone) else {
             return;
         };
         probe.waiting = None;
-        let wait = if probe.answers { SOON } else { self.config.qualify.unwrap_or(SOON) };
+        let wait = if probe.answers {
+            SOON
+        } else {
+            ctx.domain.config.qualify.unwrap_or(SOON)
+        };
         let is_silent = probe.answers;
         self.ask_again(phone, wait, now);
         if is_silent {
-            self.mark(phone, true, now);
+            self.mark(phone, true, ctx, now);
         }
     }
 
     /// An INVITE has found nobody: a phone that has answered OPTIONS before is asked again before anybody else waits for it.
-    pub(super) fn has_not_been_found(&mut self, leg: LegId, now: Now) {
-        let Some(leg) = self.legs.get(&leg) else { return };
-        let LegSource::Account(device) = &leg.peer else { return };
-        let called = self
-            .registrar
-            .of(device, now.mono)
-            .filter(|binding| binding.target == leg.dialog.flow);
+    pub(super) fn handle_unanswered_call(&mut self, source: &LegSource, flow: Flow, ctx: &mut Context, now: Now) {
+        let LegSource::Account(device) = source else { return };
+        let called = ctx.registrar.of(device, now.mono).filter(|binding| binding.target == flow);
         let phones: Vec<QualifiedPhone> = called.map(|binding| QualifiedPhone::of(device, &binding.contact)).collect();
         for phone in phones {
             if self
-                .qualification
                 .phones
                 .get(&phone)
                 .is_some_and(|probe| probe.answers && probe.waiting.is_none())
             {
-                self.has_not_answered(&phone, now);
+                self.handle_failure(&phone, ctx, now);
             }
         }
     }
 
     /// A phone has called: it is there.
-    pub(super) fn is_there(&mut self, device: &DeviceId, source: &Flow, now: Now) {
-        let silent = self
+    pub(super) fn handle_call_from(&mut self, device: &DeviceId, source: &Flow, ctx: &mut Context, now: Now) {
+        let silent = ctx
             .registrar
             .of(device, now.mono)
             .filter(|binding| binding.is_silent() && binding.flow == *source);
@@ -207,26 +201,26 @@ impl UserAgent {
             .map(|binding| QualifiedPhone::of(device, &binding.contact))
             .collect::<Vec<_>>()
         {
-            self.mark(&phone, false, now);
+            self.mark(&phone, false, ctx, now);
         }
     }
 
     fn ask_again(&mut self, phone: &QualifiedPhone, wait: Duration, now: Now) {
-        self.qualification.timers.set(phone.clone(), now.mono + wait);
+        self.timers.set(phone.clone(), now.mono + wait);
     }
 
-    fn mark(&mut self, phone: &QualifiedPhone, is_silent: bool, now: Now) {
-        let was = self.registrar.lookup(&phone.device, now.mono).is_some();
-        if !self.registrar.mark(&phone.device, &phone.contact, is_silent) {
+    fn mark(&self, phone: &QualifiedPhone, is_silent: bool, ctx: &mut Context, now: Now) {
+        let was = ctx.registrar.lookup(&phone.device, now.mono).is_some();
+        if !ctx.registrar.mark(&phone.device, &phone.contact, is_silent) {
             return;
         }
-        self.outputs.push_back(Output::Qualified {
+        ctx.outputs.push_back(Output::Qualified {
             device: phone.device.clone(),
             answers: !is_silent,
         });
-        let is = self.registrar.lookup(&phone.device, now.mono).is_some();
+        let is = ctx.registrar.lookup(&phone.device, now.mono).is_some();
         if is != was {
-            self.registered(phone.device.clone(), is);
+            ctx.registered(phone.device.clone(), is);
         }
     }
 }

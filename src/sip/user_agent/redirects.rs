@@ -1,20 +1,17 @@
 //! Where the phone of a device sends its callers (RFC 3261 21.3).
 
-use super::UserAgent;
-use super::leg::Leg;
+use super::local_domain::LocalDomain;
 use crate::model::Number;
-use crate::sip::leg::{LegId, LegSource};
 use crate::sip::message::{NameAddr, SipResponse, Uri};
 
 /// So many contacts of a redirection are looked at.
 const MOST_REDIRECTS: usize = 8;
 
-impl UserAgent {
+impl LocalDomain {
     /// The numbers that the phone of a device sends a caller to (RFC 3261 21.3), the preferred first. Another host is none
-    /// of them, and a trunk sends nobody anywhere: whom a device may call is decided by number.
-    pub(super) fn redirected_to(&self, leg_key: LegId, response: &SipResponse) -> Vec<Number> {
-        let of_device = |leg: &Leg| matches!(leg.peer, LegSource::Account(_));
-        if !matches!(response.status, 300..=302) || !self.legs.get(&leg_key).is_some_and(of_device) {
+    /// of them: what a device may call is decided by number.
+    pub(super) fn redirected_to(&self, response: &SipResponse) -> Vec<Number> {
+        if !matches!(response.status, 300..=302) {
             return Vec::new();
         }
         let mut contacts = response.headers.contacts().unwrap_or_default();

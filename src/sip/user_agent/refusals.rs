@@ -1,6 +1,13 @@
 //! Refusals that are written down for the operator: each in one line, and never so many that they fill a disk.
 
+use super::Output;
+use super::context::Context;
+use super::leg::SentRequest;
+use crate::model::Now;
 use crate::rate_limit::TokenBucket;
+use crate::sip::digest;
+use crate::sip::flow::Flow;
+use crate::sip::message::{Fault, Headers, ParseError, Refuse, SipRequest, printable};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -12,7 +19,10 @@ const STRANGERS_EACH: Duration = Duration::from_secs(2);
 const KNOWN: u32 = 200;
 const KNOWN_EACH: Duration = Duration::from_millis(50);
 
-/// Who has refused.
+/// So much of a header value stands in the log, in characters.
+const SHOWN: usize = 200;
+
+/// The side that has refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusedBy {
     /// A request of theirs was refused here.
@@ -48,7 +58,7 @@ pub struct RefusedRequest {
 
 /// How many refusals are written down.
 #[derive(Debug, Default)]
-pub(super) struct Refusals {
+pub(super) struct RefusalLog {
     known: RefusalLines,
     strangers: RefusalLines,
 }
@@ -59,7 +69,7 @@ struct RefusalLines {
     left_out: u64,
 }
 
-impl Refusals {
+impl RefusalLog {
     /// The line, if there may be one now. It is not made when there may not.
     pub(super) fn take(&mut self, known: bool, now: Instant, line: impl FnOnce() -> RefusedRequest) -> Option<RefusedRequest> {
         let (lines, most, each) = match known {
@@ -75,4 +85,83 @@ impl Refusals {
             ..line()
         })
     }
+}
+
+impl Context {
+    /// Writes a refusal of a request of theirs down.
+    pub(super) fn note_refused(&mut self, flow: &Flow, request: &SipRequest, refuse: &Refuse, now: Now) {
+        if refuse.reason.is_empty() {
+            return;
+        }
+        let known = self.is_known(flow, now);
+        let shown = |name: &str| shown(request.headers.get(name));
+        let note = || RefusedRequest {
+            by: RefusedBy::Us,
+            method: request.method.to_string(),
+            call_id: shown("Call-ID"),
+            from: shown("From"),
+            to: printable(request.uri.as_bytes(), SHOWN),
+            peer: flow.peer,
+            status: refuse.status,
+            reason: refuse.reason.to_owned(),
+            realms: String::new(),
+            left_out: 0,
+        };
+        let note = self.refusals.take(known, now.mono, note);
+        self.outputs.extend(note.map(Output::Refused));
+    }
+
+    /// Writes down that something came which is no message: what it should have answered waits in vain.
+    pub(super) fn note_malformed(&mut self, flow: &Flow, error: &ParseError, now: Now) {
+        if error.fault == Fault::KeepAlive {
+            return;
+        }
+        let known = self.is_known(flow, now);
+        let of = |name: &str| shown(error.response.as_ref().and_then(|response| response.headers.get(name)));
+        let note = || RefusedRequest {
+            by: RefusedBy::Us,
+            method: String::new(),
+            call_id: of("Call-ID"),
+            from: of("From"),
+            to: of("To"),
+            peer: flow.peer,
+            status: error.response.as_ref().map_or(0, |response| response.status),
+            reason: error.fault.to_string(),
+            realms: String::new(),
+            left_out: 0,
+        };
+        let note = self.refusals.take(known, now.mono, note);
+        self.outputs.extend(note.map(Output::Refused));
+    }
+
+    /// Writes down that a request of ours was refused, or found nobody.
+    pub(super) fn note_refusal_of(&mut self, sent: &SentRequest, status: u16, reason: &[u8], headers: Option<&Headers>, now: Now) {
+        let asked = ["WWW-Authenticate", "Proxy-Authenticate"].map(|name| headers.map(|headers| headers.fields_of(name)));
+        let realms: Vec<String> = asked
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(digest::realm)
+            .map(|realm| printable(&realm, SHOWN))
+            .collect();
+        let request = &sent.request;
+        let note = || RefusedRequest {
+            by: RefusedBy::Peer,
+            method: request.method.to_string(),
+            call_id: shown(request.headers.get("Call-ID")),
+            from: shown(request.headers.get("From")),
+            to: printable(request.uri.as_bytes(), SHOWN),
+            peer: sent.flow.peer,
+            status,
+            reason: printable(reason, SHOWN),
+            realms: realms.join(", "),
+            left_out: 0,
+        };
+        let note = self.refusals.take(true, now.mono, note);
+        self.outputs.extend(note.map(Output::Refused));
+    }
+}
+
+fn shown(value: Option<&[u8]>) -> String {
+    printable(value.unwrap_or_default(), SHOWN)
 }

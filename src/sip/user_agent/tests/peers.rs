@@ -563,7 +563,7 @@ fn a_call_that_a_registered_phone_makes_by_tcp_goes_on_where_it_has_registered()
 }
 
 fn tag(stage: &Stage, leg: LegId) -> String {
-    stage.agent.legs[&leg].dialog.local_tag.clone()
+    stage.agent.legs.get(leg).unwrap().local_tag().to_owned()
 }
 
 #[test]
@@ -738,7 +738,7 @@ fn three_hundred_calls_a_second_from_one_address_for_a_minute_are_all_served() {
         stage.events.clear();
         assert_eq!(stage.said(), ["100", "200", "200"], "{number}");
         stage.pass(SECOND / 300);
-        most = most.max(stage.agent.transactions.remembered());
+        most = most.max(stage.agent.ctx.transactions.remembered());
     }
     // INVITE and BYE of 32 seconds.
     assert!((19_000..=19_300).contains(&most.0), "{most:?}");
@@ -767,7 +767,7 @@ fn what_is_remembered_of_ended_requests_is_bounded_by_memory_and_refuses_nobody(
         stage.hear(PHONE, &from_phone(&of_phone, "OPTIONS", 10 + number, ""));
         assert_eq!(stage.said(), ["200"]);
     }
-    let (_, bytes) = stage.agent.transactions.remembered();
+    let (_, bytes) = stage.agent.ctx.transactions.remembered();
     assert!(bytes <= 16 << 10, "{bytes}");
     let call = stage.incoming_call();
     stage.said();
@@ -778,7 +778,7 @@ fn what_is_remembered_of_ended_requests_is_bounded_by_memory_and_refuses_nobody(
     // The last ones are still known.
     stage.hear(CARRIER, &call.request("OPTIONS", 509, ""));
     assert_eq!(stage.said(), ["200"]);
-    let (_, bytes) = stage.agent.transactions.remembered();
+    let (_, bytes) = stage.agent.ctx.transactions.remembered();
     assert!((32 << 10..=64 << 10).contains(&bytes), "{bytes}");
     // Refusals that nobody acknowledges.
     for number in 0..50 {
@@ -1025,9 +1025,9 @@ impl Shared {
             (Probe::Ack, Some(leg)) => {
                 self.stage.command(LegCommand::Reject { leg, status: 486 });
                 self.stage.sent.clear();
-                let waits = self.stage.agent.transactions.count().0;
+                let waits = self.stage.agent.ctx.transactions.count().0;
                 self.hear(source, &message("ACK", &via, ";tag=x", 1));
-                let left = self.stage.agent.transactions.count().0;
+                let left = self.stage.agent.ctx.transactions.count().0;
                 prop_assert_eq!(waits - left, usize::from(belongs));
                 prop_assert!(self.ways().is_empty());
                 self.hear(first.source(), &message("ACK", &via, ";tag=x", 1));
@@ -1049,7 +1049,7 @@ impl Shared {
         // Out of the way for the next one.
         if let Some(leg) = leg {
             self.stage.command(LegCommand::Reject { leg, status: 480 });
-            self.stage.agent.remove_leg(leg);
+            self.stage.agent.legs.remove(leg);
         }
         self.stage.events.clear();
         self.stage.sent.clear();

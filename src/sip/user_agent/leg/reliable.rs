@@ -1,11 +1,11 @@
 //! Reliable provisional responses (RFC 3262), ours and theirs.
 
-use super::UserAgent;
-use super::leg::{ClientUse, Leg, LegPhase, LegTimer};
+use super::{ClientUse, Leg, LegPhase, LegTimer};
 use crate::model::Now;
-use crate::sip::leg::{EndReason, LegEvent, LegId};
+use crate::sip::leg::EndReason;
 use crate::sip::message::{Headers, Method, Refuse, SipRequest, SipResponse};
-use crate::sip::transaction::{ReceivedVia, TransactionKind};
+use crate::sip::transaction::{ReceivedVia, Timing};
+use crate::sip::user_agent::context::Context;
 use std::time::{Duration, Instant};
 
 /// RFC 3262 7.1: the first RSeq is below this, so that none wraps.
@@ -16,7 +16,7 @@ const MOST_FORKS: usize = 16;
 
 /// Our reliable responses to an INVITE of theirs.
 #[derive(Debug)]
-pub(super) struct Reliable {
+pub(super) struct ReliableProvisionals {
     /// All of them (Require); else those that carry a session description (Supported).
     all: bool,
     /// The first would have to carry our offer (RFC 3261 13.2.1), which the 2xx does: so there is none.
@@ -29,6 +29,12 @@ pub(super) struct Reliable {
     next: Option<(u16, Option<Vec<u8>>)>,
     /// The answer of the 2xx that waits for the same (RFC 3262 3).
     accepted: Option<Vec<u8>>,
+}
+
+/// What is to be done with a response that nobody has acknowledged.
+enum Repetition {
+    Again { status: u16, bytes: Vec<u8>, next_at: Instant },
+    GiveUp,
 }
 
 /// A response that waits for its PRACK.
@@ -52,7 +58,7 @@ pub(super) struct Fork {
     is_answer: bool,
 }
 
-impl Reliable {
+impl ReliableProvisionals {
     /// As an INVITE wants it; `None` if it can not.
     pub(super) fn wanted(invite: &SipRequest, random: u64) -> Option<Self> {
         let headers = &invite.headers;
@@ -68,7 +74,7 @@ impl Reliable {
         })
     }
 
-    /// Is a response sent reliably?
+    /// A response is sent reliably.
     pub(super) fn takes(&self, described: bool) -> bool {
         self.all || described
     }
@@ -87,6 +93,34 @@ impl Reliable {
         let waits = self.unheard.as_ref().is_some_and(|unheard| unheard.described);
         self.accepted = waits.then(|| media.to_vec());
         waits
+    }
+
+    /// A response has gone out: it is said again until it is heard.
+    fn expect_prack(&mut self, status: u16, bytes: Vec<u8>, described: bool, timing: Timing, now: Instant) {
+        self.unheard = Some(Unheard {
+            status,
+            bytes,
+            described,
+            interval: timing.t1,
+            give_up_at: now + timing.give_up(),
+        });
+    }
+
+    /// What is to be done now with the response that waits for its PRACK; `None` when none does.
+    fn repeat(&mut self, now: Instant) -> Option<Repetition> {
+        let unheard = self.unheard.as_mut()?;
+        if now >= unheard.give_up_at {
+            return Some(Repetition::GiveUp);
+        }
+        unheard.interval *= 2;
+        let next_at = (now + unheard.interval).min(unheard.give_up_at);
+        let (status, bytes) = (unheard.status, unheard.bytes.clone());
+        Some(Repetition::Again { status, bytes, next_at })
+    }
+
+    /// Whether this acknowledges the response that waits.
+    fn is_acknowledged_by(&self, (rseq, cseq, method): (u32, u32, &[u8])) -> bool {
+        self.unheard.is_some() && (self.rseq, self.cseq) == (rseq, cseq) && method == b"INVITE"
     }
 
     /// The fields of the next response.
@@ -114,7 +148,7 @@ pub(super) fn fork<'a>(forks: &'a mut Vec<Fork>, tag: &[u8]) -> Option<&'a mut F
 
 impl Fork {
     /// Takes a response; false if it has been heard before, or one before it has not (RFC 3262 4). A description that is no news is taken out:
-    /// who says it again is not the one who is to be heard now.
+    /// an early dialog that repeats it is not the one that is to be heard now.
     pub(super) fn hear(&mut self, rseq: Option<u32>, media: &mut Option<Vec<u8>>) -> bool {
         if let (Some(rseq), Some(last)) = (rseq, self.rseq)
             && last.checked_add(1) != Some(rseq)
@@ -164,92 +198,69 @@ fn number(text: &[u8]) -> Option<u32> {
         .then(|| std::str::from_utf8(digits).ok()?.parse().ok())?
 }
 
-impl UserAgent {
+impl Leg {
     /// A reliable response has gone out: it is said again until it is heard.
-    pub(super) fn expect_prack(&mut self, leg_key: LegId, status: u16, bytes: Vec<u8>, described: bool, now: Now) {
-        let timing = self.config.timing;
-        let Some(reliable) = self.legs.get_mut(&leg_key).and_then(|leg| leg.reliable.as_mut()) else {
-            return;
-        };
-        reliable.unheard = Some(Unheard {
-            status,
-            bytes,
-            described,
-            interval: timing.t1,
-            give_up_at: now.mono + timing.give_up(),
-        });
-        self.timers.set((leg_key, LegTimer::Reliable), now.mono + timing.t1);
+    pub(super) fn expect_prack(&mut self, status: u16, bytes: Vec<u8>, described: bool, ctx: &mut Context, now: Now) {
+        let timing = ctx.domain.config.timing;
+        if let Some(reliable) = &mut self.reliable {
+            reliable.expect_prack(status, bytes, described, timing, now.mono);
+            ctx.timers.set((self.id, LegTimer::Reliable), now.mono + timing.t1);
+        }
     }
 
-    /// Once more, or no more: whoever does not hear that it rings does not hear the rest (RFC 3262 3).
-    pub(super) fn repeat_reliable(&mut self, leg_key: LegId, now: Now) {
-        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        let (LegPhase::Incoming(incoming), Some(reliable)) = (&leg.state, &mut leg.reliable) else {
+    /// Once more, or no more: a caller that does not hear that it rings does not hear the rest (RFC 3262 3).
+    pub(super) fn repeat_reliable(&mut self, ctx: &mut Context, now: Now) {
+        let (LegPhase::Incoming(incoming), Some(reliable)) = (&self.phase, &mut self.reliable) else {
             return;
         };
-        let Some(unheard) = &mut reliable.unheard else { return };
-        if now.mono >= unheard.give_up_at {
-            self.answer_incoming(leg_key, 504, now);
-            return self.event(LegEvent::Ended {
-                leg: leg_key,
-                reason: EndReason::NoAck,
-            });
+        match reliable.repeat(now.mono) {
+            Some(Repetition::Again { status, bytes, next_at }) => {
+                ctx.transactions.respond(incoming.transaction, status, bytes, now.mono);
+                ctx.timers.set((self.id, LegTimer::Reliable), next_at);
+            }
+            Some(Repetition::GiveUp) => {
+                self.answer_incoming(504, ctx, now);
+                self.end_told(EndReason::NoAck, ctx);
+            }
+            None => {}
         }
-        unheard.interval *= 2;
-        let next = (now.mono + unheard.interval).min(unheard.give_up_at);
-        self.transactions
-            .respond(incoming.transaction, unheard.status, unheard.bytes.clone(), now.mono);
-        self.timers.set((leg_key, LegTimer::Reliable), next);
     }
 
-    pub(super) fn handle_prack(&mut self, leg_key: LegId, key: ReceivedVia, prack: &SipRequest, now: Now) -> Result<(), Refuse> {
-        let (rseq, cseq, method) = rack(&prack.headers).ok_or(Refuse::new(400))?;
-        let reliable = self.legs.get_mut(&leg_key).and_then(|leg| leg.reliable.as_mut());
-        let names =
-            |reliable: &&mut Reliable| reliable.unheard.is_some() && (reliable.rseq, reliable.cseq) == (rseq, cseq) && method == b"INVITE";
-        if reliable.filter(names).is_none() {
-            return Err(Refuse::new(481));
-        }
+    pub(super) fn handle_prack(&mut self, key: ReceivedVia, prack: &SipRequest, ctx: &mut Context, now: Now) -> Result<(), Refuse> {
+        let rack = rack(&prack.headers).ok_or(Refuse::new(400))?;
+        let reliable = self.reliable.as_mut().filter(|reliable| reliable.is_acknowledged_by(rack));
+        let reliable = reliable.ok_or(Refuse::new(481))?;
+        reliable.unheard = None;
         // A new offer is one too many before the call stands (RFC 3262 5 allows it; RFC 6337 3.1.1 says how to say no). It is heard all the same.
         let done = match prack.description().is_none() {
             true => {
-                self.answer(leg_key, key, &SipResponse::to(prack, 200), now);
+                ctx.answer(self.id, key, &SipResponse::to(prack, 200), now);
                 Ok(())
             }
             false => Err(Refuse::new(488)),
         };
-        self.timers.clear(&(leg_key, LegTimer::Reliable));
-        if let Some(reliable) = self.legs.get_mut(&leg_key).and_then(|leg| leg.reliable.as_mut()) {
-            reliable.unheard = None;
-        }
-        self.say_next(leg_key, now);
+        ctx.timers.clear(&(self.id, LegTimer::Reliable));
+        self.say_next(ctx, now);
         done
     }
 
     /// What has waited for the PRACK.
-    fn say_next(&mut self, leg_key: LegId, now: Now) {
-        let Some(Leg {
-            state: LegPhase::Incoming(_),
-            reliable: Some(reliable),
-            ..
-        }) = self.legs.get_mut(&leg_key)
-        else {
+    fn say_next(&mut self, ctx: &mut Context, now: Now) {
+        let (LegPhase::Incoming(_), Some(reliable)) = (&self.phase, &mut self.reliable) else {
             return;
         };
         match (reliable.accepted.take(), reliable.next.take()) {
-            (Some(media), _) => self.accept(leg_key, media, now),
-            (None, Some((status, media))) => self.provisional(leg_key, status, media, now),
+            (Some(media), _) => self.accept(media, ctx, now),
+            (None, Some((status, media))) => self.provisional(status, media, ctx, now),
             (None, None) => {}
         }
     }
 
     /// Acknowledges a reliable response in its dialog.
-    pub(super) fn send_prack(&mut self, leg_key: LegId, rseq: u32, cseq: u32, now: Now) {
-        let Some(leg) = self.legs.get_mut(&leg_key) else { return };
-        let flow = leg.dialog.flow;
-        let prack = leg.dialog.request(Method::Prack);
+    pub(super) fn send_prack(&mut self, rseq: u32, cseq: u32, ctx: &mut Context, now: Now) {
+        let flow = self.peer.dialog.flow;
+        let prack = self.peer.dialog.request(Method::Prack);
         let prack = prack.with("RAck", format!("{rseq} {cseq} INVITE"));
-        let sent = self.sent(prack, flow, 0);
-        self.send(TransactionKind::Other, ClientUse::Prack(leg_key, sent.clone()), &sent, now);
+        ctx.request(prack, flow, |sent| ClientUse::Prack(self.id, sent), now);
     }
 }

@@ -1,0 +1,147 @@
+//! What the machines of the user agent share: configuration, registrar, transactions, timers, and the way out.
+
+use super::leg::{ClientUse, LegTimer, SentRequest, ServerUse};
+use super::local_domain::LocalDomain;
+use super::refusals::RefusalLog;
+use super::tokens::TokenGenerator;
+use super::{Counters, Output};
+use crate::model::{DeviceId, Now};
+use crate::sip::config::Trunk;
+use crate::sip::dialog::Dialog;
+use crate::sip::digest::Credentials;
+use crate::sip::flow::{ConnectionId, Flow};
+use crate::sip::leg::{LegEvent, LegId};
+use crate::sip::message::{Method, SipRequest, SipResponse};
+use crate::sip::registrar::Registrar;
+use crate::sip::timers::Timers;
+use crate::sip::transaction::{ClientKey, ClientTransactionId, ReceivedVia, ServerTransactionId, TransactionKind, Transactions};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// The parts of the user agent that it lends to its machines: a leg, the admission, the qualification. No leg is among them, so that
+/// a leg sees no other.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) domain: LocalDomain,
+    pub(super) registrar: Registrar,
+    pub(super) transactions: Transactions<ServerUse, ClientUse>,
+    pub(super) timers: Timers<(LegId, LegTimer)>,
+    pub(super) tokens: TokenGenerator,
+    /// Our credentials at trunks, by the trunk's name.
+    pub(super) logins: BTreeMap<String, Credentials>,
+    pub(super) refusals: RefusalLog,
+    pub(super) counters: Counters,
+    pub(super) outputs: VecDeque<Output>,
+}
+
+impl Context {
+    pub(super) fn transmit(&mut self, flow: Flow, bytes: Vec<u8>) {
+        self.outputs.push_back(Output::Transmit { flow, bytes });
+    }
+
+    pub(super) fn event(&mut self, event: LegEvent) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    pub(super) fn registered(&mut self, device: DeviceId, registered: bool) {
+        self.event(LegEvent::Registered { device, registered });
+    }
+
+    /// The other end of a connection has shown that it belongs here.
+    pub(super) fn know(&mut self, flow: Flow) {
+        if flow.connection != ConnectionId::NONE {
+            self.outputs.push_back(Output::Known(flow));
+        }
+    }
+
+    /// The flow is a trunk's, or a phone has registered by it.
+    pub(super) fn is_known(&self, flow: &Flow, now: Now) -> bool {
+        let of_trunk = |trunk: &Trunk| trunk.owns(flow.protocol, flow.peer);
+        self.domain.config.trunks.iter().any(of_trunk) || self.registrar.devices_at(flow, now.mono).next().is_some()
+    }
+
+    // ---- requests of ours
+
+    /// Puts our Via on a request; the branch tells us later that it was ours.
+    fn stamp(&mut self, request: &mut SipRequest, flow: &Flow) -> Vec<u8> {
+        let branch = self.tokens.branch();
+        request.headers.remove("Via");
+        let host = self.domain.via_host(flow);
+        let via = [
+            format!("SIP/2.0/{} {host}:{};branch=", flow.protocol, flow.local.port()).as_bytes(),
+            &branch,
+            b";rport",
+        ]
+        .concat();
+        request.headers.push_front("Via", via);
+        branch
+    }
+
+    /// Puts a Via on a request and keeps it.
+    pub(super) fn sent(&mut self, mut request: SipRequest, flow: Flow, attempts: u8) -> Arc<SentRequest> {
+        let branch = self.stamp(&mut request, &flow);
+        let cseq = request.headers.cseq().map(|(cseq, _)| cseq).unwrap_or_default();
+        Arc::new(SentRequest {
+            request,
+            flow,
+            branch,
+            cseq,
+            attempts,
+        })
+    }
+
+    pub(super) fn send(&mut self, kind: TransactionKind, client: ClientUse, sent: &SentRequest, now: Now) -> ClientTransactionId {
+        let key = ClientKey {
+            branch: sent.branch.clone(),
+            method: sent.request.method.as_bytes().to_vec(),
+        };
+        self.transactions
+            .request(key, kind, sent.flow, sent.request.to_bytes(), client, now.mono)
+    }
+
+    /// Sends a request that nobody has seen yet; `client` says what it is for.
+    pub(super) fn request(
+        &mut self,
+        request: SipRequest,
+        flow: Flow,
+        client: impl FnOnce(Arc<SentRequest>) -> ClientUse,
+        now: Now,
+    ) -> ClientTransactionId {
+        let kind = match request.method {
+            Method::Invite => TransactionKind::Invite,
+            _ => TransactionKind::Other,
+        };
+        let sent = self.sent(request, flow, 0);
+        self.send(kind, client(sent.clone()), &sent, now)
+    }
+
+    /// The ACK of a 2xx: a transaction of its own, with the credentials of its INVITE.
+    pub(super) fn acknowledge(&mut self, id: ClientTransactionId, dialog: &Dialog, sent: &SentRequest, response: &SipResponse) {
+        let mut ack = dialog.ack(sent.cseq);
+        ack.headers.copy(&["Authorization", "Proxy-Authorization"], &sent.request.headers);
+        self.stamp(&mut ack, &dialog.flow);
+        self.transactions
+            .acknowledge(id, &response.headers.to_tag(), dialog.flow, ack.to_bytes());
+    }
+
+    // ---- responses of ours
+
+    pub(super) fn respond(&mut self, transaction: ServerTransactionId, response: &SipResponse, now: Now) {
+        self.transactions
+            .respond(transaction, response.status, response.to_bytes(), now.mono);
+    }
+
+    /// Answers a request within a leg that is not INVITE at once.
+    pub(super) fn answer(&mut self, leg: LegId, key: ReceivedVia, response: &SipResponse, now: Now) {
+        let transaction = self.transactions.open_always(key, TransactionKind::Other, ServerUse(Some(leg)));
+        self.respond(transaction, response, now);
+    }
+
+    /// Answers without a transaction (RFC 3261 8.2.7).
+    pub(super) fn stateless(&mut self, flow: Flow, response: SipResponse) {
+        let tag = self.tokens.stateless_tag(&response.headers);
+        let via = response.headers.via_top().ok();
+        let path = self.domain.return_path(flow, via.as_ref(), &response.headers);
+        self.transmit(path.reply, response.with_to_tag(&tag).to_bytes());
+    }
+}

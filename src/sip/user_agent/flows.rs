@@ -1,0 +1,51 @@
+//! What a connection or a registration means for the legs that use it.
+
+use super::UserAgent;
+use crate::model::{DeviceId, Now};
+use crate::sip::config::Trunk;
+use crate::sip::flow::{ConnectionId, Flow};
+use crate::sip::leg::LegId;
+use std::net::IpAddr;
+
+impl UserAgent {
+    /// A connection carries a registration or a call, or is a trunk's: it is not closed for being idle.
+    pub fn needs(&self, flow: &Flow) -> bool {
+        let named = Flow {
+            connection: ConnectionId::NONE,
+            ..*flow
+        };
+        let carries = |used: &Flow| *used == *flow || *used == named;
+        self.config().trunks.iter().any(|trunk| trunk.owns(flow.protocol, flow.peer))
+            || self.ctx.registrar.flows().any(carries)
+            || self.legs.iter().any(|leg| carries(&leg.flow()))
+    }
+
+    /// A trunk is at this address, or a phone has registered from there.
+    pub fn knows(&self, address: IpAddr) -> bool {
+        let from_there = |trunk: &Trunk| {
+            let address = address.to_canonical();
+            trunk.sources.iter().any(|source| source.address == address)
+        };
+        self.config().trunks.iter().any(from_there) || self.ctx.registrar.knows(address)
+    }
+
+    /// A connection is gone: the legs on it are reached otherwise.
+    pub(super) fn leave_flow(&mut self, gone: &Flow, now: Now) {
+        let leaving: Vec<LegId> = self.legs.iter().filter(|leg| leg.flow() == *gone).map(|leg| leg.id()).collect();
+        for id in leaving {
+            self.with_leg(id, |leg, ctx| leg.handle_flow_gone(gone, ctx, now));
+        }
+    }
+
+    /// A phone has registered by `flow`: its legs leave the flows that it has left.
+    pub(super) fn follow_phone(&mut self, device: &DeviceId, flow: Flow, call_id: &[u8], now: Now) {
+        let registrar = &self.ctx.registrar;
+        let moving = self
+            .legs
+            .iter()
+            .filter(|leg| leg.peer().has_left(device, flow, call_id, registrar, now));
+        for id in moving.map(|leg| leg.id()).collect::<Vec<_>>() {
+            self.with_leg(id, |leg, ctx| leg.follow(flow, ctx, now));
+        }
+    }
+}

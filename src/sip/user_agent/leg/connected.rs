@@ -1,0 +1,122 @@
+//! Connected identity: what a peer says of the party at its end of an established dialog.
+//!
+//! A switch that has handed a leg on to another party says so in the next 2xx, re-INVITE or UPDATE: in P-Asserted-Identity (RFC 3325 9.1),
+//! in Remote-Party-ID (draft-ietf-sip-privacy-04), or in a From that differs from the dialog's (RFC 4916 4). All three are believed from
+//! whatever the leg is with: what follows from a false one is silence.
+
+use super::Leg;
+use crate::model::Number;
+use crate::sip::leg::{ANONYMOUS, LegEvent};
+use crate::sip::message::{Headers, NameAddr, Uri};
+use crate::sip::user_agent::context::Context;
+use crate::sip::user_agent::local_domain::LocalDomain;
+
+/// The most values of one header field that are looked at.
+const MOST_VALUES: usize = 4;
+
+/// The most early dialogs of which names are kept.
+const MOST_FORKS: usize = 16;
+
+/// What of the names that a peer has said has to be kept.
+#[derive(Debug, Default)]
+pub(super) struct ConnectedNames {
+    /// What the last provisional response of each early dialog has named, by its To tag.
+    early: Vec<(Vec<u8>, Vec<Number>)>,
+    /// The peer has sent another From than the dialog's (RFC 4916 4.4).
+    from_moved: bool,
+}
+
+impl ConnectedNames {
+    /// Keeps what a provisional response names until the answer.
+    pub(super) fn note_early(&mut self, headers: &Headers, domain: &LocalDomain) {
+        let (names, tag) = (asserted(headers, domain), headers.to_tag());
+        if names.is_empty() {
+            return;
+        }
+        if let Some((_, known)) = self.early.iter_mut().find(|(known, _)| *known == tag) {
+            *known = names;
+        } else if self.early.len() < MOST_FORKS {
+            self.early.push((tag, names));
+        }
+    }
+
+    /// What a 2xx names. One without a name says what the provisional response of the same early dialog has said.
+    fn of_answer(&mut self, headers: &Headers, domain: &LocalDomain) -> Vec<Number> {
+        let names = asserted(headers, domain);
+        let early = std::mem::take(&mut self.early);
+        if !names.is_empty() {
+            return names;
+        }
+        let tag = headers.to_tag();
+        let rang = early.into_iter().find(|(known, _)| *known == tag);
+        rang.map(|(_, names)| names).unwrap_or_default()
+    }
+
+    /// The number in a From that is not the dialog's (`remote`), and every later one: the dialog's own is news again then.
+    fn moved_from(&mut self, headers: &Headers, remote: &[u8], domain: &LocalDomain) -> Option<Number> {
+        let from = name_of(&headers.from().ok()?.uri, domain);
+        let known = NameAddr::parse(remote).ok().map(|known| name_of(&known.uri, domain));
+        self.from_moved |= known.as_ref() != Some(&from);
+        self.from_moved.then_some(from)
+    }
+}
+
+impl Leg {
+    /// Reports what the INVITE of a new dialog names: of an account a From, too, that is not the account's own number.
+    pub(super) fn identify_by_invite(&mut self, headers: &Headers, ctx: &mut Context) {
+        let domain = &ctx.domain;
+        let mut names = asserted(headers, domain);
+        if let (Some(account), Ok(from)) = (domain.account_of(&self.peer.source), headers.from()) {
+            let name = name_of(&from.uri, domain);
+            names.extend(Some(name).filter(|name| *name != account.number));
+        }
+        self.identified(names, ctx);
+    }
+
+    /// Reports what a request of the peer within the dialog names.
+    pub fn identify_by_request(&mut self, headers: &Headers, ctx: &mut Context) {
+        let mut names = asserted(headers, &ctx.domain);
+        names.extend(self.connected.moved_from(headers, &self.peer.dialog.remote, &ctx.domain));
+        self.identified(names, ctx);
+    }
+
+    /// Reports what a 2xx of the peer names.
+    pub(super) fn identify_by_response(&mut self, headers: &Headers, ctx: &mut Context) {
+        let names = self.connected.of_answer(headers, &ctx.domain);
+        self.identified(names, ctx);
+    }
+
+    fn identified(&mut self, mut names: Vec<Number>, ctx: &mut Context) {
+        names.dedup();
+        if !names.is_empty() {
+            ctx.event(LegEvent::ConnectedIdentity { leg: self.id, names });
+        }
+    }
+}
+
+/// The names in P-Asserted-Identity and Remote-Party-ID. What cannot be read is a name that is withheld: it may be anybody's.
+fn asserted(headers: &Headers, domain: &LocalDomain) -> Vec<Number> {
+    let mut names = Vec::new();
+    for field in ["P-Asserted-Identity", "Remote-Party-ID"]
+        .into_iter()
+        .filter(|field| headers.has(field))
+    {
+        let values = headers.get_all(field);
+        let name = |value: &&[u8]| NameAddr::parse(value).ok().map(|address| name_of(&address.uri, domain));
+        names.extend(
+            values
+                .iter()
+                .take(MOST_VALUES)
+                .map(|value| name(value).unwrap_or_else(|| Number::from(ANONYMOUS))),
+        );
+        // Nothing in it, or more than anybody says of one party.
+        if values.is_empty() || values.len() > MOST_VALUES {
+            names.push(Number::from(ANONYMOUS));
+        }
+    }
+    names
+}
+
+fn name_of(uri: &Uri, domain: &LocalDomain) -> Number {
+    domain.number_of(uri).unwrap_or_else(|| Number::from(ANONYMOUS))
+}

@@ -1,0 +1,291 @@
+//! The other end of a leg, and by which flow it is reached.
+//!
+//! A request belongs to a leg by Call-ID and tags, when it comes from where the leg's peer is: any source of its trunk, or any port and
+//! either transport of an address that its phone has been heard at. Requests of ours go where the peer hears them:
+//!
+//! | peer | flow |
+//! |---|---|
+//! | a phone that has registered | where its newest registration is called |
+//! | a phone that calls from elsewhere | where it says at the host it speaks from; behind a NAT where it speaks from |
+//! | a trunk | its first Route, else its Contact, when that is an address of this trunk's; else where it speaks from |
+
+use super::SentRequest;
+use crate::model::{DeviceId, Now, Number};
+use crate::sip::config::{Nat, SipConfig, Trunk};
+use crate::sip::dialog::Dialog;
+use crate::sip::digest::DigestRequest;
+use crate::sip::flow::{ConnectionId, Flow, Protocol};
+use crate::sip::leg::LegSource;
+use crate::sip::message::{Headers, Method, SipRequest, SipResponse, Uri};
+use crate::sip::peer::{ReturnPath, contact_at, speaks_from, transport_of};
+use crate::sip::registrar::Registrar;
+use crate::sip::user_agent::context::Context;
+use crate::sip::user_agent::local_domain::LocalDomain;
+use std::net::IpAddr;
+use std::time::Instant;
+
+/// How the flow to a leg's peer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sip::user_agent) enum FlowState {
+    /// Its phone has registered by it: where the phone goes, the leg follows.
+    Registered,
+    /// The leg's own: it stays until it is gone, or the device's only phone registers at the same host.
+    Own,
+    /// Gone: what is to be said waits until the phone registers again.
+    Lost,
+}
+
+/// The other end of a leg: its identity, the dialog with it, and the flow to it.
+#[derive(Debug)]
+pub(in crate::sip::user_agent) struct LegPeer {
+    /// The account or the trunk.
+    pub(super) source: LegSource,
+    /// The number that we go by on this leg: the called one here, or the one that is shown as calling there.
+    pub(super) number: Number,
+    pub(super) dialog: Dialog,
+    pub(super) flow_state: FlowState,
+}
+
+impl LegPeer {
+    /// The caller of a new dialog, and the flow to it.
+    pub fn calling(source: LegSource, number: Number, mut dialog: Dialog, path: &ReturnPath, ctx: &Context, now: Now) -> Self {
+        let flow_state = match &source {
+            LegSource::Account(device) => {
+                let target = registered_flow(device, path, &dialog.target, &ctx.registrar, now);
+                dialog.flow = target.unwrap_or_else(|| path.toward(&dialog.target));
+                if target.is_some() { FlowState::Registered } else { FlowState::Own }
+            }
+            LegSource::Trunk(name) => {
+                dialog.flow = path.toward(&dialog.target);
+                dialog.flow = next_hop(&ctx.domain.config, name, dialog.flow, next_uri(&dialog));
+                FlowState::Own
+            }
+        };
+        Self {
+            source,
+            number,
+            dialog,
+            flow_state,
+        }
+    }
+
+    /// The callee of an INVITE of ours.
+    pub(super) fn called(source: LegSource, number: Number, dialog: Dialog) -> Self {
+        let flow_state = match &source {
+            LegSource::Account(_) => FlowState::Registered,
+            LegSource::Trunk(_) => FlowState::Own,
+        };
+        Self {
+            source,
+            number,
+            dialog,
+            flow_state,
+        }
+    }
+
+    /// The same request has made the other dialog, too (RFC 3261 8.2.2.2). Another Request-URI is another UAS: a proxy may fork to two
+    /// numbers of ours.
+    pub fn is_merged(&self, other: &LegPeer) -> bool {
+        let (one, two) = (&self.dialog, &other.dialog);
+        one.remote_tag == two.remote_tag && one.remote_cseq == two.remote_cseq && self.number == other.number
+    }
+
+    /// A request that names a leg may come from there.
+    pub fn speaks_from(&self, source: &Flow, ctx: &Context, now: Instant) -> bool {
+        let address = source.peer.ip().to_canonical();
+        match &self.source {
+            LegSource::Account(device) => {
+                self.dialog.flow.peer.ip().to_canonical() == address || ctx.registrar.is_at_address(device, address, now)
+            }
+            LegSource::Trunk(_) => self.dialog.flow == *source || self.may_answer(source, ctx, now),
+        }
+    }
+
+    /// A response to a request of ours may come from there (RFC 3261 17.1.3, 18.1.2: from anywhere; here: from the same peer).
+    pub fn may_answer(&self, source: &Flow, ctx: &Context, now: Instant) -> bool {
+        match &self.source {
+            LegSource::Account(device) => ctx.registrar.is_at_address(device, source.peer.ip(), now),
+            LegSource::Trunk(name) => ctx.domain.config.trunk(name).is_some_and(|trunk| speaks_from(trunk, source)),
+        }
+    }
+
+    /// It has sent a request within the dialog: its flow is where that came from, unless there is a better one.
+    pub(super) fn update_flow(&mut self, path: &ReturnPath, headers: &Headers, ctx: &Context, now: Now) {
+        let refreshes = headers
+            .cseq()
+            .is_ok_and(|(_, method)| matches!(method, Method::Invite | Method::Update));
+        let contacts = if refreshes {
+            headers.contacts().unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        let contact = match contacts.as_slice() {
+            [contact] => &contact.uri,
+            _ => &self.dialog.target,
+        };
+        let before = self.dialog.flow;
+        let other_transport = before.protocol != path.source.protocol;
+        let (flow, state) = match &self.source {
+            LegSource::Account(device) => {
+                let is_called_there = || ctx.registrar.of(device, now.mono).any(|binding| binding.target == before);
+                match ctx.registrar.target_of(device, &path.source, now.mono) {
+                    Some(target) => (target, FlowState::Registered),
+                    // A request too long for a datagram comes by TCP (RFC 3261 18.1.1): the phone has not moved.
+                    None if other_transport && !self.is_lost() && (is_called_there() || is_for(contact, &before)) => {
+                        (before, self.flow_state)
+                    }
+                    None => {
+                        let flow = path.toward(contact);
+                        let moved = flow != before || self.is_lost();
+                        (flow, if moved { FlowState::Registered } else { self.flow_state })
+                    }
+                }
+            }
+            LegSource::Trunk(name) => {
+                let uri = self.dialog.routes.first().map_or(contact, |route| &route.uri);
+                let from = match other_transport && is_for(uri, &before) {
+                    true => before,
+                    false => path.toward(contact),
+                };
+                (next_hop(&ctx.domain.config, name, from, uri), self.flow_state)
+            }
+        };
+        self.dialog.flow = flow;
+        self.flow_state = state;
+    }
+
+    /// A response may have told where the trunk wants to hear of a dialog.
+    pub(super) fn retarget(&mut self, config: &SipConfig) {
+        if let LegSource::Trunk(name) = &self.source {
+            self.dialog.flow = next_hop(config, name, self.dialog.flow, next_uri(&self.dialog));
+        }
+    }
+
+    /// The flow to it is gone.
+    pub(super) fn is_lost(&self) -> bool {
+        self.flow_state == FlowState::Lost
+    }
+
+    /// A request went by a flow that the leg has left since: its failure says nothing about the peer.
+    pub(super) fn has_moved(&self, sent: &SentRequest) -> bool {
+        self.is_lost() || self.dialog.flow != sent.flow
+    }
+
+    /// A phone is reached by this flow from now on: it has registered by it.
+    pub(super) fn follow(&mut self, flow: Flow) {
+        self.dialog.flow = flow;
+        self.flow_state = FlowState::Registered;
+    }
+
+    /// No flow to the phone is left.
+    pub(super) fn lose_flow(&mut self) {
+        self.flow_state = FlowState::Lost;
+    }
+
+    /// A trunk is reached by another connection.
+    pub(super) fn reconnect(&mut self, trunk: &Trunk, gone: &Flow) {
+        if let Some(peer) = trunk.address.filter(|_| trunk.protocol == gone.protocol) {
+            self.dialog.flow = Flow {
+                peer,
+                connection: ConnectionId::NONE,
+                ..*gone
+            };
+        }
+    }
+
+    /// Its phone has registered by `flow`, under this Call-ID, and no longer hears by the flow of the leg.
+    pub fn has_left(&self, device: &DeviceId, flow: Flow, call_id: &[u8], registrar: &Registrar, now: Now) -> bool {
+        if !matches!(&self.source, LegSource::Account(of_leg) if of_leg == device) {
+            return false;
+        }
+        let mut others = registrar.of(device, now.mono).filter(|binding| !binding.is_of(call_id));
+        match self.flow_state {
+            FlowState::Lost => true,
+            // Not by this registration; but where the device has no other phone, it is this one.
+            FlowState::Own => {
+                let of_here = self.dialog.flow.peer.ip().to_canonical() == flow.peer.ip().to_canonical();
+                self.dialog.flow != flow && of_here && others.next().is_none()
+            }
+            // A phone registers under one Call-ID as long as it runs (RFC 3261 10.2): its other flows are older ones.
+            FlowState::Registered => self.dialog.flow != flow && !others.any(|binding| binding.target == self.dialog.flow),
+        }
+    }
+
+    /// Our Contact here.
+    pub(super) fn contact(&self, domain: &LocalDomain) -> Vec<u8> {
+        domain.contact(&self.dialog.flow, &self.number)
+    }
+
+    /// A NOTIFY within the dialog (RFC 6665).
+    pub(super) fn notify(&mut self, event: &str, state: &str, domain: &LocalDomain) -> SipRequest {
+        let notify = self.dialog.request(Method::Notify);
+        notify
+            .with("Event", event)
+            .with("Subscription-State", state)
+            .with("Contact", self.contact(domain))
+    }
+
+    /// An answer to a challenge of a trunk that we have a login for, once for each request: a second challenge means it was wrong.
+    pub(super) fn answer_challenge(&self, sent: &SentRequest, response: &SipResponse, ctx: &mut Context) -> Option<(&'static str, String)> {
+        let (asks, answers) = match response.status {
+            401 => ("WWW-Authenticate", "Authorization"),
+            _ => ("Proxy-Authenticate", "Proxy-Authorization"),
+        };
+        let LegSource::Trunk(name) = &self.source else { return None };
+        let stale = |value: &[u8]| value.to_ascii_lowercase().windows(10).any(|window| window == b"stale=true");
+        let challenges: Vec<&[u8]> = response.headers.fields_of(asks).collect();
+        if sent.request.headers.has(answers) && !challenges.iter().any(|value| stale(value)) {
+            return None;
+        }
+        let subject = DigestRequest {
+            method: sent.request.method.as_bytes(),
+            uri: sent.request.uri.as_bytes(),
+            body: &sent.request.body,
+        };
+        let cnonce = ctx.tokens.word();
+        let answer = ctx.logins.get_mut(name)?.answer(&challenges, name, subject, &cnonce)?;
+        Some((answers, answer))
+    }
+}
+
+/// Where a phone is called that has registered by this very flow, or with this Contact from the same address.
+fn registered_flow(device: &DeviceId, path: &ReturnPath, contact: &Uri, registrar: &Registrar, now: Now) -> Option<Flow> {
+    let by_flow = registrar.target_of(device, &path.source, now.mono);
+    by_flow.or_else(|| {
+        let address = path.source.peer.ip().to_canonical();
+        let mut bound = registrar.of(device, now.mono);
+        let found = bound.find(|binding| binding.flow.peer.ip().to_canonical() == address && binding.contact.same(contact));
+        found.map(|binding| binding.target)
+    })
+}
+
+/// A trunk's flow, or one to the address that it wants, if that is its own.
+fn next_hop(config: &SipConfig, trunk: &str, flow: Flow, uri: &Uri) -> Flow {
+    let Some(trunk) = config
+        .trunk(trunk)
+        .filter(|trunk| trunk.nat != Nat::Always && flow.protocol == Protocol::Udp)
+    else {
+        return flow;
+    };
+    let wanted = contact_at(uri, flow.protocol).filter(|wanted| wanted.is_ipv4() == flow.peer.ip().to_canonical().is_ipv4());
+    let wanted = wanted.map(|wanted| Flow {
+        // A socket of both families writes an IPv4 address as an IPv6 one.
+        peer: match (flow.peer.ip(), wanted.ip()) {
+            (IpAddr::V6(_), IpAddr::V4(address)) => (address.to_ipv6_mapped(), wanted.port()).into(),
+            _ => wanted,
+        },
+        ..flow
+    });
+    let is_at = |flow: &Flow| speaks_from(trunk, flow) || trunk.address.is_some_and(|address| address == flow.peer);
+    wanted.filter(is_at).unwrap_or(flow)
+}
+
+/// Where a request of ours goes next by RFC 3261 12.2.1.1.
+fn next_uri(dialog: &Dialog) -> &Uri {
+    dialog.routes.first().map_or(&dialog.target, |route| &route.uri)
+}
+
+/// The URI asks for the transport of this flow.
+fn is_for(uri: &Uri, flow: &Flow) -> bool {
+    transport_of(uri) == Some(flow.protocol)
+}

@@ -1,0 +1,109 @@
+//! REFER within a call (RFC 3515): a phone asks that another party take its place, and is told how it goes.
+
+use super::{ClientUse, InDialogRequest, Leg, LegPeer, LegPhase};
+use crate::model::{Now, Number};
+use crate::sip::leg::{LegEvent, LegId};
+use crate::sip::message::{Headers, NameAddr, Refuse, Scheme, SipResponse, Uri, reason_phrase};
+use crate::sip::user_agent::context::Context;
+use crate::sip::user_agent::local_domain::LocalDomain;
+
+/// How long the subscription lasts, in seconds: longer than any phone rings.
+const LASTS: u32 = 300;
+
+/// What a peer has asked for, and is to hear of.
+#[derive(Clone, Debug)]
+pub(super) struct Referral {
+    /// CSeq of its REFER: names the subscription (RFC 3515 2.4.6).
+    cseq: u32,
+    /// It wants to hear nothing (RFC 4488).
+    is_silent: bool,
+}
+
+impl Referral {
+    /// NOTIFY with the status line of what was asked for (RFC 3515 2.4.5); the last one ends the subscription.
+    fn notify(&self, peer: &mut LegPeer, status: u16, ctx: &mut Context, now: Now) {
+        let state = match status {
+            200.. => "terminated;reason=noresource".to_owned(),
+            _ => format!("active;expires={LASTS}"),
+        };
+        let notify = peer.notify(&format!("refer;id={}", self.cseq), &state, &ctx.domain);
+        let line = format!("SIP/2.0 {status} {}\r\n", reason_phrase(status));
+        let notify = notify.with_body("message/sipfrag;version=2.0", line.into_bytes());
+        ctx.request(notify, peer.dialog.flow, |_| ClientUse::Other, now);
+    }
+}
+
+impl Leg {
+    pub(super) fn handle_refer(&mut self, refer: InDialogRequest<'_>, ctx: &mut Context, now: Now) -> Result<(), Refuse> {
+        match self.phase {
+            LegPhase::Confirmed if self.referral.is_none() => {}
+            LegPhase::Confirmed | LegPhase::Incoming(_) | LegPhase::Calling(_) => return Err(Refuse::new(491)),
+            LegPhase::Cancelling(..) | LegPhase::ByePending(_) | LegPhase::ByeSent | LegPhase::Over => return Err(Refuse::new(481)),
+        }
+        let headers = &refer.request.headers;
+        let (to, replaces) = refer_to(headers, refer.replaces, &ctx.domain)?;
+        let (cseq, _) = headers.cseq().map_err(|_| Refuse::new(400))?;
+        let is_silent = headers
+            .get("Refer-Sub")
+            .is_some_and(|value| value.trim_ascii().eq_ignore_ascii_case(b"false"));
+        let contact = ctx.domain.contact(&refer.via.path.source, &self.peer.number);
+        let mut response = SipResponse::to(refer.request, 202).with("Contact", contact);
+        if is_silent {
+            response.headers.push("Refer-Sub", "false");
+        }
+        ctx.answer(self.id, refer.via, &response, now);
+        self.referral = Some(Referral { cseq, is_silent });
+        self.tell_referrer(100, ctx, now);
+        ctx.event(LegEvent::Referred {
+            leg: self.id,
+            to,
+            replaces,
+        });
+        Ok(())
+    }
+
+    /// How it goes with what the peer has asked for.
+    pub(super) fn tell_referrer(&mut self, status: u16, ctx: &mut Context, now: Now) {
+        let is_last = status >= 200;
+        let referral = if is_last { self.referral.take() } else { self.referral.clone() };
+        let can_hear = matches!(self.phase, LegPhase::Confirmed) && !self.peer.is_lost();
+        if let Some(referral) = referral.filter(|referral| can_hear && !referral.is_silent) {
+            referral.notify(&mut self.peer, status, ctx, now);
+        }
+    }
+}
+
+/// The number that is to be called, and the call of the same peer that goes there already (`replaced`). That one is named by Replaces
+/// alone (RFC 3891 3), whatever stands before it: often it is our Contact (RFC 5589 7). Else only a number of ours will
+/// do: what a phone may call is decided by number.
+fn refer_to(headers: &Headers, replaced: Option<(LegId, Number)>, domain: &LocalDomain) -> Result<(Number, Option<LegId>), Refuse> {
+    let value = headers.single("Refer-To").map_err(|_| Refuse::new(400))?;
+    let uri = refer_target(value).ok_or(Refuse::new(400))?;
+    if uri.scheme() == Scheme::Other {
+        return Err(Refuse::new(416));
+    }
+    let is_invite = uri.param("method").is_none_or(|method| method.eq_ignore_ascii_case(b"INVITE"));
+    if !is_invite {
+        return Err(Refuse::new(501));
+    }
+    let number = domain.number_of(&uri);
+    if let Some((other, number_there)) = replaced {
+        return Ok((number.unwrap_or(number_there), Some(other)));
+    }
+    if !domain.is_ours(&uri) {
+        return Err(Refuse::new(403).because("refers to another host"));
+    }
+    if uri.header("Replaces").is_some() {
+        return Err(Refuse::new(404).because("Replaces names no call of this peer"));
+    }
+    let to = number.ok_or(Refuse::new(404).because("refers to no number"))?;
+    Ok((to, None))
+}
+
+/// The URI of a Refer-To. One with headers behind `?` belongs in angle brackets (RFC 3261 20); some phones leave them out.
+pub(in crate::sip::user_agent) fn refer_target(value: &[u8]) -> Option<Uri> {
+    match NameAddr::parse(value) {
+        Ok(address) => Some(address.uri),
+        Err(_) => Uri::parse(value.trim_ascii()).ok(),
+    }
+}

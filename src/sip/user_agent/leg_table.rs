@@ -1,0 +1,148 @@
+//! The legs that there are, and which of them a message names.
+
+use super::leg::{Leg, refer_target};
+use super::tokens::TokenGenerator;
+use crate::model::Number;
+use crate::sip::leg::LegId;
+use crate::sip::message::{Headers, Refuse, Via};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The header field by which a call of ours is known when it comes back through a B2BUA. It says nothing to anybody else.
+pub(super) const TRAIL: &str = "X-Undertone-Call";
+
+/// Every leg, by its id and by its Call-ID.
+#[derive(Debug)]
+pub(super) struct LegTable {
+    legs: BTreeMap<LegId, Leg>,
+    by_call: BTreeMap<Vec<u8>, BTreeSet<LegId>>,
+    next: u64,
+}
+
+impl Default for LegTable {
+    fn default() -> Self {
+        Self {
+            legs: BTreeMap::new(),
+            by_call: BTreeMap::new(),
+            next: 2,
+        }
+    }
+}
+
+impl LegTable {
+    pub(super) fn len(&self) -> usize {
+        self.legs.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.legs.is_empty() && self.by_call.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Leg> {
+        self.legs.values()
+    }
+
+    pub(super) fn get(&self, id: LegId) -> Option<&Leg> {
+        self.legs.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: LegId) -> Option<&mut Leg> {
+        self.legs.get_mut(&id)
+    }
+
+    /// The id of the next leg that a peer begins: even ones, so that they never meet those of the B2BUA.
+    pub(super) fn next_id(&self) -> LegId {
+        LegId(self.next)
+    }
+
+    /// That id is taken.
+    pub(super) fn take_id(&mut self) {
+        self.next += 2;
+    }
+
+    pub(super) fn insert(&mut self, leg: Leg) {
+        self.by_call.entry(leg.call_id().to_vec()).or_default().insert(leg.id());
+        self.legs.insert(leg.id(), leg);
+    }
+
+    pub(super) fn remove(&mut self, id: LegId) {
+        let Some(leg) = self.legs.remove(&id) else { return };
+        if let Some(legs) = self.by_call.get_mut(leg.call_id()) {
+            legs.remove(&id);
+            if legs.is_empty() {
+                self.by_call.remove(leg.call_id());
+            }
+        }
+    }
+
+    /// The legs with this Call-ID.
+    pub(super) fn of_call(&self, call_id: &[u8]) -> impl Iterator<Item = &Leg> {
+        let ids = self.by_call.get(call_id).into_iter().flatten();
+        ids.filter_map(|id| self.get(*id))
+    }
+
+    /// The leg whose Call-ID and tags are those of a request of the peer.
+    pub(super) fn within(&self, headers: &Headers) -> Option<&Leg> {
+        let (from, to) = (headers.from().ok()?, headers.to().ok()?);
+        let call_id = headers.call_id().ok()?;
+        let (from_tag, to_tag) = (from.tag().unwrap_or_default(), to.tag().unwrap_or_default());
+        self.of_call(call_id).find(|leg| leg.matches(call_id, to_tag, from_tag))
+    }
+
+    /// The leg that an INVITE wants to replace (RFC 3891 3), and whether only an early dialog is meant. One that does not exist is not
+    /// replaced, and no phone joins a call by itself.
+    pub(super) fn replaced(&self, headers: &Headers) -> Result<Option<(&Leg, bool)>, Refuse> {
+        if let Some(join) = headers.get("Join") {
+            return Err(Refuse::new(if self.named(join).is_some() { 603 } else { 481 }));
+        }
+        if !headers.has("Replaces") {
+            return Ok(None);
+        }
+        let value = headers.single("Replaces").map_err(|_| Refuse::new(400))?;
+        self.named(value).map(Some).ok_or(Refuse::new(481))
+    }
+
+    /// The other leg of the same peer that the Refer-To of a request within `leg` names by Replaces, and our number there. (481 would end the
+    /// dialog in which the peer asks, RFC 5057 5.1.)
+    pub(super) fn referred_to(&self, leg: &Leg, headers: &Headers) -> Option<(LegId, Number)> {
+        let target = refer_target(headers.single("Refer-To").ok()?)?;
+        let replaces = target.header("Replaces")?;
+        let (other, early_only) = self.named(&replaces)?;
+        let may = other.may_be_referred_to(leg, early_only);
+        may.then(|| (other.id(), other.number().clone()))
+    }
+
+    /// The leg that a Replaces or Join names, and whether only an early dialog is meant.
+    fn named(&self, value: &[u8]) -> Option<(&Leg, bool)> {
+        let mut parts = value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let call_id = parts.next()?;
+        let (mut to_tag, mut from_tag, mut early_only) = (None, None, false);
+        for part in parts {
+            let mut halves = part.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
+            match (halves.next()?.to_ascii_lowercase().as_slice(), halves.next()) {
+                (b"to-tag", tag) => to_tag = tag,
+                (b"from-tag", tag) => from_tag = tag,
+                (b"early-only", _) => early_only = true,
+                _ => {}
+            }
+        }
+        let (to_tag, from_tag) = (to_tag?, from_tag?);
+        let found = self.of_call(call_id).find(|leg| leg.matches(call_id, to_tag, from_tag));
+        found.map(|leg| (leg, early_only))
+    }
+
+    /// The leg of ours whose INVITE comes back with this one: through a proxy, which keeps our Via beneath its own, the
+    /// Call-ID and the tag (RFC 3261 16.6), or through a B2BUA that hands on header fields it does not know.
+    pub(super) fn returning(&self, headers: &Headers, tokens: &TokenGenerator) -> Option<&Leg> {
+        if let Some(id) = headers.get(TRAIL).and_then(|token| tokens.open_token(token)) {
+            return self.get(id);
+        }
+        let vias = headers.vias().unwrap_or_default();
+        let is_ours = |branch: &[u8]| tokens.is_ours(branch);
+        if !vias.iter().filter_map(Via::branch).any(is_ours) {
+            return None;
+        }
+        let from = headers.from().ok()?;
+        let (tag, call_id) = (from.tag()?, headers.call_id().ok()?);
+        self.of_call(call_id).find(|leg| leg.local_tag().as_bytes() == tag)
+    }
+}

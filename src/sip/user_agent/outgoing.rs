@@ -1,0 +1,126 @@
+//! Where an INVITE of ours goes, and the leg that it begins.
+
+use super::UserAgent;
+use super::context::Context;
+use super::leg::{InviteContent, Leg, RequestRoute};
+use crate::model::{DeviceId, Now, Number};
+use crate::sip::config::Trunk;
+use crate::sip::flow::{ConnectionId, Flow, Protocol};
+use crate::sip::leg::{Destination, LegCommand, LegEvent, LegSource};
+use crate::sip::message::{NameAddr, Uri};
+use std::net::SocketAddr;
+
+/// Why there is no leg to a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Unroutable {
+    #[error("the device has no registered phone")]
+    NotRegistered,
+    #[error("the trunk cannot be reached")]
+    NoTrunk,
+    #[error("the number fits into no URI")]
+    BadNumber,
+    #[error("there are too many legs")]
+    TooManyLegs,
+}
+
+impl Unroutable {
+    fn status(self) -> u16 {
+        match self {
+            Self::NotRegistered => 480,
+            Self::NoTrunk | Self::TooManyLegs => 503,
+            Self::BadNumber => 404,
+        }
+    }
+}
+
+impl UserAgent {
+    /// The B2BUA wants a new leg.
+    pub(super) fn invite(&mut self, command: LegCommand, now: Now) {
+        let LegCommand::Invite {
+            leg: id,
+            to,
+            from,
+            offer,
+            auto_answer,
+            swallow_digits,
+            timeout,
+            max_forwards,
+            passed,
+        } = command
+        else {
+            return;
+        };
+        let has_room = self.legs.get(id).is_none() && self.legs.len() < self.ctx.domain.config.limits.legs;
+        let begun = route(&to, &self.ctx, now).and_then(|route| {
+            let style = self.ctx.domain.account_of(&route.source).map(|account| account.auto_answer);
+            let content = InviteContent {
+                from,
+                offer,
+                auto_answer: style.filter(|_| auto_answer),
+                max_forwards,
+                passed,
+            };
+            if !has_room {
+                return Err(Unroutable::TooManyLegs);
+            }
+            Leg::invite(id, route, content, &mut self.ctx, now).map_err(|_| Unroutable::BadNumber)
+        });
+        match begun {
+            Ok(mut leg) => {
+                leg.expect_answer(timeout, swallow_digits, &mut self.ctx, now);
+                self.legs.insert(leg);
+            }
+            Err(error) => self.ctx.event(LegEvent::Refused {
+                leg: id,
+                status: error.status(),
+            }),
+        }
+    }
+}
+
+fn route(to: &Destination, ctx: &Context, now: Now) -> Result<RequestRoute, Unroutable> {
+    match to {
+        Destination::Device(device) => route_to_device(device, ctx, now),
+        Destination::Trunk { name, number } => {
+            let trunk = ctx.domain.config.trunk(name).ok_or(Unroutable::NoTrunk)?;
+            route_to_trunk(trunk, number, &ctx.domain.locals)
+        }
+    }
+}
+
+fn route_to_device(device: &DeviceId, ctx: &Context, now: Now) -> Result<RequestRoute, Unroutable> {
+    let account = ctx.domain.config.account(device).ok_or(Unroutable::NotRegistered)?;
+    let binding = ctx.registrar.lookup(device, now.mono).ok_or(Unroutable::NotRegistered)?;
+    let host = ctx.domain.via_host(&binding.target);
+    let to = Uri::sip(Some(account.number.as_str().as_bytes()), &host, None).map_err(|_| Unroutable::NotRegistered)?;
+    Ok(RequestRoute {
+        flow: binding.target,
+        uri: binding.contact.clone(),
+        to: NameAddr::new(to),
+        source: LegSource::Account(device.clone()),
+    })
+}
+
+fn route_to_trunk(trunk: &Trunk, number: &Number, locals: &[(Protocol, SocketAddr)]) -> Result<RequestRoute, Unroutable> {
+    let peer = trunk.address.ok_or(Unroutable::NoTrunk)?;
+    let fits = |(protocol, local): &&(Protocol, SocketAddr)| *protocol == trunk.protocol && local.is_ipv4() == peer.is_ipv4();
+    let (protocol, local) = *locals.iter().find(fits).ok_or(Unroutable::NoTrunk)?;
+    let host = trunk.target.strip_suffix(&format!(":{}", peer.port())).unwrap_or(&trunk.target);
+    let port = (peer.port() != 5060).then_some(peer.port());
+    let to = Uri::sip(Some(number.as_str().as_bytes()), host, port).map_err(|_| Unroutable::BadNumber)?;
+    let uri = match protocol {
+        Protocol::Udp => to.clone(),
+        Protocol::Tcp => to.with_param("transport", Some("tcp")).map_err(|_| Unroutable::BadNumber)?,
+    };
+    Ok(RequestRoute {
+        flow: Flow {
+            protocol,
+            local,
+            peer,
+            connection: ConnectionId::NONE,
+        },
+        uri,
+        to: NameAddr::new(to),
+        source: LegSource::Trunk(trunk.name.clone()),
+    })
+}
