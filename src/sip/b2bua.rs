@@ -9,7 +9,7 @@
 //!                    supervision: told of every change of a call, obeyed at once
 //! ```
 //!
-//! A call is a set of seats with roles, not a pair. What its seats hear is worked out anew from the seats themselves after every step, and
+//! A call is a set of parties with roles, not a pair. What its parties hear is worked out anew from the parties themselves after every step, and
 //! the media engine is told once per step, in one piece: no step adds or removes a single cell.
 
 mod call;
@@ -111,7 +111,7 @@ impl Default for B2buaConfig {
     }
 }
 
-/// What the B2BUA needs from outside in the middle of a step.
+/// What the B2BUA needs from environment in the middle of a step.
 pub trait Environment {
     /// Opens the ports of a leg: heard by nobody, hearing nobody. `None` when there is none left.
     fn open_port(&mut self, call: CallKey, leg: LegId, expected: Expected) -> Option<SocketAddr>;
@@ -189,7 +189,7 @@ pub struct RestoredCalls {
 pub struct B2bua<O> {
     config: B2buaConfig,
     numbering: Numbering,
-    outside: O,
+    environment: O,
     devices: BTreeMap<DeviceId, DeviceState>,
     calls: BTreeMap<CallKey, Call>,
     by_leg: BTreeMap<LegId, CallKey>,
@@ -202,7 +202,7 @@ pub struct B2bua<O> {
     changed: BTreeSet<CallKey>,
     outputs: VecDeque<Output>,
     /// Ends of legs, which come after the step's hearing: nobody hears what follows an end.
-    farewells: Vec<Output>,
+    releases: Vec<Output>,
     /// Whoever is to be invited, which comes last: who is on another call with his one phone is let go there first.
     invitations: Vec<(LegId, LegCommand)>,
     /// Where the leg is whose INVITE comes next.
@@ -236,7 +236,7 @@ struct MediaPolicy {
 
 impl<O: Environment> B2bua<O> {
     /// A B2BUA without calls. Its first outputs are the facts of its devices and of the monitors that were kept.
-    pub fn new(config: B2buaConfig, numbering: Numbering, kept: RestoredCalls, outside: O) -> Self {
+    pub fn new(config: B2buaConfig, numbering: Numbering, kept: RestoredCalls, environment: O) -> Self {
         let mut devices: BTreeMap<DeviceId, DeviceState> = numbering
             .extensions()
             .map(|extension| (extension.device.clone(), DeviceState::new(extension.clone())))
@@ -262,7 +262,7 @@ impl<O: Environment> B2bua<O> {
         Self {
             config,
             numbering,
-            outside,
+            environment,
             devices,
             calls: BTreeMap::new(),
             by_leg: BTreeMap::new(),
@@ -272,7 +272,7 @@ impl<O: Environment> B2bua<O> {
             kept,
             changed: BTreeSet::new(),
             outputs,
-            farewells: Vec::new(),
+            releases: Vec::new(),
             invitations: Vec::new(),
             arriving: None,
             behind_nat: BTreeSet::new(),
@@ -320,10 +320,10 @@ impl<O: Environment> B2bua<O> {
     fn note_quality(&mut self, leg: LegId, quality: Quality, now: Now) {
         let interval = self.config.quality_interval;
         let Some(call) = self.call_of(leg) else { return };
-        let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over()) else {
+        let Some(party) = call.party_mut(leg).filter(|party| !party.is_over()) else {
             return;
         };
-        let before = seat.quality.replace(quality);
+        let before = party.quality.replace(quality);
         if before == Some(quality) {
             return;
         }
@@ -375,8 +375,8 @@ impl<O: Environment> B2bua<O> {
     /// Whose a leg is, for the log.
     pub fn party_of(&self, leg: LegId) -> Option<(&CallId, PartyRole)> {
         let call = self.calls.get(self.by_leg.get(&leg)?)?;
-        let seat = call.seats.iter().find(|seat| seat.leg == leg)?;
-        Some((&call.id, seat.role))
+        let party = call.parties.iter().find(|party| party.leg == leg)?;
+        Some((&call.id, party.role))
     }
 
     /// When to call [`Self::handle_timeout`].
@@ -391,7 +391,7 @@ impl<O: Environment> B2bua<O> {
         if self.closing.is_some_and(|deadline| deadline <= now.mono) {
             for call in self.calls.values_mut() {
                 call.refusal = Some(503);
-                call.end_everybody(Some((503, "Service Unavailable")), &mut self.farewells);
+                call.end_everybody(Some((503, "Service Unavailable")), &mut self.releases);
                 self.changed.insert(call.key);
             }
         }
@@ -405,7 +405,7 @@ impl<O: Environment> B2bua<O> {
 
     /// Brings a step to its end: facts, supervision's wishes, calls that cannot go on, and then, once, who hears whom.
     ///
-    /// What a call was between two facts of one step is told to supervision only; outside it is told once how it is now, and before what
+    /// What a call was between two facts of one step is told to supervision only; environment it is told once how it is now, and before what
     /// comes of it.
     fn finish_step(&mut self, now: Now) {
         let first = self.outputs.len();
@@ -445,17 +445,17 @@ impl<O: Environment> B2bua<O> {
 
     /// Who was to be invited and has to leave in the same step is neither.
     fn part_and_invite(&mut self) {
-        let mut farewells = std::mem::take(&mut self.farewells);
+        let mut releases = std::mem::take(&mut self.releases);
         let mut invitations = std::mem::take(&mut self.invitations);
         invitations.retain(|(invited, _)| {
             let call = self.by_leg.get(invited).and_then(|key| self.calls.get(key));
-            let stays = call.and_then(|call| call.seat(*invited)).is_some_and(|seat| !seat.is_over());
+            let stays = call.and_then(|call| call.party(*invited)).is_some_and(|party| !party.is_over());
             if !stays {
-                farewells.retain(|farewell| !matches!(farewell, Output::Leg(LegCommand::Hangup { leg, .. }) if leg == invited));
+                releases.retain(|release| !matches!(release, Output::Leg(LegCommand::Hangup { leg, .. }) if leg == invited));
             }
             stays
         });
-        self.outputs.extend(farewells);
+        self.outputs.extend(releases);
         self.outputs.extend(invitations.into_iter().map(|(_, invite)| Output::Leg(invite)));
     }
 
@@ -495,7 +495,7 @@ impl<O: Environment> B2bua<O> {
                 refusal: unreached(status, missing),
             })));
         }
-        call.end_everybody(None, &mut self.farewells);
+        call.end_everybody(None, &mut self.releases);
         self.changed.insert(key);
     }
 
@@ -522,8 +522,8 @@ impl<O: Environment> B2bua<O> {
             && let Some(call) = self.calls.remove(&key)
         {
             self.by_id.remove(&call.id);
-            for seat in &call.seats {
-                self.forget_leg(seat.leg, &seat.peer);
+            for party in &call.parties {
+                self.forget_leg(party.leg, &party.peer);
             }
         }
     }
@@ -543,8 +543,8 @@ impl<O: Environment> B2bua<O> {
         let legs = self.by_peer.get(peer).into_iter().flatten();
         legs.filter_map(|leg| {
             let call = self.calls.get(self.by_leg.get(leg)?)?;
-            let seat = call.seat(*leg).filter(|seat| !seat.is_over())?;
-            Some((call, seat))
+            let party = call.party(*leg).filter(|party| !party.is_over())?;
+            Some((call, party))
         })
     }
 
@@ -553,7 +553,7 @@ impl<O: Environment> B2bua<O> {
         self.calls.get_mut(key)
     }
 
-    fn terms_of_extension(&self, extension: &Extension) -> MediaPolicy {
+    fn policy_of_extension(&self, extension: &Extension) -> MediaPolicy {
         MediaPolicy {
             reach: Reachability::Device(extension.nat),
             targets: Arc::clone(&self.config.targets),
@@ -564,7 +564,7 @@ impl<O: Environment> B2bua<O> {
         }
     }
 
-    fn terms_of_trunk(&self, trunk: &TrunkRoute) -> MediaPolicy {
+    fn policy_of_trunk(&self, trunk: &TrunkRoute) -> MediaPolicy {
         let common: Vec<Codec> = trunk
             .codecs
             .iter()
@@ -590,12 +590,12 @@ impl<O: Environment> B2bua<O> {
             LegSource::Account(id) => self.devices.get(id).map(|device| CallingParty {
                 device: Some(id.clone()),
                 role: role_of(device.extension.kind),
-                terms: self.terms_of_extension(&device.extension),
+                policy: self.policy_of_extension(&device.extension),
             }),
             LegSource::Trunk(name) => Some(CallingParty {
                 device: None,
                 role: PartyRole::Customer,
-                terms: self.numbering.trunk(name).map(|trunk| self.terms_of_trunk(trunk))?,
+                policy: self.numbering.trunk(name).map(|trunk| self.policy_of_trunk(trunk))?,
             }),
         }
     }
@@ -606,14 +606,14 @@ impl<O: Environment> B2bua<O> {
         leg
     }
 
-    /// A seat with its ports open, or nothing at all.
-    fn new_seat(
+    /// A party with its ports open, or nothing at all.
+    fn new_party(
         &mut self,
         call: CallKey,
         leg: LegId,
         peer: LegSource,
-        party: (Number, PartyRole),
-        terms: MediaPolicy,
+        named: (Number, PartyRole),
+        policy: MediaPolicy,
         stage: LegStage,
     ) -> Option<Party> {
         let offered = match &stage {
@@ -621,24 +621,24 @@ impl<O: Environment> B2bua<O> {
             _ => None,
         };
         let place = self.arriving.take_if(|(arriving, _)| *arriving == leg).map(|(_, place)| place);
-        let is_natted = || self.behind_nat.contains(&peer) || Aim::at(&terms.reach, place, offered, None).nat;
+        let is_natted = || self.behind_nat.contains(&peer) || Aim::at(&policy.reach, place, offered, None).nat;
         let expected = match (&peer, offered) {
-            _ if terms.own_ports || terms.reach.nat() == Nat::Always || is_natted() => Expected::Nothing,
+            _ if policy.own_ports || policy.reach.nat() == Nat::Always || is_natted() => Expected::Nothing,
             (LegSource::Account(device), _) => Expected::Phone(device.to_string()),
             (LegSource::Trunk(_), Some(source)) => Expected::Offered(source),
             (LegSource::Trunk(_), None) => Expected::Nothing,
         };
-        let address = self.outside.open_port(call, leg, expected)?;
-        let local = Local::new(session_id(self.outside.random()), address);
-        let local = match terms.srtp {
+        let address = self.environment.open_port(call, leg, expected)?;
+        let local = Local::new(session_id(self.environment.random()), address);
+        let local = match policy.srtp {
             SrtpPolicy::Off => local,
-            SrtpPolicy::Optional | SrtpPolicy::Required => local.with_srtp(terms.srtp, self.secret()),
+            SrtpPolicy::Optional | SrtpPolicy::Required => local.with_srtp(policy.srtp, self.secret()),
         };
         self.by_leg.insert(leg, call);
         self.by_peer.entry(peer.clone()).or_default().insert(leg);
         Some(Party {
             place,
-            ..Party::new(leg, peer, party, terms, stage, local)
+            ..Party::new(leg, peer, named, policy, stage, local)
         })
     }
 
@@ -646,7 +646,7 @@ impl<O: Environment> B2bua<O> {
     fn secret(&mut self) -> [u8; 32] {
         let mut secret = [0; 32];
         for half in secret.chunks_exact_mut(16) {
-            half.copy_from_slice(&self.outside.random().to_be_bytes());
+            half.copy_from_slice(&self.environment.random().to_be_bytes());
         }
         secret
     }
@@ -654,8 +654,8 @@ impl<O: Environment> B2bua<O> {
     fn new_ids(&mut self) -> (CallKey, CallId, String) {
         let key = CallKey(self.next_call);
         self.next_call += 1;
-        let id = format!("{:032X}", self.outside.random());
-        let conn_id = format!("{:016x}", self.outside.random() as u64);
+        let id = format!("{:032X}", self.environment.random());
+        let conn_id = format!("{:016x}", self.environment.random() as u64);
         (key, CallId::from(id), conn_id)
     }
 

@@ -139,7 +139,7 @@ pub async fn start(
     config: BackendConfig,
     store: Store,
 ) -> Result<(TelephonyServer<telephony::TelephonyService>, SipBackend), BackendStartError> {
-    let (kept, bindings, keeping) = persistence::start(store).await?;
+    let (kept, bindings, writer) = persistence::start(store).await?;
     let media_config = config.media.clone();
     let (engine, media) = Engine::start(config.media).map_err(BackendStartError::Media)?;
     let numbering = numbering(&config.sip);
@@ -147,28 +147,28 @@ pub async fn start(
     let mut endpoint = Endpoint::bind(config.sip).await.map_err(BackendStartError::Sip)?;
     let sip = endpoint.local_addrs().to_vec();
     let grace = config.b2bua.grace;
-    let surroundings = Surroundings { engine: engine.clone() };
+    let environment = EngineEnvironment { engine: engine.clone() };
     let doors: Vec<SocketAddr> = sip.iter().map(|(_, address)| *address).collect();
     let b2bua = B2buaConfig {
         targets: Arc::new(Targets::of(&media_config, &interfaces(), &doors)),
         ..config.b2bua
     };
-    let mut board = B2bua::new(b2bua, numbering, kept, surroundings);
+    let mut b2bua = B2bua::new(b2bua, numbering, kept, environment);
     for event in endpoint.restore(bindings) {
-        board.handle_leg(event, clock::now());
+        b2bua.handle_leg(event, clock::now());
     }
-    let (server, CommandInbox { commands, facts }) = telephony::serve(board.capabilities());
+    let (server, CommandInbox { commands, facts }) = telephony::serve(b2bua.capabilities());
     let (stop, stopped) = oneshot::channel();
     let shell = BackendTask {
-        board,
+        b2bua,
         endpoint,
         engine: engine.clone(),
         media: Some(media),
         commands: Some(commands),
         facts: facts.clone(),
-        keeping,
+        writer,
         grace,
-        journal: Observer::default(),
+        observer: Observer::default(),
     };
     let (alive, running) = watch::channel(true);
     let alive = Alive(alive);
@@ -235,11 +235,11 @@ fn warn_of_open_keys(sip: &SipConfig) {
     }
 }
 
-struct Surroundings {
+struct EngineEnvironment {
     engine: Engine,
 }
 
-impl Environment for Surroundings {
+impl Environment for EngineEnvironment {
     fn open_port(&mut self, call: CallKey, leg: LegId, expected: Expected) -> Option<SocketAddr> {
         self.engine
             .open(call, leg, expected)
@@ -254,15 +254,15 @@ impl Environment for Surroundings {
 
 /// Everything the loop owns.
 struct BackendTask {
-    board: B2bua<Surroundings>,
+    b2bua: B2bua<EngineEnvironment>,
     endpoint: Endpoint,
     engine: Engine,
     media: Option<MediaEvents>,
     commands: Option<tokio::sync::mpsc::Receiver<CommandCall>>,
     facts: FactLog,
-    keeping: BackendWriter,
+    writer: BackendWriter,
     grace: Duration,
-    journal: Observer,
+    observer: Observer,
 }
 
 /// One thing that happened.
@@ -279,46 +279,46 @@ impl BackendTask {
     async fn run(mut self, stopped: oneshot::Receiver<()>) {
         let mut stopped = Some(stopped);
         self.drain();
-        while stopped.is_some() || !self.board.is_idle() {
-            let happening = self.wait(&mut stopped).await;
-            self.hand_in(happening);
+        while stopped.is_some() || !self.b2bua.is_idle() {
+            let input = self.wait(&mut stopped).await;
+            self.hand_in(input);
             self.drain();
         }
         let _ = timeout(LAST_WORDS, self.say_goodbye()).await;
-        self.keeping.finish().await;
+        self.writer.finish().await;
     }
 
     async fn wait(&mut self, stopped: &mut Option<oneshot::Receiver<()>>) -> Input {
-        let at = self.board.poll_timeout();
+        let at = self.b2bua.poll_timeout();
         tokio::select! {
             events = self.endpoint.next() => Input::Legs(events),
             placed = next(&mut self.commands) => Input::Command(placed),
-            (ahead, written) = self.keeping.stored() => Input::Stored(ahead, written),
+            (ahead, written) = self.writer.stored() => Input::Stored(ahead, written),
             event = next(&mut self.media) => Input::Media(event),
             () = until(at) => Input::Timeout,
             () = ended(stopped) => Input::Stop,
         }
     }
 
-    fn hand_in(&mut self, happening: Input) {
+    fn hand_in(&mut self, input: Input) {
         let now = clock::now();
-        match happening {
+        match input {
             Input::Legs(events) => events.into_iter().for_each(|event| self.hand_in_leg(event, now)),
             Input::Command(Some(placed)) => self.take(placed, now),
             Input::Command(None) => self.commands = None,
             Input::Stored(ahead, written) => self.take_stored(*ahead, written, now),
             Input::Media(Some(event)) => self.hand_in_media(event, now),
             Input::Media(None) => self.media = None,
-            Input::Timeout => self.board.handle_timeout(now),
+            Input::Timeout => self.b2bua.handle_timeout(now),
             Input::Stop => {
-                tracing::info!(calls = self.board.live_calls(), grace_s = self.grace.as_secs(), "stopping");
-                self.board.close(self.grace, now);
+                tracing::info!(calls = self.b2bua.live_calls(), grace_s = self.grace.as_secs(), "stopping");
+                self.b2bua.close(self.grace, now);
             }
         }
     }
 
     fn hand_in_leg(&mut self, event: LegEvent, now: Now) {
-        let span = self.journal.span(&event);
+        let span = self.observer.span(&event);
         let _inside = span.enter();
         let mut gone = None;
         match &event {
@@ -333,8 +333,8 @@ impl BackendTask {
                 ..
             } => {
                 tracing::debug!("a call comes in");
-                self.journal.name(*leg, call_id.clone());
-                self.journal.calls(*leg, claimed, to, source);
+                self.observer.name(*leg, call_id.clone());
+                self.observer.calls(*leg, claimed, to, source);
             }
             LegEvent::Redirected { leg, status, to } => {
                 tracing::debug!(status, numbers = to.len(), "redirected");
@@ -366,11 +366,11 @@ impl BackendTask {
             | LegEvent::OfferAnswered { .. }
             | LegEvent::OfferRefused { .. } => {}
         }
-        self.board.handle_leg(event, now);
+        self.b2bua.handle_leg(event, now);
         // Each event's consequences are done before the next is looked at: a leg that was opened for it must exist.
         self.drain();
         if let Some(leg) = gone {
-            self.journal.forget(leg);
+            self.observer.forget(leg);
         }
     }
 
@@ -381,29 +381,29 @@ impl BackendTask {
             }
             MediaEvent::Closed { leg, stats } => {
                 tracing::debug!(leg = leg.0, ?stats, "media closed");
-                self.journal.silent(*leg, stats, now);
+                self.observer.silent(*leg, stats, now);
             }
             MediaEvent::Inactive { leg } => tracing::debug!(leg = leg.0, "silent"),
             MediaEvent::Failed { leg } => tracing::error!(leg = leg.0, "the media worker of a leg has failed: its call is ended"),
             MediaEvent::Withheld { .. } | MediaEvent::Active { .. } | MediaEvent::Digits { .. } | MediaEvent::Quality { .. } => {}
         }
-        self.board.handle_media(event, now);
+        self.b2bua.handle_media(event, now);
     }
 
     fn take(&mut self, placed: CommandCall, now: Now) {
         if let Command::StopMonitoring { supervisor } = &placed.command {
-            let stopped = self.keeping.stop(supervisor);
+            let stopped = self.writer.stop(supervisor);
             return self.apply(placed, None, stopped, now);
         }
-        match self.board.foresee(&placed.command) {
-            Ok(Some(keep)) => self.keeping.write_ahead(Ahead { keep, placed }),
+        match self.b2bua.foresee(&placed.command) {
+            Ok(Some(keep)) => self.writer.write_ahead(Ahead { keep, placed }),
             Ok(None) => self.apply(placed, None, false, now),
             Err(refusal) => refuse(placed, refusal),
         }
     }
 
     fn take_stored(&mut self, ahead: Ahead, written: bool, now: Now) {
-        let is_wanted = self.keeping.is_wanted(&ahead);
+        let is_wanted = self.writer.is_wanted(&ahead);
         let Ahead { keep, placed } = ahead;
         let refusal = match (written, is_wanted) {
             (true, true) => return self.apply(placed, Some(&keep), false, now),
@@ -414,7 +414,7 @@ impl BackendTask {
             ),
         };
         // Whether something of it has reached a failing disk is not known.
-        self.board.keep_instead(&keep);
+        self.b2bua.keep_instead(&keep);
         self.drain();
         refuse(placed, refusal);
     }
@@ -424,20 +424,20 @@ impl BackendTask {
         let CommandCall { context, command, reply } = placed;
         let span = tracing::info_span!("command", request_id = %context.request_id, user = %context.user);
         let _inside = span.enter();
-        let done = match self.board.handle_command(&command, now) {
+        let done = match self.b2bua.handle_command(&command, now) {
             Err(_) if stopped => Ok(()),
             done => done,
         };
         if let (Err(_), Some(foreseen)) = (&done, foreseen) {
-            self.board.keep_instead(foreseen);
+            self.b2bua.keep_instead(foreseen);
         }
         tracing::debug!(accepted = done.is_ok(), "command");
         self.drain();
-        self.keeping.answer(done, reply);
+        self.writer.answer(done, reply);
     }
 
     fn drain(&mut self) {
-        while let Some(output) = self.board.poll_output() {
+        while let Some(output) = self.b2bua.poll_output() {
             match output {
                 Output::Leg(command) => {
                     self.note_leg(&command);
@@ -449,48 +449,48 @@ impl BackendTask {
                     if let Some(leg) = invited
                         && let Some(call_id) = self.endpoint.agent().call_id(leg)
                     {
-                        self.journal.name(leg, String::from_utf8_lossy(call_id).into_owned());
+                        self.observer.name(leg, String::from_utf8_lossy(call_id).into_owned());
                     }
                 }
                 Output::Media(command) => {
                     if let MediaCommand::Describe { leg, media, .. } = &command
-                        && let Some((call, role)) = self.board.party_of(*leg)
+                        && let Some((call, role)) = self.b2bua.party_of(*leg)
                     {
-                        self.journal.seat(*leg, call, role, media.codec, clock::instant());
+                        self.observer.party(*leg, call, role, media.codec, clock::instant());
                     }
                     self.engine.command(command);
                 }
                 Output::Fact(fact) => self.publish(fact),
-                Output::Keep(keep) => self.keeping.keep(keep),
-                Output::Unusable { leg, fault } => self.journal.unusable(leg, &fault),
-                Output::Denied { leg, why } => self.journal.denied(leg, why),
-                Output::Remark(remark) => self.journal.remark(remark),
+                Output::Keep(keep) => self.writer.keep(keep),
+                Output::Unusable { leg, fault } => self.observer.unusable(leg, &fault),
+                Output::Denied { leg, why } => self.observer.denied(leg, why),
+                Output::Remark(remark) => self.observer.remark(remark),
             }
         }
         for (device, bindings) in self.endpoint.take_bindings() {
-            self.keeping.keep_bindings(&device, &bindings);
+            self.writer.keep_bindings(&device, &bindings);
         }
-        self.keeping.submit();
+        self.writer.submit();
     }
 
     /// A leg is refused or released by us.
     fn note_leg(&mut self, command: &LegCommand) {
         match command {
-            LegCommand::Reject { leg, status } => self.journal.refused(*leg, *status),
-            LegCommand::RefuseOffer { leg, .. } if self.board.party_of(*leg).is_none() => self.journal.refused(*leg, SdpError::STATUS),
+            LegCommand::Reject { leg, status } => self.observer.refused(*leg, *status),
+            LegCommand::RefuseOffer { leg, .. } if self.b2bua.party_of(*leg).is_none() => self.observer.refused(*leg, SdpError::STATUS),
             LegCommand::TellReferrer {
                 leg,
                 status: status @ 300..,
-            } => self.journal.not_transferred(*leg, *status),
-            LegCommand::Hangup { leg, .. } => self.journal.forget(*leg),
+            } => self.observer.not_transferred(*leg, *status),
+            LegCommand::Hangup { leg, .. } => self.observer.forget(*leg),
             _ => {}
         }
     }
 
     fn publish(&mut self, fact: Fact) {
-        self.journal.fact(&fact, clock::now());
+        self.observer.fact(&fact, clock::now());
         self.facts.publish(fact);
-        metrics::gauge!("undertone_sip_calls").set(self.board.live_calls() as f64);
+        metrics::gauge!("undertone_sip_calls").set(self.b2bua.live_calls() as f64);
     }
 
     /// Waits until every BYE has its answer.

@@ -22,7 +22,7 @@ pub(super) struct Call {
     pub(super) ani: Number,
     pub(super) dnis: Number,
     pub(super) started_at: Timestamp,
-    pub(super) seats: Vec<Party>,
+    pub(super) parties: Vec<Party>,
     /// The number to call once the phone of whoever dialled is there.
     pub(super) dials: Option<Number>,
     /// The request that dialled waits for its destination: told when it fails.
@@ -64,7 +64,7 @@ pub(super) struct Party {
     /// The party has left, and its leg was handed on to this number.
     pub(super) handed_on_to: Option<Number>,
     pub(super) role: PartyRole,
-    pub(super) terms: MediaPolicy,
+    pub(super) policy: MediaPolicy,
     /// Where its signalling comes from, once something has come.
     pub(super) place: Option<Whereabouts>,
     pub(super) stage: LegStage,
@@ -93,7 +93,7 @@ pub(super) struct Party {
     pub(super) exchange: PartyExchange,
     /// Nothing has come from it for a while, and nothing has come since.
     pub(super) is_silent: bool,
-    pub(super) watch: Option<MonitorLink>,
+    pub(super) link: Option<MonitorLink>,
     /// Who was shown to him as calling, when he was called.
     pub(super) shown: Option<Identity>,
     /// The way that led to him, when he was called.
@@ -135,7 +135,7 @@ pub(super) enum PartyExchange {
     AnswerDue,
 }
 
-/// What makes a seat a supervisor's.
+/// What makes a party a supervisor's.
 pub(super) struct MonitorLink {
     pub(super) target: DeviceId,
     /// What he does or is about to do.
@@ -169,9 +169,9 @@ pub(super) struct Rules {
 }
 
 impl Party {
-    /// The seat of a leg of which nothing has been heard yet.
-    pub(super) fn new(leg: LegId, peer: LegSource, party: (Number, PartyRole), terms: MediaPolicy, stage: LegStage, local: Local) -> Self {
-        let (number, role) = party;
+    /// The party of a leg of which nothing has been heard yet.
+    pub(super) fn new(leg: LegId, peer: LegSource, named: (Number, PartyRole), policy: MediaPolicy, stage: LegStage, local: Local) -> Self {
+        let (number, role) = named;
         let device = match &peer {
             LegSource::Account(device) => Some(device.clone()),
             LegSource::Trunk(_) => None,
@@ -185,7 +185,7 @@ impl Party {
             is_named: false,
             handed_on_to: None,
             role,
-            terms,
+            policy,
             place: None,
             stage,
             rings: false,
@@ -203,7 +203,7 @@ impl Party {
             told: Direction::SendRecv,
             exchange: PartyExchange::Idle,
             is_silent: false,
-            watch: None,
+            link: None,
             shown: None,
             trail: Trail::default(),
             quality: None,
@@ -255,7 +255,7 @@ impl Party {
     }
 
     fn describe(&mut self, agreed: Agreed, outputs: &mut Vec<Output>) {
-        let aim = Aim::at(&self.terms.reach, self.place, agreed.remote, agreed.remote_rtcp);
+        let aim = Aim::at(&self.policy.reach, self.place, agreed.remote, agreed.remote_rtcp);
         let media = media_of(&agreed, &aim);
         if self.rule != aim.rule {
             self.rule = aim.rule;
@@ -267,7 +267,7 @@ impl Party {
         let expecting = std::mem::take(&mut self.expecting);
         if self.media.as_ref() != Some(&media) || self.keys != agreed.srtp || expecting {
             self.keys.clone_from(&agreed.srtp);
-            outputs.extend(aim.remark(&self.terms.reach, &self.peer, self.place, &agreed).map(Output::Remark));
+            outputs.extend(aim.remark(&self.policy.reach, &self.peer, self.place, &agreed).map(Output::Remark));
             outputs.push(Output::Media(MediaCommand::Describe {
                 leg: self.leg,
                 media,
@@ -302,9 +302,9 @@ impl Party {
         }));
     }
 
-    pub(super) fn end(&mut self, farewell: Release, farewells: &mut Vec<Output>) {
+    pub(super) fn end(&mut self, release: Release, releases: &mut Vec<Output>) {
         let was = std::mem::replace(&mut self.stage, LegStage::Over);
-        let command = match (was, farewell) {
+        let command = match (was, release) {
             (LegStage::Over, _) => return,
             (_, Release::Gone) => None,
             (LegStage::Calling { .. }, Release::Hangup(reason)) => Some(LegCommand::Reject {
@@ -318,11 +318,11 @@ impl Party {
         self.exchange = PartyExchange::Idle;
         self.media = None;
         self.keys = None;
-        if let Some(watch) = &mut self.watch {
-            watch.joined = false;
+        if let Some(link) = &mut self.link {
+            link.joined = false;
         }
-        farewells.extend(command.map(Output::Leg));
-        farewells.push(Output::Media(MediaCommand::Close { leg: self.leg }));
+        releases.extend(command.map(Output::Leg));
+        releases.push(Output::Media(MediaCommand::Close { leg: self.leg }));
     }
 
     fn state(&self) -> LegState {
@@ -335,7 +335,7 @@ impl Party {
         }
     }
 
-    fn party(&self) -> PartyFact {
+    fn fact(&self) -> PartyFact {
         PartyFact {
             device: self.device.clone(),
             number: self.number.clone(),
@@ -343,11 +343,8 @@ impl Party {
             state: self.state(),
             muted: self.muted,
             muted_by_supervisor: self.muted_by.is_some(),
-            activity: self.watch.as_ref().map(|watch| watch.activity),
-            monitors: self
-                .watch
-                .as_ref()
-                .map(|watch| watch.coached.as_ref().unwrap_or(&watch.target).clone()),
+            activity: self.link.as_ref().map(|link| link.activity),
+            monitors: self.link.as_ref().map(|link| link.coached.as_ref().unwrap_or(&link.target).clone()),
             established_at: self.established_at,
             quality: None,
             handed_on_to: self.handed_on_to.clone(),
@@ -356,17 +353,17 @@ impl Party {
 }
 
 impl Call {
-    /// Its fact with how the sound of each seat fares.
+    /// Its fact with how the sound of each party fares.
     pub(super) fn measured(&self, mut fact: CallFact) -> CallFact {
-        for (party, seat) in fact.parties.iter_mut().zip(&self.seats) {
-            party.quality = seat.quality;
+        for (told, party) in fact.parties.iter_mut().zip(&self.parties) {
+            told.quality = party.quality;
         }
         fact
     }
 
     /// Its fact, without how its sound fares: that is no news.
     pub(super) fn fact(&self) -> CallFact {
-        let mut parties: Vec<PartyFact> = self.seats.iter().map(Party::party).collect();
+        let mut parties: Vec<PartyFact> = self.parties.iter().map(Party::fact).collect();
         if let (Some(_), Some(dialler)) = (&self.dials, parties.first_mut())
             && dialler.state == LegState::Ringing
         {
@@ -390,54 +387,54 @@ impl Call {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.seats.iter().all(Party::is_over)
+        self.parties.iter().all(Party::is_over)
     }
 
-    pub(super) fn seat(&self, leg: LegId) -> Option<&Party> {
-        self.seats.iter().find(|seat| seat.leg == leg)
+    pub(super) fn party(&self, leg: LegId) -> Option<&Party> {
+        self.parties.iter().find(|party| party.leg == leg)
     }
 
-    pub(super) fn seat_mut(&mut self, leg: LegId) -> Option<&mut Party> {
-        self.seats.iter_mut().find(|seat| seat.leg == leg)
+    pub(super) fn party_mut(&mut self, leg: LegId) -> Option<&mut Party> {
+        self.parties.iter_mut().find(|party| party.leg == leg)
     }
 
-    pub(super) fn party_of(&mut self, device: &DeviceId) -> Option<&mut Party> {
-        self.seats
+    pub(super) fn of_device(&mut self, device: &DeviceId) -> Option<&mut Party> {
+        self.parties
             .iter_mut()
-            .find(|seat| seat.device.as_ref() == Some(device) && !seat.is_over())
+            .find(|party| party.device.as_ref() == Some(device) && !party.is_over())
     }
 
     /// A device has a leg here that has not ended.
     pub(super) fn has(&self, device: &DeviceId) -> bool {
-        self.seats
+        self.parties
             .iter()
-            .any(|seat| seat.device.as_ref() == Some(device) && !seat.is_over())
+            .any(|party| party.device.as_ref() == Some(device) && !party.is_over())
     }
 
     pub(super) fn supervisor(&mut self, device: &DeviceId) -> Option<&mut Party> {
-        self.party_of(device).filter(|seat| seat.is_supervisor())
+        self.of_device(device).filter(|party| party.is_supervisor())
     }
 
     /// The devices of the supervisors who are on the call, or called to it.
     pub(super) fn supervisors(&self) -> impl Iterator<Item = &DeviceId> {
-        let here = self.seats.iter().filter(|seat| !seat.is_over() && seat.is_supervisor());
-        here.filter_map(|seat| seat.device.as_ref())
+        let here = self.parties.iter().filter(|party| !party.is_over() && party.is_supervisor());
+        here.filter_map(|party| party.device.as_ref())
     }
 
     /// How many legs it has.
     pub(super) fn live(&self) -> usize {
-        self.seats.iter().filter(|seat| !seat.is_over()).count()
+        self.parties.iter().filter(|party| !party.is_over()).count()
     }
 
     /// Everybody on the call but the supervisors.
     pub(super) fn principals(&self) -> impl Iterator<Item = &Party> {
-        self.seats.iter().filter(|seat| !seat.is_over() && !seat.is_supervisor())
+        self.parties.iter().filter(|party| !party.is_over() && !party.is_supervisor())
     }
 
     /// One of its phones is silent and is asked whether it is there: the call may be dead.
     pub(super) fn is_probed(&self) -> bool {
-        let waits = |seat: &Party| matches!(seat.exchange, PartyExchange::Probed | PartyExchange::Offered);
-        self.principals().any(|seat| seat.is_silent && waits(seat))
+        let waits = |party: &Party| matches!(party.exchange, PartyExchange::Probed | PartyExchange::Offered);
+        self.principals().any(|party| party.is_silent && waits(party))
     }
 
     /// The codec that most of the call speaks: what a newcomer is offered first, so that nothing needs to be converted.
@@ -448,10 +445,10 @@ impl Call {
     /// What we are willing to do on a leg, given that the others may hold him. Without `signal` he is not told: he keeps sending, and
     /// a supervisor goes on hearing him.
     pub(super) fn direction_toward(&self, leg: LegId, signal: bool) -> Direction {
-        if !signal || self.seat(leg).is_none_or(Party::is_supervisor) {
+        if !signal || self.party(leg).is_none_or(Party::is_supervisor) {
             return Direction::SendRecv;
         }
-        let mut others = self.principals().filter(|seat| seat.leg != leg && seat.is_talking()).peekable();
+        let mut others = self.principals().filter(|party| party.leg != leg && party.is_talking()).peekable();
         let held = others.peek().is_some() && others.all(Party::is_held);
         if held { Direction::SendOnly } else { Direction::SendRecv }
     }
@@ -464,38 +461,38 @@ impl Call {
 
     /// One is left, and a supervisor who may keep him company.
     pub(super) fn is_accompanied(&self) -> bool {
-        let joined = |seat: &Party| seat.is_talking() && seat.watch.as_ref().is_some_and(|watch| watch.joined);
-        self.principals().count() == 1 && self.principals().all(Party::is_talking) && self.seats.iter().any(joined)
+        let joined = |party: &Party| party.is_talking() && party.link.as_ref().is_some_and(|link| link.joined);
+        self.principals().count() == 1 && self.principals().all(Party::is_talking) && self.parties.iter().any(joined)
     }
 
-    pub(super) fn end_everybody(&mut self, reason: Option<(u16, &'static str)>, farewells: &mut Vec<Output>) {
+    pub(super) fn end_everybody(&mut self, reason: Option<(u16, &'static str)>, releases: &mut Vec<Output>) {
         let status = self.refusal.unwrap_or(480);
-        for seat in &mut self.seats {
-            let farewell = match seat.stage {
+        for party in &mut self.parties {
+            let release = match party.stage {
                 LegStage::Calling { .. } => Release::Hangup(Some((status, ""))),
                 LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => Release::Hangup(reason),
             };
-            seat.end(farewell, farewells);
+            party.end(release, releases);
         }
         self.dials = None;
     }
 
     /// The callee is there: everybody who called him is on the call from now on.
     pub(super) fn establish(&mut self, now: Now) {
-        for seat in &mut self.seats {
-            if matches!(seat.stage, LegStage::Calling { .. } | LegStage::Waiting) {
-                seat.stage = LegStage::Talking;
-                seat.established_at = Some(now.wall);
+        for party in &mut self.parties {
+            if matches!(party.stage, LegStage::Calling { .. } | LegStage::Waiting) {
+                party.stage = LegStage::Talking;
+                party.established_at = Some(now.wall);
             }
         }
         self.dials = None;
         self.dialler = None;
     }
 
-    /// Who hears whom, from nothing but the seats as they are now.
+    /// Who hears whom, from nothing but the parties as they are now.
     pub(super) fn hearing(&self, rules: Rules) -> Hearing {
-        let audible: Vec<&Party> = self.seats.iter().filter(|seat| self.is_audible(seat)).collect();
-        let roles: Vec<(LegId, HearingRole)> = audible.iter().map(|seat| (seat.leg, self.hearing_role(seat, rules))).collect();
+        let audible: Vec<&Party> = self.parties.iter().filter(|party| self.is_audible(party)).collect();
+        let roles: Vec<(LegId, HearingRole)> = audible.iter().map(|party| (party.leg, self.hearing_role(party, rules))).collect();
         let mut hearing = Hearing::with(
             &roles,
             HearingRules {
@@ -504,30 +501,30 @@ impl Call {
                 duck: rules.duck,
             },
         );
-        for seat in &audible {
-            for other in audible.iter().filter(|other| other.leg != seat.leg) {
-                if !self.may_hear(seat, other, rules) {
-                    hearing = hearing.cell(seat.leg, other.leg, None);
+        for party in &audible {
+            for other in audible.iter().filter(|other| other.leg != party.leg) {
+                if !self.may_hear(party, other, rules) {
+                    hearing = hearing.cell(party.leg, other.leg, None);
                 }
             }
         }
         hearing
     }
 
-    fn is_audible(&self, seat: &Party) -> bool {
-        if seat.is_over() || seat.media.is_none() {
+    fn is_audible(&self, party: &Party) -> bool {
+        if party.is_over() || party.media.is_none() {
             return false;
         }
-        seat.watch.as_ref().is_none_or(|watch| watch.joined && seat.is_talking())
+        party.link.as_ref().is_none_or(|link| link.joined && party.is_talking())
     }
 
-    fn hearing_role(&self, seat: &Party, rules: Rules) -> HearingRole {
-        match (&seat.watch, seat.role) {
-            (Some(watch), _) if self.takes_over(seat, watch) => HearingRole::Agent,
-            (Some(watch), _) => HearingRole::Supervisor {
-                activity: watch.activity,
-                coached: self.coached(seat, watch),
-                agent_side_only: rules.agent_side_only || watch.agent_side_only,
+    fn hearing_role(&self, party: &Party, rules: Rules) -> HearingRole {
+        match (&party.link, party.role) {
+            (Some(link), _) if self.takes_over(party, link) => HearingRole::Agent,
+            (Some(link), _) => HearingRole::Supervisor {
+                activity: link.activity,
+                coached: self.coached(party, link),
+                agent_side_only: rules.agent_side_only || link.agent_side_only,
             },
             (None, PartyRole::Agent) => HearingRole::Agent,
             (None, PartyRole::Customer | PartyRole::Supervisor) => HearingRole::Customer,
@@ -535,22 +532,22 @@ impl Call {
     }
 
     /// Alone with the customer, he is the agent.
-    fn takes_over(&self, supervisor: &Party, watch: &MonitorLink) -> bool {
+    fn takes_over(&self, supervisor: &Party, link: &MonitorLink) -> bool {
         let mut principals = self.principals();
         let alone = principals
             .next()
             .is_some_and(|last| last.role == PartyRole::Customer && last.is_talking() && !last.in_doubt())
             && principals.next().is_none();
-        watch.takeover && watch.activity == Activity::BargeIn && alone && !supervisor.in_doubt() && !self.distrusted
+        link.takeover && link.activity == Activity::BargeIn && alone && !supervisor.in_doubt() && !self.distrusted
     }
 
     /// The leg of the coached agent, unless anything about it is in doubt.
-    fn coached(&self, supervisor: &Party, watch: &MonitorLink) -> Option<LegId> {
-        let device = watch.coached.as_ref()?;
-        let agent = self.principals().find(|seat| {
-            seat.device.as_ref() == Some(device) && seat.role == PartyRole::Agent && seat.is_talking() && seat.media.is_some()
+    fn coached(&self, supervisor: &Party, link: &MonitorLink) -> Option<LegId> {
+        let device = link.coached.as_ref()?;
+        let agent = self.principals().find(|party| {
+            party.device.as_ref() == Some(device) && party.role == PartyRole::Agent && party.is_talking() && party.media.is_some()
         })?;
-        let doubt = match watch.activity {
+        let doubt = match link.activity {
             Activity::ListenIn | Activity::Coach => agent.in_doubt(),
             Activity::BargeIn => self.principals().any(Party::in_doubt),
         };
@@ -581,39 +578,39 @@ impl Call {
         if !listener.is_talking() {
             return false;
         }
-        let coached = supervisor.watch.as_ref().and_then(|watch| self.coached(supervisor, watch));
+        let coached = supervisor.link.as_ref().and_then(|link| self.coached(supervisor, link));
         if coached == Some(listener.leg) {
             return true;
         }
-        let agent_holds = self.principals().any(|seat| Some(seat.leg) == coached && seat.is_held());
+        let agent_holds = self.principals().any(|party| Some(party.leg) == coached && party.is_held());
         !agent_holds && !listener.is_held() && !self.is_on_hold(listener)
     }
 
     fn is_on_hold(&self, party: &Party) -> bool {
         let mut others = self
             .principals()
-            .filter(|seat| seat.leg != party.leg && seat.is_talking())
+            .filter(|other| other.leg != party.leg && other.is_talking())
             .peekable();
         others.peek().is_some() && others.all(Party::is_held)
     }
 
     /// Whoever was silenced by a supervisor who has left is heard again: nobody else could let him speak.
     pub(super) fn lift_mutes(&mut self) {
-        let joined = |seat: &Party| seat.is_talking() && seat.watch.as_ref().is_some_and(|watch| watch.joined);
+        let joined = |party: &Party| party.is_talking() && party.link.as_ref().is_some_and(|link| link.joined);
         let here: Vec<DeviceId> = self
-            .seats
+            .parties
             .iter()
-            .filter(|seat| joined(seat))
-            .filter_map(|seat| seat.device.clone())
+            .filter(|party| joined(party))
+            .filter_map(|party| party.device.clone())
             .collect();
-        for seat in &mut self.seats {
-            seat.muted_by.take_if(|supervisor| !here.contains(supervisor));
+        for party in &mut self.parties {
+            party.muted_by.take_if(|supervisor| !here.contains(supervisor));
         }
     }
 
     /// Forgets that a device was on this call before: it comes again, and one entry for each is enough.
     pub(super) fn forget_earlier(&mut self, device: &DeviceId) -> Vec<Party> {
-        let is_gone = |seat: &mut Party| seat.is_over() && seat.device.as_ref() == Some(device);
-        self.seats.extract_if(.., is_gone).collect()
+        let is_gone = |party: &mut Party| party.is_over() && party.device.as_ref() == Some(device);
+        self.parties.extract_if(.., is_gone).collect()
     }
 }

@@ -172,15 +172,15 @@ impl<O: Environment> B2bua<O> {
         let consult = about.or_else(|| self.asks_about(id));
         let (key, call_id, conn_id) = self.new_ids();
         let leg = self.new_leg();
-        let party = (number.clone(), caller.role);
-        let mut seat = self
-            .new_seat(key, leg, source, party, caller.terms.clone(), LegStage::Invited)
+        let named = (number.clone(), caller.role);
+        let mut party = self
+            .new_party(key, leg, source, named, caller.policy.clone(), LegStage::Invited)
             .ok_or_else(|| unreached(503, destination))?;
         let invite = LegCommand::Invite {
             leg,
             to: Destination::Device(id.clone()),
             from: identity(destination, ""),
-            offer: seat.local.offer_codecs(Direction::SendRecv, &self.config.codecs),
+            offer: party.local.offer_codecs(Direction::SendRecv, &self.config.codecs),
             auto_answer: true,
             swallow_digits: false,
             timeout: self.config.ring_timeout,
@@ -196,7 +196,7 @@ impl<O: Environment> B2bua<O> {
             ani: number,
             dnis: destination.clone(),
             started_at: now.wall,
-            seats: vec![seat],
+            parties: vec![party],
             dials: Some(destination.clone()),
             dialler: Some(id.clone()),
             refusal: None,
@@ -216,22 +216,22 @@ impl<O: Environment> B2bua<O> {
     }
 
     fn answer(&mut self, device: &DeviceId, call: &CallId) -> Result<(), Refusal> {
-        let seat = self.seat(device, call)?;
-        if !matches!(seat.stage, LegStage::Invited) {
+        let party = self.party(device, call)?;
+        if !matches!(party.stage, LegStage::Invited) {
             return Err(Refusal::new(Reason::InvalidState, "The call does not ring."));
         }
-        let leg = seat.leg;
-        if seat.rings {
+        let leg = party.leg;
+        if party.rings {
             self.outputs.push_back(Output::Leg(LegCommand::AskToAnswer { leg }));
         } else {
-            seat.to_be_asked = true;
+            party.to_be_asked = true;
         }
         Ok(())
     }
 
     fn hang_up(&mut self, device: &DeviceId, call: &CallId, now: Now) -> Result<(), Refusal> {
-        let seat = self.seat(device, call)?;
-        let (leg, called, supervisor) = (seat.leg, matches!(seat.stage, LegStage::Invited), seat.is_supervisor());
+        let party = self.party(device, call)?;
+        let (leg, called, supervisor) = (party.leg, matches!(party.stage, LegStage::Invited), party.is_supervisor());
         if called
             && !supervisor
             && !self.transfer_fails(leg, 603)
@@ -247,16 +247,16 @@ impl<O: Environment> B2bua<O> {
     }
 
     fn hold(&mut self, device: &DeviceId, call: &CallId, on: bool) -> Result<(), Refusal> {
-        self.change_talking(device, call, |seat| {
-            if seat.is_supervisor() {
+        self.change_talking(device, call, |party| {
+            if party.is_supervisor() {
                 return Err(Refusal::new(
                     Reason::InvalidState,
                     "A supervisor does not hold the call he monitors.",
                 ));
             }
-            match (on, seat.held_by_command, seat.held_by_phone) {
+            match (on, party.held_by_command, party.held_by_phone) {
                 (true, false, false) | (false, true, _) => {
-                    seat.held_by_command = on;
+                    party.held_by_command = on;
                     Ok(())
                 }
                 (true, _, _) => Err(Refusal::new(Reason::InvalidState, "The call is already held.")),
@@ -267,31 +267,31 @@ impl<O: Environment> B2bua<O> {
     }
 
     fn mute(&mut self, device: &DeviceId, call: &CallId, on: bool) -> Result<(), Refusal> {
-        self.change_talking(device, call, |seat| {
-            if seat.muted == on {
+        self.change_talking(device, call, |party| {
+            if party.muted == on {
                 return Err(Refusal::muted_already(on));
             }
-            seat.muted = on;
+            party.muted = on;
             Ok(())
         })
     }
 
     /// Silences the agent whom the supervisor monitors now toward everybody but supervisors.
     fn mute_monitored(&mut self, supervisor: &DeviceId, call: &CallId, muted: bool) -> Result<(), Refusal> {
-        let seat = self.seat(supervisor, call)?;
-        let joined = seat.watch.as_ref().filter(|watch| watch.joined);
-        let Some(watch) = joined else {
+        let party = self.party(supervisor, call)?;
+        let joined = party.link.as_ref().filter(|link| link.joined);
+        let Some(link) = joined else {
             let message = format!("Device '{supervisor}' does not monitor call '{call}'.");
             return Err(Refusal::new(Reason::InvalidState, message));
         };
-        let agent = watch.coached.clone();
+        let agent = link.coached.clone();
         let agent = agent.ok_or_else(|| Refusal::new(Reason::InvalidState, "No agent is on the call."))?;
-        let seat = self.seat(&agent, call)?;
-        if muted == seat.muted_by.is_some() {
+        let party = self.party(&agent, call)?;
+        if muted == party.muted_by.is_some() {
             return Err(Refusal::muted_already(muted));
         }
-        seat.muted_by = muted.then(|| supervisor.clone());
-        let leg = seat.leg;
+        party.muted_by = muted.then(|| supervisor.clone());
+        let leg = party.leg;
         self.changed.extend(self.by_leg.get(&leg));
         Ok(())
     }
@@ -306,25 +306,25 @@ impl<O: Environment> B2bua<O> {
 
     /// Digits to everybody who hears him, supervisors excepted.
     fn send_digits(&mut self, device: &DeviceId, call: &CallId, digits: &str) -> Result<(), Refusal> {
-        let seat = self.seat(device, call)?;
-        if seat.is_supervisor() {
+        let party = self.party(device, call)?;
+        if party.is_supervisor() {
             return Err(Refusal::new(Reason::InvalidState, "A supervisor sends no digits."));
         }
-        if !seat.is_talking() {
+        if !party.is_talking() {
             return Err(Refusal::new(Reason::InvalidState, "The call is not established."));
         }
-        let leg = seat.leg;
+        let leg = party.leg;
         self.dialled(leg, digits);
         Ok(())
     }
 
     /// The same, by INFO from the phone.
     pub(super) fn dialled(&mut self, leg: LegId, digits: &str) {
-        let seat = self.call_of(leg).and_then(|call| call.seat(leg));
-        let Some(seat) = seat.filter(|seat| seat.is_talking() && !seat.is_supervisor()) else {
+        let party = self.call_of(leg).and_then(|call| call.party(leg));
+        let Some(party) = party.filter(|party| party.is_talking() && !party.is_supervisor()) else {
             return;
         };
-        let leg = seat.leg;
+        let leg = party.leg;
         self.outputs.push_back(Output::Media(MediaCommand::SendDigits {
             leg,
             digits: digits.to_owned(),
@@ -334,8 +334,8 @@ impl<O: Environment> B2bua<O> {
     /// Releases another party of a conference: its owner may, and whoever monitors it.
     fn remove_participant(&mut self, device: &DeviceId, call: &CallId, participant: &Number, now: Now) -> Result<(), Refusal> {
         let id = call;
-        let seat = self.seat(device, call)?;
-        let (leg, joined) = (seat.leg, seat.watch.as_ref().is_some_and(|watch| watch.joined));
+        let party = self.party(device, call)?;
+        let (leg, joined) = (party.leg, party.link.as_ref().is_some_and(|link| link.joined));
         let call = self.call_of(leg).ok_or_else(|| Refusal::no_call(id))?;
         if call.principals().count() < 3 {
             return Err(Refusal::new(Reason::InvalidState, "The call is not a conference."));
@@ -344,7 +344,7 @@ impl<O: Environment> B2bua<O> {
             let message = "Only who made the conference, or monitors it, can remove a participant.";
             return Err(Refusal::new(Reason::NotPermitted, message));
         }
-        let mut named = call.others(leg).filter(|seat| seat.number == *participant);
+        let mut named = call.others(leg).filter(|party| party.number == *participant);
         let (leg, called) = match (named.next(), named.next()) {
             (Some(found), None) => (found.leg, matches!(found.stage, LegStage::Invited)),
             (None, _) => return Err(Refusal::not_found(format_args!("participant {participant}"))),
@@ -367,21 +367,21 @@ impl<O: Environment> B2bua<O> {
         call: &CallId,
         change: impl FnOnce(&mut Party) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
-        let seat = self.seat(device, call)?;
-        if !seat.is_talking() {
+        let party = self.party(device, call)?;
+        if !party.is_talking() {
             return Err(Refusal::new(Reason::InvalidState, "The call is not established."));
         }
-        change(seat)?;
-        let leg: LegId = seat.leg;
+        change(party)?;
+        let leg: LegId = party.leg;
         self.changed.extend(self.by_leg.get(&leg));
         Ok(())
     }
 
-    pub(super) fn seat(&mut self, device: &DeviceId, call: &CallId) -> Result<&mut Party, Refusal> {
+    pub(super) fn party(&mut self, device: &DeviceId, call: &CallId) -> Result<&mut Party, Refusal> {
         let key = self.live(call).ok_or_else(|| Refusal::no_call(call))?;
         self.calls
             .get_mut(&key)
-            .and_then(|found| found.party_of(device))
+            .and_then(|found| found.of_device(device))
             .ok_or_else(|| Refusal::no_call(call))
     }
 }

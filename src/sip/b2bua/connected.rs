@@ -39,21 +39,21 @@ enum Named {
 impl<O: Environment> B2bua<O> {
     /// The peer of a leg has said who is at its end.
     pub(super) fn connected(&mut self, leg: LegId, names: &[Number], now: Now) {
-        if let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg)) {
-            seat.is_named |= !names.is_empty();
+        if let Some(party) = self.call_of(leg).and_then(|call| call.party_mut(leg)) {
+            party.is_named |= !names.is_empty();
         }
         let Some((key, call)) = self.place_of(leg) else { return };
-        let Some(seat) = call.seat(leg).filter(|seat| self.is_of_house(&seat.peer)) else {
+        let Some(party) = call.party(leg).filter(|party| self.is_of_house(&party.peer)) else {
             return;
         };
-        let may_learn = match seat.stage {
-            LegStage::Calling { .. } | LegStage::Invited => seat.device.as_ref().is_some_and(|device| !self.has_aliases(device)),
+        let may_learn = match party.stage {
+            LegStage::Calling { .. } | LegStage::Invited => party.device.as_ref().is_some_and(|device| !self.has_aliases(device)),
             LegStage::Waiting | LegStage::Talking | LegStage::Over => false,
         };
-        let is_caller = matches!(seat.stage, LegStage::Calling { .. });
+        let is_caller = matches!(party.stage, LegStage::Calling { .. });
         let (mut learned, mut other) = (Vec::new(), None);
         for name in names {
-            match self.named(call, seat, name) {
+            match self.named(call, party, name) {
                 Named::Same => {}
                 Named::Nobody if is_caller && name.as_str() == ANONYMOUS => {}
                 Named::Nobody if may_learn && name.as_str() == ANONYMOUS => {}
@@ -66,20 +66,20 @@ impl<O: Environment> B2bua<O> {
             return self.hand_on(key, leg, &name, device, now);
         }
         if !learned.is_empty()
-            && let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg))
+            && let Some(party) = self.call_of(leg).and_then(|call| call.party_mut(leg))
         {
-            seat.known_as = learned;
+            party.known_as = learned;
         }
     }
 
     /// A device has answered of which the configuration says what its switch calls it, and nothing was said.
     pub(super) fn note_unnamed(&mut self, leg: LegId) {
         let Some((_, call)) = self.place_of(leg) else { return };
-        let Some(seat) = call.seat(leg).filter(|seat| !seat.is_named) else {
+        let Some(party) = call.party(leg).filter(|party| !party.is_named) else {
             return;
         };
-        if seat.device.as_ref().is_some_and(|device| self.has_aliases(device)) {
-            let peer = seat.peer.clone();
+        if party.device.as_ref().is_some_and(|device| self.has_aliases(device)) {
+            let peer = party.peer.clone();
             self.outputs.push_back(Output::Remark(Remark::Unnamed { peer }));
         }
     }
@@ -99,17 +99,17 @@ impl<O: Environment> B2bua<O> {
         self.devices.get(device).is_some_and(|device| !device.extension.aliases.is_empty())
     }
 
-    fn named(&self, call: &Call, seat: &Party, name: &Number) -> Named {
-        if seat.number == *name || seat.known_as.contains(name) {
+    fn named(&self, call: &Call, party: &Party, name: &Number) -> Named {
+        if party.number == *name || party.known_as.contains(name) {
             return Named::Same;
         }
         // A device that has left this leg to somebody else may come back under the name that it had there.
-        let left_here = |gone: &&Party| gone.handed_on_to.is_some() && gone.peer == seat.peer;
-        let mut gone = call.seats.iter().rev().filter(left_here);
+        let left_here = |gone: &&Party| gone.handed_on_to.is_some() && gone.peer == party.peer;
+        let mut gone = call.parties.iter().rev().filter(left_here);
         let known = gone.find(|gone| gone.known_as.contains(name)).and_then(|gone| gone.device.clone());
         let device = known.or_else(|| self.numbering.named(name).map(|extension| extension.device.clone()));
         match device {
-            Some(device) if seat.device.as_ref() == Some(&device) => Named::Same,
+            Some(device) if party.device.as_ref() == Some(&device) => Named::Same,
             Some(device) => Named::Device(device),
             None => Named::Nobody,
         }
@@ -118,19 +118,19 @@ impl<O: Environment> B2bua<O> {
     /// The party of a leg has left it to another.
     pub(super) fn hand_on(&mut self, key: CallKey, leg: LegId, name: &Number, device: Option<DeviceId>, now: Now) {
         let Some(call) = self.calls.get(&key) else { return };
-        let Some(seat) = call.seat(leg) else { return };
-        if seat.is_supervisor() {
+        let Some(party) = call.party(leg) else { return };
+        if party.is_supervisor() {
             return self.let_supervisor_go(leg, name, now);
         }
         let own = LegSource::Account;
-        let is_hearsay = |device: &DeviceId| seat.peer != own(device.clone());
+        let is_hearsay = |device: &DeviceId| party.peer != own(device.clone());
         let stranger = device
             .as_ref()
             .filter(|device| is_hearsay(device))
             .and_then(|device| self.stranger_at(device));
         // A device that is on this call by another leg is not two parties.
         let device = device.filter(|device| !call.has(device) && stranger.is_none());
-        let lost = seat.device.clone().filter(|device| !is_hearsay(device));
+        let lost = party.device.clone().filter(|device| !is_hearsay(device));
         if call.dials.is_some() {
             // The phone that was to dial is somebody else's: nothing is dialled in the device's name.
             self.refuse_callers(key, 480);
@@ -157,17 +157,18 @@ impl<O: Environment> B2bua<O> {
         let ghost = self.new_leg();
         let Some(call) = self.calls.get_mut(&key) else { return };
         let gone = device.as_ref().map(|device| call.forget_earlier(device)).unwrap_or_default();
-        let Some(at) = call.seats.iter().position(|seat| seat.leg == leg) else {
+        let Some(at) = call.parties.iter().position(|party| party.leg == leg) else {
             return;
         };
-        let mut seat = call.seats.remove(at);
-        call.seats.insert(at, seat.left_behind(ghost, number.clone()));
-        seat.become_another(device, number, role, name, now);
-        seat.known_as
+        let mut party = call.parties.remove(at);
+        call.parties.insert(at, party.left_behind(ghost, number.clone()));
+        party.become_another(device, number, role, name, now);
+        party
+            .known_as
             .extend(gone.iter().flat_map(|gone| gone.known_as.clone()).filter(|known| known != name));
-        call.seats.push(seat);
-        for seat in gone {
-            self.forget_leg(seat.leg, &seat.peer);
+        call.parties.push(party);
+        for party in gone {
+            self.forget_leg(party.leg, &party.peer);
         }
         self.changed.insert(key);
     }
@@ -177,15 +178,22 @@ impl<O: Environment> B2bua<O> {
         let own = LegSource::Account(device.clone());
         let other = self
             .live_legs(&own)
-            .find(|(_, seat)| seat.device.as_ref() != Some(device) && !seat.is_supervisor());
-        other.map(|(_, seat)| seat.number.clone())
+            .find(|(_, party)| party.device.as_ref() != Some(device) && !party.is_supervisor());
+        other.map(|(_, party)| party.number.clone())
     }
 
     /// The legs that are a device's by what another phone or switch says.
     fn bearing_the_name_of(&self, device: &DeviceId) -> Vec<(CallKey, LegId)> {
         let own = LegSource::Account(device.clone());
-        let bears = |seat: &&Party| seat.device.as_ref() == Some(device) && seat.peer != own && !seat.is_over() && !seat.is_supervisor();
-        let legs = |call: &Call| call.seats.iter().filter(bears).map(|seat| (call.key, seat.leg)).collect::<Vec<_>>();
+        let bears =
+            |party: &&Party| party.device.as_ref() == Some(device) && party.peer != own && !party.is_over() && !party.is_supervisor();
+        let legs = |call: &Call| {
+            call.parties
+                .iter()
+                .filter(bears)
+                .map(|party| (call.key, party.leg))
+                .collect::<Vec<_>>()
+        };
         self.calls.values().flat_map(legs).collect()
     }
 
@@ -193,12 +201,12 @@ impl<O: Environment> B2bua<O> {
     fn let_supervisor_go(&mut self, leg: LegId, name: &Number, now: Now) {
         let Some(call) = self.call_of(leg) else { return };
         let id = call.id.clone();
-        let Some(seat) = call.seat(leg) else { return };
-        let outcome = match seat.stage {
+        let Some(party) = call.party(leg) else { return };
+        let outcome = match party.stage {
             LegStage::Invited => LegOutcome::Rejected,
             LegStage::Calling { .. } | LegStage::Waiting | LegStage::Talking | LegStage::Over => LegOutcome::HungUp,
         };
-        if let Some(device) = seat.device.clone() {
+        if let Some(device) = party.device.clone() {
             self.outputs.push_back(Output::Fact(Fact::Failed(Failure {
                 device,
                 call: Some(id),
@@ -217,23 +225,23 @@ impl<O: Environment> B2bua<O> {
         let Some(call) = self.calls.get_mut(&key) else { return };
         let planned = call.transfer.take_if(|transfer| transfer.by == leg);
         if let Some(transfer) = &planned
-            && let Some(seat) = call.seat_mut(transfer.to)
+            && let Some(party) = call.party_mut(transfer.to)
         {
-            seat.end(Release::Hangup(None), &mut self.farewells);
+            party.end(Release::Hangup(None), &mut self.releases);
         }
         let asked_about = call.consult.as_ref().map(|consult| consult.of);
-        let Some(seat) = self.calls.get(&key).and_then(|call| call.seat(leg)) else {
+        let Some(party) = self.calls.get(&key).and_then(|call| call.party(leg)) else {
             return;
         };
-        let device = seat.device.clone();
+        let device = party.device.clone();
         let asks = |call: &Call| call.consult.as_ref().is_some_and(|consult| consult.of == leg);
         let mut freed: Vec<CallKey> = self
-            .live_legs(&seat.peer)
+            .live_legs(&party.peer)
             .filter(|(call, _)| asks(call))
             .map(|(call, _)| call.key)
             .collect();
         let is_its_own = |of: LegId| {
-            let first = self.place_of(of).and_then(|(_, call)| call.seat(of));
+            let first = self.place_of(of).and_then(|(_, call)| call.party(of));
             first.is_none_or(|first| first.device == device)
         };
         freed.extend(asked_about.filter(|of| is_its_own(*of)).map(|_| key));
@@ -250,9 +258,9 @@ impl<O: Environment> B2bua<O> {
 }
 
 impl Party {
-    /// The seat of the party that has left, without a leg: only its past is told.
+    /// The party of the party that has left, without a leg: only its past is told.
     fn left_behind(&self, leg: LegId, to: Number) -> Party {
-        let party = (self.number.clone(), self.role);
+        let named = (self.number.clone(), self.role);
         let local = Local::new(0, self.local.address());
         Party {
             device: self.device.clone(),
@@ -262,7 +270,7 @@ impl Party {
             established_at: self.established_at,
             told: self.told,
             quality: self.quality,
-            ..Party::new(leg, self.peer.clone(), party, self.terms.clone(), LegStage::Over, local)
+            ..Party::new(leg, self.peer.clone(), named, self.policy.clone(), LegStage::Over, local)
         }
     }
 

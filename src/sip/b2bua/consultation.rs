@@ -44,14 +44,14 @@ impl<O: Environment> B2bua<O> {
     /// Holds the call, and calls somebody to ask about it.
     pub(super) fn consult(&mut self, device: &DeviceId, call: &CallId, destination: &Number, now: Now) -> Result<(), Refusal> {
         let id = call;
-        let seat = self.seat(device, call)?;
-        if seat.is_supervisor() {
+        let party = self.party(device, call)?;
+        if party.is_supervisor() {
             return Err(not_now("A supervisor does not transfer the call he monitors."));
         }
-        if !seat.is_talking() || seat.role != PartyRole::Agent {
+        if !party.is_talking() || party.role != PartyRole::Agent {
             return Err(not_now("Only an established call can be asked about."));
         }
-        let of = seat.leg;
+        let of = party.leg;
         let call = self.call_of(of).ok_or_else(|| Refusal::no_call(id))?;
         if call.transfer.is_some() || !call.others(of).any(Party::is_talking) {
             return Err(not_now("The call is being transferred, or nobody is on it."));
@@ -61,8 +61,12 @@ impl<O: Environment> B2bua<O> {
         }
         let about = Consultation { of, call: id.clone() };
         self.dial(device, destination, Some(about), now)?;
-        if let Some(seat) = self.call_of(of).and_then(|call| call.seat_mut(of)).filter(|seat| !seat.is_held()) {
-            seat.held_by_command = true;
+        if let Some(party) = self
+            .call_of(of)
+            .and_then(|call| call.party_mut(of))
+            .filter(|party| !party.is_held())
+        {
+            party.held_by_command = true;
         }
         self.changed.extend(self.by_leg.get(&of));
         Ok(())
@@ -70,7 +74,7 @@ impl<O: Environment> B2bua<O> {
 
     /// Joins the call and the one that was made to ask about it; either may be named.
     pub(super) fn complete(&mut self, device: &DeviceId, call: &CallId, wanted: TransferKind, now: Now) -> Result<(), Refusal> {
-        let leg = self.seat(device, call)?.leg;
+        let leg = self.party(device, call)?.leg;
         let pair = self.consultation(device, leg);
         let pair = pair.ok_or_else(|| not_now("No other call was made to ask about this one."))?;
         self.join(pair, wanted, None, now)
@@ -94,11 +98,11 @@ impl<O: Environment> B2bua<O> {
         let peer = LegSource::Account(device.clone());
         let held = self
             .live_legs(&peer)
-            .filter(|(call, seat)| call.consult.is_none() && seat.device.as_ref() == Some(device))
-            .filter(|(_, seat)| seat.role == PartyRole::Agent && seat.is_talking() && seat.is_held());
-        let (call, seat) = held.max_by_key(|(call, _)| call.key)?;
+            .filter(|(call, party)| call.consult.is_none() && party.device.as_ref() == Some(device))
+            .filter(|(_, party)| party.role == PartyRole::Agent && party.is_talking() && party.is_held());
+        let (call, party) = held.max_by_key(|(call, _)| call.key)?;
         Some(Consultation {
-            of: seat.leg,
+            of: party.leg,
             call: call.id.clone(),
         })
     }
@@ -106,11 +110,11 @@ impl<O: Environment> B2bua<O> {
     /// The call that was asked about is over for whoever asked: this one is a call like any other.
     pub(super) fn nothing_is_asked_about(&mut self, key: CallKey) {
         let Some(call) = self.calls.get(&key) else { return };
-        let gone = call.seats.iter().filter(|seat| seat.is_over());
+        let gone = call.parties.iter().filter(|party| party.is_over());
         let mut freed = Vec::new();
-        for seat in gone {
-            let of_him = self.live_legs(&seat.peer);
-            freed.extend(of_him.filter(|(call, _)| call.consult.as_ref().is_some_and(|consult| consult.of == seat.leg)));
+        for party in gone {
+            let of_him = self.live_legs(&party.peer);
+            freed.extend(of_him.filter(|(call, _)| call.consult.as_ref().is_some_and(|consult| consult.of == party.leg)));
         }
         for key in freed.into_iter().map(|(call, _)| call.key).collect::<Vec<_>>() {
             if let Some(call) = self.calls.get_mut(&key) {
@@ -125,7 +129,7 @@ impl<O: Environment> B2bua<O> {
         let (key, call) = self.place_of(leg)?;
         if let Some(consult) = &call.consult
             && let Some((into, first)) = self.place_of(consult.of)
-            && first.seat(consult.of)?.device.as_ref() == Some(device)
+            && first.party(consult.of)?.device.as_ref() == Some(device)
         {
             return Some(CallPair {
                 into,
@@ -137,19 +141,19 @@ impl<O: Environment> B2bua<O> {
         let peer = LegSource::Account(device.clone());
         let mut others = self.live_legs(&peer);
         let asks = |call: &Call| call.consult.as_ref().is_some_and(|consult| consult.of == leg);
-        let (other, seat) = others.find(|(other, seat)| asks(other) && seat.device.as_ref() == Some(device))?;
+        let (other, party) = others.find(|(other, party)| asks(other) && party.device.as_ref() == Some(device))?;
         Some(CallPair {
             into: key,
             first: leg,
             from: other.key,
-            second: seat.leg,
+            second: party.leg,
         })
     }
 
     /// Two legs of one device: the older call lives on, unless it was made to ask about the other.
     fn pair(&self, one: LegId, other: LegId) -> Option<CallPair> {
         let ((one_key, one_call), (other_key, other_call)) = (self.place_of(one)?, self.place_of(other)?);
-        let (mine, his) = (one_call.seat(one)?, other_call.seat(other)?);
+        let (mine, his) = (one_call.party(one)?, other_call.party(other)?);
         if one_key == other_key || mine.device.is_none() || mine.device != his.device || mine.peer != his.peer {
             return None;
         }
@@ -164,7 +168,7 @@ impl<O: Environment> B2bua<O> {
 
     pub(super) fn place_of(&self, leg: LegId) -> Option<(CallKey, &Call)> {
         let call = self.calls.get(self.by_leg.get(&leg)?)?;
-        let is_here = call.seat(leg).is_some_and(|seat| !seat.is_over());
+        let is_here = call.party(leg).is_some_and(|party| !party.is_over());
         is_here.then_some((call.key, call))
     }
 
@@ -175,7 +179,7 @@ impl<O: Environment> B2bua<O> {
             self.calls.get(&pair.into).ok_or_else(gone)?,
             self.calls.get(&pair.from).ok_or_else(gone)?,
         );
-        let (first, second) = (into.seat(pair.first).ok_or_else(gone)?, from.seat(pair.second).ok_or_else(gone)?);
+        let (first, second) = (into.party(pair.first).ok_or_else(gone)?, from.party(pair.second).ok_or_else(gone)?);
         if first.is_supervisor() || second.is_supervisor() || first.role != PartyRole::Agent {
             return Err(not_now("A supervisor does not transfer the call he monitors."));
         }
@@ -186,13 +190,13 @@ impl<O: Environment> B2bua<O> {
             return Err(not_now("The first call is not established."));
         }
         let mut asked = from.others(pair.second).peekable();
-        let is_one_ringing = asked.peek().is_some_and(|seat| matches!(seat.stage, LegStage::Invited)) && from.principals().count() == 2;
+        let is_one_ringing = asked.peek().is_some_and(|party| matches!(party.stage, LegStage::Invited)) && from.principals().count() == 2;
         let all_talk = asked.peek().is_some() && asked.all(Party::is_talking) && second.is_talking();
         if !all_talk && !is_one_ringing {
             return Err(not_now("The second call is not established."));
         }
-        let twice = |seat: &Party| {
-            let is_same = |other: &Party| seat.device.is_some() && other.device == seat.device;
+        let twice = |party: &Party| {
+            let is_same = |other: &Party| party.device.is_some() && other.device == party.device;
             into.others(pair.first).any(is_same)
         };
         if from.others(pair.second).any(twice) {
@@ -217,43 +221,45 @@ impl<O: Environment> B2bua<O> {
         };
         call.distrusted |= ended.distrusted;
         self.supervision.handle_merged(&ended.id, &call.id);
-        let ringing = ended.others(second).find(|seat| matches!(seat.stage, LegStage::Invited));
-        let ringing = ringing.map(|seat| (seat.leg, seat.rings));
+        let ringing = ended.others(second).find(|party| matches!(party.stage, LegStage::Invited));
+        let ringing = ringing.map(|party| (party.leg, party.rings));
         let number = ended.dnis.clone();
         ended.dials = None;
         ended.dialler = None;
 
         let keeps_second = wanted == TransferKind::Conference && ringing.is_none() && call.is_better_with(first, &ended, second);
-        let is_moving = |seat: &mut Party| !seat.is_over() && (seat.leg != second || keeps_second);
-        let moving: Vec<Party> = ended.seats.extract_if(.., is_moving).collect();
+        let is_moving = |party: &mut Party| !party.is_over() && (party.leg != second || keeps_second);
+        let moving: Vec<Party> = ended.parties.extract_if(.., is_moving).collect();
         let mut forgotten = Vec::new();
-        for mut seat in moving {
-            self.by_leg.insert(seat.leg, into);
-            self.outputs
-                .push_back(Output::Media(MediaCommand::Move { leg: seat.leg, call: into }));
-            if seat.leg == second {
-                if let Some(place) = call.seats.iter_mut().find(|seat| seat.leg == first) {
-                    seat.take_over_from(place);
-                    let mut left = std::mem::replace(place, seat);
-                    left.end(Release::Hangup(None), &mut self.farewells);
+        for mut party in moving {
+            self.by_leg.insert(party.leg, into);
+            self.outputs.push_back(Output::Media(MediaCommand::Move {
+                leg: party.leg,
+                call: into,
+            }));
+            if party.leg == second {
+                if let Some(place) = call.parties.iter_mut().find(|party| party.leg == first) {
+                    party.take_over_from(place);
+                    let mut left = std::mem::replace(place, party);
+                    left.end(Release::Hangup(None), &mut self.releases);
                     forgotten.push(left);
                 }
                 continue;
             }
-            if let Some(device) = &seat.device {
+            if let Some(device) = &party.device {
                 forgotten.extend(call.forget_earlier(device));
             }
-            call.seats.push(seat);
+            call.parties.push(party);
         }
-        if let Some(seat) = ended.seat_mut(second) {
-            seat.end(Release::Hangup(None), &mut self.farewells);
+        if let Some(party) = ended.party_mut(second) {
+            party.end(Release::Hangup(None), &mut self.releases);
         }
         if wanted == TransferKind::Conference {
             call.owner = call
-                .seat(if keeps_second { second } else { first })
-                .and_then(|seat| seat.device.clone());
-            if let Some(seat) = call.seat_mut(first) {
-                seat.held_by_command = false;
+                .party(if keeps_second { second } else { first })
+                .and_then(|party| party.device.clone());
+            if let Some(party) = call.party_mut(first) {
+                party.held_by_command = false;
             }
         }
         match ringing {
@@ -267,18 +273,18 @@ impl<O: Environment> B2bua<O> {
                 });
             }
             None if wanted == TransferKind::Transfer => {
-                if let Some(seat) = call.seat_mut(first) {
-                    seat.end(Release::Hangup(None), &mut self.farewells);
+                if let Some(party) = call.party_mut(first) {
+                    party.end(Release::Hangup(None), &mut self.releases);
                 }
             }
             None => {}
         }
         self.calls.insert(from, ended);
-        for seat in forgotten {
-            if keeps_second && seat.leg == first {
-                self.is_asked_about_by(&seat.peer, first, second);
+        for party in forgotten {
+            if keeps_second && party.leg == first {
+                self.is_asked_about_by(&party.peer, first, second);
             }
-            self.forget_leg(seat.leg, &seat.peer);
+            self.forget_leg(party.leg, &party.peer);
         }
         self.changed.extend([into, from]);
         let waits = ringing.is_some() && referrer == Some(first);
@@ -298,9 +304,9 @@ impl<O: Environment> B2bua<O> {
         };
         let mut out = Vec::new();
         for (call, other) in [(into, from), (from, into)] {
-            let supervisors = call.seats.iter().filter(|seat| !seat.is_over() && seat.is_supervisor());
-            let is_party = |seat: &&Party| seat.device.is_some() && other.principals().any(|party| party.device == seat.device);
-            out.extend(supervisors.filter(is_party).map(|seat| seat.leg));
+            let supervisors = call.parties.iter().filter(|party| !party.is_over() && party.is_supervisor());
+            let is_party = |party: &&Party| party.device.is_some() && other.principals().any(|principal| principal.device == party.device);
+            out.extend(supervisors.filter(is_party).map(|party| party.leg));
         }
         for leg in out {
             self.leave(leg, Release::Hangup(None), LegOutcome::Busy, now);
@@ -327,9 +333,9 @@ impl<O: Environment> B2bua<O> {
         if self.closing.is_some() {
             return Err(503.into());
         }
-        let terms = self.caller(&source).ok_or(403_u16)?.terms;
+        let policy = self.caller(&source).ok_or(403_u16)?.policy;
         let (key, call) = self.place_of(replaced).ok_or(481_u16)?;
-        let old = call.seat(replaced).ok_or(481_u16)?;
+        let old = call.party(replaced).ok_or(481_u16)?;
         if old.peer != source || old.is_supervisor() {
             return Err(603.into());
         }
@@ -351,26 +357,26 @@ impl<O: Environment> B2bua<O> {
             Some(device) => (device.extension.number.clone(), role_of(device.extension.kind), call.codec()),
             None => (old.number.clone(), old.role, call.codec()),
         };
-        let offer = offer.map(|body| self.read_arriving(leg, body, &terms, &source, key)).transpose()?;
+        let offer = offer.map(|body| self.read_arriving(leg, body, &policy, &source, key)).transpose()?;
         let number = match &source {
             LegSource::Account(_) => number,
             LegSource::Trunk(_) => from.number,
         };
-        let mut seat = self
-            .new_seat(key, leg, source, (number, role), terms, LegStage::Talking)
+        let mut party = self
+            .new_party(key, leg, source, (number, role), policy, LegStage::Talking)
             .ok_or(503_u16)?;
-        seat.established_at = Some(now.wall);
+        party.established_at = Some(now.wall);
         let mut outputs = Vec::new();
         let media = match offer {
             Some(mut offer) => {
                 prefer(&mut offer, codec);
-                seat.held_by_phone = offer.audio.is_hold();
-                seat.answer_offer(&offer, Direction::SendRecv, &mut outputs)
+                party.held_by_phone = offer.audio.is_hold();
+                party.answer_offer(&offer, Direction::SendRecv, &mut outputs)
             }
             None => {
-                seat.exchange = PartyExchange::AnswerDue;
-                let codecs = first_of(codec.as_slice(), &seat.terms.codecs);
-                seat.local.offer_codecs(Direction::SendRecv, &codecs)
+                party.exchange = PartyExchange::AnswerDue;
+                let codecs = first_of(codec.as_slice(), &party.policy.codecs);
+                party.local.offer_codecs(Direction::SendRecv, &codecs)
             }
         };
         outputs.push(Output::Leg(LegCommand::Accept { leg, media }));
@@ -382,13 +388,13 @@ impl<O: Environment> B2bua<O> {
         let Some(call) = self.calls.get_mut(&key) else {
             return Err(481.into());
         };
-        let Some(place) = call.seat_mut(replaced) else {
+        let Some(place) = call.party_mut(replaced) else {
             return Err(481.into());
         };
-        seat.muted = place.muted;
-        seat.muted_by = place.muted_by.take();
-        let mut left = std::mem::replace(place, seat);
-        left.end(Release::Hangup(None), &mut self.farewells);
+        party.muted = place.muted;
+        party.muted_by = place.muted_by.take();
+        let mut left = std::mem::replace(place, party);
+        left.end(Release::Hangup(None), &mut self.releases);
         self.forget_leg(left.leg, &left.peer);
         self.is_asked_about_by(&left.peer, replaced, leg);
         self.changed.insert(key);
@@ -420,7 +426,7 @@ impl Party {
 impl Call {
     /// Of the two legs of whoever stays, the one at which his phone is.
     fn is_better_with(&self, first: LegId, other: &Call, second: LegId) -> bool {
-        let is_held = |call: &Call, leg: LegId| call.seat(leg).is_some_and(|seat| seat.held_by_phone);
+        let is_held = |call: &Call, leg: LegId| call.party(leg).is_some_and(|party| party.held_by_phone);
         is_held(self, first) || !is_held(other, second)
     }
 }

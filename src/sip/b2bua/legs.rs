@@ -94,8 +94,8 @@ impl<O: Environment> B2bua<O> {
     }
 
     fn located(&mut self, leg: LegId, place: Whereabouts) {
-        match self.call_of(leg).and_then(|call| call.seat_mut(leg)) {
-            Some(seat) => seat.place = Some(place),
+        match self.call_of(leg).and_then(|call| call.party_mut(leg)) {
+            Some(party) => party.place = Some(place),
             None => self.arriving = Some((leg, place)),
         }
     }
@@ -107,9 +107,9 @@ impl<O: Environment> B2bua<O> {
             .get(&leg)
             .and_then(|key| self.calls.get(key))
             .ok_or(SdpError::Mismatch)?;
-        let seat = call.seat(leg).ok_or(SdpError::Mismatch)?;
-        let (terms, peer, place, key) = (seat.terms.clone(), seat.peer.clone(), seat.place, call.key);
-        self.read_for(body, &terms, &peer, place, key)
+        let party = call.party(leg).ok_or(SdpError::Mismatch)?;
+        let (policy, peer, place, key) = (party.policy.clone(), party.peer.clone(), party.place, call.key);
+        self.read_for(body, &policy, &peer, place, key)
     }
 
     /// Reads the description of a leg whose INVITE has come; `call`: where it would be.
@@ -117,29 +117,29 @@ impl<O: Environment> B2bua<O> {
         &mut self,
         leg: LegId,
         body: &[u8],
-        terms: &MediaPolicy,
+        policy: &MediaPolicy,
         peer: &LegSource,
         call: CallKey,
     ) -> Result<SdpSession, SdpFault> {
         let place = self.arriving.filter(|(arriving, _)| *arriving == leg).map(|(_, place)| place);
-        self.read_for(body, terms, peer, place, call)
+        self.read_for(body, policy, peer, place, call)
     }
 
     fn read_for(
         &mut self,
         body: &[u8],
-        terms: &MediaPolicy,
+        policy: &MediaPolicy,
         peer: &LegSource,
         place: Option<Whereabouts>,
         call: CallKey,
     ) -> Result<SdpSession, SdpFault> {
-        let session = read(body, terms)?;
-        let aim = Aim::at(&terms.reach, place, session.audio.rtp, session.audio.rtcp);
+        let session = read(body, policy)?;
+        let aim = Aim::at(&policy.reach, place, session.audio.rtp, session.audio.rtcp);
         let mut addresses = aim.remote.into_iter().chain(aim.remote_rtcp);
-        let ours = addresses.find(|address| terms.targets.is_ours(*address));
+        let ours = addresses.find(|address| policy.targets.is_ours(*address));
         let checked = match ours {
             Some(address) if !self.may_be_ours(peer, call, address) => Err((address, Forbidden::Ours)),
-            Some(_) | None => aim.check(terms, place),
+            Some(_) | None => aim.check(policy, place),
         };
         if let Err((address, why)) = checked {
             let peer = peer.clone();
@@ -156,18 +156,18 @@ impl<O: Environment> B2bua<O> {
     fn not_made_to_answer(&mut self, leg: LegId, status: u16) {
         let Some(call) = self.call_of(leg) else { return };
         let id = call.id.clone();
-        let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, LegStage::Invited)) else {
+        let Some(party) = call.party_mut(leg).filter(|party| matches!(party.stage, LegStage::Invited)) else {
             return;
         };
-        let Some(device) = seat.device.clone() else { return };
+        let Some(device) = party.device.clone() else { return };
         let message = match status {
             408 | 503 => format!(
                 "The phone of device '{}' was asked to answer and has not reacted ({status}).",
-                seat.number
+                party.number
             ),
             _ => format!(
                 "The phone of device '{}' can not be made to answer ({status}). Answer at the phone.",
-                seat.number
+                party.number
             ),
         };
         self.outputs.push_back(Output::Fact(Fact::Failed(Failure {
@@ -197,7 +197,7 @@ impl<O: Environment> B2bua<O> {
         let (leg, peer) = (incoming.leg, &incoming.source);
         let offer = incoming.offer.as_deref();
         let offer = offer
-            .map(|body| self.read_arriving(leg, body, &caller.terms, peer, next))
+            .map(|body| self.read_arriving(leg, body, &caller.policy, peer, next))
             .transpose()?;
         let (behind, hops) = self.behind(incoming.returns).unwrap_or((Trail::default(), u8::MAX));
         // Who sits between may have begun to count anew.
@@ -215,13 +215,13 @@ impl<O: Environment> B2bua<O> {
         // What the caller lacks is offered too, last: a callee who speaks nothing else is transcoded.
         let callers = offer.as_ref().map(codecs_of).unwrap_or_default();
         let codecs = first_of(&callers, &self.config.codecs);
-        let party = (incoming.from.number.clone(), caller.role);
+        let named = (incoming.from.number.clone(), caller.role);
         let stage = LegStage::Calling {
             offer: offer.map(Box::new),
             early: None,
         };
-        let seat = self
-            .new_seat(key, incoming.leg, incoming.source, party, caller.terms.clone(), stage)
+        let party = self
+            .new_party(key, incoming.leg, incoming.source, named, caller.policy.clone(), stage)
             .ok_or(503_u16)?;
         let call = Call {
             key,
@@ -231,7 +231,7 @@ impl<O: Environment> B2bua<O> {
             ani: incoming.from.number.clone(),
             dnis: incoming.to,
             started_at: now.wall,
-            seats: vec![seat],
+            parties: vec![party],
             dials: None,
             dialler: None,
             refusal: None,
@@ -263,25 +263,25 @@ impl<O: Environment> B2bua<O> {
     /// Calls somebody into a call; `None` when there is no port for him.
     pub(super) fn call_out(&mut self, key: CallKey, callee: CalledParty, from: Identity, codecs: &[Codec]) -> Option<LegId> {
         let leg = self.new_leg();
-        let party = (callee.number, callee.role);
+        let named = (callee.number, callee.role);
         let peer = match &callee.to {
             Destination::Device(device) => LegSource::Account(device.clone()),
             Destination::Trunk { name, .. } => LegSource::Trunk(name.clone()),
         };
-        let mut seat = self.new_seat(key, leg, peer, party, callee.terms, LegStage::Invited)?;
+        let mut party = self.new_party(key, leg, peer, named, callee.policy, LegStage::Invited)?;
         let call = self.calls.get_mut(&key)?;
-        seat.trail = callee.trail;
-        seat.shown = Some(from.clone());
+        party.trail = callee.trail;
+        party.shown = Some(from.clone());
         let mut passed = call.passed.clone();
         // RFC 8224: an Identity vouches for these two numbers, and only with its Date.
-        if from.number != call.ani || seat.number != call.dnis {
+        if from.number != call.ani || party.number != call.dnis {
             passed.retain(|header| !matches!(header.name, "Identity" | "Date"));
         }
         let invite = LegCommand::Invite {
             leg,
             to: callee.to,
             from,
-            offer: seat.local.offer_codecs(Direction::SendRecv, &seat.may_use(codecs)),
+            offer: party.local.offer_codecs(Direction::SendRecv, &party.may_use(codecs)),
             auto_answer: false,
             swallow_digits: false,
             timeout: self.config.ring_timeout,
@@ -289,17 +289,17 @@ impl<O: Environment> B2bua<O> {
             passed,
         };
         self.invitations.push((leg, invite));
-        self.sit_down(key, seat);
+        self.add_party(key, party);
         Some(leg)
     }
 
-    /// A seat more on a call that lives.
-    pub(super) fn sit_down(&mut self, key: CallKey, seat: Party) {
+    /// A party more on a call that lives.
+    pub(super) fn add_party(&mut self, key: CallKey, party: Party) {
         let Some(call) = self.calls.get_mut(&key) else { return };
-        let gone = seat.device.as_ref().map(|device| call.forget_earlier(device)).unwrap_or_default();
-        call.seats.push(seat);
-        for seat in gone {
-            self.forget_leg(seat.leg, &seat.peer);
+        let gone = party.device.as_ref().map(|device| call.forget_earlier(device)).unwrap_or_default();
+        call.parties.push(party);
+        for party in gone {
+            self.forget_leg(party.leg, &party.peer);
         }
         self.changed.insert(key);
     }
@@ -315,23 +315,23 @@ impl<O: Environment> B2bua<O> {
     fn progress(&mut self, leg: LegId, status: u16, media: Option<Vec<u8>>, now: Now) {
         let early = media.map(|body| self.read_of(leg, &body));
         let Some((call, mut outputs)) = self.with(leg) else { return };
-        let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, LegStage::Invited)) else {
+        let Some(party) = call.party_mut(leg).filter(|party| matches!(party.stage, LegStage::Invited)) else {
             return;
         };
         // 199: one of several early dialogs has ended (RFC 6228). The caller has only one with us.
         if status == 199 {
             return;
         }
-        seat.rings = true;
-        if std::mem::take(&mut seat.to_be_asked) {
+        party.rings = true;
+        if std::mem::take(&mut party.to_be_asked) {
             outputs.push(Output::Leg(LegCommand::AskToAnswer { leg }));
         }
-        if seat.is_supervisor() {
+        if party.is_supervisor() {
             return self.changed(leg, outputs);
         }
-        let early = early.map(|read| read.and_then(|answer| seat.take_answer(answer, &mut outputs)));
+        let early = early.map(|read| read.and_then(|answer| party.take_answer(answer, &mut outputs)));
         let codec = match early {
-            Some(Ok(_)) => seat.codec(),
+            Some(Ok(_)) => party.codec(),
             // The final answer may be better.
             Some(Err(fault)) => {
                 outputs.push(Output::Unusable { leg, fault });
@@ -339,7 +339,7 @@ impl<O: Environment> B2bua<O> {
             }
             None => None,
         };
-        for caller in call.seats.iter_mut() {
+        for caller in call.parties.iter_mut() {
             let media = codec.and_then(|codec| caller.answer_early(codec, &mut outputs));
             if matches!(caller.stage, LegStage::Calling { .. }) {
                 outputs.push(Output::Leg(LegCommand::Provisional {
@@ -358,31 +358,31 @@ impl<O: Environment> B2bua<O> {
         let answer = self.read_of(leg, body);
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let (id, dials) = (call.id.clone(), call.dials.clone());
-        let Some(seat) = call.seat_mut(leg).filter(|seat| matches!(seat.stage, LegStage::Invited)) else {
+        let Some(party) = call.party_mut(leg).filter(|party| matches!(party.stage, LegStage::Invited)) else {
             return;
         };
-        let answer = match answer.and_then(|answer| seat.take_answer(answer, &mut outputs)) {
+        let answer = match answer.and_then(|answer| party.take_answer(answer, &mut outputs)) {
             Ok(answer) => answer,
             Err(fault) => return self.unusable(leg, fault, now),
         };
-        let Some(codec) = seat.codec() else { return };
-        seat.held_by_phone = answer.audio.is_hold();
-        match (&seat.watch, dials) {
+        let Some(codec) = party.codec() else { return };
+        party.held_by_phone = answer.audio.is_hold();
+        match (&party.link, dials) {
             (Some(_), _) => {
-                seat.talk(now);
-                let device = seat.device.clone();
+                party.talk(now);
+                let device = party.device.clone();
                 self.changed(leg, outputs);
                 if let Some(device) = device {
                     self.supervision.handle_leg(&device, &id, LegOutcome::Answered, now);
                 }
             }
             (None, Some(destination)) => {
-                seat.stage = LegStage::Waiting;
+                party.stage = LegStage::Waiting;
                 self.changed(leg, outputs);
                 self.dial_on(leg, &destination, codec);
             }
             (None, None) => {
-                seat.talk(now);
+                party.talk(now);
                 call.answer_callers(codec, &mut outputs);
                 call.establish(now);
                 self.changed(leg, outputs);
@@ -397,7 +397,7 @@ impl<O: Environment> B2bua<O> {
         let Some(call) = self.call_of(leg) else { return };
         call.dials = None;
         let key = call.key;
-        let Some(dialler) = call.seat(leg).and_then(|seat| seat.device.clone()) else {
+        let Some(dialler) = call.party(leg).and_then(|party| party.device.clone()) else {
             return;
         };
         let from = identity(&self.shown(&dialler), "");
@@ -414,10 +414,10 @@ impl<O: Environment> B2bua<O> {
 
     fn refused(&mut self, leg: LegId, status: u16, now: Now) {
         let Some(call) = self.call_of(leg) else { return };
-        let Some(seat) = call.seat(leg).filter(|seat| !seat.is_over()) else {
+        let Some(party) = call.party(leg).filter(|party| !party.is_over()) else {
             return;
         };
-        let (to_device, supervisor) = (seat.device.is_some(), seat.is_supervisor());
+        let (to_device, supervisor) = (party.device.is_some(), party.is_supervisor());
         let key = call.key;
         if self.transfer_fails(leg, status) {
             return self.leave(leg, Release::Gone, outcome_of(status), now);
@@ -446,22 +446,22 @@ impl<O: Environment> B2bua<O> {
     fn send_elsewhere(&mut self, leg: LegId, number: &Number) -> Result<(), Option<Unroutable>> {
         let call = self.call_of(leg).ok_or(None)?;
         let is_recall = call.transfer.as_ref().is_some_and(|transfer| transfer.recalls(leg));
-        let seat = call
-            .seat(leg)
-            .filter(|seat| seat.is_invited() && !seat.is_supervisor())
+        let party = call
+            .party(leg)
+            .filter(|party| party.is_invited() && !party.is_supervisor())
             .ok_or(None)?;
-        let device = seat.device.clone().ok_or(None)?;
+        let device = party.device.clone().ok_or(None)?;
         if is_recall || call.dials.is_some() {
             return Err(None);
         }
-        let (shown, trail) = (seat.shown.clone().ok_or(None)?, seat.trail.clone());
+        let (shown, trail) = (party.shown.clone().ok_or(None)?, party.trail.clone());
         let key = call.key;
         let caller = call
-            .seats
+            .parties
             .iter()
-            .find(|seat| seat.leg != leg && !seat.is_over() && !seat.is_supervisor());
-        let caller = caller.map(|seat| seat.peer.clone()).ok_or(None)?;
-        let offered: Vec<Codec> = call.seats.iter().find_map(Party::offered_codecs).unwrap_or_default();
+            .find(|party| party.leg != leg && !party.is_over() && !party.is_supervisor());
+        let caller = caller.map(|party| party.peer.clone()).ok_or(None)?;
+        let offered: Vec<Codec> = call.parties.iter().find_map(Party::offered_codecs).unwrap_or_default();
         let codecs = call.codec().map_or(offered, |codec| vec![codec]);
         let codecs = first_of(&codecs, &self.config.codecs);
         let caller = self.caller(&caller).ok_or(None)?;
@@ -480,28 +480,28 @@ impl<O: Environment> B2bua<O> {
     }
 
     /// Ends a leg, and tells supervision if it was a supervisor's.
-    pub(super) fn leave(&mut self, leg: LegId, farewell: Release, outcome: LegOutcome, now: Now) {
-        let mut farewells = std::mem::take(&mut self.farewells);
+    pub(super) fn leave(&mut self, leg: LegId, release: Release, outcome: LegOutcome, now: Now) {
+        let mut releases = std::mem::take(&mut self.releases);
         if let Some(call) = self.call_of(leg) {
             let (key, id) = (call.key, call.id.clone());
             let mut watcher = None;
-            if let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over()) {
-                seat.end(farewell, &mut farewells);
-                watcher = seat.device.clone().filter(|_| seat.is_supervisor());
+            if let Some(party) = call.party_mut(leg).filter(|party| !party.is_over()) {
+                party.end(release, &mut releases);
+                watcher = party.device.clone().filter(|_| party.is_supervisor());
             }
             self.changed.insert(key);
             if let Some(supervisor) = watcher {
                 self.supervision.handle_leg(&supervisor, &id, outcome, now);
             }
         }
-        self.farewells = farewells;
+        self.releases = releases;
     }
 
     /// A session description that we can not work with, where it can no longer be refused.
     fn unusable(&mut self, leg: LegId, fault: SdpFault, now: Now) {
         self.outputs.push_back(Output::Unusable { leg, fault });
-        let seat = self.call_of(leg).and_then(|call| call.seat(leg));
-        if seat.is_some_and(|seat| matches!(seat.stage, LegStage::Invited) && !seat.is_supervisor())
+        let party = self.call_of(leg).and_then(|call| call.party(leg));
+        if party.is_some_and(|party| matches!(party.stage, LegStage::Invited) && !party.is_supervisor())
             && !self.transfer_fails(leg, NOT_ACCEPTABLE.0)
             && let Some(call) = self.call_of(leg)
         {
@@ -526,41 +526,41 @@ impl<O: Environment> B2bua<O> {
     fn take_answer(&mut self, leg: LegId, due: fn(PartyExchange) -> bool, answer: Option<&[u8]>, now: Now) {
         let answer = answer.map(|body| self.read_of(leg, body));
         let Some((call, mut outputs)) = self.with(leg) else { return };
-        let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over() && due(seat.exchange)) else {
+        let Some(party) = call.party_mut(leg).filter(|party| !party.is_over() && due(party.exchange)) else {
             return;
         };
-        seat.exchange = PartyExchange::Idle;
+        party.exchange = PartyExchange::Idle;
         let Some(answer) = answer else {
             // Within a session, no answer leaves everything as it was.
-            return match seat.media {
+            return match party.media {
                 Some(_) => {
-                    seat.expect_agreed(&mut outputs);
+                    party.expect_agreed(&mut outputs);
                     self.changed(leg, outputs)
                 }
                 None => self.unusable(leg, SdpError::Mismatch.into(), now),
             };
         };
-        let answer = match answer.and_then(|answer| seat.take_answer(answer, &mut outputs)) {
+        let answer = match answer.and_then(|answer| party.take_answer(answer, &mut outputs)) {
             Ok(answer) => answer,
             Err(fault) => return self.unusable(leg, fault, now),
         };
         // Whom we told that we only send, or nothing, has no choice: what he answers is no hold of his.
-        if seat.told.sends() && seat.told.receives() {
-            seat.held_by_phone = answer.audio.is_hold();
+        if party.told.sends() && party.told.receives() {
+            party.held_by_phone = answer.audio.is_hold();
         }
         self.changed(leg, outputs);
     }
 
     fn offer_refused(&mut self, leg: LegId, status: u16, now: Now) {
         let Some((call, mut outputs)) = self.with(leg) else { return };
-        let Some(seat) = call
-            .seat_mut(leg)
-            .filter(|seat| matches!(seat.exchange, PartyExchange::Offered | PartyExchange::Probed))
+        let Some(party) = call
+            .party_mut(leg)
+            .filter(|party| matches!(party.exchange, PartyExchange::Offered | PartyExchange::Probed))
         else {
             return;
         };
-        seat.exchange = PartyExchange::Idle;
-        seat.expect_agreed(&mut outputs);
+        party.exchange = PartyExchange::Idle;
+        party.expect_agreed(&mut outputs);
         self.changed(leg, outputs);
         // RFC 3261 14.1: these two mean that the dialog is gone.
         if matches!(status, 408 | 481) {
@@ -570,14 +570,14 @@ impl<O: Environment> B2bua<O> {
 
     /// What carried the sound of a leg is gone, and that of its whole call with it.
     pub(super) fn media_failed(&mut self, leg: LegId) {
-        let mut farewells = std::mem::take(&mut self.farewells);
+        let mut releases = std::mem::take(&mut self.releases);
         if let Some(call) = self.call_of(leg) {
             let key = call.key;
             call.refusal = Some(MEDIA_FAILED.0);
-            call.end_everybody(Some(MEDIA_FAILED), &mut farewells);
+            call.end_everybody(Some(MEDIA_FAILED), &mut releases);
             self.changed.insert(key);
         }
-        self.farewells = farewells;
+        self.releases = releases;
     }
 
     /// The phone's own re-INVITE: hold, retrieve, another codec, another address.
@@ -586,10 +586,10 @@ impl<O: Environment> B2bua<O> {
         let offer = offer.map(|body| self.read_of(leg, body));
         let Some((call, mut outputs)) = self.with(leg) else { return };
         let (ours, common) = (call.direction_toward(leg, signal), call.codec());
-        let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over()) else {
+        let Some(party) = call.party_mut(leg).filter(|party| !party.is_over()) else {
             return;
         };
-        let ready = matches!(seat.stage, LegStage::Talking | LegStage::Waiting) && seat.exchange == PartyExchange::Idle;
+        let ready = matches!(party.stage, LegStage::Talking | LegStage::Waiting) && party.exchange == PartyExchange::Idle;
         let reply = match offer {
             _ if !ready => LegCommand::RejectOffer { leg, status: 491 },
             Some(Err(fault)) => {
@@ -597,19 +597,19 @@ impl<O: Environment> B2bua<O> {
                 return self.changed(leg, outputs);
             }
             Some(Ok(mut offer)) => {
-                prefer(&mut offer, seat.codec().or(common));
-                seat.held_by_phone = offer.audio.is_hold();
+                prefer(&mut offer, party.codec().or(common));
+                party.held_by_phone = offer.audio.is_hold();
                 LegCommand::AnswerOffer {
                     leg,
-                    media: seat.answer_offer(&offer, ours, &mut outputs),
+                    media: party.answer_offer(&offer, ours, &mut outputs),
                 }
             }
             None => {
-                seat.exchange = PartyExchange::AnswerDue;
-                seat.told = ours;
-                let codecs = first_of(seat.codec().as_slice(), &seat.terms.codecs);
-                let media = seat.local.offer_codecs(ours, &codecs);
-                seat.expect_offered(&mut outputs);
+                party.exchange = PartyExchange::AnswerDue;
+                party.told = ours;
+                let codecs = first_of(party.codec().as_slice(), &party.policy.codecs);
+                let media = party.local.offer_codecs(ours, &codecs);
+                party.expect_offered(&mut outputs);
                 LegCommand::AnswerOffer { leg, media }
             }
         };
@@ -620,20 +620,20 @@ impl<O: Environment> B2bua<O> {
     /// Nothing comes from a phone that should send: is it still there?
     pub(super) fn probe(&mut self, leg: LegId) {
         let Some((call, mut outputs)) = self.with(leg) else { return };
-        let Some(seat) = call.seat_mut(leg) else { return };
-        let silent = seat.media.as_ref().is_some_and(|media| media.receive);
-        seat.is_silent = silent;
-        if seat.is_talking() && seat.exchange == PartyExchange::Idle && silent {
-            let told = seat.told;
-            seat.reoffer(told, PartyExchange::Probed, &mut outputs);
+        let Some(party) = call.party_mut(leg) else { return };
+        let silent = party.media.as_ref().is_some_and(|media| media.receive);
+        party.is_silent = silent;
+        if party.is_talking() && party.exchange == PartyExchange::Idle && silent {
+            let told = party.told;
+            party.reoffer(told, PartyExchange::Probed, &mut outputs);
             self.changed(leg, outputs);
         }
     }
 
     /// Something comes from a phone that was silent: it is there, whatever becomes of the question.
     pub(super) fn alive(&mut self, leg: LegId) {
-        if let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg))
-            && std::mem::take(&mut seat.is_silent)
+        if let Some(party) = self.call_of(leg).and_then(|call| call.party_mut(leg))
+            && std::mem::take(&mut party.is_silent)
         {
             self.changed(leg, Vec::new());
         }
@@ -645,13 +645,13 @@ impl<O: Environment> B2bua<O> {
         let Some(call) = self.calls.get_mut(&key) else { return };
         let wishes: Vec<(LegId, Direction)> = call
             .principals()
-            .filter(|seat| seat.is_talking() && seat.exchange == PartyExchange::Idle && seat.media.is_some())
-            .map(|seat| (seat.leg, call.direction_toward(seat.leg, signal)))
+            .filter(|party| party.is_talking() && party.exchange == PartyExchange::Idle && party.media.is_some())
+            .map(|party| (party.leg, call.direction_toward(party.leg, signal)))
             .collect();
         let mut outputs = Vec::new();
         for (leg, direction) in wishes {
-            if let Some(seat) = call.seat_mut(leg).filter(|seat| seat.told != direction) {
-                seat.reoffer(direction, PartyExchange::Offered, &mut outputs);
+            if let Some(party) = call.party_mut(leg).filter(|party| party.told != direction) {
+                party.reoffer(direction, PartyExchange::Offered, &mut outputs);
             }
         }
         if !outputs.is_empty() {
@@ -690,8 +690,8 @@ impl Party {
 
     /// Of these codecs those that this leg may use, or else its own.
     fn may_use(&self, codecs: &[Codec]) -> Vec<Codec> {
-        let common: Vec<Codec> = codecs.iter().copied().filter(|codec| self.terms.codecs.contains(codec)).collect();
-        if common.is_empty() { self.terms.codecs.clone() } else { common }
+        let common: Vec<Codec> = codecs.iter().copied().filter(|codec| self.policy.codecs.contains(codec)).collect();
+        if common.is_empty() { self.policy.codecs.clone() } else { common }
     }
 
     fn talk(&mut self, now: Now) {
@@ -725,7 +725,7 @@ impl Party {
     }
 
     fn reoffer(&mut self, direction: Direction, exchange: PartyExchange, outputs: &mut Vec<Output>) {
-        let codecs = first_of(self.codec().as_slice(), &self.terms.codecs);
+        let codecs = first_of(self.codec().as_slice(), &self.policy.codecs);
         self.exchange = exchange;
         self.told = direction;
         let media = self.local.offer_codecs(direction, &codecs);
@@ -737,18 +737,19 @@ impl Party {
 impl Call {
     /// 200 to everybody who called, with the callee's codec.
     fn answer_callers(&mut self, wish: Codec, outputs: &mut Vec<Output>) {
-        for seat in &mut self.seats {
-            let early = seat.answer_early(wish, outputs);
-            let media = match &seat.stage {
+        for party in &mut self.parties {
+            let early = party.answer_early(wish, outputs);
+            let media = match &party.stage {
                 LegStage::Calling { early: Some(first), .. } => early.unwrap_or_else(|| first.clone()),
                 LegStage::Calling { early: None, .. } => {
-                    seat.exchange = PartyExchange::AnswerDue;
-                    seat.local
-                        .offer_codecs(Direction::SendRecv, &seat.may_use(&first_of(&[wish], &seat.terms.codecs)))
+                    party.exchange = PartyExchange::AnswerDue;
+                    party
+                        .local
+                        .offer_codecs(Direction::SendRecv, &party.may_use(&first_of(&[wish], &party.policy.codecs)))
                 }
                 LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => continue,
             };
-            outputs.push(Output::Leg(LegCommand::Accept { leg: seat.leg, media }));
+            outputs.push(Output::Leg(LegCommand::Accept { leg: party.leg, media }));
         }
     }
 }

@@ -7,16 +7,16 @@ use crate::media::{CallKey, MediaCommand};
 use crate::model::{Activity, CallId, DeviceId, Fact, MonitorFact, Now, PartyRole};
 use crate::sip::leg::{Destination, LegCommand, LegSource};
 use crate::sip::sdp::Direction;
-use crate::supervision::{LegOutcome, SupervisionOutput as Wish};
+use crate::supervision::{LegOutcome, SupervisionOutput};
 
 /// RFC 3261 8.1.1.6.
 const MAX_FORWARDS: u8 = 70;
 
 impl<O: Environment> B2bua<O> {
-    pub(super) fn apply(&mut self, wish: Wish, now: Now) {
+    pub(super) fn apply(&mut self, wish: SupervisionOutput, now: Now) {
         match wish {
-            Wish::AskAdmission(asked) => self.outputs.push_back(Output::Fact(Fact::AdmissionAsked(asked))),
-            Wish::Invite {
+            SupervisionOutput::AskAdmission(asked) => self.outputs.push_back(Output::Fact(Fact::AdmissionAsked(asked))),
+            SupervisionOutput::Invite {
                 supervisor,
                 target,
                 call,
@@ -26,19 +26,19 @@ impl<O: Environment> B2bua<O> {
                     self.supervision.handle_leg(&supervisor, &call, LegOutcome::Unreachable, now);
                 }
             }
-            Wish::Hear {
+            SupervisionOutput::Hear {
                 supervisor,
                 call,
                 activity,
                 coached,
                 takeover,
             } => {
-                let before = self.place(&supervisor, &call, |watch| {
-                    let before = watch.coached.take().filter(|_| watch.joined);
-                    watch.activity = activity;
-                    watch.joined = true;
-                    watch.coached.clone_from(&coached);
-                    watch.takeover = takeover;
+                let before = self.place(&supervisor, &call, |link| {
+                    let before = link.coached.take().filter(|_| link.joined);
+                    link.activity = activity;
+                    link.joined = true;
+                    link.coached.clone_from(&coached);
+                    link.takeover = takeover;
                     before
                 });
                 if let (Some(before), Some(agent)) = (before, coached)
@@ -47,20 +47,20 @@ impl<O: Environment> B2bua<O> {
                     self.beep(&agent, &call);
                 }
             }
-            Wish::Release {
+            SupervisionOutput::Release {
                 supervisor,
                 call,
                 reason: _,
             } => self.release(&supervisor, &call),
-            Wish::Changed(monitor) => self.keep(monitor),
-            Wish::Gone { supervisor } => {
+            SupervisionOutput::Changed(monitor) => self.keep(monitor),
+            SupervisionOutput::Gone { supervisor } => {
                 self.kept.remove(&supervisor);
                 self.outputs.push_back(Output::Keep(Persist::NoMonitor {
                     supervisor: supervisor.clone(),
                 }));
                 self.outputs.push_back(Output::Fact(Fact::MonitorGone { supervisor }));
             }
-            Wish::Failed(failure) => self.outputs.push_back(Output::Fact(Fact::Failed(failure))),
+            SupervisionOutput::Failed(failure) => self.outputs.push_back(Output::Fact(Fact::Failed(failure))),
         }
     }
 
@@ -68,18 +68,18 @@ impl<O: Environment> B2bua<O> {
     fn bring_in(&mut self, supervisor: &DeviceId, target: DeviceId, call: &CallId, activity: Activity) -> Option<()> {
         let key = self.live(call)?;
         let device = self.devices.get(supervisor).filter(|device| device.registered)?;
-        let (number, terms) = (device.extension.number.clone(), self.terms_of_extension(&device.extension));
+        let (number, policy) = (device.extension.number.clone(), self.policy_of_extension(&device.extension));
         let first = self.calls.get(&key)?.codec();
         let codecs = first_of(first.as_slice(), &self.config.codecs);
         let leg = self.new_leg();
-        let (peer, party) = (LegSource::Account(supervisor.clone()), (number, PartyRole::Supervisor));
-        let mut seat = self.new_seat(key, leg, peer, party, terms, LegStage::Invited)?;
+        let (peer, named) = (LegSource::Account(supervisor.clone()), (number, PartyRole::Supervisor));
+        let mut party = self.new_party(key, leg, peer, named, policy, LegStage::Invited)?;
         let shown = self.shown(&target);
         let invite = LegCommand::Invite {
             leg,
             to: Destination::Device(supervisor.clone()),
             from: identity(&shown, format!("{activity} {shown}")),
-            offer: seat.local.offer_codecs(Direction::SendRecv, &codecs),
+            offer: party.local.offer_codecs(Direction::SendRecv, &codecs),
             auto_answer: true,
             swallow_digits: true,
             // Supervision gives up by itself; this is only a net below it.
@@ -88,7 +88,7 @@ impl<O: Environment> B2bua<O> {
             passed: Vec::new(),
         };
         self.invitations.push((leg, invite));
-        seat.watch = Some(MonitorLink {
+        party.link = Some(MonitorLink {
             target,
             activity,
             joined: false,
@@ -96,21 +96,21 @@ impl<O: Environment> B2bua<O> {
             takeover: false,
             agent_side_only: self.kept.get(supervisor).is_none_or(|monitor| monitor.agent_side_only),
         });
-        self.sit_down(key, seat);
+        self.add_party(key, party);
         Some(())
     }
 
     /// `None`: he is not there.
     fn place<T>(&mut self, supervisor: &DeviceId, call: &CallId, change: impl FnOnce(&mut MonitorLink) -> T) -> Option<T> {
         let key = self.live(call)?;
-        let watch = self.calls.get_mut(&key)?.supervisor(supervisor)?.watch.as_mut()?;
+        let link = self.calls.get_mut(&key)?.supervisor(supervisor)?.link.as_mut()?;
         self.changed.insert(key);
-        Some(change(watch))
+        Some(change(link))
     }
 
     /// The agent is monitored from now on, and hears it where that is wished for.
     fn beep(&mut self, agent: &DeviceId, call: &CallId) {
-        if let Some(leg) = self.seat(agent, call).ok().map(|seat| seat.leg)
+        if let Some(leg) = self.party(agent, call).ok().map(|party| party.leg)
             && self.config.beep
         {
             self.outputs.push_back(Output::Media(MediaCommand::Beep { leg }));
@@ -120,8 +120,8 @@ impl<O: Environment> B2bua<O> {
     fn release(&mut self, supervisor: &DeviceId, call: &CallId) {
         let Some(key) = self.live(call) else { return };
         let Some(call) = self.calls.get_mut(&key) else { return };
-        if let Some(seat) = call.supervisor(supervisor) {
-            seat.end(Release::Hangup(None), &mut self.farewells);
+        if let Some(party) = call.supervisor(supervisor) {
+            party.end(Release::Hangup(None), &mut self.releases);
             self.changed.insert(key);
         }
     }
@@ -129,7 +129,7 @@ impl<O: Environment> B2bua<O> {
     /// Publishes a monitor, and keeps it if more than its state has changed.
     fn keep(&mut self, monitor: MonitorFact) {
         if let Some(call) = monitor.state.call() {
-            self.place(&monitor.supervisor, call, |watch| watch.agent_side_only = monitor.agent_side_only);
+            self.place(&monitor.supervisor, call, |link| link.agent_side_only = monitor.agent_side_only);
         }
         let kept = self.kept.insert(monitor.supervisor.clone(), monitor.clone());
         let same = kept.is_some_and(|kept| {

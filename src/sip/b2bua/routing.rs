@@ -23,14 +23,14 @@ const LONGEST_TRAIL: usize = 20;
 pub(super) struct CallingParty {
     pub(super) device: Option<DeviceId>,
     pub(super) role: PartyRole,
-    pub(super) terms: MediaPolicy,
+    pub(super) policy: MediaPolicy,
 }
 
 /// Who is called, after forwarding.
 pub(super) struct CalledParty {
     pub(super) number: Number,
     pub(super) role: PartyRole,
-    pub(super) terms: MediaPolicy,
+    pub(super) policy: MediaPolicy,
     pub(super) to: Destination,
     /// The way that led there.
     pub(super) trail: Trail,
@@ -141,7 +141,7 @@ impl<O: Environment> B2bua<O> {
                     return Ok(CalledParty {
                         number: number.clone(),
                         role: PartyRole::Customer,
-                        terms: self.terms_of_trunk(trunk),
+                        policy: self.policy_of_trunk(trunk),
                         to: Destination::Trunk {
                             name: trunk.name.clone(),
                             number: number.clone(),
@@ -175,7 +175,7 @@ impl<O: Environment> B2bua<O> {
             return Ok(CalledParty {
                 number: number.clone(),
                 role: role_of(extension.kind),
-                terms: self.terms_of_extension(extension),
+                policy: self.policy_of_extension(extension),
                 to: Destination::Device(extension.device.clone()),
                 trail,
             });
@@ -184,9 +184,9 @@ impl<O: Environment> B2bua<O> {
 
     /// A device sends a call on: whether it may go out of the house for it. It has a measure of such calls, as of its own.
     fn send_on(&self, extension: &Extension, trail: &mut Trail) -> Result<bool, Unroutable> {
-        let seats = self.calls.values().flat_map(|call| &call.seats);
-        let sent_on = |seat: &&Party| !seat.is_over() && seat.trail.forwarded_by.contains(&extension.device);
-        if seats.filter(sent_on).count() >= self.config.max_calls_per_device {
+        let parties = self.calls.values().flat_map(|call| &call.parties);
+        let sent_on = |party: &&Party| !party.is_over() && party.trail.forwarded_by.contains(&extension.device);
+        if parties.filter(sent_on).count() >= self.config.max_calls_per_device {
             return Err(Unroutable::ForwardedTooOften);
         }
         trail.forwarded_by.insert(extension.device.clone());
@@ -197,7 +197,7 @@ impl<O: Environment> B2bua<O> {
     pub(super) fn behind(&self, returns: Option<LegId>) -> Option<(Trail, u8)> {
         let leg = returns?;
         let call = self.calls.get(self.by_leg.get(&leg)?)?;
-        Some((call.seat(leg)?.trail.clone(), call.max_forwards))
+        Some((call.party(leg)?.trail.clone(), call.max_forwards))
     }
 
     /// The same caller is called through to the same number by the same trunk, and it rings there: the call has come round
@@ -209,10 +209,10 @@ impl<O: Environment> B2bua<O> {
         if caller.role == PartyRole::Agent || matches!(claimed.as_str(), "" | ANONYMOUS) {
             return false;
         }
-        let rings_there = |seat: &Party| seat.is_invited() && seat.number == *number;
+        let rings_there = |party: &Party| party.is_invited() && party.number == *number;
         let trunk = LegSource::Trunk(name.clone());
         self.live_legs(&trunk)
-            .any(|(call, seat)| call.claimed == *claimed && rings_there(seat))
+            .any(|(call, party)| call.claimed == *claimed && rings_there(party))
     }
 
     pub(super) fn is_busy(&self, device: &DeviceId) -> bool {

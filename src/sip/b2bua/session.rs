@@ -8,13 +8,13 @@ use crate::sip::leg::{LegCommand, LegId};
 use crate::sip::sdp::{Agreed, SdpError, SdpFault, SdpSession};
 
 /// Reads a description that has at least one codec of ours, an address of our family, and SRTP where it must have it.
-pub(super) fn read(body: &[u8], terms: &MediaPolicy) -> Result<SdpSession, SdpFault> {
-    let mut session = SdpSession::parse_for(body, terms.srtp)?;
-    session.audio.codecs.retain(|(_, codec)| terms.codecs.contains(codec));
+pub(super) fn read(body: &[u8], policy: &MediaPolicy) -> Result<SdpSession, SdpFault> {
+    let mut session = SdpSession::parse_for(body, policy.srtp)?;
+    session.audio.codecs.retain(|(_, codec)| policy.codecs.contains(codec));
     if session.audio.codecs.is_empty() {
         return Err(session.fault(SdpError::Codec));
     }
-    if session.audio.rtp.is_some_and(|rtp| rtp.is_ipv6() != terms.ipv6) {
+    if session.audio.rtp.is_some_and(|rtp| rtp.is_ipv6() != policy.ipv6) {
         return Err(session.fault(SdpError::Address));
     }
     Ok(session)

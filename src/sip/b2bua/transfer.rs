@@ -56,7 +56,7 @@ impl Transfer {
 impl<O: Environment> B2bua<O> {
     /// A single-step transfer or conference asked for by the device's user.
     pub(super) fn transfer(&mut self, device: &DeviceId, call: &CallId, destination: &Number, wanted: TransferKind) -> Result<(), Refusal> {
-        let by = self.seat(device, call)?.leg;
+        let by = self.party(device, call)?.leg;
         self.begin_transfer(by, destination, wanted, false)
             .map_err(|status| refused(status, destination, wanted))
     }
@@ -78,18 +78,18 @@ impl<O: Environment> B2bua<O> {
     fn begin_transfer(&mut self, by: LegId, destination: &Number, wanted: TransferKind, referred: bool) -> Result<(), u16> {
         let call = self.call_of(by).ok_or(481_u16)?;
         let key = call.key;
-        let seat = call.seat(by).ok_or(481_u16)?;
-        if seat.is_supervisor() {
+        let party = call.party(by).ok_or(481_u16)?;
+        if party.is_supervisor() {
             return Err(603);
         }
-        let device = seat.device.clone().filter(|_| seat.role == PartyRole::Agent).ok_or(403_u16)?;
-        if !seat.is_talking() || call.transfer.is_some() {
+        let device = party.device.clone().filter(|_| party.role == PartyRole::Agent).ok_or(403_u16)?;
+        if !party.is_talking() || call.transfer.is_some() {
             return Err(491);
         }
         let shown = match wanted {
             TransferKind::Transfer | TransferKind::Recall => call.only_other(by).ok_or(491_u16)?.number.clone(),
             TransferKind::Conference if call.others(by).any(Party::is_talking) && call.principals().count() < MOST_PARTIES => {
-                seat.number.clone()
+                party.number.clone()
             }
             TransferKind::Conference => return Err(491),
         };
@@ -100,8 +100,8 @@ impl<O: Environment> B2bua<O> {
         let callee = self.route(&caller, destination)?;
         let call = self.calls.get_mut(&key).ok_or(481_u16)?;
         let is_here = match &callee.to {
-            Destination::Device(device) => call.party_of(device).is_some(),
-            Destination::Trunk { number, .. } => call.principals().any(|seat| seat.device.is_none() && seat.number == *number),
+            Destination::Device(device) => call.of_device(device).is_some(),
+            Destination::Trunk { number, .. } => call.principals().any(|party| party.device.is_none() && party.number == *number),
         };
         if is_here {
             return Err(486);
@@ -139,7 +139,7 @@ impl<O: Environment> B2bua<O> {
             return;
         };
         if transfer.wanted == TransferKind::Conference {
-            call.owner = call.seat(transfer.by).and_then(|seat| seat.device.clone());
+            call.owner = call.party(transfer.by).and_then(|party| party.device.clone());
             let key = call.key;
             self.changed.insert(key);
         }
@@ -166,9 +166,9 @@ impl<O: Environment> B2bua<O> {
         let Some(transfer) = call.transfer.take_if(|transfer| transfer.to == leg) else {
             return false;
         };
-        let by = call.seat(transfer.by);
-        let device = by.and_then(|seat| seat.device.clone());
-        let is_here = by.is_some_and(|seat| !seat.is_over());
+        let by = call.party(transfer.by);
+        let device = by.and_then(|party| party.device.clone());
+        let is_here = by.is_some_and(|party| !party.is_over());
         let Some(device) = device.filter(|_| transfer.wanted != TransferKind::Recall) else {
             return false;
         };
@@ -195,7 +195,7 @@ impl<O: Environment> B2bua<O> {
         let Some(shown) = self
             .calls
             .get(&key)
-            .and_then(|call| call.principals().find(|seat| seat.is_talking()))
+            .and_then(|call| call.principals().find(|party| party.is_talking()))
         else {
             return false;
         };
@@ -224,13 +224,13 @@ impl<O: Environment> B2bua<O> {
     pub(super) fn transfer_is_moot(&mut self, key: CallKey) {
         let Some(call) = self.calls.get_mut(&key) else { return };
         let Some(transfer) = call.transfer.clone() else { return };
-        if call.principals().any(|seat| seat.is_talking() && seat.leg != transfer.by) {
+        if call.principals().any(|party| party.is_talking() && party.leg != transfer.by) {
             return;
         }
         call.transfer = None;
-        let is_here = call.seat(transfer.by).is_some_and(|seat| !seat.is_over());
-        if let Some(seat) = call.seat_mut(transfer.to) {
-            seat.end(Release::Hangup(None), &mut self.farewells);
+        let is_here = call.party(transfer.by).is_some_and(|party| !party.is_over());
+        if let Some(party) = call.party_mut(transfer.to) {
+            party.end(Release::Hangup(None), &mut self.releases);
         }
         self.changed.insert(key);
         if transfer.referred && is_here {
@@ -242,13 +242,13 @@ impl<O: Environment> B2bua<O> {
 impl Call {
     /// The others who are no supervisors.
     pub(super) fn others(&self, leg: LegId) -> impl Iterator<Item = &Party> {
-        self.principals().filter(move |seat| seat.leg != leg)
+        self.principals().filter(move |party| party.leg != leg)
     }
 
     /// The one he talks to, if it is one.
     fn only_other(&self, leg: LegId) -> Option<&Party> {
         let mut others = self.others(leg);
-        others.next().filter(|seat| seat.is_talking() && others.next().is_none())
+        others.next().filter(|party| party.is_talking() && others.next().is_none())
     }
 }
 

@@ -162,12 +162,12 @@ impl Aim {
     }
 
     /// Whether sound may be sent there. Addresses of ours are another question.
-    pub(super) fn check(&self, terms: &MediaPolicy, place: Option<Whereabouts>) -> Result<(), (SocketAddr, Forbidden)> {
+    pub(super) fn check(&self, policy: &MediaPolicy, place: Option<Whereabouts>) -> Result<(), (SocketAddr, Forbidden)> {
         let host = place.map(|place| place.host);
         for address in self.remote.into_iter().chain(self.remote_rtcp) {
-            terms.targets.check(address, host).map_err(|why| (address, why))?;
+            policy.targets.check(address, host).map_err(|why| (address, why))?;
         }
-        match (&terms.reach, self.remote) {
+        match (&policy.reach, self.remote) {
             (Reachability::Trunk { media_sources, .. }, Some(remote)) if !media_sources.is_empty() && self.rule.unheard.is_some() => {
                 Err((remote, Forbidden::Unlisted))
             }
@@ -218,9 +218,9 @@ impl<O: Environment> B2bua<O> {
     /// The live call one of whose legs has this port.
     fn call_at(&self, address: SocketAddr, fits: impl Fn(&LegSource) -> bool) -> Option<CallKey> {
         let has = |call: &&Call| {
-            call.seats
+            call.parties
                 .iter()
-                .any(|seat| !seat.is_over() && seat.local.address() == address && fits(&seat.peer))
+                .any(|party| !party.is_over() && party.local.address() == address && fits(&party.peer))
         };
         self.calls.values().find(has).map(|call| call.key)
     }
@@ -231,9 +231,13 @@ impl<O: Environment> B2bua<O> {
         let mut open = vec![from];
         while let Some(key) = open.pop() {
             let Some(call) = self.calls.get(&key) else { continue };
-            for seat in call.seats.iter().filter(|seat| !seat.is_over() && seat.local.address() != except) {
-                let remote = seat.media.as_ref().and_then(|media| media.remote);
-                let Some(next) = remote.filter(|remote| seat.terms.targets.is_ours(*remote)) else {
+            for party in call
+                .parties
+                .iter()
+                .filter(|party| !party.is_over() && party.local.address() != except)
+            {
+                let remote = party.media.as_ref().and_then(|media| media.remote);
+                let Some(next) = remote.filter(|remote| party.policy.targets.is_ours(*remote)) else {
                     continue;
                 };
                 match self.call_at(next, |_| true) {
@@ -248,12 +252,12 @@ impl<O: Environment> B2bua<O> {
 
     /// A leg that is silent because nothing came from its address.
     pub(super) fn withheld(&mut self, leg: LegId) {
-        let Some(seat) = self.call_of(leg).and_then(|call| call.seat(leg)) else {
+        let Some(party) = self.call_of(leg).and_then(|call| call.party(leg)) else {
             return;
         };
         let remark = Remark::Withheld {
-            peer: seat.peer.clone(),
-            address: seat.media.as_ref().and_then(|media| media.remote),
+            peer: party.peer.clone(),
+            address: party.media.as_ref().and_then(|media| media.remote),
         };
         self.outputs.push_back(super::Output::Remark(remark));
     }

@@ -67,7 +67,7 @@ pub(super) async fn start(store: Store) -> Result<(RestoredCalls, Bindings, Back
     let (work, pending) = mpsc::channel();
     let (report, stored) = unbounded_channel();
     let thread = tokio::task::spawn_blocking(move || write_on(&store, &pending, &report));
-    let keeping = BackendWriter {
+    let writer = BackendWriter {
         changes: Vec::new(),
         unsafe_yet: false,
         starting: BTreeMap::new(),
@@ -75,7 +75,7 @@ pub(super) async fn start(store: Store) -> Result<(RestoredCalls, Bindings, Back
         stored,
         thread,
     };
-    Ok((kept, bindings, keeping))
+    Ok((kept, bindings, writer))
 }
 
 impl BackendWriter {
@@ -353,27 +353,27 @@ mod tests {
             do_not_disturb: true,
             forward_to: Some("5002".into()),
         };
-        let (before, _, mut keeping) = start(store.clone()).await.expect("reads");
+        let (before, _, mut writer) = start(store.clone()).await.expect("reads");
         assert_eq!(before, RestoredCalls::default());
-        keeping.keep(Persist::Monitor(kept_monitor.clone()));
-        keeping.keep(Persist::Device(kept_device.clone()));
+        writer.keep(Persist::Monitor(kept_monitor.clone()));
+        writer.keep(Persist::Device(kept_device.clone()));
         let (reply, answer) = oneshot::channel();
-        keeping.answer(Ok(()), reply);
+        writer.answer(Ok(()), reply);
         assert_eq!(answer.await, Ok(Ok(())));
 
-        let (after, _, mut keeping) = start(store.clone()).await.expect("reads");
+        let (after, _, mut writer) = start(store.clone()).await.expect("reads");
         let armed = MonitorFact {
             state: MonitorState::Armed,
             ..kept_monitor
         };
         assert_eq!((after.monitors, after.devices), (vec![armed], vec![kept_device]));
-        keeping.keep(Persist::NoMonitor { supervisor: "boss".into() });
-        keeping.keep(Persist::Device(RestoredDevice {
+        writer.keep(Persist::NoMonitor { supervisor: "boss".into() });
+        writer.keep(Persist::Device(RestoredDevice {
             device: "agent".into(),
             do_not_disturb: false,
             forward_to: None,
         }));
-        keeping.finish().await;
+        writer.finish().await;
         assert_eq!(start(store).await.expect("reads").0, RestoredCalls::default());
     }
 
@@ -393,15 +393,15 @@ mod tests {
             contact: b"sip:\xff@192.0.2.9".to_vec(),
             ..binding.clone()
         };
-        let (_, none, mut keeping) = start(store.clone()).await.expect("reads");
+        let (_, none, mut writer) = start(store.clone()).await.expect("reads");
         assert!(none.is_empty());
-        keeping.keep_bindings(&"agent".into(), &[binding.clone(), foreign]);
-        keeping.finish().await;
+        writer.keep_bindings(&"agent".into(), &[binding.clone(), foreign]);
+        writer.finish().await;
 
-        let (_, kept, mut keeping) = start(store.clone()).await.expect("reads");
+        let (_, kept, mut writer) = start(store.clone()).await.expect("reads");
         assert_eq!(kept, [("agent".into(), vec![binding])]);
-        keeping.keep_bindings(&"agent".into(), &[]);
-        keeping.finish().await;
+        writer.keep_bindings(&"agent".into(), &[]);
+        writer.finish().await;
         assert!(start(store).await.expect("reads").1.is_empty());
     }
 

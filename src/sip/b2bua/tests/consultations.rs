@@ -243,7 +243,7 @@ fn what_else_he_asks_about_the_call_goes_on_when_one_of_his_colleagues_is_in_it(
     let asked_about = |house: &House, leg: LegId| {
         let key = house.lines[&leg].call;
         let of_leg = house
-            .board
+            .b2bua
             .calls
             .values()
             .find(|call| Some(call.key) == key)
