@@ -39,6 +39,7 @@ use crate::sip::leg::{Identity, LegCommand, LegId, LegSource};
 use crate::sip::sdp::{Local, SdpFault, SrtpPolicy};
 use crate::supervision::{self, Supervision};
 use call::{Call, LegStage, Party, Rules};
+use commands::PendingCommand;
 pub use routing::Unroutable;
 use routing::{CalledParty, CallingParty};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -129,8 +130,22 @@ pub enum Output {
     Media(MediaCommand),
     /// To whoever watches.
     Fact(Fact),
-    /// To the store.
+    /// To the store, ahead of the command that asks for it: its outcome comes back through [`B2bua::handle_persisted`].
+    Persist {
+        /// The command that waits.
+        id: CommandId,
+        /// The change.
+        change: Persist,
+    },
+    /// To the store: it has happened already, and is written as soon as it can be.
     Keep(Persist),
+    /// The answer to a command, after everything that it changed.
+    Reply {
+        /// The command.
+        id: CommandId,
+        /// Accepted or refused.
+        result: Result<(), Refusal>,
+    },
     /// To the log: a description of a leg's peer that cannot be used.
     Unusable {
         /// The leg.
@@ -148,6 +163,10 @@ pub enum Output {
     /// To the log.
     Remark(Remark),
 }
+
+/// One command, by the number that its sender has given it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CommandId(pub u64);
 
 /// What must survive a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,6 +217,8 @@ pub struct B2bua<O> {
     by_peer: BTreeMap<LegSource, BTreeSet<LegId>>,
     supervision: Supervision,
     kept: BTreeMap<DeviceId, MonitorFact>,
+    /// Commands that wait until their change is stored.
+    pending: BTreeMap<CommandId, PendingCommand>,
     /// Calls that this step has changed.
     changed: BTreeSet<CallKey>,
     outputs: VecDeque<Output>,
@@ -270,6 +291,7 @@ impl<O: Environment> B2bua<O> {
             by_peer: BTreeMap::new(),
             supervision,
             kept,
+            pending: BTreeMap::new(),
             changed: BTreeSet::new(),
             outputs,
             releases: Vec::new(),

@@ -7,7 +7,7 @@
 mod observer;
 mod persistence;
 
-use super::b2bua::{B2bua, B2buaConfig, Environment, Extension, Numbering, Output, Persist, TrunkRoute};
+use super::b2bua::{B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, Output, TrunkRoute};
 use super::config::SipConfig;
 use super::endpoint::Endpoint;
 use super::flow::Protocol;
@@ -16,12 +16,13 @@ use super::sdp::{SdpError, SrtpPolicy};
 use crate::clock;
 use crate::media::engine::{Engine, EngineStats, MediaEvents};
 use crate::media::{CallKey, Codec, Expected, MediaCommand, MediaConfig, MediaEvent, Targets};
-use crate::model::{Command, Fact, Now, Reason, Refusal};
+use crate::model::{CommandContext, Fact, Now, Refusal};
 use crate::store::{Store, StoreError};
 use crate::telephony::{self, CommandCall, CommandInbox, FactLog, proto};
 use observer::Observer;
-use persistence::{Ahead, BackendWriter};
+use persistence::BackendWriter;
 use proto::telephony_server::TelephonyServer;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -165,6 +166,8 @@ pub async fn start(
         engine: engine.clone(),
         media: Some(media),
         commands: Some(commands),
+        unanswered: BTreeMap::new(),
+        next_command: 0,
         facts: facts.clone(),
         writer,
         grace,
@@ -259,17 +262,31 @@ struct BackendTask {
     engine: Engine,
     media: Option<MediaEvents>,
     commands: Option<tokio::sync::mpsc::Receiver<CommandCall>>,
+    unanswered: BTreeMap<CommandId, Unanswered>,
+    next_command: u64,
     facts: FactLog,
     writer: BackendWriter,
     grace: Duration,
     observer: Observer,
 }
 
+/// A command that the B2BUA has not answered yet.
+struct Unanswered {
+    context: CommandContext,
+    reply: oneshot::Sender<Result<(), Refusal>>,
+}
+
+impl Unanswered {
+    fn span(&self) -> tracing::Span {
+        tracing::info_span!("command", request_id = %self.context.request_id, user = %self.context.user)
+    }
+}
+
 /// One thing that happened.
 enum Input {
     Legs(Vec<LegEvent>),
     Command(Option<CommandCall>),
-    Stored(Box<Ahead>, bool),
+    Stored(CommandId, bool),
     Media(Option<MediaEvent>),
     Timeout,
     Stop,
@@ -293,7 +310,7 @@ impl BackendTask {
         tokio::select! {
             events = self.endpoint.next() => Input::Legs(events),
             placed = next(&mut self.commands) => Input::Command(placed),
-            (ahead, written) = self.writer.stored() => Input::Stored(ahead, written),
+            (id, is_stored) = self.writer.stored() => Input::Stored(id, is_stored),
             event = next(&mut self.media) => Input::Media(event),
             () = until(at) => Input::Timeout,
             () = ended(stopped) => Input::Stop,
@@ -304,9 +321,9 @@ impl BackendTask {
         let now = clock::now();
         match input {
             Input::Legs(events) => events.into_iter().for_each(|event| self.hand_in_leg(event, now)),
-            Input::Command(Some(placed)) => self.take(placed, now),
+            Input::Command(Some(call)) => self.hand_in_command(call, now),
             Input::Command(None) => self.commands = None,
-            Input::Stored(ahead, written) => self.take_stored(*ahead, written, now),
+            Input::Stored(id, is_stored) => self.hand_in_stored(id, is_stored, now),
             Input::Media(Some(event)) => self.hand_in_media(event, now),
             Input::Media(None) => self.media = None,
             Input::Timeout => self.b2bua.handle_timeout(now),
@@ -390,53 +407,27 @@ impl BackendTask {
         self.b2bua.handle_media(event, now);
     }
 
-    fn take(&mut self, placed: CommandCall, now: Now) {
-        if let Command::StopMonitoring { supervisor } = &placed.command {
-            let stopped = self.writer.stop(supervisor);
-            return self.apply(placed, None, stopped, now);
-        }
-        match self.b2bua.foresee(&placed.command) {
-            Ok(Some(keep)) => self.writer.write_ahead(Ahead { keep, placed }),
-            Ok(None) => self.apply(placed, None, false, now),
-            Err(refusal) => refuse(placed, refusal),
-        }
-    }
-
-    fn take_stored(&mut self, ahead: Ahead, written: bool, now: Now) {
-        let is_wanted = self.writer.is_wanted(&ahead);
-        let Ahead { keep, placed } = ahead;
-        let refusal = match (written, is_wanted) {
-            (true, true) => return self.apply(placed, Some(&keep), false, now),
-            (_, false) => Refusal::new(Reason::InvalidState, "Monitoring was cancelled before it began."),
-            (false, true) => Refusal::new(
-                Reason::Internal,
-                "The change can not be stored now: the disk of the telephony backend is full or fails.",
-            ),
-        };
-        // Whether something of it has reached a failing disk is not known.
-        self.b2bua.keep_instead(&keep);
-        self.drain();
-        refuse(placed, refusal);
-    }
-
-    /// `stopped`: it has ended something that had not begun.
-    fn apply(&mut self, placed: CommandCall, foreseen: Option<&Persist>, stopped: bool, now: Now) {
-        let CommandCall { context, command, reply } = placed;
-        let span = tracing::info_span!("command", request_id = %context.request_id, user = %context.user);
+    fn hand_in_command(&mut self, call: CommandCall, now: Now) {
+        let CommandCall { context, command, reply } = call;
+        let id = CommandId(self.next_command);
+        self.next_command += 1;
+        let unanswered = Unanswered { context, reply };
+        let span = unanswered.span();
         let _inside = span.enter();
-        let done = match self.b2bua.handle_command(&command, now) {
-            Err(_) if stopped => Ok(()),
-            done => done,
-        };
-        if let (Err(_), Some(foreseen)) = (&done, foreseen) {
-            self.b2bua.keep_instead(foreseen);
-        }
-        tracing::debug!(accepted = done.is_ok(), "command");
+        self.unanswered.insert(id, unanswered);
+        self.b2bua.handle_command(id, command, now);
         self.drain();
-        self.writer.answer(done, reply);
+    }
+
+    fn hand_in_stored(&mut self, id: CommandId, is_stored: bool, now: Now) {
+        let span = self.unanswered.get(&id).map_or_else(tracing::Span::none, Unanswered::span);
+        let _inside = span.enter();
+        self.b2bua.handle_persisted(id, is_stored, now);
+        self.drain();
     }
 
     fn drain(&mut self) {
+        let mut replies = Vec::new();
         while let Some(output) = self.b2bua.poll_output() {
             match output {
                 Output::Leg(command) => {
@@ -461,7 +452,9 @@ impl BackendTask {
                     self.engine.command(command);
                 }
                 Output::Fact(fact) => self.publish(fact),
-                Output::Keep(keep) => self.writer.keep(keep),
+                Output::Persist { id, change } => self.writer.persist(id, change),
+                Output::Keep(change) => self.writer.keep(change),
+                Output::Reply { id, result } => replies.push((id, result)),
                 Output::Unusable { leg, fault } => self.observer.unusable(leg, &fault),
                 Output::Denied { leg, why } => self.observer.denied(leg, why),
                 Output::Remark(remark) => self.observer.remark(remark),
@@ -471,6 +464,20 @@ impl BackendTask {
             self.writer.keep_bindings(&device, &bindings);
         }
         self.writer.submit();
+        for (id, result) in replies {
+            if let Some(command) = self.unanswered.remove(&id) {
+                self.answer(command, result);
+            }
+        }
+    }
+
+    fn answer(&mut self, command: Unanswered, result: Result<(), Refusal>) {
+        let Unanswered { context, reply } = command;
+        match &result {
+            Ok(()) => tracing::debug!(request_id = %context.request_id, user = %context.user, "command accepted"),
+            Err(refusal) => tracing::debug!(request_id = %context.request_id, user = %context.user, %refusal, "command refused"),
+        }
+        self.writer.answer(result, reply);
     }
 
     /// A leg is refused or released by us.
@@ -501,12 +508,6 @@ impl BackendTask {
             }
         }
     }
-}
-
-fn refuse(placed: CommandCall, refusal: Refusal) {
-    tracing::debug!(request_id = %placed.context.request_id, user = %placed.context.user, %refusal, "command refused");
-    // Who asked may have gone.
-    let _ = placed.reply.send(Err(refusal));
 }
 
 async fn next<T>(receiver: &mut Option<tokio::sync::mpsc::Receiver<T>>) -> Option<T> {

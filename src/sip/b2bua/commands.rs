@@ -4,7 +4,7 @@ use super::call::{Call, LegStage, Party, Release};
 use super::consultation::Consultation;
 use super::legs::call_type;
 use super::transfer::TransferKind;
-use super::{B2bua, Environment, Output, Persist, RestoredDevice, identity, unreached};
+use super::{B2bua, CommandId, Environment, Output, Persist, RestoredDevice, identity, unreached};
 use crate::media::{Hearing, MediaCommand};
 use crate::model::{CallId, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal, TransferStep};
 use crate::sip::leg::{Destination, LegCommand, LegId, LegSource};
@@ -14,17 +14,77 @@ use crate::supervision::LegOutcome;
 /// RFC 3261 8.1.1.6.
 const MAX_FORWARDS: u8 = 70;
 
-impl<O: Environment> B2bua<O> {
-    /// Does what it can at once; what comes of it are facts. A refusal has changed nothing.
-    pub fn handle_command(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
-        let done = self.obey_command(command, now);
-        self.finish_step(now);
-        done
+/// A command that waits until its change is stored.
+pub(super) struct PendingCommand {
+    command: Command,
+    change: Persist,
+    /// It starts monitoring that was stopped meanwhile.
+    is_cancelled: bool,
+}
+
+impl PendingCommand {
+    fn new(command: Command, change: Persist) -> Self {
+        Self {
+            command,
+            change,
+            is_cancelled: false,
+        }
     }
 
-    /// What must be safe before this command is obeyed, so that one that can not be stored has changed nothing. `None`: it asks for nothing
-    /// that is kept, or it ends something, which waits for no disk. A refusal now is the command's.
-    pub fn foresee(&self, command: &Command) -> Result<Option<Persist>, Refusal> {
+    fn starts_for(&self, device: &DeviceId) -> bool {
+        matches!(&self.command, Command::StartMonitoring { supervisor, .. } if supervisor == device)
+    }
+}
+
+impl<O: Environment> B2bua<O> {
+    /// Takes a command, and answers it by [`Output::Reply`]. One that arms a monitor or sets a device is executed when its change is stored, so
+    /// that one that can not be stored has changed nothing; what ends something waits for no disk. A refusal has changed nothing.
+    pub fn handle_command(&mut self, id: CommandId, command: Command, now: Now) {
+        let result = match self.change_of(&command) {
+            Ok(Some(change)) => {
+                self.outputs.push_back(Output::Persist {
+                    id,
+                    change: change.clone(),
+                });
+                self.pending.insert(id, PendingCommand::new(command, change));
+                return;
+            }
+            Ok(None) => self.execute(&command, now),
+            Err(refusal) => Err(refusal),
+        };
+        self.finish_step(now);
+        self.outputs.push_back(Output::Reply { id, result });
+    }
+
+    /// Takes the outcome of an [`Output::Persist`].
+    pub fn handle_persisted(&mut self, id: CommandId, is_stored: bool, now: Now) {
+        let Some(PendingCommand {
+            command,
+            change,
+            is_cancelled,
+        }) = self.pending.remove(&id)
+        else {
+            return;
+        };
+        let result = match (is_stored, is_cancelled) {
+            (true, false) => self.execute(&command, now),
+            (true | false, true) => Err(Refusal::new(Reason::InvalidState, "Monitoring was cancelled before it began.")),
+            (false, false) => Err(Refusal::new(
+                Reason::Internal,
+                "The change can not be stored now: the disk of the telephony backend is full or fails.",
+            )),
+        };
+        if result.is_err() {
+            // Whether something of it has reached a failing disk is not known.
+            let holds = self.what_holds(&change);
+            self.outputs.extend(holds.map(Output::Keep));
+        }
+        self.finish_step(now);
+        self.outputs.push_back(Output::Reply { id, result });
+    }
+
+    /// What must be stored before this command is executed; `None`: nothing.
+    fn change_of(&self, command: &Command) -> Result<Option<Persist>, Refusal> {
         match command {
             Command::StartMonitoring {
                 supervisor,
@@ -50,34 +110,68 @@ impl<O: Environment> B2bua<O> {
             }
             Command::SetDoNotDisturb { device, on } => self.with_do_not_disturb(device, *on).map(Persist::Device).map(Some),
             Command::SetForwarding { device, to } => self.with_forwarding(device, to.as_ref()).map(Persist::Device).map(Some),
-            _ => Ok(None),
+            // Ends something: nobody stays audible because of a disk.
+            Command::StopMonitoring { .. } => Ok(None),
+            Command::SwitchMonitoring { .. }
+            | Command::AdmitMonitoring { .. }
+            | Command::MuteMonitoredParty { .. }
+            | Command::Dial { .. }
+            | Command::Answer { .. }
+            | Command::Hangup { .. }
+            | Command::Hold { .. }
+            | Command::Retrieve { .. }
+            | Command::Mute { .. }
+            | Command::SendDtmf { .. }
+            | Command::Transfer { .. }
+            | Command::Conference { .. }
+            | Command::RemoveParticipant { .. } => Ok(None),
         }
     }
 
-    /// What was foreseen has not come true: what holds instead is to be kept again.
-    pub fn keep_instead(&mut self, foreseen: &Persist) {
-        let holds = match foreseen {
-            Persist::Monitor(MonitorFact { supervisor, .. }) | Persist::NoMonitor { supervisor } => match self.kept.get(supervisor) {
+    /// What is to be on the disk instead of a change that has not come true.
+    fn what_holds(&self, change: &Persist) -> Option<Persist> {
+        match change {
+            Persist::Monitor(MonitorFact { supervisor, .. }) | Persist::NoMonitor { supervisor } => Some(match self.kept.get(supervisor) {
                 Some(monitor) => Persist::Monitor(monitor.clone()),
                 None => Persist::NoMonitor {
                     supervisor: supervisor.clone(),
                 },
-            },
-            Persist::Device(RestoredDevice { device, .. }) => match self.devices.get(device) {
-                Some(device) => Persist::Device(device.kept()),
-                None => return,
-            },
-        };
-        self.outputs.push_back(Output::Keep(holds));
+            }),
+            Persist::Device(RestoredDevice { device, .. }) => self.devices.get(device).map(|device| Persist::Device(device.kept())),
+        }
     }
 
-    fn obey_command(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
+    /// The supervisor stops monitoring: what waits for the disk to begin it never comes true. False: nothing does.
+    fn cancel_pending(&mut self, supervisor: &DeviceId) -> bool {
+        let mut starting = self
+            .pending
+            .values_mut()
+            .filter(|pending| pending.starts_for(supervisor))
+            .peekable();
+        let is_one_waiting = starting.peek().is_some();
+        starting.for_each(|pending| pending.is_cancelled = true);
+        if is_one_waiting {
+            // Behind what is being written of it.
+            self.outputs.push_back(Output::Keep(Persist::NoMonitor {
+                supervisor: supervisor.clone(),
+            }));
+        }
+        is_one_waiting
+    }
+
+    fn execute(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
         match command {
             Command::StartMonitoring { supervisor, target, .. } => {
                 self.may_be_monitored(supervisor, target)?;
                 self.supervision.handle_command(command, now)
             }
-            Command::StopMonitoring { .. } => self.supervision.handle_command(command, now),
+            Command::StopMonitoring { supervisor } => {
+                let is_cancelled = self.cancel_pending(supervisor);
+                match self.supervision.handle_command(command, now) {
+                    Err(_) if is_cancelled => Ok(()),
+                    done => done,
+                }
+            }
             Command::SwitchMonitoring { call, .. } | Command::AdmitMonitoring { call, .. } => {
                 self.live(call).ok_or_else(|| Refusal::no_call(call))?;
                 self.supervision.handle_command(command, now)

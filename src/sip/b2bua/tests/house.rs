@@ -8,7 +8,9 @@ use crate::model::{
     Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now, Number, PartyFact, PartyRole, Refusal,
     Scope, Timestamp, TransferStep,
 };
-use crate::sip::b2bua::{AccountKind, B2bua, B2buaConfig, Environment, Extension, Numbering, Output, Persist, RestoredCalls, TrunkRoute};
+use crate::sip::b2bua::{
+    AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, Output, Persist, RestoredCalls, TrunkRoute,
+};
 use crate::sip::config::Nat;
 use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
 use crate::sip::sdp::SrtpPolicy;
@@ -92,6 +94,7 @@ pub(super) struct House {
     /// Ports of legs that have not been invited yet, and may never be.
     waiting: BTreeMap<LegId, CallKey>,
     next_leg: u64,
+    next_command: u64,
     /// Where the next INVITE comes from.
     located: Option<(IpAddr, bool)>,
 }
@@ -168,6 +171,7 @@ impl House {
             log: Vec::new(),
             waiting: BTreeMap::new(),
             next_leg: 2,
+            next_command: 0,
             located: None,
         };
         house.drain();
@@ -196,7 +200,18 @@ impl House {
     }
 
     pub(super) fn command(&mut self, command: Command) -> Result<(), Refusal> {
-        let done = self.b2bua.handle_command(&command, self.now);
+        self.next_command += 1;
+        let id = CommandId(self.next_command);
+        self.b2bua.handle_command(id, command.clone(), self.now);
+        if let Some(Output::Persist { id, change }) = self.b2bua.outputs.pop_back_if(|output| matches!(output, Output::Persist { .. })) {
+            if let Persist::Monitor(monitor) = change {
+                self.kept.insert(monitor.supervisor.clone(), monitor);
+            }
+            self.b2bua.handle_persisted(id, true, self.now);
+        }
+        let Some(Output::Reply { result: done, .. }) = self.b2bua.outputs.pop_back() else {
+            panic!("a command without an answer: {command:?}");
+        };
         if done.is_ok() {
             match &command {
                 Command::Hold { device, call } => {
@@ -670,6 +685,7 @@ impl House {
             Output::Keep(Persist::NoMonitor { supervisor }) => {
                 self.kept.remove(supervisor).expect("was kept");
             }
+            Output::Persist { .. } | Output::Reply { .. } => panic!("outside a command: {output:?}"),
             Output::Keep(Persist::Device(_)) | Output::Unusable { .. } | Output::Denied { .. } | Output::Remark(_) => {}
         }
     }
