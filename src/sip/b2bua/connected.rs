@@ -17,11 +17,13 @@
 //! A device's name on a leg of another phone or switch is hearsay. It holds as long as nothing here says otherwise: where the device's own
 //! leg is with somebody else, or comes to be, so is every leg that only bears its name.
 
-use super::call::{Call, LegStage, Party, Release};
+use super::call::Call;
+use super::party::{LegStage, Party, Release};
+use super::routing::DialPlan;
+use super::step::{Ctx, Step};
 use super::whereabouts::Remark;
-use super::{AccountKind, B2bua, Environment, Output, role_of};
-use crate::media::CallKey;
-use crate::model::{DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
+use super::{B2bua, Environment, Output, role_of};
+use crate::model::{DeviceId, Now, Number, PartyRole, Reason, Refusal};
 use crate::sip::leg::{ANONYMOUS, LegId, LegSource};
 use crate::sip::sdp::Local;
 use crate::supervision::LegOutcome;
@@ -36,24 +38,23 @@ enum Named {
     Nobody,
 }
 
-impl<O: Environment> B2bua<O> {
+impl<E: Environment> B2bua<E> {
     /// The peer of a leg has said who is at its end.
     pub(super) fn connected(&mut self, leg: LegId, names: &[Number], now: Now) {
-        if let Some(party) = self.call_of(leg).and_then(|call| call.party_mut(leg)) {
+        if let Some(party) = self.calls.of_leg_mut(leg).and_then(|call| call.party_mut(leg)) {
             party.is_named |= !names.is_empty();
         }
-        let Some((key, call)) = self.place_of(leg) else { return };
-        let Some(party) = call.party(leg).filter(|party| self.is_of_house(&party.peer)) else {
+        let Some((call, party)) = self.calls.live(leg).filter(|(_, party)| self.plan.is_internal(&party.peer)) else {
             return;
         };
         let may_learn = match party.stage {
-            LegStage::Calling { .. } | LegStage::Invited => party.device.as_ref().is_some_and(|device| !self.has_aliases(device)),
+            LegStage::Calling { .. } | LegStage::Invited => party.device.as_ref().is_some_and(|device| !self.plan.has_aliases(device)),
             LegStage::Waiting | LegStage::Talking | LegStage::Over => false,
         };
         let is_caller = matches!(party.stage, LegStage::Calling { .. });
         let (mut learned, mut other) = (Vec::new(), None);
         for name in names {
-            match self.named(call, party, name) {
+            match self.plan.named(call, party, name) {
                 Named::Same => {}
                 Named::Nobody if is_caller && name.as_str() == ANONYMOUS => {}
                 Named::Nobody if may_learn && name.as_str() == ANONYMOUS => {}
@@ -63,10 +64,10 @@ impl<O: Environment> B2bua<O> {
             }
         }
         if let Some((name, device)) = other {
-            return self.hand_on(key, leg, &name, device, now);
+            return self.hand_on(leg, &name, device, now);
         }
         if !learned.is_empty()
-            && let Some(party) = self.call_of(leg).and_then(|call| call.party_mut(leg))
+            && let Some(party) = self.calls.of_leg_mut(leg).and_then(|call| call.party_mut(leg))
         {
             party.known_as = learned;
         }
@@ -74,31 +75,87 @@ impl<O: Environment> B2bua<O> {
 
     /// A device has answered of which the configuration says what its switch calls it, and nothing was said.
     pub(super) fn note_unnamed(&mut self, leg: LegId) {
-        let Some((_, call)) = self.place_of(leg) else { return };
-        let Some(party) = call.party(leg).filter(|party| !party.is_named) else {
+        let Some((_, party)) = self.calls.live(leg).filter(|(_, party)| !party.is_named) else {
             return;
         };
-        if party.device.as_ref().is_some_and(|device| self.has_aliases(device)) {
+        if party.device.as_ref().is_some_and(|device| self.plan.has_aliases(device)) {
             let peer = party.peer.clone();
-            self.outputs.push_back(Output::Remark(Remark::Unnamed { peer }));
+            self.out.push(Output::Remark(Remark::Unnamed { peer }));
         }
     }
 
-    /// The leg is with a telephone of an agent or a supervisor, or with the switch that it is registered from.
-    fn is_of_house(&self, peer: &LegSource) -> bool {
-        match peer {
-            LegSource::Account(device) => self
-                .devices
-                .get(device)
-                .is_some_and(|device| device.extension.kind == AccountKind::Internal),
-            LegSource::Trunk(_) => false,
+    /// The party of a leg has left it to another.
+    pub(super) fn hand_on(&mut self, leg: LegId, name: &Number, device: Option<DeviceId>, now: Now) {
+        let Some(call) = self.calls.of_leg(leg) else { return };
+        let Some(party) = call.party(leg) else { return };
+        if party.is_supervisor() {
+            if let Some((call, mut ctx)) = self.find(leg, now) {
+                call.let_supervisor_go(leg, name, &mut ctx);
+            }
+            return;
+        }
+        let is_hearsay = |device: &DeviceId| party.peer != LegSource::Account(device.clone());
+        let stranger = device
+            .as_ref()
+            .filter(|device| is_hearsay(device))
+            .and_then(|device| self.calls.stranger_at(device));
+        // A device that is on this call by another leg is not two parties.
+        let device = device.filter(|device| !call.has(device) && stranger.is_none());
+        let lost = party.device.clone().filter(|device| !is_hearsay(device));
+        if call.dials.is_some() {
+            // The phone that was to dial is another party's: nothing is dialled in the device's name.
+            if let Some((call, mut ctx)) = self.find(leg, now) {
+                call.refuse(480, ctx.out);
+                call.leave(leg, Release::Hangup(None), LegOutcome::HungUp, &mut ctx);
+            }
+        } else {
+            self.change_party(leg, name, device.clone(), stranger, now);
+        }
+        for leg in lost.map(|lost| self.calls.bearing_the_name_of(&lost)).unwrap_or_default() {
+            self.hand_on(leg, name, device.clone(), now);
         }
     }
 
-    fn has_aliases(&self, device: &DeviceId) -> bool {
-        self.devices.get(device).is_some_and(|device| !device.extension.aliases.is_empty())
+    /// The leg is a device's from now on, or nobody's of ours: then `stranger` says whose, if not `name`.
+    fn change_party(&mut self, leg: LegId, name: &Number, device: Option<DeviceId>, stranger: Option<Number>, now: Now) {
+        let extension = device
+            .as_ref()
+            .and_then(|device| self.plan.device(device))
+            .map(|device| &device.extension);
+        let (number, role) = match extension {
+            Some(extension) => (extension.number.clone(), role_of(extension.kind)),
+            None => (stranger.unwrap_or_else(|| name.clone()), PartyRole::Customer),
+        };
+        self.drop_plans(leg);
+        let ghost = self.new_leg();
+        let Some((call, ctx)) = self.find(leg, now) else { return };
+        ctx.out.changed.insert(call.key);
+        for gone in call.hand_on(leg, ghost, device, (number, role), name, now) {
+            self.calls.forget_leg(gone.leg, &gone.peer);
+        }
     }
 
+    /// What the party of a leg was about to do with its calls is done by nobody any more.
+    fn drop_plans(&mut self, leg: LegId) {
+        let Some(call) = self.calls.of_leg_mut(leg) else { return };
+        let is_referred = call.drop_transfer(leg, &mut self.out);
+        let Some(call) = self.calls.of_leg(leg) else { return };
+        let Some(party) = call.party(leg) else { return };
+        let mut freed = self.calls.asking_about(&party.peer, leg);
+        let is_its_own = |of: LegId| {
+            let first = self.calls.live(of);
+            first.is_none_or(|(_, first)| first.device == party.device)
+        };
+        let asked_about = call.consult.as_ref().map(|consult| consult.of);
+        freed.extend(asked_about.filter(|of| is_its_own(*of)).map(|_| call.key));
+        self.forget_consultations(freed);
+        if is_referred {
+            self.out.tell_referrer(leg, 487);
+        }
+    }
+}
+
+impl DialPlan {
     fn named(&self, call: &Call, party: &Party, name: &Number) -> Named {
         if party.number == *name || party.known_as.contains(name) {
             return Named::Same;
@@ -114,146 +171,58 @@ impl<O: Environment> B2bua<O> {
             None => Named::Nobody,
         }
     }
+}
 
-    /// The party of a leg has left it to another.
-    pub(super) fn hand_on(&mut self, key: CallKey, leg: LegId, name: &Number, device: Option<DeviceId>, now: Now) {
-        let Some(call) = self.calls.get(&key) else { return };
-        let Some(party) = call.party(leg) else { return };
-        if party.is_supervisor() {
-            return self.let_supervisor_go(leg, name, now);
-        }
-        let own = LegSource::Account;
-        let is_hearsay = |device: &DeviceId| party.peer != own(device.clone());
-        let stranger = device
-            .as_ref()
-            .filter(|device| is_hearsay(device))
-            .and_then(|device| self.stranger_at(device));
-        // A device that is on this call by another leg is not two parties.
-        let device = device.filter(|device| !call.has(device) && stranger.is_none());
-        let lost = party.device.clone().filter(|device| !is_hearsay(device));
-        if call.dials.is_some() {
-            // The phone that was to dial is somebody else's: nothing is dialled in the device's name.
-            self.refuse_callers(key, 480);
-            self.leave(leg, Release::Hangup(None), LegOutcome::HungUp, now);
-        } else {
-            self.change_party(key, leg, name, device.clone(), stranger, now);
-        }
-        for (key, leg) in lost.map(|lost| self.bearing_the_name_of(&lost)).unwrap_or_default() {
-            self.hand_on(key, leg, name, device.clone(), now);
-        }
-    }
-
-    /// The leg is a device's from now on, or nobody's of ours: then `stranger` says whose, if not `name`.
-    fn change_party(&mut self, key: CallKey, leg: LegId, name: &Number, device: Option<DeviceId>, stranger: Option<Number>, now: Now) {
-        let extension = device
-            .as_ref()
-            .and_then(|device| self.devices.get(device))
-            .map(|device| &device.extension);
-        let (number, role) = match extension {
-            Some(extension) => (extension.number.clone(), role_of(extension.kind)),
-            None => (stranger.unwrap_or_else(|| name.clone()), PartyRole::Customer),
+impl Call {
+    /// The party of a leg leaves it to another: what is left of it stands beside, without a leg. The parties that are forgotten for it are
+    /// returned.
+    fn hand_on(
+        &mut self,
+        leg: LegId,
+        ghost: LegId,
+        device: Option<DeviceId>,
+        named: (Number, PartyRole),
+        name: &Number,
+        now: Now,
+    ) -> Vec<Party> {
+        let gone = device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
+        let Some(at) = self.parties.iter().position(|party| party.leg == leg) else {
+            return gone;
         };
-        self.drop_plans(key, leg);
-        let ghost = self.new_leg();
-        let Some(call) = self.calls.get_mut(&key) else { return };
-        let gone = device.as_ref().map(|device| call.forget_earlier(device)).unwrap_or_default();
-        let Some(at) = call.parties.iter().position(|party| party.leg == leg) else {
-            return;
-        };
-        let mut party = call.parties.remove(at);
-        call.parties.insert(at, party.left_behind(ghost, number.clone()));
+        let mut party = self.parties.remove(at);
+        let (number, role) = named;
+        self.parties.insert(at, party.left_behind(ghost, number.clone()));
         party.become_another(device, number, role, name, now);
         party
             .known_as
             .extend(gone.iter().flat_map(|gone| gone.known_as.clone()).filter(|known| known != name));
-        call.parties.push(party);
-        for party in gone {
-            self.forget_leg(party.leg, &party.peer);
-        }
-        self.changed.insert(key);
+        self.parties.push(party);
+        gone
     }
 
-    /// The number that has a leg of a device's own phone or switch in the device's place.
-    fn stranger_at(&self, device: &DeviceId) -> Option<Number> {
-        let own = LegSource::Account(device.clone());
-        let other = self
-            .live_legs(&own)
-            .find(|(_, party)| party.device.as_ref() != Some(device) && !party.is_supervisor());
-        other.map(|(_, party)| party.number.clone())
-    }
-
-    /// The legs that are a device's by what another phone or switch says.
-    fn bearing_the_name_of(&self, device: &DeviceId) -> Vec<(CallKey, LegId)> {
-        let own = LegSource::Account(device.clone());
-        let bears =
-            |party: &&Party| party.device.as_ref() == Some(device) && party.peer != own && !party.is_over() && !party.is_supervisor();
-        let legs = |call: &Call| {
-            call.parties
-                .iter()
-                .filter(bears)
-                .map(|party| (call.key, party.leg))
-                .collect::<Vec<_>>()
+    /// Nobody is called for a party any more that has asked for it. True: it has asked at its phone.
+    fn drop_transfer(&mut self, by: LegId, out: &mut Step) -> bool {
+        let Some(transfer) = self.transfer.take_if(|transfer| transfer.by == by) else {
+            return false;
         };
-        self.calls.values().flat_map(legs).collect()
+        if let Some(party) = self.party_mut(transfer.to) {
+            party.end(Release::Hangup(None), out);
+        }
+        transfer.referred
     }
 
     /// A stranger has a supervisor's leg: it hears nothing more, and is heard by nobody.
-    fn let_supervisor_go(&mut self, leg: LegId, name: &Number, now: Now) {
-        let Some(call) = self.call_of(leg) else { return };
-        let id = call.id.clone();
-        let Some(party) = call.party(leg) else { return };
+    fn let_supervisor_go(&mut self, leg: LegId, name: &Number, ctx: &mut Ctx<'_>) {
+        let Some(party) = self.party(leg) else { return };
         let outcome = match party.stage {
             LegStage::Invited => LegOutcome::Rejected,
             LegStage::Calling { .. } | LegStage::Waiting | LegStage::Talking | LegStage::Over => LegOutcome::HungUp,
         };
         if let Some(device) = party.device.clone() {
-            self.outputs.push_back(Output::Fact(Fact::Failed(Failure {
-                device,
-                call: Some(id),
-                request_id: None,
-                refusal: Refusal::new(
-                    Reason::InvalidState,
-                    format!("Your phone's leg was handed on to '{name}'. It has been released from the call that you monitored."),
-                ),
-            })));
+            let message = format!("Your phone's leg was handed on to '{name}'. It has been released from the call that you monitored.");
+            ctx.out.fail(device, self.id.clone(), Refusal::new(Reason::InvalidState, message));
         }
-        self.leave(leg, Release::Hangup(None), outcome, now);
-    }
-
-    /// What the party of a leg was about to do with its calls is done by nobody any more.
-    fn drop_plans(&mut self, key: CallKey, leg: LegId) {
-        let Some(call) = self.calls.get_mut(&key) else { return };
-        let planned = call.transfer.take_if(|transfer| transfer.by == leg);
-        if let Some(transfer) = &planned
-            && let Some(party) = call.party_mut(transfer.to)
-        {
-            party.end(Release::Hangup(None), &mut self.releases);
-        }
-        let asked_about = call.consult.as_ref().map(|consult| consult.of);
-        let Some(party) = self.calls.get(&key).and_then(|call| call.party(leg)) else {
-            return;
-        };
-        let device = party.device.clone();
-        let asks = |call: &Call| call.consult.as_ref().is_some_and(|consult| consult.of == leg);
-        let mut freed: Vec<CallKey> = self
-            .live_legs(&party.peer)
-            .filter(|(call, _)| asks(call))
-            .map(|(call, _)| call.key)
-            .collect();
-        let is_its_own = |of: LegId| {
-            let first = self.place_of(of).and_then(|(_, call)| call.party(of));
-            first.is_none_or(|first| first.device == device)
-        };
-        freed.extend(asked_about.filter(|of| is_its_own(*of)).map(|_| key));
-        for key in freed {
-            if let Some(call) = self.calls.get_mut(&key) {
-                call.consult = None;
-                self.changed.insert(key);
-            }
-        }
-        if planned.is_some_and(|transfer| transfer.referred) {
-            self.tell_referrer(leg, 487);
-        }
+        self.leave(leg, Release::Hangup(None), outcome, ctx);
     }
 }
 

@@ -1,21 +1,20 @@
 //! What supervision wishes, done.
 
-use super::call::{LegStage, MonitorLink, Release};
+use super::call::Call;
+use super::outbound::MAX_FORWARDS;
+use super::party::{LegStage, MonitorLink, Release};
 use super::session::first_of;
 use super::{B2bua, Environment, Output, Persist, identity};
-use crate::media::{CallKey, MediaCommand};
+use crate::media::MediaCommand;
 use crate::model::{Activity, CallId, DeviceId, Fact, MonitorFact, Now, PartyRole};
 use crate::sip::leg::{Destination, LegCommand, LegSource};
 use crate::sip::sdp::Direction;
 use crate::supervision::{LegOutcome, SupervisionOutput};
 
-/// RFC 3261 8.1.1.6.
-const MAX_FORWARDS: u8 = 70;
-
-impl<O: Environment> B2bua<O> {
-    pub(super) fn apply(&mut self, wish: SupervisionOutput, now: Now) {
-        match wish {
-            SupervisionOutput::AskAdmission(asked) => self.outputs.push_back(Output::Fact(Fact::AdmissionAsked(asked))),
+impl<E: Environment> B2bua<E> {
+    pub(super) fn apply(&mut self, output: SupervisionOutput, now: Now) {
+        match output {
+            SupervisionOutput::AskAdmission(asked) => self.out.push(Output::Fact(Fact::AdmissionAsked(asked))),
             SupervisionOutput::Invite {
                 supervisor,
                 target,
@@ -33,48 +32,50 @@ impl<O: Environment> B2bua<O> {
                 coached,
                 takeover,
             } => {
-                let before = self.place(&supervisor, &call, |link| {
-                    let before = link.coached.take().filter(|_| link.joined);
-                    link.activity = activity;
-                    link.joined = true;
-                    link.coached.clone_from(&coached);
-                    link.takeover = takeover;
-                    before
-                });
-                if let (Some(before), Some(agent)) = (before, coached)
-                    && before.as_ref() != Some(&agent)
+                let Ok((found, ctx)) = self.find_named(&call, now) else { return };
+                let Some(link) = found.monitor_link(&supervisor) else { return };
+                let before = link.coached.take().filter(|_| link.joined);
+                link.activity = activity;
+                link.joined = true;
+                link.coached.clone_from(&coached);
+                link.takeover = takeover;
+                ctx.out.changed.insert(found.key);
+                // The agent is monitored from now on, and hears it where that is wished for.
+                if let Some(agent) = coached.filter(|agent| before.as_ref() != Some(agent))
+                    && let Ok(party) = found.party_on(&agent)
+                    && ctx.config.beep
                 {
-                    self.beep(&agent, &call);
+                    ctx.out.media(MediaCommand::Beep { leg: party.leg });
                 }
             }
             SupervisionOutput::Release {
                 supervisor,
                 call,
                 reason: _,
-            } => self.release(&supervisor, &call),
-            SupervisionOutput::Changed(monitor) => self.keep(monitor),
+            } => self.release(&supervisor, &call, now),
+            SupervisionOutput::Changed(monitor) => self.keep(monitor, now),
             SupervisionOutput::Gone { supervisor } => {
                 self.kept.remove(&supervisor);
-                self.outputs.push_back(Output::Keep(Persist::NoMonitor {
+                self.out.push(Output::Keep(Persist::NoMonitor {
                     supervisor: supervisor.clone(),
                 }));
-                self.outputs.push_back(Output::Fact(Fact::MonitorGone { supervisor }));
+                self.out.push(Output::Fact(Fact::MonitorGone { supervisor }));
             }
-            SupervisionOutput::Failed(failure) => self.outputs.push_back(Output::Fact(Fact::Failed(failure))),
+            SupervisionOutput::Failed(failure) => self.out.push(Output::Fact(Fact::Failed(failure))),
         }
     }
 
     /// Calls the supervisor's phone, which is to answer by itself and shows whom he coaches.
     fn bring_in(&mut self, supervisor: &DeviceId, target: DeviceId, call: &CallId, activity: Activity) -> Option<()> {
-        let key = self.live(call)?;
-        let device = self.devices.get(supervisor).filter(|device| device.registered)?;
-        let (number, policy) = (device.extension.number.clone(), self.policy_of_extension(&device.extension));
-        let first = self.calls.get(&key)?.codec();
+        let call = self.calls.named(call).ok()?;
+        let (key, first) = (call.key, call.codec());
+        let device = self.plan.device(supervisor).filter(|device| device.registered)?;
+        let (number, policy) = (device.extension.number.clone(), self.plan.policy_of_extension(&device.extension));
         let codecs = first_of(first.as_slice(), &self.config.codecs);
         let leg = self.new_leg();
         let (peer, named) = (LegSource::Account(supervisor.clone()), (number, PartyRole::Supervisor));
         let mut party = self.new_party(key, leg, peer, named, policy, LegStage::Invited)?;
-        let shown = self.shown(&target);
+        let shown = self.plan.shown(&target);
         let invite = LegCommand::Invite {
             leg,
             to: Destination::Device(supervisor.clone()),
@@ -87,7 +88,7 @@ impl<O: Environment> B2bua<O> {
             max_forwards: MAX_FORWARDS,
             passed: Vec::new(),
         };
-        self.invitations.push((leg, invite));
+        self.out.invitations.push((leg, invite));
         party.link = Some(MonitorLink {
             target,
             activity,
@@ -100,36 +101,23 @@ impl<O: Environment> B2bua<O> {
         Some(())
     }
 
-    /// `None`: he is not there.
-    fn place<T>(&mut self, supervisor: &DeviceId, call: &CallId, change: impl FnOnce(&mut MonitorLink) -> T) -> Option<T> {
-        let key = self.live(call)?;
-        let link = self.calls.get_mut(&key)?.supervisor(supervisor)?.link.as_mut()?;
-        self.changed.insert(key);
-        Some(change(link))
-    }
-
-    /// The agent is monitored from now on, and hears it where that is wished for.
-    fn beep(&mut self, agent: &DeviceId, call: &CallId) {
-        if let Some(leg) = self.party(agent, call).ok().map(|party| party.leg)
-            && self.config.beep
+    fn release(&mut self, supervisor: &DeviceId, call: &CallId, now: Now) {
+        if let Ok((call, ctx)) = self.find_named(call, now)
+            && let Some(party) = call.supervisor(supervisor)
         {
-            self.outputs.push_back(Output::Media(MediaCommand::Beep { leg }));
-        }
-    }
-
-    fn release(&mut self, supervisor: &DeviceId, call: &CallId) {
-        let Some(key) = self.live(call) else { return };
-        let Some(call) = self.calls.get_mut(&key) else { return };
-        if let Some(party) = call.supervisor(supervisor) {
-            party.end(Release::Hangup(None), &mut self.releases);
-            self.changed.insert(key);
+            party.end(Release::Hangup(None), ctx.out);
+            ctx.out.changed.insert(call.key);
         }
     }
 
     /// Publishes a monitor, and keeps it if more than its state has changed.
-    fn keep(&mut self, monitor: MonitorFact) {
-        if let Some(call) = monitor.state.call() {
-            self.place(&monitor.supervisor, call, |link| link.agent_side_only = monitor.agent_side_only);
+    fn keep(&mut self, monitor: MonitorFact, now: Now) {
+        if let Some(call) = monitor.state.call()
+            && let Ok((call, ctx)) = self.find_named(call, now)
+            && let Some(link) = call.monitor_link(&monitor.supervisor)
+        {
+            link.agent_side_only = monitor.agent_side_only;
+            ctx.out.changed.insert(call.key);
         }
         let kept = self.kept.insert(monitor.supervisor.clone(), monitor.clone());
         let same = kept.is_some_and(|kept| {
@@ -139,13 +127,16 @@ impl<O: Environment> B2bua<O> {
             } == monitor
         });
         if !same {
-            self.outputs.push_back(Output::Keep(Persist::Monitor(monitor.clone())));
+            self.out.push(Output::Keep(Persist::Monitor(monitor.clone())));
         }
-        self.outputs.push_back(Output::Fact(Fact::Monitor(monitor)));
+        self.out.push(Output::Fact(Fact::Monitor(monitor)));
     }
+}
 
-    pub(super) fn live(&self, call: &CallId) -> Option<CallKey> {
-        self.by_id.get(call).copied()
+impl Call {
+    /// The link of a supervisor that is on the call, or called to it.
+    fn monitor_link(&mut self, supervisor: &DeviceId) -> Option<&mut MonitorLink> {
+        self.supervisor(supervisor)?.link.as_mut()
     }
 }
 

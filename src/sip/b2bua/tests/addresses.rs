@@ -156,7 +156,7 @@ fn a_device_with_a_private_address_seen_at_a_public_one_is_behind_a_nat_without_
 #[test]
 fn a_trunk_with_media_sources_has_its_sound_there_and_nowhere_else() {
     let named = |house: &mut House| {
-        let city = house.b2bua.numbering.trunk_mut("city").expect("a trunk");
+        let city = house.b2bua.plan.numbering.trunk_mut("city").expect("a trunk");
         city.media_sources = vec![Network::parse("127.0.0.8/29").expect("a network")];
     };
     for (host, refused) in [("127.0.0.9", false), ("127.0.0.1", false), ("127.0.0.99", true)] {
@@ -189,7 +189,7 @@ fn nat_false_sends_to_the_very_port_that_is_described() {
 
 /// The port that a leg of ours was told of in its description.
 fn ours(house: &House, leg: LegId) -> SocketAddr {
-    let call = house.b2bua.calls.values().find(|call| call.party(leg).is_some()).expect("a call");
+    let call = house.b2bua.calls.iter().find(|call| call.party(leg).is_some()).expect("a call");
     call.party(leg).expect("a party").local.address()
 }
 

@@ -203,13 +203,18 @@ impl House {
         self.next_command += 1;
         let id = CommandId(self.next_command);
         self.b2bua.handle_command(id, command.clone(), self.now);
-        if let Some(Output::Persist { id, change }) = self.b2bua.outputs.pop_back_if(|output| matches!(output, Output::Persist { .. })) {
+        if let Some(Output::Persist { id, change }) = self
+            .b2bua
+            .out
+            .outputs
+            .pop_back_if(|output| matches!(output, Output::Persist { .. }))
+        {
             if let Persist::Monitor(monitor) = change {
                 self.kept.insert(monitor.supervisor.clone(), monitor);
             }
             self.b2bua.handle_persisted(id, true, self.now);
         }
-        let Some(Output::Reply { result: done, .. }) = self.b2bua.outputs.pop_back() else {
+        let Some(Output::Reply { result: done, .. }) = self.b2bua.out.outputs.pop_back() else {
             panic!("a command without an answer: {command:?}");
         };
         if done.is_ok() {
@@ -283,7 +288,7 @@ impl House {
     fn role_on_call(&self, line: &Line, device: &DeviceId) -> Option<PartyRole> {
         let call = line
             .call
-            .and_then(|key| self.b2bua.calls.get(&key))
+            .and_then(|key| self.b2bua.calls.get(key))
             .and_then(|call| self.calls.get(&call.id));
         call.and_then(|call| call.party_of(device)).map(|party| party.role)
     }
@@ -338,7 +343,7 @@ impl House {
 
     /// Whether a leg is with a telephone of the house, whoever has it now.
     fn is_house_line(&self, leg: LegId) -> bool {
-        let call = self.lines[&leg].call.and_then(|key| self.b2bua.calls.get(&key));
+        let call = self.lines[&leg].call.and_then(|key| self.b2bua.calls.get(key));
         let party = call.and_then(|call| call.party(leg));
         party.is_some_and(|party| matches!(&party.peer, LegSource::Account(device) if device.as_str() != CUSTOMER))
     }
@@ -598,8 +603,8 @@ impl House {
             assert!(line.ended, "leg not ended: {line:?}");
             assert!(line.closed, "port not closed: {line:?}");
         }
-        assert!(self.b2bua.by_leg.is_empty() && self.b2bua.by_id.is_empty());
-        assert!(self.b2bua.releases.is_empty() && self.b2bua.invitations.is_empty() && self.b2bua.changed.is_empty());
+        assert!(self.b2bua.calls.has_no_index());
+        assert!(self.b2bua.out.releases.is_empty() && self.b2bua.out.invitations.is_empty() && self.b2bua.out.changed.is_empty());
         assert_eq!(self.b2bua.poll_timeout(), None);
     }
 
@@ -838,7 +843,7 @@ impl House {
     }
 
     fn hold_against_table(&self, key: CallKey, hearing: &Hearing) {
-        let id = self.b2bua.calls.get(&key).map(|call| call.id.clone());
+        let id = self.b2bua.calls.get(key).map(|call| call.id.clone());
         let fact = id.as_ref().and_then(|id| self.calls.get(id));
         for coach in self.lines.values() {
             let is_coach = |role| {
