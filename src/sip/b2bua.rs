@@ -9,18 +9,25 @@
 //!                    supervision: told of every change of a call, obeyed at once
 //! ```
 //!
-//! A call is a set of seats with roles, not a pair. What its seats hear is worked out anew from the seats themselves after every step, and
+//! A call is a set of parties with roles, not a pair. What its parties hear is worked out anew from the parties themselves after every step, and
 //! the media engine is told once per step, in one piece: no step adds or removes a single cell.
 
 mod call;
+mod calls;
 mod commands;
+mod conference;
 mod connected;
 mod consultation;
-mod legs;
+mod hearing_policy;
+mod inbound;
 mod monitoring;
 mod numbering;
+mod outbound;
+mod party;
+mod rejection;
 mod routing;
 mod session;
+mod step;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -29,22 +36,27 @@ mod whereabouts;
 pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
 pub use whereabouts::Remark;
 
+pub use routing::Unroutable;
+
 use crate::media::{CallKey, Codec, Expected, Gain, LeakReason, MediaCommand, MediaEvent, Targets};
 use crate::model::{
-    Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Failure, Mode, MonitorFact, Now, Number, PartyRole, Quality,
-    Reason, Refusal, Scope, setting,
+    Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Mode, MonitorFact, Now, Number, PartyRole, Reason, Refusal,
+    Scope, setting,
 };
 use crate::sip::config::Nat;
 use crate::sip::leg::{Identity, LegCommand, LegId, LegSource};
 use crate::sip::sdp::{Local, SdpFault, SrtpPolicy};
 use crate::supervision::{self, Supervision};
-use call::{Call, LegStage, Party, Rules};
-pub use routing::Unroutable;
-use routing::{CalledParty, CallingParty};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use call::Call;
+use calls::CallTable;
+use commands::PendingCommand;
+use party::{LegStage, Party};
+use routing::DialPlan;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use step::{Ctx, Step};
 use whereabouts::{Aim, Reachability, Whereabouts};
 
 /// How the B2BUA behaves.
@@ -123,7 +135,7 @@ impl Default for B2buaConfig {
     }
 }
 
-/// What the B2BUA needs from outside in the middle of a step.
+/// What the B2BUA needs from environment in the middle of a step.
 pub trait Environment {
     /// Opens the ports of a leg: heard by nobody, hearing nobody. `None` when there is none left.
     fn open_port(&mut self, call: CallKey, leg: LegId, expected: Expected) -> Option<SocketAddr>;
@@ -141,8 +153,22 @@ pub enum Output {
     Media(MediaCommand),
     /// To whoever watches.
     Fact(Fact),
-    /// To the store.
+    /// To the store, ahead of the command that asks for it: its outcome comes back through [`B2bua::handle_persisted`].
+    Persist {
+        /// The command that waits.
+        id: CommandId,
+        /// The change.
+        change: Persist,
+    },
+    /// To the store: it has happened already, and is written as soon as it can be.
     Keep(Persist),
+    /// The answer to a command, after everything that it changed.
+    Reply {
+        /// The command.
+        id: CommandId,
+        /// Accepted or refused.
+        result: Result<(), Refusal>,
+    },
     /// To the log: a description of a leg's peer that cannot be used.
     Unusable {
         /// The leg.
@@ -160,6 +186,10 @@ pub enum Output {
     /// To the log.
     Remark(Remark),
 }
+
+/// One command, by the number that its sender has given it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CommandId(pub u64);
 
 /// What must survive a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,25 +228,16 @@ pub struct RestoredCalls {
 /// All calls of a house.
 ///
 /// After each `handle_*`, drain [`B2BUA::poll_output`]; call [`B2BUA::handle_timeout`] when [`B2BUA::poll_timeout`] says.
-pub struct B2bua<O> {
-    config: B2buaConfig,
-    numbering: Numbering,
-    outside: O,
-    devices: BTreeMap<DeviceId, DeviceState>,
-    calls: BTreeMap<CallKey, Call>,
-    by_leg: BTreeMap<LegId, CallKey>,
-    by_id: BTreeMap<CallId, CallKey>,
-    /// Every leg of a peer, those that have left included until their call forgets them.
-    by_peer: BTreeMap<LegSource, BTreeSet<LegId>>,
+pub struct B2bua<E> {
+    config: Arc<B2buaConfig>,
+    environment: E,
+    plan: DialPlan,
+    calls: CallTable,
     supervision: Supervision,
     kept: BTreeMap<DeviceId, MonitorFact>,
-    /// Calls that this step has changed.
-    changed: BTreeSet<CallKey>,
-    outputs: VecDeque<Output>,
-    /// Ends of legs, which come after the step's hearing: nobody hears what follows an end.
-    farewells: Vec<Output>,
-    /// Whoever is to be invited, which comes last: who is on another call with his one phone is let go there first.
-    invitations: Vec<(LegId, LegCommand)>,
+    /// Commands that wait until their change is stored.
+    pending: BTreeMap<CommandId, PendingCommand>,
+    out: Step,
     /// Where the leg is whose INVITE comes next.
     arriving: Option<(LegId, Whereabouts)>,
     /// Devices and trunks whose address was seen to be translated.
@@ -246,9 +267,9 @@ struct MediaPolicy {
     ipv6: bool,
 }
 
-impl<O: Environment> B2bua<O> {
+impl<E: Environment> B2bua<E> {
     /// A B2BUA without calls. Its first outputs are the facts of its devices and of the monitors that were kept.
-    pub fn new(config: B2buaConfig, numbering: Numbering, kept: RestoredCalls, outside: O) -> Self {
+    pub fn new(config: B2buaConfig, numbering: Numbering, kept: RestoredCalls, environment: E) -> Self {
         let mut devices: BTreeMap<DeviceId, DeviceState> = numbering
             .extensions()
             .map(|extension| (extension.device.clone(), DeviceState::new(extension.clone())))
@@ -271,21 +292,23 @@ impl<O: Environment> B2bua<O> {
             .collect();
         let facts = devices.values().map(|device| Fact::Device(device.fact()));
         let outputs = facts.chain(kept.values().cloned().map(Fact::Monitor)).map(Output::Fact).collect();
+        let config = Arc::new(config);
         Self {
+            plan: DialPlan {
+                config: Arc::clone(&config),
+                numbering,
+                devices,
+            },
             config,
-            numbering,
-            outside,
-            devices,
-            calls: BTreeMap::new(),
-            by_leg: BTreeMap::new(),
-            by_id: BTreeMap::new(),
-            by_peer: BTreeMap::new(),
+            environment,
+            calls: CallTable::default(),
             supervision,
             kept,
-            changed: BTreeSet::new(),
-            outputs,
-            farewells: Vec::new(),
-            invitations: Vec::new(),
+            pending: BTreeMap::new(),
+            out: Step {
+                outputs,
+                ..Step::default()
+            },
             arriving: None,
             behind_nat: BTreeSet::new(),
             next_call: 1,
@@ -316,16 +339,37 @@ impl<O: Environment> B2bua<O> {
     /// What the media engine saw.
     pub fn handle_media(&mut self, event: MediaEvent, now: Now) {
         match event {
-            MediaEvent::Inactive { leg } => self.probe(leg),
+            MediaEvent::Inactive { leg } => {
+                if let Some((call, mut ctx)) = self.find(leg, now) {
+                    call.handle_inactive(leg, &mut ctx);
+                }
+            }
+            MediaEvent::Active { leg } => {
+                if let Some((call, mut ctx)) = self.find(leg, now) {
+                    call.handle_active(leg, &mut ctx);
+                }
+            }
             MediaEvent::LeakGuard {
                 call,
                 leg: _,
                 reason: LeakReason::NotPermitted,
-            } => self.distrust(call),
-            MediaEvent::Quality { leg, quality } => return self.note_quality(leg, quality, now),
-            MediaEvent::Active { leg } => self.alive(leg),
-            MediaEvent::Withheld { leg } => self.withheld(leg),
-            MediaEvent::Failed { leg } => self.media_failed(leg),
+            } => self.with(call, now, Call::handle_leak),
+            MediaEvent::Failed { leg } => {
+                if let Some((call, mut ctx)) = self.find(leg, now) {
+                    call.handle_media_failed(&mut ctx);
+                }
+            }
+            MediaEvent::Withheld { leg } => {
+                if let Some(party) = self.calls.of_leg(leg).and_then(|call| call.party(leg)) {
+                    party.handle_withheld(&mut self.out);
+                }
+            }
+            MediaEvent::Quality { leg, quality } => {
+                if let Some((call, mut ctx)) = self.find(leg, now) {
+                    call.handle_quality(leg, quality, &mut ctx);
+                }
+                return;
+            }
             MediaEvent::LeakGuard {
                 reason: LeakReason::CodecMismatch,
                 ..
@@ -333,47 +377,6 @@ impl<O: Environment> B2bua<O> {
             | MediaEvent::Closed { .. } => {}
         }
         self.finish_step(now);
-    }
-
-    /// A leg's quality is no change of its call: supervision is never told. It goes along with the next change, or by itself when it is a
-    /// leg's first, or when the last time is long enough ago.
-    fn note_quality(&mut self, leg: LegId, quality: Quality, now: Now) {
-        let interval = self.config.quality_interval;
-        let Some(call) = self.call_of(leg) else { return };
-        let Some(seat) = call.seat_mut(leg).filter(|seat| !seat.is_over()) else {
-            return;
-        };
-        let before = seat.quality.replace(quality);
-        if before == Some(quality) {
-            return;
-        }
-        let is_due = before.is_none() || call.quality_told.is_none_or(|told| told + interval <= now.mono);
-        if is_due && let Some(reported) = &call.reported {
-            let fact = call.measured(reported.clone());
-            call.quality_told = Some(now.mono);
-            self.outputs.push_back(Output::Fact(Fact::Call(fact)));
-        }
-    }
-
-    /// Supervisors are heard by nobody on this call any more, and told so: who watches writes it down.
-    fn distrust(&mut self, key: CallKey) {
-        let Some(call) = self.calls.get_mut(&key).filter(|call| !call.distrusted) else {
-            return;
-        };
-        call.distrusted = true;
-        self.changed.insert(key);
-        let failures = call.supervisors().map(|device| {
-            Output::Fact(Fact::Failed(Failure {
-                device: device.clone(),
-                call: Some(call.id.clone()),
-                request_id: None,
-                refusal: Refusal::new(
-                    Reason::Internal,
-                    "Sound was about to reach a party it was not meant for. It was silenced, and you are heard by nobody on this call any more.",
-                ),
-            }))
-        });
-        self.outputs.extend(failures);
     }
 
     /// Takes no more calls, and ends those that live when `grace` is over.
@@ -394,9 +397,9 @@ impl<O: Environment> B2bua<O> {
 
     /// Whose a leg is, for the log.
     pub fn party_of(&self, leg: LegId) -> Option<(&CallId, PartyRole)> {
-        let call = self.calls.get(self.by_leg.get(&leg)?)?;
-        let seat = call.seats.iter().find(|seat| seat.leg == leg)?;
-        Some((&call.id, seat.role))
+        let call = self.calls.of_leg(leg)?;
+        let party = call.party(leg)?;
+        Some((&call.id, party.role))
     }
 
     /// When to call [`Self::handle_timeout`].
@@ -409,10 +412,9 @@ impl<O: Environment> B2bua<O> {
     pub fn handle_timeout(&mut self, now: Now) {
         self.supervision.handle_timeout(now);
         if self.closing.is_some_and(|deadline| deadline <= now.mono) {
-            for call in self.calls.values_mut() {
-                call.refusal = Some(503);
-                call.end_everybody(Some((503, "Service Unavailable")), &mut self.farewells);
-                self.changed.insert(call.key);
+            for call in self.calls.iter_mut() {
+                call.refuse(503, &mut self.out);
+                call.end_everybody(Some((503, "Service Unavailable")), &mut self.out);
             }
         }
         self.finish_step(now);
@@ -420,203 +422,112 @@ impl<O: Environment> B2bua<O> {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.out.outputs.pop_front()
     }
 
-    /// Brings a step to its end: facts, supervision's wishes, calls that cannot go on, and then, once, who hears whom.
+    /// Brings a step to its end: facts, the outputs of supervision, calls that cannot go on, and then, once, who hears whom.
     ///
     /// What a call was between two facts of one step is told to supervision only; outside it is told once how it is now, and before what
     /// comes of it.
     fn finish_step(&mut self, now: Now) {
-        let first = self.outputs.len();
+        let first = self.out.outputs.len();
         let mut touched = BTreeSet::new();
         let mut turns = 0_u32;
         loop {
             turns += 1;
             debug_assert!(turns < 100_000, "the step does not come to an end");
-            if let Some(key) = self.changed.pop_first() {
+            if let Some(key) = self.out.changed.pop_first() {
                 touched.insert(key);
-                self.tell_supervision(key, now);
-            } else if let Some(wish) = self.supervision.poll_output() {
-                self.apply(wish, now);
+                self.with(key, now, Call::inform_supervision);
+            } else if let Some(output) = self.supervision.poll_output() {
+                self.apply(output, now);
             } else {
                 for &key in &touched {
-                    self.transfer_is_moot(key);
-                    self.end_if_alone(key);
+                    self.with(key, now, Call::transfer_is_moot);
+                    self.with(key, now, Call::end_if_alone);
                     self.nothing_is_asked_about(key);
                 }
-                if self.changed.is_empty() {
+                if self.out.changed.is_empty() {
                     break;
                 }
             }
         }
         for &key in &touched {
-            self.tell_engine(key);
-            self.tell_hold(key);
+            self.with(key, now, |call, ctx| {
+                call.update_hearing(ctx);
+                call.signal_hold(ctx);
+            });
         }
         for &key in touched.iter().rev() {
-            self.report(key, first);
+            self.with(key, now, |call, ctx| call.report(first, ctx.out));
         }
-        self.part_and_invite();
+        self.release_and_invite();
         for &key in &touched {
-            self.forget_if_over(key);
+            self.calls.forget_if_over(key);
         }
     }
 
-    /// Who was to be invited and has to leave in the same step is neither.
-    fn part_and_invite(&mut self) {
-        let mut farewells = std::mem::take(&mut self.farewells);
-        let mut invitations = std::mem::take(&mut self.invitations);
+    /// A party that was to be invited and has to leave in the same step is neither.
+    fn release_and_invite(&mut self) {
+        let mut releases = std::mem::take(&mut self.out.releases);
+        let mut invitations = std::mem::take(&mut self.out.invitations);
         invitations.retain(|(invited, _)| {
-            let call = self.by_leg.get(invited).and_then(|key| self.calls.get(key));
-            let stays = call.and_then(|call| call.seat(*invited)).is_some_and(|seat| !seat.is_over());
+            let stays = self.calls.live(*invited).is_some();
             if !stays {
-                farewells.retain(|farewell| !matches!(farewell, Output::Leg(LegCommand::Hangup { leg, .. }) if leg == invited));
+                releases.retain(|release| !matches!(release, Output::Leg(LegCommand::Hangup { leg, .. }) if leg == invited));
             }
             stays
         });
-        self.outputs.extend(farewells);
-        self.outputs.extend(invitations.into_iter().map(|(_, invite)| Output::Leg(invite)));
+        self.out.extend(releases);
+        self.out.extend(invitations.into_iter().map(|(_, invite)| Output::Leg(invite)));
     }
 
-    fn tell_supervision(&mut self, key: CallKey, now: Now) {
-        let Some(call) = self.calls.get_mut(&key) else { return };
-        call.lift_mutes();
-        let fact = call.fact();
-        self.supervision.handle_doubt(&call.id, call.is_probed(), now);
-        if call.supervised.as_ref() != Some(&fact) {
-            self.supervision.handle_call(&fact, now);
-            call.supervised = Some(fact);
-        }
-    }
-
-    /// Publishes a call, if that is news, among the outputs from this one on.
-    fn report(&mut self, key: CallKey, first: usize) {
-        let Some(call) = self.calls.get_mut(&key) else { return };
-        let fact = call.fact();
-        if call.reported.as_ref() != Some(&fact) {
-            call.reported = Some(fact.clone());
-            let fact = call.measured(fact);
-            self.outputs.insert(first, Output::Fact(Fact::Call(fact)));
-        }
-    }
-
-    fn end_if_alone(&mut self, key: CallKey) {
-        let Some(call) = self.calls.get_mut(&key) else { return };
-        if call.is_over() || call.goes_on() || call.is_accompanied() && self.supervision.keeps_alive(&call.fact()) {
-            return;
-        }
-        if let (Some(device), Some(status)) = (call.dialler.take(), call.refusal) {
-            let missing = if call.dials.is_some() { &call.ani } else { &call.dnis };
-            self.outputs.push_back(Output::Fact(Fact::Failed(Failure {
-                device,
-                call: Some(call.id.clone()),
-                request_id: None,
-                refusal: unreached(status, missing),
-            })));
-        }
-        call.end_everybody(None, &mut self.farewells);
-        self.changed.insert(key);
-    }
-
-    fn tell_engine(&mut self, key: CallKey) {
-        let rules = Rules {
-            monitor_party_on_hold: self.config.monitor_party_on_hold,
-            supervisors_hear_each_other: self.config.supervisors_hear_each_other,
-            agent_side_only: self.config.agent_side_only,
-            whisper: self.config.whisper,
-            duck: self.config.duck,
-        };
-        let Some(call) = self.calls.get_mut(&key).filter(|call| !call.is_over()) else {
-            return;
-        };
-        let hearing = call.hearing(rules);
-        if call.told != hearing {
-            call.told = hearing.clone();
-            self.outputs.push_back(Output::Media(MediaCommand::Hear { call: key, hearing }));
-        }
-    }
-
-    fn forget_if_over(&mut self, key: CallKey) {
-        if self.calls.get(&key).is_some_and(Call::is_over)
-            && let Some(call) = self.calls.remove(&key)
-        {
-            self.by_id.remove(&call.id);
-            for seat in &call.seats {
-                self.forget_leg(seat.leg, &seat.peer);
-            }
-        }
-    }
-
-    fn forget_leg(&mut self, leg: LegId, peer: &LegSource) {
-        self.by_leg.remove(&leg);
-        if let Some(legs) = self.by_peer.get_mut(peer) {
-            legs.remove(&leg);
-            if legs.is_empty() {
-                self.by_peer.remove(peer);
-            }
-        }
-    }
-
-    /// The legs of a peer that have not left, with their calls.
-    fn live_legs(&self, peer: &LegSource) -> impl Iterator<Item = (&Call, &Party)> {
-        let legs = self.by_peer.get(peer).into_iter().flatten();
-        legs.filter_map(|leg| {
-            let call = self.calls.get(self.by_leg.get(leg)?)?;
-            let seat = call.seat(*leg).filter(|seat| !seat.is_over())?;
-            Some((call, seat))
-        })
-    }
-
-    fn call_of(&mut self, leg: LegId) -> Option<&mut Call> {
-        let key = self.by_leg.get(&leg)?;
-        self.calls.get_mut(key)
-    }
-
-    fn terms_of_extension(&self, extension: &Extension) -> MediaPolicy {
-        MediaPolicy {
-            reach: Reachability::Device(extension.nat),
-            targets: Arc::clone(&self.config.targets),
-            own_ports: extension.own_ports,
-            srtp: extension.srtp,
-            ipv6: self.config.media_over_ipv6,
-            codecs: self.config.codecs.clone(),
-        }
-    }
-
-    fn terms_of_trunk(&self, trunk: &TrunkRoute) -> MediaPolicy {
-        let common: Vec<Codec> = trunk
-            .codecs
-            .iter()
-            .copied()
-            .filter(|codec| self.config.codecs.contains(codec))
-            .collect();
-        MediaPolicy {
-            reach: Reachability::Trunk {
-                nat: trunk.nat,
-                hosts: trunk.hosts.clone(),
-                media_sources: trunk.media_sources.clone(),
+    /// The call of a leg, with what it may use in this step.
+    fn find(&mut self, leg: LegId, now: Now) -> Option<(&mut Call, Ctx<'_>)> {
+        let call = self.calls.of_leg_mut(leg)?;
+        let (config, supervision, out) = (&*self.config, &mut self.supervision, &mut self.out);
+        Some((
+            call,
+            Ctx {
+                config,
+                supervision,
+                out,
+                now,
             },
-            targets: Arc::clone(&self.config.targets),
-            own_ports: trunk.own_ports,
-            srtp: trunk.srtp,
-            ipv6: self.config.media_over_ipv6,
-            codecs: if common.is_empty() { self.config.codecs.clone() } else { common },
-        }
+        ))
     }
 
-    fn caller(&self, source: &LegSource) -> Option<CallingParty> {
-        match source {
-            LegSource::Account(id) => self.devices.get(id).map(|device| CallingParty {
-                device: Some(id.clone()),
-                role: role_of(device.extension.kind),
-                terms: self.terms_of_extension(&device.extension),
-            }),
-            LegSource::Trunk(name) => Some(CallingParty {
-                device: None,
-                role: PartyRole::Customer,
-                terms: self.numbering.trunk(name).map(|trunk| self.terms_of_trunk(trunk))?,
-            }),
+    fn find_key(&mut self, key: CallKey, now: Now) -> Option<(&mut Call, Ctx<'_>)> {
+        let call = self.calls.get_mut(key)?;
+        let (config, supervision, out) = (&*self.config, &mut self.supervision, &mut self.out);
+        Some((
+            call,
+            Ctx {
+                config,
+                supervision,
+                out,
+                now,
+            },
+        ))
+    }
+
+    fn find_named(&mut self, id: &CallId, now: Now) -> Result<(&mut Call, Ctx<'_>), Refusal> {
+        let call = self.calls.named_mut(id).ok_or_else(|| Refusal::no_call(id))?;
+        let (config, supervision, out) = (&*self.config, &mut self.supervision, &mut self.out);
+        Ok((
+            call,
+            Ctx {
+                config,
+                supervision,
+                out,
+                now,
+            },
+        ))
+    }
+
+    fn with(&mut self, key: CallKey, now: Now, step: impl FnOnce(&mut Call, &mut Ctx<'_>)) {
+        if let Some((call, mut ctx)) = self.find_key(key, now) {
+            step(call, &mut ctx);
         }
     }
 
@@ -626,14 +537,14 @@ impl<O: Environment> B2bua<O> {
         leg
     }
 
-    /// A seat with its ports open, or nothing at all.
-    fn new_seat(
+    /// A party with its ports open, or nothing at all.
+    fn new_party(
         &mut self,
         call: CallKey,
         leg: LegId,
         peer: LegSource,
-        party: (Number, PartyRole),
-        terms: MediaPolicy,
+        named: (Number, PartyRole),
+        policy: MediaPolicy,
         stage: LegStage,
     ) -> Option<Party> {
         let offered = match &stage {
@@ -641,24 +552,23 @@ impl<O: Environment> B2bua<O> {
             _ => None,
         };
         let place = self.arriving.take_if(|(arriving, _)| *arriving == leg).map(|(_, place)| place);
-        let is_natted = || self.behind_nat.contains(&peer) || Aim::at(&terms.reach, place, offered, None).nat;
+        let is_natted = || self.behind_nat.contains(&peer) || Aim::at(&policy.reach, place, offered, None).nat;
         let expected = match (&peer, offered) {
-            _ if terms.own_ports || terms.reach.nat() == Nat::Always || is_natted() => Expected::Nothing,
+            _ if policy.own_ports || policy.reach.nat() == Nat::Always || is_natted() => Expected::Nothing,
             (LegSource::Account(device), _) => Expected::Phone(device.to_string()),
             (LegSource::Trunk(_), Some(source)) => Expected::Offered(source),
             (LegSource::Trunk(_), None) => Expected::Nothing,
         };
-        let address = self.outside.open_port(call, leg, expected)?;
-        let local = Local::new(session_id(self.outside.random()), address);
-        let local = match terms.srtp {
+        let address = self.environment.open_port(call, leg, expected)?;
+        let local = Local::new(session_id(self.environment.random()), address);
+        let local = match policy.srtp {
             SrtpPolicy::Off => local,
-            SrtpPolicy::Optional | SrtpPolicy::Required => local.with_srtp(terms.srtp, self.secret()),
+            SrtpPolicy::Optional | SrtpPolicy::Required => local.with_srtp(policy.srtp, self.secret()),
         };
-        self.by_leg.insert(leg, call);
-        self.by_peer.entry(peer.clone()).or_default().insert(leg);
+        self.calls.add_leg(leg, &peer, call);
         Some(Party {
             place,
-            ..Party::new(leg, peer, party, terms, stage, local)
+            ..Party::new(leg, peer, named, policy, stage, local)
         })
     }
 
@@ -666,7 +576,7 @@ impl<O: Environment> B2bua<O> {
     fn secret(&mut self) -> [u8; 32] {
         let mut secret = [0; 32];
         for half in secret.chunks_exact_mut(16) {
-            half.copy_from_slice(&self.outside.random().to_be_bytes());
+            half.copy_from_slice(&self.environment.random().to_be_bytes());
         }
         secret
     }
@@ -674,19 +584,9 @@ impl<O: Environment> B2bua<O> {
     fn new_ids(&mut self) -> (CallKey, CallId, String) {
         let key = CallKey(self.next_call);
         self.next_call += 1;
-        let id = format!("{:032X}", self.outside.random());
-        let conn_id = format!("{:016x}", self.outside.random() as u64);
+        let id = format!("{:032X}", self.environment.random());
+        let conn_id = format!("{:016x}", self.environment.random() as u64);
         (key, CallId::from(id), conn_id)
-    }
-
-    fn shown(&self, device: &DeviceId) -> Number {
-        self.devices
-            .get(device)
-            .map_or_else(|| Number::from(""), |device| device.extension.number.clone())
-    }
-
-    fn known(&self, device: &DeviceId) -> Result<&DeviceState, Refusal> {
-        self.devices.get(device).ok_or_else(|| Refusal::no_device(device))
     }
 }
 
@@ -734,17 +634,8 @@ fn identity(number: &Number, display: impl Into<String>) -> Identity {
     }
 }
 
-/// What a device that dialled is told about a number that could not be had.
-fn unreached(status: u16, number: &Number) -> Refusal {
-    match status {
-        404 => Refusal::no_number(number),
-        403 => Refusal::new(Reason::NotPermitted, format!("Number '{number}' may not be called from here.")),
-        408 | 480 => Refusal::new(Reason::InvalidState, format!("Number '{number}' does not answer.")),
-        486 | 600 => Refusal::new(Reason::InvalidState, format!("Number '{number}' is busy.")),
-        603 => Refusal::new(Reason::InvalidState, format!("Number '{number}' rejects the call.")),
-        503 => Refusal::new(Reason::Unavailable, format!("Number '{number}' can not be called now.")),
-        _ => Refusal::new(Reason::Internal, format!("Number '{number}' could not be called ({status}).")),
-    }
+fn stopping() -> Refusal {
+    Refusal::new(Reason::Unavailable, "The backend is stopping.")
 }
 
 /// RFC 8866 5.2 sets no bound; 31 bits every peer can read.

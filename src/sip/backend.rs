@@ -7,7 +7,7 @@
 mod observer;
 mod persistence;
 
-use super::b2bua::{B2bua, B2buaConfig, Environment, Numbering, Output, Persist};
+use super::b2bua::{B2bua, B2buaConfig, CommandId, Environment, Numbering, Output};
 use super::config::SipConfig;
 use super::endpoint::Endpoint;
 use super::flow::Protocol;
@@ -16,12 +16,13 @@ use super::sdp::{SdpError, SrtpPolicy};
 use crate::clock;
 use crate::media::engine::{Engine, EngineStats, MediaEvents};
 use crate::media::{CallKey, Expected, LeakReason, MediaCommand, MediaConfig, MediaEvent, Targets};
-use crate::model::{Command, Fact, Now, Reason, Refusal, UserId};
+use crate::model::{CommandContext, Fact, Now, Refusal, UserId};
 use crate::store::{Store, StoreError};
 use crate::telephony::{self, CommandCall, CommandInbox, FactLog, proto};
 use observer::Observer;
-use persistence::{Ahead, BackendWriter};
+use persistence::BackendWriter;
 use proto::telephony_server::TelephonyServer;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -139,7 +140,7 @@ pub async fn start(
     config: BackendConfig,
     store: Store,
 ) -> Result<(TelephonyServer<telephony::TelephonyService>, SipBackend), BackendStartError> {
-    let (kept, bindings, keeping) = persistence::start(store).await?;
+    let (kept, bindings, writer) = persistence::start(store).await?;
     let media_config = config.media.clone();
     let (engine, media) = Engine::start(config.media).map_err(BackendStartError::Media)?;
     let numbering = Numbering::of(&config.sip);
@@ -147,7 +148,7 @@ pub async fn start(
     let mut endpoint = Endpoint::bind(config.sip).await.map_err(BackendStartError::Sip)?;
     let sip = endpoint.local_addrs().to_vec();
     let grace = config.b2bua.grace;
-    let surroundings = Surroundings { engine: engine.clone() };
+    let environment = EngineEnvironment { engine: engine.clone() };
     // Sound is UDP: a listener for TCP leaves the same port of UDP to others.
     let over_udp = sip.iter().filter(|(protocol, _)| *protocol == Protocol::Udp);
     let doors: Vec<SocketAddr> = over_udp.map(|(_, address)| *address).collect();
@@ -155,22 +156,24 @@ pub async fn start(
         targets: Arc::new(Targets::of(&media_config, &interfaces(), &doors)),
         ..config.b2bua
     };
-    let mut board = B2bua::new(b2bua, numbering, kept, surroundings);
+    let mut b2bua = B2bua::new(b2bua, numbering, kept, environment);
     for event in endpoint.restore(bindings) {
-        board.handle_leg(event, clock::now());
+        b2bua.handle_leg(event, clock::now());
     }
-    let (server, CommandInbox { commands, facts }) = telephony::serve(board.capabilities());
+    let (server, CommandInbox { commands, facts }) = telephony::serve(b2bua.capabilities());
     let (stop, stopped) = oneshot::channel();
     let shell = BackendTask {
-        board,
+        b2bua,
         endpoint,
         engine: engine.clone(),
         media: Some(media),
         commands: Some(commands),
+        unanswered: BTreeMap::new(),
+        next_command: 0,
         facts: facts.clone(),
-        keeping,
+        writer,
         grace,
-        journal: Observer::default(),
+        observer: Observer::default(),
     };
     let (alive, running) = watch::channel(true);
     let alive = Alive(alive);
@@ -213,11 +216,11 @@ fn warn_of_open_keys(sip: &SipConfig) {
     }
 }
 
-struct Surroundings {
+struct EngineEnvironment {
     engine: Engine,
 }
 
-impl Environment for Surroundings {
+impl Environment for EngineEnvironment {
     fn open_port(&mut self, call: CallKey, leg: LegId, expected: Expected) -> Option<SocketAddr> {
         self.engine
             .open(call, leg, expected)
@@ -232,22 +235,36 @@ impl Environment for Surroundings {
 
 /// Everything the loop owns.
 struct BackendTask {
-    board: B2bua<Surroundings>,
+    b2bua: B2bua<EngineEnvironment>,
     endpoint: Endpoint,
     engine: Engine,
     media: Option<MediaEvents>,
     commands: Option<tokio::sync::mpsc::Receiver<CommandCall>>,
+    unanswered: BTreeMap<CommandId, Unanswered>,
+    next_command: u64,
     facts: FactLog,
-    keeping: BackendWriter,
+    writer: BackendWriter,
     grace: Duration,
-    journal: Observer,
+    observer: Observer,
+}
+
+/// A command that the B2BUA has not answered yet.
+struct Unanswered {
+    context: CommandContext,
+    reply: oneshot::Sender<Result<(), Refusal>>,
+}
+
+impl Unanswered {
+    fn span(&self) -> tracing::Span {
+        tracing::info_span!("command", request_id = %self.context.request_id, user = self.context.user.as_ref().map(UserId::as_str))
+    }
 }
 
 /// One thing that happened.
 enum Input {
     Legs(Vec<LegEvent>),
     Command(Option<CommandCall>),
-    Stored(Box<Ahead>, bool),
+    Stored(CommandId, bool),
     Media(Option<MediaEvent>),
     Timeout,
     Stop,
@@ -257,46 +274,46 @@ impl BackendTask {
     async fn run(mut self, stopped: oneshot::Receiver<()>) {
         let mut stopped = Some(stopped);
         self.drain();
-        while stopped.is_some() || !self.board.is_idle() {
-            let happening = self.wait(&mut stopped).await;
-            self.hand_in(happening);
+        while stopped.is_some() || !self.b2bua.is_idle() {
+            let input = self.wait(&mut stopped).await;
+            self.hand_in(input);
             self.drain();
         }
         let _ = timeout(LAST_WORDS, self.say_goodbye()).await;
-        self.keeping.finish().await;
+        self.writer.finish().await;
     }
 
     async fn wait(&mut self, stopped: &mut Option<oneshot::Receiver<()>>) -> Input {
-        let at = self.board.poll_timeout();
+        let at = self.b2bua.poll_timeout();
         tokio::select! {
             events = self.endpoint.next() => Input::Legs(events),
             placed = next(&mut self.commands) => Input::Command(placed),
-            (ahead, written) = self.keeping.stored() => Input::Stored(ahead, written),
+            (id, is_stored) = self.writer.stored() => Input::Stored(id, is_stored),
             event = next(&mut self.media) => Input::Media(event),
             () = until(at) => Input::Timeout,
             () = ended(stopped) => Input::Stop,
         }
     }
 
-    fn hand_in(&mut self, happening: Input) {
+    fn hand_in(&mut self, input: Input) {
         let now = clock::now();
-        match happening {
+        match input {
             Input::Legs(events) => events.into_iter().for_each(|event| self.hand_in_leg(event, now)),
-            Input::Command(Some(placed)) => self.take(placed, now),
+            Input::Command(Some(call)) => self.hand_in_command(call, now),
             Input::Command(None) => self.commands = None,
-            Input::Stored(ahead, written) => self.take_stored(*ahead, written, now),
+            Input::Stored(id, is_stored) => self.hand_in_stored(id, is_stored, now),
             Input::Media(Some(event)) => self.hand_in_media(event, now),
             Input::Media(None) => self.media = None,
-            Input::Timeout => self.board.handle_timeout(now),
+            Input::Timeout => self.b2bua.handle_timeout(now),
             Input::Stop => {
-                tracing::info!(calls = self.board.live_calls(), grace_s = self.grace.as_secs(), "stopping");
-                self.board.close(self.grace, now);
+                tracing::info!(calls = self.b2bua.live_calls(), grace_s = self.grace.as_secs(), "stopping");
+                self.b2bua.close(self.grace, now);
             }
         }
     }
 
     fn hand_in_leg(&mut self, event: LegEvent, now: Now) {
-        let span = self.journal.span(&event);
+        let span = self.observer.span(&event);
         let _inside = span.enter();
         let mut gone = None;
         match &event {
@@ -311,8 +328,8 @@ impl BackendTask {
                 ..
             } => {
                 tracing::debug!("a call comes in");
-                self.journal.name(*leg, call_id.clone());
-                self.journal.calls(*leg, claimed, to, source);
+                self.observer.name(*leg, call_id.clone());
+                self.observer.calls(*leg, claimed, to, source);
             }
             LegEvent::Redirected { leg, status, to } => {
                 tracing::debug!(status, numbers = to.len(), "redirected");
@@ -344,11 +361,11 @@ impl BackendTask {
             | LegEvent::OfferAnswered { .. }
             | LegEvent::OfferRefused { .. } => {}
         }
-        self.board.handle_leg(event, now);
+        self.b2bua.handle_leg(event, now);
         // Each event's consequences are done before the next is looked at: a leg that was opened for it must exist.
         self.drain();
         if let Some(leg) = gone {
-            self.journal.forget(leg);
+            self.observer.forget(leg);
         }
     }
 
@@ -368,63 +385,37 @@ impl BackendTask {
             } => tracing::debug!(call = call.0, leg = leg.0, "sound in another codec was kept from a listener"),
             MediaEvent::Closed { leg, stats } => {
                 tracing::debug!(leg = leg.0, ?stats, "media closed");
-                self.journal.silent(*leg, stats, now);
+                self.observer.silent(*leg, stats, now);
             }
             MediaEvent::Inactive { leg } => tracing::debug!(leg = leg.0, "silent"),
             MediaEvent::Failed { leg } => tracing::error!(leg = leg.0, "the media worker of a leg has failed: its call is ended"),
             MediaEvent::Withheld { .. } | MediaEvent::Active { .. } | MediaEvent::Quality { .. } => {}
         }
-        self.board.handle_media(event, now);
+        self.b2bua.handle_media(event, now);
     }
 
-    fn take(&mut self, placed: CommandCall, now: Now) {
-        if let Command::StopMonitoring { supervisor } = &placed.command {
-            let stopped = self.keeping.stop(supervisor);
-            return self.apply(placed, None, stopped, now);
-        }
-        match self.board.foresee(&placed.command) {
-            Ok(Some(keep)) => self.keeping.write_ahead(Ahead { keep, placed }),
-            Ok(None) => self.apply(placed, None, false, now),
-            Err(refusal) => refuse(placed, refusal),
-        }
-    }
-
-    fn take_stored(&mut self, ahead: Ahead, written: bool, now: Now) {
-        let is_wanted = self.keeping.is_wanted(&ahead);
-        let Ahead { keep, placed } = ahead;
-        let refusal = match (written, is_wanted) {
-            (true, true) => return self.apply(placed, Some(&keep), false, now),
-            (_, false) => Refusal::new(Reason::InvalidState, "Monitoring was cancelled before it began."),
-            (false, true) => Refusal::new(
-                Reason::Internal,
-                "The change can not be stored now: the disk of the telephony backend is full or fails.",
-            ),
-        };
-        // Whether something of it has reached a failing disk is not known.
-        self.board.keep_instead(&keep);
-        self.drain();
-        refuse(placed, refusal);
-    }
-
-    /// `stopped`: it has ended something that had not begun.
-    fn apply(&mut self, placed: CommandCall, foreseen: Option<&Persist>, stopped: bool, now: Now) {
-        let CommandCall { context, command, reply } = placed;
-        let span = tracing::info_span!("command", request_id = %context.request_id, user = context.user.as_ref().map(UserId::as_str));
+    fn hand_in_command(&mut self, call: CommandCall, now: Now) {
+        let CommandCall { context, command, reply } = call;
+        let id = CommandId(self.next_command);
+        self.next_command += 1;
+        let unanswered = Unanswered { context, reply };
+        let span = unanswered.span();
         let _inside = span.enter();
-        let done = match self.board.handle_command(&command, now) {
-            Err(_) if stopped => Ok(()),
-            done => done,
-        };
-        if let (Err(_), Some(foreseen)) = (&done, foreseen) {
-            self.board.keep_instead(foreseen);
-        }
-        tracing::debug!(accepted = done.is_ok(), "command");
+        self.unanswered.insert(id, unanswered);
+        self.b2bua.handle_command(id, command, now);
         self.drain();
-        self.keeping.answer(done, reply);
+    }
+
+    fn hand_in_stored(&mut self, id: CommandId, is_stored: bool, now: Now) {
+        let span = self.unanswered.get(&id).map_or_else(tracing::Span::none, Unanswered::span);
+        let _inside = span.enter();
+        self.b2bua.handle_persisted(id, is_stored, now);
+        self.drain();
     }
 
     fn drain(&mut self) {
-        while let Some(output) = self.board.poll_output() {
+        let mut replies = Vec::new();
+        while let Some(output) = self.b2bua.poll_output() {
             match output {
                 Output::Leg(command) => {
                     self.note_leg(&command);
@@ -436,48 +427,68 @@ impl BackendTask {
                     if let Some(leg) = invited
                         && let Some(call_id) = self.endpoint.agent().call_id(leg)
                     {
-                        self.journal.name(leg, String::from_utf8_lossy(call_id).into_owned());
+                        self.observer.name(leg, String::from_utf8_lossy(call_id).into_owned());
                     }
                 }
                 Output::Media(command) => {
                     if let MediaCommand::Describe { leg, media, .. } = &command
-                        && let Some((call, role)) = self.board.party_of(*leg)
+                        && let Some((call, role)) = self.b2bua.party_of(*leg)
                     {
-                        self.journal.seat(*leg, call, role, media.codec, clock::instant());
+                        self.observer.party(*leg, call, role, media.codec, clock::instant());
                     }
                     self.engine.command(command);
                 }
                 Output::Fact(fact) => self.publish(fact),
-                Output::Keep(keep) => self.keeping.keep(keep),
-                Output::Unusable { leg, fault } => self.journal.unusable(leg, &fault),
-                Output::Denied { leg, why } => self.journal.denied(leg, why),
-                Output::Remark(remark) => self.journal.remark(remark),
+                Output::Persist { id, change } => self.writer.persist(id, change),
+                Output::Keep(change) => self.writer.keep(change),
+                Output::Reply { id, result } => replies.push((id, result)),
+                Output::Unusable { leg, fault } => self.observer.unusable(leg, &fault),
+                Output::Denied { leg, why } => self.observer.denied(leg, why),
+                Output::Remark(remark) => self.observer.remark(remark),
             }
         }
         for (device, bindings) in self.endpoint.take_bindings() {
-            self.keeping.keep_bindings(&device, &bindings);
+            self.writer.keep_bindings(&device, &bindings);
         }
-        self.keeping.submit();
+        self.writer.submit();
+        for (id, result) in replies {
+            if let Some(command) = self.unanswered.remove(&id) {
+                self.answer(command, result);
+            }
+        }
+    }
+
+    fn answer(&mut self, command: Unanswered, result: Result<(), Refusal>) {
+        let Unanswered { context, reply } = command;
+        match &result {
+            Ok(()) => {
+                tracing::debug!(request_id = %context.request_id, user = context.user.as_ref().map(UserId::as_str), "command accepted")
+            }
+            Err(refusal) => {
+                tracing::debug!(request_id = %context.request_id, user = context.user.as_ref().map(UserId::as_str), %refusal, "command refused")
+            }
+        }
+        self.writer.answer(result, reply);
     }
 
     /// A leg is refused or released by us.
     fn note_leg(&mut self, command: &LegCommand) {
         match command {
-            LegCommand::Reject { leg, status } => self.journal.refused(*leg, *status),
-            LegCommand::RefuseOffer { leg, .. } if self.board.party_of(*leg).is_none() => self.journal.refused(*leg, SdpError::STATUS),
+            LegCommand::Reject { leg, status } => self.observer.refused(*leg, *status),
+            LegCommand::RefuseOffer { leg, .. } if self.b2bua.party_of(*leg).is_none() => self.observer.refused(*leg, SdpError::STATUS),
             LegCommand::TellReferrer {
                 leg,
                 status: status @ 300..,
-            } => self.journal.not_transferred(*leg, *status),
-            LegCommand::Hangup { leg, .. } => self.journal.forget(*leg),
+            } => self.observer.not_transferred(*leg, *status),
+            LegCommand::Hangup { leg, .. } => self.observer.forget(*leg),
             _ => {}
         }
     }
 
     fn publish(&mut self, fact: Fact) {
-        self.journal.fact(&fact, clock::now());
+        self.observer.fact(&fact, clock::now());
         self.facts.publish(fact);
-        metrics::gauge!("undertone_sip_calls").set(self.board.live_calls() as f64);
+        metrics::gauge!("undertone_sip_calls").set(self.b2bua.live_calls() as f64);
     }
 
     /// Waits until every BYE has its answer.
@@ -488,12 +499,6 @@ impl BackendTask {
             }
         }
     }
-}
-
-fn refuse(placed: CommandCall, refusal: Refusal) {
-    tracing::debug!(request_id = %placed.context.request_id, user = placed.context.user.as_ref().map(UserId::as_str), %refusal, "command refused");
-    // Who asked may have gone.
-    let _ = placed.reply.send(Err(refusal));
 }
 
 async fn next<T>(receiver: &mut Option<tokio::sync::mpsc::Receiver<T>>) -> Option<T> {

@@ -1,17 +1,28 @@
-//! A call: a set of legs with roles.
+//! A call: a set of parties with roles, and a machine of its own.
+//!
+//! The [`B2bua`](super::B2bua) finds the call of a leg and hands in what the leg did. What that means to the other parties is decided here;
+//! what needs another call, a new leg or a number is done by the B2BUA.
 
+use super::Output;
 use super::consultation::Consultation;
-use super::routing::Trail;
-use super::session::media_of;
+use super::hearing_policy::HearingPolicy;
+use super::party::{LegStage, Party, PartyExchange, Release};
+use super::rejection::{as_told_to_caller, unreached};
+use super::session::first_of;
+use super::step::{Ctx, Step};
 use super::transfer::Transfer;
-use super::whereabouts::{Aim, Whereabouts};
-use super::{MediaPolicy, Output};
-use crate::media::srtp::Keys;
-use crate::media::{CallKey, Codec, Gain, Hearing, HearingRole, HearingRules, LegMedia, MediaCommand, SourceRule};
-use crate::model::{Activity, CallFact, CallId, CallType, DeviceId, LegState, Now, Number, PartyFact, PartyRole, Quality, Timestamp};
-use crate::sip::leg::{Identity, LegCommand, LegId, LegSource, PassedHeader};
-use crate::sip::sdp::{Agreed, Direction, Local, SdpError, SdpSession};
+use crate::media::{CallKey, Codec, Hearing, MediaCommand};
+use crate::model::{CallFact, CallId, CallType, DeviceId, Fact, LegState, Now, Number, PartyFact, Quality, Reason, Refusal, Timestamp};
+use crate::sip::leg::{LegCommand, LegId, PassedHeader};
+use crate::sip::sdp::{Direction, SdpFault, SdpSession};
+use crate::supervision::LegOutcome;
 use std::time::Instant;
+
+/// The session description can not be used (RFC 3261 21.4.26).
+pub(super) const NOT_ACCEPTABLE: (u16, &str) = (488, "Not Acceptable Here");
+
+/// What carried the sound of a call has failed (RFC 3261 21.5.1).
+const MEDIA_FAILED: (u16, &str) = (500, "Media Failure");
 
 pub(super) struct Call {
     pub(super) key: CallKey,
@@ -22,7 +33,7 @@ pub(super) struct Call {
     pub(super) ani: Number,
     pub(super) dnis: Number,
     pub(super) started_at: Timestamp,
-    pub(super) seats: Vec<Party>,
+    pub(super) parties: Vec<Party>,
     /// The number to call once the phone of whoever dialled is there.
     pub(super) dials: Option<Number>,
     /// The request that dialled waits for its destination: told when it fails.
@@ -50,323 +61,46 @@ pub(super) struct Call {
     pub(super) supervised: Option<CallFact>,
 }
 
-/// One party and its leg.
-pub(super) struct Party {
-    pub(super) leg: LegId,
-    /// Whose leg it is: what counts against how many calls he may have.
-    pub(super) peer: LegSource,
-    pub(super) device: Option<DeviceId>,
-    pub(super) number: Number,
-    /// What the peer calls the party, when that is another name than its number.
-    pub(super) known_as: Vec<Number>,
-    /// The peer has said who is at its end.
-    pub(super) is_named: bool,
-    /// The party has left, and its leg was handed on to this number.
-    pub(super) handed_on_to: Option<Number>,
-    pub(super) role: PartyRole,
-    pub(super) terms: MediaPolicy,
-    /// Where its signalling comes from, once something has come.
-    pub(super) place: Option<Whereabouts>,
-    pub(super) stage: LegStage,
-    /// His phone has answered our INVITE with a 1xx: there is a dialog in which it can be asked something.
-    pub(super) rings: bool,
-    /// He is to answer as soon as his phone can be asked to.
-    pub(super) to_be_asked: bool,
-    pub(super) muted: bool,
-    /// The supervisor who has silenced him toward the others, while that one is on the call.
-    pub(super) muted_by: Option<DeviceId>,
-    pub(super) held_by_command: bool,
-    /// His phone has put us on hold.
-    pub(super) held_by_phone: bool,
-    pub(super) established_at: Option<Timestamp>,
-    pub(super) local: Local,
-    /// What the engine was told of this leg.
-    pub(super) media: Option<LegMedia>,
-    /// The engine was told besides what may come while an offer of ours waits.
-    pub(super) expecting: bool,
-    /// What the engine was told of its addresses besides.
-    pub(super) rule: SourceRule,
-    /// The keys of its SRTP that the engine was told with it.
-    pub(super) keys: Option<Box<Keys>>,
-    /// The way media may flow, as he was told last.
-    pub(super) told: Direction,
-    pub(super) exchange: PartyExchange,
-    /// Nothing has come from it for a while, and nothing has come since.
-    pub(super) is_silent: bool,
-    pub(super) watch: Option<MonitorLink>,
-    /// Who was shown to him as calling, when he was called.
-    pub(super) shown: Option<Identity>,
-    /// The way that led to him, when he was called.
-    pub(super) trail: Trail,
-    /// How his sound fared by the last report.
-    pub(super) quality: Option<Quality>,
+/// What a call begins with.
+pub(super) struct CallStart {
+    pub(super) key: CallKey,
+    pub(super) id: CallId,
+    pub(super) conn_id: String,
+    pub(super) call_type: CallType,
+    pub(super) ani: Number,
+    pub(super) dnis: Number,
+    pub(super) claimed: Number,
+    pub(super) max_forwards: u8,
+    pub(super) consult: Option<Consultation>,
 }
 
-/// How far a leg is.
-#[derive(Debug)]
-pub(super) enum LegStage {
-    /// He calls, and has no answer yet.
-    Calling {
-        /// His offer, if his INVITE had one.
-        offer: Option<Box<SdpSession>>,
-        /// The answer he was given with early media: it stays the same (RFC 3261 13.3.1).
-        early: Option<Vec<u8>>,
+/// What a party that was called has come to by its answer.
+pub(super) enum Answered {
+    /// It is on the call, or monitors it.
+    Done,
+    /// It is the phone of a device that dials: now the number is to be called.
+    Dials {
+        /// The device.
+        device: DeviceId,
+        /// The number.
+        destination: Number,
+        /// The codec of the phone.
+        codec: Codec,
     },
-    /// He is called.
-    Invited,
-    /// His phone is there, and the party he dialled is not.
-    Waiting,
-    /// He is on the call.
-    Talking,
-    /// His leg has ended.
-    Over,
-}
-
-/// Offer and answer on a leg that is up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PartyExchange {
-    /// None is open.
-    Idle,
-    /// Our re-INVITE waits for its answer.
-    Offered,
-    /// The same, only to see whether he is still there: nothing about the session is in doubt.
-    Probed,
-    /// Our 2xx carried the offer; the ACK brings the answer.
-    AnswerDue,
-}
-
-/// What makes a seat a supervisor's.
-pub(super) struct MonitorLink {
-    pub(super) target: DeviceId,
-    /// What he does or is about to do.
-    pub(super) activity: Activity,
-    /// He is on the call; `coached` as the monitor says, before our own doubts.
-    pub(super) joined: bool,
-    pub(super) coached: Option<DeviceId>,
-    /// The agent has left, and he is to take his place.
-    pub(super) takeover: bool,
-    /// He hears agents only.
-    pub(super) agent_side_only: bool,
-}
-
-/// How a leg is ended.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Release {
-    /// It is gone already.
-    Gone,
-    /// CANCEL or BYE.
-    Hangup(Option<(u16, &'static str)>),
-}
-
-/// What of the configuration decides who hears whom.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
-    pub(super) monitor_party_on_hold: bool,
-    pub(super) supervisors_hear_each_other: bool,
-    pub(super) agent_side_only: bool,
-    pub(super) whisper: Gain,
-    pub(super) duck: Gain,
-}
-
-impl Party {
-    /// The seat of a leg of which nothing has been heard yet.
-    pub(super) fn new(leg: LegId, peer: LegSource, party: (Number, PartyRole), terms: MediaPolicy, stage: LegStage, local: Local) -> Self {
-        let (number, role) = party;
-        let device = match &peer {
-            LegSource::Account(device) => Some(device.clone()),
-            LegSource::Trunk(_) => None,
-        };
-        Self {
-            leg,
-            peer,
-            device,
-            number,
-            known_as: Vec::new(),
-            is_named: false,
-            handed_on_to: None,
-            role,
-            terms,
-            place: None,
-            stage,
-            rings: false,
-            to_be_asked: false,
-            muted: false,
-            muted_by: None,
-            held_by_command: false,
-            held_by_phone: false,
-            established_at: None,
-            local,
-            media: None,
-            expecting: false,
-            rule: SourceRule::default(),
-            keys: None,
-            told: Direction::SendRecv,
-            exchange: PartyExchange::Idle,
-            is_silent: false,
-            watch: None,
-            shown: None,
-            trail: Trail::default(),
-            quality: None,
-        }
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        matches!(self.stage, LegStage::Over)
-    }
-
-    pub(super) fn is_talking(&self) -> bool {
-        matches!(self.stage, LegStage::Talking)
-    }
-
-    pub(super) fn is_invited(&self) -> bool {
-        matches!(self.stage, LegStage::Invited)
-    }
-
-    pub(super) fn is_held(&self) -> bool {
-        self.held_by_command || self.held_by_phone
-    }
-
-    pub(super) fn is_supervisor(&self) -> bool {
-        self.role == PartyRole::Supervisor
-    }
-
-    /// Something about this leg is being agreed: who is where is not certain until it is.
-    pub(super) fn in_doubt(&self) -> bool {
-        matches!(self.exchange, PartyExchange::Offered | PartyExchange::AnswerDue)
-    }
-
-    pub(super) fn codec(&self) -> Option<Codec> {
-        self.media.as_ref().map(|media| media.codec)
-    }
-
-    /// Answers an offer of the peer's, and tells the engine what that comes to.
-    pub(super) fn answer_offer(&mut self, offer: &SdpSession, ours: Direction, outputs: &mut Vec<Output>) -> Vec<u8> {
-        let (answer, agreed) = self.local.answer(offer, ours);
-        self.told = ours;
-        self.describe(agreed, outputs);
-        answer
-    }
-
-    /// Takes the peer's answer to what we offered.
-    pub(super) fn accept_answer(&mut self, answer: &SdpSession, outputs: &mut Vec<Output>) -> Result<(), SdpError> {
-        let agreed = self.local.accept(answer)?;
-        self.describe(agreed, outputs);
-        Ok(())
-    }
-
-    fn describe(&mut self, agreed: Agreed, outputs: &mut Vec<Output>) {
-        let aim = Aim::at(&self.terms.reach, self.place, agreed.remote, agreed.remote_rtcp);
-        let media = media_of(&agreed, &aim);
-        if self.rule != aim.rule {
-            self.rule = aim.rule;
-            outputs.push(Output::Media(MediaCommand::Sources {
-                leg: self.leg,
-                rule: aim.rule,
-            }));
-        }
-        let expecting = std::mem::take(&mut self.expecting);
-        if self.media.as_ref() != Some(&media) || self.keys != agreed.srtp || expecting {
-            self.keys.clone_from(&agreed.srtp);
-            outputs.extend(aim.remark(&self.terms.reach, &self.peer, self.place, &agreed).map(Output::Remark));
-            outputs.push(Output::Media(MediaCommand::Describe {
-                leg: self.leg,
-                media,
-                srtp: agreed.srtp,
-            }));
-            self.media = Some(media);
-        }
-    }
-
-    /// We have made an offer: what it lists may come before its answer does.
-    pub(super) fn expect_offered(&mut self, outputs: &mut Vec<Output>) {
-        let Some(media) = &self.media else { return };
-        let receives = self.local.expected(media.receives);
-        if receives != media.receives {
-            self.expecting = true;
-            self.tell_media(LegMedia { receives, ..*media }, outputs);
-        }
-    }
-
-    /// It has come to nothing: the session stays as it was.
-    pub(super) fn expect_agreed(&mut self, outputs: &mut Vec<Output>) {
-        if let (true, Some(media)) = (std::mem::take(&mut self.expecting), self.media) {
-            self.tell_media(media, outputs);
-        }
-    }
-
-    fn tell_media(&self, media: LegMedia, outputs: &mut Vec<Output>) {
-        outputs.push(Output::Media(MediaCommand::Describe {
-            leg: self.leg,
-            media,
-            srtp: self.keys.clone(),
-        }));
-    }
-
-    pub(super) fn end(&mut self, farewell: Release, farewells: &mut Vec<Output>) {
-        let was = std::mem::replace(&mut self.stage, LegStage::Over);
-        let command = match (was, farewell) {
-            (LegStage::Over, _) => return,
-            (_, Release::Gone) => None,
-            (LegStage::Calling { .. }, Release::Hangup(reason)) => Some(LegCommand::Reject {
-                leg: self.leg,
-                status: reason.map_or(480, |(status, _)| status),
-            }),
-            (LegStage::Invited | LegStage::Waiting | LegStage::Talking, Release::Hangup(reason)) => {
-                Some(LegCommand::Hangup { leg: self.leg, reason })
-            }
-        };
-        self.exchange = PartyExchange::Idle;
-        self.media = None;
-        self.keys = None;
-        if let Some(watch) = &mut self.watch {
-            watch.joined = false;
-        }
-        farewells.extend(command.map(Output::Leg));
-        farewells.push(Output::Media(MediaCommand::Close { leg: self.leg }));
-    }
-
-    fn state(&self) -> LegState {
-        match self.stage {
-            LegStage::Calling { .. } | LegStage::Waiting => LegState::Dialing,
-            LegStage::Invited => LegState::Ringing,
-            LegStage::Talking if self.is_held() => LegState::Held,
-            LegStage::Talking => LegState::Established,
-            LegStage::Over => LegState::Released,
-        }
-    }
-
-    fn party(&self) -> PartyFact {
-        PartyFact {
-            device: self.device.clone(),
-            number: self.number.clone(),
-            role: self.role,
-            state: self.state(),
-            muted: self.muted,
-            muted_by_supervisor: self.muted_by.is_some(),
-            activity: self.watch.as_ref().map(|watch| watch.activity),
-            monitors: self
-                .watch
-                .as_ref()
-                .map(|watch| watch.coached.as_ref().unwrap_or(&watch.target).clone()),
-            established_at: self.established_at,
-            quality: None,
-            handed_on_to: self.handed_on_to.clone(),
-        }
-    }
 }
 
 impl Call {
-    /// Its fact with how the sound of each seat fares.
+    /// Its fact with how the sound of each party fares.
     pub(super) fn measured(&self, mut fact: CallFact) -> CallFact {
-        for (party, seat) in fact.parties.iter_mut().zip(&self.seats) {
-            party.quality = seat.quality;
+        for (told, party) in fact.parties.iter_mut().zip(&self.parties) {
+            told.quality = party.quality;
         }
         fact
     }
 
     /// Its fact, without how its sound fares: that is no news.
     pub(super) fn fact(&self) -> CallFact {
-        let mut parties: Vec<PartyFact> = self.seats.iter().map(Party::party).collect();
+        let mut parties: Vec<PartyFact> = self.parties.iter().map(Party::fact).collect();
         if let (Some(_), Some(dialler)) = (&self.dials, parties.first_mut())
             && dialler.state == LegState::Ringing
         {
@@ -390,54 +124,54 @@ impl Call {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.seats.iter().all(Party::is_over)
+        self.parties.iter().all(Party::is_over)
     }
 
-    pub(super) fn seat(&self, leg: LegId) -> Option<&Party> {
-        self.seats.iter().find(|seat| seat.leg == leg)
+    pub(super) fn party(&self, leg: LegId) -> Option<&Party> {
+        self.parties.iter().find(|party| party.leg == leg)
     }
 
-    pub(super) fn seat_mut(&mut self, leg: LegId) -> Option<&mut Party> {
-        self.seats.iter_mut().find(|seat| seat.leg == leg)
+    pub(super) fn party_mut(&mut self, leg: LegId) -> Option<&mut Party> {
+        self.parties.iter_mut().find(|party| party.leg == leg)
     }
 
-    pub(super) fn party_of(&mut self, device: &DeviceId) -> Option<&mut Party> {
-        self.seats
+    pub(super) fn of_device(&mut self, device: &DeviceId) -> Option<&mut Party> {
+        self.parties
             .iter_mut()
-            .find(|seat| seat.device.as_ref() == Some(device) && !seat.is_over())
+            .find(|party| party.device.as_ref() == Some(device) && !party.is_over())
     }
 
     /// A device has a leg here that has not ended.
     pub(super) fn has(&self, device: &DeviceId) -> bool {
-        self.seats
+        self.parties
             .iter()
-            .any(|seat| seat.device.as_ref() == Some(device) && !seat.is_over())
+            .any(|party| party.device.as_ref() == Some(device) && !party.is_over())
     }
 
     pub(super) fn supervisor(&mut self, device: &DeviceId) -> Option<&mut Party> {
-        self.party_of(device).filter(|seat| seat.is_supervisor())
+        self.of_device(device).filter(|party| party.is_supervisor())
     }
 
     /// The devices of the supervisors who are on the call, or called to it.
     pub(super) fn supervisors(&self) -> impl Iterator<Item = &DeviceId> {
-        let here = self.seats.iter().filter(|seat| !seat.is_over() && seat.is_supervisor());
-        here.filter_map(|seat| seat.device.as_ref())
+        let here = self.parties.iter().filter(|party| !party.is_over() && party.is_supervisor());
+        here.filter_map(|party| party.device.as_ref())
     }
 
     /// How many legs it has.
     pub(super) fn live(&self) -> usize {
-        self.seats.iter().filter(|seat| !seat.is_over()).count()
+        self.parties.iter().filter(|party| !party.is_over()).count()
     }
 
     /// Everybody on the call but the supervisors.
     pub(super) fn principals(&self) -> impl Iterator<Item = &Party> {
-        self.seats.iter().filter(|seat| !seat.is_over() && !seat.is_supervisor())
+        self.parties.iter().filter(|party| !party.is_over() && !party.is_supervisor())
     }
 
     /// One of its phones is silent and is asked whether it is there: the call may be dead.
     pub(super) fn is_probed(&self) -> bool {
-        let waits = |seat: &Party| matches!(seat.exchange, PartyExchange::Probed | PartyExchange::Offered);
-        self.principals().any(|seat| seat.is_silent && waits(seat))
+        let waits = |party: &Party| matches!(party.exchange, PartyExchange::Probed | PartyExchange::Offered);
+        self.principals().any(|party| party.is_silent && waits(party))
     }
 
     /// The codec that most of the call speaks: what a newcomer is offered first, so that nothing needs to be converted.
@@ -448,10 +182,10 @@ impl Call {
     /// What we are willing to do on a leg, given that the others may hold him. Without `signal` he is not told: he keeps sending, and
     /// a supervisor goes on hearing him.
     pub(super) fn direction_toward(&self, leg: LegId, signal: bool) -> Direction {
-        if !signal || self.seat(leg).is_none_or(Party::is_supervisor) {
+        if !signal || self.party(leg).is_none_or(Party::is_supervisor) {
             return Direction::SendRecv;
         }
-        let mut others = self.principals().filter(|seat| seat.leg != leg && seat.is_talking()).peekable();
+        let mut others = self.principals().filter(|party| party.leg != leg && party.is_talking()).peekable();
         let held = others.peek().is_some() && others.all(Party::is_held);
         if held { Direction::SendOnly } else { Direction::SendRecv }
     }
@@ -464,156 +198,434 @@ impl Call {
 
     /// One is left, and a supervisor who may keep him company.
     pub(super) fn is_accompanied(&self) -> bool {
-        let joined = |seat: &Party| seat.is_talking() && seat.watch.as_ref().is_some_and(|watch| watch.joined);
-        self.principals().count() == 1 && self.principals().all(Party::is_talking) && self.seats.iter().any(joined)
+        let joined = |party: &Party| party.is_talking() && party.link.as_ref().is_some_and(|link| link.joined);
+        self.principals().count() == 1 && self.principals().all(Party::is_talking) && self.parties.iter().any(joined)
     }
 
-    pub(super) fn end_everybody(&mut self, reason: Option<(u16, &'static str)>, farewells: &mut Vec<Output>) {
+    pub(super) fn end_everybody(&mut self, reason: Option<(u16, &'static str)>, out: &mut Step) {
         let status = self.refusal.unwrap_or(480);
-        for seat in &mut self.seats {
-            let farewell = match seat.stage {
+        for party in &mut self.parties {
+            let release = match party.stage {
                 LegStage::Calling { .. } => Release::Hangup(Some((status, ""))),
                 LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => Release::Hangup(reason),
             };
-            seat.end(farewell, farewells);
+            party.end(release, out);
         }
         self.dials = None;
     }
 
     /// The callee is there: everybody who called him is on the call from now on.
     pub(super) fn establish(&mut self, now: Now) {
-        for seat in &mut self.seats {
-            if matches!(seat.stage, LegStage::Calling { .. } | LegStage::Waiting) {
-                seat.stage = LegStage::Talking;
-                seat.established_at = Some(now.wall);
+        for party in &mut self.parties {
+            if matches!(party.stage, LegStage::Calling { .. } | LegStage::Waiting) {
+                party.stage = LegStage::Talking;
+                party.established_at = Some(now.wall);
             }
         }
         self.dials = None;
         self.dialler = None;
     }
 
-    /// Who hears whom, from nothing but the seats as they are now.
-    pub(super) fn hearing(&self, rules: Rules) -> Hearing {
-        let audible: Vec<&Party> = self.seats.iter().filter(|seat| self.is_audible(seat)).collect();
-        let roles: Vec<(LegId, HearingRole)> = audible.iter().map(|seat| (seat.leg, self.hearing_role(seat, rules))).collect();
-        let mut hearing = Hearing::with(
-            &roles,
-            HearingRules {
-                supervisors_hear_each_other: rules.supervisors_hear_each_other,
-                whisper: rules.whisper,
-                duck: rules.duck,
-            },
-        );
-        for seat in &audible {
-            for other in audible.iter().filter(|other| other.leg != seat.leg) {
-                if !self.may_hear(seat, other, rules) {
-                    hearing = hearing.cell(seat.leg, other.leg, None);
-                }
-            }
-        }
-        hearing
-    }
-
-    fn is_audible(&self, seat: &Party) -> bool {
-        if seat.is_over() || seat.media.is_none() {
-            return false;
-        }
-        seat.watch.as_ref().is_none_or(|watch| watch.joined && seat.is_talking())
-    }
-
-    fn hearing_role(&self, seat: &Party, rules: Rules) -> HearingRole {
-        match (&seat.watch, seat.role) {
-            (Some(watch), _) if self.takes_over(seat, watch) => HearingRole::Agent,
-            (Some(watch), _) => HearingRole::Supervisor {
-                activity: watch.activity,
-                coached: self.coached(seat, watch),
-                agent_side_only: rules.agent_side_only || watch.agent_side_only,
-            },
-            (None, PartyRole::Agent) => HearingRole::Agent,
-            (None, PartyRole::Customer | PartyRole::Supervisor) => HearingRole::Customer,
-        }
-    }
-
-    /// Alone with the customer, he is the agent.
-    fn takes_over(&self, supervisor: &Party, watch: &MonitorLink) -> bool {
-        let mut principals = self.principals();
-        let alone = principals
-            .next()
-            .is_some_and(|last| last.role == PartyRole::Customer && last.is_talking() && !last.in_doubt())
-            && principals.next().is_none();
-        watch.takeover && watch.activity == Activity::BargeIn && alone && !supervisor.in_doubt() && !self.distrusted
-    }
-
-    /// The leg of the coached agent, unless anything about it is in doubt.
-    fn coached(&self, supervisor: &Party, watch: &MonitorLink) -> Option<LegId> {
-        let device = watch.coached.as_ref()?;
-        let agent = self.principals().find(|seat| {
-            seat.device.as_ref() == Some(device) && seat.role == PartyRole::Agent && seat.is_talking() && seat.media.is_some()
-        })?;
-        let doubt = match watch.activity {
-            Activity::ListenIn | Activity::Coach => agent.in_doubt(),
-            Activity::BargeIn => self.principals().any(Party::in_doubt),
-        };
-        (!doubt && !supervisor.in_doubt() && !self.distrusted).then_some(agent.leg)
-    }
-
-    /// What holds and mutes take away from the table.
-    fn may_hear(&self, listener: &Party, speaker: &Party, rules: Rules) -> bool {
-        if speaker.muted || speaker.muted_by.is_some() && !listener.is_supervisor() {
-            return false;
-        }
-        // RFC 3264 8.4: a supervisor's phone that holds does not listen, and what it plays meanwhile is for nobody.
-        if speaker.is_supervisor() && speaker.held_by_phone {
-            return false;
-        }
-        match (listener.is_supervisor(), speaker.is_supervisor()) {
-            (false, false) => !listener.held_by_command && !speaker.held_by_command,
-            (true, false) => rules.monitor_party_on_hold || !self.is_on_hold(speaker),
-            // One who takes over is an agent to the engine, but still a supervisor to the others.
-            (true, true) => rules.supervisors_hear_each_other,
-            (false, true) => self.may_hear_supervisor(listener, speaker),
-        }
-    }
-
-    /// Whoever is on hold hears no supervisor, nor does a phone that only rings. The coached agent does, whoever holds whom: the two keep
-    /// talking.
-    fn may_hear_supervisor(&self, listener: &Party, supervisor: &Party) -> bool {
-        if !listener.is_talking() {
-            return false;
-        }
-        let coached = supervisor.watch.as_ref().and_then(|watch| self.coached(supervisor, watch));
-        if coached == Some(listener.leg) {
-            return true;
-        }
-        let agent_holds = self.principals().any(|seat| Some(seat.leg) == coached && seat.is_held());
-        !agent_holds && !listener.is_held() && !self.is_on_hold(listener)
-    }
-
-    fn is_on_hold(&self, party: &Party) -> bool {
+    /// Every other party that talks holds.
+    pub(super) fn is_on_hold(&self, party: &Party) -> bool {
         let mut others = self
             .principals()
-            .filter(|seat| seat.leg != party.leg && seat.is_talking())
+            .filter(|other| other.leg != party.leg && other.is_talking())
             .peekable();
         others.peek().is_some() && others.all(Party::is_held)
     }
 
     /// Whoever was silenced by a supervisor who has left is heard again: nobody else could let him speak.
     pub(super) fn lift_mutes(&mut self) {
-        let joined = |seat: &Party| seat.is_talking() && seat.watch.as_ref().is_some_and(|watch| watch.joined);
+        let joined = |party: &Party| party.is_talking() && party.link.as_ref().is_some_and(|link| link.joined);
         let here: Vec<DeviceId> = self
-            .seats
+            .parties
             .iter()
-            .filter(|seat| joined(seat))
-            .filter_map(|seat| seat.device.clone())
+            .filter(|party| joined(party))
+            .filter_map(|party| party.device.clone())
             .collect();
-        for seat in &mut self.seats {
-            seat.muted_by.take_if(|supervisor| !here.contains(supervisor));
+        for party in &mut self.parties {
+            party.muted_by.take_if(|supervisor| !here.contains(supervisor));
         }
     }
 
     /// Forgets that a device was on this call before: it comes again, and one entry for each is enough.
     pub(super) fn forget_earlier(&mut self, device: &DeviceId) -> Vec<Party> {
-        let is_gone = |seat: &mut Party| seat.is_over() && seat.device.as_ref() == Some(device);
-        self.seats.extract_if(.., is_gone).collect()
+        let is_gone = |party: &mut Party| party.is_over() && party.device.as_ref() == Some(device);
+        self.parties.extract_if(.., is_gone).collect()
+    }
+
+    /// 200 to everybody who called, with the callee's codec.
+    fn answer_callers(&mut self, wish: Codec, out: &mut Step) {
+        for party in &mut self.parties {
+            let early = party.answer_early(wish, out);
+            let media = match &party.stage {
+                LegStage::Calling { early: Some(first), .. } => early.unwrap_or_else(|| first.clone()),
+                LegStage::Calling { early: None, .. } => {
+                    party.exchange = PartyExchange::AnswerDue;
+                    party
+                        .local
+                        .offer_codecs(Direction::SendRecv, &party.may_use(&first_of(&[wish], &party.policy.codecs)))
+                }
+                LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => continue,
+            };
+            out.push(Output::Leg(LegCommand::Accept { leg: party.leg, media }));
+        }
+    }
+}
+
+impl Call {
+    pub(super) fn new(start: CallStart, first: Party, now: Now) -> Self {
+        Self {
+            key: start.key,
+            id: start.id,
+            conn_id: start.conn_id,
+            call_type: start.call_type,
+            ani: start.ani,
+            dnis: start.dnis,
+            started_at: now.wall,
+            parties: vec![first],
+            dials: None,
+            dialler: None,
+            refusal: None,
+            distrusted: false,
+            max_forwards: start.max_forwards,
+            claimed: start.claimed,
+            passed: Vec::new(),
+            transfer: None,
+            consult: start.consult,
+            owner: None,
+            told: Hearing::default(),
+            supervised: None,
+            reported: None,
+            quality_told: None,
+        }
+    }
+
+    /// The phone of a called party rings, perhaps with early media.
+    pub(super) fn handle_progress(&mut self, leg: LegId, status: u16, early: Option<Result<SdpSession, SdpFault>>, ctx: &mut Ctx<'_>) {
+        let key = self.key;
+        let Some(party) = self.party_mut(leg).filter(|party| party.is_invited()) else {
+            return;
+        };
+        // 199: one of several early dialogs has ended (RFC 6228). The caller has only one with us.
+        if status == 199 {
+            return;
+        }
+        ctx.out.changed.insert(key);
+        party.rings = true;
+        if std::mem::take(&mut party.to_be_asked) {
+            ctx.out.leg(LegCommand::AskToAnswer { leg });
+        }
+        if party.is_supervisor() {
+            return;
+        }
+        let codec = match early.map(|read| read.and_then(|answer| party.take_answer(answer, ctx.out))) {
+            Some(Ok(_)) => party.codec(),
+            // The final answer may be better.
+            Some(Err(fault)) => {
+                ctx.out.push(Output::Unusable { leg, fault });
+                None
+            }
+            None => None,
+        };
+        for caller in &mut self.parties {
+            let media = codec.and_then(|codec| caller.answer_early(codec, ctx.out));
+            if matches!(caller.stage, LegStage::Calling { .. }) {
+                ctx.out.leg(LegCommand::Provisional {
+                    leg: caller.leg,
+                    status,
+                    media,
+                });
+            }
+        }
+        self.let_go(leg, ctx);
+    }
+
+    /// A called party has answered. The error: its description cannot be used.
+    pub(super) fn handle_answered(
+        &mut self,
+        leg: LegId,
+        answer: Result<SdpSession, SdpFault>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Answered, SdpFault> {
+        let (key, dials) = (self.key, self.dials.clone());
+        let Some(party) = self.party_mut(leg).filter(|party| party.is_invited()) else {
+            return Ok(Answered::Done);
+        };
+        let answer = party.take_answer(answer?, ctx.out)?;
+        let Some(codec) = party.codec() else { return Ok(Answered::Done) };
+        party.held_by_phone = answer.audio.is_hold();
+        ctx.out.changed.insert(key);
+        let device = party.device.clone();
+        match (&party.link, dials) {
+            (Some(_), _) => {
+                party.talk(ctx.now);
+                if let Some(device) = device {
+                    ctx.supervision.handle_leg(&device, &self.id, LegOutcome::Answered, ctx.now);
+                }
+            }
+            (None, Some(destination)) => {
+                party.stage = LegStage::Waiting;
+                self.dials = None;
+                if let Some(device) = device {
+                    return Ok(Answered::Dials {
+                        device,
+                        destination,
+                        codec,
+                    });
+                }
+            }
+            (None, None) => {
+                party.talk(ctx.now);
+                self.answer_callers(codec, ctx.out);
+                self.establish(ctx.now);
+                self.transfer_answers(leg, ctx);
+            }
+        }
+        Ok(Answered::Done)
+    }
+
+    /// A leg was refused; `is_transfer`: the call goes on without it.
+    pub(super) fn handle_refused(&mut self, leg: LegId, status: u16, is_transfer: bool, outcome: LegOutcome, ctx: &mut Ctx<'_>) {
+        let Some(party) = self.party(leg).filter(|party| !party.is_over()) else {
+            return;
+        };
+        let (to_device, is_supervisor) = (party.device.is_some(), party.is_supervisor());
+        if !is_transfer && !is_supervisor {
+            self.refusal = Some(as_told_to_caller(status, to_device));
+        }
+        self.leave(leg, Release::Gone, outcome, ctx);
+    }
+
+    /// A description that can not be used, where it can no longer be refused. `is_refusal`: the callers are told so.
+    pub(super) fn handle_unusable(&mut self, leg: LegId, is_refusal: bool, ctx: &mut Ctx<'_>) {
+        if is_refusal {
+            self.refusal = Some(NOT_ACCEPTABLE.0);
+        }
+        self.leave(leg, Release::Hangup(Some(NOT_ACCEPTABLE)), LegOutcome::Rejected, ctx);
+    }
+
+    /// The answer to an offer of ours on a leg that is up, if one is due.
+    pub(super) fn handle_answer(
+        &mut self,
+        leg: LegId,
+        is_due: fn(PartyExchange) -> bool,
+        answer: Option<Result<SdpSession, SdpFault>>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(), SdpFault> {
+        let key = self.key;
+        match self.party_mut(leg).filter(|party| !party.is_over() && is_due(party.exchange)) {
+            Some(party) => party.handle_answer(answer, ctx.out).inspect(|()| ctx.out.changed.extend([key])),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn handle_offer_refused(&mut self, leg: LegId, status: u16, ctx: &mut Ctx<'_>) {
+        let is_due = |party: &&mut Party| matches!(party.exchange, PartyExchange::Offered | PartyExchange::Probed);
+        let Some(party) = self.party_mut(leg).filter(is_due) else { return };
+        party.handle_offer_refused(ctx.out);
+        ctx.out.changed.insert(self.key);
+        // RFC 3261 14.1: these two mean that the dialog is gone.
+        if matches!(status, 408 | 481) {
+            self.leave(leg, Release::Hangup(None), LegOutcome::HungUp, ctx);
+        }
+    }
+
+    /// A party's own re-INVITE.
+    pub(super) fn handle_offer(&mut self, leg: LegId, offer: Option<Result<SdpSession, SdpFault>>, ctx: &mut Ctx<'_>) {
+        let (ours, common) = (self.direction_toward(leg, ctx.config.signal_hold), self.codec());
+        let Some(party) = self.party_mut(leg).filter(|party| !party.is_over()) else {
+            return;
+        };
+        party.handle_offer(offer, ours, common, ctx.out);
+        ctx.out.changed.insert(self.key);
+    }
+
+    /// The phone rings on: the party has to answer at the phone itself.
+    pub(super) fn handle_ask_to_answer_refused(&self, leg: LegId, status: u16, out: &mut Step) {
+        let party = self.party(leg).filter(|party| party.is_invited());
+        if let Some((device, party)) = party.and_then(|party| Some((party.device.clone()?, party))) {
+            out.fail(device, self.id.clone(), party.not_made_to_answer(status));
+        }
+    }
+
+    pub(super) fn handle_inactive(&mut self, leg: LegId, ctx: &mut Ctx<'_>) {
+        let is_asked = self.party_mut(leg).is_some_and(|party| party.handle_inactive(ctx.out));
+        ctx.out.changed.extend(is_asked.then_some(self.key));
+    }
+
+    pub(super) fn handle_active(&mut self, leg: LegId, ctx: &mut Ctx<'_>) {
+        let was_silent = self.party_mut(leg).is_some_and(Party::handle_active);
+        ctx.out.changed.extend(was_silent.then_some(self.key));
+    }
+
+    /// A leg's quality is no change of its call: supervision is never told. It goes along with the next change, or by itself when it is a
+    /// leg's first, or when the last time is long enough ago.
+    pub(super) fn handle_quality(&mut self, leg: LegId, quality: Quality, ctx: &mut Ctx<'_>) {
+        let Some(party) = self.party_mut(leg).filter(|party| !party.is_over()) else {
+            return;
+        };
+        let before = party.quality.replace(quality);
+        if before == Some(quality) {
+            return;
+        }
+        let interval = ctx.config.quality_interval;
+        let is_due = before.is_none() || self.quality_told.is_none_or(|told| told + interval <= ctx.now.mono);
+        if is_due && let Some(reported) = &self.reported {
+            let fact = self.measured(reported.clone());
+            self.quality_told = Some(ctx.now.mono);
+            ctx.out.fact(Fact::Call(fact));
+        }
+    }
+
+    /// The media engine has caught a packet where it must not be: supervisors are heard by nobody on this call any more, and told so.
+    pub(super) fn handle_leak(&mut self, ctx: &mut Ctx<'_>) {
+        if std::mem::replace(&mut self.distrusted, true) {
+            return;
+        }
+        ctx.out.changed.insert(self.key);
+        for device in self.supervisors() {
+            let refusal = Refusal::new(
+                Reason::Internal,
+                "Sound was about to reach a party it was not meant for. It was silenced, and you are heard by nobody on this call any more.",
+            );
+            ctx.out.fail(device.clone(), self.id.clone(), refusal);
+        }
+    }
+
+    /// What carried the sound of a leg is gone, and that of its whole call with it.
+    pub(super) fn handle_media_failed(&mut self, ctx: &mut Ctx<'_>) {
+        self.refuse(MEDIA_FAILED.0, ctx.out);
+        self.end_everybody(Some(MEDIA_FAILED), ctx.out);
+    }
+
+    /// The callee could not be had: what the callers are told.
+    pub(super) fn refuse(&mut self, status: u16, out: &mut Step) {
+        self.refusal = Some(status);
+        out.changed.insert(self.key);
+    }
+
+    /// Ends a leg, and tells supervision if it was a supervisor's.
+    pub(super) fn leave(&mut self, leg: LegId, release: Release, outcome: LegOutcome, ctx: &mut Ctx<'_>) {
+        ctx.out.changed.insert(self.key);
+        let Some(party) = self.party_mut(leg).filter(|party| !party.is_over()) else {
+            return;
+        };
+        party.end(release, ctx.out);
+        if let Some(supervisor) = party.device.clone().filter(|_| party.is_supervisor()) {
+            ctx.supervision.handle_leg(&supervisor, &self.id, outcome, ctx.now);
+        }
+    }
+
+    /// One party more on a call that lives. The parties that are forgotten for it are returned.
+    pub(super) fn add(&mut self, party: Party, out: &mut Step) -> Vec<Party> {
+        let gone = party.device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
+        self.parties.push(party);
+        out.changed.insert(self.key);
+        gone
+    }
+
+    /// Tells supervision of the call as it is now.
+    pub(super) fn inform_supervision(&mut self, ctx: &mut Ctx<'_>) {
+        self.lift_mutes();
+        let fact = self.fact();
+        ctx.supervision.handle_doubt(&self.id, self.is_probed(), ctx.now);
+        if self.supervised.as_ref() != Some(&fact) {
+            ctx.supervision.handle_call(&fact, ctx.now);
+            self.supervised = Some(fact);
+        }
+    }
+
+    /// Publishes the call, if that is news, among the outputs from `first` on.
+    pub(super) fn report(&mut self, first: usize, out: &mut Step) {
+        let fact = self.fact();
+        if self.reported.as_ref() != Some(&fact) {
+            self.reported = Some(fact.clone());
+            let fact = self.measured(fact);
+            out.outputs.insert(first, Output::Fact(Fact::Call(fact)));
+        }
+    }
+
+    /// Ends a call that nobody is left to talk on.
+    pub(super) fn end_if_alone(&mut self, ctx: &mut Ctx<'_>) {
+        if self.is_over() || self.goes_on() || self.is_accompanied() && ctx.supervision.keeps_alive(&self.fact()) {
+            return;
+        }
+        if let (Some(device), Some(status)) = (self.dialler.take(), self.refusal) {
+            let missing = if self.dials.is_some() { &self.ani } else { &self.dnis };
+            ctx.out.fail(device, self.id.clone(), unreached(status, missing));
+        }
+        self.end_everybody(None, ctx.out);
+        ctx.out.changed.insert(self.key);
+    }
+
+    /// Tells the media engine who hears whom, if that has changed.
+    pub(super) fn update_hearing(&mut self, ctx: &mut Ctx<'_>) {
+        if self.is_over() {
+            return;
+        }
+        let hearing = HearingPolicy::of(ctx.config).hearing(self);
+        if self.told != hearing {
+            self.told = hearing.clone();
+            ctx.out.media(MediaCommand::Hear { call: self.key, hearing });
+        }
+    }
+
+    /// Tells the others of a hold, where that is wished for.
+    pub(super) fn signal_hold(&mut self, ctx: &mut Ctx<'_>) {
+        let is_ready = |party: &&Party| party.is_talking() && party.exchange == PartyExchange::Idle && party.media.is_some();
+        let directions: Vec<(LegId, Direction)> = self
+            .principals()
+            .filter(is_ready)
+            .map(|party| (party.leg, self.direction_toward(party.leg, ctx.config.signal_hold)))
+            .collect();
+        let mut is_told = false;
+        for (leg, direction) in directions {
+            if let Some(party) = self.party_mut(leg).filter(|party| party.told != direction) {
+                party.reoffer(direction, PartyExchange::Offered, ctx.out);
+                is_told = true;
+            }
+        }
+        if is_told {
+            self.update_hearing(ctx);
+        }
+    }
+
+    /// The live party of a device.
+    pub(super) fn party_on(&mut self, device: &DeviceId) -> Result<&mut Party, Refusal> {
+        let id = self.id.clone();
+        self.of_device(device).ok_or_else(|| Refusal::no_call(&id))
+    }
+
+    /// Changes something about a device's party.
+    pub(super) fn change(
+        &mut self,
+        device: &DeviceId,
+        ctx: &mut Ctx<'_>,
+        change: impl FnOnce(&mut Party) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        change(self.party_on(device)?)?;
+        ctx.out.changed.insert(self.key);
+        Ok(())
+    }
+
+    /// Silences the agent that the supervisor monitors now toward every party but supervisors.
+    pub(super) fn mute_monitored(&mut self, supervisor: &DeviceId, muted: bool, ctx: &mut Ctx<'_>) -> Result<(), Refusal> {
+        let id = self.id.clone();
+        let joined = self.party_on(supervisor)?.link.as_ref().filter(|link| link.joined);
+        let Some(link) = joined else {
+            let pattern = format!("Device '{{}}' does not monitor call '{id}'.");
+            return Err(Refusal::device(Reason::InvalidState, supervisor, pattern));
+        };
+        let agent = link.coached.clone();
+        let agent = agent.ok_or_else(|| Refusal::new(Reason::InvalidState, "No agent is on the call."))?;
+        let party = self.party_on(&agent)?;
+        if muted == party.muted_by.is_some() {
+            return Err(Refusal::muted_already(muted));
+        }
+        party.muted_by = muted.then(|| supervisor.clone());
+        ctx.out.changed.insert(self.key);
+        Ok(())
     }
 }

@@ -17,11 +17,13 @@
 //! A device's name on a leg of another phone or switch is hearsay. It holds as long as nothing here says otherwise: where the device's own
 //! leg is with somebody else, or comes to be, so is every leg that only bears its name.
 
-use super::call::{Call, LegStage, Party, Release};
+use super::call::Call;
+use super::party::{LegStage, Party, Release};
+use super::routing::DialPlan;
+use super::step::{Ctx, Step};
 use super::whereabouts::Remark;
-use super::{AccountKind, B2bua, Environment, Output, role_of};
-use crate::media::CallKey;
-use crate::model::{DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
+use super::{B2bua, Environment, Output, role_of};
+use crate::model::{DeviceId, Now, Number, PartyRole, Reason, Refusal};
 use crate::sip::leg::{ANONYMOUS, LegId, LegSource};
 use crate::sip::sdp::Local;
 use crate::supervision::LegOutcome;
@@ -36,24 +38,23 @@ enum Named {
     Nobody,
 }
 
-impl<O: Environment> B2bua<O> {
+impl<E: Environment> B2bua<E> {
     /// The peer of a leg has said who is at its end.
     pub(super) fn connected(&mut self, leg: LegId, names: &[Number], now: Now) {
-        if let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg)) {
-            seat.is_named |= !names.is_empty();
+        if let Some(party) = self.calls.of_leg_mut(leg).and_then(|call| call.party_mut(leg)) {
+            party.is_named |= !names.is_empty();
         }
-        let Some((key, call)) = self.place_of(leg) else { return };
-        let Some(seat) = call.seat(leg).filter(|seat| self.is_of_house(&seat.peer)) else {
+        let Some((call, party)) = self.calls.live(leg).filter(|(_, party)| self.plan.is_internal(&party.peer)) else {
             return;
         };
-        let may_learn = match seat.stage {
-            LegStage::Calling { .. } | LegStage::Invited => seat.device.as_ref().is_some_and(|device| !self.has_aliases(device)),
+        let may_learn = match party.stage {
+            LegStage::Calling { .. } | LegStage::Invited => party.device.as_ref().is_some_and(|device| !self.plan.has_aliases(device)),
             LegStage::Waiting | LegStage::Talking | LegStage::Over => false,
         };
-        let is_caller = matches!(seat.stage, LegStage::Calling { .. });
+        let is_caller = matches!(party.stage, LegStage::Calling { .. });
         let (mut learned, mut other) = (Vec::new(), None);
         for name in names {
-            match self.named(call, seat, name) {
+            match self.plan.named(call, party, name) {
                 Named::Same => {}
                 Named::Nobody if is_caller && name.as_str() == ANONYMOUS => {}
                 Named::Nobody if may_learn && name.as_str() == ANONYMOUS => {}
@@ -63,196 +64,172 @@ impl<O: Environment> B2bua<O> {
             }
         }
         if let Some((name, device)) = other {
-            return self.hand_on(key, leg, &name, device, now);
+            return self.hand_on(leg, &name, device, now);
         }
         if !learned.is_empty()
-            && let Some(seat) = self.call_of(leg).and_then(|call| call.seat_mut(leg))
+            && let Some(party) = self.calls.of_leg_mut(leg).and_then(|call| call.party_mut(leg))
         {
-            seat.known_as = learned;
+            party.known_as = learned;
         }
     }
 
     /// A device has answered of which the configuration says what its switch calls it, and nothing was said.
     pub(super) fn note_unnamed(&mut self, leg: LegId) {
-        let Some((_, call)) = self.place_of(leg) else { return };
-        let Some(seat) = call.seat(leg).filter(|seat| !seat.is_named) else {
+        let Some((_, party)) = self.calls.live(leg).filter(|(_, party)| !party.is_named) else {
             return;
         };
-        if seat.device.as_ref().is_some_and(|device| self.has_aliases(device)) {
-            let peer = seat.peer.clone();
-            self.outputs.push_back(Output::Remark(Remark::Unnamed { peer }));
-        }
-    }
-
-    /// The leg is with a telephone of an agent or a supervisor, or with the switch that it is registered from.
-    fn is_of_house(&self, peer: &LegSource) -> bool {
-        match peer {
-            LegSource::Account(device) => self
-                .devices
-                .get(device)
-                .is_some_and(|device| device.extension.kind == AccountKind::Internal),
-            LegSource::Trunk(_) => false,
-        }
-    }
-
-    fn has_aliases(&self, device: &DeviceId) -> bool {
-        self.devices.get(device).is_some_and(|device| !device.extension.aliases.is_empty())
-    }
-
-    fn named(&self, call: &Call, seat: &Party, name: &Number) -> Named {
-        if seat.number == *name || seat.known_as.contains(name) {
-            return Named::Same;
-        }
-        // A device that has left this leg to somebody else may come back under the name that it had there.
-        let left_here = |gone: &&Party| gone.handed_on_to.is_some() && gone.peer == seat.peer;
-        let mut gone = call.seats.iter().rev().filter(left_here);
-        let known = gone.find(|gone| gone.known_as.contains(name)).and_then(|gone| gone.device.clone());
-        let device = known.or_else(|| self.numbering.named(name).map(|extension| extension.device.clone()));
-        match device {
-            Some(device) if seat.device.as_ref() == Some(&device) => Named::Same,
-            Some(device) => Named::Device(device),
-            None => Named::Nobody,
+        if party.device.as_ref().is_some_and(|device| self.plan.has_aliases(device)) {
+            let peer = party.peer.clone();
+            self.out.push(Output::Remark(Remark::Unnamed { peer }));
         }
     }
 
     /// The party of a leg has left it to another.
-    pub(super) fn hand_on(&mut self, key: CallKey, leg: LegId, name: &Number, device: Option<DeviceId>, now: Now) {
-        let Some(call) = self.calls.get(&key) else { return };
-        let Some(seat) = call.seat(leg) else { return };
-        if seat.is_supervisor() {
-            return self.let_supervisor_go(leg, name, now);
+    pub(super) fn hand_on(&mut self, leg: LegId, name: &Number, device: Option<DeviceId>, now: Now) {
+        let Some(call) = self.calls.of_leg(leg) else { return };
+        let Some(party) = call.party(leg) else { return };
+        if party.is_supervisor() {
+            if let Some((call, mut ctx)) = self.find(leg, now) {
+                call.let_supervisor_go(leg, name, &mut ctx);
+            }
+            return;
         }
-        let own = LegSource::Account;
-        let is_hearsay = |device: &DeviceId| seat.peer != own(device.clone());
+        let is_hearsay = |device: &DeviceId| party.peer != LegSource::Account(device.clone());
         let stranger = device
             .as_ref()
             .filter(|device| is_hearsay(device))
-            .and_then(|device| self.stranger_at(device));
+            .and_then(|device| self.calls.stranger_at(device));
         // A device that is on this call by another leg is not two parties.
         let device = device.filter(|device| !call.has(device) && stranger.is_none());
-        let lost = seat.device.clone().filter(|device| !is_hearsay(device));
+        let lost = party.device.clone().filter(|device| !is_hearsay(device));
         if call.dials.is_some() {
-            // The phone that was to dial is somebody else's: nothing is dialled in the device's name.
-            self.refuse_callers(key, 480);
-            self.leave(leg, Release::Hangup(None), LegOutcome::HungUp, now);
+            // The phone that was to dial is another party's: nothing is dialled in the device's name.
+            if let Some((call, mut ctx)) = self.find(leg, now) {
+                call.refuse(480, ctx.out);
+                call.leave(leg, Release::Hangup(None), LegOutcome::HungUp, &mut ctx);
+            }
         } else {
-            self.change_party(key, leg, name, device.clone(), stranger, now);
+            self.change_party(leg, name, device.clone(), stranger, now);
         }
-        for (key, leg) in lost.map(|lost| self.bearing_the_name_of(&lost)).unwrap_or_default() {
-            self.hand_on(key, leg, name, device.clone(), now);
+        for leg in lost.map(|lost| self.calls.bearing_the_name_of(&lost)).unwrap_or_default() {
+            self.hand_on(leg, name, device.clone(), now);
         }
     }
 
     /// The leg is a device's from now on, or nobody's of ours: then `stranger` says whose, if not `name`.
-    fn change_party(&mut self, key: CallKey, leg: LegId, name: &Number, device: Option<DeviceId>, stranger: Option<Number>, now: Now) {
+    fn change_party(&mut self, leg: LegId, name: &Number, device: Option<DeviceId>, stranger: Option<Number>, now: Now) {
         let extension = device
             .as_ref()
-            .and_then(|device| self.devices.get(device))
+            .and_then(|device| self.plan.device(device))
             .map(|device| &device.extension);
         let (number, role) = match extension {
             Some(extension) => (extension.number.clone(), role_of(extension.kind)),
             None => (stranger.unwrap_or_else(|| name.clone()), PartyRole::Customer),
         };
-        self.drop_plans(key, leg);
+        self.drop_plans(leg);
         let ghost = self.new_leg();
-        let Some(call) = self.calls.get_mut(&key) else { return };
-        let gone = device.as_ref().map(|device| call.forget_earlier(device)).unwrap_or_default();
-        let Some(at) = call.seats.iter().position(|seat| seat.leg == leg) else {
-            return;
-        };
-        let mut seat = call.seats.remove(at);
-        call.seats.insert(at, seat.left_behind(ghost, number.clone()));
-        seat.become_another(device, number, role, name, now);
-        seat.known_as
-            .extend(gone.iter().flat_map(|gone| gone.known_as.clone()).filter(|known| known != name));
-        call.seats.push(seat);
-        for seat in gone {
-            self.forget_leg(seat.leg, &seat.peer);
+        let Some((call, ctx)) = self.find(leg, now) else { return };
+        ctx.out.changed.insert(call.key);
+        for gone in call.hand_on(leg, ghost, device, (number, role), name, now) {
+            self.calls.forget_leg(gone.leg, &gone.peer);
         }
-        self.changed.insert(key);
-    }
-
-    /// The number that has a leg of a device's own phone or switch in the device's place.
-    fn stranger_at(&self, device: &DeviceId) -> Option<Number> {
-        let own = LegSource::Account(device.clone());
-        let other = self
-            .live_legs(&own)
-            .find(|(_, seat)| seat.device.as_ref() != Some(device) && !seat.is_supervisor());
-        other.map(|(_, seat)| seat.number.clone())
-    }
-
-    /// The legs that are a device's by what another phone or switch says.
-    fn bearing_the_name_of(&self, device: &DeviceId) -> Vec<(CallKey, LegId)> {
-        let own = LegSource::Account(device.clone());
-        let bears = |seat: &&Party| seat.device.as_ref() == Some(device) && seat.peer != own && !seat.is_over() && !seat.is_supervisor();
-        let legs = |call: &Call| call.seats.iter().filter(bears).map(|seat| (call.key, seat.leg)).collect::<Vec<_>>();
-        self.calls.values().flat_map(legs).collect()
-    }
-
-    /// A stranger has a supervisor's leg: it hears nothing more, and is heard by nobody.
-    fn let_supervisor_go(&mut self, leg: LegId, name: &Number, now: Now) {
-        let Some(call) = self.call_of(leg) else { return };
-        let id = call.id.clone();
-        let Some(seat) = call.seat(leg) else { return };
-        let outcome = match seat.stage {
-            LegStage::Invited => LegOutcome::Rejected,
-            LegStage::Calling { .. } | LegStage::Waiting | LegStage::Talking | LegStage::Over => LegOutcome::HungUp,
-        };
-        if let Some(device) = seat.device.clone() {
-            self.outputs.push_back(Output::Fact(Fact::Failed(Failure {
-                device,
-                call: Some(id),
-                request_id: None,
-                refusal: Refusal::new(
-                    Reason::InvalidState,
-                    format!("Your phone's leg was handed on to '{name}'. It has been released from the call that you monitored."),
-                ),
-            })));
-        }
-        self.leave(leg, Release::Hangup(None), outcome, now);
     }
 
     /// What the party of a leg was about to do with its calls is done by nobody any more.
-    fn drop_plans(&mut self, key: CallKey, leg: LegId) {
-        let Some(call) = self.calls.get_mut(&key) else { return };
-        let planned = call.transfer.take_if(|transfer| transfer.by == leg);
-        if let Some(transfer) = &planned
-            && let Some(seat) = call.seat_mut(transfer.to)
-        {
-            seat.end(Release::Hangup(None), &mut self.farewells);
-        }
-        let asked_about = call.consult.as_ref().map(|consult| consult.of);
-        let Some(seat) = self.calls.get(&key).and_then(|call| call.seat(leg)) else {
-            return;
-        };
-        let device = seat.device.clone();
-        let asks = |call: &Call| call.consult.as_ref().is_some_and(|consult| consult.of == leg);
-        let mut freed: Vec<CallKey> = self
-            .live_legs(&seat.peer)
-            .filter(|(call, _)| asks(call))
-            .map(|(call, _)| call.key)
-            .collect();
+    fn drop_plans(&mut self, leg: LegId) {
+        let Some(call) = self.calls.of_leg_mut(leg) else { return };
+        let is_referred = call.drop_transfer(leg, &mut self.out);
+        let Some(call) = self.calls.of_leg(leg) else { return };
+        let Some(party) = call.party(leg) else { return };
+        let mut freed = self.calls.asking_about(&party.peer, leg);
         let is_its_own = |of: LegId| {
-            let first = self.place_of(of).and_then(|(_, call)| call.seat(of));
-            first.is_none_or(|first| first.device == device)
+            let first = self.calls.live(of);
+            first.is_none_or(|(_, first)| first.device == party.device)
         };
-        freed.extend(asked_about.filter(|of| is_its_own(*of)).map(|_| key));
-        for key in freed {
-            if let Some(call) = self.calls.get_mut(&key) {
-                call.consult = None;
-                self.changed.insert(key);
-            }
-        }
-        if planned.is_some_and(|transfer| transfer.referred) {
-            self.tell_referrer(leg, 487);
+        let asked_about = call.consult.as_ref().map(|consult| consult.of);
+        freed.extend(asked_about.filter(|of| is_its_own(*of)).map(|_| call.key));
+        self.forget_consultations(freed);
+        if is_referred {
+            self.out.tell_referrer(leg, 487);
         }
     }
 }
 
+impl DialPlan {
+    fn named(&self, call: &Call, party: &Party, name: &Number) -> Named {
+        if party.number == *name || party.known_as.contains(name) {
+            return Named::Same;
+        }
+        // A device that has left this leg to somebody else may come back under the name that it had there.
+        let left_here = |gone: &&Party| gone.handed_on_to.is_some() && gone.peer == party.peer;
+        let mut gone = call.parties.iter().rev().filter(left_here);
+        let known = gone.find(|gone| gone.known_as.contains(name)).and_then(|gone| gone.device.clone());
+        let device = known.or_else(|| self.numbering.named(name).map(|extension| extension.device.clone()));
+        match device {
+            Some(device) if party.device.as_ref() == Some(&device) => Named::Same,
+            Some(device) => Named::Device(device),
+            None => Named::Nobody,
+        }
+    }
+}
+
+impl Call {
+    /// The party of a leg leaves it to another: what is left of it stands beside, without a leg. The parties that are forgotten for it are
+    /// returned.
+    fn hand_on(
+        &mut self,
+        leg: LegId,
+        ghost: LegId,
+        device: Option<DeviceId>,
+        named: (Number, PartyRole),
+        name: &Number,
+        now: Now,
+    ) -> Vec<Party> {
+        let gone = device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
+        let Some(at) = self.parties.iter().position(|party| party.leg == leg) else {
+            return gone;
+        };
+        let mut party = self.parties.remove(at);
+        let (number, role) = named;
+        self.parties.insert(at, party.left_behind(ghost, number.clone()));
+        party.become_another(device, number, role, name, now);
+        party
+            .known_as
+            .extend(gone.iter().flat_map(|gone| gone.known_as.clone()).filter(|known| known != name));
+        self.parties.push(party);
+        gone
+    }
+
+    /// Nobody is called for a party any more that has asked for it. True: it has asked at its phone.
+    fn drop_transfer(&mut self, by: LegId, out: &mut Step) -> bool {
+        let Some(transfer) = self.transfer.take_if(|transfer| transfer.by == by) else {
+            return false;
+        };
+        if let Some(party) = self.party_mut(transfer.to) {
+            party.end(Release::Hangup(None), out);
+        }
+        transfer.referred
+    }
+
+    /// A stranger has a supervisor's leg: it hears nothing more, and is heard by nobody.
+    fn let_supervisor_go(&mut self, leg: LegId, name: &Number, ctx: &mut Ctx<'_>) {
+        let Some(party) = self.party(leg) else { return };
+        let outcome = match party.stage {
+            LegStage::Invited => LegOutcome::Rejected,
+            LegStage::Calling { .. } | LegStage::Waiting | LegStage::Talking | LegStage::Over => LegOutcome::HungUp,
+        };
+        if let Some(device) = party.device.clone() {
+            let message = format!("Your phone's leg was handed on to '{name}'. It has been released from the call that you monitored.");
+            ctx.out.fail(device, self.id.clone(), Refusal::new(Reason::InvalidState, message));
+        }
+        self.leave(leg, Release::Hangup(None), outcome, ctx);
+    }
+}
+
 impl Party {
-    /// The seat of the party that has left, without a leg: only its past is told.
+    /// The party of the party that has left, without a leg: only its past is told.
     fn left_behind(&self, leg: LegId, to: Number) -> Party {
-        let party = (self.number.clone(), self.role);
+        let named = (self.number.clone(), self.role);
         let local = Local::new(0, self.local.address());
         Party {
             device: self.device.clone(),
@@ -262,7 +239,7 @@ impl Party {
             established_at: self.established_at,
             told: self.told,
             quality: self.quality,
-            ..Party::new(leg, self.peer.clone(), party, self.terms.clone(), LegStage::Over, local)
+            ..Party::new(leg, self.peer.clone(), named, self.policy.clone(), LegStage::Over, local)
         }
     }
 

@@ -9,21 +9,22 @@
 //! Legs move with their ports and streams; nobody is sent a re-INVITE. Whoever supervises either call goes along. The first call's id
 //! is the one that lives on.
 
-use super::call::{Call, LegStage, Party, PartyExchange, Release};
-use super::session::{Rejection, first_of, prefer};
+use super::call::Call;
+use super::party::{Party, Release};
+use super::rejection::Rejection;
+use super::step::{Ctx, Step};
 use super::transfer::{Transfer, TransferKind};
-use super::{B2bua, Environment, Output, role_of};
+use super::{B2bua, Environment, Output};
 use crate::media::call::MAX_LEGS;
 use crate::media::{CallKey, MediaCommand};
 use crate::model::{CallId, DeviceId, Now, Number, PartyRole, Reason, Refusal};
-use crate::sip::leg::{Identity, LegCommand, LegId, LegSource};
-use crate::sip::sdp::Direction;
+use crate::sip::leg::{LegId, LegSource};
 use crate::supervision::LegOutcome;
 
 /// What makes a call a consultation.
 #[derive(Clone, Debug)]
 pub(super) struct Consultation {
-    /// Whoever asks, on the call that he asks about.
+    /// The leg of the asking party on the call that it asks about.
     pub(super) of: LegId,
     /// That call.
     pub(super) call: CallId,
@@ -31,379 +32,136 @@ pub(super) struct Consultation {
 
 /// A device's two calls.
 #[derive(Clone, Copy, Debug)]
-struct CallPair {
-    /// The call that lives on, and the device's leg there.
-    into: CallKey,
-    first: LegId,
-    /// The call that becomes a part of it, and the device's leg there.
-    from: CallKey,
-    second: LegId,
+pub(super) struct CallPair {
+    /// The call that lives on.
+    pub(super) into: CallKey,
+    /// The device's leg there.
+    pub(super) first: LegId,
+    /// The call that becomes a part of it.
+    pub(super) from: CallKey,
+    /// The device's leg there.
+    pub(super) second: LegId,
 }
 
-impl<O: Environment> B2bua<O> {
-    /// Holds the call, and calls somebody to ask about it.
+/// What is left to do after a call has become a part of another.
+struct Absorbed {
+    /// Legs that are on the other call now.
+    moved: Vec<LegId>,
+    /// Parties that are forgotten.
+    forgotten: Vec<Party>,
+    /// The device goes on with its second leg.
+    keeps_second: bool,
+    /// The party that is still called, and whether its phone rings.
+    ringing: Option<(LegId, bool)>,
+}
+
+impl<E: Environment> B2bua<E> {
+    /// Holds the call, and calls another party to ask about it.
     pub(super) fn consult(&mut self, device: &DeviceId, call: &CallId, destination: &Number, now: Now) -> Result<(), Refusal> {
         let id = call;
-        let seat = self.seat(device, call)?;
-        if seat.is_supervisor() {
-            return Err(not_now("A supervisor does not transfer the call he monitors."));
-        }
-        if !seat.is_talking() || seat.role != PartyRole::Agent {
-            return Err(not_now("Only an established call can be asked about."));
-        }
-        let of = seat.leg;
-        let call = self.call_of(of).ok_or_else(|| Refusal::no_call(id))?;
-        if call.transfer.is_some() || !call.others(of).any(Party::is_talking) {
-            return Err(not_now("The call is being transferred, or nobody is on it."));
-        }
-        if self.consultation(device, of).is_some() {
+        let (call, _) = self.find_named(call, now)?;
+        let of = call.may_be_asked_about(device)?;
+        if self.calls.consultation(device, of).is_some() {
             return Err(not_now("Another call is already connected with this one."));
         }
         let about = Consultation { of, call: id.clone() };
         self.dial(device, destination, Some(about), now)?;
-        if let Some(seat) = self.call_of(of).and_then(|call| call.seat_mut(of)).filter(|seat| !seat.is_held()) {
-            seat.held_by_command = true;
+        if let Some((call, ctx)) = self.find(of, now) {
+            if let Some(party) = call.party_mut(of).filter(|party| !party.is_held()) {
+                party.held_by_command = true;
+            }
+            ctx.out.changed.insert(call.key);
         }
-        self.changed.extend(self.by_leg.get(&of));
         Ok(())
     }
 
     /// Joins the call and the one that was made to ask about it; either may be named.
-    pub(super) fn complete(&mut self, device: &DeviceId, call: &CallId, wanted: TransferKind, now: Now) -> Result<(), Refusal> {
-        let leg = self.seat(device, call)?.leg;
-        let pair = self.consultation(device, leg);
+    pub(super) fn complete(&mut self, device: &DeviceId, call: &CallId, kind: TransferKind, now: Now) -> Result<(), Refusal> {
+        let leg = self.find_named(call, now)?.0.party_on(device)?.leg;
+        let pair = self.calls.consultation(device, leg);
         let pair = pair.ok_or_else(|| not_now("No other call was made to ask about this one."))?;
-        self.join(pair, wanted, None, now)
+        self.join(pair, kind, None, now)
     }
 
     /// The phone has asked that its two calls go on without it (REFER with Replaces).
     pub(super) fn referred_to_other(&mut self, leg: LegId, other: LegId, now: Now) {
-        let pair = self.pair(leg, other);
-        let done = pair.map_or(Err(481), |pair| {
-            self.join(pair, TransferKind::Transfer, Some(leg), now).map_err(|_| 486)
-        });
-        if let Err(status) = done
-            && self.place_of(leg).is_some()
+        let joined = match self.calls.pair(leg, other) {
+            Some(pair) => self
+                .join(pair, TransferKind::Transfer, Some(leg), now)
+                .map_err(|_| Rejection::NotJoinable),
+            None => Err(Rejection::NoSuchCall),
+        };
+        if let Err(rejection) = joined
+            && self.calls.live(leg).is_some()
         {
-            self.tell_referrer(leg, status);
+            self.out.tell_referrer(leg, rejection.sip_status());
         }
     }
 
-    /// The call that a device has on hold while it makes another.
-    pub(super) fn asks_about(&self, device: &DeviceId) -> Option<Consultation> {
-        let peer = LegSource::Account(device.clone());
-        let held = self
-            .live_legs(&peer)
-            .filter(|(call, seat)| call.consult.is_none() && seat.device.as_ref() == Some(device))
-            .filter(|(_, seat)| seat.role == PartyRole::Agent && seat.is_talking() && seat.is_held());
-        let (call, seat) = held.max_by_key(|(call, _)| call.key)?;
-        Some(Consultation {
-            of: seat.leg,
-            call: call.id.clone(),
-        })
-    }
-
-    /// The call that was asked about is over for whoever asked: this one is a call like any other.
+    /// The call that was asked about is over for the party that asked: this one is a call like any other.
     pub(super) fn nothing_is_asked_about(&mut self, key: CallKey) {
-        let Some(call) = self.calls.get(&key) else { return };
-        let gone = call.seats.iter().filter(|seat| seat.is_over());
-        let mut freed = Vec::new();
-        for seat in gone {
-            let of_him = self.live_legs(&seat.peer);
-            freed.extend(of_him.filter(|(call, _)| call.consult.as_ref().is_some_and(|consult| consult.of == seat.leg)));
-        }
-        for key in freed.into_iter().map(|(call, _)| call.key).collect::<Vec<_>>() {
-            if let Some(call) = self.calls.get_mut(&key) {
+        let Some(call) = self.calls.get(key) else { return };
+        let gone = call.parties.iter().filter(|party| party.is_over());
+        let freed: Vec<CallKey> = gone.flat_map(|party| self.calls.asking_about(&party.peer, party.leg)).collect();
+        self.forget_consultations(freed);
+    }
+
+    /// These calls ask about no other any more.
+    pub(super) fn forget_consultations(&mut self, calls: Vec<CallKey>) {
+        for key in calls {
+            if let Some(call) = self.calls.get_mut(key) {
                 call.consult = None;
-                self.changed.insert(key);
+                self.out.changed.insert(key);
             }
         }
     }
 
-    /// The two calls of a device of which one was made to ask about the other, by its leg on either.
-    fn consultation(&self, device: &DeviceId, leg: LegId) -> Option<CallPair> {
-        let (key, call) = self.place_of(leg)?;
-        if let Some(consult) = &call.consult
-            && let Some((into, first)) = self.place_of(consult.of)
-            && first.seat(consult.of)?.device.as_ref() == Some(device)
-        {
-            return Some(CallPair {
-                into,
-                first: consult.of,
-                from: key,
-                second: leg,
-            });
-        }
-        let peer = LegSource::Account(device.clone());
-        let mut others = self.live_legs(&peer);
-        let asks = |call: &Call| call.consult.as_ref().is_some_and(|consult| consult.of == leg);
-        let (other, seat) = others.find(|(other, seat)| asks(other) && seat.device.as_ref() == Some(device))?;
-        Some(CallPair {
-            into: key,
-            first: leg,
-            from: other.key,
-            second: seat.leg,
-        })
-    }
-
-    /// Two legs of one device: the older call lives on, unless it was made to ask about the other.
-    fn pair(&self, one: LegId, other: LegId) -> Option<CallPair> {
-        let ((one_key, one_call), (other_key, other_call)) = (self.place_of(one)?, self.place_of(other)?);
-        let (mine, his) = (one_call.seat(one)?, other_call.seat(other)?);
-        if one_key == other_key || mine.device.is_none() || mine.device != his.device || mine.peer != his.peer {
-            return None;
-        }
-        let asks = |call: &Call, of: LegId| call.consult.as_ref().is_some_and(|consult| consult.of == of);
-        let one_lives = asks(other_call, one) || !asks(one_call, other) && one_key < other_key;
-        let ((into, first), (from, second)) = match one_lives {
-            true => ((one_key, one), (other_key, other)),
-            false => ((other_key, other), (one_key, one)),
-        };
-        Some(CallPair { into, first, from, second })
-    }
-
-    pub(super) fn place_of(&self, leg: LegId) -> Option<(CallKey, &Call)> {
-        let call = self.calls.get(self.by_leg.get(&leg)?)?;
-        let is_here = call.seat(leg).is_some_and(|seat| !seat.is_over());
-        is_here.then_some((call.key, call))
-    }
-
-    /// Everything that could be in the way is looked at first: a refusal has changed nothing.
-    fn may_join(&self, pair: CallPair) -> Result<(), Refusal> {
-        let gone = || not_now("One of the two calls is over.");
-        let (into, from) = (
-            self.calls.get(&pair.into).ok_or_else(gone)?,
-            self.calls.get(&pair.from).ok_or_else(gone)?,
-        );
-        let (first, second) = (into.seat(pair.first).ok_or_else(gone)?, from.seat(pair.second).ok_or_else(gone)?);
-        if first.is_supervisor() || second.is_supervisor() || first.role != PartyRole::Agent {
-            return Err(not_now("A supervisor does not transfer the call he monitors."));
-        }
-        if into.transfer.is_some() || from.transfer.is_some() {
-            return Err(not_now("One of the two calls is being transferred already."));
-        }
-        if !first.is_talking() || !into.others(pair.first).any(Party::is_talking) {
-            return Err(not_now("The first call is not established."));
-        }
-        let mut asked = from.others(pair.second).peekable();
-        let is_one_ringing = asked.peek().is_some_and(|seat| matches!(seat.stage, LegStage::Invited)) && from.principals().count() == 2;
-        let all_talk = asked.peek().is_some() && asked.all(Party::is_talking) && second.is_talking();
-        if !all_talk && !is_one_ringing {
-            return Err(not_now("The second call is not established."));
-        }
-        let twice = |seat: &Party| {
-            let is_same = |other: &Party| seat.device.is_some() && other.device == seat.device;
-            into.others(pair.first).any(is_same)
-        };
-        if from.others(pair.second).any(twice) {
-            return Err(not_now("One party is on both calls."));
-        }
-        if into.live() + from.live() > MAX_LEGS {
-            return Err(not_now("There are too many parties for one call."));
-        }
-        Ok(())
-    }
-
-    fn join(&mut self, pair: CallPair, wanted: TransferKind, referrer: Option<LegId>, now: Now) -> Result<(), Refusal> {
-        self.may_join(pair)?;
-        self.nobody_supervises_himself(pair, now);
-        let CallPair { into, first, from, second } = pair;
-        let Some(mut ended) = self.calls.remove(&from) else {
-            return Ok(());
-        };
-        let Some(call) = self.calls.get_mut(&into) else {
-            self.calls.insert(from, ended);
-            return Ok(());
-        };
-        call.distrusted |= ended.distrusted;
-        self.supervision.handle_merged(&ended.id, &call.id);
-        let ringing = ended.others(second).find(|seat| matches!(seat.stage, LegStage::Invited));
-        let ringing = ringing.map(|seat| (seat.leg, seat.rings));
-        let number = ended.dnis.clone();
-        ended.dials = None;
-        ended.dialler = None;
-
-        let keeps_second = wanted == TransferKind::Conference && ringing.is_none() && call.is_better_with(first, &ended, second);
-        let is_moving = |seat: &mut Party| !seat.is_over() && (seat.leg != second || keeps_second);
-        let moving: Vec<Party> = ended.seats.extract_if(.., is_moving).collect();
-        let mut forgotten = Vec::new();
-        for mut seat in moving {
-            self.by_leg.insert(seat.leg, into);
-            self.outputs
-                .push_back(Output::Media(MediaCommand::Move { leg: seat.leg, call: into }));
-            if seat.leg == second {
-                if let Some(place) = call.seats.iter_mut().find(|seat| seat.leg == first) {
-                    seat.take_over_from(place);
-                    let mut left = std::mem::replace(place, seat);
-                    left.end(Release::Hangup(None), &mut self.farewells);
-                    forgotten.push(left);
-                }
-                continue;
-            }
-            if let Some(device) = &seat.device {
-                forgotten.extend(call.forget_earlier(device));
-            }
-            call.seats.push(seat);
-        }
-        if let Some(seat) = ended.seat_mut(second) {
-            seat.end(Release::Hangup(None), &mut self.farewells);
-        }
-        if wanted == TransferKind::Conference {
-            call.owner = call
-                .seat(if keeps_second { second } else { first })
-                .and_then(|seat| seat.device.clone());
-            if let Some(seat) = call.seat_mut(first) {
-                seat.held_by_command = false;
-            }
-        }
-        match ringing {
-            Some((to, _)) => {
-                call.transfer = Some(Transfer {
-                    by: first,
-                    to,
-                    number,
-                    referred: referrer == Some(first),
-                    wanted,
-                });
-            }
-            None if wanted == TransferKind::Transfer => {
-                if let Some(seat) = call.seat_mut(first) {
-                    seat.end(Release::Hangup(None), &mut self.farewells);
-                }
-            }
-            None => {}
-        }
-        self.calls.insert(from, ended);
-        for seat in forgotten {
-            if keeps_second && seat.leg == first {
-                self.is_asked_about_by(&seat.peer, first, second);
-            }
-            self.forget_leg(seat.leg, &seat.peer);
-        }
-        self.changed.extend([into, from]);
-        let waits = ringing.is_some() && referrer == Some(first);
-        if let Some(leg) = referrer.filter(|_| !waits) {
-            self.tell_referrer(leg, 200);
-        }
-        if let Some((to, true)) = ringing {
-            self.let_go(to, now);
-        }
-        Ok(())
-    }
-
-    /// Whoever supervises the one call and talks on the other is a party of what comes of them, and no supervisor.
-    fn nobody_supervises_himself(&mut self, pair: CallPair, now: Now) {
-        let (Some(into), Some(from)) = (self.calls.get(&pair.into), self.calls.get(&pair.from)) else {
-            return;
-        };
-        let mut out = Vec::new();
-        for (call, other) in [(into, from), (from, into)] {
-            let supervisors = call.seats.iter().filter(|seat| !seat.is_over() && seat.is_supervisor());
-            let is_party = |seat: &&Party| seat.device.is_some() && other.principals().any(|party| party.device == seat.device);
-            out.extend(supervisors.filter(is_party).map(|seat| seat.leg));
-        }
-        for leg in out {
-            self.leave(leg, Release::Hangup(None), LegOutcome::Busy, now);
-        }
-    }
-
-    /// An INVITE that takes the place of an established leg of the same peer (RFC 3891): the same party at another phone, or another party
-    /// behind the same switch.
-    pub(super) fn replace(&mut self, leg: LegId, source: LegSource, from: Identity, offer: Option<&[u8]>, replaced: LegId, now: Now) {
-        if let Err(rejection) = self.try_replace(leg, source, from, offer, replaced, now) {
-            rejection.tell(leg, &mut self.outputs);
-        }
-    }
-
-    fn try_replace(
-        &mut self,
-        leg: LegId,
-        source: LegSource,
-        from: Identity,
-        offer: Option<&[u8]>,
-        replaced: LegId,
-        now: Now,
-    ) -> Result<(), Rejection> {
-        if self.closing.is_some() {
-            return Err(503.into());
-        }
-        let terms = self.caller(&source).ok_or(403_u16)?.terms;
-        let (key, call) = self.place_of(replaced).ok_or(481_u16)?;
-        let old = call.seat(replaced).ok_or(481_u16)?;
-        if old.peer != source || old.is_supervisor() {
-            return Err(603.into());
-        }
-        if !old.is_talking() || call.transfer.is_some() {
-            return Err(480.into());
-        }
-        if call.live() >= MAX_LEGS {
-            return Err(503.into());
-        }
-        // Somebody else may have had the leg meanwhile, and leaves it to the device whose phone takes it back.
-        let back = match &source {
-            LegSource::Account(device) if old.device.as_ref() != Some(device) => Some(device.clone()),
-            LegSource::Account(_) | LegSource::Trunk(_) => None,
-        };
-        if back.as_ref().is_some_and(|device| call.has(device)) {
-            return Err(603.into());
-        }
-        let (number, role, codec) = match back.as_ref().and_then(|device| self.devices.get(device)) {
-            Some(device) => (device.extension.number.clone(), role_of(device.extension.kind), call.codec()),
-            None => (old.number.clone(), old.role, call.codec()),
-        };
-        let offer = offer.map(|body| self.read_arriving(leg, body, &terms, &source, key)).transpose()?;
-        let number = match &source {
-            LegSource::Account(_) => number,
-            LegSource::Trunk(_) => from.number,
-        };
-        let mut seat = self
-            .new_seat(key, leg, source, (number, role), terms, LegStage::Talking)
-            .ok_or(503_u16)?;
-        seat.established_at = Some(now.wall);
-        let mut outputs = Vec::new();
-        let media = match offer {
-            Some(mut offer) => {
-                prefer(&mut offer, codec);
-                seat.held_by_phone = offer.audio.is_hold();
-                seat.answer_offer(&offer, Direction::SendRecv, &mut outputs)
-            }
-            None => {
-                seat.exchange = PartyExchange::AnswerDue;
-                let codecs = first_of(codec.as_slice(), &seat.terms.codecs);
-                seat.local.offer_codecs(Direction::SendRecv, &codecs)
-            }
-        };
-        outputs.push(Output::Leg(LegCommand::Accept { leg, media }));
-        self.outputs.extend(outputs);
-        if let Some(device) = back {
-            let number = self.shown(&device);
-            self.hand_on(key, replaced, &number, Some(device), now);
-        }
-        let Some(call) = self.calls.get_mut(&key) else {
-            return Err(481.into());
-        };
-        let Some(place) = call.seat_mut(replaced) else {
-            return Err(481.into());
-        };
-        seat.muted = place.muted;
-        seat.muted_by = place.muted_by.take();
-        let mut left = std::mem::replace(place, seat);
-        left.end(Release::Hangup(None), &mut self.farewells);
-        self.forget_leg(left.leg, &left.peer);
-        self.is_asked_about_by(&left.peer, replaced, leg);
-        self.changed.insert(key);
-        Ok(())
-    }
-
-    /// Whoever asks goes on with another leg.
-    fn is_asked_about_by(&mut self, peer: &LegSource, before: LegId, after: LegId) {
-        let asks = |call: &Call| call.consult.as_ref().is_some_and(|consult| consult.of == before);
-        let his = self.live_legs(peer).filter(|(call, _)| asks(call));
-        for key in his.map(|(call, _)| call.key).collect::<Vec<_>>() {
-            if let Some(consult) = self.calls.get_mut(&key).and_then(|call| call.consult.as_mut()) {
+    /// The asking party goes on with another leg.
+    pub(super) fn is_asked_about_by(&mut self, peer: &LegSource, before: LegId, after: LegId) {
+        for key in self.calls.asking_about(peer, before) {
+            if let Some(consult) = self.calls.get_mut(key).and_then(|call| call.consult.as_mut()) {
                 consult.of = after;
             }
         }
+    }
+
+    fn join(&mut self, pair: CallPair, kind: TransferKind, referrer: Option<LegId>, now: Now) -> Result<(), Refusal> {
+        let gone = || not_now("One of the two calls is over.");
+        let (into, from) = (
+            self.calls.get(pair.into).ok_or_else(gone)?,
+            self.calls.get(pair.from).ok_or_else(gone)?,
+        );
+        into.may_absorb(from, pair)?;
+        for leg in into.supervised_by_parties_of(from) {
+            self.leave(leg, Release::Hangup(None), LegOutcome::Busy, now);
+        }
+        let Some(mut ended) = self.calls.take(pair.from) else {
+            return Ok(());
+        };
+        let absorbed = self
+            .find_key(pair.into, now)
+            .map(|(call, mut ctx)| call.absorb(&mut ended, pair, kind, referrer, &mut ctx));
+        self.calls.insert(ended);
+        let Some(absorbed) = absorbed else { return Ok(()) };
+        for leg in absorbed.moved {
+            self.calls.move_leg(leg, pair.into);
+        }
+        for party in absorbed.forgotten {
+            if absorbed.keeps_second && party.leg == pair.first {
+                self.is_asked_about_by(&party.peer, pair.first, pair.second);
+            }
+            self.calls.forget_leg(party.leg, &party.peer);
+        }
+        let waits = absorbed.ringing.is_some() && referrer == Some(pair.first);
+        if let Some(leg) = referrer.filter(|_| !waits) {
+            self.out.tell_referrer(leg, 200);
+        }
+        if let Some((to, true)) = absorbed.ringing
+            && let Some((call, mut ctx)) = self.find(to, now)
+        {
+            call.let_go(to, &mut ctx);
+        }
+        Ok(())
     }
 }
 
@@ -418,9 +176,147 @@ impl Party {
 }
 
 impl Call {
+    /// It was made to ask about the call of this leg.
+    pub(super) fn asks_about(&self, leg: LegId) -> bool {
+        self.consult.as_ref().is_some_and(|consult| consult.of == leg)
+    }
+
+    /// The leg of a device that may ask another party about the call.
+    fn may_be_asked_about(&mut self, device: &DeviceId) -> Result<LegId, Refusal> {
+        let party = self.party_on(device)?;
+        if party.is_supervisor() {
+            return Err(not_now("A supervisor does not transfer the call he monitors."));
+        }
+        if !party.is_talking() || party.role != PartyRole::Agent {
+            return Err(not_now("Only an established call can be asked about."));
+        }
+        let leg = party.leg;
+        if self.transfer.is_some() || !self.others(leg).any(Party::is_talking) {
+            return Err(not_now("The call is being transferred, or nobody is on it."));
+        }
+        Ok(leg)
+    }
+
+    /// Whether `from` may become a part of this call. Everything that could be in the way is looked at first: a refusal has changed nothing.
+    fn may_absorb(&self, from: &Call, pair: CallPair) -> Result<(), Refusal> {
+        let gone = || not_now("One of the two calls is over.");
+        let (first, second) = (self.party(pair.first).ok_or_else(gone)?, from.party(pair.second).ok_or_else(gone)?);
+        if first.is_supervisor() || second.is_supervisor() || first.role != PartyRole::Agent {
+            return Err(not_now("A supervisor does not transfer the call he monitors."));
+        }
+        if self.transfer.is_some() || from.transfer.is_some() {
+            return Err(not_now("One of the two calls is being transferred already."));
+        }
+        if !first.is_talking() || !self.others(pair.first).any(Party::is_talking) {
+            return Err(not_now("The first call is not established."));
+        }
+        let mut asked = from.others(pair.second).peekable();
+        let is_one_ringing = asked.peek().is_some_and(|party| party.is_invited()) && from.principals().count() == 2;
+        let all_talk = asked.peek().is_some() && asked.all(Party::is_talking) && second.is_talking();
+        if !all_talk && !is_one_ringing {
+            return Err(not_now("The second call is not established."));
+        }
+        let is_here = |party: &Party| {
+            let is_same = |other: &Party| party.device.is_some() && other.device == party.device;
+            self.others(pair.first).any(is_same)
+        };
+        if from.others(pair.second).any(is_here) {
+            return Err(not_now("One party is on both calls."));
+        }
+        if self.live() + from.live() > MAX_LEGS {
+            return Err(not_now("There are too many parties for one call."));
+        }
+        Ok(())
+    }
+
+    /// The legs of supervisors of the one call that talk on the other: of what comes of the two they are parties, and no supervisors.
+    fn supervised_by_parties_of(&self, other: &Call) -> Vec<LegId> {
+        let mut legs = Vec::new();
+        for (call, other) in [(self, other), (other, self)] {
+            let supervisors = call.parties.iter().filter(|party| !party.is_over() && party.is_supervisor());
+            let is_party = |party: &&Party| party.device.is_some() && other.principals().any(|principal| principal.device == party.device);
+            legs.extend(supervisors.filter(is_party).map(|party| party.leg));
+        }
+        legs
+    }
+
+    /// Takes the parties of `ended` over.
+    fn absorb(&mut self, ended: &mut Call, pair: CallPair, kind: TransferKind, referrer: Option<LegId>, ctx: &mut Ctx<'_>) -> Absorbed {
+        let CallPair { first, second, .. } = pair;
+        self.distrusted |= ended.distrusted;
+        ctx.supervision.handle_merged(&ended.id, &self.id);
+        let ringing = ended.others(second).find(|party| party.is_invited());
+        let ringing = ringing.map(|party| (party.leg, party.rings));
+        ended.dials = None;
+        ended.dialler = None;
+
+        let keeps_second = kind == TransferKind::Conference && ringing.is_none() && self.is_better_with(first, ended, second);
+        let is_moving = |party: &mut Party| !party.is_over() && (party.leg != second || keeps_second);
+        let moving: Vec<Party> = ended.parties.extract_if(.., is_moving).collect();
+        let moved = moving.iter().map(|party| party.leg).collect();
+        let mut forgotten = Vec::new();
+        for party in moving {
+            forgotten.extend(self.take_in(party, pair, ctx.out));
+        }
+        if let Some(party) = ended.party_mut(second) {
+            party.end(Release::Hangup(None), ctx.out);
+        }
+        if kind == TransferKind::Conference {
+            let stays = self.party(if keeps_second { second } else { first });
+            self.owner = stays.and_then(|party| party.device.clone());
+            if let Some(party) = self.party_mut(first) {
+                party.held_by_command = false;
+            }
+        }
+        match ringing {
+            Some((to, _)) => {
+                self.transfer = Some(Transfer {
+                    by: first,
+                    to,
+                    number: ended.dnis.clone(),
+                    referred: referrer == Some(first),
+                    kind,
+                });
+            }
+            None if kind == TransferKind::Transfer => {
+                if let Some(party) = self.party_mut(first) {
+                    party.end(Release::Hangup(None), ctx.out);
+                }
+            }
+            None => {}
+        }
+        ctx.out.changed.extend([self.key, ended.key]);
+        Absorbed {
+            moved,
+            forgotten,
+            keeps_second,
+            ringing,
+        }
+    }
+
+    /// Takes one party of the other call in. The parties that are forgotten for it are returned.
+    fn take_in(&mut self, mut party: Party, pair: CallPair, out: &mut Step) -> Vec<Party> {
+        out.push(Output::Media(MediaCommand::Move {
+            leg: party.leg,
+            call: self.key,
+        }));
+        if party.leg != pair.second {
+            let forgotten = party.device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
+            self.parties.push(party);
+            return forgotten;
+        }
+        let Some(place) = self.party_mut(pair.first) else {
+            return Vec::new();
+        };
+        party.take_over_from(place);
+        let mut left = std::mem::replace(place, party);
+        left.end(Release::Hangup(None), out);
+        vec![left]
+    }
+
     /// Of the two legs of whoever stays, the one at which his phone is.
     fn is_better_with(&self, first: LegId, other: &Call, second: LegId) -> bool {
-        let is_held = |call: &Call, leg: LegId| call.seat(leg).is_some_and(|seat| seat.held_by_phone);
+        let is_held = |call: &Call, leg: LegId| call.party(leg).is_some_and(|party| party.held_by_phone);
         is_held(self, first) || !is_held(other, second)
     }
 }

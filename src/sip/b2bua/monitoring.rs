@@ -1,22 +1,21 @@
 //! What supervision wishes, done.
 
-use super::call::{LegStage, MonitorLink, Release};
+use super::call::Call;
+use super::outbound::MAX_FORWARDS;
+use super::party::{LegStage, MonitorLink, Release};
 use super::session::first_of;
 use super::{B2bua, Environment, Output, Persist, identity};
-use crate::media::{CallKey, MediaCommand};
+use crate::media::MediaCommand;
 use crate::model::{Activity, CallId, DeviceId, Fact, MonitorFact, Now, PartyRole};
 use crate::sip::leg::{Destination, LegCommand, LegSource};
 use crate::sip::sdp::Direction;
-use crate::supervision::{LegOutcome, SupervisionOutput as Wish};
+use crate::supervision::{LegOutcome, SupervisionOutput};
 
-/// RFC 3261 8.1.1.6.
-const MAX_FORWARDS: u8 = 70;
-
-impl<O: Environment> B2bua<O> {
-    pub(super) fn apply(&mut self, wish: Wish, now: Now) {
-        match wish {
-            Wish::AskAdmission(asked) => self.outputs.push_back(Output::Fact(Fact::AdmissionAsked(asked))),
-            Wish::Invite {
+impl<E: Environment> B2bua<E> {
+    pub(super) fn apply(&mut self, output: SupervisionOutput, now: Now) {
+        match output {
+            SupervisionOutput::AskAdmission(asked) => self.out.push(Output::Fact(Fact::AdmissionAsked(asked))),
+            SupervisionOutput::Invite {
                 supervisor,
                 target,
                 call,
@@ -26,60 +25,62 @@ impl<O: Environment> B2bua<O> {
                     self.supervision.handle_leg(&supervisor, &call, LegOutcome::Unreachable, now);
                 }
             }
-            Wish::Hear {
+            SupervisionOutput::Hear {
                 supervisor,
                 call,
                 activity,
                 coached,
                 takeover,
             } => {
-                let before = self.place(&supervisor, &call, |watch| {
-                    let before = watch.coached.take().filter(|_| watch.joined);
-                    watch.activity = activity;
-                    watch.joined = true;
-                    watch.coached.clone_from(&coached);
-                    watch.takeover = takeover;
-                    before
-                });
-                if let (Some(before), Some(agent)) = (before, coached)
-                    && before.as_ref() != Some(&agent)
+                let Ok((found, ctx)) = self.find_named(&call, now) else { return };
+                let Some(link) = found.monitor_link(&supervisor) else { return };
+                let before = link.coached.take().filter(|_| link.joined);
+                link.activity = activity;
+                link.joined = true;
+                link.coached.clone_from(&coached);
+                link.takeover = takeover;
+                ctx.out.changed.insert(found.key);
+                // The agent is monitored from now on, and hears it where that is wished for.
+                if let Some(agent) = coached.filter(|agent| before.as_ref() != Some(agent))
+                    && let Ok(party) = found.party_on(&agent)
+                    && ctx.config.beep
                 {
-                    self.beep(&agent, &call);
+                    ctx.out.media(MediaCommand::Beep { leg: party.leg });
                 }
             }
-            Wish::Release {
+            SupervisionOutput::Release {
                 supervisor,
                 call,
                 reason: _,
-            } => self.release(&supervisor, &call),
-            Wish::Changed(monitor) => self.keep(monitor),
-            Wish::Gone { supervisor } => {
+            } => self.release(&supervisor, &call, now),
+            SupervisionOutput::Changed(monitor) => self.keep(monitor, now),
+            SupervisionOutput::Gone { supervisor } => {
                 self.kept.remove(&supervisor);
-                self.outputs.push_back(Output::Keep(Persist::NoMonitor {
+                self.out.push(Output::Keep(Persist::NoMonitor {
                     supervisor: supervisor.clone(),
                 }));
-                self.outputs.push_back(Output::Fact(Fact::MonitorGone { supervisor }));
+                self.out.push(Output::Fact(Fact::MonitorGone { supervisor }));
             }
-            Wish::Failed(failure) => self.outputs.push_back(Output::Fact(Fact::Failed(failure))),
+            SupervisionOutput::Failed(failure) => self.out.push(Output::Fact(Fact::Failed(failure))),
         }
     }
 
     /// Calls the supervisor's phone, which is to answer by itself and shows whom he coaches.
     fn bring_in(&mut self, supervisor: &DeviceId, target: DeviceId, call: &CallId, activity: Activity) -> Option<()> {
-        let key = self.live(call)?;
-        let device = self.devices.get(supervisor).filter(|device| device.registered)?;
-        let (number, terms) = (device.extension.number.clone(), self.terms_of_extension(&device.extension));
-        let first = self.calls.get(&key)?.codec();
+        let call = self.calls.named(call).ok()?;
+        let (key, first) = (call.key, call.codec());
+        let device = self.plan.device(supervisor).filter(|device| device.registered)?;
+        let (number, policy) = (device.extension.number.clone(), self.plan.policy_of_extension(&device.extension));
         let codecs = first_of(first.as_slice(), &self.config.codecs);
         let leg = self.new_leg();
-        let (peer, party) = (LegSource::Account(supervisor.clone()), (number, PartyRole::Supervisor));
-        let mut seat = self.new_seat(key, leg, peer, party, terms, LegStage::Invited)?;
-        let shown = self.shown(&target);
+        let (peer, named) = (LegSource::Account(supervisor.clone()), (number, PartyRole::Supervisor));
+        let mut party = self.new_party(key, leg, peer, named, policy, LegStage::Invited)?;
+        let shown = self.plan.shown(&target);
         let invite = LegCommand::Invite {
             leg,
             to: Destination::Device(supervisor.clone()),
             from: identity(&shown, format!("{activity} {shown}")),
-            offer: seat.local.offer_codecs(Direction::SendRecv, &codecs),
+            offer: party.local.offer_codecs(Direction::SendRecv, &codecs),
             auto_answer: true,
             swallow_digits: true,
             // Supervision gives up by itself; this is only a net below it.
@@ -87,8 +88,8 @@ impl<O: Environment> B2bua<O> {
             max_forwards: MAX_FORWARDS,
             passed: Vec::new(),
         };
-        self.invitations.push((leg, invite));
-        seat.watch = Some(MonitorLink {
+        self.out.invitations.push((leg, invite));
+        party.link = Some(MonitorLink {
             target,
             activity,
             joined: false,
@@ -96,40 +97,27 @@ impl<O: Environment> B2bua<O> {
             takeover: false,
             agent_side_only: self.kept.get(supervisor).is_none_or(|monitor| monitor.agent_side_only),
         });
-        self.sit_down(key, seat);
+        self.add_party(key, party);
         Some(())
     }
 
-    /// `None`: he is not there.
-    fn place<T>(&mut self, supervisor: &DeviceId, call: &CallId, change: impl FnOnce(&mut MonitorLink) -> T) -> Option<T> {
-        let key = self.live(call)?;
-        let watch = self.calls.get_mut(&key)?.supervisor(supervisor)?.watch.as_mut()?;
-        self.changed.insert(key);
-        Some(change(watch))
-    }
-
-    /// The agent is monitored from now on, and hears it where that is wished for.
-    fn beep(&mut self, agent: &DeviceId, call: &CallId) {
-        if let Some(leg) = self.seat(agent, call).ok().map(|seat| seat.leg)
-            && self.config.beep
+    fn release(&mut self, supervisor: &DeviceId, call: &CallId, now: Now) {
+        if let Ok((call, ctx)) = self.find_named(call, now)
+            && let Some(party) = call.supervisor(supervisor)
         {
-            self.outputs.push_back(Output::Media(MediaCommand::Beep { leg }));
-        }
-    }
-
-    fn release(&mut self, supervisor: &DeviceId, call: &CallId) {
-        let Some(key) = self.live(call) else { return };
-        let Some(call) = self.calls.get_mut(&key) else { return };
-        if let Some(seat) = call.supervisor(supervisor) {
-            seat.end(Release::Hangup(None), &mut self.farewells);
-            self.changed.insert(key);
+            party.end(Release::Hangup(None), ctx.out);
+            ctx.out.changed.insert(call.key);
         }
     }
 
     /// Publishes a monitor, and keeps it if more than its state has changed.
-    fn keep(&mut self, monitor: MonitorFact) {
-        if let Some(call) = monitor.state.call() {
-            self.place(&monitor.supervisor, call, |watch| watch.agent_side_only = monitor.agent_side_only);
+    fn keep(&mut self, monitor: MonitorFact, now: Now) {
+        if let Some(call) = monitor.state.call()
+            && let Ok((call, ctx)) = self.find_named(call, now)
+            && let Some(link) = call.monitor_link(&monitor.supervisor)
+        {
+            link.agent_side_only = monitor.agent_side_only;
+            ctx.out.changed.insert(call.key);
         }
         let kept = self.kept.insert(monitor.supervisor.clone(), monitor.clone());
         let same = kept.is_some_and(|kept| {
@@ -139,13 +127,16 @@ impl<O: Environment> B2bua<O> {
             } == monitor
         });
         if !same {
-            self.outputs.push_back(Output::Keep(Persist::Monitor(monitor.clone())));
+            self.out.push(Output::Keep(Persist::Monitor(monitor.clone())));
         }
-        self.outputs.push_back(Output::Fact(Fact::Monitor(monitor)));
+        self.out.push(Output::Fact(Fact::Monitor(monitor)));
     }
+}
 
-    pub(super) fn live(&self, call: &CallId) -> Option<CallKey> {
-        self.by_id.get(call).copied()
+impl Call {
+    /// The link of a supervisor that is on the call, or called to it.
+    fn monitor_link(&mut self, supervisor: &DeviceId) -> Option<&mut MonitorLink> {
+        self.supervisor(supervisor)?.link.as_mut()
     }
 }
 

@@ -9,12 +9,17 @@
 //! A called leg knows every number that led to it, those before the call came back to us included. One that is asked for
 //! twice is a loop, whatever stands between: a proxy, a B2BUA, forwarding, a redirection.
 
+use super::calls::CallTable;
 use super::numbering::{Extension, NumberOwner};
-use super::{B2bua, Environment, MediaPolicy, Party, role_of};
-use crate::model::{DeviceId, Number, PartyRole};
+use super::party::Party;
+use super::whereabouts::Reachability;
+use super::{B2buaConfig, DeviceState, MediaPolicy, Numbering, TrunkRoute, role_of};
+use crate::media::Codec;
+use crate::model::{DeviceId, Number, PartyRole, Refusal};
 use crate::sip::b2bua::AccountKind;
 use crate::sip::leg::{ANONYMOUS, Destination, LegId, LegSource};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Numbers that one call is sent to, one after the other. No house forwards so often.
 const LONGEST_TRAIL: usize = 20;
@@ -23,14 +28,14 @@ const LONGEST_TRAIL: usize = 20;
 pub(super) struct CallingParty {
     pub(super) device: Option<DeviceId>,
     pub(super) role: PartyRole,
-    pub(super) terms: MediaPolicy,
+    pub(super) policy: MediaPolicy,
 }
 
 /// Who is called, after forwarding.
 pub(super) struct CalledParty {
     pub(super) number: Number,
     pub(super) role: PartyRole,
-    pub(super) terms: MediaPolicy,
+    pub(super) policy: MediaPolicy,
     pub(super) to: Destination,
     /// The way that led there.
     pub(super) trail: Trail,
@@ -85,7 +90,7 @@ pub enum Unroutable {
 
 impl Unroutable {
     /// What a SIP caller is told.
-    pub fn status(self) -> u16 {
+    pub fn sip_status(self) -> u16 {
         match self {
             Unroutable::NoSuchNumber => 404,
             Unroutable::MayNotCallOut => 403,
@@ -101,30 +106,107 @@ impl Unroutable {
     }
 }
 
-impl From<Unroutable> for u16 {
-    fn from(why: Unroutable) -> u16 {
-        why.status()
-    }
+/// The devices and trunks, what is set on them, and where a number leads.
+pub(super) struct DialPlan {
+    pub(super) config: Arc<B2buaConfig>,
+    pub(super) numbering: Numbering,
+    pub(super) devices: BTreeMap<DeviceId, DeviceState>,
 }
 
-impl<O: Environment> B2bua<O> {
+impl DialPlan {
+    pub(super) fn policy_of_extension(&self, extension: &Extension) -> MediaPolicy {
+        MediaPolicy {
+            reach: Reachability::Device(extension.nat),
+            targets: Arc::clone(&self.config.targets),
+            own_ports: extension.own_ports,
+            srtp: extension.srtp,
+            ipv6: self.config.media_over_ipv6,
+            codecs: self.config.codecs.clone(),
+        }
+    }
+
+    fn policy_of_trunk(&self, trunk: &TrunkRoute) -> MediaPolicy {
+        let common: Vec<Codec> = trunk
+            .codecs
+            .iter()
+            .copied()
+            .filter(|codec| self.config.codecs.contains(codec))
+            .collect();
+        MediaPolicy {
+            reach: Reachability::Trunk {
+                nat: trunk.nat,
+                hosts: trunk.hosts.clone(),
+                media_sources: trunk.media_sources.clone(),
+            },
+            targets: Arc::clone(&self.config.targets),
+            own_ports: trunk.own_ports,
+            srtp: trunk.srtp,
+            ipv6: self.config.media_over_ipv6,
+            codecs: if common.is_empty() { self.config.codecs.clone() } else { common },
+        }
+    }
+
+    pub(super) fn caller(&self, source: &LegSource) -> Option<CallingParty> {
+        match source {
+            LegSource::Account(id) => self.device(id).map(|device| CallingParty {
+                device: Some(id.clone()),
+                role: role_of(device.extension.kind),
+                policy: self.policy_of_extension(&device.extension),
+            }),
+            LegSource::Trunk(name) => Some(CallingParty {
+                device: None,
+                role: PartyRole::Customer,
+                policy: self.numbering.trunk(name).map(|trunk| self.policy_of_trunk(trunk))?,
+            }),
+        }
+    }
+
+    pub(super) fn device(&self, device: &DeviceId) -> Option<&DeviceState> {
+        self.devices.get(device)
+    }
+
+    pub(super) fn known(&self, device: &DeviceId) -> Result<&DeviceState, Refusal> {
+        self.device(device).ok_or_else(|| Refusal::no_device(device))
+    }
+
+    /// The number that others see of a device.
+    pub(super) fn shown(&self, device: &DeviceId) -> Number {
+        let device = self.device(device);
+        device.map_or_else(|| Number::from(""), |device| device.extension.number.clone())
+    }
+
+    /// The leg is with a telephone of an agent or a supervisor, or with the switch that it is registered from.
+    pub(super) fn is_internal(&self, peer: &LegSource) -> bool {
+        match peer {
+            LegSource::Account(device) => self
+                .device(device)
+                .is_some_and(|device| device.extension.kind == AccountKind::Internal),
+            LegSource::Trunk(_) => false,
+        }
+    }
+
+    pub(super) fn has_aliases(&self, device: &DeviceId) -> bool {
+        self.device(device).is_some_and(|device| !device.extension.aliases.is_empty())
+    }
+
     /// Where a number leads for this caller.
-    pub(super) fn route(&self, caller: &CallingParty, dialled: &Number) -> Result<CalledParty, Unroutable> {
-        self.route_on(caller, dialled, Trail::default(), None)
+    pub(super) fn route(&self, calls: &CallTable, caller: &CallingParty, dialled: &Number) -> Result<CalledParty, Unroutable> {
+        self.route_on(calls, caller, dialled, Trail::default(), None)
     }
 
     /// The same for a call that has a way behind it. Where the phone of a device sends it, only that device's own dial rules
     /// count: nobody's phone makes an agent who calls it pay for where it points.
     pub(super) fn route_on(
         &self,
+        calls: &CallTable,
         caller: &CallingParty,
         dialled: &Number,
         mut trail: Trail,
         by: Option<&DeviceId>,
     ) -> Result<CalledParty, Unroutable> {
         let mut number = dialled;
-        let mut may_leave = match by.and_then(|device| self.devices.get(device)) {
-            Some(device) => self.send_on(&device.extension, &mut trail)?,
+        let mut may_leave = match by.and_then(|device| self.device(device)) {
+            Some(device) => self.send_on(calls, &device.extension, &mut trail)?,
             None => caller.role == PartyRole::Agent,
         };
         loop {
@@ -134,14 +216,14 @@ impl<O: Environment> B2bua<O> {
             let extension = match self.numbering.find(number) {
                 None => return Err(Unroutable::NoSuchNumber),
                 Some(NumberOwner::Trunk(_)) if !may_leave => return Err(Unroutable::MayNotCallOut),
-                Some(NumberOwner::Trunk(trunk)) if self.is_full(&LegSource::Trunk(trunk.name.clone())) => {
+                Some(NumberOwner::Trunk(trunk)) if self.is_full(calls, &LegSource::Trunk(trunk.name.clone())) => {
                     return Err(Unroutable::TrunkFull);
                 }
                 Some(NumberOwner::Trunk(trunk)) => {
                     return Ok(CalledParty {
                         number: number.clone(),
                         role: PartyRole::Customer,
-                        terms: self.terms_of_trunk(trunk),
+                        policy: self.policy_of_trunk(trunk),
                         to: Destination::Trunk {
                             name: trunk.name.clone(),
                             number: number.clone(),
@@ -151,9 +233,9 @@ impl<O: Environment> B2bua<O> {
                 }
                 Some(NumberOwner::Extension(extension)) => extension,
             };
-            let device = self.devices.get(&extension.device).ok_or(Unroutable::NoSuchNumber)?;
+            let device = self.device(&extension.device).ok_or(Unroutable::NoSuchNumber)?;
             if let Some(forward_to) = &device.forward_to {
-                may_leave |= self.send_on(extension, &mut trail)?;
+                may_leave |= self.send_on(calls, extension, &mut trail)?;
                 number = forward_to;
                 continue;
             }
@@ -166,16 +248,16 @@ impl<O: Environment> B2bua<O> {
             if caller.device.as_ref() == Some(&extension.device) {
                 return Err(Unroutable::CallsItself);
             }
-            if !self.config.call_waiting && self.is_busy(&extension.device) {
+            if !self.config.call_waiting && calls.live_legs(&LegSource::Account(extension.device.clone())).next().is_some() {
                 return Err(Unroutable::Busy);
             }
-            if self.is_full(&LegSource::Account(extension.device.clone())) {
+            if self.is_full(calls, &LegSource::Account(extension.device.clone())) {
                 return Err(Unroutable::DeviceFull);
             }
             return Ok(CalledParty {
                 number: number.clone(),
                 role: role_of(extension.kind),
-                terms: self.terms_of_extension(extension),
+                policy: self.policy_of_extension(extension),
                 to: Destination::Device(extension.device.clone()),
                 trail,
             });
@@ -183,49 +265,43 @@ impl<O: Environment> B2bua<O> {
     }
 
     /// A device sends a call on: whether it may go out of the house for it. It has a measure of such calls, as of its own.
-    fn send_on(&self, extension: &Extension, trail: &mut Trail) -> Result<bool, Unroutable> {
-        let seats = self.calls.values().flat_map(|call| &call.seats);
-        let sent_on = |seat: &&Party| !seat.is_over() && seat.trail.forwarded_by.contains(&extension.device);
-        if seats.filter(sent_on).count() >= self.config.max_calls_per_device {
+    fn send_on(&self, calls: &CallTable, extension: &Extension, trail: &mut Trail) -> Result<bool, Unroutable> {
+        if calls.forwarded_by(&extension.device) >= self.config.max_calls_per_device {
             return Err(Unroutable::ForwardedTooOften);
         }
         trail.forwarded_by.insert(extension.device.clone());
         Ok(extension.kind == AccountKind::Internal)
     }
 
-    /// The way behind a call that comes back from a leg of ours, and how many hops its INVITE had left.
-    pub(super) fn behind(&self, returns: Option<LegId>) -> Option<(Trail, u8)> {
-        let leg = returns?;
-        let call = self.calls.get(self.by_leg.get(&leg)?)?;
-        Some((call.seat(leg)?.trail.clone(), call.max_forwards))
-    }
-
     /// The same caller is called through to the same number by the same trunk, and it rings there: the call has come round
-    /// through somebody who hides that it has. Who withholds its number is not known again.
-    pub(super) fn is_repeated(&self, caller: &CallingParty, claimed: &Number, callee: &CalledParty) -> bool {
+    /// through a switch that hides that it has. A caller that withholds its number is not known again.
+    pub(super) fn is_repeated(&self, calls: &CallTable, caller: &CallingParty, claimed: &Number, callee: &CalledParty) -> bool {
         let Destination::Trunk { name, number } = &callee.to else {
             return false;
         };
         if caller.role == PartyRole::Agent || matches!(claimed.as_str(), "" | ANONYMOUS) {
             return false;
         }
-        let rings_there = |seat: &Party| seat.is_invited() && seat.number == *number;
+        let rings_there = |party: &Party| party.is_invited() && party.number == *number;
         let trunk = LegSource::Trunk(name.clone());
-        self.live_legs(&trunk)
-            .any(|(call, seat)| call.claimed == *claimed && rings_there(seat))
-    }
-
-    pub(super) fn is_busy(&self, device: &DeviceId) -> bool {
-        self.live_legs(&LegSource::Account(device.clone())).next().is_some()
+        calls
+            .live_legs(&trunk)
+            .any(|(call, party)| call.claimed == *claimed && rings_there(party))
     }
 
     /// A device or a trunk is on as many calls as it may be.
-    pub(super) fn is_full(&self, peer: &LegSource) -> bool {
+    pub(super) fn is_full(&self, calls: &CallTable, peer: &LegSource) -> bool {
         let most = match peer {
             LegSource::Account(_) => Some(self.config.max_calls_per_device),
             LegSource::Trunk(name) => self.numbering.trunk(name).and_then(|trunk| trunk.max_calls),
         };
-        let all = self.by_peer.get(peer).map_or(0, BTreeSet::len);
-        most.is_some_and(|most| all >= most && self.live_legs(peer).count() >= most)
+        most.is_some_and(|most| calls.has_legs(peer, most))
     }
+}
+
+/// The way behind a call that comes back from a leg of ours, and how many hops its INVITE had left.
+pub(super) fn behind(calls: &CallTable, returns: Option<LegId>) -> Option<(Trail, u8)> {
+    let leg = returns?;
+    let call = calls.of_leg(leg)?;
+    Some((call.party(leg)?.trail.clone(), call.max_forwards))
 }

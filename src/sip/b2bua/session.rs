@@ -1,75 +1,21 @@
 //! Offer and answer, as far as calls look at them.
 
-use super::routing::Unroutable;
+use super::MediaPolicy;
 use super::whereabouts::Aim;
-use super::{MediaPolicy, Output};
 use crate::media::{Codec, LegMedia};
-use crate::sip::leg::{LegCommand, LegId};
 use crate::sip::sdp::{Agreed, SdpError, SdpFault, SdpSession};
 
 /// Reads a description that has at least one codec of ours, an address of our family, and SRTP where it must have it.
-pub(super) fn read(body: &[u8], terms: &MediaPolicy) -> Result<SdpSession, SdpFault> {
-    let mut session = SdpSession::parse_for(body, terms.srtp)?;
-    session.audio.codecs.retain(|(_, codec)| terms.codecs.contains(codec));
+pub(super) fn read(body: &[u8], policy: &MediaPolicy) -> Result<SdpSession, SdpFault> {
+    let mut session = SdpSession::parse_for(body, policy.srtp)?;
+    session.audio.codecs.retain(|(_, codec)| policy.codecs.contains(codec));
     if session.audio.codecs.is_empty() {
         return Err(session.fault(SdpError::Codec));
     }
-    if session.audio.rtp.is_some_and(|rtp| rtp.is_ipv6() != terms.ipv6) {
+    if session.audio.rtp.is_some_and(|rtp| rtp.is_ipv6() != policy.ipv6) {
         return Err(session.fault(SdpError::Address));
     }
     Ok(session)
-}
-
-/// Why a call of theirs is not taken.
-#[derive(Debug)]
-pub(super) enum Rejection {
-    /// The number cannot be had.
-    Unroutable(Unroutable),
-    /// With this status.
-    Status(u16),
-    /// For what its offer says.
-    Offer(SdpFault),
-}
-
-impl From<u16> for Rejection {
-    fn from(status: u16) -> Rejection {
-        Rejection::Status(status)
-    }
-}
-
-impl From<Unroutable> for Rejection {
-    fn from(why: Unroutable) -> Rejection {
-        Rejection::Unroutable(why)
-    }
-}
-
-impl From<SdpFault> for Rejection {
-    fn from(fault: SdpFault) -> Rejection {
-        Rejection::Offer(fault)
-    }
-}
-
-impl Rejection {
-    /// Says so to the caller, and to whoever reads the log.
-    pub(super) fn tell(self, leg: LegId, outputs: &mut impl Extend<Output>) {
-        match self {
-            Rejection::Status(status) => outputs.extend([Output::Leg(LegCommand::Reject { leg, status })]),
-            Rejection::Unroutable(why) => outputs.extend([
-                Output::Denied { leg, why },
-                Output::Leg(LegCommand::Reject { leg, status: why.status() }),
-            ]),
-            Rejection::Offer(fault) => outputs.extend(refuse_offer(leg, fault)),
-        }
-    }
-}
-
-/// An offer that cannot be used is refused, and the log says why.
-pub(super) fn refuse_offer(leg: LegId, fault: SdpFault) -> [Output; 2] {
-    let told = fault.clone();
-    [
-        Output::Unusable { leg, fault: told },
-        Output::Leg(LegCommand::RefuseOffer { leg, fault }),
-    ]
 }
 
 /// The codecs of a description, the peer's best first.

@@ -10,11 +10,16 @@
 //! The customer is never lost to a number that can not be had: as long as nothing rings there, whoever transfers stays. In a conference
 //! he stays anyway, and nothing is lost but the newcomer.
 
-use super::call::{Call, Party, Release};
+use super::call::Call;
+use super::conference::MOST_PARTIES;
+use super::party::{Party, Release};
+use super::rejection::{Rejection, unreached};
+use super::routing::{CalledParty, CallingParty};
 use super::session::first_of;
-use super::{B2bua, CalledParty, Environment, Output, identity, unreached};
+use super::step::{Ctx, Step};
+use super::{B2bua, Environment, identity};
 use crate::media::CallKey;
-use crate::model::{CallId, DeviceId, Fact, Failure, Now, Number, PartyRole, Reason, Refusal};
+use crate::model::{CallId, DeviceId, Now, Number, PartyRole, Refusal, TransferStep};
 use crate::sip::leg::{Destination, LegCommand, LegId, LegSource};
 use crate::supervision::LegOutcome;
 
@@ -29,9 +34,6 @@ pub(super) enum TransferKind {
     Recall,
 }
 
-/// More parties than anybody follows; the media engine has places for supervisors beside them.
-const MOST_PARTIES: usize = 8;
-
 /// Somebody is called into a call.
 #[derive(Clone, Debug)]
 pub(super) struct Transfer {
@@ -43,229 +45,241 @@ pub(super) struct Transfer {
     pub(super) number: Number,
     /// He has asked at his phone (REFER), which is told how it goes.
     pub(super) referred: bool,
-    pub(super) wanted: TransferKind,
+    pub(super) kind: TransferKind,
 }
 
 impl Transfer {
     /// This is the leg of whoever transferred, called back.
     pub(super) fn recalls(&self, leg: LegId) -> bool {
-        self.wanted == TransferKind::Recall && self.to == leg
+        self.kind == TransferKind::Recall && self.to == leg
     }
 }
 
-impl<O: Environment> B2bua<O> {
-    /// A single-step transfer or conference asked for by the device's user.
-    pub(super) fn transfer(&mut self, device: &DeviceId, call: &CallId, destination: &Number, wanted: TransferKind) -> Result<(), Refusal> {
-        let by = self.seat(device, call)?.leg;
-        self.begin_transfer(by, destination, wanted, false)
-            .map_err(|status| refused(status, destination, wanted))
+/// What becomes of a transfer whose destination could not be had.
+enum FailedTransfer {
+    /// It was no transfer, or is over with its call.
+    None,
+    /// The call goes on without it.
+    Kept,
+    /// The party that transferred has left already.
+    Orphaned {
+        /// Its device.
+        device: DeviceId,
+        /// What it asked for.
+        transfer: Transfer,
+    },
+}
+
+impl<E: Environment> B2bua<E> {
+    /// A transfer or a conference asked for by the device's user.
+    pub(super) fn transfer(
+        &mut self,
+        device: &DeviceId,
+        call: &CallId,
+        step: &TransferStep,
+        kind: TransferKind,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        match step {
+            TransferStep::SingleStep { destination } => {
+                let by = self.find_named(call, now)?.0.party_on(device)?.leg;
+                self.begin_transfer(by, destination, kind, false)
+                    .map_err(|rejection| rejection.refusal(destination, kind))
+            }
+            TransferStep::Initiate { destination } => self.consult(device, call, destination, now),
+            TransferStep::Complete => self.complete(device, call, kind, now),
+        }
     }
 
     /// The same, asked for at the phone: what comes of it is told there.
     pub(super) fn referred(&mut self, leg: LegId, destination: &Number) {
-        if self.place_of(leg).is_some()
-            && let Err(status) = self.begin_transfer(leg, destination, TransferKind::Transfer, true)
+        if self.calls.live(leg).is_some()
+            && let Err(rejection) = self.begin_transfer(leg, destination, TransferKind::Transfer, true)
         {
-            self.tell_referrer(leg, status);
+            self.out.tell_referrer(leg, rejection.sip_status());
         }
     }
 
-    pub(super) fn tell_referrer(&mut self, leg: LegId, status: u16) {
-        self.outputs.push_back(Output::Leg(LegCommand::TellReferrer { leg, status }));
-    }
-
-    /// The error is what a SIP phone is told. Nothing has changed then.
-    fn begin_transfer(&mut self, by: LegId, destination: &Number, wanted: TransferKind, referred: bool) -> Result<(), u16> {
-        let call = self.call_of(by).ok_or(481_u16)?;
+    /// After an error nothing has changed.
+    fn begin_transfer(&mut self, by: LegId, destination: &Number, kind: TransferKind, referred: bool) -> Result<(), Rejection> {
+        let call = self.calls.of_leg(by).ok_or(Rejection::NoSuchCall)?;
         let key = call.key;
-        let seat = call.seat(by).ok_or(481_u16)?;
-        if seat.is_supervisor() {
-            return Err(603);
-        }
-        let device = seat.device.clone().filter(|_| seat.role == PartyRole::Agent).ok_or(403_u16)?;
-        if !seat.is_talking() || call.transfer.is_some() {
-            return Err(491);
-        }
-        let shown = match wanted {
-            TransferKind::Transfer | TransferKind::Recall => call.only_other(by).ok_or(491_u16)?.number.clone(),
-            TransferKind::Conference if call.others(by).any(Party::is_talking) && call.principals().count() < MOST_PARTIES => {
-                seat.number.clone()
-            }
-            TransferKind::Conference => return Err(491),
-        };
+        let (device, shown) = call.may_transfer(by, kind)?;
         if self.closing.is_some() {
-            return Err(503);
+            return Err(Rejection::Stopping);
         }
-        let caller = self.caller(&LegSource::Account(device)).ok_or(403_u16)?;
-        let callee = self.route(&caller, destination)?;
-        let call = self.calls.get_mut(&key).ok_or(481_u16)?;
-        let is_here = match &callee.to {
-            Destination::Device(device) => call.party_of(device).is_some(),
-            Destination::Trunk { number, .. } => call.principals().any(|seat| seat.device.is_none() && seat.number == *number),
-        };
-        if is_here {
-            return Err(486);
+        let caller = self.plan.caller(&LegSource::Account(device)).ok_or(Rejection::UnknownCaller)?;
+        let callee = self.plan.route(&self.calls, &caller, destination)?;
+        if call.is_on_call(&callee.to) {
+            return Err(Rejection::DestinationOnCall);
         }
-        let to = self.call_in(key, callee, &shown).ok_or(503_u16)?;
-        if let Some(call) = self.calls.get_mut(&key) {
+        let to = self.call_in(key, callee, &shown).ok_or(Rejection::NoPort)?;
+        if let Some(call) = self.calls.get_mut(key) {
             call.transfer = Some(Transfer {
                 by,
                 to,
                 number: destination.clone(),
                 referred,
-                wanted,
+                kind,
             });
         }
         Ok(())
     }
 
-    /// Calls somebody into a call that goes on.
+    /// Calls a party into a call that goes on.
     fn call_in(&mut self, key: CallKey, callee: CalledParty, shown: &Number) -> Option<LegId> {
-        let spoken = self.calls.get(&key)?.codec();
+        let spoken = self.calls.get(key)?.codec();
         let codecs = first_of(spoken.as_slice(), &self.config.codecs);
         self.call_out(key, callee, identity(shown, ""), &codecs)
     }
 
-    /// The phone of somebody who was called rings. If that is where a call was transferred to, whoever transferred it leaves.
-    pub(super) fn transfer_rings(&mut self, leg: LegId, now: Now) {
-        self.let_go(leg, now);
-    }
-
-    /// He answers: the transfer is done, in the same step.
-    pub(super) fn transfer_answers(&mut self, leg: LegId, now: Now) {
-        self.let_go(leg, now);
-        let Some(call) = self.call_of(leg) else { return };
-        let Some(transfer) = call.transfer.take_if(|transfer| transfer.to == leg) else {
-            return;
-        };
-        if transfer.wanted == TransferKind::Conference {
-            call.owner = call.seat(transfer.by).and_then(|seat| seat.device.clone());
-            let key = call.key;
-            self.changed.insert(key);
-        }
-    }
-
-    pub(super) fn let_go(&mut self, leg: LegId, now: Now) {
-        let Some(transfer) = self.call_of(leg).and_then(|call| call.transfer.clone()) else {
-            return;
-        };
-        if transfer.to != leg || transfer.wanted != TransferKind::Transfer || self.place_of(transfer.by).is_none() {
-            return;
-        }
-        if transfer.referred {
-            // He is released now, and hears no more of it: to him it is done.
-            self.tell_referrer(transfer.by, 200);
-        }
-        self.leave(transfer.by, Release::Hangup(None), LegOutcome::HungUp, now);
-    }
-
     /// True: it was the destination of a transfer that could not be had, and the call goes on without it.
-    pub(super) fn transfer_fails(&mut self, leg: LegId, status: u16) -> bool {
-        let Some(call) = self.call_of(leg) else { return false };
-        let (key, id) = (call.key, call.id.clone());
-        let Some(transfer) = call.transfer.take_if(|transfer| transfer.to == leg) else {
-            return false;
-        };
-        let by = call.seat(transfer.by);
-        let device = by.and_then(|seat| seat.device.clone());
-        let is_here = by.is_some_and(|seat| !seat.is_over());
-        let Some(device) = device.filter(|_| transfer.wanted != TransferKind::Recall) else {
-            return false;
-        };
-        self.outputs.push_back(Output::Fact(Fact::Failed(Failure {
-            device: device.clone(),
-            call: Some(id),
-            request_id: None,
-            refusal: unreached(status, &transfer.number),
-        })));
-        if is_here {
-            if transfer.referred {
-                self.tell_referrer(transfer.by, status);
-            }
-            return true;
+    pub(super) fn transfer_fails(&mut self, leg: LegId, status: u16, now: Now) -> bool {
+        let Some((call, ctx)) = self.find(leg, now) else { return false };
+        let key = call.key;
+        match call.transfer_fails(leg, status, ctx.out) {
+            FailedTransfer::None => false,
+            FailedTransfer::Kept => true,
+            FailedTransfer::Orphaned { device, transfer } => self.call_back(key, device, transfer),
         }
-        transfer.wanted == TransferKind::Transfer && self.call_back(key, device, transfer)
     }
 
-    /// Whoever transferred has left already: the call is his again, if he takes it.
+    /// The party that transferred has left already: the call is its own again, if it takes it.
     fn call_back(&mut self, key: CallKey, device: DeviceId, transfer: Transfer) -> bool {
-        let (Some(caller), number) = (self.caller(&LegSource::Account(device.clone())), self.shown(&device)) else {
-            return false;
-        };
-        let Some(shown) = self
-            .calls
-            .get(&key)
-            .and_then(|call| call.principals().find(|seat| seat.is_talking()))
-        else {
-            return false;
-        };
-        let shown = shown.number.clone();
-        // Not on his own behalf: he would be busy to himself.
-        let caller = super::CallingParty { device: None, ..caller };
-        let Some(to) = self
-            .route(&caller, &number)
-            .ok()
-            .and_then(|callee| self.call_in(key, callee, &shown))
-        else {
-            return false;
-        };
-        if let Some(call) = self.calls.get_mut(&key) {
-            call.transfer = Some(Transfer {
-                to,
-                referred: false,
-                wanted: TransferKind::Recall,
-                ..transfer
-            });
-        }
-        true
+        self.try_call_back(key, device, transfer).is_some()
     }
 
-    /// The party for whom somebody is called has left: nobody is called any more.
-    pub(super) fn transfer_is_moot(&mut self, key: CallKey) {
-        let Some(call) = self.calls.get_mut(&key) else { return };
-        let Some(transfer) = call.transfer.clone() else { return };
-        if call.principals().any(|seat| seat.is_talking() && seat.leg != transfer.by) {
-            return;
-        }
-        call.transfer = None;
-        let is_here = call.seat(transfer.by).is_some_and(|seat| !seat.is_over());
-        if let Some(seat) = call.seat_mut(transfer.to) {
-            seat.end(Release::Hangup(None), &mut self.farewells);
-        }
-        self.changed.insert(key);
-        if transfer.referred && is_here {
-            self.tell_referrer(transfer.by, 487);
-        }
+    fn try_call_back(&mut self, key: CallKey, device: DeviceId, transfer: Transfer) -> Option<()> {
+        let number = self.plan.shown(&device);
+        let caller = self.plan.caller(&LegSource::Account(device))?;
+        let call = self.calls.get(key)?;
+        let shown = call.principals().find(|party| party.is_talking())?.number.clone();
+        // Not on its own behalf: it would be busy to itself.
+        let caller = CallingParty { device: None, ..caller };
+        let callee = self.plan.route(&self.calls, &caller, &number).ok()?;
+        let to = self.call_in(key, callee, &shown)?;
+        self.calls.get_mut(key)?.transfer = Some(Transfer {
+            to,
+            referred: false,
+            kind: TransferKind::Recall,
+            ..transfer
+        });
+        Some(())
+    }
+}
+
+impl Step {
+    pub(super) fn tell_referrer(&mut self, leg: LegId, status: u16) {
+        self.leg(LegCommand::TellReferrer { leg, status });
     }
 }
 
 impl Call {
-    /// The others who are no supervisors.
-    pub(super) fn others(&self, leg: LegId) -> impl Iterator<Item = &Party> {
-        self.principals().filter(move |seat| seat.leg != leg)
+    /// Whether the party may transfer the call now, or call another into it: its device, and the number that the destination sees.
+    fn may_transfer(&self, by: LegId, kind: TransferKind) -> Result<(DeviceId, Number), Rejection> {
+        let party = self.party(by).ok_or(Rejection::NoSuchCall)?;
+        if party.is_supervisor() {
+            return Err(Rejection::Supervisor);
+        }
+        let device = party.device.clone().filter(|_| party.role == PartyRole::Agent);
+        let device = device.ok_or(Rejection::NotAgent)?;
+        if !party.is_talking() || self.transfer.is_some() {
+            return Err(Rejection::NotNow);
+        }
+        let shown = match kind {
+            TransferKind::Transfer | TransferKind::Recall => self.only_other(by).ok_or(Rejection::NotNow)?.number.clone(),
+            TransferKind::Conference if self.others(by).any(Party::is_talking) && self.principals().count() < MOST_PARTIES => {
+                party.number.clone()
+            }
+            TransferKind::Conference => return Err(Rejection::NotNow),
+        };
+        Ok((device, shown))
     }
 
-    /// The one he talks to, if it is one.
+    fn is_on_call(&self, destination: &Destination) -> bool {
+        match destination {
+            Destination::Device(device) => self.has(device),
+            Destination::Trunk { number, .. } => self.principals().any(|party| party.device.is_none() && party.number == *number),
+        }
+    }
+
+    /// The destination answers: the transfer is done, in the same step.
+    pub(super) fn transfer_answers(&mut self, leg: LegId, ctx: &mut Ctx<'_>) {
+        self.let_go(leg, ctx);
+        let Some(transfer) = self.transfer.take_if(|transfer| transfer.to == leg) else {
+            return;
+        };
+        if transfer.kind == TransferKind::Conference {
+            self.owner = self.party(transfer.by).and_then(|party| party.device.clone());
+            ctx.out.changed.insert(self.key);
+        }
+    }
+
+    /// The phone of a called party rings. If that is where the call was transferred to, the party that transferred it leaves.
+    pub(super) fn let_go(&mut self, leg: LegId, ctx: &mut Ctx<'_>) {
+        let Some(transfer) = self.transfer.clone() else { return };
+        let is_here = self.party(transfer.by).is_some_and(|party| !party.is_over());
+        if transfer.to != leg || transfer.kind != TransferKind::Transfer || !is_here {
+            return;
+        }
+        if transfer.referred {
+            // It is released now, and hears no more of it: to its phone it is done.
+            ctx.out.tell_referrer(transfer.by, 200);
+        }
+        self.leave(transfer.by, Release::Hangup(None), LegOutcome::HungUp, ctx);
+    }
+
+    fn transfer_fails(&mut self, leg: LegId, status: u16, out: &mut Step) -> FailedTransfer {
+        if self.party(leg).is_none_or(Party::is_over) {
+            return FailedTransfer::None;
+        }
+        let Some(transfer) = self.transfer.take_if(|transfer| transfer.to == leg) else {
+            return FailedTransfer::None;
+        };
+        let by = self.party(transfer.by);
+        let device = by.and_then(|party| party.device.clone());
+        let is_here = by.is_some_and(|party| !party.is_over());
+        let Some(device) = device.filter(|_| transfer.kind != TransferKind::Recall) else {
+            return FailedTransfer::None;
+        };
+        out.fail(device.clone(), self.id.clone(), unreached(status, &transfer.number));
+        if is_here {
+            if transfer.referred {
+                out.tell_referrer(transfer.by, status);
+            }
+            return FailedTransfer::Kept;
+        }
+        match transfer.kind {
+            TransferKind::Transfer => FailedTransfer::Orphaned { device, transfer },
+            TransferKind::Conference | TransferKind::Recall => FailedTransfer::None,
+        }
+    }
+
+    /// The party for which another is called has left: nobody is called any more.
+    pub(super) fn transfer_is_moot(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(transfer) = self.transfer.clone() else { return };
+        if self.principals().any(|party| party.is_talking() && party.leg != transfer.by) {
+            return;
+        }
+        self.transfer = None;
+        let is_here = self.party(transfer.by).is_some_and(|party| !party.is_over());
+        if let Some(party) = self.party_mut(transfer.to) {
+            party.end(Release::Hangup(None), ctx.out);
+        }
+        ctx.out.changed.insert(self.key);
+        if transfer.referred && is_here {
+            ctx.out.tell_referrer(transfer.by, 487);
+        }
+    }
+
+    /// The other principals.
+    pub(super) fn others(&self, leg: LegId) -> impl Iterator<Item = &Party> {
+        self.principals().filter(move |party| party.leg != leg)
+    }
+
+    /// The party that it talks to, if it is one.
     fn only_other(&self, leg: LegId) -> Option<&Party> {
         let mut others = self.others(leg);
-        others.next().filter(|seat| seat.is_talking() && others.next().is_none())
-    }
-}
-
-fn refused(status: u16, destination: &Number, wanted: TransferKind) -> Refusal {
-    match (status, wanted) {
-        (603, _) => Refusal::new(
-            Reason::InvalidState,
-            "A supervisor neither transfers the call he monitors nor calls others into it.",
-        ),
-        (491, TransferKind::Conference) => Refusal::new(
-            Reason::InvalidState,
-            "Only an established call takes a further party, one at a time and eight in all.",
-        ),
-        (491, _) => Refusal::new(
-            Reason::InvalidState,
-            "Only an established call of two can be transferred, once at a time.",
-        ),
-        (status, _) => unreached(status, destination),
+        others.next().filter(|party| party.is_talking() && others.next().is_none())
     }
 }

@@ -11,13 +11,11 @@
 //!
 //! A device is behind a NAT where the configuration says so, or where it shows: see [`Nat::Auto`].
 
-use super::call::Call;
-use super::{B2bua, Environment, MediaPolicy};
-use crate::media::{CallKey, Forbidden, Network, SourceRule, is_private};
+use super::MediaPolicy;
+use crate::media::{Forbidden, Network, SourceRule, is_private};
 use crate::sip::config::Nat;
-use crate::sip::leg::{LegId, LegSource};
+use crate::sip::leg::LegSource;
 use crate::sip::sdp::Agreed;
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 /// Packets that go to the media gateway of a trunk before anything has come from there: ten seconds of 20 ms. A gateway that waits to be
@@ -162,12 +160,12 @@ impl Aim {
     }
 
     /// Whether sound may be sent there. Addresses of ours are another question.
-    pub(super) fn check(&self, terms: &MediaPolicy, place: Option<Whereabouts>) -> Result<(), (SocketAddr, Forbidden)> {
+    pub(super) fn check(&self, policy: &MediaPolicy, place: Option<Whereabouts>) -> Result<(), (SocketAddr, Forbidden)> {
         let host = place.map(|place| place.host);
         for address in self.remote.into_iter().chain(self.remote_rtcp) {
-            terms.targets.check(address, host).map_err(|why| (address, why))?;
+            policy.targets.check(address, host).map_err(|why| (address, why))?;
         }
-        match (&terms.reach, self.remote) {
+        match (&policy.reach, self.remote) {
             (Reachability::Trunk { media_sources, .. }, Some(remote)) if !media_sources.is_empty() && self.rule.unheard.is_some() => {
                 Err((remote, Forbidden::Unlisted))
             }
@@ -199,64 +197,6 @@ impl Aim {
 fn is_behind_nat(place: &Whereabouts, described: IpAddr) -> bool {
     let is_unreachable = is_private(described) && !is_private(place.host) && place.host.is_ipv4() == described.is_ipv4();
     is_unreachable || place.is_translated && place.host == described
-}
-
-impl<O: Environment> B2bua<O> {
-    /// Whether sound that a leg of `call` describes at a port of ours may go there. So it is with a call that leaves by a trunk and comes back
-    /// by it (a spiral, RFC 3261 16.3): our two legs toward the trunk name each other. What they name must not lead back to where it came
-    /// from, or packets would go round for ever.
-    pub(super) fn may_be_ours(&self, peer: &LegSource, call: CallKey, address: SocketAddr) -> bool {
-        let LegSource::Trunk(_) = peer else { return false };
-        let Some(other) = self.call_at(address, |_| true) else {
-            return false;
-        };
-        let is_trunks = self.call_at(address, |peer| matches!(peer, LegSource::Trunk(_))).is_some();
-        // What is named may name this call already: that is the other half of the same spiral.
-        is_trunks && other != call && !self.leads_to(other, call, address)
-    }
-
-    /// The live call one of whose legs has this port.
-    fn call_at(&self, address: SocketAddr, fits: impl Fn(&LegSource) -> bool) -> Option<CallKey> {
-        let has = |call: &&Call| {
-            call.seats
-                .iter()
-                .any(|seat| !seat.is_over() && seat.local.address() == address && fits(&seat.peer))
-        };
-        self.calls.values().find(has).map(|call| call.key)
-    }
-
-    /// Whether sound comes from one call to another by ports of ours, in any number of steps, but for the step by the leg at `except`.
-    fn leads_to(&self, from: CallKey, to: CallKey, except: SocketAddr) -> bool {
-        let mut seen = BTreeSet::from([from]);
-        let mut open = vec![from];
-        while let Some(key) = open.pop() {
-            let Some(call) = self.calls.get(&key) else { continue };
-            for seat in call.seats.iter().filter(|seat| !seat.is_over() && seat.local.address() != except) {
-                let remote = seat.media.as_ref().and_then(|media| media.remote);
-                let Some(next) = remote.filter(|remote| seat.terms.targets.is_ours(*remote)) else {
-                    continue;
-                };
-                match self.call_at(next, |_| true) {
-                    Some(next) if next == to => return true,
-                    Some(next) if seen.insert(next) => open.push(next),
-                    Some(_) | None => {}
-                }
-            }
-        }
-        false
-    }
-
-    /// A leg that is silent because nothing came from its address.
-    pub(super) fn withheld(&mut self, leg: LegId) {
-        let Some(seat) = self.call_of(leg).and_then(|call| call.seat(leg)) else {
-            return;
-        };
-        let remark = Remark::Withheld {
-            peer: seat.peer.clone(),
-            address: seat.media.as_ref().and_then(|media| media.remote),
-        };
-        self.outputs.push_back(super::Output::Remark(remark));
-    }
 }
 
 #[cfg(test)]

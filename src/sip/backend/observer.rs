@@ -248,7 +248,7 @@ impl Observer {
     }
 
     /// A leg's sound belongs to this party of this call.
-    pub(super) fn seat(&mut self, leg: LegId, call: &CallId, role: PartyRole, codec: Codec, now: Instant) {
+    pub(super) fn party(&mut self, leg: LegId, call: &CallId, role: PartyRole, codec: Codec, now: Instant) {
         self.sounding.entry(call.clone()).or_default().insert(leg);
         let since = self.media.get(&leg).map_or(now, |sounding| sounding.since);
         let call = call.clone();

@@ -1,10 +1,9 @@
 //! What must survive a restart, written by a thread of its own.
 
-use crate::model::{Command, DeviceId, MonitorFact, MonitorState, Refusal, Timestamp};
-use crate::sip::b2bua::{Persist, RestoredCalls, RestoredDevice};
+use crate::model::{DeviceId, MonitorFact, MonitorState, Refusal, Timestamp};
+use crate::sip::b2bua::{CommandId, Persist, RestoredCalls, RestoredDevice};
 use crate::sip::registrar::KeptBinding;
 use crate::store::{self, Importance, Safety, Store, StoreError, Write};
-use crate::telephony::CommandCall;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -21,25 +20,9 @@ type Bindings = Vec<(DeviceId, Vec<KeptBinding>)>;
 
 type CommandReply = (Result<(), Refusal>, oneshot::Sender<Result<(), Refusal>>);
 
-/// A command that waits until what it asks for is safe.
-#[derive(Debug)]
-pub(super) struct Ahead {
-    /// What it asks for.
-    pub(super) keep: Persist,
-    pub(super) placed: CommandCall,
-}
-
-/// Monitors that wait for the disk before they are armed, and those of them that were stopped meanwhile.
-#[derive(Debug, Default)]
-struct Starting {
-    waiting: u32,
-    /// So many of those that waited first never come true.
-    stopped: u32,
-}
-
 enum WriterJob {
     Write(Vec<Write>),
-    Ahead(Box<Ahead>),
+    Persist(CommandId, Persist),
     Answer(CommandReply),
 }
 
@@ -49,9 +32,8 @@ pub(super) struct BackendWriter {
     changes: Vec<Write>,
     /// Something was written since the last answer that may not be safe yet.
     unsafe_yet: bool,
-    starting: BTreeMap<DeviceId, Starting>,
     work: mpsc::Sender<WriterJob>,
-    stored: UnboundedReceiver<(Box<Ahead>, bool)>,
+    stored: UnboundedReceiver<(CommandId, bool)>,
     thread: JoinHandle<()>,
 }
 
@@ -67,15 +49,14 @@ pub(super) async fn start(store: Store) -> Result<(RestoredCalls, Bindings, Back
     let (work, pending) = mpsc::channel();
     let (report, stored) = unbounded_channel();
     let thread = tokio::task::spawn_blocking(move || write_on(&store, &pending, &report));
-    let keeping = BackendWriter {
+    let writer = BackendWriter {
         changes: Vec::new(),
         unsafe_yet: false,
-        starting: BTreeMap::new(),
         work,
         stored,
         thread,
     };
-    Ok((kept, bindings, keeping))
+    Ok((kept, bindings, writer))
 }
 
 impl BackendWriter {
@@ -101,54 +82,21 @@ impl BackendWriter {
         }
     }
 
-    /// Writes what a command asks for; it comes back by [`Self::stored`].
-    pub(super) fn write_ahead(&mut self, ahead: Ahead) {
+    /// Writes the change that a command waits for; its outcome comes back by [`Self::stored`].
+    pub(super) fn persist(&mut self, id: CommandId, change: Persist) {
         self.submit();
-        if let Command::StartMonitoring { supervisor, .. } = &ahead.placed.command {
-            self.starting.entry(supervisor.clone()).or_default().waiting += 1;
-        }
-        let _ = self.work.send(WriterJob::Ahead(Box::new(ahead)));
+        let _ = self.work.send(WriterJob::Persist(id, change));
     }
 
-    /// The supervisor stops monitoring: what waits for the disk to begin it never comes true. False: nothing does.
-    pub(super) fn stop(&mut self, supervisor: &DeviceId) -> bool {
-        let Some(starting) = self.starting.get_mut(supervisor) else {
-            return false;
-        };
-        starting.stopped = starting.waiting;
-        // Behind what is being written of it.
-        self.keep(Persist::NoMonitor {
-            supervisor: supervisor.clone(),
-        });
-        true
-    }
-
-    /// Whether a command that has been written ahead is still wanted.
-    pub(super) fn is_wanted(&mut self, ahead: &Ahead) -> bool {
-        let Command::StartMonitoring { supervisor, .. } = &ahead.placed.command else {
-            return true;
-        };
-        let Some(starting) = self.starting.get_mut(supervisor) else {
-            return true;
-        };
-        let is_wanted = starting.stopped == 0;
-        starting.stopped = starting.stopped.saturating_sub(1);
-        starting.waiting = starting.waiting.saturating_sub(1);
-        if starting.waiting == 0 {
-            self.starting.remove(supervisor);
-        }
-        is_wanted
-    }
-
-    /// A command that has been written ahead, and whether it is safe. May be dropped at any time without losing one.
-    pub(super) async fn stored(&mut self) -> (Box<Ahead>, bool) {
+    /// The command of a change handed to [`Self::persist`], and whether the change is safe. May be dropped at any time without losing one.
+    pub(super) async fn stored(&mut self) -> (CommandId, bool) {
         match self.stored.recv().await {
             Some(stored) => stored,
             None => std::future::pending().await,
         }
     }
 
-    /// Answers a command that was obeyed; not before everything it changed has been written, or remembered for when the disk takes it.
+    /// Answers a command; not before everything it changed has been written, or remembered for when the disk takes it.
     pub(super) fn answer(&mut self, done: Result<(), Refusal>, reply: oneshot::Sender<Result<(), Refusal>>) {
         self.submit();
         if std::mem::take(&mut self.unsafe_yet) {
@@ -166,7 +114,7 @@ impl BackendWriter {
     }
 }
 
-fn write_on(store: &Store, pending: &mpsc::Receiver<WriterJob>, report: &UnboundedSender<(Box<Ahead>, bool)>) {
+fn write_on(store: &Store, pending: &mpsc::Receiver<WriterJob>, report: &UnboundedSender<(CommandId, bool)>) {
     // What is known to be on the disk: a command obeyed says again what was written ahead.
     let mut safe = BTreeMap::new();
     while let Ok(first) = pending.recv() {
@@ -177,9 +125,9 @@ fn write_on(store: &Store, pending: &mpsc::Receiver<WriterJob>, report: &Unbound
         for work in std::iter::once(first).chain(pending.try_iter()) {
             match work {
                 WriterJob::Write(more) => changes.extend(more.into_iter().map(|change| (change, true))),
-                WriterJob::Ahead(command) => {
-                    changes.push((change(command.keep.clone()), false));
-                    ahead.push(command);
+                WriterJob::Persist(id, wanted) => {
+                    changes.push((change(wanted), false));
+                    ahead.push(id);
                 }
                 WriterJob::Answer(reply) => replies.push(reply),
             }
@@ -195,8 +143,8 @@ fn write_on(store: &Store, pending: &mpsc::Receiver<WriterJob>, report: &Unbound
         for (done, reply) in replies {
             let _ = reply.send(done);
         }
-        for command in ahead {
-            let _ = report.send((command, is_safe));
+        for id in ahead {
+            let _ = report.send((id, is_safe));
         }
     }
 }
@@ -353,27 +301,27 @@ mod tests {
             do_not_disturb: true,
             forward_to: Some("5002".into()),
         };
-        let (before, _, mut keeping) = start(store.clone()).await.expect("reads");
+        let (before, _, mut writer) = start(store.clone()).await.expect("reads");
         assert_eq!(before, RestoredCalls::default());
-        keeping.keep(Persist::Monitor(kept_monitor.clone()));
-        keeping.keep(Persist::Device(kept_device.clone()));
+        writer.keep(Persist::Monitor(kept_monitor.clone()));
+        writer.keep(Persist::Device(kept_device.clone()));
         let (reply, answer) = oneshot::channel();
-        keeping.answer(Ok(()), reply);
+        writer.answer(Ok(()), reply);
         assert_eq!(answer.await, Ok(Ok(())));
 
-        let (after, _, mut keeping) = start(store.clone()).await.expect("reads");
+        let (after, _, mut writer) = start(store.clone()).await.expect("reads");
         let armed = MonitorFact {
             state: MonitorState::Armed,
             ..kept_monitor
         };
         assert_eq!((after.monitors, after.devices), (vec![armed], vec![kept_device]));
-        keeping.keep(Persist::NoMonitor { supervisor: "boss".into() });
-        keeping.keep(Persist::Device(RestoredDevice {
+        writer.keep(Persist::NoMonitor { supervisor: "boss".into() });
+        writer.keep(Persist::Device(RestoredDevice {
             device: "agent".into(),
             do_not_disturb: false,
             forward_to: None,
         }));
-        keeping.finish().await;
+        writer.finish().await;
         assert_eq!(start(store).await.expect("reads").0, RestoredCalls::default());
     }
 
@@ -393,15 +341,15 @@ mod tests {
             contact: b"sip:\xff@192.0.2.9".to_vec(),
             ..binding.clone()
         };
-        let (_, none, mut keeping) = start(store.clone()).await.expect("reads");
+        let (_, none, mut writer) = start(store.clone()).await.expect("reads");
         assert!(none.is_empty());
-        keeping.keep_bindings(&"agent".into(), &[binding.clone(), foreign]);
-        keeping.finish().await;
+        writer.keep_bindings(&"agent".into(), &[binding.clone(), foreign]);
+        writer.finish().await;
 
-        let (_, kept, mut keeping) = start(store.clone()).await.expect("reads");
+        let (_, kept, mut writer) = start(store.clone()).await.expect("reads");
         assert_eq!(kept, [("agent".into(), vec![binding])]);
-        keeping.keep_bindings(&"agent".into(), &[]);
-        keeping.finish().await;
+        writer.keep_bindings(&"agent".into(), &[]);
+        writer.finish().await;
         assert!(start(store).await.expect("reads").1.is_empty());
     }
 

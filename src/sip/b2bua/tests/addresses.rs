@@ -95,7 +95,7 @@ fn a_re_invite_to_such_an_address_is_refused_and_the_session_stays_and_an_answer
         media: Some(at("169.254.1.1", 4000)),
     });
     assert_eq!(rejected(&mut house), [488]);
-    assert!(!house.board.is_idle());
+    assert!(!house.b2bua.is_idle());
 
     let mut house = House::new();
     house.customer_calls("5001");
@@ -156,7 +156,7 @@ fn a_device_with_a_private_address_seen_at_a_public_one_is_behind_a_nat_without_
 #[test]
 fn a_trunk_with_media_sources_has_its_sound_there_and_nowhere_else() {
     let named = |house: &mut House| {
-        let city = house.board.numbering.trunk_mut("city").expect("a trunk");
+        let city = house.b2bua.plan.numbering.trunk_mut("city").expect("a trunk");
         city.media_sources = vec![Network::parse("127.0.0.8/29").expect("a network")];
     };
     for (host, refused) in [("127.0.0.9", false), ("127.0.0.1", false), ("127.0.0.99", true)] {
@@ -189,8 +189,8 @@ fn nat_false_sends_to_the_very_port_that_is_described() {
 
 /// The port that a leg of ours was told of in its description.
 fn ours(house: &House, leg: LegId) -> SocketAddr {
-    let call = house.board.calls.values().find(|call| call.seat(leg).is_some()).expect("a call");
-    call.seat(leg).expect("a seat").local.address()
+    let call = house.b2bua.calls.iter().find(|call| call.party(leg).is_some()).expect("a call");
+    call.party(leg).expect("a party").local.address()
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn two_calls_that_name_each_others_ports_on_both_sides_are_no_circle_of_sound() 
     let mut house = House::new();
     let first = calls(&mut house, trunk(), "127.0.0.1", "0301", at("127.0.0.1", 4000));
     assert_eq!(rejected(&mut house), [403], "a trunk is not carried to a trunk");
-    assert!(house.board.calls.is_empty(), "{first:?}");
+    assert!(house.b2bua.calls.is_empty(), "{first:?}");
     // Two agents call out; each trunk leg names the other.
     let mut legs = Vec::new();
     for device in [AGENT, "other"] {

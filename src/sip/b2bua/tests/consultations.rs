@@ -243,9 +243,9 @@ fn what_else_he_asks_about_the_call_goes_on_when_one_of_his_colleagues_is_in_it(
     let asked_about = |house: &House, leg: LegId| {
         let key = house.lines[&leg].call;
         let of_leg = house
-            .board
+            .b2bua
             .calls
-            .values()
+            .iter()
             .find(|call| Some(call.key) == key)
             .map(|call| call.id.clone());
         of_leg.and_then(|id| house.calls[&id].parent.clone())

@@ -1,6 +1,6 @@
 //! A B2BUA with a clock of its own and a naive model beside it.
 //!
-//! The model knows nothing of seats or roles in the engine. It reads the published [`CallFact`]s, and holds each `Hear` against the table of
+//! The model knows nothing of parties or roles in the engine. It reads the published [`CallFact`]s, and holds each `Hear` against the table of
 //! the mission; it counts the ends of legs and ports.
 
 use crate::media::{CallKey, Codec, Expected, Hearing, HearingRole, MediaCommand, MediaEvent};
@@ -8,7 +8,9 @@ use crate::model::{
     Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now, Number, PartyFact, PartyRole, Refusal,
     Scope, Timestamp, TransferStep,
 };
-use crate::sip::b2bua::{AccountKind, B2bua, B2buaConfig, Environment, Extension, Numbering, Output, Persist, RestoredCalls, TrunkRoute};
+use crate::sip::b2bua::{
+    AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, Output, Persist, RestoredCalls, TrunkRoute,
+};
 use crate::sip::config::Nat;
 use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
 use crate::sip::sdp::SrtpPolicy;
@@ -77,7 +79,7 @@ pub(super) struct Line {
 }
 
 pub(super) struct House {
-    pub(super) board: B2bua<Ports>,
+    pub(super) b2bua: B2bua<Ports>,
     pub(super) now: Now,
     pub(super) lines: BTreeMap<LegId, Line>,
     pub(super) calls: BTreeMap<CallId, CallFact>,
@@ -92,6 +94,7 @@ pub(super) struct House {
     /// Ports of legs that have not been invited yet, and may never be.
     waiting: BTreeMap<LegId, CallKey>,
     next_leg: u64,
+    next_command: u64,
     /// Where the next INVITE comes from.
     located: Option<(IpAddr, bool)>,
 }
@@ -152,7 +155,7 @@ impl House {
             expected: Vec::new(),
         };
         let mut house = Self {
-            board: B2bua::new(config, Numbering::new(extensions, trunks), kept, ports),
+            b2bua: B2bua::new(config, Numbering::new(extensions, trunks), kept, ports),
             now: Now {
                 mono: start(),
                 wall: Timestamp(1_000_000),
@@ -168,6 +171,7 @@ impl House {
             log: Vec::new(),
             waiting: BTreeMap::new(),
             next_leg: 2,
+            next_command: 0,
             located: None,
         };
         house.drain();
@@ -191,12 +195,28 @@ impl House {
             LegEvent::Confirmed { leg, .. } => self.line(*leg).answer_due = false,
             _ => {}
         }
-        self.board.handle_leg(event, self.now);
+        self.b2bua.handle_leg(event, self.now);
         self.drain();
     }
 
     pub(super) fn command(&mut self, command: Command) -> Result<(), Refusal> {
-        let done = self.board.handle_command(&command, self.now);
+        self.next_command += 1;
+        let id = CommandId(self.next_command);
+        self.b2bua.handle_command(id, command.clone(), self.now);
+        if let Some(Output::Persist { id, change }) = self
+            .b2bua
+            .out
+            .outputs
+            .pop_back_if(|output| matches!(output, Output::Persist { .. }))
+        {
+            if let Persist::Monitor(monitor) = change {
+                self.kept.insert(monitor.supervisor.clone(), monitor);
+            }
+            self.b2bua.handle_persisted(id, true, self.now);
+        }
+        let Some(Output::Reply { result: done, .. }) = self.b2bua.out.outputs.pop_back() else {
+            panic!("a command without an answer: {command:?}");
+        };
         if done.is_ok() {
             match &command {
                 Command::Hold { device, call } => {
@@ -268,7 +288,7 @@ impl House {
     fn role_on_call(&self, line: &Line, device: &DeviceId) -> Option<PartyRole> {
         let call = line
             .call
-            .and_then(|key| self.board.calls.get(&key))
+            .and_then(|key| self.b2bua.calls.get(key))
             .and_then(|call| self.calls.get(&call.id));
         call.and_then(|call| call.party_of(device)).map(|party| party.role)
     }
@@ -323,19 +343,19 @@ impl House {
 
     /// Whether a leg is with a telephone of the house, whoever has it now.
     fn is_house_line(&self, leg: LegId) -> bool {
-        let call = self.lines[&leg].call.and_then(|key| self.board.calls.get(&key));
-        let seat = call.and_then(|call| call.seat(leg));
-        seat.is_some_and(|seat| matches!(&seat.peer, LegSource::Account(device) if device.as_str() != CUSTOMER))
+        let call = self.lines[&leg].call.and_then(|key| self.b2bua.calls.get(key));
+        let party = call.and_then(|call| call.party(leg));
+        party.is_some_and(|party| matches!(&party.peer, LegSource::Account(device) if device.as_str() != CUSTOMER))
     }
 
     pub(super) fn media(&mut self, event: MediaEvent) {
-        self.board.handle_media(event, self.now);
+        self.b2bua.handle_media(event, self.now);
         self.drain();
     }
 
     pub(super) fn wait(&mut self, time: Duration) {
         self.now = self.now + time;
-        self.board.handle_timeout(self.now);
+        self.b2bua.handle_timeout(self.now);
         self.drain();
     }
 
@@ -458,7 +478,7 @@ impl House {
 
     /// The answer of a phone that has been let go of in the same step.
     pub(super) fn answer_late(&mut self, leg: LegId) {
-        self.board.handle_leg(
+        self.b2bua.handle_leg(
             LegEvent::Answered {
                 leg,
                 media: sdp(5000, "0 101", "sendrecv"),
@@ -577,15 +597,15 @@ impl House {
 
     /// Nothing is left: no call, leg, port or timer.
     pub(super) fn assert_empty(&mut self) {
-        assert!(self.board.is_idle());
+        assert!(self.b2bua.is_idle());
         assert!(self.calls.is_empty(), "{:?}", self.calls);
         for line in self.lines.values() {
             assert!(line.ended, "leg not ended: {line:?}");
             assert!(line.closed, "port not closed: {line:?}");
         }
-        assert!(self.board.by_leg.is_empty() && self.board.by_id.is_empty());
-        assert!(self.board.farewells.is_empty() && self.board.invitations.is_empty() && self.board.changed.is_empty());
-        assert_eq!(self.board.poll_timeout(), None);
+        assert!(self.b2bua.calls.has_no_index());
+        assert!(self.b2bua.out.releases.is_empty() && self.b2bua.out.invitations.is_empty() && self.b2bua.out.changed.is_empty());
+        assert_eq!(self.b2bua.poll_timeout(), None);
     }
 
     // The model.
@@ -603,7 +623,7 @@ impl House {
     fn drain(&mut self) {
         let mut invited = BTreeSet::new();
         let mut told = BTreeSet::new();
-        while let Some(output) = self.board.poll_output() {
+        while let Some(output) = self.b2bua.poll_output() {
             if let Output::Fact(Fact::Call(call)) = &output {
                 assert!(told.insert(call.id.clone()), "told twice in one step: {call:#?}");
             }
@@ -643,7 +663,7 @@ impl House {
     }
 
     fn note_opened(&mut self) {
-        for (call, leg) in self.board.outside.opened.drain(..) {
+        for (call, leg) in self.b2bua.environment.opened.drain(..) {
             assert!(self.waiting.insert(leg, call).is_none(), "opened twice");
         }
         let lines = &mut self.lines;
@@ -670,6 +690,7 @@ impl House {
             Output::Keep(Persist::NoMonitor { supervisor }) => {
                 self.kept.remove(supervisor).expect("was kept");
             }
+            Output::Persist { .. } | Output::Reply { .. } => panic!("outside a command: {output:?}"),
             Output::Keep(Persist::Device(_)) | Output::Unusable { .. } | Output::Denied { .. } | Output::Remark(_) => {}
         }
     }
@@ -821,7 +842,7 @@ impl House {
     }
 
     fn hold_against_table(&self, key: CallKey, hearing: &Hearing) {
-        let id = self.board.calls.get(&key).map(|call| call.id.clone());
+        let id = self.b2bua.calls.get(key).map(|call| call.id.clone());
         let fact = id.as_ref().and_then(|id| self.calls.get(id));
         for coach in self.lines.values() {
             let is_coach = |role| {
@@ -899,7 +920,7 @@ impl House {
     /// The table of the mission, read from the fact alone.
     fn table_allows(&self, fact: &CallFact, listener: &PartyFact, speaker: &PartyFact) -> bool {
         let there = |party: &PartyFact| party.state != LegState::Released;
-        let config = &self.board.config;
+        let config = &self.b2bua.config;
         let talks = |party: &PartyFact| matches!(party.state, LegState::Established | LegState::Held);
         let principals = || {
             fact.parties

@@ -1,0 +1,521 @@
+//! One party of a call and its leg: a machine of its own.
+//!
+//! It keeps what is agreed with its peer, and answers for its leg alone. What a change of it means to the others is decided by its
+//! [`Call`](super::call::Call).
+
+use super::rejection::refuse_offer;
+use super::routing::Trail;
+use super::session::{codecs_of, first_of, media_of, prefer};
+use super::step::Step;
+use super::whereabouts::{Aim, Remark, Whereabouts};
+use super::{MediaPolicy, Output};
+use crate::media::srtp::Keys;
+use crate::media::{Codec, LegMedia, MediaCommand, SourceRule};
+use crate::model::{Activity, DeviceId, LegState, Now, Number, PartyFact, PartyRole, Quality, Reason, Refusal, Timestamp};
+use crate::sip::leg::{Identity, LegCommand, LegId, LegSource};
+use crate::sip::sdp::{Agreed, Direction, Local, SdpError, SdpFault, SdpSession};
+
+/// One party and its leg.
+pub(super) struct Party {
+    pub(super) leg: LegId,
+    /// Whose leg it is: what counts against how many calls he may have.
+    pub(super) peer: LegSource,
+    pub(super) device: Option<DeviceId>,
+    pub(super) number: Number,
+    /// What the peer calls the party, when that is another name than its number.
+    pub(super) known_as: Vec<Number>,
+    /// The peer has said who is at its end.
+    pub(super) is_named: bool,
+    /// The party has left, and its leg was handed on to this number.
+    pub(super) handed_on_to: Option<Number>,
+    pub(super) role: PartyRole,
+    pub(super) policy: MediaPolicy,
+    /// Where its signalling comes from, once something has come.
+    pub(super) place: Option<Whereabouts>,
+    pub(super) stage: LegStage,
+    /// His phone has answered our INVITE with a 1xx: there is a dialog in which it can be asked something.
+    pub(super) rings: bool,
+    /// He is to answer as soon as his phone can be asked to.
+    pub(super) to_be_asked: bool,
+    pub(super) muted: bool,
+    /// The supervisor who has silenced him toward the others, while that one is on the call.
+    pub(super) muted_by: Option<DeviceId>,
+    pub(super) held_by_command: bool,
+    /// His phone has put us on hold.
+    pub(super) held_by_phone: bool,
+    pub(super) established_at: Option<Timestamp>,
+    pub(super) local: Local,
+    /// What the engine was told of this leg.
+    pub(super) media: Option<LegMedia>,
+    /// The engine was told besides what may come while an offer of ours waits.
+    pub(super) expecting: bool,
+    /// What the engine was told of its addresses besides.
+    pub(super) rule: SourceRule,
+    /// The keys of its SRTP that the engine was told with it.
+    pub(super) keys: Option<Box<Keys>>,
+    /// The way media may flow, as he was told last.
+    pub(super) told: Direction,
+    pub(super) exchange: PartyExchange,
+    /// Nothing has come from it for a while, and nothing has come since.
+    pub(super) is_silent: bool,
+    pub(super) link: Option<MonitorLink>,
+    /// Who was shown to him as calling, when he was called.
+    pub(super) shown: Option<Identity>,
+    /// The way that led to him, when he was called.
+    pub(super) trail: Trail,
+    /// How his sound fared by the last report.
+    pub(super) quality: Option<Quality>,
+}
+
+/// How far a leg is.
+#[derive(Debug)]
+pub(super) enum LegStage {
+    /// He calls, and has no answer yet.
+    Calling {
+        /// His offer, if his INVITE had one.
+        offer: Option<Box<SdpSession>>,
+        /// The answer he was given with early media: it stays the same (RFC 3261 13.3.1).
+        early: Option<Vec<u8>>,
+    },
+    /// He is called.
+    Invited,
+    /// His phone is there, and the party he dialled is not.
+    Waiting,
+    /// He is on the call.
+    Talking,
+    /// His leg has ended.
+    Over,
+}
+
+/// Offer and answer on a leg that is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PartyExchange {
+    /// None is open.
+    Idle,
+    /// Our re-INVITE waits for its answer.
+    Offered,
+    /// The same, only to see whether he is still there: nothing about the session is in doubt.
+    Probed,
+    /// Our 2xx carried the offer; the ACK brings the answer.
+    AnswerDue,
+}
+
+/// What makes a party a supervisor's.
+pub(super) struct MonitorLink {
+    pub(super) target: DeviceId,
+    /// What he does or is about to do.
+    pub(super) activity: Activity,
+    /// He is on the call; `coached` as the monitor says, before our own doubts.
+    pub(super) joined: bool,
+    pub(super) coached: Option<DeviceId>,
+    /// The agent has left, and he is to take his place.
+    pub(super) takeover: bool,
+    /// He hears agents only.
+    pub(super) agent_side_only: bool,
+}
+
+/// How a leg is ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Release {
+    /// It is gone already.
+    Gone,
+    /// CANCEL or BYE.
+    Hangup(Option<(u16, &'static str)>),
+}
+
+impl Party {
+    /// The party of a leg of which nothing has been heard yet.
+    pub(super) fn new(leg: LegId, peer: LegSource, named: (Number, PartyRole), policy: MediaPolicy, stage: LegStage, local: Local) -> Self {
+        let (number, role) = named;
+        let device = match &peer {
+            LegSource::Account(device) => Some(device.clone()),
+            LegSource::Trunk(_) => None,
+        };
+        Self {
+            leg,
+            peer,
+            device,
+            number,
+            known_as: Vec::new(),
+            is_named: false,
+            handed_on_to: None,
+            role,
+            policy,
+            place: None,
+            stage,
+            rings: false,
+            to_be_asked: false,
+            muted: false,
+            muted_by: None,
+            held_by_command: false,
+            held_by_phone: false,
+            established_at: None,
+            local,
+            media: None,
+            expecting: false,
+            rule: SourceRule::default(),
+            keys: None,
+            told: Direction::SendRecv,
+            exchange: PartyExchange::Idle,
+            is_silent: false,
+            link: None,
+            shown: None,
+            trail: Trail::default(),
+            quality: None,
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.stage, LegStage::Over)
+    }
+
+    pub(super) fn is_talking(&self) -> bool {
+        matches!(self.stage, LegStage::Talking)
+    }
+
+    pub(super) fn is_invited(&self) -> bool {
+        matches!(self.stage, LegStage::Invited)
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held_by_command || self.held_by_phone
+    }
+
+    pub(super) fn is_supervisor(&self) -> bool {
+        self.role == PartyRole::Supervisor
+    }
+
+    /// Something about this leg is being agreed: who is where is not certain until it is.
+    pub(super) fn in_doubt(&self) -> bool {
+        matches!(self.exchange, PartyExchange::Offered | PartyExchange::AnswerDue)
+    }
+
+    pub(super) fn codec(&self) -> Option<Codec> {
+        self.media.as_ref().map(|media| media.codec)
+    }
+
+    /// Answers an offer of the peer's, and tells the engine what that comes to.
+    pub(super) fn answer_offer(&mut self, offer: &SdpSession, ours: Direction, out: &mut Step) -> Vec<u8> {
+        let (answer, agreed) = self.local.answer(offer, ours);
+        self.told = ours;
+        self.describe(agreed, out);
+        answer
+    }
+
+    /// Takes the peer's answer to what we offered.
+    pub(super) fn accept_answer(&mut self, answer: &SdpSession, out: &mut Step) -> Result<(), SdpError> {
+        let agreed = self.local.accept(answer)?;
+        self.describe(agreed, out);
+        Ok(())
+    }
+
+    pub(super) fn describe(&mut self, agreed: Agreed, out: &mut Step) {
+        let aim = Aim::at(&self.policy.reach, self.place, agreed.remote, agreed.remote_rtcp);
+        let media = media_of(&agreed, &aim);
+        if self.rule != aim.rule {
+            self.rule = aim.rule;
+            out.push(Output::Media(MediaCommand::Sources {
+                leg: self.leg,
+                rule: aim.rule,
+            }));
+        }
+        let expecting = std::mem::take(&mut self.expecting);
+        if self.media.as_ref() != Some(&media) || self.keys != agreed.srtp || expecting {
+            self.keys.clone_from(&agreed.srtp);
+            out.extend(aim.remark(&self.policy.reach, &self.peer, self.place, &agreed).map(Output::Remark));
+            out.push(Output::Media(MediaCommand::Describe {
+                leg: self.leg,
+                media,
+                srtp: agreed.srtp,
+            }));
+            self.media = Some(media);
+        }
+    }
+
+    /// We have made an offer: what it lists may come before its answer does.
+    pub(super) fn expect_offered(&mut self, out: &mut Step) {
+        let Some(media) = &self.media else { return };
+        let receives = self.local.expected(media.receives);
+        if receives != media.receives {
+            self.expecting = true;
+            self.tell_media(LegMedia { receives, ..*media }, out);
+        }
+    }
+
+    /// It has come to nothing: the session stays as it was.
+    pub(super) fn expect_agreed(&mut self, out: &mut Step) {
+        if let (true, Some(media)) = (std::mem::take(&mut self.expecting), self.media) {
+            self.tell_media(media, out);
+        }
+    }
+
+    pub(super) fn tell_media(&self, media: LegMedia, out: &mut Step) {
+        out.push(Output::Media(MediaCommand::Describe {
+            leg: self.leg,
+            media,
+            srtp: self.keys.clone(),
+        }));
+    }
+
+    pub(super) fn end(&mut self, release: Release, out: &mut Step) {
+        let was = std::mem::replace(&mut self.stage, LegStage::Over);
+        let command = match (was, release) {
+            (LegStage::Over, _) => return,
+            (_, Release::Gone) => None,
+            (LegStage::Calling { .. }, Release::Hangup(reason)) => Some(LegCommand::Reject {
+                leg: self.leg,
+                status: reason.map_or(480, |(status, _)| status),
+            }),
+            (LegStage::Invited | LegStage::Waiting | LegStage::Talking, Release::Hangup(reason)) => {
+                Some(LegCommand::Hangup { leg: self.leg, reason })
+            }
+        };
+        self.exchange = PartyExchange::Idle;
+        self.media = None;
+        self.keys = None;
+        if let Some(link) = &mut self.link {
+            link.joined = false;
+        }
+        out.releases.extend(command.map(Output::Leg));
+        out.releases.push(Output::Media(MediaCommand::Close { leg: self.leg }));
+    }
+
+    pub(super) fn state(&self) -> LegState {
+        match self.stage {
+            LegStage::Calling { .. } | LegStage::Waiting => LegState::Dialing,
+            LegStage::Invited => LegState::Ringing,
+            LegStage::Talking if self.is_held() => LegState::Held,
+            LegStage::Talking => LegState::Established,
+            LegStage::Over => LegState::Released,
+        }
+    }
+
+    pub(super) fn fact(&self) -> PartyFact {
+        PartyFact {
+            device: self.device.clone(),
+            number: self.number.clone(),
+            role: self.role,
+            state: self.state(),
+            muted: self.muted,
+            muted_by_supervisor: self.muted_by.is_some(),
+            activity: self.link.as_ref().map(|link| link.activity),
+            monitors: self.link.as_ref().map(|link| link.coached.as_ref().unwrap_or(&link.target).clone()),
+            established_at: self.established_at,
+            quality: None,
+            handed_on_to: self.handed_on_to.clone(),
+        }
+    }
+
+    /// What a caller who has no answer yet has offered.
+    pub(super) fn offered_codecs(&self) -> Option<Vec<Codec>> {
+        match &self.stage {
+            LegStage::Calling { offer: Some(offer), .. } => Some(codecs_of(offer)),
+            _ => None,
+        }
+    }
+
+    /// Of these codecs those that this leg may use, or else its own.
+    pub(super) fn may_use(&self, codecs: &[Codec]) -> Vec<Codec> {
+        let common: Vec<Codec> = codecs.iter().copied().filter(|codec| self.policy.codecs.contains(codec)).collect();
+        if common.is_empty() { self.policy.codecs.clone() } else { common }
+    }
+
+    pub(super) fn talk(&mut self, now: Now) {
+        self.stage = LegStage::Talking;
+        self.established_at = Some(now.wall);
+    }
+
+    /// The answer to a caller's offer for early media, the first time.
+    pub(super) fn answer_early(&mut self, wish: Codec, out: &mut Step) -> Option<Vec<u8>> {
+        let LegStage::Calling {
+            offer: Some(offer),
+            early: None,
+        } = &self.stage
+        else {
+            return None;
+        };
+        let mut offer = offer.clone();
+        prefer(&mut offer, Some(wish));
+        let answer = self.answer_offer(&offer, Direction::SendRecv, out);
+        self.stage = LegStage::Calling {
+            offer: Some(offer),
+            early: Some(answer.clone()),
+        };
+        Some(answer)
+    }
+
+    /// Takes the peer's answer to what we offered.
+    pub(super) fn take_answer(&mut self, answer: SdpSession, out: &mut Step) -> Result<SdpSession, SdpFault> {
+        self.accept_answer(&answer, out).map_err(|error| answer.fault(error))?;
+        Ok(answer)
+    }
+
+    pub(super) fn reoffer(&mut self, direction: Direction, exchange: PartyExchange, out: &mut Step) {
+        let codecs = first_of(self.codec().as_slice(), &self.policy.codecs);
+        self.exchange = exchange;
+        self.told = direction;
+        let media = self.local.offer_codecs(direction, &codecs);
+        self.expect_offered(out);
+        out.push(Output::Leg(LegCommand::Offer { leg: self.leg, media }));
+    }
+}
+
+impl Party {
+    /// The peer's own re-INVITE: hold, retrieve, another codec, another address. `ours`: what we are willing to do; `common`: the codec of
+    /// the call.
+    pub(super) fn handle_offer(
+        &mut self,
+        offer: Option<Result<SdpSession, SdpFault>>,
+        ours: Direction,
+        common: Option<Codec>,
+        out: &mut Step,
+    ) {
+        let leg = self.leg;
+        let ready = matches!(self.stage, LegStage::Talking | LegStage::Waiting) && self.exchange == PartyExchange::Idle;
+        let reply = match offer {
+            _ if !ready => LegCommand::RejectOffer { leg, status: 491 },
+            Some(Err(fault)) => return out.extend(refuse_offer(leg, fault)),
+            Some(Ok(mut offer)) => {
+                prefer(&mut offer, self.codec().or(common));
+                self.held_by_phone = offer.audio.is_hold();
+                LegCommand::AnswerOffer {
+                    leg,
+                    media: self.answer_offer(&offer, ours, out),
+                }
+            }
+            None => {
+                self.exchange = PartyExchange::AnswerDue;
+                self.told = ours;
+                let codecs = first_of(self.codec().as_slice(), &self.policy.codecs);
+                let media = self.local.offer_codecs(ours, &codecs);
+                self.expect_offered(out);
+                LegCommand::AnswerOffer { leg, media }
+            }
+        };
+        out.leg(reply);
+    }
+
+    /// The answer to an offer of ours, or none. The error: the description cannot be used.
+    pub(super) fn handle_answer(&mut self, answer: Option<Result<SdpSession, SdpFault>>, out: &mut Step) -> Result<(), SdpFault> {
+        self.exchange = PartyExchange::Idle;
+        let Some(answer) = answer else {
+            // Within a session, no answer leaves everything as it was.
+            return match self.media {
+                Some(_) => {
+                    self.expect_agreed(out);
+                    Ok(())
+                }
+                None => Err(SdpError::Mismatch.into()),
+            };
+        };
+        let answer = self.take_answer(answer?, out)?;
+        // A peer that was told that we only send, or nothing, has no choice: what it answers is no hold of its own.
+        if self.told.sends() && self.told.receives() {
+            self.held_by_phone = answer.audio.is_hold();
+        }
+        Ok(())
+    }
+
+    /// Our re-INVITE was refused: the session stays as it was.
+    pub(super) fn handle_offer_refused(&mut self, out: &mut Step) {
+        self.exchange = PartyExchange::Idle;
+        self.expect_agreed(out);
+    }
+
+    /// Nothing comes from a phone that should send: is it still there? True: it is asked.
+    pub(super) fn handle_inactive(&mut self, out: &mut Step) -> bool {
+        self.is_silent = self.media.as_ref().is_some_and(|media| media.receive);
+        let is_asked = self.is_talking() && self.exchange == PartyExchange::Idle && self.is_silent;
+        if is_asked {
+            self.reoffer(self.told, PartyExchange::Probed, out);
+        }
+        is_asked
+    }
+
+    /// Something comes from a phone that was silent: it is there, whatever becomes of the question. True: it was silent.
+    pub(super) fn handle_active(&mut self) -> bool {
+        std::mem::take(&mut self.is_silent)
+    }
+
+    /// Nothing more is sent to the peer, because nothing has come from its address.
+    pub(super) fn handle_withheld(&self, out: &mut Step) {
+        out.push(Output::Remark(Remark::Withheld {
+            peer: self.peer.clone(),
+            address: self.media.as_ref().and_then(|media| media.remote),
+        }));
+    }
+
+    /// The peer of a supervisor's or a called party's phone refuses to be made to answer: it rings on.
+    pub(super) fn not_made_to_answer(&self, status: u16) -> Refusal {
+        let message = match status {
+            408 | 503 => format!(
+                "The phone of device '{}' was asked to answer and has not reacted ({status}).",
+                self.number
+            ),
+            _ => format!(
+                "The phone of device '{}' can not be made to answer ({status}). Answer at the phone.",
+                self.number
+            ),
+        };
+        Refusal::new(Reason::InvalidState, message)
+    }
+
+    /// Answers the call at the phone, as soon as the phone can be asked to.
+    pub(super) fn answer(&mut self, out: &mut Step) -> Result<(), Refusal> {
+        if !self.is_invited() {
+            return Err(Refusal::new(Reason::InvalidState, "The call does not ring."));
+        }
+        if self.rings {
+            out.leg(LegCommand::AskToAnswer { leg: self.leg });
+        } else {
+            self.to_be_asked = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn hold(&mut self, on: bool) -> Result<(), Refusal> {
+        self.check_established()?;
+        if self.is_supervisor() {
+            return Err(Refusal::new(
+                Reason::InvalidState,
+                "A supervisor does not hold the call he monitors.",
+            ));
+        }
+        match (on, self.held_by_command, self.held_by_phone) {
+            (true, false, false) | (false, true, _) => {
+                self.held_by_command = on;
+                Ok(())
+            }
+            (true, _, _) => Err(Refusal::new(Reason::InvalidState, "The call is already held.")),
+            (false, false, true) => Err(Refusal::new(Reason::InvalidState, "The call is held at the phone.")),
+            (false, false, false) => Err(Refusal::new(Reason::InvalidState, "The call is not held.")),
+        }
+    }
+
+    pub(super) fn mute(&mut self, on: bool) -> Result<(), Refusal> {
+        self.check_established()?;
+        if self.muted == on {
+            return Err(Refusal::muted_already(on));
+        }
+        self.muted = on;
+        Ok(())
+    }
+
+    /// Digits to every party that hears this one, supervisors excepted.
+    pub(super) fn send_digits(&self, digits: &str, out: &mut Step) -> Result<(), Refusal> {
+        if self.is_supervisor() {
+            return Err(Refusal::new(Reason::InvalidState, "A supervisor sends no digits."));
+        }
+        self.check_established()?;
+        out.media(MediaCommand::SendDigits {
+            leg: self.leg,
+            digits: digits.to_owned(),
+        });
+        Ok(())
+    }
+
+    fn check_established(&self) -> Result<(), Refusal> {
+        let established = self.is_talking().then_some(());
+        established.ok_or_else(|| Refusal::new(Reason::InvalidState, "The call is not established."))
+    }
+}

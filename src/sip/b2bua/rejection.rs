@@ -1,0 +1,143 @@
+//! Why a call, a transfer or a consultation is not taken.
+
+use super::Output;
+use super::routing::Unroutable;
+use super::transfer::TransferKind;
+use crate::model::{Number, Reason, Refusal};
+use crate::sip::leg::{LegCommand, LegId};
+use crate::sip::sdp::{SdpError, SdpFault};
+
+/// Why something that a peer or a client asks for is not done.
+#[derive(Clone, Debug)]
+pub(super) enum Rejection {
+    /// The number leads nowhere.
+    Unroutable(Unroutable),
+    /// The session description cannot be used.
+    Offer(SdpFault),
+    /// The backend takes no more calls.
+    Stopping,
+    /// As many calls live as may.
+    TooManyCalls,
+    /// The caller's device or trunk is on as many calls as it may be.
+    CallerFull,
+    /// No account and no trunk is known for the caller.
+    UnknownCaller,
+    /// The call has been sent on too often (RFC 3261 8.1.1.6).
+    TooManyHops,
+    /// No media port is free.
+    NoPort,
+    /// The call has as many legs as the engine can mix.
+    TooManyLegs,
+    /// The leg or the call is gone.
+    NoSuchCall,
+    /// The leg is another peer's.
+    NotTheirs,
+    /// The device is on the call already.
+    OnCallAlready,
+    /// The leg to be replaced is not established, or its call is being transferred.
+    NotReplaceable,
+    /// A supervisor changes nothing about the call that it monitors.
+    Supervisor,
+    /// Only an agent's device may do it.
+    NotAgent,
+    /// The call is not in a state that allows it.
+    NotNow,
+    /// The destination is on the call already.
+    DestinationOnCall,
+    /// The two calls cannot be joined.
+    NotJoinable,
+}
+
+impl Rejection {
+    /// The status of the response to the peer.
+    pub(super) fn sip_status(&self) -> u16 {
+        match self {
+            Rejection::Unroutable(why) => why.sip_status(),
+            Rejection::Offer(_) => SdpError::STATUS,
+            Rejection::UnknownCaller | Rejection::NotAgent => 403,
+            Rejection::NotReplaceable => 480,
+            Rejection::NoSuchCall => 481,
+            Rejection::TooManyHops => 483,
+            Rejection::DestinationOnCall | Rejection::NotJoinable => 486,
+            Rejection::NotNow => 491,
+            Rejection::Stopping | Rejection::TooManyCalls | Rejection::CallerFull | Rejection::NoPort | Rejection::TooManyLegs => 503,
+            Rejection::NotTheirs | Rejection::OnCallAlready | Rejection::Supervisor => 603,
+        }
+    }
+
+    /// What a client is told that has asked for a call to `destination`, or to bring it into a call.
+    pub(super) fn refusal(&self, destination: &Number, kind: TransferKind) -> Refusal {
+        match (self, kind) {
+            (Rejection::Supervisor, _) => Refusal::new(
+                Reason::InvalidState,
+                "A supervisor neither transfers the call he monitors nor calls others into it.",
+            ),
+            (Rejection::NotNow, TransferKind::Conference) => Refusal::new(
+                Reason::InvalidState,
+                "Only an established call takes a further party, one at a time and eight in all.",
+            ),
+            (Rejection::NotNow, TransferKind::Transfer | TransferKind::Recall) => Refusal::new(
+                Reason::InvalidState,
+                "Only an established call of two can be transferred, once at a time.",
+            ),
+            _ => unreached(self.sip_status(), destination),
+        }
+    }
+
+    /// Says so to the caller, and to the log.
+    pub(super) fn tell(self, leg: LegId, outputs: &mut impl Extend<Output>) {
+        let status = self.sip_status();
+        match self {
+            Rejection::Unroutable(why) => outputs.extend([Output::Denied { leg, why }, Output::Leg(LegCommand::Reject { leg, status })]),
+            Rejection::Offer(fault) => outputs.extend(refuse_offer(leg, fault)),
+            _ => outputs.extend([Output::Leg(LegCommand::Reject { leg, status })]),
+        }
+    }
+}
+
+impl From<Unroutable> for Rejection {
+    fn from(why: Unroutable) -> Rejection {
+        Rejection::Unroutable(why)
+    }
+}
+
+impl From<SdpFault> for Rejection {
+    fn from(fault: SdpFault) -> Rejection {
+        Rejection::Offer(fault)
+    }
+}
+
+/// An offer that cannot be used is refused, and the log says why.
+pub(super) fn refuse_offer(leg: LegId, fault: SdpFault) -> [Output; 2] {
+    let told = fault.clone();
+    [
+        Output::Unusable { leg, fault: told },
+        Output::Leg(LegCommand::RefuseOffer { leg, fault }),
+    ]
+}
+
+/// What a device that dialled is told about a number that could not be had, by the status that its leg ended with.
+pub(super) fn unreached(status: u16, number: &Number) -> Refusal {
+    match status {
+        404 => Refusal::no_number(number),
+        403 => Refusal::number(Reason::NotPermitted, number, "Number '{}' may not be called from here."),
+        408 | 480 => Refusal::number(Reason::InvalidState, number, "Number '{}' does not answer."),
+        486 | 600 => Refusal::number(Reason::InvalidState, number, "Number '{}' is busy."),
+        603 => Refusal::number(Reason::InvalidState, number, "Number '{}' rejects the call."),
+        503 => Refusal::number(Reason::Unavailable, number, "Number '{}' can not be called now."),
+        _ => Refusal::number(Reason::Internal, number, format!("Number '{{}}' could not be called ({status}).")),
+    }
+}
+
+/// What the caller is told of a refusal by the callee.
+pub(super) fn as_told_to_caller(status: u16, to_device: bool) -> u16 {
+    match status {
+        // A redirection that is not followed, or nobody answered.
+        300..=399 | 408 | 487 => 480,
+        // Matters between us and the callee, of which the caller knows nothing.
+        401 | 407 | 405 | 415 | 420 | 421 | 422 | 491 | 494 => 500,
+        // A phone that can not be reached is away; a trunk that can not be reached is out of service.
+        503 if to_device => 480,
+        _ => status.clamp(400, 699),
+    }
+}
