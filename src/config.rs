@@ -51,19 +51,19 @@ pub struct Config {
     /// Where REST and CometD listen.
     pub rest_bind: SocketAddr,
     /// REST and CometD over HTTP.
-    pub front: http::HttpConfig,
+    pub http: http::HttpConfig,
     /// Logins and their sessions.
     pub login: auth::AuthConfig,
     /// The event channel and its limits.
-    pub bayeux: cometd::CometdConfig,
+    pub cometd: cometd::CometdConfig,
     /// Where the telephony contract is served.
     pub grpc_bind: SocketAddr,
     /// gRPC server reflection.
     pub grpc_reflection: bool,
     /// Where health and metrics are served.
     pub admin_bind: SocketAddr,
-    /// What each door allows.
-    pub doors: Doors,
+    /// What each server allows at once.
+    pub server_limits: ServerLimits,
     /// Where a SIP backend alone serves the telephony contract.
     pub backend_grpc_bind: SocketAddr,
     /// Where a SIP backend alone serves health and metrics.
@@ -88,7 +88,7 @@ pub struct Config {
 
 /// What each TCP server but that of SIP allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Doors {
+pub struct ServerLimits {
     /// The server of REST and CometD.
     pub rest: server::ConnectionLimits,
     /// The telephony contract, of a gateway or a backend.

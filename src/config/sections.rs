@@ -2,7 +2,7 @@
 
 use super::checks::Checks;
 use super::reader::{ConfigReader, Finding};
-use super::{Config, Doors};
+use super::{Config, ServerLimits};
 use crate::cometd::CometdConfig;
 use crate::gateway::{DeviceEntry, Directory, GatewayConfig, Group, NotifyAgent, User, VoiceEnvironment};
 use crate::http::HttpConfig;
@@ -218,13 +218,13 @@ impl Sections {
             insecure_bind: self.process.insecure_bind,
             backend_url: self.process.backend_url,
             rest_bind: self.rest.bind,
-            front: self.http,
+            http: self.http,
             login: self.login,
-            bayeux: self.cometd,
+            cometd: self.cometd,
             grpc_bind: self.grpc.bind,
             grpc_reflection: self.grpc.reflection,
             admin_bind: self.admin.bind,
-            doors: Doors {
+            server_limits: ServerLimits {
                 rest: self.rest_limits,
                 grpc: self.grpc_limits,
                 admin: self.admin_limits,
