@@ -1,4 +1,5 @@
-//! The assembly: opens what a process needs, joins the modules, and takes them down in order. Decides nothing.
+//! The assembly: opens what a process needs, joins the modules, and takes them down in order.
+//! Decides nothing.
 //!
 //! ```text
 //!              ┌ REST, CometD ─┐
@@ -285,7 +286,8 @@ pub async fn run(config: Config, part: ServerRole, metrics: Option<Metrics>, sta
     Ok(())
 }
 
-/// Takes as many file descriptors as it may have, and says so when they are too few for the calls it may have.
+/// Takes as many file descriptors as it may have, and says so when they are too few for the calls
+/// it may have.
 fn raise_file_limit(config: &Config, part: ServerRole) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return;
@@ -355,7 +357,8 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<(TcpListener, S
     bound.map_err(|error| StartError::Bind { what, address, error })
 }
 
-/// The limits of a server, as far as the process has file descriptors for them: calls need some, too.
+/// The limits of a server, as far as the process has file descriptors for them: calls need some,
+/// too.
 fn within_descriptors(limits: &ConnectionLimits) -> ConnectionLimits {
     let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
     let most = usize::try_from(descriptors / SHARE_OF_A_SERVER).unwrap_or(usize::MAX);

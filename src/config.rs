@@ -1,11 +1,13 @@
-//! What each module is told, read once into the types that the module itself defines; bad values never get past here.
+//! What each module is told, read once into the types that the module itself defines; bad values
+//! never get past here.
 //!
-//! A module's own `Config` says its keys, their types and what a single value may be (serde); here is the rest: where each key stands in
-//! the file ([`sections`]), what is read ([`reader`]), what several keys must keep together ([`checks`]), on which line a problem is
-//! ([`locate`]), and passwords ([`credentials`]).
+//! A module's own `Config` says its keys, their types and what a single value may be (serde); here
+//! is the rest: where each key stands in the file ([`sections`]), what is read ([`reader`]), what
+//! several keys must keep together ([`checks`]), on which line a problem is ([`locate`]), and
+//! passwords ([`credentials`]).
 //!
-//! The defaults are a file of their own, `config/defaults.toml`: what `undertone config` prints is what is used. Over it come the
-//! user's file and the environment (`UNDERTONE__SECTION__KEY`).
+//! The defaults are a file of their own, `config/defaults.toml`: what `undertone config` prints is
+//! what is used. Over it come the user's file and the environment (`UNDERTONE__SECTION__KEY`).
 
 mod checks;
 mod credentials;
@@ -74,7 +76,8 @@ pub struct Config {
     pub directory: Directory,
     /// The audit file.
     pub audit_file: PathBuf,
-    /// The SIP endpoint. Its accounts can log in once [`Config::sip_with_credentials`] has given them their HA1s.
+    /// The SIP endpoint. Its accounts can log in once [`Config::sip_with_credentials`] has given
+    /// them their HA1s.
     pub sip: sip::config::SipConfig,
     /// How the B2BUA and the rules of monitoring behave.
     pub b2bua: B2buaConfig,
@@ -98,7 +101,8 @@ pub struct ServerLimits {
 }
 
 impl Config {
-    /// The state file of a process; each kind of process has its own, so that gateway and backend can share a directory.
+    /// The state file of a process; each kind of process has its own, so that gateway and backend
+    /// can share a directory.
     pub fn state_file(&self, process: &str) -> PathBuf {
         self.state_dir.join(format!("{process}.redb"))
     }

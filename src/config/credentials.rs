@@ -104,7 +104,8 @@ impl Config {
         Ok((endpoint, made))
     }
 
-    /// What to print when credentials were made: each password, and the Coach request ready to paste. `None` when none were.
+    /// What to print when credentials were made: each password, and the Coach request ready to
+    /// paste. `None` when none were.
     pub fn introduction(&self, rest: &[Made], sip: &[Made]) -> Option<String> {
         if rest.is_empty() && sip.is_empty() {
             return None;

@@ -440,6 +440,10 @@ fn each_bad_value_names_its_key_and_line() {
             "[[group]]\nid = \"g\"\nagents = [1]",
             "undertone.toml:3: group[0].agents[0]: found signed int `1`, expected a string",
         ),
+        (
+            "[[user]]\nid = 1\nroles = [\"Agent\"]\npassword_hash = \"$argon2id$\"",
+            "undertone.toml:2: user[0].id: found signed int `1`, expected a string",
+        ),
         ("[rest\nbind = 1", "undertone.toml:1: "),
         ("a = 1\na = 2", "undertone.toml:2: "),
     ] {

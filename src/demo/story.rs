@@ -309,7 +309,8 @@ impl Cast<'_> {
         Ok(())
     }
 
-    /// The customer calls the agent, and the supervisor coaches the agent: the call, and since when they talk.
+    /// The customer calls the agent, and the supervisor coaches the agent: the call, and since when
+    /// they talk.
     async fn coached_call(&mut self, phase: &str, findings: &mut Findings) -> Result<(String, Instant), DemoError> {
         let talking_since = self.call_agent().await?;
         let asked = self.post_device(coach(None)).await?;
@@ -327,8 +328,8 @@ impl Cast<'_> {
         self.coached_call("Coach", findings).await
     }
 
-    /// The customer and the agent talk alone again; the agent is coached until the customer hangs up. The packets until `left` are counted, and
-    /// those from when all has settled.
+    /// The customer and the agent talk alone again; the agent is coached until the customer hangs
+    /// up. The packets until `left` are counted, and those from when all has settled.
     async fn ending(&mut self, (since, left): (Instant, Instant), phase: &str, findings: &mut Findings) -> Result<(), DemoError> {
         self.phase(phase, HeardPart::Coach, findings).await;
         let there = clock::instant();
@@ -520,7 +521,8 @@ impl Cast<'_> {
         None
     }
 
-    /// Both moments are those of a packet leaving and arriving, so its 20 ms of packetisation are not in the difference.
+    /// Both moments are those of a packet leaving and arriving, so its 20 ms of packetisation are
+    /// not in the difference.
     async fn measure_whisper_delay(&self, findings: &mut Findings) {
         for _ in 0..MARKS {
             let since = clock::instant();
@@ -579,7 +581,8 @@ fn coach(mode: Option<&str>) -> Value {
     body
 }
 
-/// The monitoring state in a message about the device of the supervisor; `None` too when it is about something else.
+/// The monitoring state in a message about the device of the supervisor; `None` too when it is
+/// about something else.
 fn monitoring(data: &Value) -> Option<&Value> {
     data["devices"]
         .as_array()?

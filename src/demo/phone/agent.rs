@@ -1,4 +1,5 @@
-//! The user agent behind a phone: one task that owns the SIP socket, its transactions and its one call.
+//! The user agent behind a phone: one task that owns the SIP socket, its transactions and its one
+//! call.
 
 use super::digest::Challenge;
 use super::sdp::{self, Described, SdpDirection};
@@ -717,7 +718,8 @@ impl Agent {
         self.shared.happened(PhoneEvent::Established);
     }
 
-    /// The ACK of a 2xx: a request of its own (RFC 3261 13.2.2.4), sent again whenever the 2xx comes again.
+    /// The ACK of a 2xx: a request of its own (RFC 3261 13.2.2.4), sent again whenever the 2xx
+    /// comes again.
     fn acknowledge(&mut self, response: &Response, cseq: u32, body: Option<Vec<u8>>) {
         let Some(call) = &self.call else { return };
         let to = wire::value(&response.headers, "To").unwrap_or_default().into_owned();
