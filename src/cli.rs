@@ -104,7 +104,7 @@ pub(crate) fn run() -> ExitCode {
         #[cfg(feature = "demo")]
         CliCommand::Demo { list: true, .. } => {
             for scenario in Scenario::ALL {
-                // A closed pipe is the reader's wish.
+                // A closed pipe means that the reader wants no more.
                 let _ = writeln!(std::io::stdout(), "{:10} {}", scenario.name(), scenario.about());
             }
             ExitCode::SUCCESS

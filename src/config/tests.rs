@@ -25,15 +25,15 @@ fn assert_problem(text: &str, expected: &str) {
 #[test]
 fn gateway_and_sip_backend_without_configuration_find_each_other_and_share_no_door() {
     let config = read("").expect("the defaults are fine");
-    let doors = [
+    let addresses = [
         config.rest_bind,
         config.grpc_bind,
         config.admin_bind,
         config.backend_grpc_bind,
         config.backend_admin_bind,
     ];
-    let distinct: BTreeSet<_> = doors.into_iter().collect();
-    assert_eq!(distinct.len(), doors.len(), "{doors:?}");
+    let distinct: BTreeSet<_> = addresses.into_iter().collect();
+    assert_eq!(distinct.len(), addresses.len(), "{addresses:?}");
     assert_eq!(config.backend_url, format!("http://{}", config.backend_grpc_bind));
     assert_ne!(config.state_file("gateway"), config.state_file("sip-backend"));
 }

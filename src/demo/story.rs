@@ -85,7 +85,7 @@ struct Cast<'a> {
     /// The second supervisor, where there is one.
     second: Option<(Phone, Desktop)>,
     agents_desk: Desktop,
-    desk: Desktop,
+    desktop: Desktop,
     news: Notifications,
     told_until: Instant,
 }
@@ -157,23 +157,23 @@ async fn assemble<'a>(world: &World, timeline: &'a Timeline, scenario: Scenario)
     let second = match scenario {
         Scenario::Coach | Scenario::Transfer | Scenario::Hold | Scenario::Conference => None,
         Scenario::TwoSupervisors => {
-            let desk = Desktop::new(world.rest, world::SECOND_USER, &world.second_password, timeline.clone())?;
+            let desktop = Desktop::new(world.rest, world::SECOND_USER, &world.second_password, timeline.clone())?;
             let answer = AnswerPolicy::ByHeader;
             Some((
                 phone(Person::Second, world::SECOND_NUMBER, &world.second_password, answer).await?,
-                desk,
+                desktop,
             ))
         }
     };
     let agents_desk = Desktop::new(world.rest, world::AGENT_USER, &world.agent_password, timeline.clone())?;
-    let desk = Desktop::new(world.rest, world::SUPERVISOR_USER, &world.supervisor_password, timeline.clone())?;
+    let desktop = Desktop::new(world.rest, world::SUPERVISOR_USER, &world.supervisor_password, timeline.clone())?;
     let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
     agents_desk.post("/api/v2/me", session.clone()).await?;
-    desk.post("/api/v2/me", session.clone()).await?;
+    desktop.post("/api/v2/me", session.clone()).await?;
     if let Some((_, second)) = &second {
         second.post("/api/v2/me", session).await?;
     }
-    let news = desk.listen(&["/v2/me/devices", "/v2/me/calls"]).await?;
+    let news = desktop.listen(&["/v2/me/devices", "/v2/me/calls"]).await?;
     let mut cast = Cast {
         timeline,
         customer,
@@ -182,7 +182,7 @@ async fn assemble<'a>(world: &World, timeline: &'a Timeline, scenario: Scenario)
         colleague,
         second,
         agents_desk,
-        desk,
+        desktop,
         news,
         told_until: start,
     };
@@ -375,7 +375,7 @@ impl Cast<'_> {
         self.scene("conference of three", &scene, findings).await;
         self.timeline.title("The supervisor removes the colleague");
         let body = json!({"operationName": "RemoveParticipantFromConference", "participant": world::COLLEAGUE_NUMBER});
-        self.desk.post(&path, body).await?;
+        self.desktop.post(&path, body).await?;
         self.colleague.as_ref().ok_or_else(missing)?.ended(SOON).await.map_err(lost)?;
         self.ending((talking_since, asked), "without the colleague", findings).await
     }
@@ -403,12 +403,12 @@ impl Cast<'_> {
     }
 
     async fn second_asks(&mut self, operation: &str) -> Result<(), DemoError> {
-        let Some((phone, desk)) = &self.second else {
+        let Some((phone, desktop)) = &self.second else {
             return Err(DemoError::Missing("the second supervisor".into()));
         };
         let mut body = coach(None);
         body["operationName"] = json!(operation);
-        desk.post(&format!("/api/v2/me/devices/{}", world::SECOND_DEVICE), body).await?;
+        desktop.post(&format!("/api/v2/me/devices/{}", world::SECOND_DEVICE), body).await?;
         let done = match operation {
             "CancelSupervisorMonitoring" => phone.ended(SOON).await,
             "ListenIn" => phone.established(SOON).await,
@@ -465,14 +465,14 @@ impl Cast<'_> {
     }
 
     async fn switch(&mut self, call: &str, operation: &str, activity: &str) -> Result<(), DemoError> {
-        self.desk
+        self.desktop
             .post(&format!("/api/v2/me/calls/{call}"), json!({"operationName": operation}))
             .await?;
         self.joined_call(activity).await.map(drop)
     }
 
     async fn post_device(&self, body: Value) -> Result<Instant, DemoError> {
-        self.desk
+        self.desktop
             .post(&format!("/api/v2/me/devices/{}", world::SUPERVISOR_DEVICE), body)
             .await
     }
@@ -633,6 +633,6 @@ fn print_json(findings: &Findings, timeline: &Timeline) {
         "rest": timeline.rest(),
         "cometd": timeline.cometd(),
     });
-    // A closed pipe is the reader's wish.
+    // A closed pipe means that the reader wants no more.
     let _ = writeln!(std::io::stdout().lock(), "{document}");
 }
