@@ -29,7 +29,7 @@ deny:
     @if timeout 60 cargo deny --locked fetch db >/dev/null 2>&1; then cargo deny --locked --log-level error check --disable-fetch advisories; \
      else echo "advisories NOT CHECKED: https://github.com/rustsec/advisory-db cannot be reached from here"; fi
 
-# The one test program and the tests of the rooms, interop with SIPp, baresip and node included. `just test NAME` runs one.
+# The one test program and the tests of the modules, interop with SIPp, baresip and node included. `just test NAME` runs one.
 [no-exit-message]
 test *NAME:
     cargo nextest run --locked --all-features --profile ${NEXTEST_PROFILE:-ci} {{NAME}}

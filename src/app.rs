@@ -1,4 +1,5 @@
-//! The assembly: opens what a process needs, joins the modules, and takes them down in order. Decides nothing.
+//! The assembly: opens what a process needs, joins the modules, and takes them down in order.
+//! Decides nothing.
 //!
 //! ```text
 //!              ┌ REST, CometD ─┐
@@ -201,9 +202,9 @@ pub async fn start(mut config: Config, part: ServerRole, metrics: Option<Metrics
     let (admin_listener, admin) = bind("admin", admin_bind).await?;
     // Unless it was said what clients know us by.
     if let Some((_, address)) = &rest
-        && config.front.public_url == format!("http://{}", config.rest_bind)
+        && config.http.public_url == format!("http://{}", config.rest_bind)
     {
-        config.front.public_url = format!("http://{address}");
+        config.http.public_url = format!("http://{address}");
     }
     let (stop, stopped) = watch::channel(false);
     let mut running = Running {
@@ -234,7 +235,7 @@ pub async fn start(mut config: Config, part: ServerRole, metrics: Option<Metrics
             };
             let (gateway, router, fast_path) = start_gateway(&config, channel, &mut running, &mut rest_made).await?;
             let serving = connection::serve_within(
-                within_descriptors(&config.doors.rest),
+                within_descriptors(&config.server_limits.rest),
                 listener,
                 router,
                 fast_path,
@@ -250,8 +251,8 @@ pub async fn start(mut config: Config, part: ServerRole, metrics: Option<Metrics
     let contract = telephony::routes(server, serving, config.grpc_reflection).await;
     let admin = telemetry::admin(metrics, readiness(&running), measures(&running));
     for (listener, router, limits) in [
-        (grpc_listener, contract, &config.doors.grpc),
-        (admin_listener, admin, &config.doors.admin),
+        (grpc_listener, contract, &config.server_limits.grpc),
+        (admin_listener, admin, &config.server_limits.admin),
     ] {
         let serving = server::serve(listener, router, within_descriptors(limits), until(stopped.clone()));
         running.servers.push(tokio::spawn(serving));
@@ -287,7 +288,8 @@ pub async fn run(config: Config, part: ServerRole, metrics: Option<Metrics>, sta
     Ok(())
 }
 
-/// Takes as many file descriptors as it may have, and says so when they are too few for the calls it may have.
+/// Takes as many file descriptors as it may have, and says so when they are too few for the calls
+/// it may have.
 fn raise_file_limit(config: &Config, part: ServerRole) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return;
@@ -343,11 +345,11 @@ async fn start_gateway(
     let auth = Auth::new(config.login.clone(), accounts)?;
     let connection = telephony::connection::line(channel);
     let gateway = GatewayHandle::start(config.gateway.clone(), config.directory.clone(), connection, audit, store.clone())?;
-    let cometd = Cometd::start(&config.front, config.bayeux.clone(), gateway.clone(), store.clone())?;
+    let cometd = Cometd::start(&config.http, config.cometd.clone(), gateway.clone(), store.clone())?;
     running.stores.push(store);
     running.gateway = Some(gateway.clone());
     running.cometd = Some(cometd.clone());
-    let (router, fast_path) = router(&config.front, auth, gateway.clone(), cometd);
+    let (router, fast_path) = router(&config.http, auth, gateway.clone(), cometd);
     Ok((gateway, router, fast_path))
 }
 
@@ -365,7 +367,8 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<(TcpListener, S
     bound.map_err(|error| StartError::Bind { what, address, error })
 }
 
-/// The limits of a server, as far as the process has file descriptors for them: calls need some, too.
+/// The limits of a server, as far as the process has file descriptors for them: calls need some,
+/// too.
 fn within_descriptors(limits: &ConnectionLimits) -> ConnectionLimits {
     let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
     let most = usize::try_from(descriptors / SHARE_OF_A_SERVER).unwrap_or(usize::MAX);

@@ -11,7 +11,8 @@ use undertone::config::{self, Config};
 use undertone::demo::{self, Scenario, events};
 use undertone::telemetry::{self, Metrics};
 
-/// A supervisor-coaching gateway for contact centres: the supervisor hears both, only the agent hears the supervisor.
+/// A supervisor-coaching gateway for contact centres: the supervisor hears both, only the agent
+/// hears the supervisor.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -49,7 +50,8 @@ enum CliCommand {
         /// Login name of the user
         #[arg(long, short)]
         user: String,
-        /// A file with the password in its first line, or - for standard input. Without it: UNDERTONE_PASSWORD in the environment
+        /// A file with the password in its first line, or - for standard input. Without it:
+        /// UNDERTONE_PASSWORD in the environment
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
         /// Where the gateway is
@@ -76,7 +78,8 @@ enum CliCommand {
 
 #[derive(Debug, Args)]
 struct Configured {
-    /// A TOML file; what it leaves out keeps its default. UNDERTONE__SECTION__KEY in the environment overrides it
+    /// A TOML file; what it leaves out keeps its default. UNDERTONE__SECTION__KEY in the
+    /// environment overrides it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -101,7 +104,7 @@ pub(crate) fn run() -> ExitCode {
         #[cfg(feature = "demo")]
         CliCommand::Demo { list: true, .. } => {
             for scenario in Scenario::ALL {
-                // A closed pipe is the reader's wish.
+                // A closed pipe means that the reader wants no more.
                 let _ = writeln!(std::io::stdout(), "{:10} {}", scenario.name(), scenario.about());
             }
             ExitCode::SUCCESS

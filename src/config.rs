@@ -1,11 +1,13 @@
-//! What each module is told, read once into the types that the module itself defines; bad values never get past here.
+//! What each module is told, read once into the types that the module itself defines; bad values
+//! never get past here.
 //!
-//! A module's own `Config` says its keys, their types and what a single value may be (serde); here is the rest: where each key stands in
-//! the file ([`sections`]), what is read ([`reader`]), what several keys must keep together ([`checks`]), on which line a problem is
-//! ([`locate`]), and passwords ([`credentials`]).
+//! A module's own `Config` says its keys, their types and what a single value may be (serde); here
+//! is the rest: where each key stands in the file ([`sections`]), what is read ([`reader`]), what
+//! several keys must keep together ([`checks`]), on which line a problem is ([`locate`]), and
+//! passwords ([`credentials`]).
 //!
-//! The defaults are a file of their own, `config/defaults.toml`: what `undertone config` prints is what is used. Over it come the
-//! user's file and the environment (`UNDERTONE__SECTION__KEY`).
+//! The defaults are a file of their own, `config/defaults.toml`: what `undertone config` prints is
+//! what is used. Over it come the user's file and the environment (`UNDERTONE__SECTION__KEY`).
 
 mod checks;
 mod credentials;
@@ -51,19 +53,19 @@ pub struct Config {
     /// Where REST and CometD listen.
     pub rest_bind: SocketAddr,
     /// REST and CometD over HTTP.
-    pub front: http::HttpConfig,
+    pub http: http::HttpConfig,
     /// Logins and their sessions.
     pub login: auth::AuthConfig,
     /// The event channel and its limits.
-    pub bayeux: cometd::CometdConfig,
+    pub cometd: cometd::CometdConfig,
     /// Where the telephony contract is served.
     pub grpc_bind: SocketAddr,
     /// gRPC server reflection.
     pub grpc_reflection: bool,
     /// Where health and metrics are served.
     pub admin_bind: SocketAddr,
-    /// What each door allows.
-    pub doors: Doors,
+    /// What each server allows at once.
+    pub server_limits: ServerLimits,
     /// Where a SIP backend alone serves the telephony contract.
     pub backend_grpc_bind: SocketAddr,
     /// Where a SIP backend alone serves health and metrics.
@@ -74,7 +76,8 @@ pub struct Config {
     pub directory: Directory,
     /// The audit file.
     pub audit_file: PathBuf,
-    /// The SIP endpoint. Its accounts can log in once [`Config::sip_with_credentials`] has given them their HA1s.
+    /// The SIP endpoint. Its accounts can log in once [`Config::sip_with_credentials`] has given
+    /// them their HA1s.
     pub sip: sip::config::SipConfig,
     /// How the B2BUA and the rules of monitoring behave.
     pub b2bua: B2buaConfig,
@@ -88,7 +91,7 @@ pub struct Config {
 
 /// What each TCP server but that of SIP allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Doors {
+pub struct ServerLimits {
     /// The server of REST and CometD.
     pub rest: server::ConnectionLimits,
     /// The telephony contract, of a gateway or a backend.
@@ -98,7 +101,8 @@ pub struct Doors {
 }
 
 impl Config {
-    /// The state file of a process; each kind of process has its own, so that gateway and backend can share a directory.
+    /// The state file of a process; each kind of process has its own, so that gateway and backend
+    /// can share a directory.
     pub fn state_file(&self, process: &str) -> PathBuf {
         self.state_dir.join(format!("{process}.redb"))
     }

@@ -1,4 +1,5 @@
-//! The whole product shown in one process: three phones, a desktop, and proof of what each of them heard.
+//! The whole product shown in one process: three phones, a desktop, and proof of what each of them
+//! heard.
 
 pub mod cometd_client;
 mod desktop;

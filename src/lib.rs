@@ -7,9 +7,10 @@
 //!     └──── Notice ─────┴─────────┘ └───── Fact ◀─────┘
 //! ```
 //!
-//! The modules, in the order data flows. Those of the core have no async, socket, lock, channel or clock: `handle_*(…, now)`,
-//! then drain `poll_output()`; `poll_timeout()` says when to be woken. Those of the shell do all the waiting and hardly
-//! anything else; they are behind the feature `io`, and the software phones and stories of the demonstration behind `demo`.
+//! The modules, in the order data flows. Those of the core have no async, socket, lock, channel or
+//! clock: `handle_*(…, now)`, then drain `poll_output()`; `poll_timeout()` says when to be woken.
+//! Those of the shell do all the waiting and hardly anything else; they are behind the feature
+//! `io`, and the software phones and stories of the demonstration behind `demo`.
 //! `tests/floor_plan.rs` holds which module may use which.
 
 pub mod model;

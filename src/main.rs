@@ -4,7 +4,8 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// Answering a poll takes some dozen small allocations; this allocator makes them at a third of the system's price.
+/// Answering a poll takes some dozen small allocations; this allocator makes them at a third of the
+/// system's price.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! Every test of Undertone that needs more than one room. One program: modules are named by behaviour.
+//! Every test of Undertone that needs more than one module. One program; its modules are named by behaviour.
 
 mod allocation;
 mod attacks;

@@ -53,20 +53,20 @@ impl Checks {
 
     fn addresses(&mut self, sections: &Sections) {
         let backend = &sections.sip_backend;
-        let doors = [
+        let addresses = [
             ("rest", "bind", sections.rest.bind),
             ("grpc", "bind", sections.grpc.bind),
             ("admin", "bind", sections.admin.bind),
             ("sip_backend", "grpc_bind", backend.grpc_bind),
             ("sip_backend", "admin_bind", backend.admin_bind),
         ];
-        for (number, (section, key, bind)) in doors.iter().enumerate() {
+        for (number, (section, key, bind)) in addresses.iter().enumerate() {
             self.unless(
                 bind.ip().is_loopback() || sections.process.insecure_bind,
                 &[section, key],
                 format!("{bind} is not a loopback address and there is no TLS yet: set insecure_bind = true if the network is trusted"),
             );
-            let taken = doors[..number].iter().find(|(_, _, other)| other == bind && bind.port() != 0);
+            let taken = addresses[..number].iter().find(|(_, _, other)| other == bind && bind.port() != 0);
             if let Some((other, its, _)) = taken {
                 self.wrong(&[section, key], format!("{bind} is already taken by {other}.{its}"));
             }

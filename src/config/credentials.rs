@@ -104,7 +104,8 @@ impl Config {
         Ok((endpoint, made))
     }
 
-    /// What to print when credentials were made: each password, and the Coach request ready to paste. `None` when none were.
+    /// What to print when credentials were made: each password, and the Coach request ready to
+    /// paste. `None` when none were.
     pub fn introduction(&self, rest: &[Made], sip: &[Made]) -> Option<String> {
         if rest.is_empty() && sip.is_empty() {
             return None;
@@ -114,7 +115,7 @@ impl Config {
             self.state_dir.display()
         );
         if !rest.is_empty() {
-            text.push_str(&format!("\n  REST and CometD at {}\n", self.front.public_url));
+            text.push_str(&format!("\n  REST and CometD at {}\n", self.http.public_url));
             rest.iter().for_each(|made| text.push_str(&made.line()));
         }
         if !sip.is_empty() {
@@ -137,7 +138,7 @@ impl Config {
     fn coach_request(&self, made: &[Made]) -> Option<String> {
         let (supervisor, device, target) = self.coaching_pair()?;
         let password = made.iter().find(|made| made.name == supervisor.as_str())?.password.as_str();
-        let url = format!("{}/api/v2", self.front.public_url);
+        let url = format!("{}/api/v2", self.http.public_url);
         Some(format!(
             "  curl -u {supervisor}:{password} -H 'Content-Type: application/json' \\\n    \
              -d '{{\"operationName\":\"Coach\",\"targetDeviceUri\":\"{url}/devices/{target}\"}}' \\\n    \

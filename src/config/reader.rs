@@ -1,4 +1,5 @@
-//! Reads the file and the environment over the defaults, and fits what they say to the types of the modules.
+//! Reads the file and the environment over the defaults, and fits what they say to the types of the
+//! modules.
 
 use super::{DEFAULTS, path_of};
 use figment::Figment;
@@ -19,11 +20,10 @@ pub(super) struct Finding {
     pub(super) message: String,
 }
 
-/// Where fields stand: a table by its path, and what the keys begin with besides the field's name.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
-    pub(super) table: &'a [String],
-    pub(super) prefix: &'a str,
+/// Where the keys of some fields stand: in which table, and what precedes the name of the field.
+struct Place<'a> {
+    table: Vec<String>,
+    prefix: &'a str,
 }
 
 /// One table of the configuration.
@@ -35,7 +35,8 @@ struct ConfigTable {
     known: Vec<String>,
 }
 
-/// Hands out the values, and goes on after each problem with the default in its place, so that all problems are found.
+/// Hands out the values, and goes on after each problem with the default in its place, so that all
+/// problems are found.
 pub(super) struct ConfigReader {
     tables: BTreeMap<Vec<String>, ConfigTable>,
     findings: Vec<Finding>,
@@ -86,22 +87,40 @@ impl ConfigReader {
         }
     }
 
-    /// Reads a type of which every field is a key of one section. The section without a name is the top of the file.
+    /// Reads a type of which every field is a key of one section. The section without a name is the
+    /// top of the file.
     pub(super) fn section<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         self.sections(&[(name, "")])
     }
 
-    /// Reads a type of which the fields are keys of several sections, each given with the prefix of its keys. A key stands in the
-    /// first section that has a default for it; a field without a default in any of them is no key.
-    pub(super) fn sections<T: DeserializeOwned>(&mut self, sections: &[(&str, &str)]) -> Option<T> {
-        let path = |name: &str| -> Vec<String> { Some(name.to_owned()).filter(|name| !name.is_empty()).into_iter().collect() };
-        let tables: Vec<(Vec<String>, &str)> = sections.iter().map(|(name, prefix)| (path(name), *prefix)).collect();
-        let places: Vec<Place<'_>> = tables.iter().map(|(table, prefix)| Place { table, prefix }).collect();
-        self.fitted(&places)
+    /// Reads a type of which the fields are keys of several sections, each given with the prefix of
+    /// its keys. A key stands in the first section that has a default for it; a field without a
+    /// default in any of them is no key.
+    pub(super) fn sections<T: DeserializeOwned>(&mut self, sections: &[(&str, &'static str)]) -> Option<T> {
+        let place = |(name, prefix): &(&str, &'static str)| Place {
+            table: Some(*name).filter(|name| !name.is_empty()).map(str::to_owned).into_iter().collect(),
+            prefix,
+        };
+        self.fitted(&sections.iter().map(place).collect::<Vec<_>>())
     }
 
-    /// Reads a type of which every field is a key of a table in a list.
-    pub(super) fn item<T: DeserializeOwned>(&mut self, table: &[String]) -> Option<T> {
+    /// Reads each table of a list as one type.
+    pub(super) fn items<T: DeserializeOwned>(&mut self, list: &[&str]) -> Vec<T> {
+        let tables = self.tables_of(list);
+        tables.into_iter().filter_map(|table| self.item(table)).collect()
+    }
+
+    /// Reads each table of a list as two types, of which the keys are in it side by side.
+    pub(super) fn pairs<A: DeserializeOwned, B: DeserializeOwned>(&mut self, list: &[&str]) -> Vec<(A, B)> {
+        let tables = self.tables_of(list);
+        let pair = |table: Vec<String>| {
+            let (first, second) = (self.item(table.clone()), self.item(table));
+            Some((first?, second?))
+        };
+        tables.into_iter().filter_map(pair).collect()
+    }
+
+    fn item<T: DeserializeOwned>(&mut self, table: Vec<String>) -> Option<T> {
         self.fitted(&[Place { table, prefix: "" }])
     }
 
@@ -113,7 +132,9 @@ impl ConfigReader {
                 continue;
             };
             let table = self.tables.get_mut(&path)?;
-            table.known.push(key.clone());
+            if !table.known.contains(&key) {
+                table.known.push(key.clone());
+            }
             if let Some(value) = table.values.get(&key) {
                 values.insert((*field).to_owned(), value.clone());
             }
@@ -125,7 +146,7 @@ impl ConfigReader {
                 Err(error) => error,
             };
             let Some(field) = error.path.first() else {
-                self.found(places.first()?.table.to_vec(), describe(&error.kind));
+                self.found(places.first()?.table.clone(), describe(&error.kind));
                 return None;
             };
             let (table, key) = keys.get(field.as_str())?;
@@ -144,15 +165,15 @@ impl ConfigReader {
     fn place_of(&self, field: &str, places: &[Place<'_>]) -> Option<(Vec<String>, String)> {
         let found = |place: &&Place<'_>| {
             let key = format!("{}{field}", place.prefix);
-            let defaults = self.tables.get(place.table).and_then(|table| table.defaults.as_ref());
+            let defaults = self.tables.get(&place.table).and_then(|table| table.defaults.as_ref());
             places.len() == 1 || defaults.is_some_and(|defaults| defaults.contains_key(&key))
         };
         let place = places.iter().find(found)?;
-        Some((place.table.to_vec(), format!("{}{field}", place.prefix)))
+        Some((place.table.clone(), format!("{}{field}", place.prefix)))
     }
 
     /// Takes a list of tables apart; the path of each.
-    pub(super) fn list(&mut self, path: &[&str]) -> Vec<Vec<String>> {
+    fn tables_of(&mut self, path: &[&str]) -> Vec<Vec<String>> {
         let path: Vec<String> = path.iter().map(|step| (*step).to_owned()).collect();
         let parent = path
             .split_last()

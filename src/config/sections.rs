@@ -1,8 +1,9 @@
-//! What crosses modules: addresses to listen on, users, devices, groups and trunks; and where in the file the keys of each module stand.
+//! What crosses modules: addresses to listen on, users, devices, groups and trunks; and where in
+//! the file the keys of each module stand.
 
 use super::checks::Checks;
 use super::reader::{ConfigReader, Finding};
-use super::{Config, Doors};
+use super::{Config, ServerLimits};
 use crate::cometd::CometdConfig;
 use crate::gateway::{DeviceEntry, Directory, GatewayConfig, Group, NotifyAgent, User, VoiceEnvironment};
 use crate::http::HttpConfig;
@@ -143,34 +144,19 @@ pub(super) struct GroupMembers {
 impl Sections {
     /// `None` when something is wrong: the reader has the findings.
     pub(super) fn read(reader: &mut ConfigReader) -> Option<Self> {
-        let trunks = reader.list(&["sip", "trunk"]).into_iter();
-        let trunks = trunks
-            .filter_map(|path| Some((reader.item::<Trunk>(&path)?, reader.item(&path)?)))
-            .collect();
+        let trunks = reader.pairs(&["sip", "trunk"]);
         let (process, rest, http) = (reader.section(""), reader.section("rest"), reader.section("rest"));
         let (login, cometd) = (reader.section("login"), reader.section("bayeux"));
         let (grpc, admin, sip_backend) = (reader.section("grpc"), reader.section("admin"), reader.section("sip_backend"));
         let mut limits = |prefix| reader.sections::<ConnectionLimits>(&[("doors", prefix), ("doors", "")]);
         let (rest_limits, grpc_limits, admin_limits) = (limits("rest_"), limits("grpc_"), limits("admin_"));
         let gateway = reader.sections(&[("monitoring", ""), ("audit", "")]);
-        let (announcement, supervision, audit) = (
-            reader.section("monitoring"),
-            reader.sections(&[("monitoring", "")]),
-            reader.section("audit"),
-        );
+        let (announcement, supervision, audit) = (reader.section("monitoring"), reader.section("monitoring"), reader.section("audit"));
         let (sip, sip_limits) = (reader.section("sip"), reader.section("sip"));
         let b2bua = reader.sections(&[("sip", ""), ("monitoring", "")]);
         let (media, log) = (reader.section("media"), reader.section("log"));
-        let voice_environments = reader.list(&["voice_environment"]).into_iter();
-        let voice_environments = voice_environments.filter_map(|path| reader.item(&path)).collect();
-        let devices = reader.list(&["device"]).into_iter();
-        let devices = devices
-            .filter_map(|path| Some((reader.item(&path)?, reader.item(&path)?)))
-            .collect();
-        let users = reader.list(&["user"]).into_iter();
-        let users = users.filter_map(|path| Some((reader.item(&path)?, reader.item(&path)?))).collect();
-        let groups = reader.list(&["group"]).into_iter();
-        let groups = groups.filter_map(|path| Some((reader.item(&path)?, reader.item(&path)?))).collect();
+        let voice_environments = reader.items(&["voice_environment"]);
+        let (devices, users, groups) = (reader.pairs(&["device"]), reader.pairs(&["user"]), reader.pairs(&["group"]));
         Some(Self {
             process: process?,
             rest: rest?,
@@ -218,13 +204,13 @@ impl Sections {
             insecure_bind: self.process.insecure_bind,
             backend_url: self.process.backend_url,
             rest_bind: self.rest.bind,
-            front: self.http,
+            http: self.http,
             login: self.login,
-            bayeux: self.cometd,
+            cometd: self.cometd,
             grpc_bind: self.grpc.bind,
             grpc_reflection: self.grpc.reflection,
             admin_bind: self.admin.bind,
-            doors: Doors {
+            server_limits: ServerLimits {
                 rest: self.rest_limits,
                 grpc: self.grpc_limits,
                 admin: self.admin_limits,

@@ -25,15 +25,15 @@ fn assert_problem(text: &str, expected: &str) {
 #[test]
 fn gateway_and_sip_backend_without_configuration_find_each_other_and_share_no_door() {
     let config = read("").expect("the defaults are fine");
-    let doors = [
+    let addresses = [
         config.rest_bind,
         config.grpc_bind,
         config.admin_bind,
         config.backend_grpc_bind,
         config.backend_admin_bind,
     ];
-    let distinct: BTreeSet<_> = doors.into_iter().collect();
-    assert_eq!(distinct.len(), doors.len(), "{doors:?}");
+    let distinct: BTreeSet<_> = addresses.into_iter().collect();
+    assert_eq!(distinct.len(), addresses.len(), "{addresses:?}");
     assert_eq!(config.backend_url, format!("http://{}", config.backend_grpc_bind));
     assert_ne!(config.state_file("gateway"), config.state_file("sip-backend"));
 }
@@ -106,9 +106,9 @@ fn without_a_file_it_is_the_world_of_the_sample() {
 #[test]
 fn the_printed_defaults_are_the_defaults_of_the_rooms() {
     let config = read(commented_defaults()).expect("what we print can be read");
-    assert_eq!(config.front, http::HttpConfig::default());
+    assert_eq!(config.http, http::HttpConfig::default());
     assert_eq!(config.login, auth::AuthConfig::default());
-    assert_eq!(config.bayeux, cometd::CometdConfig::default());
+    assert_eq!(config.cometd, cometd::CometdConfig::default());
     assert_eq!(config.gateway, gateway::GatewayConfig::default());
     assert_eq!(config.b2bua, B2buaConfig::default());
     assert_eq!(config.media, MediaConfig::default());
@@ -161,7 +161,7 @@ fn every_key_is_documented_and_the_commented_ones_can_be_set() {
 #[test]
 fn a_file_changes_what_it_says_and_nothing_else() {
     let config = read("[rest]\nbind = \"127.0.0.1:9999\"\n[monitoring]\ninvite_timeout = 2.5\n").expect("fine");
-    assert_eq!(config.front.public_url, "http://127.0.0.1:9999", "it follows the address");
+    assert_eq!(config.http.public_url, "http://127.0.0.1:9999", "it follows the address");
     assert_eq!(config.rest_bind.port(), 9999);
     assert_eq!(config.b2bua.supervision.invite_timeout.as_millis(), 2500);
     assert_eq!(config.grpc_bind.port(), 50051);
@@ -396,6 +396,53 @@ fn each_bad_value_names_its_key_and_line() {
         (
             "[[group]]\nid = \"g\"\nagents = [\"x\"]",
             "undertone.toml:3: group[0].agents[0]: there is no user 'x'",
+        ),
+        ("[doors]\nidle = 0", "undertone.toml:2: doors.idle: must be more than 0 seconds"),
+        (
+            "[doors]\nrest_peers = []",
+            "undertone.toml:2: doors.rest_peers: there is no key 'rest_peers' here; there are: ",
+        ),
+        ("[doors]\ngrpc_connections = 0", "undertone.toml:2: doors.grpc_connections: "),
+        ("[bayeux]\nmax_queue = 0", "undertone.toml:2: bayeux.max_queue: must be more than 0"),
+        (
+            "[monitoring]\nwhisper_gain_db = 20.5",
+            "undertone.toml:2: monitoring.whisper_gain_db: must be -20 to 20",
+        ),
+        (
+            "[monitoring]\nduck_db = 1",
+            "undertone.toml:2: monitoring.duck_db: must be -40 to 0",
+        ),
+        (
+            "[monitoring]\nnotify_agent = \"loud\"",
+            "undertone.toml:2: monitoring.notify_agent: 'loud' is not one of none, event, beep",
+        ),
+        (
+            "[audit]\ndeadline = \"soon\"",
+            "undertone.toml:2: audit.deadline: found string \"soon\", expected f64",
+        ),
+        (
+            "[sip]\ndigests = [\"MD5-sess\"]",
+            "undertone.toml:2: sip.digests[0]: 'MD5-sess' is not one of MD5, SHA-256, SHA-512-256",
+        ),
+        (
+            "[sip]\nmin_expirse = 60",
+            "undertone.toml:2: sip.min_expirse: there is no key 'min_expirse' here; there are: ",
+        ),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\nkind = \"internal\"",
+            "undertone.toml:4: device[0].kind: 'internal' is not one of house, customer",
+        ),
+        (
+            "[[user]]\nid = \"u\"\nroles = [\"Agent\"]\nfeatures = [\"voice\"]",
+            "undertone.toml:4: user[0].features[0]: 'voice' is not one of api-voice, api-supervisor-monitoring",
+        ),
+        (
+            "[[group]]\nid = \"g\"\nagents = [1]",
+            "undertone.toml:3: group[0].agents[0]: found signed int `1`, expected a string",
+        ),
+        (
+            "[[user]]\nid = 1\nroles = [\"Agent\"]\npassword_hash = \"$argon2id$\"",
+            "undertone.toml:2: user[0].id: found signed int `1`, expected a string",
         ),
         ("[rest\nbind = 1", "undertone.toml:1: "),
         ("a = 1\na = 2", "undertone.toml:2: "),

@@ -1,7 +1,7 @@
 //! A client of the event channel by long-polling: what `undertone events` and the demo listen with.
 //!
-//! It acknowledges, and it remembers the number of the last event: after a lost connection, a restart of the gateway or an expired
-//! session it goes on where it was.
+//! It acknowledges, and it remembers the number of the last event: after a lost connection, a
+//! restart of the gateway or an expired session it goes on where it was.
 
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -11,7 +11,8 @@ use std::time::Duration;
 pub struct Round {
     /// Events, as received.
     pub events: Vec<Value>,
-    /// A session was opened in this round; true when events between the last session and this one may be missing.
+    /// A session was opened in this round; true when events between the last session and this one
+    /// may be missing.
     pub reopened: Option<bool>,
 }
 
@@ -50,7 +51,8 @@ pub struct Listener {
 const TIMEOUT: Duration = Duration::from_secs(90);
 
 impl Listener {
-    /// Nothing is sent yet. `url` is scheme, host and port; `after` is the number behind which to begin, −1 for the next event.
+    /// Nothing is sent yet. `url` is scheme, host and port; `after` is the number behind which to
+    /// begin, −1 for the next event.
     ///
     /// # Errors
     /// No HTTP client can be made.
@@ -68,7 +70,8 @@ impl Listener {
         })
     }
 
-    /// Waits for events: as long as the gateway holds a connect. The first round opens the session and returns at once.
+    /// Waits for events: as long as the gateway holds a connect. The first round opens the session
+    /// and returns at once.
     ///
     /// # Errors
     /// The connection, or a refusal. What was missed comes with a later round.

@@ -85,7 +85,8 @@ fn show(event: &Value, json: bool) -> io::Result<()> {
     out.flush()
 }
 
-/// `1000000017 /v2/me/devices DeviceStateChangeMessage {…}`; `-` for the present state, which has no number.
+/// `1000000017 /v2/me/devices DeviceStateChangeMessage {…}`; `-` for the present state, which has
+/// no number.
 fn line(event: &Value) -> String {
     let number = event["ext"]["replay"].as_u64().map_or("-".to_owned(), |number| number.to_string());
     let channel = event["channel"].as_str().unwrap_or("-");

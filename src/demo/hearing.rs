@@ -10,7 +10,8 @@ const HEARD: f32 = -30.0;
 /// Softer than this is silence; the loudest 100 ms count.
 const SILENT: f32 = -50.0;
 
-/// The people of the demo, each with a tone of its own, in Hz. None is a multiple of 50, nor near a harmonic of another.
+/// The people of the demo, each with a tone of its own, in Hz. None is a multiple of 50, nor near a
+/// harmonic of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Person {
     Customer,

@@ -1,7 +1,9 @@
-//! Software phones for demo, tests and benches, built on `rsip` so that the far side of the wire is not our own parser.
+//! Software phones for demo, tests and benches, built on `rsip` so that the far side of the wire is
+//! not our own parser.
 //!
-//! A [`Phone`] is a SIP user agent on its own UDP socket with an RTP socket beside it. While a call stands it sends its own tone in G.711 every
-//! 20 ms, records what it hears, and says how loud any other tone is in that. One call at a time; a second one is busy.
+//! A [`Phone`] is a SIP user agent on its own UDP socket with an RTP socket beside it. While a call
+//! stands it sends its own tone in G.711 every 20 ms, records what it hears, and says how loud any
+//! other tone is in that. One call at a time; a second one is busy.
 
 mod agent;
 pub mod audio;
@@ -28,7 +30,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub enum AnswerPolicy {
     /// Answers by itself after ringing this long.
     Auto(Duration),
-    /// Answers by itself only when Answer-Mode, Call-Info or Alert-Info ask it to; else it rings as `OnRequest` does.
+    /// Answers by itself only when Answer-Mode, Call-Info or Alert-Info ask it to; else it rings as
+    /// `OnRequest` does.
     ByHeader,
     /// Rings until [`Phone::answer`] or a NOTIFY with `Event: talk`.
     OnRequest,
@@ -109,7 +112,8 @@ pub enum PhoneEvent {
     AskedToTalk,
     /// How it goes with the transfer that this phone has asked for: 100 to 699.
     Transfer(u16),
-    /// The far side has offered a new session, and this is how it says audio goes (seen from there).
+    /// The far side has offered a new session, and this is how it says audio goes (seen from
+    /// there).
     Reoffered(SdpDirection),
     /// Its call was refused with this status.
     Refused(u16),
@@ -259,8 +263,8 @@ impl Phone {
         self.ask(|reply| Ask::Register { on: false, reply }).await
     }
 
-    /// Calls a number at its server. Returns once the INVITE is out; what comes of it are events. A call whose end is still on its way
-    /// here may end first.
+    /// Calls a number at its server. Returns once the INVITE is out; what comes of it are events. A
+    /// call whose end is still on its way here may end first.
     pub async fn call(&self, number: &str) -> Result<(), PhoneError> {
         const LAST_CALL: Duration = Duration::from_secs(2);
         let mut count = self.shared.count.subscribe();
@@ -316,7 +320,8 @@ impl Phone {
         .await
     }
 
-    /// Asks that its call be joined with this number's, which another line of the same account is talking to (REFER with Replaces).
+    /// Asks that its call be joined with this number's, which another line of the same account is
+    /// talking to (REFER with Replaces).
     ///
     /// # Errors
     /// One of the two has no call, or it was refused.
@@ -358,8 +363,8 @@ impl Phone {
         self.shared.sound.dtmf(digits.as_bytes());
     }
 
-    /// Says something else for some packets, to be found elsewhere by [`Phone::mark_heard_at`]. Where it has nobody to say it to, the time
-    /// passes all the same.
+    /// Says something else for some packets, to be found elsewhere by [`Phone::mark_heard_at`].
+    /// Where it has nobody to say it to, the time passes all the same.
     pub fn mark(&self, voice: Voice, packets: usize) {
         self.shared.sound.mark(voice, packets.max(1));
     }
@@ -379,7 +384,8 @@ impl Phone {
         rtp::mark_heard_at(&self.received(since), voice.hz, voice.dbfs)
     }
 
-    /// Waits for the next event that fits, from where the last wait ended; what came before it is passed over.
+    /// Waits for the next event that fits, from where the last wait ended; what came before it is
+    /// passed over.
     pub async fn until(&self, what: impl Fn(&PhoneEvent) -> bool, within: Duration) -> Result<Happened, PhoneError> {
         let mut count = self.shared.count.subscribe();
         let start = *held(&self.seen);
@@ -447,7 +453,8 @@ impl Phone {
         self.heard_between(hz, now.checked_sub(window).unwrap_or(now), now)
     }
 
-    /// Mean level of a tone in what was heard between two moments. Packets that did not come count as silence.
+    /// Mean level of a tone in what was heard between two moments. Packets that did not come count
+    /// as silence.
     pub fn heard_between(&self, hz: f32, since: Instant, until: Instant) -> f32 {
         let samples = samples(&self.shared.sound.received(since, until));
         let expected = (until.saturating_duration_since(since).as_secs_f32() * audio::RATE as f32 * 0.9) as usize;

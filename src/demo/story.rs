@@ -85,7 +85,7 @@ struct Cast<'a> {
     /// The second supervisor, where there is one.
     second: Option<(Phone, Desktop)>,
     agents_desk: Desktop,
-    desk: Desktop,
+    desktop: Desktop,
     news: Notifications,
     told_until: Instant,
 }
@@ -157,23 +157,23 @@ async fn assemble<'a>(world: &World, timeline: &'a Timeline, scenario: Scenario)
     let second = match scenario {
         Scenario::Coach | Scenario::Transfer | Scenario::Hold | Scenario::Conference => None,
         Scenario::TwoSupervisors => {
-            let desk = Desktop::new(world.rest, world::SECOND_USER, &world.second_password, timeline.clone())?;
+            let desktop = Desktop::new(world.rest, world::SECOND_USER, &world.second_password, timeline.clone())?;
             let answer = AnswerPolicy::ByHeader;
             Some((
                 phone(Person::Second, world::SECOND_NUMBER, &world.second_password, answer).await?,
-                desk,
+                desktop,
             ))
         }
     };
     let agents_desk = Desktop::new(world.rest, world::AGENT_USER, &world.agent_password, timeline.clone())?;
-    let desk = Desktop::new(world.rest, world::SUPERVISOR_USER, &world.supervisor_password, timeline.clone())?;
+    let desktop = Desktop::new(world.rest, world::SUPERVISOR_USER, &world.supervisor_password, timeline.clone())?;
     let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
     agents_desk.post("/api/v2/me", session.clone()).await?;
-    desk.post("/api/v2/me", session.clone()).await?;
+    desktop.post("/api/v2/me", session.clone()).await?;
     if let Some((_, second)) = &second {
         second.post("/api/v2/me", session).await?;
     }
-    let news = desk.listen(&["/v2/me/devices", "/v2/me/calls"]).await?;
+    let news = desktop.listen(&["/v2/me/devices", "/v2/me/calls"]).await?;
     let mut cast = Cast {
         timeline,
         customer,
@@ -182,7 +182,7 @@ async fn assemble<'a>(world: &World, timeline: &'a Timeline, scenario: Scenario)
         colleague,
         second,
         agents_desk,
-        desk,
+        desktop,
         news,
         told_until: start,
     };
@@ -309,7 +309,8 @@ impl Cast<'_> {
         Ok(())
     }
 
-    /// The customer calls the agent, and the supervisor coaches the agent: the call, and since when they talk.
+    /// The customer calls the agent, and the supervisor coaches the agent: the call, and since when
+    /// they talk.
     async fn coached_call(&mut self, phase: &str, findings: &mut Findings) -> Result<(String, Instant), DemoError> {
         let talking_since = self.call_agent().await?;
         let asked = self.post_device(coach(None)).await?;
@@ -327,8 +328,8 @@ impl Cast<'_> {
         self.coached_call("Coach", findings).await
     }
 
-    /// The customer and the agent talk alone again; the agent is coached until the customer hangs up. The packets until `left` are counted, and
-    /// those from when all has settled.
+    /// The customer and the agent talk alone again; the agent is coached until the customer hangs
+    /// up. The packets until `left` are counted, and those from when all has settled.
     async fn ending(&mut self, (since, left): (Instant, Instant), phase: &str, findings: &mut Findings) -> Result<(), DemoError> {
         self.phase(phase, HeardPart::Coach, findings).await;
         let there = clock::instant();
@@ -374,7 +375,7 @@ impl Cast<'_> {
         self.scene("conference of three", &scene, findings).await;
         self.timeline.title("The supervisor removes the colleague");
         let body = json!({"operationName": "RemoveParticipantFromConference", "participant": world::COLLEAGUE_NUMBER});
-        self.desk.post(&path, body).await?;
+        self.desktop.post(&path, body).await?;
         self.colleague.as_ref().ok_or_else(missing)?.ended(SOON).await.map_err(lost)?;
         self.ending((talking_since, asked), "without the colleague", findings).await
     }
@@ -402,12 +403,12 @@ impl Cast<'_> {
     }
 
     async fn second_asks(&mut self, operation: &str) -> Result<(), DemoError> {
-        let Some((phone, desk)) = &self.second else {
+        let Some((phone, desktop)) = &self.second else {
             return Err(DemoError::Missing("the second supervisor".into()));
         };
         let mut body = coach(None);
         body["operationName"] = json!(operation);
-        desk.post(&format!("/api/v2/me/devices/{}", world::SECOND_DEVICE), body).await?;
+        desktop.post(&format!("/api/v2/me/devices/{}", world::SECOND_DEVICE), body).await?;
         let done = match operation {
             "CancelSupervisorMonitoring" => phone.ended(SOON).await,
             "ListenIn" => phone.established(SOON).await,
@@ -464,14 +465,14 @@ impl Cast<'_> {
     }
 
     async fn switch(&mut self, call: &str, operation: &str, activity: &str) -> Result<(), DemoError> {
-        self.desk
+        self.desktop
             .post(&format!("/api/v2/me/calls/{call}"), json!({"operationName": operation}))
             .await?;
         self.joined_call(activity).await.map(drop)
     }
 
     async fn post_device(&self, body: Value) -> Result<Instant, DemoError> {
-        self.desk
+        self.desktop
             .post(&format!("/api/v2/me/devices/{}", world::SUPERVISOR_DEVICE), body)
             .await
     }
@@ -520,7 +521,8 @@ impl Cast<'_> {
         None
     }
 
-    /// Both moments are those of a packet leaving and arriving, so its 20 ms of packetisation are not in the difference.
+    /// Both moments are those of a packet leaving and arriving, so its 20 ms of packetisation are
+    /// not in the difference.
     async fn measure_whisper_delay(&self, findings: &mut Findings) {
         for _ in 0..MARKS {
             let since = clock::instant();
@@ -579,7 +581,8 @@ fn coach(mode: Option<&str>) -> Value {
     body
 }
 
-/// The monitoring state in a message about the device of the supervisor; `None` too when it is about something else.
+/// The monitoring state in a message about the device of the supervisor; `None` too when it is
+/// about something else.
 fn monitoring(data: &Value) -> Option<&Value> {
     data["devices"]
         .as_array()?
@@ -630,6 +633,6 @@ fn print_json(findings: &Findings, timeline: &Timeline) {
         "rest": timeline.rest(),
         "cometd": timeline.cometd(),
     });
-    // A closed pipe is the reader's wish.
+    // A closed pipe means that the reader wants no more.
     let _ = writeln!(std::io::stdout().lock(), "{document}");
 }

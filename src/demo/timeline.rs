@@ -155,7 +155,7 @@ impl Timeline {
             return;
         }
         let mut out = std::io::stdout().lock();
-        // A closed pipe is the reader's wish.
+        // A closed pipe means that the reader wants no more.
         let _ = match self.colours && !colour.is_empty() {
             true => writeln!(out, "\x1b[{colour}m{text}\x1b[0m"),
             false => writeln!(out, "{text}"),

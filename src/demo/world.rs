@@ -55,7 +55,7 @@ impl Drop for WorldPlace {
     }
 }
 
-/// Where the doors are; 0 is any.
+/// Ports to listen on; 0 takes a free one.
 #[derive(Default)]
 struct WorldPorts {
     rest: u16,
@@ -97,7 +97,7 @@ impl World {
                 config.media.ports = None;
                 let running = app::start(config, ServerRole::Serve, None).await.map_err(|error| failed(&error))?;
                 let (Some(rest), Some(sip)) = (running.rest(), running.sip(Protocol::Udp)) else {
-                    return Err(DemoError::Start("a door is missing".into()));
+                    return Err(DemoError::Start("an address is missing".into()));
                 };
                 (Product::Here(Box::new(running)), rest, sip)
             }
@@ -141,10 +141,13 @@ impl World {
 impl WorldPorts {
     /// Ports that nobody has now.
     fn free() -> io::Result<WorldPorts> {
-        let doors: Vec<TcpListener> = (0..5)
+        let listeners: Vec<TcpListener> = (0..5)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
             .collect::<io::Result<_>>()?;
-        let tcp: Vec<u16> = doors.iter().map(|door| Ok(door.local_addr()?.port())).collect::<io::Result<_>>()?;
+        let tcp: Vec<u16> = listeners
+            .iter()
+            .map(|listener| Ok(listener.local_addr()?.port()))
+            .collect::<io::Result<_>>()?;
         // Both kinds are listened on.
         let sip = loop {
             let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();

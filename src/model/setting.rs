@@ -1,4 +1,5 @@
-//! Values of the configuration that are checked while they are read: each function is for `serde(deserialize_with)`.
+//! Values of the configuration that are checked while they are read: each function is for
+//! `serde(deserialize_with)`.
 
 use serde::de::{Deserialize, Deserializer, Error};
 use std::num::NonZeroU32;

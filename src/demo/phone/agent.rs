@@ -1,4 +1,5 @@
-//! The user agent behind a phone: one task that owns the SIP socket, its transactions and its one call.
+//! The user agent behind a phone: one task that owns the SIP socket, its transactions and its one
+//! call.
 
 use super::digest::Challenge;
 use super::sdp::{self, Described, SdpDirection};
@@ -78,7 +79,7 @@ enum Purpose {
     Options {
         reply: Option<PhoneReply>,
     },
-    Farewell,
+    Release,
 }
 
 /// A client transaction.
@@ -309,7 +310,7 @@ impl Agent {
                 let (invite, from) = (invite.clone(), *from);
                 self.respond_final(&invite, 603, from, None);
             }
-            PhoneState::Established => self.send_in_call(Method::Bye, None, Purpose::Farewell),
+            PhoneState::Established => self.send_in_call(Method::Bye, None, Purpose::Release),
         }
         self.end_call(true, None);
         Ok(())
@@ -374,7 +375,7 @@ impl Agent {
             _ => None,
         });
         let fields = std::iter::once(self.via(&branch)).chain(fields).collect();
-        self.send_with_branch(Method::Cancel, &uri, fields, None, to, Purpose::Farewell, branch);
+        self.send_with_branch(Method::Cancel, &uri, fields, None, to, Purpose::Release, branch);
     }
 
     // What comes from the wire
@@ -636,12 +637,12 @@ impl Agent {
         let body = (!request.body.is_empty()).then(|| request.body.clone());
         match (&client.purpose, &mut self.call) {
             (Purpose::Register { .. }, _) => self.register_cseq = next,
-            (Purpose::Invite | Purpose::Reinvite { .. } | Purpose::Refer { .. } | Purpose::Farewell, Some(call)) => {
+            (Purpose::Invite | Purpose::Reinvite { .. } | Purpose::Refer { .. } | Purpose::Release, Some(call)) => {
                 call.cseq = call.cseq.max(next)
             }
             _ => {}
         }
-        let purpose = std::mem::replace(&mut client.purpose, Purpose::Farewell);
+        let purpose = std::mem::replace(&mut client.purpose, Purpose::Release);
         self.send_with_branch(method, &uri, fields, body, client.to, purpose, branch);
         if let Some(client) = self.clients.last_mut() {
             client.credentials = true;
@@ -682,7 +683,7 @@ impl Agent {
                 }
                 answer(reply, outcome);
             }
-            Purpose::Farewell => {}
+            Purpose::Release => {}
         }
     }
 
@@ -710,14 +711,15 @@ impl Agent {
             .flatten();
         self.acknowledge(response, cseq, answer);
         if cancelled {
-            self.send_in_call(Method::Bye, None, Purpose::Farewell);
+            self.send_in_call(Method::Bye, None, Purpose::Release);
             return self.end_call(true, None);
         }
         self.apply_sound();
         self.shared.happened(PhoneEvent::Established);
     }
 
-    /// The ACK of a 2xx: a request of its own (RFC 3261 13.2.2.4), sent again whenever the 2xx comes again.
+    /// The ACK of a 2xx: a request of its own (RFC 3261 13.2.2.4), sent again whenever the 2xx
+    /// comes again.
     fn acknowledge(&mut self, response: &Response, cseq: u32, body: Option<Vec<u8>>) {
         let Some(call) = &self.call else { return };
         let to = wire::value(&response.headers, "To").unwrap_or_default().into_owned();
@@ -806,7 +808,7 @@ impl Agent {
                 self.call = None;
                 self.shared.happened(PhoneEvent::Refused(408));
             }
-            Purpose::Farewell => {}
+            Purpose::Release => {}
         }
     }
 

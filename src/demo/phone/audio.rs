@@ -1,4 +1,5 @@
-//! G.711, tones and their measure. Independent of `crate::media`: the far side must not share its arithmetic.
+//! G.711, tones and their measure. Independent of `crate::media`: the far side must not share its
+//! arithmetic.
 
 use std::f32::consts::TAU;
 
@@ -122,7 +123,8 @@ impl Tone {
     }
 }
 
-/// Power of one frequency in a block, relative to a sine of full scale (Goertzel under a Hann window).
+/// Power of one frequency in a block, relative to a sine of full scale (Goertzel under a Hann
+/// window).
 pub fn tone_power(samples: &[i16], hz: f32) -> f32 {
     let n = samples.len();
     if n < 2 {
@@ -150,7 +152,8 @@ pub fn dbfs(power: f32) -> f32 {
     }
 }
 
-/// Mean level of one frequency over blocks of 100 ms: a break in phase costs one block, not the measure.
+/// Mean level of one frequency over blocks of 100 ms: a break in phase costs one block, not the
+/// measure.
 pub fn level(samples: &[i16], hz: f32) -> f32 {
     let powers: Vec<f32> = samples.chunks_exact(5 * FRAME).map(|block| tone_power(block, hz)).collect();
     if powers.is_empty() {
@@ -160,7 +163,8 @@ pub fn level(samples: &[i16], hz: f32) -> f32 {
     }
 }
 
-/// The loudest block of 100 ms of one frequency, blocks overlapping by half: a leak of one packet shows.
+/// The loudest block of 100 ms of one frequency, blocks overlapping by half: a leak of one packet
+/// shows.
 pub fn peak(samples: &[i16], hz: f32) -> f32 {
     let count = (samples.len() / FRAME).saturating_sub(4);
     dbfs(

@@ -1,4 +1,5 @@
-//! Answers digest challenges (RFC 8760). `rsip` spells SHA-256 in its own way and counts `nc` in decimal, so this is read from the raw value.
+//! Answers digest challenges (RFC 8760). `rsip` spells SHA-256 in its own way and counts `nc` in
+//! decimal, so this is read from the raw value.
 
 use md5::Md5;
 use sha2::{Digest, Sha256};

@@ -1,4 +1,5 @@
-//! The phone's RTP: one socket, a thread that sends a tone every 20 ms, a thread that records what comes.
+//! The phone's RTP: one socket, a thread that sends a tone every 20 ms, a thread that records what
+//! comes.
 
 use super::audio::{self, Companding, FRAME, Tone};
 use crate::clock;
@@ -325,7 +326,8 @@ fn send_digit(socket: &UdpSocket, target: SocketAddr, digit: u8, seq: &mut u16, 
     }
 }
 
-/// Where a mark of frequency `hz` begins in these packets: the time its first sample arrived, were samples to arrive one by one.
+/// Where a mark of frequency `hz` begins in these packets: the time its first sample arrived, were
+/// samples to arrive one by one.
 pub(super) fn mark_heard_at(packets: &[Packet], hz: f32, dbfs: f32) -> Option<Instant> {
     const WINDOW: usize = 80;
     let samples: Vec<i16> = packets.iter().flat_map(Packet::samples).collect();

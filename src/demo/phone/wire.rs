@@ -59,7 +59,8 @@ pub(super) fn cseq(headers: &Headers) -> Option<(u32, String)> {
     Some((number.parse().ok()?, method.trim().into()))
 }
 
-/// Does the INVITE ask to be answered without anybody touching the phone? (RFC 5373 and what phones understand beside it.)
+/// Does the INVITE ask to be answered without anybody touching the phone? (RFC 5373 and what phones
+/// understand beside it.)
 pub(super) fn asks_auto_answer(headers: &Headers) -> bool {
     let has = |name, word: &str| values(headers, name).iter().any(|value| value.to_ascii_lowercase().contains(word));
     has("Answer-Mode", "auto")
