@@ -231,8 +231,14 @@ pub async fn start(mut config: Config, part: ServerRole, metrics: Option<Metrics
                     error,
                 })?,
             };
-            let (desk, router, lane) = start_gateway(&config, channel, &mut running, &mut rest_made).await?;
-            let serving = connection::serve_within(within_descriptors(&config.doors.rest), door, router, lane, until(stopped.clone()));
+            let (desk, router, fast_path) = start_gateway(&config, channel, &mut running, &mut rest_made).await?;
+            let serving = connection::serve_within(
+                within_descriptors(&config.doors.rest),
+                door,
+                router,
+                fast_path,
+                until(stopped.clone()),
+            );
             running.doors.push(tokio::spawn(serving));
             let serving = desk.readiness();
             (grpc::serve(desk), serving)
@@ -325,7 +331,7 @@ async fn start_gateway(
     channel: tonic::transport::Channel,
     running: &mut Running,
     made: &mut Vec<Made>,
-) -> Result<(GatewayHandle, Router, Option<FastPath>), StartError> {
+) -> Result<(GatewayHandle, Router, Option<FastPath<Cometd>>), StartError> {
     let store: Store = store::open(&config.state_file("gateway"))?;
     let audit = AuditLog::open(&config.audit_file)?;
     let (accounts, new) = config.rest_credentials(&store)?;
@@ -337,13 +343,13 @@ async fn start_gateway(
     running.stores.push(store);
     running.desk = Some(desk.clone());
     running.bayeux = Some(bayeux.clone());
-    let (router, lane) = router(&config.front, auth, desk.clone(), bayeux);
-    Ok((desk, router, lane))
+    let (router, fast_path) = router(&config.front, auth, desk.clone(), bayeux);
+    Ok((desk, router, fast_path))
 }
 
 /// REST and CometD behind their layers, and the fast path of polls, unless each request needs a token
 /// of its page. Serve both with [`connection::serve`].
-pub fn router(config: &HttpConfig, auth: Auth, gateway: GatewayHandle, cometd: Cometd) -> (Router, Option<FastPath>) {
+pub fn router(config: &HttpConfig, auth: Auth, gateway: GatewayHandle, cometd: Cometd) -> (Router, Option<FastPath<Cometd>>) {
     let fast_path = (!config.csrf).then(|| FastPath::new(auth.clone(), cometd.clone(), Proxies::new(&config.trusted_proxies)));
     let routes = rest::router(config, gateway).merge(long_polling::router(cometd));
     (layers::layered(config, auth, routes, long_polling::is_endpoint), fast_path)

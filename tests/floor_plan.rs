@@ -10,7 +10,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("supervision", &["model"]),
     ("telephony", &["model", "clock", "supervision"]),
     ("gateway", &["model", "clock", "telephony", "audit", "store", "telemetry"]),
-    ("http", &["model", "clock", "cometd"]),
+    ("http", &["model", "clock"]),
     ("rest", &["model", "http", "gateway", "telemetry"]),
     ("cometd", &["model", "clock", "http", "gateway", "store"]),
     ("grpc", &["model", "gateway", "telephony"]),
