@@ -337,7 +337,7 @@ async fn start_gateway(
     channel: tonic::transport::Channel,
     running: &mut Running,
     made: &mut Vec<Made>,
-) -> Result<(GatewayHandle, Router, Option<FastPath>), StartError> {
+) -> Result<(GatewayHandle, Router, Option<FastPath<Cometd>>), StartError> {
     let store: Store = store::open(&config.state_file("gateway"))?;
     let audit = AuditLog::open(&config.audit_file)?;
     let (accounts, new) = config.rest_credentials(&store)?;
@@ -355,7 +355,7 @@ async fn start_gateway(
 
 /// REST and CometD behind their layers, and the fast path of polls, unless each request needs a token
 /// of its page. Serve both with [`connection::serve`].
-pub fn router(config: &HttpConfig, auth: Auth, gateway: GatewayHandle, cometd: Cometd) -> (Router, Option<FastPath>) {
+pub fn router(config: &HttpConfig, auth: Auth, gateway: GatewayHandle, cometd: Cometd) -> (Router, Option<FastPath<Cometd>>) {
     let fast_path = (!config.csrf).then(|| FastPath::new(auth.clone(), cometd.clone(), Proxies::new(&config.trusted_proxies)));
     let routes = rest::router(config, gateway).merge(long_polling::router(cometd));
     (layers::layered(config, auth, routes, long_polling::is_endpoint), fast_path)

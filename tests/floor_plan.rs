@@ -11,7 +11,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("supervision", &["model"]),
     ("telephony", &["model", "clock", "supervision"]),
     ("gateway", &["model", "clock", "telephony", "audit", "store", "telemetry"]),
-    ("http", &["model", "clock", "cometd", "rate_limit"]),
+    ("http", &["model", "clock", "rate_limit"]),
     ("rest", &["model", "http", "gateway", "telemetry"]),
     ("cometd", &["model", "clock", "http", "rate_limit", "gateway", "store"]),
     ("grpc", &["model", "gateway", "telephony"]),

@@ -3,31 +3,28 @@
 use super::CometdConfig;
 use super::message::{self, BatchError, ClientId, ClientMessage, MessageKind};
 use super::sessions::{ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, SocketId};
-use super::task::{CometdTask, ConnectAnswer, Inbox, Input, Load, RequestReply};
+use super::task::{CometdTask, ConnectAnswer, DeliveryInbox, Inbox, Input, Load, RequestReply};
 use super::websocket;
 use crate::clock;
 use crate::gateway::task::GatewayHandle;
 use crate::http::auth::{self, AuthenticatedUser, Means, cookie};
 use crate::http::body::read_whole;
-use crate::http::delivery::{Delivery, DeliveryId, DeliveryTracker, TrackedConnection};
+use crate::http::delivery::{DeliveryId, DeliveryListener, DeliveryTracker, PendingAnswer};
 use crate::http::error::HttpError;
+use crate::http::fast_path::PollService;
 use crate::http::layers::NotNow;
 use crate::model::Reason;
 use crate::store::{Store, StoreError};
 use axum::Router;
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Extension, FromRequestParts, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use http_body::{Frame, SizeHint};
-use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -37,6 +34,9 @@ pub struct Cometd(Arc<CometdServer>);
 
 struct CometdServer {
     inbox: Inbox,
+    /// Hear what becomes of answers, and of frames.
+    answers: Arc<dyn DeliveryListener>,
+    frames: Arc<dyn DeliveryListener>,
     /// The id that a request has which opens no session.
     nobody: ClientId,
     numbers: AtomicU64,
@@ -65,8 +65,10 @@ impl Cometd {
         let secure = if front.public_url.starts_with("https:") { "; Secure" } else { "" };
         let partitioned = if config.partitioned { "; Partitioned" } else { "" };
         let same_site = config.same_site.as_str();
-        let door = CometdServer {
+        let server = CometdServer {
             inbox: inbox.clone(),
+            answers: DeliveryInbox::of_requests(inbox.clone()),
+            frames: DeliveryInbox::of_sockets(inbox.clone()),
             nobody: ClientId("".into()),
             numbers: AtomicU64::new(0),
             body_limit: front.body_limit,
@@ -77,9 +79,10 @@ impl Cometd {
             origins: front.cors_origins.clone(),
             load,
         };
-        let shell = CometdTask::new(front, config, desk, store, inbox.downgrade(), tell_load)?;
-        tokio::spawn(shell.run(happenings));
-        Ok(Self(Arc::new(door)))
+        let inboxes = (inbox.downgrade(), Arc::downgrade(&server.frames));
+        let task = CometdTask::new(front, config, desk, store, inboxes, tell_load)?;
+        tokio::spawn(task.run(happenings));
+        Ok(Self(Arc::new(server)))
     }
 
     /// How much there is to do, as it changes.
@@ -105,16 +108,16 @@ impl Cometd {
         &self.0.inbox
     }
 
+    pub(super) fn frames(&self) -> Arc<dyn DeliveryListener> {
+        self.0.frames.clone()
+    }
+
     pub(super) fn number(&self) -> ClientRequestId {
         ClientRequestId(self.0.numbers.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(crate) fn max_messages(&self) -> usize {
+    pub(super) fn max_messages(&self) -> usize {
         self.0.max_messages
-    }
-
-    pub(crate) fn body_limit(&self) -> usize {
-        self.0.body_limit
     }
 }
 
@@ -138,9 +141,9 @@ pub(crate) fn is_endpoint(path: &str) -> bool {
 
 const BROWSER_COOKIE: &str = "BAYEUX_BROWSER";
 
-/// Who asks, and how, as far as the event channel wants to know.
+/// The client of a request, and its connection.
 #[derive(Clone)]
-pub(crate) struct RequestContext {
+pub struct RequestContext {
     peer: ClientOrigin,
     wire: DeliveryTracker,
     multiplexed: bool,
@@ -188,13 +191,7 @@ fn visit(caller: Option<Extension<AuthenticatedUser>>, request: &Request) -> Req
 
 impl RequestContext {
     /// Over HTTP/1.1. `blocked`: websockets do not get through to this client.
-    pub(crate) fn new(
-        caller: Option<AuthenticatedUser>,
-        headers: &HeaderMap,
-        address: IpAddr,
-        wire: DeliveryTracker,
-        blocked: bool,
-    ) -> Self {
+    fn new(caller: Option<AuthenticatedUser>, headers: &HeaderMap, address: IpAddr, wire: DeliveryTracker, blocked: bool) -> Self {
         let by_cookie = caller.as_ref().filter(|caller| caller.by == Means::Cookie);
         Self {
             by_cookie: by_cookie.is_some(),
@@ -239,12 +236,13 @@ async fn post(bayeux: Cometd, visit: RequestContext, request: Request) -> Result
         return Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response());
     }
     let via = visit.via();
-    let (body, report, cookie) = exchange(&bayeux, visit, via, messages).await?;
-    Ok(answered("application/json", body.into(), report, cookie))
+    let (body, has_events, pending, cookie) = exchange(&bayeux, visit, via, messages).await?;
+    let body = pending.into_body(body.into(), has_events);
+    Ok(answered("application/json", body, cookie))
 }
 
 /// What is said while a login cannot be checked.
-pub(crate) fn not_now_body(refused: &HttpError, messages: Vec<ClientMessage>) -> String {
+fn not_now_body(refused: &HttpError, messages: Vec<ClientMessage>) -> String {
     let (error, after) = refused.come_again().unwrap_or(("503::unavailable", Duration::from_secs(2)));
     message::body(&[], &message::come_again(messages, error, after))
 }
@@ -267,12 +265,16 @@ async fn callback(bayeux: Cometd, visit: RequestContext, query: &str) -> Result<
         ));
     }
     let messages = from_form(query.as_bytes(), bayeux.max_messages())?;
-    let (body, report, cookie) = exchange(&bayeux, visit, CometdTransport::Callback, messages).await?;
+    let (body, has_events, pending, cookie) = exchange(&bayeux, visit, CometdTransport::Callback, messages).await?;
     // Both are line ends in the JavaScript of older browsers, and text in JSON.
     let body = body.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
     // The comment keeps a callback's name from being the first bytes of something else than a script.
     let script = format!("/**/{callback}({body});");
-    let mut response = answered("text/javascript; charset=utf-8", script.into(), report, cookie);
+    let mut response = answered(
+        "text/javascript; charset=utf-8",
+        pending.into_body(script.into(), has_events),
+        cookie,
+    );
     let disposition = HeaderValue::from_static("attachment; filename=f.txt");
     response.headers_mut().insert(header::CONTENT_DISPOSITION, disposition);
     Ok(response)
@@ -288,34 +290,62 @@ async fn exchange(
     visit: RequestContext,
     via: CometdTransport,
     messages: Vec<ClientMessage>,
-) -> Result<(String, Report, Option<HeaderValue>), HttpError> {
+) -> Result<(String, bool, PendingAnswer, Option<HeaderValue>), HttpError> {
     let (reply, answer) = oneshot::channel();
-    let (mut report, new_cookie) = hand_in(bayeux, visit, via, messages, |_| RequestReply::Here(reply))?;
+    let (pending, new_cookie) = hand_in(bayeux, visit, via, messages, |_| RequestReply::Here(reply))?;
     match answer.await.map_err(|_| closing())? {
-        ConnectAnswer::Body(body, has_events) => {
-            report.has_events = has_events;
-            Ok((body, report, new_cookie))
-        }
-        ConnectAnswer::Overtaken => Err(overtaken()),
+        ConnectAnswer::Body(body, has_events) => Ok((body, has_events, pending, new_cookie)),
+        ConnectAnswer::Overtaken => Err(superseded()),
     }
 }
 
-/// Hands the messages in; the answer, with this cookie, goes to the connection without passing here. Only for a connection that is
-/// watched and has one request at a time.
-pub(crate) fn send(
-    bayeux: &Cometd,
-    visit: RequestContext,
-    messages: Vec<ClientMessage>,
-    cookie: Option<HeaderValue>,
-) -> Result<Report, HttpError> {
-    let via = visit.via();
-    let reply = |browser: Option<&HeaderValue>| RequestReply::Wire(cookie.iter().chain(browser).cloned().collect());
-    hand_in(bayeux, visit, via, messages, reply).map(|(report, _)| report)
+/// Of a request whose session has sent a newer connect.
+fn superseded() -> HttpError {
+    HttpError::new(Reason::InvalidState, "A newer connect of this session has come.")
 }
 
-/// Of a request whose session has sent a newer connect.
-pub(crate) fn overtaken() -> HttpError {
-    HttpError::new(Reason::InvalidState, "A newer connect of this session has come.")
+/// What clients append to the endpoint when they poll.
+const APPENDED: [&str; 5] = ["", "/", "/connect", "/handshake", "/disconnect"];
+
+impl PollService for Cometd {
+    type Client = RequestContext;
+
+    fn takes(&self, path: &str) -> bool {
+        path.strip_prefix(ENDPOINT).is_some_and(|appended| APPENDED.contains(&appended))
+    }
+
+    fn body_limit(&self) -> usize {
+        self.0.body_limit
+    }
+
+    fn client(
+        &self,
+        caller: Option<AuthenticatedUser>,
+        path: &str,
+        (headers, address): (&HeaderMap, IpAddr),
+        tracker: DeliveryTracker,
+    ) -> RequestContext {
+        RequestContext::new(caller, headers, address, tracker, path.ends_with("/handshake"))
+    }
+
+    fn post(&self, client: RequestContext, body: &[u8], cookie: Option<HeaderValue>) -> Result<PendingAnswer, HttpError> {
+        let messages = message::parse(body, self.max_messages()).map_err(malformed)?;
+        let via = client.via();
+        let reply = |browser: Option<&HeaderValue>| RequestReply::Wire(cookie.iter().chain(browser).cloned().collect());
+        hand_in(self, client, via, messages, reply).map(|(pending, _)| pending)
+    }
+
+    fn refuse(&self, refused: HttpError, body: &[u8]) -> Result<String, HttpError> {
+        let messages = message::parse(body, self.max_messages()).map_err(malformed)?;
+        match refused.come_again() {
+            Some(_) => Ok(not_now_body(&refused, messages)),
+            None => Err(refused),
+        }
+    }
+
+    fn superseded(&self) -> HttpError {
+        superseded()
+    }
 }
 
 fn closing() -> HttpError {
@@ -328,7 +358,7 @@ fn hand_in(
     via: CometdTransport,
     messages: Vec<ClientMessage>,
     reply: impl FnOnce(Option<&HeaderValue>) -> RequestReply,
-) -> Result<(Report, Option<HeaderValue>), HttpError> {
+) -> Result<(PendingAnswer, Option<HeaderValue>), HttpError> {
     let RequestContext { mut peer, wire, .. } = visit;
     let opens = messages.iter().any(|message| matches!(message.kind, MessageKind::Handshake { .. }));
     let new_browser: Option<Arc<str>> = (opens && peer.browser.is_none()).then(|| random_hex().into());
@@ -336,15 +366,8 @@ fn hand_in(
     // Each request proves it anew.
     peer.login_until = peer.login_until.filter(|_| !peer.proven);
     let no = bayeux.number();
-    let report = Report {
-        parcel: DeliveryId::Post(no),
-        wire: wire.clone(),
-        has_events: false,
-    };
     let is_multiplexed = matches!(via, CometdTransport::Http { multiplexed: true, .. });
-    if !wire.begin(report.parcel, is_multiplexed, bayeux.inbox().clone()) {
-        return Err(closing());
-    }
+    let pending = PendingAnswer::begin(DeliveryId(no.0), wire.clone(), is_multiplexed, bayeux.0.answers.clone()).ok_or_else(closing)?;
     let post = ClientRequest {
         no,
         from: peer,
@@ -359,7 +382,7 @@ fn hand_in(
     };
     let happening = Input::Posted(post, wire, reply(new_cookie.as_ref()), clock::instant());
     bayeux.inbox().send(happening).map_err(|_| closing())?;
-    Ok((report, new_cookie))
+    Ok((pending, new_cookie))
 }
 
 async fn websocket(bayeux: Cometd, visit: RequestContext, request: Request) -> Result<Response, HttpError> {
@@ -448,7 +471,7 @@ fn from_form(form: &[u8], most: usize) -> Result<Vec<ClientMessage>, HttpError> 
     Ok(messages)
 }
 
-pub(crate) fn malformed(error: BatchError) -> HttpError {
+fn malformed(error: BatchError) -> HttpError {
     HttpError::new(Reason::InvalidInput, format!("Malformed request: {error}."))
 }
 
@@ -465,8 +488,7 @@ pub(super) fn random_hex() -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
-fn answered(content_type: &'static str, body: Bytes, report: Report, new_cookie: Option<HeaderValue>) -> Response {
-    let body = Body::new(Reported { data: Some(body), report });
+fn answered(content_type: &'static str, body: Body, new_cookie: Option<HeaderValue>) -> Response {
     let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
     let headers = response.headers_mut();
     // Tells nginx not to keep an answer back.
@@ -475,59 +497,4 @@ fn answered(content_type: &'static str, body: Bytes, report: Report, new_cookie:
         headers.append(header::SET_COOKIE, cookie);
     }
     response
-}
-
-/// Says how a request ended, by being dropped: with its handler or its answer unsent when the socket is gone. What the connection
-/// has taken is the wire's to tell.
-pub(crate) struct Report {
-    parcel: DeliveryId,
-    wire: DeliveryTracker,
-    has_events: bool,
-}
-
-impl Report {
-    /// The answer's bytes are about to be written. False: a newer connect was told that they never leave.
-    pub(crate) fn taken(&self) -> bool {
-        self.wire.taken(self.parcel, self.has_events)
-    }
-
-    /// What has become of it, see [`Watched::poll_fate`].
-    pub(crate) fn poll_delivery(&self, connection: &TrackedConnection, sees_more: &mut bool, context: &mut Context<'_>) -> Poll<Delivery> {
-        connection.poll_delivery(self.parcel, sees_more, context)
-    }
-}
-
-impl Drop for Report {
-    fn drop(&mut self) {
-        self.wire.dropped(self.parcel);
-    }
-}
-
-/// An answer that knows whether the connection has taken it.
-struct Reported {
-    data: Option<Bytes>,
-    report: Report,
-}
-
-impl HttpBody for Reported {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let Some(data) = self.data.take() else {
-            return Poll::Ready(None);
-        };
-        if self.report.taken() {
-            return Poll::Ready(Some(Ok(Frame::data(data))));
-        }
-        Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into())))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.data.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.len() as u64))
-    }
 }

@@ -2,13 +2,14 @@
 
 use super::CometdConfig;
 use super::event_log::{EventLog, Legacy, Order};
+use super::session::ReplyPath;
 use super::sessions::{
     ClientRequest, ClientRequestId, CometdTransport, ConnectionType, Output, SessionCounts, SessionId, Sessions, SocketId,
 };
 use super::sessions::{Numbered, RestoredEvents};
 use crate::clock;
 use crate::gateway::task::{GatewayEvent, GatewayHandle, QuestionId};
-use crate::http::delivery::{DeliveryId, DeliveryTracker, Written};
+use crate::http::delivery::{DeliveryId, DeliveryListener, DeliveryOutcome, DeliveryTracker, Written};
 use crate::http::json::{self, Uris};
 use crate::http::response::ResponseHead;
 use crate::model::{Notice, Now, UserId};
@@ -16,7 +17,7 @@ use crate::store::{Store, StoreError};
 use axum::http::HeaderValue;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -39,7 +40,7 @@ pub(crate) enum Input {
     Opened(SocketId, IpAddr, DeliveryTracker, mpsc::UnboundedSender<ToSocket>),
     Frame(ClientRequest, Instant),
     Gone(SocketId),
-    Outcome(DeliveryId, RequestOutcome),
+    Outcome(ReplyPath, DeliveryOutcome),
     Replayed(SessionId, Option<Vec<RestoredEvents>>),
     Unkept(UserId, u64),
     Drain(oneshot::Sender<()>),
@@ -49,13 +50,33 @@ pub(crate) type Inbox = mpsc::UnboundedSender<Input>;
 /// The loop itself must not keep the last way in open.
 pub(crate) type WeakInbox = mpsc::WeakUnboundedSender<Input>;
 
-/// What has become of an answer or a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RequestOutcome {
-    /// Our kernel has it.
-    Left,
-    /// It never will.
-    Cut,
+/// Tells the loop what has become of answers, or of frames.
+pub(crate) struct DeliveryInbox {
+    inbox: Inbox,
+    path: fn(u64) -> ReplyPath,
+}
+
+impl DeliveryInbox {
+    pub(crate) fn of_requests(inbox: Inbox) -> Arc<dyn DeliveryListener> {
+        Arc::new(Self {
+            inbox,
+            path: |number| ReplyPath::Post(ClientRequestId(number)),
+        })
+    }
+
+    pub(crate) fn of_sockets(inbox: Inbox) -> Arc<dyn DeliveryListener> {
+        Arc::new(Self {
+            inbox,
+            path: |number| ReplyPath::Socket(SocketId(number)),
+        })
+    }
+}
+
+impl DeliveryListener for DeliveryInbox {
+    fn handle_outcome(&self, id: DeliveryId, outcome: DeliveryOutcome) {
+        // The loop has ended: nobody asks any more.
+        let _ = self.inbox.send(Input::Outcome((self.path)(id.0), outcome));
+    }
 }
 
 /// Where a request waits for its answer.
@@ -83,6 +104,8 @@ pub(crate) enum ToSocket {
 pub(crate) struct CometdTask {
     hub: Sessions,
     inbox: WeakInbox,
+    /// Hears what becomes of frames.
+    frames: Weak<dyn DeliveryListener>,
     waiting: Numbered<ClientRequestId, (DeliveryTracker, Option<RequestReply>)>,
     sockets: Numbered<SocketId, (DeliveryTracker, mpsc::UnboundedSender<ToSocket>)>,
     notices: broadcast::Receiver<Arc<GatewayEvent>>,
@@ -127,7 +150,7 @@ impl CometdTask {
         config: CometdConfig,
         desk: GatewayHandle,
         store: Store,
-        inbox: WeakInbox,
+        (inbox, frames): (WeakInbox, Weak<dyn DeliveryListener>),
         tell_load: watch::Sender<Load>,
     ) -> Result<Self, StoreError> {
         let (journal, legacy) = EventLog::open(store, inbox.clone())?;
@@ -163,6 +186,7 @@ impl CometdTask {
         Ok(Self {
             hub,
             inbox,
+            frames,
             waiting: Numbered::default(),
             sockets: Numbered::default(),
             notices: desk.notices(),
@@ -268,7 +292,7 @@ impl CometdTask {
             Input::Posted(post, wire, reply, at) => {
                 self.lag.note(at, now.mono);
                 if self.hub.takes_over(&post) && wire.has_gone() {
-                    wire.abandon(DeliveryId::Post(post.no));
+                    wire.abandon(DeliveryId(post.no.0));
                     return;
                 }
                 self.waiting.insert(post.no, (wire, Some(reply)));
@@ -294,7 +318,7 @@ impl CometdTask {
                 self.sockets.remove(&socket);
                 self.hub.handle_gone(socket, now);
             }
-            Input::Outcome(parcel, outcome) => self.outcome(parcel, outcome),
+            Input::Outcome(path, outcome) => self.outcome(path, outcome),
             Input::Replayed(session, kept) => self.hub.handle_replay(session, kept, now),
             Input::Unkept(user, number) => self.hub.handle_unkept(&user, number),
             Input::Drain(done) => {
@@ -309,19 +333,19 @@ impl CometdTask {
         }
     }
 
-    fn outcome(&mut self, parcel: DeliveryId, outcome: RequestOutcome) {
+    fn outcome(&mut self, path: ReplyPath, outcome: DeliveryOutcome) {
         let now = self.now;
-        match (parcel, outcome) {
-            (DeliveryId::Post(post), RequestOutcome::Left) => {
+        match (path, outcome) {
+            (ReplyPath::Post(post), DeliveryOutcome::Left) => {
                 self.waiting.remove(&post);
                 self.hub.handle_written(post, now);
             }
-            (DeliveryId::Post(post), RequestOutcome::Cut) => {
+            (ReplyPath::Post(post), DeliveryOutcome::Cut) => {
                 self.waiting.remove(&post);
                 self.hub.handle_cut(post, now);
             }
-            (DeliveryId::Socket(socket), RequestOutcome::Left) => self.hub.handle_sent(socket, now),
-            (DeliveryId::Socket(socket), RequestOutcome::Cut) => {
+            (ReplyPath::Socket(socket), DeliveryOutcome::Left) => self.hub.handle_sent(socket, now),
+            (ReplyPath::Socket(socket), DeliveryOutcome::Cut) => {
                 self.sockets.remove(&socket);
                 self.hub.handle_gone(socket, now);
             }
@@ -377,18 +401,15 @@ impl CometdTask {
                 Output::Answer { post, body, has_events } => self.answer(post, ConnectAnswer::Body(body, has_events)),
                 Output::Overtaken { post } => self.answer(post, ConnectAnswer::Overtaken),
                 Output::Abandon { post } => {
-                    let outcome = self.waiting.get(&post).and_then(|(wire, _)| wire.abandon(DeliveryId::Post(post)));
+                    let outcome = self.waiting.get(&post).and_then(|(wire, _)| wire.abandon(DeliveryId(post.0)));
                     if let Some(outcome) = outcome {
-                        self.outcome(DeliveryId::Post(post), outcome);
+                        self.outcome(ReplyPath::Post(post), outcome);
                     }
                 }
                 Output::AbandonSocket { socket } => {
-                    let outcome = self
-                        .sockets
-                        .get(&socket)
-                        .and_then(|(wire, _)| wire.abandon(DeliveryId::Socket(socket)));
+                    let outcome = self.sockets.get(&socket).and_then(|(wire, _)| wire.abandon(DeliveryId(socket.0)));
                     if let Some(outcome) = outcome {
-                        self.outcome(DeliveryId::Socket(socket), outcome);
+                        self.outcome(ReplyPath::Socket(socket), outcome);
                     }
                 }
                 Output::Send { socket, body } => self.tell_socket(socket, ToSocket::Send(body)),
@@ -480,14 +501,14 @@ impl CometdTask {
         let Some((wire, reply)) = self.waiting.get_mut(&post) else { return };
         match (reply.take(), answered) {
             (Some(RequestReply::Here(reply)), answered) => drop(reply.send(answered)),
-            (Some(RequestReply::Wire(_)), ConnectAnswer::Overtaken) => wire.overtake(DeliveryId::Post(post)),
+            (Some(RequestReply::Wire(_)), ConnectAnswer::Overtaken) => wire.supersede(DeliveryId(post.0)),
             (Some(RequestReply::Wire(cookies)), ConnectAnswer::Body(body, has_events)) => {
                 let is_last = self.hub.is_draining();
                 let bytes = self.head.with(self.now.wall, &cookies, &body, is_last);
                 let at_once = self.is_alone || self.here > 0;
                 self.here = self.here.saturating_sub(1);
-                if wire.answer(DeliveryId::Post(post), (has_events, is_last), bytes, at_once) == Written::Left {
-                    self.outcome(DeliveryId::Post(post), RequestOutcome::Left);
+                if wire.answer(DeliveryId(post.0), (has_events, is_last), bytes, at_once) == Written::Left {
+                    self.outcome(ReplyPath::Post(post), DeliveryOutcome::Left);
                 }
             }
             (None, _) => {}
@@ -499,12 +520,12 @@ impl CometdTask {
             let order = match order {
                 ToSocket::Send(body) if self.is_alone || self.here > 0 => {
                     self.here = self.here.saturating_sub(1);
-                    let parcel = DeliveryId::Socket(socket);
-                    match wire.frame(parcel, super::websocket::frame(&body), &self.inbox) {
-                        Written::Left => return self.outcome(parcel, RequestOutcome::Left),
+                    let path = ReplyPath::Socket(socket);
+                    match wire.frame(DeliveryId(socket.0), super::websocket::frame(&body), &self.frames) {
+                        Written::Left => return self.outcome(path, DeliveryOutcome::Left),
                         Written::Waits => ToSocket::Flush,
                         Written::NotNow => ToSocket::Send(body),
-                        Written::Never => return self.outcome(parcel, RequestOutcome::Cut),
+                        Written::Never => return self.outcome(path, DeliveryOutcome::Cut),
                     }
                 }
                 order => order,

@@ -81,11 +81,11 @@ async fn talk(
             biased;
             order = orders.recv() => match order {
                 Some(ToSocket::Send(body)) => {
-                    let parcel = DeliveryId::Socket(no);
-                    if !wire.begin(parcel, *is_multiplexed, bayeux.inbox().clone()) {
+                    let frame = DeliveryId(no.0);
+                    if !wire.begin(frame, *is_multiplexed, bayeux.frames()) {
                         return End::Lost;
                     }
-                    wire.taken(parcel, true);
+                    wire.taken(frame, true);
                     let sent = tokio::time::timeout(WRITE_DEADLINE, socket.send(Message::Text(body.into()))).await;
                     if !matches!(sent, Ok(Ok(()))) {
                         return End::Lost;

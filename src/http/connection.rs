@@ -1,8 +1,8 @@
-//! The door of REST and CometD: HTTP/1.1, HTTP/2 and websockets on one port, each connection watched for what really leaves on it. Polls
-//! have a short way in, see [`super::lane`].
+//! The server of REST and CometD: HTTP/1.1, HTTP/2 and websockets on one port, each connection watched for what really leaves on
+//! it. Its first layer is the fast path of polls, see [`super::fast_path`].
 
 use super::delivery::TrackedConnection;
-use super::fast_path::{FastPath, Handling};
+use super::fast_path::{FastPath, Handling, PollService};
 use crate::http::server::{self, ConnectionLimits, ConnectionPermit, HttpLibrary};
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -15,49 +15,54 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Serves until `stopped` comes; then finishes the answers under way. As many connections as by default.
-pub async fn serve(listener: TcpListener, router: Router, lane: Option<FastPath>, stopped: impl Future<Output = ()>) {
-    serve_within(ConnectionLimits::default(), listener, router, lane, stopped).await;
+pub async fn serve<S: PollService>(
+    listener: TcpListener,
+    router: Router,
+    fast_path: Option<FastPath<S>>,
+    stopped: impl Future<Output = ()>,
+) {
+    serve_within(ConnectionLimits::default(), listener, router, fast_path, stopped).await;
 }
 
 /// As [`serve`], within other limits.
-pub async fn serve_within(
+pub async fn serve_within<S: PollService>(
     limits: ConnectionLimits,
     listener: TcpListener,
     router: Router,
-    lane: Option<FastPath>,
+    fast_path: Option<FastPath<S>>,
     stopped: impl Future<Output = ()>,
 ) {
-    let house = Arc::new(HttpServer {
+    let server = Arc::new(HttpServer {
         library: HttpLibrary::new(&limits),
         router,
-        lane: lane.map(|lane| lane.idling(limits.idle)),
+        fast_path: fast_path.map(|fast_path| fast_path.idling(limits.idle)),
     });
     server::receive(listener, &limits, stopped, |stream, peer, place| {
-        house.clone().let_in(stream, peer, place)
+        server.clone().let_in(stream, peer, place)
     })
     .await;
 }
 
-struct HttpServer {
+struct HttpServer<S> {
     library: HttpLibrary,
     router: Router,
-    lane: Option<FastPath>,
+    fast_path: Option<FastPath<S>>,
 }
 
-impl HttpServer {
+impl<S: PollService> HttpServer<S> {
     async fn let_in(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, place: ConnectionPermit) {
-        let (connection, wire) = TrackedConnection::new(stream);
-        let course = match &self.lane {
-            Some(lane) => lane.serve(connection, &wire, peer, place.visit()).await,
+        let (connection, tracker) = TrackedConnection::new(stream);
+        let handling = match &self.fast_path {
+            Some(fast_path) => fast_path.serve(connection, &tracker, peer, place.visit()).await,
             None => Handling::Library(connection, Vec::new()),
         };
-        let Handling::Library(connection, begun) = course else { return };
+        let Handling::Library(connection, begun) = handling else { return };
         let visit = place.visit().clone();
         let connection = Rewound::new(connection, begun, place);
         // The library's state is large; a connection that never needs it does not carry it.
         let serving = self.library.serve(connection, self.router.clone(), &visit, move |request| {
             request.extensions_mut().insert(ConnectInfo(peer));
-            request.extensions_mut().insert(wire.clone());
+            request.extensions_mut().insert(tracker.clone());
         });
         Box::pin(serving).await;
     }
@@ -68,7 +73,7 @@ struct Rewound {
     connection: TrackedConnection,
     begun: Vec<u8>,
     read: usize,
-    /// As long as it is open, whoever has it: a websocket outlives its request.
+    /// Kept as long as the connection is open: a websocket outlives its request.
     _place: ConnectionPermit,
 }
 

@@ -10,55 +10,78 @@
 //!              └──────────▶ cut ◀─────┘
 //! ```
 //!
-//! Who has an answer or a frame may write it here at once, without waking the connection's own
+//! A holder of an answer or a frame may write it here at once, without waking the connection's own
 //! task, as long as nothing else is being written. What the kernel does not take is the task's to write before all else.
 
-use crate::cometd::sessions::{ClientRequestId, SocketId};
-use crate::cometd::task::RequestOutcome;
-use crate::cometd::task::{Inbox, Input, WeakInbox};
+use axum::body::Bytes;
+use http_body::{Body, Frame, SizeHint};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-/// What is under way.
+/// Names an answer or a frame under way; no two of a connection at a time have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DeliveryId {
-    /// The answer to a request.
-    Post(ClientRequestId),
-    /// A frame on a websocket.
-    Socket(SocketId),
+pub(crate) struct DeliveryId(pub(crate) u64);
+
+/// What has become of an answer or a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeliveryOutcome {
+    /// Our kernel has it.
+    Left,
+    /// It never will.
+    Cut,
 }
 
-/// One connection, as those who send on it see it. Cheap to clone.
-#[derive(Clone)]
-pub struct DeliveryTracker(Arc<Mutex<DeliveryState>>);
+/// Is told what has become of answers and frames. It must not wait, nor call back.
+pub(crate) trait DeliveryListener: Send + Sync {
+    /// Called once for each delivery that has begun, unless its caller was told.
+    fn handle_outcome(&self, id: DeliveryId, outcome: DeliveryOutcome);
+}
 
-struct DeliveryState {
-    parcels: Vec<PendingDelivery>,
-    /// Nothing is written any more.
-    is_dead: bool,
-    /// Who waits for the other end to make room, and is to hear when there is nothing to write any more.
+/// One connection, as those see it that send on it. Cheap to clone.
+#[derive(Clone)]
+pub struct DeliveryTracker(Arc<Mutex<Tracked>>);
+
+struct Tracked {
+    deliveries: Vec<Delivery>,
+    phase: Phase,
+    /// The task that waits for the other end to make room, and is to hear when there is nothing to write any more.
     writer: Option<Waker>,
-    /// Who waits for a request to be answered.
+    /// The task that waits for a request to be answered.
     waiter: Option<Waker>,
     /// The connection, until it is closed. `None`: nobody watches it, and what the HTTP library has taken counts as gone.
     socket: Option<RawFd>,
     /// Is to be written before all else.
     rest: Vec<u8>,
+    frames: Frames,
     /// The last that the connection's task wrote went out in part.
     is_torn: bool,
-    /// Whole frames may be written by others than the connection's task.
-    takes_frames: bool,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// There may be more answers.
+    Open,
     /// The last answer has been given.
-    has_ended: bool,
+    LastAnswer,
+    /// Nothing is written any more.
+    Dead,
+}
+
+/// Whether whole frames of a websocket may be written by others than the connection's task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Frames {
+    OnlyByTask,
+    ByAnybody,
 }
 
 /// What became of something that was to be written at once.
@@ -74,106 +97,124 @@ pub(crate) enum Written {
     Never,
 }
 
-struct PendingDelivery {
-    parcel: DeliveryId,
-    is_taken: bool,
-    /// Its request is to be answered by the connection's task, with an error.
-    is_overtaken: bool,
+/// An answer or a frame, from its beginning until it has left or is cut: then it is here no more.
+struct Delivery {
+    id: DeliveryId,
+    state: DeliveryState,
     /// The connection's task waits for the answer to have left, with something else to do afterwards.
-    is_awaited: bool,
-    /// It is handed over only to a connection that is known to be open.
-    is_precious: bool,
+    wakes_waiter: bool,
     /// One of several on the connection: it cannot be stopped without the others.
     is_multiplexed: bool,
-    inbox: Inbox,
+    listener: Arc<dyn DeliveryListener>,
 }
 
-impl PendingDelivery {
-    fn new(parcel: DeliveryId, is_multiplexed: bool, inbox: Inbox) -> Self {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DeliveryState {
+    /// Its bytes are not here yet.
+    UnderWay,
+    /// They never will be: a newer request has taken its place, and the connection's task answers with an error.
+    Superseded,
+    /// The connection has its bytes.
+    WithConnection {
+        /// It is handed over only to a connection that is known to be open.
+        has_events: bool,
+    },
+}
+
+impl DeliveryState {
+    fn is_with_connection(self) -> bool {
+        matches!(self, DeliveryState::WithConnection { .. })
+    }
+}
+
+impl Delivery {
+    fn new(id: DeliveryId, is_multiplexed: bool, listener: Arc<dyn DeliveryListener>) -> Self {
         Self {
-            parcel,
-            is_taken: false,
-            is_overtaken: false,
-            is_awaited: false,
-            is_precious: false,
+            id,
+            state: DeliveryState::UnderWay,
+            wakes_waiter: false,
             is_multiplexed,
-            inbox,
+            listener,
         }
     }
 
-    fn tell(self, outcome: RequestOutcome) {
-        // The loop has ended: nobody asks any more.
-        let _ = self.inbox.send(Input::Outcome(self.parcel, outcome));
+    /// It is with the connection, and is handed over only to one that is known to be open.
+    fn must_arrive(&self) -> bool {
+        self.state == DeliveryState::WithConnection { has_events: true }
+    }
+
+    fn tell(self, outcome: DeliveryOutcome) {
+        self.listener.handle_outcome(self.id, outcome);
     }
 }
 
 impl DeliveryTracker {
     fn new(socket: Option<RawFd>) -> Self {
-        Self(Arc::new(Mutex::new(DeliveryState {
-            parcels: Vec::new(),
-            is_dead: false,
+        Self(Arc::new(Mutex::new(Tracked {
+            deliveries: Vec::new(),
+            phase: Phase::Open,
             writer: None,
             waiter: None,
             socket,
             rest: Vec::new(),
+            frames: Frames::OnlyByTask,
             is_torn: false,
-            takes_frames: false,
-            has_ended: false,
         })))
     }
 
-    /// For a connection that is not [`Watched`].
+    /// For a connection that is not a [`TrackedConnection`].
     pub(crate) fn blind() -> Self {
         Self::new(None)
     }
 
     /// A lock that another thread died with holds data that is still whole.
-    fn state(&self) -> MutexGuard<'_, DeliveryState> {
+    fn state(&self) -> MutexGuard<'_, Tracked> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// False: the connection is dead, and nobody will be told anything of this.
-    pub(crate) fn begin(&self, parcel: DeliveryId, is_multiplexed: bool, inbox: Inbox) -> bool {
+    pub(crate) fn begin(&self, id: DeliveryId, is_multiplexed: bool, listener: Arc<dyn DeliveryListener>) -> bool {
         let mut state = self.state();
-        if !state.is_dead {
-            state.parcels.push(PendingDelivery::new(parcel, is_multiplexed, inbox));
+        if !state.is_dead() {
+            state.deliveries.push(Delivery::new(id, is_multiplexed, listener));
         }
-        !state.is_dead
+        !state.is_dead()
     }
 
-    /// Writes the whole answer to a request that has begun, or leaves it to whoever waits in [`Watched::poll_fate`]; with `at_once` unset
+    /// Writes the whole answer to a request that has begun, or leaves it to the task that waits in [`TrackedConnection::poll_delivery`]; with `at_once` unset
     /// always.
     /// `is_last`: nothing is asked on this connection afterwards.
-    pub(crate) fn answer(&self, parcel: DeliveryId, (is_precious, is_last): (bool, bool), bytes: Vec<u8>, at_once: bool) -> Written {
+    pub(crate) fn answer(&self, id: DeliveryId, (has_events, is_last): (bool, bool), bytes: Vec<u8>, at_once: bool) -> Written {
         let mut state = self.state();
-        let Some(at) = state.parcels.iter().position(|entry| entry.parcel == parcel && !entry.is_taken) else {
+        let Some(at) = state.position_without_bytes(id) else {
             return Written::Never;
         };
-        if let Some(entry) = state.parcels.get_mut(at) {
-            entry.is_taken = true;
-            entry.is_precious = is_precious;
-            entry.is_awaited |= is_last;
+        if let Some(entry) = state.deliveries.get_mut(at) {
+            entry.state = DeliveryState::WithConnection { has_events };
+            entry.wakes_waiter |= is_last;
         }
-        state.has_ended |= is_last;
+        if is_last && state.phase == Phase::Open {
+            state.phase = Phase::LastAnswer;
+        }
         state.write_at_once(at, bytes, at_once)
     }
 
     /// The other end has closed it, as far as our kernel knows; or we have.
     pub(crate) fn has_gone(&self) -> bool {
         let state = self.state();
-        state.is_dead || state.socket.is_some_and(has_gone)
+        state.is_dead() || state.socket.is_some_and(has_gone)
     }
 
-    /// Its last answer has been given.
+    /// Its last answer has been given, or nothing can be written on it.
     pub(crate) fn has_ended(&self) -> bool {
-        self.state().has_ended
+        self.state().phase != Phase::Open
     }
 
-    /// Tells whoever waits in [`Watched::poll_fate`] that a newer request has taken this one's place.
-    pub(crate) fn overtake(&self, parcel: DeliveryId) {
+    /// Tells the task that waits in [`TrackedConnection::poll_delivery`] that a newer request has taken this one's place.
+    pub(crate) fn supersede(&self, id: DeliveryId) {
         let mut state = self.state();
-        if let Some(entry) = state.parcels.iter_mut().find(|entry| entry.parcel == parcel) {
-            entry.is_overtaken = true;
+        if let Some(entry) = state.deliveries.iter_mut().find(|entry| entry.id == id) {
+            entry.state = DeliveryState::Superseded;
             state.wake();
         }
     }
@@ -181,24 +222,28 @@ impl DeliveryTracker {
     /// Whether whole frames may come through [`Self::frame`]: not while the connection's task says good-bye.
     pub(crate) fn take_frames(&self, may: bool) {
         let mut state = self.state();
-        state.takes_frames = may && state.socket.is_some();
+        state.frames = match may && state.socket.is_some() {
+            true => Frames::ByAnybody,
+            false => Frames::OnlyByTask,
+        };
     }
 
     /// Writes a whole frame, if nothing else is being written. Nobody else is told when it never leaves.
-    pub(crate) fn frame(&self, parcel: DeliveryId, mut bytes: Vec<u8>, inbox: &WeakInbox) -> Written {
+    pub(crate) fn frame(&self, id: DeliveryId, mut bytes: Vec<u8>, listener: &Weak<dyn DeliveryListener>) -> Written {
         let mut state = self.state();
-        if state.is_dead || !state.takes_frames || state.is_torn || !state.rest.is_empty() || !state.parcels.is_empty() {
+        if state.is_dead() || state.frames == Frames::OnlyByTask || state.is_torn || !state.rest.is_empty() || !state.deliveries.is_empty()
+        {
             return Written::NotNow;
         }
         let sent = state
             .socket
             .filter(|socket| !has_gone(*socket))
             .and_then(|socket| send_now(socket, &bytes));
-        match (sent, inbox.upgrade()) {
+        match (sent, listener.upgrade()) {
             (Some(sent), _) if sent == bytes.len() => Written::Left,
-            (Some(sent), Some(inbox)) => {
+            (Some(sent), Some(listener)) => {
                 bytes.drain(..sent);
-                state.park(parcel, bytes, inbox);
+                state.park(id, bytes, listener);
                 Written::Waits
             }
             (Some(_), None) | (None, _) => {
@@ -209,48 +254,64 @@ impl DeliveryTracker {
     }
 
     /// Its bytes are with the connection now. False: it is not wanted any more.
-    pub(crate) fn taken(&self, parcel: DeliveryId, is_precious: bool) -> bool {
+    pub(crate) fn taken(&self, id: DeliveryId, has_events: bool) -> bool {
         let mut state = self.state();
-        let Some(at) = state.parcels.iter().position(|entry| entry.parcel == parcel) else {
+        let Some(at) = state.position(id) else {
             return false;
         };
         if state.socket.is_none() {
-            state.parcels.swap_remove(at).tell(RequestOutcome::Left);
-        } else if let Some(entry) = state.parcels.get_mut(at) {
-            entry.is_taken = true;
-            entry.is_precious = is_precious;
+            state.deliveries.swap_remove(at).tell(DeliveryOutcome::Left);
+        } else if let Some(entry) = state.deliveries.get_mut(at) {
+            entry.state = DeliveryState::WithConnection { has_events };
         }
         true
     }
 
     /// Nobody will hand it over any more.
-    pub(crate) fn dropped(&self, parcel: DeliveryId) {
+    fn dropped(&self, id: DeliveryId) {
         let mut state = self.state();
-        if let Some(at) = state.parcels.iter().position(|entry| entry.parcel == parcel && !entry.is_taken) {
-            state.parcels.swap_remove(at).tell(RequestOutcome::Cut);
+        if let Some(at) = state.position_without_bytes(id) {
+            state.deliveries.swap_remove(at).tell(DeliveryOutcome::Cut);
         }
     }
 
     /// Sees to it that it never leaves, unless it has. `None`: that has been told already.
-    pub(crate) fn abandon(&self, parcel: DeliveryId) -> Option<RequestOutcome> {
+    pub(crate) fn abandon(&self, id: DeliveryId) -> Option<DeliveryOutcome> {
         let mut state = self.state();
-        let at = state.parcels.iter().position(|entry| entry.parcel == parcel)?;
-        let entry = state.parcels.swap_remove(at);
-        if entry.is_taken && entry.is_multiplexed {
-            return Some(RequestOutcome::Left);
+        let at = state.position(id)?;
+        let entry = state.deliveries.swap_remove(at);
+        if entry.state.is_with_connection() && entry.is_multiplexed {
+            return Some(DeliveryOutcome::Left);
         }
         if !entry.is_multiplexed {
-            state.is_dead = true;
+            state.phase = Phase::Dead;
             state.wake();
             if let Some(writer) = state.writer.take() {
                 writer.wake();
             }
         }
-        Some(RequestOutcome::Cut)
+        Some(DeliveryOutcome::Cut)
     }
 }
 
-impl DeliveryState {
+impl Tracked {
+    fn is_dead(&self) -> bool {
+        self.phase == Phase::Dead
+    }
+
+    fn position(&self, id: DeliveryId) -> Option<usize> {
+        self.deliveries.iter().position(|entry| entry.id == id)
+    }
+
+    /// Of a delivery whose bytes the connection does not have yet.
+    fn position_without_bytes(&self, id: DeliveryId) -> Option<usize> {
+        let at = self.position(id)?;
+        self.deliveries
+            .get(at)
+            .is_some_and(|entry| !entry.state.is_with_connection())
+            .then_some(at)
+    }
+
     fn wake(&mut self) {
         if let Some(waiter) = self.waiter.take() {
             waiter.wake();
@@ -258,22 +319,21 @@ impl DeliveryState {
     }
 
     /// The rest of a frame is the connection's task's.
-    fn park(&mut self, parcel: DeliveryId, rest: Vec<u8>, inbox: Inbox) {
-        self.parcels.push(PendingDelivery {
-            is_taken: true,
-            is_precious: true,
-            ..PendingDelivery::new(parcel, false, inbox)
+    fn park(&mut self, id: DeliveryId, rest: Vec<u8>, listener: Arc<dyn DeliveryListener>) {
+        self.deliveries.push(Delivery {
+            state: DeliveryState::WithConnection { has_events: true },
+            ..Delivery::new(id, false, listener)
         });
         self.rest = rest;
     }
 
-    /// The parcel at this place, which is taken. There is no other on the way.
+    /// Writes the delivery at this place. There is no other on the way.
     fn write_at_once(&mut self, at: usize, mut bytes: Vec<u8>, may_now: bool) -> Written {
-        let Some(socket) = self.socket.filter(|_| !self.is_dead) else {
+        let Some(socket) = self.socket.filter(|_| !self.is_dead()) else {
             self.die();
             return Written::Never;
         };
-        if self.parcels.get(at).is_some_and(|entry| entry.is_precious) && has_gone(socket) {
+        if self.deliveries.get(at).is_some_and(Delivery::must_arrive) && has_gone(socket) {
             self.die();
             return Written::Never;
         }
@@ -286,8 +346,8 @@ impl DeliveryState {
             return Written::Never;
         };
         if sent == bytes.len() {
-            let entry = self.parcels.swap_remove(at);
-            if entry.is_awaited {
+            let entry = self.deliveries.swap_remove(at);
+            if entry.wakes_waiter {
                 self.wake();
             }
             return Written::Left;
@@ -312,14 +372,14 @@ impl DeliveryState {
     }
 
     fn all_written(&mut self) {
-        while let Some(at) = self.parcels.iter().position(|entry| entry.is_taken) {
-            self.parcels.swap_remove(at).tell(RequestOutcome::Left);
+        while let Some(at) = self.deliveries.iter().position(|entry| entry.state.is_with_connection()) {
+            self.deliveries.swap_remove(at).tell(DeliveryOutcome::Left);
         }
     }
 
     fn die(&mut self) {
-        self.is_dead = true;
-        self.parcels.drain(..).for_each(|entry| entry.tell(RequestOutcome::Cut));
+        self.phase = Phase::Dead;
+        self.deliveries.drain(..).for_each(|entry| entry.tell(DeliveryOutcome::Cut));
         self.wake();
     }
 }
@@ -327,20 +387,20 @@ impl DeliveryState {
 /// A TCP connection that knows what has left on it.
 pub struct TrackedConnection {
     stream: TcpStream,
-    wire: DeliveryTracker,
+    tracker: DeliveryTracker,
     /// When a client that does not read is given up; there while one is waited for.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
-/// What has become of a request.
+/// What a connection's task has to do about a request that it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Delivery {
+pub(crate) enum Answering {
     /// Its answer has left.
-    Answered,
+    Done,
     /// Its answer is here, to be flushed.
-    Written,
-    /// A newer one has taken its place: it is to be answered so.
-    Overtaken,
+    ToFlush,
+    /// A newer request has taken its place: it is to be answered so.
+    Superseded,
     /// Its connection is gone, or its answer is not to leave any more.
     Lost,
 }
@@ -351,13 +411,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 impl TrackedConnection {
     /// The connection, and the handle to put into its requests.
     pub fn new(stream: TcpStream) -> (Self, DeliveryTracker) {
-        let wire = DeliveryTracker::new(Some(stream.as_raw_fd()));
-        let watched = Self {
+        let tracker = DeliveryTracker::new(Some(stream.as_raw_fd()));
+        let connection = Self {
             stream,
-            wire: wire.clone(),
+            tracker: tracker.clone(),
             patience: None,
         };
-        (watched, wire)
+        (connection, tracker)
     }
 
     /// Something has come, or nothing ever will.
@@ -392,18 +452,19 @@ impl TrackedConnection {
         }
     }
 
-    /// What has become of a request that has begun here. Polled again when something comes, and when the wire has news.
-    pub(crate) fn poll_delivery(&self, parcel: DeliveryId, sees_more: &mut bool, context: &mut Context<'_>) -> Poll<Delivery> {
+    /// What has become of a request that has begun here. Polled again when something comes, and when the tracker has news.
+    pub(crate) fn poll_delivery(&self, answer: &PendingAnswer, sees_more: &mut bool, context: &mut Context<'_>) -> Poll<Answering> {
         loop {
             {
-                let mut state = self.wire.state();
-                let is_dead = state.is_dead;
-                match state.parcels.iter_mut().find(|entry| entry.parcel == parcel) {
-                    None if is_dead => return Poll::Ready(Delivery::Lost),
-                    None => return Poll::Ready(Delivery::Answered),
-                    Some(entry) if entry.is_overtaken => return Poll::Ready(Delivery::Overtaken),
-                    Some(entry) if entry.is_taken => return Poll::Ready(Delivery::Written),
-                    Some(entry) => entry.is_awaited |= *sees_more,
+                let mut state = self.tracker.state();
+                let is_dead = state.is_dead();
+                let Some(entry) = state.deliveries.iter_mut().find(|entry| entry.id == answer.id) else {
+                    return Poll::Ready(if is_dead { Answering::Lost } else { Answering::Done });
+                };
+                match entry.state {
+                    DeliveryState::Superseded => return Poll::Ready(Answering::Superseded),
+                    DeliveryState::WithConnection { .. } => return Poll::Ready(Answering::ToFlush),
+                    DeliveryState::UnderWay => entry.wakes_waiter |= *sees_more,
                 }
                 if state.waiter.as_ref().is_none_or(|waiter| !waiter.will_wake(context.waker())) {
                     state.waiter = Some(context.waker().clone());
@@ -413,18 +474,18 @@ impl TrackedConnection {
                 return Poll::Pending;
             }
             if ready!(self.poll_readable(context)).is_err() {
-                return Poll::Ready(Delivery::Lost);
+                return Poll::Ready(Answering::Lost);
             }
             let peeked = self.stream.try_io(Interest::READABLE, || {
                 let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
                 recv(self.stream.as_raw_fd(), &mut [0], peek).map_err(io::Error::from)
             });
             match peeked {
-                Ok(0) => return Poll::Ready(Delivery::Lost),
+                Ok(0) => return Poll::Ready(Answering::Lost),
                 // The next request is there already, or this one was answered meanwhile.
                 Ok(_) => *sees_more = true,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(Delivery::Lost),
+                Err(_) => return Poll::Ready(Answering::Lost),
             }
         }
     }
@@ -436,9 +497,9 @@ impl TrackedConnection {
         context: &mut Context<'_>,
         write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let mut state = self.wire.state();
-        let is_precious = || state.parcels.iter().any(|entry| entry.is_taken && entry.is_precious);
-        if state.is_dead || (is_precious() && has_gone(self.stream.as_raw_fd())) {
+        let mut state = self.tracker.state();
+        let must_arrive = || state.deliveries.iter().any(Delivery::must_arrive);
+        if state.is_dead() || (must_arrive() && has_gone(self.stream.as_raw_fd())) {
             state.die();
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
@@ -496,7 +557,7 @@ fn has_gone(socket: RawFd) -> bool {
 
 impl Drop for TrackedConnection {
     fn drop(&mut self) {
-        let mut state = self.wire.state();
+        let mut state = self.tracker.state();
         state.die();
         // Its number is somebody else's soon.
         state.socket = None;
@@ -531,5 +592,69 @@ impl AsyncWrite for TrackedConnection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// A request that has begun. Dropped before its answer has bytes, it is cut; what the connection has taken is the connection's to
+/// tell.
+pub struct PendingAnswer {
+    id: DeliveryId,
+    tracker: DeliveryTracker,
+}
+
+impl PendingAnswer {
+    /// Begins a request. `None`: the connection is dead, and nobody will be told anything of this.
+    pub(crate) fn begin(
+        id: DeliveryId,
+        tracker: DeliveryTracker,
+        is_multiplexed: bool,
+        listener: Arc<dyn DeliveryListener>,
+    ) -> Option<Self> {
+        tracker.begin(id, is_multiplexed, listener).then(|| Self { id, tracker })
+    }
+
+    /// The body of its answer, which says when the connection has taken it.
+    pub(crate) fn into_body(self, data: Bytes, has_events: bool) -> axum::body::Body {
+        axum::body::Body::new(TrackedBody {
+            data: Some(data),
+            has_events,
+            answer: self,
+        })
+    }
+}
+
+impl Drop for PendingAnswer {
+    fn drop(&mut self) {
+        self.tracker.dropped(self.id);
+    }
+}
+
+struct TrackedBody {
+    data: Option<Bytes>,
+    has_events: bool,
+    answer: PendingAnswer,
+}
+
+impl Body for TrackedBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let Some(data) = self.data.take() else {
+            return Poll::Ready(None);
+        };
+        // Else a newer request was told that it never leaves.
+        match self.answer.tracker.taken(self.answer.id, self.has_events) {
+            true => Poll::Ready(Some(Ok(Frame::data(data)))),
+            false => Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into()))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.len() as u64))
     }
 }

@@ -1,4 +1,4 @@
-//! Answers of the short way, as bytes.
+//! Answers of the fast path, as bytes.
 
 use super::error::HttpError;
 use super::layers::HARDENED;

@@ -107,13 +107,13 @@ impl House {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let kept = wishes.store.unwrap_or_else(store::in_memory);
         let bayeux = Cometd::start(&wishes.front, wishes.bayeux, desk.clone(), kept).expect("an event channel");
-        let (router, lane) = app::router(&wishes.front, auth, desk.clone(), bayeux.clone());
+        let (router, fast_path) = app::router(&wishes.front, auth, desk.clone(), bayeux.clone());
         let address = listener.local_addr().expect("an address");
         let (stop, mut stopped) = watch::channel(false);
         let stopping = async move {
             let _ = stopped.wait_for(|stopped| *stopped).await;
         };
-        let door = tokio::spawn(http_connection::serve(listener, router, lane, stopping));
+        let door = tokio::spawn(http_connection::serve(listener, router, fast_path, stopping));
         Self {
             stop,
             door,
