@@ -467,7 +467,7 @@ fn a_touched_device_of_somebody_else_leaves_an_audit_line() {
     assert_eq!(records.len(), 1);
     assert_eq!(
         (records[0].event, records[0].operation),
-        (AuditEvent::Refused, Some("DoNotDisturbOn"))
+        (AuditEvent::Refused, Some(Operation::DoNotDisturbOn))
     );
 }
 
@@ -986,12 +986,12 @@ fn the_supervisors_device_looks_as_in_the_sample() {
         forward_to: None,
         voice_environment: "370ef5e6".into(),
         capabilities: vec![
-            "ForwardCallsOn",
-            "DoNotDisturbOff",
-            "ListenIn",
-            "Coach",
-            "BargeIn",
-            "CancelSupervisorMonitoring",
+            Capability::ForwardCallsOn,
+            Capability::DoNotDisturbOff,
+            Capability::ListenIn,
+            Capability::Coach,
+            Capability::BargeIn,
+            Capability::CancelSupervisorMonitoring,
         ],
         monitoring: Some((Activity::Coach, Mode::AllCalls, Scope::Call, BOB_PHONE.into())),
     };
@@ -1102,13 +1102,19 @@ fn a_supervisor_is_muted_in_listen_in_and_not_in_barge_in() {
     let leg = harness.leg(MEG).expect("her leg");
     assert_eq!(
         (leg.muted, leg.capabilities),
-        (true, vec!["Hangup", "SwitchToCoach", "SwitchToBargeIn"])
+        (
+            true,
+            vec![Capability::Hangup, Capability::SwitchToCoach, Capability::SwitchToBargeIn]
+        )
     );
     harness.facts(Fact::Call(coached(Activity::BargeIn)));
     let leg = harness.leg(MEG).expect("her leg");
     assert_eq!(
         (leg.muted, leg.capabilities),
-        (false, vec!["Hangup", "SwitchToListenIn", "SwitchToCoach"])
+        (
+            false,
+            vec![Capability::Hangup, Capability::SwitchToListenIn, Capability::SwitchToCoach]
+        )
     );
 }
 

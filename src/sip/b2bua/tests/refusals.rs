@@ -64,7 +64,7 @@ fn command(operation: &str, device: DeviceId, call: CallId) -> Command {
         "SendDtmf" => Command::SendDtmf {
             device,
             call,
-            digits: "1".into(),
+            digits: "1".parse().expect("digits"),
         },
         "SingleStepTransfer" => transfer(single),
         "InitiateTransfer" => transfer(initiate),
