@@ -239,7 +239,7 @@ impl Gateway {
             self.handle_audit_lost(now);
         }
         match (line, written) {
-            (PendingLine::Attempt { token, command }, Ok(())) => self.send(token, command, now),
+            (PendingLine::Attempt { token, command }, Ok(())) => self.send(token, *command, now),
             (PendingLine::Attempt { token, .. }, Err(AuditFailed)) => {
                 let refusal = Refusal::new(Reason::Internal, UNAUDITED);
                 self.works.reply(token, Err(refusal));
@@ -393,6 +393,7 @@ impl Gateway {
             }
             Audited::Before => {
                 let record = command.record.clone();
+                let command = Box::new(command);
                 self.works.audit(record, PendingLine::Attempt { token, command }, now);
             }
         }

@@ -101,6 +101,13 @@ pub(crate) enum ToSocket {
     Close(u16, &'static str),
 }
 
+/// A session's question how things are, which the gateway has not answered yet.
+struct PendingQuestion {
+    session: SessionId,
+    channels: Vec<&'static str>,
+    answer: oneshot::Receiver<Vec<Notice>>,
+}
+
 pub(crate) struct CometdTask {
     hub: Sessions,
     inbox: WeakInbox,
@@ -117,7 +124,7 @@ pub(crate) struct CometdTask {
     log: LogThrottle,
     desk: GatewayHandle,
     /// Questions how things are that the gateway has not answered yet, and those it will be asked.
-    questions: BTreeMap<QuestionId, (SessionId, Vec<&'static str>, oneshot::Receiver<Vec<Notice>>)>,
+    questions: BTreeMap<QuestionId, PendingQuestion>,
     to_ask: VecDeque<(UserId, SessionId, Vec<&'static str>)>,
     /// There is one thread: leaving it to a connection to write would only come later.
     is_alone: bool,
@@ -360,18 +367,16 @@ impl CometdTask {
                 self.hub.handle_notice(&notice.user, json::channel(notice.topic), &data, now);
             }
             GatewayEvent::Answered(question) => {
-                let Some((session, channels, mut answer)) = self.questions.remove(question) else {
-                    return;
-                };
+                let Some(mut asked) = self.questions.remove(question) else { return };
                 self.ask_desk();
-                let Ok(notices) = answer.try_recv() else { return };
+                let Ok(notices) = asked.answer.try_recv() else { return };
                 let states: Vec<(&'static str, String)> = notices
                     .iter()
                     .map(|notice| (json::channel(notice.topic), notice))
-                    .filter(|(channel, _)| channels.contains(channel))
+                    .filter(|(channel, _)| asked.channels.contains(channel))
                     .map(|(channel, notice)| (channel, text(&self.uris, notice)))
                     .collect();
-                self.hub.handle_state(session, &states, now);
+                self.hub.handle_state(asked.session, &states, now);
             }
         }
     }
@@ -477,7 +482,8 @@ impl CometdTask {
             && let Some((user, session, channels)) = self.to_ask.pop_front()
         {
             let (question, answer, sent) = self.desk.ask_state(user);
-            self.questions.insert(question, (session, channels, answer));
+            let asked = PendingQuestion { session, channels, answer };
+            self.questions.insert(question, asked);
             tokio::spawn(sent);
         }
     }

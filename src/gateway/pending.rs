@@ -24,7 +24,7 @@ pub(super) struct PendingWorks {
 /// What waits for an audit line.
 pub(super) enum PendingLine {
     /// A permitted request.
-    Attempt { token: Token, command: PendingCommand },
+    Attempt { token: Token, command: Box<PendingCommand> },
     /// A refused request, for order's sake only.
     Refused { token: Token, refusal: Refusal },
     /// A join.
