@@ -89,7 +89,7 @@ impl Leg {
     fn identified(&mut self, mut names: Vec<Number>, ctx: &mut Context) {
         names.dedup();
         if !names.is_empty() {
-            ctx.event(LegEvent::ConnectedIdentity { leg: self.id, names });
+            ctx.event(LegEvent::ConnectedIdentity { leg: self.id(), names });
         }
     }
 }
