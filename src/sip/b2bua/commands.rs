@@ -7,12 +7,9 @@ use super::transfer::TransferKind;
 use super::{B2bua, Environment, Output, Persist, RestoredDevice, identity, unreached};
 use crate::media::{Hearing, MediaCommand};
 use crate::model::{CallId, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal, TransferStep};
-use crate::sip::leg::{Destination, LegCommand, LegId, LegSource};
+use crate::sip::leg::{Destination, LegCommand, LegId, LegSource, MAX_FORWARDS};
 use crate::sip::sdp::Direction;
 use crate::supervision::LegOutcome;
-
-/// RFC 3261 8.1.1.6.
-const MAX_FORWARDS: u8 = 70;
 
 impl<O: Environment> B2bua<O> {
     /// Does what it can at once; what comes of it are facts. A refusal has changed nothing.

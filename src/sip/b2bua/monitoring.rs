@@ -5,12 +5,9 @@ use super::session::first_of;
 use super::{B2bua, Environment, Output, Persist, identity};
 use crate::media::{CallKey, MediaCommand};
 use crate::model::{Activity, CallId, DeviceId, Fact, MonitorFact, Now, PartyRole};
-use crate::sip::leg::{Destination, LegCommand, LegSource};
+use crate::sip::leg::{Destination, LegCommand, LegSource, MAX_FORWARDS};
 use crate::sip::sdp::Direction;
 use crate::supervision::{LegOutcome, SupervisionOutput as Wish};
-
-/// RFC 3261 8.1.1.6.
-const MAX_FORWARDS: u8 = 70;
 
 impl<O: Environment> B2bua<O> {
     pub(super) fn apply(&mut self, wish: Wish, now: Now) {

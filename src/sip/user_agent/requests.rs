@@ -8,7 +8,7 @@ use super::{Output, UserAgent};
 use crate::model::{Now, Number};
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
-use crate::sip::leg::{LegEvent, LegId, LegSource};
+use crate::sip::leg::{LegEvent, LegId, LegSource, MAX_FORWARDS};
 use crate::sip::message::{Headers, Method, Refuse, Scheme, SipRequest, SipResponse, validate};
 use crate::sip::registrar::{BindingChange, Genuine, RegisterError};
 use crate::sip::sdp::{SdpError, SdpSession};
@@ -89,7 +89,7 @@ impl UserAgent {
         let max_forwards = match headers.max_forwards() {
             Ok(0) => return Err(Refuse::new(483)),
             Ok(left) => left - 1,
-            Err(_) => 70,
+            Err(_) => MAX_FORWARDS,
         };
         check_session(headers, &self.ctx.domain.config)?;
         let replaced = self.legs.replaced(headers)?;

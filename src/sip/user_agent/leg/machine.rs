@@ -88,7 +88,7 @@ impl Leg {
         self.identify_by_request(&request.headers, ctx);
         let again = via.clone();
         if let Err(refuse) = self.dispatch_request(received, ctx, now) {
-            self.refuse(again, request, &refuse, ctx, now);
+            ctx.refuse_within(self.id(), again, request, &refuse, now);
         }
         Ok(())
     }

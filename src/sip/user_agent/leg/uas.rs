@@ -2,15 +2,14 @@
 
 use super::invite_session::{InviteSession, ReceivedOffer};
 use super::{
-    ConnectedNames, InDialogRequest, IncomingInvite, Leg, LegPeer, LegPhase, LegTimer, ReliableProvisionals, ServerUse, SessionTimer,
-    check_session,
+    ConnectedNames, InDialogRequest, IncomingInvite, Leg, LegPeer, LegPhase, LegTimer, ReliableProvisionals, SessionTimer, check_session,
 };
 use crate::media::rtp::event_of;
 use crate::model::Now;
-use crate::sip::leg::{EndReason, LegEvent};
+use crate::sip::leg::{EndReason, LegEvent, LegId};
 use crate::sip::message::{Method, Refuse, SipRequest, SipResponse, quote};
 use crate::sip::sdp::{SdpError, SdpFault};
-use crate::sip::transaction::{ReceivedVia, ServerTransactionId, TransactionKind};
+use crate::sip::transaction::{ReceivedVia, ServerTransactionId};
 use crate::sip::user_agent::context::Context;
 use crate::sip::user_agent::local_domain::{ACCEPT, ALLOW};
 use std::time::Duration;
@@ -20,6 +19,58 @@ const REMIND: Duration = Duration::from_secs(60);
 
 /// An Expires of an INVITE that is longer is as good as none: nothing rings so long.
 const EXPIRES: Duration = Duration::from_secs(86_400);
+
+impl IncomingInvite {
+    /// Sends a provisional response, reliably if the caller takes it so; the next waits until such a one has been heard.
+    fn ring(
+        &mut self,
+        (status, media): (u16, Option<Vec<u8>>),
+        reliable: Option<&mut ReliableProvisionals>,
+        peer: &LegPeer,
+        ctx: &mut Context,
+        now: Now,
+    ) {
+        let mut reliable = reliable.filter(|reliable| reliable.takes(media.is_some()));
+        if reliable.as_mut().is_some_and(|reliable| reliable.defer(status, media.as_ref())) {
+            return;
+        }
+        let mut response = SipResponse::to(&self.invite, status.clamp(180, 199)).with_to_tag(&peer.dialog.local_tag);
+        response.headers.copy(&["Record-Route"], &self.invite.headers);
+        if let Some(reliable) = &mut reliable {
+            response = reliable.stamp(response);
+        }
+        response = response.with("Contact", peer.contact(&ctx.domain)).with("Allow", ALLOW);
+        let described = media.is_some();
+        if let Some(media) = media {
+            response = response.with_body("application/sdp", media);
+        }
+        let bytes = response.to_bytes();
+        self.last = Some((status, bytes.clone()));
+        ctx.transactions.respond(self.transaction, response.status, bytes.clone(), now.mono);
+        ctx.timers.set((peer.leg, LegTimer::Remind), now.mono + REMIND);
+        if let Some(reliable) = reliable {
+            let timing = ctx.domain.config.timing;
+            reliable.expect_prack(response.status, bytes, described, timing, now.mono);
+            ctx.timers.set((peer.leg, LegTimer::Reliable), now.mono + timing.t1);
+        }
+    }
+
+    /// Repeats the last provisional response (RFC 3261 13.3.1.1).
+    fn remind(&self, leg: LegId, ctx: &mut Context, now: Now) {
+        let Some((status, bytes)) = self.last.clone() else { return };
+        ctx.transactions.respond(self.transaction, status, bytes, now.mono);
+        ctx.timers.set((leg, LegTimer::Remind), now.mono + REMIND);
+    }
+
+    /// Refuses the INVITE, with a Warning if there is one.
+    fn refuse(&self, status: u16, warning: Option<Vec<u8>>, peer: &LegPeer, ctx: &mut Context, now: Now) {
+        let mut response = SipResponse::to(&self.invite, status).with_to_tag(&peer.dialog.local_tag);
+        if let Some(warning) = warning {
+            response.headers.push("Warning", warning);
+        }
+        ctx.respond(self.transaction, &response, now);
+    }
+}
 
 impl Leg {
     /// A leg that begins with an INVITE of the peer.
@@ -77,19 +128,6 @@ impl Leg {
                 Ok(())
             }
             _ => Err(refuse_method()),
-        }
-    }
-
-    /// A refusal within a dialog is repeated with its request: judged anew, the repetition would be out of order.
-    pub(super) fn refuse(&self, key: ReceivedVia, request: &SipRequest, refuse: &Refuse, ctx: &mut Context, now: Now) {
-        let kind = match request.method {
-            Method::Invite => TransactionKind::Invite,
-            _ => TransactionKind::Other,
-        };
-        ctx.note_refused(&key.path.source, request, refuse, now);
-        let transaction = ctx.transactions.open_always(key, kind, ServerUse(Some(self.id())));
-        if let Some(response) = refuse.response(request) {
-            ctx.respond(transaction, &response, now);
         }
     }
 
@@ -184,38 +222,15 @@ impl Leg {
     // ---- what the B2BUA answers
 
     pub(super) fn provisional(&mut self, status: u16, media: Option<Vec<u8>>, ctx: &mut Context, now: Now) {
-        let LegPhase::Incoming(incoming) = &mut self.phase else { return };
-        let mut reliable = self.reliable.as_mut().filter(|reliable| reliable.takes(media.is_some()));
-        if reliable.as_mut().is_some_and(|reliable| reliable.defer(status, media.as_ref())) {
-            return;
-        }
-        let mut response = SipResponse::to(&incoming.invite, status.clamp(180, 199)).with_to_tag(&self.peer.dialog.local_tag);
-        response.headers.copy(&["Record-Route"], &incoming.invite.headers);
-        if let Some(reliable) = &mut reliable {
-            response = reliable.stamp(response);
-        }
-        response = response.with("Contact", self.peer.contact(&ctx.domain)).with("Allow", ALLOW);
-        let described = media.is_some();
-        if let Some(media) = media {
-            response = response.with_body("application/sdp", media);
-        }
-        let bytes = response.to_bytes();
-        incoming.last = Some((status, bytes.clone()));
-        ctx.transactions
-            .respond(incoming.transaction, response.status, bytes.clone(), now.mono);
-        ctx.timers.set((self.peer.leg, LegTimer::Remind), now.mono + REMIND);
-        if let Some(reliable) = reliable {
-            let timing = ctx.domain.config.timing;
-            reliable.expect_prack(response.status, bytes, described, timing, now.mono);
-            ctx.timers.set((self.peer.leg, LegTimer::Reliable), now.mono + timing.t1);
+        if let LegPhase::Incoming(incoming) = &mut self.phase {
+            incoming.ring((status, media), self.reliable.as_mut(), &self.peer, ctx, now);
         }
     }
 
     pub(super) fn remind(&mut self, ctx: &mut Context, now: Now) {
-        let LegPhase::Incoming(incoming) = &self.phase else { return };
-        let Some((status, bytes)) = incoming.last.clone() else { return };
-        ctx.transactions.respond(incoming.transaction, status, bytes, now.mono);
-        ctx.timers.set((self.id(), LegTimer::Remind), now.mono + REMIND);
+        if let LegPhase::Incoming(incoming) = &self.phase {
+            incoming.remind(self.peer.leg, ctx, now);
+        }
     }
 
     pub(super) fn accept(&mut self, media: Vec<u8>, ctx: &mut Context, now: Now) {
@@ -253,10 +268,10 @@ impl Leg {
 
     /// Refuses the INVITE that waits for us, which ends the leg.
     pub(super) fn answer_incoming(&mut self, status: u16, ctx: &mut Context, now: Now) {
-        let LegPhase::Incoming(incoming) = &self.phase else { return };
-        let response = SipResponse::to(&incoming.invite, status).with_to_tag(&self.peer.dialog.local_tag);
-        ctx.respond(incoming.transaction, &response, now);
-        self.end(ctx);
+        if let LegPhase::Incoming(incoming) = &self.phase {
+            incoming.refuse(status, None, &self.peer, ctx, now);
+            self.end(ctx);
+        }
     }
 
     /// Refuses the INVITE, re-INVITE or UPDATE that waits for us: its description cannot be used (RFC 3261 21.4.26).
@@ -264,8 +279,7 @@ impl Leg {
         let status = SdpError::STATUS;
         let warning = warning(fault);
         if let LegPhase::Incoming(incoming) = &self.phase {
-            let response = SipResponse::to(&incoming.invite, status).with_to_tag(&self.peer.dialog.local_tag);
-            ctx.respond(incoming.transaction, &response.with("Warning", warning), now);
+            incoming.refuse(status, Some(warning), &self.peer, ctx, now);
             return self.end(ctx);
         }
         self.session.refuse_offer(status, Some(warning), self.peer.leg, ctx, now);
