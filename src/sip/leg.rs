@@ -9,7 +9,7 @@ use crate::model::{DeviceId, Number};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Who is at the far end of an incoming leg, as far as it was authenticated.
+/// The far end of an incoming leg, as far as it was authenticated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LegSource {
     /// An account of ours, by digest.
@@ -35,17 +35,20 @@ pub enum Destination {
 /// The number of a caller that withholds its own, or that gives none (RFC 3323 4.1.1.3).
 pub const ANONYMOUS: &str = "anonymous";
 
-/// Who is shown as calling.
+/// How many proxies and B2BUAs may hand a request on (RFC 3261 8.1.1.6), when nothing before it has set less.
+pub const MAX_FORWARDS: u8 = 70;
+
+/// The party that is shown as calling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// His number: the user part of the URI.
+    /// The caller's number: the user part of the URI.
     pub number: Number,
-    /// His display name, empty when there is none. UTF-8, without quotes.
+    /// The caller's display name, empty when there is none. UTF-8, without quotes.
     pub display: String,
 }
 
 impl Identity {
-    /// A caller whose number is not shown. `display` says what may be said instead.
+    /// A caller with a number that is not shown. `display` says what may be said instead.
     pub fn withheld(display: String) -> Self {
         Self {
             number: Number::from(ANONYMOUS),
@@ -73,11 +76,11 @@ pub struct PassedHeader {
 pub enum LegEvent {
     /// An INVITE for a new call, authenticated. Answered by `Provisional`, `Accept` or `Reject`.
     Incoming {
-        /// Its leg.
+        /// The leg that begins with it.
         leg: LegId,
         /// The Call-ID, for logs.
         call_id: String,
-        /// Who.
+        /// The account or the trunk that calls.
         source: LegSource,
         /// The caller as it may be shown: an account's own number, or what a trunk says; withheld where that was asked for.
         from: Identity,
@@ -91,15 +94,15 @@ pub enum LegEvent {
         max_forwards: u8,
         /// What the B-leg may carry.
         passed: Vec<PassedHeader>,
-        /// The leg whose place he takes (RFC 3891): an established one of the same peer.
+        /// The leg that the caller takes the place of (RFC 3891): an established one of the same peer.
         replaces: Option<LegId>,
-        /// The outgoing leg whose INVITE comes back with this one, through a proxy or a B2BUA: a spiral (RFC 3261 16.3).
+        /// The outgoing leg with the INVITE that comes back in this one, through a proxy or a B2BUA: a spiral (RFC 3261 16.3).
         returns: Option<LegId>,
     },
     /// Where the signalling of a leg comes from, by which its descriptions are judged. Right before `Incoming`, and before a description
     /// that comes from a host not told yet.
     Located {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
         /// The peer's address as we see it.
         host: IpAddr,
@@ -109,25 +112,25 @@ pub enum LegEvent {
     /// What the peer says of the party at its end: right after `Incoming`, right before `Answered`, `Offered` and `OfferAnswered`, and by
     /// itself after an UPDATE. The same names again are no news.
     ConnectedIdentity {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
         /// The numbers it names (RFC 3325 9.1, RFC 4916), at least one; `anonymous` where it withholds one.
         names: Vec<Number>,
     },
     /// A 1xx other than 100 on our INVITE.
     Progress {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
         /// 180 to 199.
         status: u16,
-        /// Early media.
+        /// Description of early media, if any.
         media: Option<Vec<u8>>,
     },
     /// A 2xx on our INVITE; its ACK has been sent.
     Answered {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
-        /// The answer.
+        /// The description that answers the offer.
         media: Vec<u8>,
     },
     /// A final refusal of our INVITE, or its time-out while it rang (408), or no way to reach it (480 unregistered, 503 nobody
@@ -149,7 +152,7 @@ pub enum LegEvent {
     },
     /// The ACK of our 2xx has come.
     Confirmed {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
         /// The answer, when our 2xx carried the offer. `None` as well where that was to a re-INVITE and the ACK has none: the session stays as
         /// it was.
@@ -157,21 +160,21 @@ pub enum LegEvent {
     },
     /// The peer's re-INVITE or UPDATE with an offer (`None`: a re-INVITE without one). Answered by `AnswerOffer` or `RejectOffer`.
     Offered {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
-        /// The offer.
+        /// The description that is offered.
         media: Option<Vec<u8>>,
     },
     /// The peer's answer to our re-INVITE (`Offer`).
     OfferAnswered {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
-        /// The answer.
+        /// The description that answers the offer.
         media: Vec<u8>,
     },
     /// The peer refused our re-INVITE; the session stays as it was. (491 is retried by the user agent first.)
     OfferRefused {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
         /// 300 to 699.
         status: u16,
@@ -179,40 +182,40 @@ pub enum LegEvent {
     /// The phone can not be made to answer (`AskToAnswer`): it refused, or nothing came back (408), or it has given no way to ask (480). It
     /// rings on.
     AskToAnswerRefused {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
         /// 300 to 699.
         status: u16,
     },
-    /// The peer asks that this number take his place (REFER, RFC 3515). It has been answered with 202; what comes of it is told by
+    /// The peer asks that this number take its place (REFER, RFC 3515). It has been answered with 202; what comes of it is told by
     /// `TellReferrer`.
     Referred {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
         /// The number, without what decorates it.
         to: Number,
-        /// His other leg that goes there already (RFC 3891): the two calls are to be joined without him.
+        /// The other leg of the peer that goes there already (RFC 3891): the two calls are to be joined without the peer.
         replaces: Option<LegId>,
     },
-    /// Digits that he has dialled by INFO. They have been answered with 200.
+    /// Digits that the peer has dialled by INFO. They have been answered with 200.
     Dialled {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
         /// `0`–`9`, `*`, `#`, `A`–`D`.
         digits: String,
     },
     /// The leg is gone: BYE, CANCEL, no ACK, session expiry.
     Ended {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
-        /// Why.
+        /// What has ended it.
         reason: EndReason,
     },
     /// A device's phone can be reached, or no longer.
     Registered {
-        /// The device.
+        /// The device with that phone.
         device: DeviceId,
-        /// It can.
+        /// It can be reached.
         registered: bool,
     },
 }
@@ -235,13 +238,13 @@ pub enum EndReason {
 pub enum LegCommand {
     /// Make a leg.
     Invite {
-        /// Its key.
+        /// The leg to be made.
         leg: LegId,
-        /// Where to.
+        /// The device or the number to call.
         to: Destination,
-        /// Who is shown as calling.
+        /// The party that is shown as calling.
         from: Identity,
-        /// The offer.
+        /// The description that is offered.
         offer: Vec<u8>,
         /// Ask the phone to answer by itself, as configured for the device (Answer-Mode, Call-Info, Alert-Info).
         auto_answer: bool,
@@ -250,78 +253,78 @@ pub enum LegCommand {
         swallow_digits: bool,
         /// Refused as 408 and cancelled when nobody has answered by then.
         timeout: Duration,
-        /// Max-Forwards.
+        /// Max-Forwards of the INVITE.
         max_forwards: u8,
-        /// What it carries further.
+        /// Header fields that the INVITE carries for the A-leg.
         passed: Vec<PassedHeader>,
     },
     /// Send a 1xx on an incoming leg.
     Provisional {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
         /// 180 to 199.
         status: u16,
-        /// Early media.
+        /// Description of early media, if any.
         media: Option<Vec<u8>>,
     },
     /// Send 200 on an incoming leg.
     Accept {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
         /// The answer, or the offer when the INVITE had none.
         media: Vec<u8>,
     },
     /// Send a final refusal on an incoming leg, which is then gone.
     Reject {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
         /// 400 to 699.
         status: u16,
     },
     /// Re-INVITE with an offer.
     Offer {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
-        /// The offer.
+        /// The description that is offered.
         media: Vec<u8>,
     },
     /// 200 to the peer's re-INVITE or UPDATE.
     AnswerOffer {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
-        /// The answer.
+        /// The description that answers the offer.
         media: Vec<u8>,
     },
     /// Refuse the peer's re-INVITE or UPDATE; the session stays as it was.
     RejectOffer {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
         /// 400 to 699.
         status: u16,
     },
-    /// Refuse the peer's INVITE, whose leg is then gone, or its re-INVITE or UPDATE, whose session stays as it was: 488, with what is wrong
+    /// Refuse the peer's INVITE, which ends the leg, or its re-INVITE or UPDATE, which leaves the session as it was: 488, with what is wrong
     /// with the offer in a Warning (RFC 3261 20.43).
     RefuseOffer {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
-        /// What is wrong.
+        /// What is wrong with the offer.
         fault: SdpFault,
     },
     /// Ask a ringing phone to answer (NOTIFY with `Event: talk` in the early dialog).
     AskToAnswer {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
     },
-    /// How it goes with what the peer has asked for (`Referred`): NOTIFY with a `message/sipfrag`. Nothing if he has asked for nothing.
+    /// How it goes with what the peer has asked for (`Referred`): NOTIFY with a `message/sipfrag`. Nothing if it has asked for nothing.
     TellReferrer {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
         /// 100 to 699; from 200 on the last word.
         status: u16,
     },
     /// Release the leg in whatever state it is: CANCEL, BYE, or a refusal. No event follows.
     Hangup {
-        /// The leg.
+        /// The leg concerned.
         leg: LegId,
         /// Status and text of the Reason header (RFC 3326), if any.
         reason: Option<(u16, &'static str)>,

@@ -283,7 +283,7 @@ impl UserAgent {
 
     /// The Call-ID of a leg.
     pub fn call_id(&self, leg: LegId) -> Option<&[u8]> {
-        self.legs.get(leg).map(Leg::call_id)
+        self.legs.get(leg).map(|leg| leg.peer().dialog().call_id.as_slice())
     }
 
     /// The configuration, with trunk addresses filled in.

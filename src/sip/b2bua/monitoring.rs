@@ -1,13 +1,12 @@
 //! What supervision wishes, done.
 
 use super::call::Call;
-use super::outbound::MAX_FORWARDS;
 use super::party::{LegStage, MonitorLink, Release};
 use super::session::first_of;
 use super::{B2bua, Environment, Output, Persist, identity};
 use crate::media::MediaCommand;
 use crate::model::{Activity, CallId, DeviceId, Fact, MonitorFact, Now, PartyRole};
-use crate::sip::leg::{Destination, LegCommand, LegSource};
+use crate::sip::leg::{Destination, LegCommand, LegSource, MAX_FORWARDS};
 use crate::sip::sdp::Direction;
 use crate::supervision::{LegOutcome, SupervisionOutput};
 

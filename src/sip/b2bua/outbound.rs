@@ -11,11 +11,8 @@ use super::session::first_of;
 use super::{B2bua, Environment, identity, stopping};
 use crate::media::{CallKey, Codec};
 use crate::model::{DeviceId, Now, Number, Reason, Refusal};
-use crate::sip::leg::{Destination, Identity, LegCommand, LegId, LegSource};
+use crate::sip::leg::{Destination, Identity, LegCommand, LegId, LegSource, MAX_FORWARDS};
 use crate::sip::sdp::Direction;
-
-/// RFC 3261 8.1.1.6.
-pub(super) const MAX_FORWARDS: u8 = 70;
 
 impl<E: Environment> B2bua<E> {
     /// Brings the device's own phone in, which is to answer by itself; the destination is called when it has.

@@ -11,7 +11,7 @@ use crate::sip::dialog::Dialog;
 use crate::sip::digest::Credentials;
 use crate::sip::flow::{ConnectionId, Flow};
 use crate::sip::leg::{LegEvent, LegId};
-use crate::sip::message::{Method, SipRequest, SipResponse};
+use crate::sip::message::{Method, Refuse, SipRequest, SipResponse};
 use crate::sip::registrar::Registrar;
 use crate::sip::timers::Timers;
 use crate::sip::transaction::{ClientKey, ClientTransactionId, ReceivedVia, ServerTransactionId, TransactionKind, Transactions};
@@ -135,6 +135,19 @@ impl Context {
     pub(super) fn answer(&mut self, leg: LegId, key: ReceivedVia, response: &SipResponse, now: Now) {
         let transaction = self.transactions.open_always(key, TransactionKind::Other, ServerUse(Some(leg)));
         self.respond(transaction, response, now);
+    }
+
+    /// A refusal within a dialog is repeated with its request: judged anew, the repetition would be out of order.
+    pub(super) fn refuse_within(&mut self, leg: LegId, key: ReceivedVia, request: &SipRequest, refuse: &Refuse, now: Now) {
+        let kind = match request.method {
+            Method::Invite => TransactionKind::Invite,
+            _ => TransactionKind::Other,
+        };
+        self.note_refused(&key.path.source, request, refuse, now);
+        let transaction = self.transactions.open_always(key, kind, ServerUse(Some(leg)));
+        if let Some(response) = refuse.response(request) {
+            self.respond(transaction, &response, now);
+        }
     }
 
     /// Answers without a transaction (RFC 3261 8.2.7).

@@ -17,7 +17,7 @@ impl UserAgent {
         let carries = |used: &Flow| *used == *flow || *used == named;
         self.config().trunks.iter().any(|trunk| trunk.owns(flow.protocol, flow.peer))
             || self.ctx.registrar.flows().any(carries)
-            || self.legs.iter().any(|leg| carries(&leg.flow()))
+            || self.legs.iter().any(|leg| carries(&leg.peer().dialog().flow))
     }
 
     /// A trunk is at this address, or a phone has registered from there.
@@ -31,7 +31,12 @@ impl UserAgent {
 
     /// A connection is gone: the legs on it are reached otherwise.
     pub(super) fn leave_flow(&mut self, gone: &Flow, now: Now) {
-        let leaving: Vec<LegId> = self.legs.iter().filter(|leg| leg.flow() == *gone).map(|leg| leg.id()).collect();
+        let leaving: Vec<LegId> = self
+            .legs
+            .iter()
+            .filter(|leg| leg.peer().dialog().flow == *gone)
+            .map(|leg| leg.id())
+            .collect();
         for id in leaving {
             self.with_leg(id, |leg, ctx| leg.handle_flow_gone(gone, ctx, now));
         }

@@ -6,12 +6,14 @@
 //! | `uac` | requests of ours and their responses |
 //! | `uas` | requests of the peer and their answers |
 //! | `peer` | the other end: its identity, the dialog with it, and the flow to it |
+//! | `invite_session` | offer and answer within the dialog, and its refresh |
 //! | `session_timer` | RFC 4028 |
 //! | `reliable` | provisional responses that are acknowledged (RFC 3262) |
 //! | `refer` | RFC 3515 |
 //! | `connected` | the identity at the far end (RFC 4916, RFC 3325) |
 
 mod connected;
+mod invite_session;
 mod machine;
 mod peer;
 mod refer;
@@ -27,22 +29,21 @@ use crate::sip::leg::{LegId, LegSource};
 use crate::sip::message::{NameAddr, SipRequest, Uri};
 use crate::sip::transaction::{ClientTransactionId, ReceivedVia, ServerTransactionId};
 use connected::ConnectedNames;
+use invite_session::InviteSession;
 pub(super) use peer::LegPeer;
 use refer::Referral;
 pub(super) use refer::refer_target;
 use reliable::{Fork, ReliableProvisionals};
 use session_timer::SessionTimer;
 pub(super) use session_timer::check_session;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 pub(super) use uac::{InviteContent, refusal_ack, refuse_fork};
 pub(super) use uas::{capabilities, refuse_method, warning};
 
 /// Reason header of a hang-up.
 type HangupReason = Option<(u16, &'static str)>;
 
-/// One leg. It owns its dialog, its offer/answer exchange and its session timer; it sees no other leg.
+/// One leg. It owns its dialog and its session; it sees no other leg.
 ///
 /// The user agent finds the leg that something is for and calls one of
 ///
@@ -59,21 +60,9 @@ type HangupReason = Option<(u16, &'static str)>;
 /// it has set, which say when to call next.
 #[derive(Debug)]
 pub(super) struct Leg {
-    id: LegId,
     peer: LegPeer,
     phase: LegPhase,
-    exchange: Exchange,
-    /// Our 2xx that waits for its ACK.
-    unacknowledged: Option<Unacknowledged>,
-    /// An offer that waits until it may be sent.
-    queued: Option<QueuedOffer>,
-    session: SessionTimer,
-    /// The description we sent last.
-    local_media: Vec<u8>,
-    /// The description they sent last.
-    remote_media: Vec<u8>,
-    /// What `Located` told last.
-    located: Option<(IpAddr, bool)>,
+    session: InviteSession,
     /// Digits by INFO are taken, and go nowhere.
     swallow_digits: bool,
     /// The peer has asked that another take its place, and waits to hear of it.
@@ -130,70 +119,6 @@ pub(super) struct SentRequest {
     pub(super) cseq: u32,
     /// How often it was sent anew because of 401, 407 or 422.
     pub(super) attempts: u8,
-}
-
-/// Offer and answer within the dialog.
-#[derive(Debug)]
-enum Exchange {
-    /// No offer is open.
-    Idle,
-    /// Our re-INVITE is under way.
-    Ours {
-        transaction: ClientTransactionId,
-        media: Vec<u8>,
-        refresh: bool,
-        glares: u8,
-    },
-    /// Their re-INVITE or UPDATE waits for us.
-    Theirs {
-        transaction: ServerTransactionId,
-        request: SipRequest,
-    },
-}
-
-impl Exchange {
-    /// Our offer, which is open no longer; one of theirs is left alone. Its description, whether it refreshes, and how often it met 491.
-    fn end_ours(&mut self) -> Option<(Vec<u8>, bool, u8)> {
-        match std::mem::replace(self, Exchange::Idle) {
-            Exchange::Ours {
-                media, refresh, glares, ..
-            } => Some((media, refresh, glares)),
-            other => {
-                *self = other;
-                None
-            }
-        }
-    }
-
-    /// Their offer, which is open no longer; one of ours is left alone.
-    fn end_theirs(&mut self) -> Option<(ServerTransactionId, SipRequest)> {
-        match std::mem::replace(self, Exchange::Idle) {
-            Exchange::Theirs { transaction, request } => Some((transaction, request)),
-            other => {
-                *self = other;
-                None
-            }
-        }
-    }
-}
-
-#[derive(Debug)]
-struct QueuedOffer {
-    media: Vec<u8>,
-    glares: u8,
-}
-
-#[derive(Debug)]
-struct Unacknowledged {
-    cseq: u32,
-    flow: Flow,
-    response: Vec<u8>,
-    interval: Duration,
-    give_up_at: Instant,
-    /// Our 2xx had the offer: the ACK has the answer.
-    offered: bool,
-    /// It answered the INVITE that began the session.
-    is_first: bool,
 }
 
 /// Where an INVITE of ours goes.

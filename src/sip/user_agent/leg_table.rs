@@ -60,16 +60,19 @@ impl LegTable {
     }
 
     pub(super) fn insert(&mut self, leg: Leg) {
-        self.by_call.entry(leg.call_id().to_vec()).or_default().insert(leg.id());
+        self.by_call
+            .entry(leg.peer().dialog().call_id.clone())
+            .or_default()
+            .insert(leg.id());
         self.legs.insert(leg.id(), leg);
     }
 
     pub(super) fn remove(&mut self, id: LegId) {
         let Some(leg) = self.legs.remove(&id) else { return };
-        if let Some(legs) = self.by_call.get_mut(leg.call_id()) {
+        if let Some(legs) = self.by_call.get_mut(&leg.peer().dialog().call_id) {
             legs.remove(&id);
             if legs.is_empty() {
-                self.by_call.remove(leg.call_id());
+                self.by_call.remove(&leg.peer().dialog().call_id);
             }
         }
     }
@@ -85,7 +88,8 @@ impl LegTable {
         let (from, to) = (headers.from().ok()?, headers.to().ok()?);
         let call_id = headers.call_id().ok()?;
         let (from_tag, to_tag) = (from.tag().unwrap_or_default(), to.tag().unwrap_or_default());
-        self.of_call(call_id).find(|leg| leg.matches(call_id, to_tag, from_tag))
+        self.of_call(call_id)
+            .find(|leg| leg.peer().dialog().matches(call_id, to_tag, from_tag))
     }
 
     /// The leg that an INVITE wants to replace (RFC 3891 3), and whether only an early dialog is meant. One that does not exist is not
@@ -108,7 +112,7 @@ impl LegTable {
         let replaces = target.header("Replaces")?;
         let (other, early_only) = self.named(&replaces)?;
         let may = other.may_be_referred_to(leg, early_only);
-        may.then(|| (other.id(), other.number().clone()))
+        may.then(|| (other.id(), other.peer().number().clone()))
     }
 
     /// The leg that a Replaces or Join names, and whether only an early dialog is meant.
@@ -126,7 +130,9 @@ impl LegTable {
             }
         }
         let (to_tag, from_tag) = (to_tag?, from_tag?);
-        let found = self.of_call(call_id).find(|leg| leg.matches(call_id, to_tag, from_tag));
+        let found = self
+            .of_call(call_id)
+            .find(|leg| leg.peer().dialog().matches(call_id, to_tag, from_tag));
         found.map(|leg| (leg, early_only))
     }
 
@@ -143,6 +149,6 @@ impl LegTable {
         }
         let from = headers.from().ok()?;
         let (tag, call_id) = (from.tag()?, headers.call_id().ok()?);
-        self.of_call(call_id).find(|leg| leg.local_tag().as_bytes() == tag)
+        self.of_call(call_id).find(|leg| leg.peer().dialog().local_tag.as_bytes() == tag)
     }
 }

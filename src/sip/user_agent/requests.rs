@@ -8,7 +8,7 @@ use super::{Output, UserAgent};
 use crate::model::{Now, Number};
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
-use crate::sip::leg::{LegEvent, LegId, LegSource};
+use crate::sip::leg::{LegEvent, LegId, LegSource, MAX_FORWARDS};
 use crate::sip::message::{Headers, Method, Refuse, Scheme, SipRequest, SipResponse, validate};
 use crate::sip::registrar::{BindingChange, Genuine, RegisterError};
 use crate::sip::sdp::{SdpError, SdpSession};
@@ -89,7 +89,7 @@ impl UserAgent {
         let max_forwards = match headers.max_forwards() {
             Ok(0) => return Err(Refuse::new(483)),
             Ok(left) => left - 1,
-            Err(_) => 70,
+            Err(_) => MAX_FORWARDS,
         };
         check_session(headers, &self.ctx.domain.config)?;
         let replaced = self.legs.replaced(headers)?;
@@ -99,7 +99,7 @@ impl UserAgent {
             return Err(Refuse::new(status).because("the Request-URI names another host"));
         }
         // A caller that takes a leg's place is told that leg, by its Contact or by any other URI of ours (RFC 3891 3).
-        let of_replaced = || replaced.map(|(leg, _)| leg.number().clone());
+        let of_replaced = || replaced.map(|(leg, _)| leg.peer().number().clone());
         let to = self.ctx.domain.number_of(&invite.uri).or_else(of_replaced);
         let to = to.ok_or(Refuse::new(404).because("no number"))?;
         let source = self.admission.admit(&flow, invite, &mut self.ctx, now)?;
@@ -116,17 +116,17 @@ impl UserAgent {
         }
         let local_tag = self.ctx.tokens.word();
         let dialog = Dialog::incoming(invite, local_tag, flow).map_err(|_| Refuse::new(400))?;
-        let peer = LegPeer::calling(source.clone(), to.clone(), dialog, &key.path, &self.ctx, now);
+        let id = self.legs.next_id();
+        let peer = LegPeer::calling(id, (source.clone(), to.clone()), dialog, &key.path, &self.ctx, now);
         let call_id = headers.call_id().unwrap_or_default();
         if self.legs.of_call(call_id).any(|leg| peer.is_merged(leg.peer())) {
             return Err(Refuse::new(482).because("the same request by another way"));
         }
-        let (from, claimed) = self.ctx.domain.identity(&source, headers, returning.map(Leg::number));
+        let (from, claimed) = self.ctx.domain.identity(&source, headers, returning.map(|leg| leg.peer().number()));
         let returns = returning.map(Leg::id);
-        let leg = self.legs.next_id();
         let has_room = self.legs.len() < self.ctx.domain.config.limits.legs;
         let opened = match has_room && self.admission.may_call(&source, now) {
-            true => self.ctx.transactions.open(key, TransactionKind::Invite, ServerUse(Some(leg))).ok(),
+            true => self.ctx.transactions.open(key, TransactionKind::Invite, ServerUse(Some(id))).ok(),
             false => None,
         };
         let Some(transaction) = opened else {
@@ -137,7 +137,7 @@ impl UserAgent {
         self.legs.take_id();
         self.ctx.respond(transaction, &SipResponse::to(invite, 100), now);
         let event = LegEvent::Incoming {
-            leg,
+            leg: id,
             call_id: String::from_utf8_lossy(call_id).into_owned(),
             passed: passed(&source, invite, &from, &to),
             from,
@@ -149,7 +149,7 @@ impl UserAgent {
             returns,
             source,
         };
-        let mut leg = Leg::incoming(leg, peer, transaction, invite, &mut self.ctx);
+        let mut leg = Leg::incoming(peer, transaction, invite, &mut self.ctx);
         leg.begin(event, expires, &mut self.ctx, now);
         self.legs.insert(leg);
         Ok(())
@@ -223,7 +223,7 @@ impl UserAgent {
         };
         let tag = match self.legs.get(id) {
             Some(leg) if !leg.is_cancelled_by(cancel) => return self.refuse(flow, cancel, &Refuse::new(481), now),
-            Some(leg) => leg.local_tag().to_owned(),
+            Some(leg) => leg.peer().dialog().local_tag.to_owned(),
             None => self.ctx.tokens.word(),
         };
         let response = SipResponse::to(cancel, 200).with_to_tag(&tag);
@@ -246,7 +246,7 @@ impl UserAgent {
         if leg.peer().speaks_from(flow, &self.ctx, now.mono) {
             return Ok(leg.id());
         }
-        let account = self.ctx.domain.account_of(leg.source()).cloned();
+        let account = self.ctx.domain.account_of(leg.peer().source()).cloned();
         let account = account.filter(|_| request.headers.has("Authorization")).ok_or(Refuse::new(481))?;
         let claim = Claim::Account(&account);
         self.admission.authenticate(flow, request, claim, &mut self.ctx, now)?;

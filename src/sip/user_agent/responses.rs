@@ -65,7 +65,7 @@ impl UserAgent {
         let Some(id) = client.leg() else { return };
         if let (ClientUse::Invite(..), Some(leg)) = (&client, self.legs.get(id)) {
             self.qualification
-                .handle_unanswered_call(leg.source(), leg.flow(), &mut self.ctx, now);
+                .handle_unanswered_call(leg.peer().source(), leg.peer().dialog().flow, &mut self.ctx, now);
         }
         self.with_leg(id, |leg, ctx| leg.handle_failure(client, status, ctx, now));
     }

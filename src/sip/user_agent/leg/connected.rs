@@ -6,6 +6,7 @@
 
 use super::Leg;
 use crate::model::Number;
+use crate::sip::config::SipAccount;
 use crate::sip::leg::{ANONYMOUS, LegEvent};
 use crate::sip::message::{Headers, NameAddr, Uri};
 use crate::sip::user_agent::context::Context;
@@ -62,14 +63,10 @@ impl ConnectedNames {
 }
 
 impl Leg {
-    /// Reports what the INVITE of a new dialog names: of an account a From, too, that is not the account's own number.
+    /// Reports what the INVITE of a new dialog names.
     pub(super) fn identify_by_invite(&mut self, headers: &Headers, ctx: &mut Context) {
-        let domain = &ctx.domain;
-        let mut names = asserted(headers, domain);
-        if let (Some(account), Ok(from)) = (domain.account_of(&self.peer.source), headers.from()) {
-            let name = name_of(&from.uri, domain);
-            names.extend(Some(name).filter(|name| *name != account.number));
-        }
+        let account = ctx.domain.account_of(&self.peer.source);
+        let names = of_invite(headers, account, &ctx.domain);
         self.identified(names, ctx);
     }
 
@@ -89,9 +86,19 @@ impl Leg {
     fn identified(&mut self, mut names: Vec<Number>, ctx: &mut Context) {
         names.dedup();
         if !names.is_empty() {
-            ctx.event(LegEvent::ConnectedIdentity { leg: self.id, names });
+            ctx.event(LegEvent::ConnectedIdentity { leg: self.id(), names });
         }
     }
+}
+
+/// What the INVITE of a new dialog names: of an account a From, too, that is not the account's own number.
+fn of_invite(headers: &Headers, account: Option<&SipAccount>, domain: &LocalDomain) -> Vec<Number> {
+    let mut names = asserted(headers, domain);
+    if let (Some(account), Ok(from)) = (account, headers.from()) {
+        let name = name_of(&from.uri, domain);
+        names.extend(Some(name).filter(|name| *name != account.number));
+    }
+    names
 }
 
 /// The names in P-Asserted-Identity and Remote-Party-ID. What cannot be read is a name that is withheld: it may be anybody's.

@@ -1,50 +1,21 @@
 //! What comes to a leg, and its end.
 
-use super::{ClientUse, Exchange, HangupReason, InDialogRequest, Leg, LegPeer, LegPhase, LegTimer, SentRequest};
-use crate::media::is_private;
-use crate::model::{Now, Number};
+use super::{ClientUse, HangupReason, InDialogRequest, Leg, LegPeer, LegPhase, LegTimer, SentRequest};
+use crate::model::Now;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{EndReason, LegCommand, LegEvent, LegId, LegSource};
 use crate::sip::message::{Host, Method, NameAddr, Refuse, SipRequest, SipResponse};
 use crate::sip::transaction::{ClientTransactionId, ServerTransactionId};
 use crate::sip::user_agent::context::Context;
-use std::net::IpAddr;
 
 impl Leg {
     pub fn id(&self) -> LegId {
-        self.id
+        self.peer.leg
     }
 
     /// The other end.
     pub fn peer(&self) -> &LegPeer {
         &self.peer
-    }
-
-    pub fn source(&self) -> &LegSource {
-        &self.peer.source
-    }
-
-    /// The number that we go by here.
-    pub fn number(&self) -> &Number {
-        &self.peer.number
-    }
-
-    pub fn call_id(&self) -> &[u8] {
-        &self.peer.dialog.call_id
-    }
-
-    pub fn local_tag(&self) -> &str {
-        &self.peer.dialog.local_tag
-    }
-
-    /// By which flow the peer is reached.
-    pub fn flow(&self) -> Flow {
-        self.peer.dialog.flow
-    }
-
-    /// A request or a response with this Call-ID, To tag and From tag is of this dialog.
-    pub fn matches(&self, call_id: &[u8], to_tag: &[u8], from_tag: &[u8]) -> bool {
-        self.peer.dialog.matches(call_id, to_tag, from_tag)
     }
 
     /// Nothing is left to do: the leg is to be dropped.
@@ -58,7 +29,7 @@ impl Leg {
         match self.phase {
             _ if self.peer.source != *source => Err(Refuse::new(603)),
             LegPhase::Confirmed if early_only => Err(Refuse::new(486)),
-            LegPhase::Confirmed => Ok(self.id),
+            LegPhase::Confirmed => Ok(self.id()),
             LegPhase::Incoming(_)
             | LegPhase::Calling(_)
             | LegPhase::Cancelling(..)
@@ -75,7 +46,7 @@ impl Leg {
             LegPhase::Incoming(_) | LegPhase::Calling(_) => true,
             LegPhase::Cancelling(..) | LegPhase::ByePending(_) | LegPhase::ByeSent | LegPhase::Over => false,
         };
-        stands && other.id != self.id && other.peer.source == self.peer.source
+        stands && other.id() != self.id() && other.peer.source == self.peer.source
     }
 
     // ---- what comes in
@@ -88,7 +59,10 @@ impl Leg {
             LegCommand::Provisional { status, media, .. } => self.provisional(status, media, ctx, now),
             LegCommand::Accept { media, .. } => self.accept(media, ctx, now),
             LegCommand::Reject { status, .. } => self.answer_incoming(status.clamp(400, 699), ctx, now),
-            LegCommand::Offer { media, .. } => self.queue_offer(media, ctx, now),
+            LegCommand::Offer { media, .. } => {
+                self.session.queue(media);
+                self.send_queued(ctx, now);
+            }
             LegCommand::AnswerOffer { media, .. } => self.answer_offer(media, ctx, now),
             LegCommand::RejectOffer { status, .. } => {
                 self.drop_offer(status.clamp(400, 699), ctx, now);
@@ -114,7 +88,7 @@ impl Leg {
         self.identify_by_request(&request.headers, ctx);
         let again = via.clone();
         if let Err(refuse) = self.dispatch_request(received, ctx, now) {
-            self.refuse(again, request, &refuse, ctx, now);
+            ctx.refuse_within(self.id(), again, request, &refuse, now);
         }
         Ok(())
     }
@@ -123,7 +97,7 @@ impl Leg {
     pub fn is_cancelled_by(&self, cancel: &SipRequest) -> bool {
         let from = cancel.headers.from().ok();
         let tag = from.as_ref().and_then(NameAddr::tag).unwrap_or_default();
-        cancel.headers.call_id() == Ok(self.call_id()) && self.peer.dialog.remote_tag.as_deref() == Some(tag)
+        cancel.headers.call_id() == Ok(self.peer.dialog.call_id.as_slice()) && self.peer.dialog.remote_tag.as_deref() == Some(tag)
     }
 
     /// The peer has cancelled an INVITE. Anything but the first INVITE, or one that is answered, is not undone by that (RFC 3261 9.2).
@@ -167,7 +141,7 @@ impl Leg {
                 self.say_again(sent.request.method == Method::Update, ctx, now);
             }
             ClientUse::Reinvite(..) | ClientUse::Update(..) => {
-                self.exchange.end_ours();
+                self.session.forget_offer();
                 self.expire(ctx, now);
             }
             ClientUse::Bye(_, sent) if self.peer.has_moved(&sent) => self.send_bye(None, ctx, now),
@@ -184,7 +158,10 @@ impl Leg {
         if told {
             let reason = if status == 408 { "no response" } else { "cannot be reached" };
             ctx.note_refusal_of(sent, status, reason.as_bytes(), None, now);
-            ctx.event(LegEvent::Refused { leg: self.id, status: 503 });
+            ctx.event(LegEvent::Refused {
+                leg: self.id(),
+                status: 503,
+            });
         }
     }
 
@@ -202,7 +179,7 @@ impl Leg {
                 let was_heard = matches!(&self.phase, LegPhase::Calling(calling) if calling.provisional);
                 let status = if was_heard { 408 } else { 503 };
                 self.hangup(None, ctx, now);
-                ctx.event(LegEvent::Refused { leg: self.id, status });
+                ctx.event(LegEvent::Refused { leg: self.id(), status });
             }
             LegTimer::Cancelled => {
                 if let LegPhase::Cancelling(calling, _) = &self.phase {
@@ -246,30 +223,17 @@ impl Leg {
     pub fn follow(&mut self, flow: Flow, ctx: &mut Context, now: Now) {
         self.peer.follow(flow);
         // What is still to be answered is answered there, too.
-        let pending = match (&self.phase, &self.exchange) {
-            (LegPhase::Incoming(incoming), _) => Some(incoming.transaction),
-            (_, Exchange::Theirs { transaction, .. }) => Some(*transaction),
-            _ => None,
-        };
-        if let Some(transaction) = pending {
-            ctx.transactions.redirect(transaction, flow, None);
+        if let LegPhase::Incoming(incoming) = &self.phase {
+            ctx.transactions.redirect(incoming.transaction, flow, None);
         }
-        let waits_for_ack = self.unacknowledged.as_mut().map(|waiting| waiting.flow = flow).is_some();
-        ctx.timers.clear(&(self.id, LegTimer::Lost));
-        if self.located.is_some() {
+        self.session.follow(flow, ctx);
+        ctx.timers.clear(&(self.id(), LegTimer::Lost));
+        if self.peer.is_located() {
             self.locate(ctx);
         }
         match self.phase {
-            LegPhase::ByePending(reason) if !waits_for_ack => self.send_bye(reason, ctx, now),
+            LegPhase::ByePending(reason) if !self.session.awaits_ack() => self.send_bye(reason, ctx, now),
             _ => self.send_queued(ctx, now),
-        }
-    }
-
-    /// Something is to be said to a phone that can not be reached: for so long as any request waits for its answer, it may come back.
-    pub(super) fn wait_for_phone(&mut self, ctx: &mut Context, now: Now) {
-        if !ctx.timers.is_set(&(self.id, LegTimer::Lost)) {
-            let give_up = ctx.domain.config.timing.give_up();
-            ctx.timers.set((self.id, LegTimer::Lost), now.mono + give_up);
         }
     }
 
@@ -282,38 +246,17 @@ impl Leg {
     }
 
     fn locate(&mut self, ctx: &mut Context) {
-        let (host, is_translated) = self.whereabouts();
-        if self.located != Some((host, is_translated)) {
-            self.located = Some((host, is_translated));
+        let via = match &self.phase {
+            LegPhase::Incoming(incoming) => incoming.invite.headers.via_top().ok().map(|via| Host::read(&via.host)),
+            _ => None,
+        };
+        if let Some((host, is_translated)) = self.peer.take_location(via) {
             ctx.event(LegEvent::Located {
-                leg: self.id,
+                leg: self.id(),
                 host,
                 is_translated,
             });
         }
-    }
-
-    /// Where its signalling comes from; and whether that is a device which names another address in its Via, or another, private one in its
-    /// Contact. A trunk may have several addresses of its own, and so may the loopback.
-    fn whereabouts(&self) -> (IpAddr, bool) {
-        let host = self.flow().peer.ip().to_canonical();
-        if host.is_loopback() || matches!(self.peer.source, LegSource::Trunk(_)) {
-            return (host, false);
-        }
-        let was = self.located.is_some_and(|(before, is_translated)| is_translated && before == host);
-        let contact = self.peer.dialog.target.host();
-        let via = match &self.phase {
-            LegPhase::Incoming(incoming) => incoming.invite.headers.via_top().ok().map(|via| Host::read(&via.host)),
-            LegPhase::Calling(_)
-            | LegPhase::Cancelling(..)
-            | LegPhase::Confirmed
-            | LegPhase::ByePending(_)
-            | LegPhase::ByeSent
-            | LegPhase::Over => None,
-        };
-        let is_hidden = matches!(contact, Host::Address(address) if is_private(address) && address.to_canonical() != host);
-        let is_other = matches!(via, Some(Host::Address(address)) if address.to_canonical() != host);
-        (host, was || is_hidden || is_other)
     }
 
     // ---- its end
@@ -326,9 +269,10 @@ impl Leg {
                 self.answer_incoming(if (400..=699).contains(&status) { status } else { 480 }, ctx, now);
             }
             LegPhase::Calling(calling) => {
-                self.phase = LegPhase::Cancelling(calling.clone(), reason);
-                ctx.timers.clear(&(self.id, LegTimer::NoAnswer));
-                self.cancel_if_heard(ctx, now);
+                let mut calling = calling.clone();
+                ctx.timers.clear(&(self.id(), LegTimer::NoAnswer));
+                calling.cancel_if_heard(reason, self.id(), ctx, now);
+                self.phase = LegPhase::Cancelling(calling, reason);
             }
             LegPhase::Confirmed => {
                 self.drop_offer(487, ctx, now);
@@ -347,14 +291,9 @@ impl Leg {
         }
     }
 
-    /// The session begins, or has been refreshed.
-    pub(super) fn restart_session(&mut self, ctx: &mut Context, now: Now) {
-        self.session.restart(self.id, &mut ctx.timers, now);
-    }
-
     /// Tells the B2BUA that the call has ended here.
     pub(super) fn end_told(&self, reason: EndReason, ctx: &mut Context) {
-        ctx.event(LegEvent::Ended { leg: self.id, reason });
+        ctx.event(LegEvent::Ended { leg: self.id(), reason });
     }
 
     /// The leg is over.
@@ -365,7 +304,7 @@ impl Leg {
 
     pub(super) fn stop_timers(&self, ctx: &mut Context) {
         for timer in LegTimer::ALL {
-            ctx.timers.clear(&(self.id, timer));
+            ctx.timers.clear(&(self.id(), timer));
         }
     }
 }

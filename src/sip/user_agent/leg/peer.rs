@@ -9,20 +9,25 @@
 //! | a phone that calls from elsewhere | where it says at the host it speaks from; behind a NAT where it speaks from |
 //! | a trunk | its first Route, else its Contact, when that is an address of this trunk's; else where it speaks from |
 
-use super::SentRequest;
+use super::session_timer::{SessionTimer, min_se};
+use super::{ClientUse, LegTimer, SentRequest};
+use crate::media::is_private;
 use crate::model::{DeviceId, Now, Number};
 use crate::sip::config::{Nat, SipConfig, Trunk};
 use crate::sip::dialog::Dialog;
 use crate::sip::digest::DigestRequest;
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
-use crate::sip::leg::LegSource;
-use crate::sip::message::{Headers, Method, SipRequest, SipResponse, Uri};
+use crate::sip::leg::{LegId, LegSource};
+use crate::sip::message::{Headers, Host, Method, SipRequest, SipResponse, Uri};
 use crate::sip::peer::{ReturnPath, contact_at, speaks_from, transport_of};
 use crate::sip::registrar::Registrar;
 use crate::sip::user_agent::context::Context;
 use crate::sip::user_agent::local_domain::LocalDomain;
 use std::net::IpAddr;
 use std::time::Instant;
+
+/// Authentication, then a longer session interval: no honest peer asks for more.
+const MOST_ATTEMPTS: u8 = 3;
 
 /// How the flow to a leg's peer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,17 +43,28 @@ pub(in crate::sip::user_agent) enum FlowState {
 /// The other end of a leg: its identity, the dialog with it, and the flow to it.
 #[derive(Debug)]
 pub(in crate::sip::user_agent) struct LegPeer {
+    /// The leg that it is the peer of.
+    pub(super) leg: LegId,
     /// The account or the trunk.
     pub(super) source: LegSource,
     /// The number that we go by on this leg: the called one here, or the one that is shown as calling there.
     pub(super) number: Number,
     pub(super) dialog: Dialog,
-    pub(super) flow_state: FlowState,
+    flow_state: FlowState,
+    /// What `Located` told last.
+    located: Option<(IpAddr, bool)>,
 }
 
 impl LegPeer {
     /// The caller of a new dialog, and the flow to it.
-    pub fn calling(source: LegSource, number: Number, mut dialog: Dialog, path: &ReturnPath, ctx: &Context, now: Now) -> Self {
+    pub fn calling(
+        leg: LegId,
+        (source, number): (LegSource, Number),
+        mut dialog: Dialog,
+        path: &ReturnPath,
+        ctx: &Context,
+        now: Now,
+    ) -> Self {
         let flow_state = match &source {
             LegSource::Account(device) => {
                 let target = registered_flow(device, path, &dialog.target, &ctx.registrar, now);
@@ -62,25 +78,42 @@ impl LegPeer {
             }
         };
         Self {
+            leg,
             source,
             number,
             dialog,
             flow_state,
+            located: None,
         }
     }
 
     /// The callee of an INVITE of ours.
-    pub(super) fn called(source: LegSource, number: Number, dialog: Dialog) -> Self {
+    pub(super) fn called(leg: LegId, source: LegSource, number: Number, dialog: Dialog) -> Self {
         let flow_state = match &source {
             LegSource::Account(_) => FlowState::Registered,
             LegSource::Trunk(_) => FlowState::Own,
         };
         Self {
+            leg,
             source,
             number,
             dialog,
             flow_state,
+            located: None,
         }
+    }
+
+    pub fn source(&self) -> &LegSource {
+        &self.source
+    }
+
+    /// The number that we go by here.
+    pub fn number(&self) -> &Number {
+        &self.number
+    }
+
+    pub fn dialog(&self) -> &Dialog {
+        &self.dialog
     }
 
     /// The same request has made the other dialog, too (RFC 3261 8.2.2.2). Another Request-URI is another UAS: a proxy may fork to two
@@ -177,6 +210,14 @@ impl LegPeer {
         self.flow_state = FlowState::Registered;
     }
 
+    /// Something is to be said to a phone that can not be reached: for so long as any request waits for its answer, it may come back.
+    pub(super) fn wait_for_phone(&self, ctx: &mut Context, now: Now) {
+        if !ctx.timers.is_set(&(self.leg, LegTimer::Lost)) {
+            let give_up = ctx.domain.config.timing.give_up();
+            ctx.timers.set((self.leg, LegTimer::Lost), now.mono + give_up);
+        }
+    }
+
     /// No flow to the phone is left.
     pub(super) fn lose_flow(&mut self) {
         self.flow_state = FlowState::Lost;
@@ -211,6 +252,34 @@ impl LegPeer {
         }
     }
 
+    /// Its location has been told.
+    pub(super) fn is_located(&self) -> bool {
+        self.located.is_some()
+    }
+
+    /// Where its signalling comes from, and whether an address translator is on the way, if that is news. `via` is the host that its Via
+    /// names, while its INVITE waits.
+    pub(super) fn take_location(&mut self, via: Option<Host>) -> Option<(IpAddr, bool)> {
+        let location = self.location(via);
+        let is_news = self.located != Some(location);
+        self.located = Some(location);
+        is_news.then_some(location)
+    }
+
+    /// Translated is a device which names another address in its Via, or another, private one in its Contact. A trunk may have several
+    /// addresses of its own, and so may the loopback.
+    fn location(&self, via: Option<Host>) -> (IpAddr, bool) {
+        let host = self.dialog.flow.peer.ip().to_canonical();
+        if host.is_loopback() || matches!(self.source, LegSource::Trunk(_)) {
+            return (host, false);
+        }
+        let was = self.located.is_some_and(|(before, is_translated)| is_translated && before == host);
+        let contact = self.dialog.target.host();
+        let is_hidden = matches!(contact, Host::Address(address) if is_private(address) && address.to_canonical() != host);
+        let is_other = matches!(via, Some(Host::Address(address)) if address.to_canonical() != host);
+        (host, was || is_hidden || is_other)
+    }
+
     /// Our Contact here.
     pub(super) fn contact(&self, domain: &LocalDomain) -> Vec<u8> {
         domain.contact(&self.dialog.flow, &self.number)
@@ -225,8 +294,47 @@ impl LegPeer {
             .with("Contact", self.contact(domain))
     }
 
+    /// PRACK acknowledges a reliable response in its dialog.
+    pub(super) fn send_prack(&mut self, rseq: u32, cseq: u32, ctx: &mut Context, now: Now) {
+        let prack = self.dialog.request(Method::Prack);
+        let prack = prack.with("RAck", format!("{rseq} {cseq} INVITE"));
+        ctx.request(prack, self.dialog.flow, |sent| ClientUse::Prack(self.leg, sent), now);
+    }
+
+    /// A refused request once more: with an answer to the challenge, or with a longer interval.
+    pub(super) fn improve(
+        &mut self,
+        sent: &SentRequest,
+        response: &SipResponse,
+        timer: &mut SessionTimer,
+        ctx: &mut Context,
+    ) -> Option<SipRequest> {
+        if sent.attempts >= MOST_ATTEMPTS {
+            return None;
+        }
+        let mut request = sent.request.clone();
+        match response.status {
+            401 | 407 => {
+                let (name, answer) = self.answer_challenge(sent, response, ctx)?;
+                request.headers.set(name, answer);
+            }
+            422 => {
+                timer.raise(min_se(&response.headers)?);
+                for name in ["Session-Expires", "Min-SE"] {
+                    request.headers.remove(name);
+                }
+                timer.write_request(&mut request);
+            }
+            _ => return None,
+        }
+        self.dialog.local_cseq += 1;
+        let cseq = format!("{} {}", self.dialog.local_cseq, request.method);
+        request.headers.set("CSeq", cseq);
+        Some(request)
+    }
+
     /// An answer to a challenge of a trunk that we have a login for, once for each request: a second challenge means it was wrong.
-    pub(super) fn answer_challenge(&self, sent: &SentRequest, response: &SipResponse, ctx: &mut Context) -> Option<(&'static str, String)> {
+    fn answer_challenge(&self, sent: &SentRequest, response: &SipResponse, ctx: &mut Context) -> Option<(&'static str, String)> {
         let (asks, answers) = match response.status {
             401 => ("WWW-Authenticate", "Authorization"),
             _ => ("Proxy-Authenticate", "Proxy-Authorization"),

@@ -51,11 +51,11 @@ impl Leg {
         if is_silent {
             response.headers.push("Refer-Sub", "false");
         }
-        ctx.answer(self.id, refer.via, &response, now);
+        ctx.answer(self.id(), refer.via, &response, now);
         self.referral = Some(Referral { cseq, is_silent });
         self.tell_referrer(100, ctx, now);
         ctx.event(LegEvent::Referred {
-            leg: self.id,
+            leg: self.id(),
             to,
             replaces,
         });

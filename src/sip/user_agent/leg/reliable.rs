@@ -1,9 +1,9 @@
 //! Reliable provisional responses (RFC 3262), ours and theirs.
 
-use super::{ClientUse, Leg, LegPhase, LegTimer};
+use super::{Leg, LegPhase, LegTimer};
 use crate::model::Now;
 use crate::sip::leg::EndReason;
-use crate::sip::message::{Headers, Method, Refuse, SipRequest, SipResponse};
+use crate::sip::message::{Headers, Refuse, SipRequest, SipResponse};
 use crate::sip::transaction::{ReceivedVia, Timing};
 use crate::sip::user_agent::context::Context;
 use std::time::{Duration, Instant};
@@ -96,7 +96,7 @@ impl ReliableProvisionals {
     }
 
     /// A response has gone out: it is said again until it is heard.
-    fn expect_prack(&mut self, status: u16, bytes: Vec<u8>, described: bool, timing: Timing, now: Instant) {
+    pub(super) fn expect_prack(&mut self, status: u16, bytes: Vec<u8>, described: bool, timing: Timing, now: Instant) {
         self.unheard = Some(Unheard {
             status,
             bytes,
@@ -199,15 +199,6 @@ fn number(text: &[u8]) -> Option<u32> {
 }
 
 impl Leg {
-    /// A reliable response has gone out: it is said again until it is heard.
-    pub(super) fn expect_prack(&mut self, status: u16, bytes: Vec<u8>, described: bool, ctx: &mut Context, now: Now) {
-        let timing = ctx.domain.config.timing;
-        if let Some(reliable) = &mut self.reliable {
-            reliable.expect_prack(status, bytes, described, timing, now.mono);
-            ctx.timers.set((self.id, LegTimer::Reliable), now.mono + timing.t1);
-        }
-    }
-
     /// Once more, or no more: a caller that does not hear that it rings does not hear the rest (RFC 3262 3).
     pub(super) fn repeat_reliable(&mut self, ctx: &mut Context, now: Now) {
         let (LegPhase::Incoming(incoming), Some(reliable)) = (&self.phase, &mut self.reliable) else {
@@ -216,7 +207,7 @@ impl Leg {
         match reliable.repeat(now.mono) {
             Some(Repetition::Again { status, bytes, next_at }) => {
                 ctx.transactions.respond(incoming.transaction, status, bytes, now.mono);
-                ctx.timers.set((self.id, LegTimer::Reliable), next_at);
+                ctx.timers.set((self.peer.leg, LegTimer::Reliable), next_at);
             }
             Some(Repetition::GiveUp) => {
                 self.answer_incoming(504, ctx, now);
@@ -234,12 +225,12 @@ impl Leg {
         // A new offer is one too many before the call stands (RFC 3262 5 allows it; RFC 6337 3.1.1 says how to say no). It is heard all the same.
         let done = match prack.description().is_none() {
             true => {
-                ctx.answer(self.id, key, &SipResponse::to(prack, 200), now);
+                ctx.answer(self.id(), key, &SipResponse::to(prack, 200), now);
                 Ok(())
             }
             false => Err(Refuse::new(488)),
         };
-        ctx.timers.clear(&(self.id, LegTimer::Reliable));
+        ctx.timers.clear(&(self.id(), LegTimer::Reliable));
         self.say_next(ctx, now);
         done
     }
@@ -254,13 +245,5 @@ impl Leg {
             (None, Some((status, media))) => self.provisional(status, media, ctx, now),
             (None, None) => {}
         }
-    }
-
-    /// Acknowledges a reliable response in its dialog.
-    pub(super) fn send_prack(&mut self, rseq: u32, cseq: u32, ctx: &mut Context, now: Now) {
-        let flow = self.peer.dialog.flow;
-        let prack = self.peer.dialog.request(Method::Prack);
-        let prack = prack.with("RAck", format!("{rseq} {cseq} INVITE"));
-        ctx.request(prack, flow, |sent| ClientUse::Prack(self.id, sent), now);
     }
 }

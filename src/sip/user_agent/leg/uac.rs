@@ -1,14 +1,13 @@
 //! Requests of ours, and the responses to them.
 
+use super::invite_session::{InviteSession, OfferOutcome, OfferRefusal};
 use super::reliable::{fork, rseq};
-use super::session_timer::{SessionTimer, min_se};
-use super::{
-    ClientUse, ConnectedNames, Exchange, HangupReason, Leg, LegPeer, LegPhase, LegTimer, OutgoingInvite, QueuedOffer, RequestRoute,
-    SentRequest,
-};
+use super::session_timer::SessionTimer;
+use super::{ClientUse, ConnectedNames, HangupReason, Leg, LegPeer, LegPhase, LegTimer, OutgoingInvite, RequestRoute, SentRequest};
 use crate::model::Now;
 use crate::sip::config::AutoAnswer;
 use crate::sip::dialog::Dialog;
+use crate::sip::flow::Flow;
 use crate::sip::leg::{Identity, LegEvent, LegId, LegSource, PassedHeader};
 use crate::sip::message::{Method, NameAddr, SipRequest, SipResponse, Uri, UriError, printable};
 use crate::sip::transaction::{ClientKey, ClientTransactionId, TransactionKind};
@@ -18,20 +17,8 @@ use crate::sip::user_agent::leg_table::TRAIL;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Authentication, then a longer session interval: no honest peer asks for more.
-const MOST_ATTEMPTS: u8 = 3;
-
-/// How often an offer that meets 491 is tried again.
-const MOST_GLARES: u8 = 5;
-
 /// No early dialog sees so many.
 const PRACKS: u32 = 1000;
-
-/// A refresh that finds something else under way waits so long.
-const BUSY: Duration = Duration::from_secs(2);
-
-/// A peer that has said 100 to a re-INVITE has so long for the rest.
-const OFFER: Duration = Duration::from_secs(60);
 
 /// The header fields that an INVITE of ours may carry for another.
 const PASSED: &[&str] = &["Identity", "Date", "User-to-User", "Session-ID"];
@@ -47,6 +34,62 @@ pub(in crate::sip::user_agent) struct InviteContent {
     pub(in crate::sip::user_agent) passed: Vec<PassedHeader>,
 }
 
+impl InviteContent {
+    /// Writes the INVITE of a new leg.
+    fn write(&self, mut request: SipRequest, leg: LegId, timer: &SessionTimer, flow: &Flow, ctx: &Context) -> SipRequest {
+        request.headers.set("Max-Forwards", self.max_forwards.to_string());
+        ctx.domain.write_common(&mut request, flow, &self.from.number);
+        request.headers.set("Supported", "timer, 100rel");
+        request.headers.push(TRAIL, ctx.tokens.token(leg));
+        if self.from.is_withheld() {
+            request.headers.push("Privacy", "id");
+        }
+        timer.write_request(&mut request);
+        if let Some(style) = self.auto_answer {
+            write_auto_answer(&mut request, style, &ctx.domain.via_host(flow));
+        }
+        write_passed(&mut request, &self.passed);
+        request.with_body("application/sdp", self.offer.clone())
+    }
+}
+
+impl OutgoingInvite {
+    /// CANCEL waits for a provisional response (RFC 3261 9.1).
+    pub(super) fn cancel_if_heard(&mut self, reason: HangupReason, leg: LegId, ctx: &mut Context, now: Now) {
+        if !self.provisional || self.cancelled {
+            return;
+        }
+        self.cancelled = true;
+        let sent = &self.sent;
+        let key = ClientKey {
+            branch: sent.branch.clone(),
+            method: b"CANCEL".to_vec(),
+        };
+        let bytes = cancel(sent, reason).to_bytes();
+        ctx.transactions
+            .request(key, TransactionKind::Other, sent.flow, bytes, ClientUse::Other, now.mono);
+        let give_up = ctx.domain.config.timing.give_up();
+        ctx.timers.set((leg, LegTimer::Cancelled), now.mono + give_up);
+    }
+
+    /// Takes a provisional response, whose description is taken out when it is no news; its RSeq, if it wants a PRACK. `None` when it has
+    /// been heard before.
+    fn hear(&mut self, response: &SipResponse, media: &mut Option<Vec<u8>>) -> Option<Option<u32>> {
+        let rseq = rseq(response);
+        let fork = fork(&mut self.forks, &response.headers.to_tag())?;
+        fork.hear(rseq, media).then_some(rseq)
+    }
+
+    /// The answer of a 2xx: what other forks have described is not its answer.
+    fn answer(&mut self, response: &SipResponse) -> Option<Vec<u8>> {
+        let described = response.description().map(<[u8]>::to_vec);
+        match fork(&mut self.forks, &response.headers.to_tag()) {
+            Some(answering) => answering.clone().answer(described),
+            None => described,
+        }
+    }
+}
+
 impl Leg {
     /// A leg that begins with an INVITE of ours. An error when the caller's number fits into no URI.
     pub fn invite(id: LegId, route: RequestRoute, content: InviteContent, ctx: &mut Context, now: Now) -> Result<Leg, UriError> {
@@ -55,21 +98,8 @@ impl Leg {
         let call_id = format!("{}{}@{host}", ctx.tokens.word(), ctx.tokens.word());
         let tag = ctx.tokens.word();
         let mut dialog = Dialog::outgoing(call_id, local, tag, route.to, route.uri, route.flow);
-        let session = SessionTimer::new(&ctx.domain.config);
-        let mut request = dialog.request(Method::Invite);
-        request.headers.set("Max-Forwards", content.max_forwards.to_string());
-        ctx.domain.write_common(&mut request, &route.flow, &content.from.number);
-        request.headers.set("Supported", "timer, 100rel");
-        request.headers.push(TRAIL, ctx.tokens.token(id));
-        if content.from.is_withheld() {
-            request.headers.push("Privacy", "id");
-        }
-        session.write_request(&mut request);
-        if let Some(style) = content.auto_answer {
-            write_auto_answer(&mut request, style, &host);
-        }
-        write_passed(&mut request, &content.passed);
-        let request = request.with_body("application/sdp", content.offer.clone());
+        let timer = SessionTimer::new(&ctx.domain.config);
+        let request = content.write(dialog.request(Method::Invite), id, &timer, &route.flow, ctx);
         let sent = ctx.sent(request, route.flow, 0);
         let transaction = ctx.send(TransactionKind::Invite, ClientUse::Invite(id, sent.clone()), &sent, now);
         let calling = OutgoingInvite {
@@ -80,16 +110,9 @@ impl Leg {
             forks: Vec::new(),
         };
         Ok(Leg {
-            id,
-            peer: LegPeer::called(route.source, content.from.number, dialog),
+            peer: LegPeer::called(id, route.source, content.from.number, dialog),
             phase: LegPhase::Calling(calling),
-            exchange: Exchange::Idle,
-            unacknowledged: None,
-            queued: None,
-            session,
-            local_media: content.offer,
-            remote_media: Vec::new(),
-            located: None,
+            session: InviteSession::new(timer, content.offer, Vec::new()),
             swallow_digits: false,
             referral: None,
             reliable: None,
@@ -99,7 +122,7 @@ impl Leg {
 
     /// What is asked of an INVITE that has gone out.
     pub fn expect_answer(&mut self, timeout: Duration, swallow_digits: bool, ctx: &mut Context, now: Now) {
-        ctx.timers.set((self.id, LegTimer::NoAnswer), now.mono + timeout);
+        ctx.timers.set((self.id(), LegTimer::NoAnswer), now.mono + timeout);
         self.swallow_digits = swallow_digits;
     }
 
@@ -112,120 +135,50 @@ impl Leg {
             return self.talk_refused(480, ctx);
         }
         let notify = self.peer.notify("talk", "active", &ctx.domain);
-        ctx.request(notify, self.peer.dialog.flow, |_| ClientUse::Talk(self.id), now);
+        ctx.request(notify, self.peer.dialog.flow, |_| ClientUse::Talk(self.id()), now);
     }
 
     pub(super) fn talk_refused(&mut self, status: u16, ctx: &mut Context) {
         if matches!(self.phase, LegPhase::Calling(_)) {
-            ctx.event(LegEvent::AskToAnswerRefused { leg: self.id, status });
+            ctx.event(LegEvent::AskToAnswerRefused { leg: self.id(), status });
         }
-    }
-
-    /// CANCEL waits for a provisional response (RFC 3261 9.1).
-    pub(super) fn cancel_if_heard(&mut self, ctx: &mut Context, now: Now) {
-        let LegPhase::Cancelling(calling, reason) = &mut self.phase else {
-            return;
-        };
-        if !calling.provisional || calling.cancelled {
-            return;
-        }
-        calling.cancelled = true;
-        let sent = &calling.sent;
-        let key = ClientKey {
-            branch: sent.branch.clone(),
-            method: b"CANCEL".to_vec(),
-        };
-        let bytes = cancel(sent, *reason).to_bytes();
-        ctx.transactions
-            .request(key, TransactionKind::Other, sent.flow, bytes, ClientUse::Other, now.mono);
-        let give_up = ctx.domain.config.timing.give_up();
-        ctx.timers.set((self.id, LegTimer::Cancelled), now.mono + give_up);
     }
 
     /// BYE now, or after the ACK that we still wait for.
     pub(super) fn send_bye(&mut self, reason: HangupReason, ctx: &mut Context, now: Now) {
-        self.queued = None;
+        self.session.forget_queued();
         let lost = self.peer.is_lost();
-        if self.unacknowledged.is_some() || lost {
+        if self.session.awaits_ack() || lost {
             self.phase = LegPhase::ByePending(reason);
             for timer in [LegTimer::Refresh, LegTimer::Expire, LegTimer::Glare] {
-                ctx.timers.clear(&(self.id, timer));
+                ctx.timers.clear(&(self.id(), timer));
             }
             if lost {
-                self.wait_for_phone(ctx, now);
+                self.peer.wait_for_phone(ctx, now);
             }
             return;
         }
         self.phase = LegPhase::ByeSent;
-        if let Exchange::Ours { transaction, .. } = self.exchange {
-            ctx.transactions.abandon_later(transaction, now.mono);
-        }
+        self.session.abandon_offer(ctx, now);
         let mut bye = self.peer.dialog.request(Method::Bye);
         write_reason(&mut bye, reason);
         self.stop_timers(ctx);
-        ctx.request(bye, self.peer.dialog.flow, |sent| ClientUse::Bye(self.id, sent), now);
-    }
-
-    /// Takes an offer of ours, to be sent as soon as nothing forbids it.
-    pub(super) fn queue_offer(&mut self, media: Vec<u8>, ctx: &mut Context, now: Now) {
-        self.queued = Some(QueuedOffer { media, glares: 0 });
-        self.send_queued(ctx, now);
+        ctx.request(bye, self.peer.dialog.flow, |sent| ClientUse::Bye(self.id(), sent), now);
     }
 
     /// Sends the offer that waits, if nothing forbids it.
     pub(super) fn send_queued(&mut self, ctx: &mut Context, now: Now) {
-        if !self.may_refresh() || ctx.timers.is_set(&(self.id, LegTimer::Glare)) {
-            return;
-        }
-        if self.peer.is_lost() && self.queued.is_some() {
-            return self.wait_for_phone(ctx, now);
-        }
-        if let Some(QueuedOffer { media, glares }) = self.queued.take() {
-            self.offer(media, false, glares, ctx, now);
+        if matches!(self.phase, LegPhase::Confirmed) {
+            self.session.send_queued(&mut self.peer, ctx, now);
         }
     }
 
-    /// No offer is open, and no ACK is awaited.
-    fn may_refresh(&self) -> bool {
-        matches!((&self.phase, &self.exchange), (LegPhase::Confirmed, Exchange::Idle)) && self.unacknowledged.is_none()
-    }
-
-    /// A re-INVITE.
-    fn offer(&mut self, media: Vec<u8>, refresh: bool, glares: u8, ctx: &mut Context, now: Now) {
-        let request = self.refresh_request(Method::Invite, ctx);
-        let request = request.with_body("application/sdp", media.clone());
-        let transaction = ctx.request(request, self.peer.dialog.flow, |sent| ClientUse::Reinvite(self.id, sent), now);
-        ctx.timers.set((self.id, LegTimer::Offer), now.mono + OFFER);
-        self.exchange = Exchange::Ours {
-            transaction,
-            media,
-            refresh,
-            glares,
-        };
-    }
-
-    /// Refreshes the session: by UPDATE, or by a re-INVITE with the description that we have sent last.
+    /// Refreshes the session.
     pub(super) fn refresh(&mut self, ctx: &mut Context, now: Now) {
-        let may = self.may_refresh();
-        if !may || self.peer.is_lost() {
-            ctx.timers.set((self.id, LegTimer::Refresh), now.mono + BUSY);
-            if may {
-                self.wait_for_phone(ctx, now);
-            }
-            return;
+        match self.phase {
+            LegPhase::Confirmed => self.session.refresh(&mut self.peer, ctx, now),
+            _ => self.session.refresh_later(self.id(), ctx, now),
         }
-        if !self.peer.dialog.allows_update {
-            return self.offer(self.local_media.clone(), true, 0, ctx, now);
-        }
-        let update = self.refresh_request(Method::Update, ctx);
-        ctx.request(update, self.peer.dialog.flow, |sent| ClientUse::Update(self.id, sent), now);
-    }
-
-    fn refresh_request(&mut self, method: Method, ctx: &Context) -> SipRequest {
-        let mut request = self.peer.dialog.request(method);
-        ctx.domain.write_common(&mut request, &self.peer.dialog.flow, &self.peer.number);
-        self.session.write_request(&mut request);
-        request
     }
 
     /// Our UPDATE or re-INVITE was lost with its flow: once more by the new one, or when there is one.
@@ -233,18 +186,10 @@ impl Leg {
         if !matches!(self.phase, LegPhase::Confirmed) {
             return;
         }
-        if update {
-            return self.refresh(ctx, now);
+        match update {
+            true => self.session.refresh(&mut self.peer, ctx, now),
+            false => self.session.offer_again(&mut self.peer, ctx, now),
         }
-        let Some((media, refresh, glares)) = self.exchange.end_ours() else {
-            return;
-        };
-        ctx.timers.clear(&(self.id, LegTimer::Offer));
-        if refresh {
-            return self.refresh(ctx, now);
-        }
-        self.queued.get_or_insert(QueuedOffer { media, glares });
-        self.send_queued(ctx, now);
     }
 
     // ---- responses to INVITE
@@ -256,25 +201,21 @@ impl Leg {
                 if response.status == 100 {
                     return;
                 }
-                let (rseq, cseq) = (rseq(response), calling.sent.cseq);
+                let cseq = calling.sent.cseq;
                 let mut media = response.description().map(<[u8]>::to_vec);
-                let fork = fork(&mut calling.forks, &response.headers.to_tag());
-                if !fork.is_some_and(|fork| fork.hear(rseq, &mut media)) {
-                    return;
-                }
+                let Some(rseq) = calling.hear(response, &mut media) else { return };
                 self.peer.dialog.handle_response(response);
                 self.peer.retarget(&ctx.domain.config);
                 self.connected.note_early(&response.headers, &ctx.domain);
                 if let Some(rseq) = rseq {
-                    self.send_prack(rseq, cseq, ctx, now);
+                    self.peer.send_prack(rseq, cseq, ctx, now);
                 }
-                let status = response.status;
-                let leg = self.id;
+                let (leg, status) = (self.id(), response.status);
                 self.event(LegEvent::Progress { leg, status, media }, ctx);
             }
-            LegPhase::Cancelling(calling, _) => {
+            LegPhase::Cancelling(calling, reason) => {
                 calling.provisional = true;
-                self.cancel_if_heard(ctx, now);
+                calling.cancel_if_heard(*reason, self.peer.leg, ctx, now);
             }
             LegPhase::Incoming(_) | LegPhase::Confirmed | LegPhase::ByePending(_) | LegPhase::ByeSent | LegPhase::Over => {}
         }
@@ -288,24 +229,17 @@ impl Leg {
         ctx: &mut Context,
         now: Now,
     ) {
-        let (is_wanted, reason, forks) = match &mut self.phase {
-            LegPhase::Calling(calling) => (true, None, Some(&mut calling.forks)),
+        let (is_wanted, reason, media) = match &mut self.phase {
+            LegPhase::Calling(calling) => (true, None, calling.answer(response)),
             LegPhase::Cancelling(_, reason) => (false, *reason, None),
             LegPhase::Incoming(_) | LegPhase::Confirmed | LegPhase::ByePending(_) | LegPhase::ByeSent | LegPhase::Over => {
                 return refuse_fork(id, sent, response, ctx, now);
             }
         };
-        // The one that answers: what the others have described is not its answer.
-        let answering = forks.and_then(|forks| fork(forks, &response.headers.to_tag()).cloned());
-        let media = response.description().map(<[u8]>::to_vec);
-        let media = match answering {
-            Some(answering) => answering.answer(media),
-            None => media,
-        };
         self.peer.dialog.handle_response(response);
         self.peer.retarget(&ctx.domain.config);
         ctx.acknowledge(id, &self.peer.dialog, sent, response);
-        self.session = self.session.agreed(&response.headers);
+        self.session.timer = self.session.timer.agreed(&response.headers);
         self.phase = LegPhase::Confirmed;
         match media {
             // The CANCEL and the 2xx have crossed.
@@ -314,24 +248,30 @@ impl Leg {
             _ if response.headers.contacts().is_err() => {
                 ctx.note_refusal_of(sent, response.status, b"the Contact of its answer cannot be read", None, now);
                 self.send_bye(Some((502, "Contact cannot be read")), ctx, now);
-                ctx.event(LegEvent::Refused { leg: self.id, status: 502 });
+                ctx.event(LegEvent::Refused {
+                    leg: self.id(),
+                    status: 502,
+                });
             }
             Some(media) => self.begin_session(media, response, ctx, now),
             // A 2xx without a description is no call.
             None => {
                 ctx.note_refusal_of(sent, response.status, b"no session description in its answer", None, now);
                 self.send_bye(Some((488, "No answer to the offer")), ctx, now);
-                ctx.event(LegEvent::Refused { leg: self.id, status: 488 });
+                ctx.event(LegEvent::Refused {
+                    leg: self.id(),
+                    status: 488,
+                });
             }
         }
     }
 
     fn begin_session(&mut self, media: Vec<u8>, response: &SipResponse, ctx: &mut Context, now: Now) {
-        self.remote_media = media.clone();
+        self.session.set_remote(media.clone());
         self.stop_timers(ctx);
-        self.restart_session(ctx, now);
+        self.session.restart(self.id(), ctx, now);
         self.identify_by_response(&response.headers, ctx);
-        self.event(LegEvent::Answered { leg: self.id, media }, ctx);
+        self.event(LegEvent::Answered { leg: self.id(), media }, ctx);
         self.send_queued(ctx, now);
     }
 
@@ -350,7 +290,7 @@ impl Leg {
             LegSource::Trunk(_) => Vec::new(),
         };
         self.end(ctx);
-        let (leg, status) = (self.id, response.status);
+        let (leg, status) = (self.id(), response.status);
         ctx.event(match to.is_empty() {
             true => LegEvent::Refused { leg, status },
             false => LegEvent::Redirected { leg, status, to },
@@ -368,42 +308,22 @@ impl Leg {
         ctx: &mut Context,
         now: Now,
     ) -> bool {
-        if sent.attempts >= MOST_ATTEMPTS {
-            return false;
-        }
-        let mut request = sent.request.clone();
-        match response.status {
-            401 | 407 => {
-                let Some((name, answer)) = self.peer.answer_challenge(sent, response, ctx) else {
-                    return false;
-                };
-                request.headers.set(name, answer);
-            }
-            422 => {
-                let Some(min) = min_se(&response.headers) else { return false };
-                self.session.raise(min);
-                for name in ["Session-Expires", "Min-SE"] {
-                    request.headers.remove(name);
-                }
-                self.session.write_request(&mut request);
-            }
-            _ => return false,
-        }
-        self.peer.dialog.local_cseq += 1;
-        let cseq = format!("{} {}", self.peer.dialog.local_cseq, request.method);
-        request.headers.set("CSeq", cseq);
+        let improved = self.peer.improve(sent, response, &mut self.session.timer, ctx);
+        let Some(request) = improved else { return false };
         let kind = match request.method {
             Method::Invite => TransactionKind::Invite,
             _ => TransactionKind::Other,
         };
         let again = ctx.sent(request, sent.flow, sent.attempts + 1);
-        let transaction = ctx.send(kind, client(self.id, again.clone()), &again, now);
-        if let (TransactionKind::Invite, LegPhase::Calling(calling)) = (kind, &mut self.phase) {
-            calling.transaction = transaction;
-            calling.sent = again;
-            calling.provisional = false;
-        } else if let (TransactionKind::Invite, Exchange::Ours { transaction: ours, .. }) = (kind, &mut self.exchange) {
-            *ours = transaction;
+        let transaction = ctx.send(kind, client(self.id(), again.clone()), &again, now);
+        match (kind, &mut self.phase) {
+            (TransactionKind::Invite, LegPhase::Calling(calling)) => {
+                calling.transaction = transaction;
+                calling.sent = again;
+                calling.provisional = false;
+            }
+            (TransactionKind::Invite, _) => self.session.move_offer(transaction),
+            (TransactionKind::Other, _) => {}
         }
         true
     }
@@ -422,22 +342,14 @@ impl Leg {
         if !matches!(self.phase, LegPhase::Confirmed) {
             return;
         }
-        let Some((media, refresh, _)) = self.exchange.end_ours() else {
-            return;
-        };
-        ctx.timers.clear(&(self.id, LegTimer::Offer));
-        self.session = self.session.agreed(&response.headers);
-        self.local_media = media;
-        self.restart_session(ctx, now);
+        let outcome = self.session.handle_answer(response, self.peer.leg, ctx, now);
+        let Some(outcome) = outcome else { return };
         self.identify_by_response(&response.headers, ctx);
-        match response.description().map(<[u8]>::to_vec) {
-            Some(media) if refresh && media == self.remote_media => {}
-            Some(media) => {
-                self.remote_media = media.clone();
-                self.event(LegEvent::OfferAnswered { leg: self.id, media }, ctx);
-            }
-            None if refresh => {}
-            None => ctx.event(LegEvent::OfferRefused { leg: self.id, status: 488 }),
+        let leg = self.id();
+        match outcome {
+            OfferOutcome::Unchanged => {}
+            OfferOutcome::Answered(media) => self.event(LegEvent::OfferAnswered { leg, media }, ctx),
+            OfferOutcome::Unanswered => ctx.event(LegEvent::OfferRefused { leg, status: 488 }),
         }
         self.send_queued(ctx, now);
     }
@@ -446,32 +358,15 @@ impl Leg {
         if !matches!(self.phase, LegPhase::Confirmed) || self.send_again(sent, response, ClientUse::Reinvite, ctx, now) {
             return;
         }
-        let Some((media, refresh, glares)) = self.exchange.end_ours() else {
-            return;
-        };
-        ctx.timers.clear(&(self.id, LegTimer::Offer));
-        match response.status {
-            408 | 481 => self.expire(ctx, now),
-            491 if refresh => ctx.timers.set((self.id, LegTimer::Refresh), now.mono + BUSY),
-            491 if glares < MOST_GLARES => {
-                self.queued.get_or_insert(QueuedOffer { media, glares: glares + 1 });
-                let wait = self.glare_wait(ctx);
-                ctx.timers.set((self.id, LegTimer::Glare), now.mono + wait);
-            }
-            // The peer is alive and keeps the session as it is: the refresh itself has failed, not the call.
-            _ if refresh => self.restart_session(ctx, now),
-            status => {
-                ctx.event(LegEvent::OfferRefused { leg: self.id, status });
+        let (leg, status) = (self.id(), response.status);
+        match self.session.handle_refusal(status, leg, ctx, now) {
+            Some(OfferRefusal::Gone) => self.expire(ctx, now),
+            Some(OfferRefusal::Refused) => {
+                ctx.event(LegEvent::OfferRefused { leg, status });
                 self.send_queued(ctx, now);
             }
+            Some(OfferRefusal::Settled) | None => {}
         }
-    }
-
-    /// RFC 3261 14.1: the side that made the Call-ID waits longer.
-    fn glare_wait(&self, ctx: &mut Context) -> Duration {
-        let ours = self.id.0 % 2 == 1;
-        let tens = if ours { 210 + ctx.tokens.below(190) } else { ctx.tokens.below(200) };
-        Duration::from_millis(tens * 10)
     }
 
     pub(super) fn handle_updated(&mut self, sent: &SentRequest, response: &SipResponse, ctx: &mut Context, now: Now) {
@@ -482,8 +377,8 @@ impl Leg {
             ..200 => {}
             200..300 => {
                 self.peer.dialog.refresh(&response.headers.contacts().unwrap_or_default());
-                self.session = self.session.agreed(&response.headers);
-                self.restart_session(ctx, now);
+                self.session.timer = self.session.timer.agreed(&response.headers);
+                self.session.restart(self.id(), ctx, now);
                 self.identify_by_response(&response.headers, ctx);
             }
             408 | 481 => self.expire(ctx, now),
@@ -491,10 +386,10 @@ impl Leg {
                 self.peer.dialog.allows_update = false;
                 self.refresh(ctx, now);
             }
-            491 | 500 => ctx.timers.set((self.id, LegTimer::Refresh), now.mono + BUSY),
+            491 | 500 => self.session.refresh_later(self.id(), ctx, now),
             _ => {
                 if !self.send_again(sent, response, ClientUse::Update, ctx, now) {
-                    self.restart_session(ctx, now);
+                    self.session.restart(self.id(), ctx, now);
                 }
             }
         }

@@ -1,15 +1,15 @@
 //! Requests of the peer, and our answers to them.
 
+use super::invite_session::{InviteSession, ReceivedOffer};
 use super::{
-    ConnectedNames, Exchange, InDialogRequest, IncomingInvite, Leg, LegPeer, LegPhase, LegTimer, ReliableProvisionals, ServerUse,
-    SessionTimer, Unacknowledged, check_session,
+    ConnectedNames, InDialogRequest, IncomingInvite, Leg, LegPeer, LegPhase, LegTimer, ReliableProvisionals, SessionTimer, check_session,
 };
 use crate::media::rtp::event_of;
 use crate::model::Now;
 use crate::sip::leg::{EndReason, LegEvent, LegId};
 use crate::sip::message::{Method, Refuse, SipRequest, SipResponse, quote};
 use crate::sip::sdp::{SdpError, SdpFault};
-use crate::sip::transaction::{ReceivedVia, ServerTransactionId, TransactionKind};
+use crate::sip::transaction::{ReceivedVia, ServerTransactionId};
 use crate::sip::user_agent::context::Context;
 use crate::sip::user_agent::local_domain::{ACCEPT, ALLOW};
 use std::time::Duration;
@@ -17,32 +17,76 @@ use std::time::Duration;
 /// RFC 3261 13.3.1.1: a provisional response is repeated every minute.
 const REMIND: Duration = Duration::from_secs(60);
 
-/// An offer of theirs is refused when it has not been answered here by then: before the peer gives up by itself (32 s, RFC 3261 17.1.2.2).
-const UNANSWERED: Duration = Duration::from_secs(20);
-
 /// An Expires of an INVITE that is longer is as good as none: nothing rings so long.
 const EXPIRES: Duration = Duration::from_secs(86_400);
 
+impl IncomingInvite {
+    /// Sends a provisional response, reliably if the caller takes it so; the next waits until such a one has been heard.
+    fn ring(
+        &mut self,
+        (status, media): (u16, Option<Vec<u8>>),
+        reliable: Option<&mut ReliableProvisionals>,
+        peer: &LegPeer,
+        ctx: &mut Context,
+        now: Now,
+    ) {
+        let mut reliable = reliable.filter(|reliable| reliable.takes(media.is_some()));
+        if reliable.as_mut().is_some_and(|reliable| reliable.defer(status, media.as_ref())) {
+            return;
+        }
+        let mut response = SipResponse::to(&self.invite, status.clamp(180, 199)).with_to_tag(&peer.dialog.local_tag);
+        response.headers.copy(&["Record-Route"], &self.invite.headers);
+        if let Some(reliable) = &mut reliable {
+            response = reliable.stamp(response);
+        }
+        response = response.with("Contact", peer.contact(&ctx.domain)).with("Allow", ALLOW);
+        let described = media.is_some();
+        if let Some(media) = media {
+            response = response.with_body("application/sdp", media);
+        }
+        let bytes = response.to_bytes();
+        self.last = Some((status, bytes.clone()));
+        ctx.transactions.respond(self.transaction, response.status, bytes.clone(), now.mono);
+        ctx.timers.set((peer.leg, LegTimer::Remind), now.mono + REMIND);
+        if let Some(reliable) = reliable {
+            let timing = ctx.domain.config.timing;
+            reliable.expect_prack(response.status, bytes, described, timing, now.mono);
+            ctx.timers.set((peer.leg, LegTimer::Reliable), now.mono + timing.t1);
+        }
+    }
+
+    /// Repeats the last provisional response (RFC 3261 13.3.1.1).
+    fn remind(&self, leg: LegId, ctx: &mut Context, now: Now) {
+        let Some((status, bytes)) = self.last.clone() else { return };
+        ctx.transactions.respond(self.transaction, status, bytes, now.mono);
+        ctx.timers.set((leg, LegTimer::Remind), now.mono + REMIND);
+    }
+
+    /// Refuses the INVITE, with a Warning if there is one.
+    fn refuse(&self, status: u16, warning: Option<Vec<u8>>, peer: &LegPeer, ctx: &mut Context, now: Now) {
+        let mut response = SipResponse::to(&self.invite, status).with_to_tag(&peer.dialog.local_tag);
+        if let Some(warning) = warning {
+            response.headers.push("Warning", warning);
+        }
+        ctx.respond(self.transaction, &response, now);
+    }
+}
+
 impl Leg {
     /// A leg that begins with an INVITE of the peer.
-    pub fn incoming(id: LegId, peer: LegPeer, transaction: ServerTransactionId, invite: &SipRequest, ctx: &mut Context) -> Leg {
+    pub fn incoming(peer: LegPeer, transaction: ServerTransactionId, invite: &SipRequest, ctx: &mut Context) -> Leg {
         let incoming = IncomingInvite {
             transaction,
             invite: invite.clone(),
             last: None,
         };
         let config = &ctx.domain.config;
+        let timer = SessionTimer::new(config).agree(&invite.headers, config);
+        let remote_media = invite.description().unwrap_or_default().to_vec();
         Leg {
-            id,
             peer,
             phase: LegPhase::Incoming(incoming),
-            exchange: Exchange::Idle,
-            unacknowledged: None,
-            queued: None,
-            session: SessionTimer::new(config).agree(&invite.headers, config),
-            local_media: Vec::new(),
-            remote_media: invite.description().unwrap_or_default().to_vec(),
-            located: None,
+            session: InviteSession::new(timer, Vec::new(), remote_media),
             swallow_digits: false,
             referral: None,
             reliable: ReliableProvisionals::wanted(invite, ctx.tokens.below(u64::from(u32::MAX))),
@@ -53,10 +97,10 @@ impl Leg {
     /// Tells the B2BUA of the INVITE (`event`), which waits from now on, for so many seconds as it says in Expires.
     pub fn begin(&mut self, event: LegEvent, expires: Option<u32>, ctx: &mut Context, now: Now) {
         let ringing = ctx.domain.config.limits.ringing;
-        ctx.timers.set((self.id, LegTimer::Ringing), now.mono + ringing);
+        ctx.timers.set((self.id(), LegTimer::Ringing), now.mono + ringing);
         if let Some(seconds) = expires {
             let wait = Duration::from_secs(seconds.into()).min(EXPIRES);
-            ctx.timers.set((self.id, LegTimer::Stale), now.mono + wait);
+            ctx.timers.set((self.id(), LegTimer::Stale), now.mono + wait);
         }
         self.event(event, ctx);
         if let LegPhase::Incoming(incoming) = &self.phase {
@@ -80,23 +124,10 @@ impl Leg {
             }
             Method::Prack => self.handle_prack(via, request, ctx, now),
             Method::Options => {
-                ctx.answer(self.id, via, &capabilities(request), now);
+                ctx.answer(self.id(), via, &capabilities(request), now);
                 Ok(())
             }
             _ => Err(refuse_method()),
-        }
-    }
-
-    /// A refusal within a dialog is repeated with its request: judged anew, the repetition would be out of order.
-    pub(super) fn refuse(&self, key: ReceivedVia, request: &SipRequest, refuse: &Refuse, ctx: &mut Context, now: Now) {
-        let kind = match request.method {
-            Method::Invite => TransactionKind::Invite,
-            _ => TransactionKind::Other,
-        };
-        ctx.note_refused(&key.path.source, request, refuse, now);
-        let transaction = ctx.transactions.open_always(key, kind, ServerUse(Some(self.id)));
-        if let Some(response) = refuse.response(request) {
-            ctx.respond(transaction, &response, now);
         }
     }
 
@@ -108,11 +139,9 @@ impl Leg {
             LegPhase::ByePending(_) => (true, false),
             LegPhase::ByeSent => (false, false),
         };
-        ctx.answer(self.id, key, &SipResponse::to(bye, 200), now);
+        ctx.answer(self.id(), key, &SipResponse::to(bye, 200), now);
         if gone {
-            if let Exchange::Ours { transaction, .. } = self.exchange {
-                ctx.transactions.abandon_later(transaction, now.mono);
-            }
+            self.session.abandon_offer(ctx, now);
             self.answer_incoming(487, ctx, now);
             self.drop_offer(487, ctx, now);
             self.end(ctx);
@@ -123,71 +152,30 @@ impl Leg {
         Ok(())
     }
 
-    fn handle_offer(&mut self, key: ReceivedVia, invite: &SipRequest, ctx: &mut Context, now: Now) -> Result<(), Refuse> {
-        check_session(&invite.headers, &ctx.domain.config)?;
-        self.may_offer(ctx)?;
-        let owner = ServerUse(Some(self.id));
-        let transaction = ctx.transactions.open_always(key, TransactionKind::Invite, owner);
-        ctx.respond(transaction, &SipResponse::to(invite, 100), now);
-        self.take_offer(transaction, invite, ctx, now);
+    fn handle_offer(&mut self, key: ReceivedVia, request: &SipRequest, ctx: &mut Context, now: Now) -> Result<(), Refuse> {
+        check_session(&request.headers, &ctx.domain.config)?;
+        match self.phase {
+            LegPhase::ByeSent | LegPhase::ByePending(_) | LegPhase::Over => return Err(Refuse::new(481)),
+            LegPhase::Incoming(_) | LegPhase::Calling(_) | LegPhase::Cancelling(..) => return Err(Refuse::new(491)),
+            LegPhase::Confirmed => self.session.check_offer(ctx)?,
+        }
+        self.session.take_offer(key, request, self.peer.leg, ctx, now);
+        let media = request.description().map(<[u8]>::to_vec);
+        self.event(LegEvent::Offered { leg: self.id(), media }, ctx);
         Ok(())
     }
 
     fn handle_update(&mut self, key: ReceivedVia, update: &SipRequest, ctx: &mut Context, now: Now) -> Result<(), Refuse> {
-        check_session(&update.headers, &ctx.domain.config)?;
         if update.description().is_some() {
-            self.may_offer(ctx)?;
-            let owner = ServerUse(Some(self.id));
-            let transaction = ctx.transactions.open_always(key, TransactionKind::Other, owner);
-            self.take_offer(transaction, update, ctx, now);
-            return Ok(());
+            return self.handle_offer(key, update, ctx, now);
         }
+        check_session(&update.headers, &ctx.domain.config)?;
         if matches!(self.phase, LegPhase::ByeSent | LegPhase::ByePending(_)) {
             return Err(Refuse::new(481));
         }
-        let response = self.accept_refresh(update, ctx, now);
-        ctx.answer(self.id, key, &response, now);
+        let response = self.session.accept_refresh(update, &mut self.peer, ctx, now);
+        ctx.answer(self.id(), key, &response, now);
         Ok(())
-    }
-
-    /// Whether an offer of theirs can be taken now (RFC 3261 14.2, RFC 3311 5.2, RFC 5407).
-    fn may_offer(&self, ctx: &mut Context) -> Result<(), Refuse> {
-        match (&self.phase, &self.exchange) {
-            (LegPhase::ByeSent | LegPhase::ByePending(_) | LegPhase::Over, _) => Err(Refuse::new(481)),
-            (LegPhase::Confirmed, _) if self.unacknowledged.is_some() => Err(Refuse::new(491)),
-            (LegPhase::Confirmed, Exchange::Idle) => Ok(()),
-            (LegPhase::Confirmed, Exchange::Theirs { .. }) => {
-                let mut refuse = Refuse::new(500);
-                let wait = ctx.tokens.below(10).to_string();
-                refuse.headers.push(("Retry-After", wait.into_bytes()));
-                Err(refuse)
-            }
-            (LegPhase::Confirmed, Exchange::Ours { .. }) | (LegPhase::Incoming(_) | LegPhase::Calling(_) | LegPhase::Cancelling(..), _) => {
-                Err(Refuse::new(491))
-            }
-        }
-    }
-
-    fn take_offer(&mut self, transaction: ServerTransactionId, request: &SipRequest, ctx: &mut Context, now: Now) {
-        self.exchange = Exchange::Theirs {
-            transaction,
-            request: request.clone(),
-        };
-        ctx.timers.set((self.id, LegTimer::Theirs), now.mono + UNANSWERED);
-        let media = request.description().map(<[u8]>::to_vec);
-        self.event(LegEvent::Offered { leg: self.id, media }, ctx);
-    }
-
-    /// What a 2xx to their INVITE or UPDATE does to the dialog and the session, and that 2xx without its body.
-    fn accept_refresh(&mut self, request: &SipRequest, ctx: &mut Context, now: Now) -> SipResponse {
-        let mut response = SipResponse::to(request, 200).with("Allow", ALLOW);
-        response.headers.copy(&["Record-Route"], &request.headers);
-        response.headers.push("Contact", self.peer.contact(&ctx.domain));
-        self.session = self.session.agree(&request.headers, &ctx.domain.config);
-        self.session.write_response(&mut response);
-        self.peer.dialog.refresh(&request.headers.contacts().unwrap_or_default());
-        self.restart_session(ctx, now);
-        response
     }
 
     fn handle_info(&mut self, key: ReceivedVia, info: &SipRequest, ctx: &mut Context, now: Now) -> Result<(), Refuse> {
@@ -200,22 +188,19 @@ impl Leg {
             return Err(Refuse::new(480));
         }
         let digit = digit.map(|digit| digit.ok_or(Refuse::new(400))).transpose()?;
-        ctx.answer(self.id, key, &SipResponse::to(info, 200), now);
+        ctx.answer(self.id(), key, &SipResponse::to(info, 200), now);
         if let Some(digit) = digit {
             let digits = digit.to_string();
-            ctx.event(LegEvent::Dialled { leg: self.id, digits });
+            ctx.event(LegEvent::Dialled { leg: self.id(), digits });
         }
         Ok(())
     }
 
     /// The ACK of a 2xx of ours.
     pub fn handle_ack(&mut self, ack: &SipRequest, ctx: &mut Context, now: Now) {
-        let cseq = ack.headers.cseq().map(|(cseq, _)| cseq).ok();
-        if self.unacknowledged.as_ref().map(|waiting| waiting.cseq) != cseq {
+        let Some(waiting) = self.session.take_ack(ack, self.peer.leg, ctx) else {
             return;
-        }
-        let Some(waiting) = self.unacknowledged.take() else { return };
-        ctx.timers.clear(&(self.id, LegTimer::Accepted));
+        };
         if let LegPhase::ByePending(reason) = self.phase {
             return self.send_bye(reason, ctx, now);
         }
@@ -228,46 +213,24 @@ impl Leg {
         // One that was made within a session and is not answered leaves it as it was.
         let media = answer.filter(|_| waiting.offered);
         if let Some(media) = &media {
-            self.remote_media = media.clone();
+            self.session.set_remote(media.clone());
         }
-        self.event(LegEvent::Confirmed { leg: self.id, media }, ctx);
+        self.event(LegEvent::Confirmed { leg: self.id(), media }, ctx);
         self.send_queued(ctx, now);
     }
 
     // ---- what the B2BUA answers
 
     pub(super) fn provisional(&mut self, status: u16, media: Option<Vec<u8>>, ctx: &mut Context, now: Now) {
-        let LegPhase::Incoming(incoming) = &mut self.phase else { return };
-        let mut reliable = self.reliable.as_mut().filter(|reliable| reliable.takes(media.is_some()));
-        if reliable.as_mut().is_some_and(|reliable| reliable.defer(status, media.as_ref())) {
-            return;
-        }
-        let mut response = SipResponse::to(&incoming.invite, status.clamp(180, 199)).with_to_tag(&self.peer.dialog.local_tag);
-        response.headers.copy(&["Record-Route"], &incoming.invite.headers);
-        let is_reliable = reliable.is_some();
-        if let Some(reliable) = reliable {
-            response = reliable.stamp(response);
-        }
-        response = response.with("Contact", self.peer.contact(&ctx.domain)).with("Allow", ALLOW);
-        let described = media.is_some();
-        if let Some(media) = media {
-            response = response.with_body("application/sdp", media);
-        }
-        let bytes = response.to_bytes();
-        incoming.last = Some((status, bytes.clone()));
-        ctx.transactions
-            .respond(incoming.transaction, response.status, bytes.clone(), now.mono);
-        ctx.timers.set((self.id, LegTimer::Remind), now.mono + REMIND);
-        if is_reliable {
-            self.expect_prack(response.status, bytes, described, ctx, now);
+        if let LegPhase::Incoming(incoming) = &mut self.phase {
+            incoming.ring((status, media), self.reliable.as_mut(), &self.peer, ctx, now);
         }
     }
 
     pub(super) fn remind(&mut self, ctx: &mut Context, now: Now) {
-        let LegPhase::Incoming(incoming) = &self.phase else { return };
-        let Some((status, bytes)) = incoming.last.clone() else { return };
-        ctx.transactions.respond(incoming.transaction, status, bytes, now.mono);
-        ctx.timers.set((self.id, LegTimer::Remind), now.mono + REMIND);
+        if let LegPhase::Incoming(incoming) = &self.phase {
+            incoming.remind(self.peer.leg, ctx, now);
+        }
     }
 
     pub(super) fn accept(&mut self, media: Vec<u8>, ctx: &mut Context, now: Now) {
@@ -275,58 +238,26 @@ impl Leg {
         if self.reliable.as_mut().is_some_and(|reliable| reliable.defer_accept(&media)) {
             return;
         }
-        let (transaction, invite) = (incoming.transaction, incoming.invite.clone());
+        let theirs = ReceivedOffer {
+            transaction: incoming.transaction,
+            request: incoming.invite.clone(),
+        };
         self.phase = LegPhase::Confirmed;
-        self.local_media = media.clone();
         self.stop_timers(ctx);
-        self.accept_invite(transaction, &invite, media, ctx, now);
+        self.session.accept_invite(&theirs, media, &mut self.peer, ctx, now);
     }
 
     pub(super) fn answer_offer(&mut self, media: Vec<u8>, ctx: &mut Context, now: Now) {
-        let Some((transaction, request)) = self.end_theirs(ctx) else {
-            return;
-        };
-        self.local_media = media.clone();
-        if let Some(description) = request.description() {
-            self.remote_media = description.to_vec();
+        if self.session.answer_offer(media, &mut self.peer, ctx, now) {
+            self.send_queued(ctx, now);
         }
-        if request.method == Method::Invite {
-            return self.accept_invite(transaction, &request, media, ctx, now);
-        }
-        let response = self.accept_refresh(&request, ctx, now).with_body("application/sdp", media);
-        ctx.respond(transaction, &response, now);
-        self.send_queued(ctx, now);
-    }
-
-    /// 200 to an INVITE, which the leg itself repeats until the ACK (RFC 3261 13.3.1.4).
-    fn accept_invite(&mut self, transaction: ServerTransactionId, invite: &SipRequest, media: Vec<u8>, ctx: &mut Context, now: Now) {
-        let mut response = self.accept_refresh(invite, ctx, now).with_body("application/sdp", media);
-        response.headers.tag_to(&self.peer.dialog.local_tag);
-        let bytes = response.to_bytes();
-        let timing = ctx.domain.config.timing;
-        self.unacknowledged = Some(Unacknowledged {
-            cseq: invite.headers.cseq().map(|(cseq, _)| cseq).unwrap_or_default(),
-            flow: ctx.transactions.reply_flow(transaction).unwrap_or(self.peer.dialog.flow),
-            response: bytes.clone(),
-            interval: timing.t1,
-            give_up_at: now.mono + timing.give_up(),
-            offered: invite.description().is_none(),
-            is_first: invite.headers.to().is_ok_and(|to| to.tag().is_none()),
-        });
-        ctx.timers.set((self.id, LegTimer::Accepted), now.mono + timing.t1);
-        ctx.transactions.respond(transaction, 200, bytes, now.mono);
     }
 
     /// Our 2xx has found no ACK yet: again, or no more.
     pub(super) fn repeat_accepted(&mut self, ctx: &mut Context, now: Now) {
-        let Some(waiting) = &mut self.unacknowledged else { return };
-        if now.mono < waiting.give_up_at {
-            waiting.interval = (waiting.interval * 2).min(ctx.domain.config.timing.t2);
-            let next = (now.mono + waiting.interval).min(waiting.give_up_at);
-            ctx.timers.set((self.id, LegTimer::Accepted), next);
-            return ctx.transmit(waiting.flow, waiting.response.clone());
+        if !self.session.repeat_accepted(self.peer.leg, ctx, now) {
+            return;
         }
-        self.unacknowledged = None;
         let told = matches!(self.phase, LegPhase::Confirmed);
         self.drop_offer(487, ctx, now);
         self.send_bye(None, ctx, now);
@@ -337,10 +268,10 @@ impl Leg {
 
     /// Refuses the INVITE that waits for us, which ends the leg.
     pub(super) fn answer_incoming(&mut self, status: u16, ctx: &mut Context, now: Now) {
-        let LegPhase::Incoming(incoming) = &self.phase else { return };
-        let response = SipResponse::to(&incoming.invite, status).with_to_tag(&self.peer.dialog.local_tag);
-        ctx.respond(incoming.transaction, &response, now);
-        self.end(ctx);
+        if let LegPhase::Incoming(incoming) = &self.phase {
+            incoming.refuse(status, None, &self.peer, ctx, now);
+            self.end(ctx);
+        }
     }
 
     /// Refuses the INVITE, re-INVITE or UPDATE that waits for us: its description cannot be used (RFC 3261 21.4.26).
@@ -348,28 +279,15 @@ impl Leg {
         let status = SdpError::STATUS;
         let warning = warning(fault);
         if let LegPhase::Incoming(incoming) = &self.phase {
-            let response = SipResponse::to(&incoming.invite, status).with_to_tag(&self.peer.dialog.local_tag);
-            ctx.respond(incoming.transaction, &response.with("Warning", warning), now);
+            incoming.refuse(status, Some(warning), &self.peer, ctx, now);
             return self.end(ctx);
         }
-        if let Some((transaction, request)) = self.end_theirs(ctx) {
-            let response = SipResponse::to(&request, status).with("Warning", warning);
-            ctx.respond(transaction, &response, now);
-        }
+        self.session.refuse_offer(status, Some(warning), self.peer.leg, ctx, now);
     }
 
     /// Refuses the re-INVITE or UPDATE that waits for us.
     pub(super) fn drop_offer(&mut self, status: u16, ctx: &mut Context, now: Now) {
-        if let Some((transaction, request)) = self.end_theirs(ctx) {
-            ctx.respond(transaction, &SipResponse::to(&request, status), now);
-        }
-    }
-
-    /// Their offer no longer waits; an exchange of ours is left alone.
-    fn end_theirs(&mut self, ctx: &mut Context) -> Option<(ServerTransactionId, SipRequest)> {
-        let ended = self.exchange.end_theirs()?;
-        ctx.timers.clear(&(self.id, LegTimer::Theirs));
-        Some(ended)
+        self.session.refuse_offer(status, None, self.peer.leg, ctx, now);
     }
 }
 

@@ -563,7 +563,7 @@ fn a_call_that_a_registered_phone_makes_by_tcp_goes_on_where_it_has_registered()
 }
 
 fn tag(stage: &Stage, leg: LegId) -> String {
-    stage.agent.legs.get(leg).unwrap().local_tag().to_owned()
+    stage.agent.legs.get(leg).unwrap().peer().dialog().local_tag.clone()
 }
 
 #[test]
