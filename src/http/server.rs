@@ -59,7 +59,7 @@ pub struct ConnectionLimits {
     pub connections: usize,
     /// Connections at once from one address, or one network of IPv6 (/64).
     pub connections_per_address: usize,
-    /// Addresses whose connections have places of their own, as many each as there are for all strangers together.
+    /// Addresses with connections that have places of their own, as many each as there are for all strangers together.
     pub peers: Vec<IpAddr>,
     /// Requests under way at once on one connection over HTTP/2.
     pub streams: u32,
