@@ -1,12 +1,11 @@
-//! CometD (Bayeux): the event channel of desktops.
+//! CometD (Bayeux): the event channel of clients.
 //!
 //! ```text
-//!               quiet                                   noisy
-//!  text ⇄ types   message                     http     long-polling and callback-polling
-//!  one session    session                     socket   websocket
-//!  all of them    hub, with interest (who     wire     which bytes have really left on a connection
-//!                 hears what), limits and     journal  events and sessions, kept in the store
-//!                 ledger (numbers, replay)    shell    the loop that owns the hub
+//!                  core                                       shell
+//!  text ⇄ types    message                                    long_polling  by HTTP, and the way to websockets
+//!  one session     session: queue, connect, subscribe         websocket     frames in, frames out
+//!  all of them     sessions, with subscription_index, limits  task          the loop that owns the sessions
+//!                  and event_numbers (numbers, replay)        event_log     events and sessions, kept in the store
 //! ```
 
 #[cfg(feature = "io")]

@@ -1,10 +1,12 @@
-//! The doors: translate, never decide.
+//! HTTP: one server for REST and CometD, its layers, and what both say in the same words.
 //!
 //! ```text
-//!             ┌ http: request id, panic guard, CORS, headers ┐
-//! desktop ───▶│ auth: who is it                              │──▶ rest   ──ask, read──▶ Desk
-//!             └──────────────────────────────────────────────┘──▶ bayeux ◀──notices─── Desk
+//!            server ─▶ connection ─┬─ plain poll ──▶ fast_path ─────────────────▶ a PollService (CometD)
+//!  client ─▶ (limits)  (delivery)  └─ all else ────▶ layers: request id, panic ─▶ the routes of REST and CometD
+//!                                                    guard, CORS, headers, auth
 //! ```
+//!
+//! It knows neither REST nor CometD: `app` assembles them.
 
 pub mod auth;
 pub(crate) mod body;
@@ -23,17 +25,17 @@ use serde::Deserialize;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// What the HTTP doors may be told.
+/// Configuration of HTTP.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
     /// Scheme, host and port under which clients reach us, without a path: the prefix of every URI we write.
     #[serde(skip)]
     pub public_url: String,
-    /// Origins (`https://desk.example.com`) whose pages may call us from a browser, besides our own.
+    /// Origins (`https://desk.example.com`) of pages that may call us from a browser, besides our own.
     #[serde(rename = "allowed_origins")]
     pub cors_origins: Vec<String>,
-    /// Proxies in front of us, whose `X-Forwarded-For` is believed: limits count the client behind them, and the audit names it.
+    /// Proxies in front of us with an `X-Forwarded-For` that is believed: limits count the client behind them, and the audit names it.
     pub trusted_proxies: Vec<IpAddr>,
     /// GET answers with a token that POST, PUT and DELETE by cookie must send back.
     pub csrf: bool,

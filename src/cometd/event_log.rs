@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 /// `user NUL number` → channel, line feed, message.
 const EVENTS: &str = "cometd_events";
-/// User → the highest number of his that is not kept any more.
+/// User → the highest number of the user's events that is not kept any more.
 const DROPPED: &str = "cometd_dropped";
 /// Client id → JSON.
 const SESSIONS: &str = "cometd_sessions";
@@ -64,11 +64,11 @@ pub(super) struct EventLog {
 pub(super) struct Legacy {
     /// Of this life.
     pub(super) epoch: u64,
-    /// Events of the last life may be missing, and nobody knows whose.
+    /// Events of the last life may be missing, of any user.
     pub(super) has_forgotten: bool,
     /// User, number and size; each user's from the oldest to the newest.
     pub(super) events: Vec<(UserId, u64, usize)>,
-    /// User, and up to which number his events are not kept.
+    /// User, and up to which number the user's events are not kept.
     pub(super) dropped: Vec<(UserId, u64)>,
     pub(super) sessions: Vec<Saved>,
 }

@@ -1,6 +1,6 @@
-//! Each user's events have numbers, and the last of them are kept: which ones, decided here; where, in the journal.
+//! Each user's events have numbers, and the last of them are kept: which ones, decided here; where, in the event log.
 //!
-//! A number is never used twice, although the journal may be a moment behind when the process dies: every start of the process
+//! A number is never used twice, although the event log may be a moment behind when the process dies: every start of the process
 //! begins a new epoch, and a number is `epoch × 1,000,000,000 + count`. They fit into what JavaScript can say exactly for nine
 //! million starts.
 

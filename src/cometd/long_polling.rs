@@ -247,8 +247,8 @@ fn not_now_body(refused: &HttpError, messages: Vec<ClientMessage>) -> String {
     message::body(&[], &message::come_again(messages, error, after))
 }
 
-/// JSONP. A page of any site can ask this way with our cookies, and no browser says for whom: only those are answered who prove
-/// in the request itself who they are.
+/// JSONP. A page of any site can ask this way with our cookies, and no browser names the page: only requests are answered that
+/// prove their user themselves.
 async fn callback(bayeux: Cometd, visit: RequestContext, query: &str) -> Result<Response, HttpError> {
     let mut fields = form_urlencoded::parse(query.as_bytes());
     let callback = fields.find(|(key, _)| key == "jsonp").map_or("jsonp".into(), |(_, value)| value);
@@ -299,7 +299,7 @@ async fn exchange(
     }
 }
 
-/// Of a request whose session has sent a newer connect.
+/// The refusal of a request after its session has sent a newer connect.
 fn superseded() -> HttpError {
     HttpError::new(Reason::InvalidState, "A newer connect of this session has come.")
 }

@@ -65,11 +65,11 @@ impl SessionOwner {
 /// How a client reaches its session, by its last connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectionType {
-    /// `long-polling`
+    /// `long-polling` by POST.
     LongPolling,
-    /// `callback-polling`
+    /// `callback-polling`, by GET with `jsonp`.
     CallbackPolling,
-    /// `websocket`
+    /// `websocket`, with or without acknowledgements.
     Websocket,
 }
 

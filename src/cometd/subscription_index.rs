@@ -1,4 +1,4 @@
-//! Who hears what: from a channel to the sessions whose subscriptions take it in, without asking every session.
+//! From a channel to the sessions with a subscription that takes it in, without asking every session.
 
 use super::message::Pattern;
 use super::session::SessionId;

@@ -1,4 +1,4 @@
-//! The loop that owns the [`Hub`]. One rhythm: hand in, drain, wait.
+//! The loop that owns the [`Sessions`]. One rhythm: hand in, drain, wait.
 
 use super::CometdConfig;
 use super::event_log::{EventLog, Legacy, Order};

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite;
 
 /// How long a frame may take to leave. A client that does not read for so long is gone.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
-/// How long the other end may take to say good-bye, too.
+/// How long the other end may take to close, too.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// RFC 6455 7.4.1.
@@ -56,13 +56,13 @@ pub(super) async fn serve(mut socket: WebSocket, (no, peer): (SocketId, ClientOr
     let _ = bayeux.inbox().send(Input::Gone(no));
 }
 
-/// Who has had enough.
+/// Which side ends the connection.
 enum End {
-    /// We, and why.
+    /// The server, with this code and reason.
     Ours(u16, &'static str),
-    /// The client, who waits for our good-bye.
+    /// The client, which waits for our close frame.
     Theirs,
-    /// Nobody: the connection broke.
+    /// Neither: the connection broke.
     Lost,
 }
 

@@ -1,4 +1,4 @@
-//! Credentials → user. `Auth::identify` says who it is, [`require`] refuses those nobody knows.
+//! Credentials → user. `Auth::identify` finds the user of a request, [`require`] refuses requests without one.
 //!
 //! A new kind of credential (a bearer token, a client certificate) is a variant of `Presented` and an arm in `Auth::identify`.
 
@@ -81,7 +81,7 @@ pub fn hash_password(password: &str) -> Result<String, PasswordError> {
     hash_with(&Argon2::default(), password)
 }
 
-/// As [`hash_password`], but cheap: for programs whose passwords live for a minute, such as the demo and tests.
+/// As [`hash_password`], but cheap: for passwords that live for a minute, as those of the demo and of tests.
 pub fn hash_password_cheaply(password: &str) -> Result<String, PasswordError> {
     let params = Params::new(Params::MIN_M_COST, 1, 1, None).map_err(|_| PasswordError::Unhashable)?;
     hash_with(&Argon2::new(Algorithm::Argon2id, Version::V0x13, params), password)
@@ -92,22 +92,22 @@ fn hash_with(argon2: &Argon2<'_>, password: &str) -> Result<String, PasswordErro
     Ok(hash.to_string())
 }
 
-/// Who made a request. An extension of every request that `Auth::identify` let through with credentials.
+/// The user of a request. An extension of every request that `Auth::identify` let through with credentials.
 #[derive(Clone, Debug)]
 pub struct AuthenticatedUser {
     /// The user.
     pub user: UserId,
     /// From where.
     pub address: IpAddr,
-    /// How he proved it.
+    /// How the request proves it.
     pub by: Means,
-    /// Until when his login is good, unless he proves it anew.
+    /// End of the login, unless it is proved anew.
     pub until: Instant,
     /// What a POST by cookie sends back when CSRF protection is on.
     pub(crate) csrf: Arc<str>,
 }
 
-/// How a caller proved who he is.
+/// How a request proves its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Means {
     /// By password, in this very request.
@@ -402,7 +402,7 @@ impl LoginFailures {
 }
 
 impl Auth {
-    /// Says who it is; nobody when there are no credentials, or a dead cookie. Wrong credentials are refused. A login by password
+    /// Finds the user of a request; none when there are no credentials, or a dead cookie. Wrong credentials are refused. A login by password
     /// has a session cookie to be set, see `Auth::with_cookie`.
     pub(crate) async fn identify(
         &self,
@@ -469,7 +469,7 @@ impl Auth {
     }
 }
 
-/// Refuses those whom `Auth::identify` does not know.
+/// Refuses requests without a user.
 pub async fn require(request: Request, next: Next) -> Response {
     match request.extensions().get::<AuthenticatedUser>() {
         Some(_) => next.run(request).await,

@@ -303,7 +303,7 @@ impl Tracked {
         self.deliveries.iter().position(|entry| entry.id == id)
     }
 
-    /// Of a delivery whose bytes the connection does not have yet.
+    /// Position of a delivery without bytes at the connection.
     fn position_without_bytes(&self, id: DeliveryId) -> Option<usize> {
         let at = self.position(id)?;
         self.deliveries

@@ -2,7 +2,7 @@
 //! without the HTTP library and its layers, and holds no buffer while it is held.
 //!
 //! ```text
-//! connection ─▶ is it plain? ──yes──▶ whose login ─▶ service ─▶ answer, next request
+//! connection ─▶ is it plain? ──yes──▶ login ─▶ service ─▶ answer, next request
 //!                    │ no
 //!                    └──▶ the HTTP library, with the bytes read so far, for the rest of the connection's life
 //! ```

@@ -1,14 +1,14 @@
-//! Who is behind a proxy: the client's address, where the proxy may be believed.
+//! The client's address behind a proxy, where the proxy may be believed.
 
 use axum::http::{HeaderMap, HeaderName};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Proxies that say truly from whom a request comes. Cheap to clone.
+/// Proxies that say truly where a request comes from. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Proxies(Arc<[IpAddr]>);
 
-/// `X-Forwarded-For: client, proxy, proxy`: each appends whom it has it from.
+/// `X-Forwarded-For: client, proxy, proxy`: each appends the address that it has the request from.
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 impl Proxies {
@@ -16,7 +16,7 @@ impl Proxies {
         Self(trusted.iter().map(IpAddr::to_canonical).collect())
     }
 
-    /// The last address on the way that is no proxy of ours. What stands before it anybody can have written.
+    /// The last address on the way that is no proxy of ours. What stands before it may be forged.
     pub(crate) fn client_of(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let peer = peer.to_canonical();
         let mut client = peer;

@@ -65,7 +65,7 @@ pub struct ConnectionLimits {
     /// Connections at once from one address, or one network of IPv6 (/64).
     #[serde(deserialize_with = "setting::nonzero")]
     pub connections_per_address: usize,
-    /// Addresses whose connections have places of their own, as many each as there are for all strangers together.
+    /// Addresses with connections that have places of their own, as many each as there are for all strangers together.
     pub peers: Vec<IpAddr>,
     /// Requests under way at once on one connection over HTTP/2.
     #[serde(deserialize_with = "setting::nonzero")]

@@ -41,7 +41,7 @@ impl Queue {
         self.events.push_back(QueuedEvent { event, batch: None });
     }
 
-    /// Everything leaves.
+    /// Takes everything that waits.
     pub fn take(&mut self) -> Vec<Arc<Event>> {
         self.bytes = 0;
         mem::take(&mut self.events).into_iter().map(|queued| queued.event).collect()

@@ -268,7 +268,7 @@ fn subscribed(channel: &str, id: Option<String>, subscription: Subscription, out
     }
 }
 
-/// The `subscription` of a reply to a client whose session is unknown.
+/// The `subscription` of a reply that says that the session is unknown.
 pub fn unknown_echo(kind: &MessageKind) -> Option<Subscription> {
     match kind {
         MessageKind::Subscribe(subscription) | MessageKind::Unsubscribe(subscription) => echo(subscription.clone()),

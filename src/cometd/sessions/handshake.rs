@@ -85,7 +85,7 @@ impl Sessions {
         }
     }
 
-    /// A user who opens one session after the other loses the one that would have expired first, unless all of them are held.
+    /// A user with too many sessions loses the one that would have expired first, unless all of them are held.
     fn make_room(&mut self, from: &ClientOrigin, now: Now) -> bool {
         let (quotas, config) = (&self.ctx.quotas, &self.ctx.config);
         let address = QuotaOwner::Address(from.address);

@@ -1,4 +1,4 @@
-//! What goes into the hub and what comes out.
+//! What goes into the sessions and what comes out.
 
 use crate::cometd::message::{ClientId, ClientMessage, Event};
 use crate::cometd::session::{ConnectionType, ReplyPath, SessionId};
@@ -15,27 +15,27 @@ pub struct ClientRequestId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketId(pub u64);
 
-/// Who sends a request. A session belongs to whom its handshake came from.
+/// The sender of a request. A session belongs to the sender of its handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientOrigin {
     /// The authenticated user.
     pub user: Option<UserId>,
-    /// He has proved it in this very request, not by a cookie.
+    /// This very request proves the user, not a cookie.
     pub proven: bool,
-    /// His login is good until then, if it ends.
+    /// End of the user's login, if it ends.
     pub login_until: Option<Instant>,
     /// The cookie `BAYEUX_BROWSER`.
     pub browser: Option<Arc<str>>,
-    /// Names the login whose cookie it brought: whoever has that is the same browser, too.
+    /// Names the login by the cookie that came with it; a request with the same login is of the same browser.
     pub login: Option<Arc<str>>,
-    /// From where.
+    /// Address of the client, behind trusted proxies.
     pub address: IpAddr,
 }
 
 /// How a request has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CometdTransport {
-    /// POST.
+    /// A POST with messages.
     Http {
         /// Over HTTP/2, where held connects cost a browser none of its few connections.
         multiplexed: bool,
@@ -44,7 +44,7 @@ pub enum CometdTransport {
     },
     /// GET with `jsonp`.
     Callback,
-    /// A frame.
+    /// A frame of this websocket.
     Socket(SocketId),
 }
 
@@ -69,11 +69,11 @@ impl CometdTransport {
 pub struct ClientRequest {
     /// Its number; never used before.
     pub no: ClientRequestId,
-    /// From whom.
+    /// The sender of all its messages.
     pub from: ClientOrigin,
     /// The browser's name from now on, where it brought none: sent to it as its cookie.
     pub new_browser: Option<Arc<str>>,
-    /// By which way.
+    /// How it has come.
     pub via: CometdTransport,
     /// The id of the session it may open; never used before. Chance is the shell's.
     pub fresh: ClientId,
@@ -93,19 +93,19 @@ impl ClientRequest {
 /// A session as it is kept for the next life of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Saved {
-    /// Its id.
+    /// Client id of the session.
     pub id: ClientId,
-    /// Its user.
+    /// User of the session.
     pub user: UserId,
-    /// Its browser.
+    /// Value of the cookie `BAYEUX_BROWSER`.
     pub browser: Option<Arc<str>>,
-    /// From where its handshake came.
+    /// Address that its handshake came from.
     pub address: IpAddr,
-    /// What its batches count from: a number of the user's,
+    /// The number of the user's event that its batches count from.
     pub base: u64,
-    /// and a batch.
+    /// The batch that its batches count from.
     pub offset: u64,
-    /// Its subscriptions.
+    /// Channel patterns of the session.
     pub subscriptions: Vec<String>,
 }
 
@@ -114,7 +114,7 @@ pub struct Saved {
 pub struct RestoredEvents {
     /// Its number among its user's events.
     pub number: u64,
-    /// On which channel.
+    /// Channel of the event.
     pub channel: String,
     /// The whole message, JSON.
     pub text: String,
@@ -123,9 +123,9 @@ pub struct RestoredEvents {
 /// What the shell is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Answer the request with 200 and this body; then say [`super::Hub::handle_written`] or [`super::Hub::handle_cut`].
+    /// Answer the request with 200 and this body; then say [`super::Sessions::handle_written`] or [`super::Sessions::handle_cut`].
     Answer {
-        /// Which.
+        /// Number of the request.
         post: ClientRequestId,
         /// A JSON array.
         body: String,
@@ -134,94 +134,94 @@ pub enum Output {
     },
     /// A newer connect has taken this one's place: answer an HTTP error at once, but not 408, which browsers repeat.
     Overtaken {
-        /// Which.
+        /// Number of the request.
         post: ClientRequestId,
     },
     /// A newer connect waits to know whether this answer arrives: see to it that it has or never will, and say so.
     Abandon {
-        /// Which.
+        /// Number of the request.
         post: ClientRequestId,
     },
     /// The same for the frame under way on a websocket.
     AbandonSocket {
-        /// Which.
+        /// Number of the websocket.
         socket: SocketId,
     },
-    /// Send a frame; then say [`super::Hub::handle_sent`]. There is never a second one under way.
+    /// Send a frame; then say [`super::Sessions::handle_sent`]. There is never a second one under way.
     Send {
-        /// Where.
+        /// Number of the websocket.
         socket: SocketId,
         /// A JSON array.
         body: String,
     },
     /// The last frame that came is dealt with: read the next one.
     Next {
-        /// Where.
+        /// Number of the websocket.
         socket: SocketId,
     },
-    /// Close a websocket once everything is sent; then say [`super::Hub::handle_gone`].
+    /// Close a websocket once everything is sent; then say [`super::Sessions::handle_gone`].
     Close {
-        /// Which.
+        /// Number of the websocket.
         socket: SocketId,
         /// RFC 6455 7.4.1.
         code: u16,
-        /// For people.
+        /// Text for people.
         reason: &'static str,
     },
-    /// Ask for the present state on these channels and hand it in with [`super::Hub::handle_state`], in order with the notices.
+    /// Ask for the present state on these channels and hand it in with [`super::Sessions::handle_state`], in order with the notices.
     State {
         /// The session that has subscribed.
         session: SessionId,
-        /// Whose state.
+        /// User of the session.
         user: UserId,
-        /// Which channels.
+        /// Channels of state to ask for.
         channels: Vec<&'static str>,
     },
-    /// Read this user's kept events behind this number and hand them in with [`super::Hub::handle_replay`], in order.
+    /// Read this user's kept events behind this number and hand them in with [`super::Sessions::handle_replay`], in order.
     Replay {
         /// The session that wants them.
         session: SessionId,
-        /// Whose events.
+        /// User of the session.
         user: UserId,
-        /// Behind which number.
+        /// Number of the last event that is not wanted.
         after: u64,
     },
     /// Keep an event.
     Keep {
-        /// Whose.
+        /// User of the events.
         user: UserId,
-        /// On which channel.
+        /// Channel of the event.
         channel: &'static str,
-        /// The event.
+        /// The event with its number.
         event: Arc<Event>,
-        /// Numbers of his that need not be kept any more.
+        /// Numbers of the user's events that need not be kept any more.
         gone: Vec<u64>,
     },
     /// Forget events, and remember up to which number.
     Drop {
-        /// Whose.
+        /// User of the events.
         user: UserId,
-        /// Their numbers.
+        /// Numbers of the events to forget.
         gone: Vec<u64>,
     },
     /// Keep a session for the next life.
     Save(Saved),
     /// Forget it.
     Unsave(ClientId),
-    /// Somebody was told 402: say why in the log and count it.
+    /// A client was told 402: say why in the log and count it.
     UnknownSession {
-        /// In a word.
+        /// Why the session is unknown.
         why: SessionEnd,
         /// How long the session has been gone.
         gone_for: Option<Duration>,
-        /// Who asked.
+        /// User of the request.
         user: Option<UserId>,
     },
     /// A handshake was refused because there were too many.
     Throttled {
-        /// Who asked.
+        /// User of the request.
         user: Option<UserId>,
-        /// From where.
+        /// Address of the client.
         address: IpAddr,
     },
 }
@@ -235,9 +235,9 @@ pub enum SessionEnd {
     NeverKnown,
     /// It did not connect for too long.
     Expired,
-    /// Its client said good-bye.
+    /// Its client has disconnected.
     Disconnected,
-    /// Its user opened more sessions than he may have.
+    /// Its user has opened more sessions than a user may have.
     CrowdedOut,
     /// It had more events than may wait.
     Overflowed,
@@ -327,6 +327,6 @@ pub struct SessionCounts {
     pub handed_out: u64,
     /// Events that were replayed so far.
     pub replayed: u64,
-    /// Sessions by [`Transport::ALL`].
+    /// Sessions by [`ConnectionType::ALL`].
     pub by_transport: [usize; 3],
 }

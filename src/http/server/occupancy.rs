@@ -1,4 +1,4 @@
-//! Who has the places behind a door. Pure: nobody waits here, and nobody is closed here.
+//! The places for connections, and what has them. Core: nothing waits here, and nothing is closed here.
 //!
 //! ```text
 //! a newcomer ─▶ a known peer? ──yes──▶ in, beside the strangers' places
@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv6Addr};
 /// How many connections, and how many addresses, are looked at for one that may go.
 const LOOKED_AT: usize = 64;
 
-/// An address, or a network of IPv6: who has one address there has them all.
+/// An address, or a network of IPv6: a client with one address there has them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct ClientNetwork(IpAddr);
 
@@ -142,7 +142,7 @@ impl<T> Occupancy<T> {
         }
     }
 
-    /// Whose place somebody gets that has so many.
+    /// The connection that makes room for one of a client with so many.
     fn to_go(&self, own: usize, is_idle: impl Fn(&T) -> bool) -> Option<Ticket> {
         let more = self.by_count.iter().rev().take_while(|(count, _)| *count > own).take(LOOKED_AT);
         let ticket = |origin: ClientNetwork, number: u64| Ticket {
