@@ -2,9 +2,9 @@
 //! never get past here.
 //!
 //! A module's own `Config` says its keys, their types and what a single value may be (serde); here
-//! is the rest: where each key stands in the file ([`sections`]), what is read ([`reader`]), what
-//! several keys must keep together ([`checks`]), on which line a problem is ([`locate`]), and
-//! passwords ([`credentials`]).
+//! is the rest: where each key stands in the file (`sections`), what is read (`reader`), what
+//! several keys must keep together (`checks`), on which line a problem is (`locate`), and
+//! passwords (`credentials`).
 //!
 //! The defaults are a file of their own, `config/defaults.toml`: what `undertone config` prints is
 //! what is used. Over it come the user's file and the environment (`UNDERTONE__SECTION__KEY`).

@@ -203,7 +203,7 @@ pub struct SipAccount {
     /// The user name of its digests; usually the number.
     #[serde(skip)]
     pub username: String,
-    /// What its digests are checked against: an HA1 for every algorithm of [`Config::algorithms`] (without `-sess`).
+    /// What its digests are checked against: an HA1 for every algorithm of [`SipConfig::algorithms`] (without `-sess`).
     #[serde(skip)]
     pub ha1s: BTreeMap<Algorithm, String>,
     /// How its phone is asked to answer by itself.
@@ -218,7 +218,7 @@ pub struct SipAccount {
     /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
     #[serde(default)]
     pub own_ports: bool,
-    /// Its phones are asked whether they are there ([`Config::qualify`]).
+    /// Its phones are asked whether they are there ([`SipConfig::qualify`]).
     #[serde(default = "yes")]
     pub qualify: bool,
     /// Whether its media is encrypted.
