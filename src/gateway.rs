@@ -1,6 +1,6 @@
 //! Permissions, presence, views of devices and calls, audiences.
 //!
-//! [`Gateway`] is a quiet machine: it decides who may ask what, what each user's devices and calls look like now, and who is
+//! [`Gateway`] is a core machine: it decides who may ask what, what each user's devices and calls look like now, and who is
 //! told. It holds no call: the backend does. It can die and come back without a call noticing.
 //!
 //! ```text
@@ -82,11 +82,11 @@ impl Default for GatewayConfig {
 pub enum NotifyAgent {
     /// Nothing.
     None,
-    /// His call carries `supervisorMonitoringState`, and `supervisorListeningIn` in ListenIn.
+    /// The agent's call carries `supervisorMonitoringState`, and `supervisorListeningIn` in ListenIn.
     Event,
 }
 
-/// Whom a reply belongs to; chosen by whoever hands a request in.
+/// Names the request that a reply belongs to; chosen by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Token(pub u64);
 
@@ -111,7 +111,7 @@ pub enum Output {
     Command {
         /// Its name.
         id: WorkId,
-        /// On whose behalf.
+        /// Request id, user and deadline.
         context: CommandContext,
         /// What to do.
         command: Command,
@@ -127,14 +127,14 @@ pub enum Output {
     },
     /// To the store: this user's presence from now on.
     Keep {
-        /// Whose.
+        /// The user.
         user: UserId,
-        /// His presence; `None`: no session is open.
+        /// The voice state; `None`: no session is open.
         presence: Option<AgentState>,
     },
     /// To the store: what this supervisor's device hears from now on.
     KeepHearing {
-        /// Whose.
+        /// The supervisor's device.
         supervisor: DeviceId,
         /// What; `None`: nothing.
         hearing: Option<ListeningRecord>,
@@ -144,9 +144,9 @@ pub enum Output {
 /// What a gateway has kept for the next one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
-    /// Who had a session open, and his voice state.
+    /// The users with an open session, and their voice states.
     pub sessions: BTreeMap<UserId, AgentState>,
-    /// Who was admitted to a call or was on it.
+    /// The supervisors who were admitted to a call or were on it.
     pub hearing: Vec<ListeningRecord>,
 }
 

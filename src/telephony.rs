@@ -37,7 +37,7 @@ pub mod proto {
 /// One command on its way: contract server → backend's loop, or gateway's desk → seam.
 #[derive(Debug)]
 pub struct CommandCall {
-    /// Under which id, on whose behalf, how long the caller waits.
+    /// Request id, user, and how long the caller waits.
     pub context: CommandContext,
     /// What is commanded.
     pub command: Command,

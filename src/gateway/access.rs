@@ -8,7 +8,7 @@ pub(super) struct AccessDirectory {
     directory: Arc<Directory>,
     owners: BTreeMap<DeviceId, UserId>,
     numbers: BTreeMap<Number, DeviceId>,
-    /// The groups that name a user as an agent, and those that name him as a supervisor.
+    /// The groups that name a user as an agent, and those that name the user as a supervisor.
     agents: BTreeMap<UserId, Vec<GroupId>>,
     supervisors: BTreeMap<UserId, Vec<GroupId>>,
 }
@@ -69,7 +69,7 @@ impl AccessDirectory {
         self.directory.user(self.owners.get(device)?)
     }
 
-    /// His own device, and his contract contains voice.
+    /// The device is the user's own, and the user's contract contains voice.
     pub(super) fn own_device(&self, user: &User, device: &DeviceId) -> Result<(), Refusal> {
         if user.devices.contains(device) {
             return needs_feature(user, Feature::Voice);
@@ -80,7 +80,7 @@ impl AccessDirectory {
         })
     }
 
-    /// He may learn that the device exists: his own, or one he may monitor.
+    /// The user may learn that the device exists: an own one, or one that the user may monitor.
     pub(super) fn may_know(&self, user: &User, device: &DeviceId) -> bool {
         user.devices.contains(device) || (self.device(device).is_some() && self.may_monitor(user, device).is_ok())
     }
@@ -117,7 +117,7 @@ impl AccessDirectory {
         groups.filter_map(|id| self.directory.groups.get(id))
     }
 
-    /// He may monitor the target. Groups name their agents and their supervisors; an admin may monitor all but himself.
+    /// The user may monitor the target. Groups name their agents and their supervisors; an admin may monitor all but the own devices.
     pub(super) fn may_monitor(&self, user: &User, target: &DeviceId) -> Result<(), Refusal> {
         may_monitor_at_all(user)?;
         if user.devices.contains(target) {
@@ -138,7 +138,7 @@ impl AccessDirectory {
     }
 }
 
-/// He has the role and both features.
+/// The user has the role and both features.
 pub(super) fn may_monitor_at_all(user: &User) -> Result<(), Refusal> {
     if !supervises(user) {
         return Err(Refusal::new(Reason::NotPermitted, "Only a supervisor may monitor."));

@@ -2,38 +2,38 @@ use crate::model::{Activity, CallId, DeviceId, Mode, Number, Operation, Refusal,
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// One line of the audit: who, whom, which call, when, from where, why refused, how long heard.
+/// One line of the audit: the user, the target, the call, the time, the address, the refusal, and how long a call was heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
     /// When.
     pub at: Timestamp,
     /// What happened.
     pub event: AuditEvent,
-    /// Who; absent when the device is nobody's.
+    /// The user; absent when the device has none.
     pub user: Option<UserId>,
-    /// From where he asked.
+    /// The address the request came from.
     pub from: Option<IpAddr>,
-    /// His request.
+    /// The id of the request.
     pub request_id: Option<RequestId>,
     /// The operation asked for, in the field's words.
     pub operation: Option<Operation>,
-    /// His device.
+    /// The user's device.
     pub device: Option<DeviceId>,
-    /// Whom.
+    /// The monitored device.
     pub target: Option<DeviceId>,
-    /// The number he named instead of, or beside, a device.
+    /// The number named instead of, or beside, a device.
     pub number: Option<Number>,
     /// Which call.
     pub call: Option<CallId>,
-    /// What he does there, or asked to do.
+    /// The activity there, or the one asked for.
     pub activity: Option<Activity>,
-    /// For how long he asked.
+    /// The mode asked for.
     pub mode: Option<Mode>,
-    /// What he asked to follow.
+    /// The scope asked for.
     pub scope: Option<Scope>,
     /// Why refused.
     pub refusal: Option<Refusal>,
-    /// How long he has heard the call.
+    /// How long the supervisor has heard the call.
     pub heard: Option<Duration>,
 }
 
@@ -44,43 +44,43 @@ pub enum AuditEvent {
     Allowed,
     /// A request was refused.
     Refused,
-    /// He may join this call, once this line is on disk.
+    /// The supervisor may join this call, once this line is on disk.
     Admitted,
-    /// He may not join this call.
+    /// The supervisor may not join this call.
     NotAdmitted,
-    /// He was admitted and did not come on the call: busy, silent, unwilling, or the call was over first.
+    /// The supervisor was admitted and did not come on the call: busy, silent, unwilling, or the call was over first.
     NotJoined,
-    /// He is on the call.
+    /// The supervisor is on the call.
     Joined,
-    /// He was on the call when the gateway came to know of it.
+    /// The supervisor was on the call when the gateway came to know of it.
     FoundJoined,
-    /// What he does on the call, or follows, or for how long, has changed.
+    /// The activity, the scope or the mode has changed.
     Changed,
     /// The monitored leg did not end but was handed on to another number, by the phone or the switch it is at. What becomes of the supervisor
     /// is in the lines that follow.
     HandedOn,
-    /// He has left the call.
+    /// The supervisor has left the call.
     Released,
-    /// He was on the call before the gateway or its backend was away, and is not any more: when he left is not known.
+    /// The supervisor was on the call before the gateway or its backend was away, and is not any more: since when is not known.
     Lost,
-    /// What he does on the call has failed: sound was kept from somebody it was not for.
+    /// The activity on the call has failed: sound was kept from somebody it was not for.
     Failed,
-    /// The gateway ended his monitor: a log-out, or a permission that is gone.
+    /// The gateway ended the monitor: a log-out, or a permission that is gone.
     Cancelled,
 }
 
-/// Somebody who may hear a call or hears it. Kept, so that every admission and every join gets its last line, also after kill −9.
+/// A supervisor who may hear a call or hears it. Kept, so that every admission and every join gets its last line, also after kill −9.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListeningRecord {
-    /// His device.
+    /// The supervisor's device.
     pub supervisor: DeviceId,
-    /// Whom he monitors.
+    /// The monitored device.
     pub target: DeviceId,
     /// Which call.
     pub call: CallId,
-    /// What he does there.
+    /// The activity there.
     pub activity: Activity,
-    /// Since when he is on the call; `None`: he was admitted and is not there yet.
+    /// When the supervisor joined; `None`: admitted and not there yet.
     pub since: Option<Timestamp>,
 }
 

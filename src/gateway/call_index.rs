@@ -1,4 +1,4 @@
-//! The calls that there are, and whose.
+//! The calls that there are, by id and by device.
 
 use crate::model::{CallFact, CallId, DeviceId};
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,7 +2,7 @@ use crate::model::{DeviceId, Feature, GroupId, Number, Role, UserId};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Who exists: users, devices, groups, voice environments. Configuration; it does not change while the gateway runs.
+/// What exists: users, devices, groups, voice environments. Configuration; it does not change while the gateway runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
     /// Users by login name.
@@ -24,12 +24,12 @@ pub struct User {
     /// Name for people.
     #[serde(skip)]
     pub display_name: String,
-    /// What he is.
+    /// The user's roles.
     pub roles: BTreeSet<Role>,
-    /// What his contract contains.
+    /// What the user's contract contains.
     #[serde(default = "every_feature")]
     pub features: BTreeSet<Feature>,
-    /// His devices, in the order they are shown. A device has at most one user.
+    /// The user's devices, in the order they are shown. A device has at most one user.
     #[serde(default)]
     pub devices: Vec<DeviceId>,
 }
@@ -39,12 +39,12 @@ fn every_feature() -> BTreeSet<Feature> {
 }
 
 impl User {
-    /// He has the role.
+    /// The user has the role.
     pub fn is(&self, role: Role) -> bool {
         self.roles.contains(&role)
     }
 
-    /// His contract contains the feature.
+    /// The user's contract contains the feature.
     pub fn has(&self, feature: Feature) -> bool {
         self.features.contains(&feature)
     }
@@ -98,7 +98,7 @@ impl Directory {
         self.users.get(id)
     }
 
-    /// Whose device it is.
+    /// The user of the device.
     pub fn owner(&self, device: &DeviceId) -> Option<&User> {
         self.users.values().find(|user| user.devices.contains(device))
     }

@@ -1,4 +1,4 @@
-//! What survives a restart of the gateway: presence, and who was admitted to a call or is on it.
+//! What survives a restart of the gateway: presence, and the supervisors who were admitted to a call or are on it.
 
 use super::handle::Reply;
 use super::{Directory, ListeningRecord};
@@ -7,9 +7,9 @@ use crate::store::{Importance, Store, StoreError, Write};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Where presence is kept: login name → voice state.
+/// The table of presence: login name → voice state.
 const PRESENCE: &str = "presence";
-/// Where it is kept who was admitted to a call or is on it: supervisor's device → JSON.
+/// The table of the supervisors who were admitted to a call or are on it: supervisor's device → JSON.
 const HEARING: &str = "hearing";
 
 /// The sessions that were open, and their voice states.
@@ -71,7 +71,7 @@ pub(super) fn listening_change(supervisor: &DeviceId, hearing: Option<&Listening
     Write::put(HEARING, supervisor.as_str(), value.to_string())
 }
 
-/// Writes presence and who hears calls on a thread of its own; answers that depend on it go out when it is durable, or remembered for when
+/// Writes presence and listening records on a thread of its own; answers that depend on it go out when it is durable, or remembered for when
 /// the disk takes it.
 pub(super) struct StateWriter {
     jobs: std::sync::mpsc::Sender<KeepJob>,

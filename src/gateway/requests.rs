@@ -157,7 +157,7 @@ impl<'a> RequestCheck<'a> {
         })
     }
 
-    /// The device to monitor, if he may monitor it.
+    /// The device to monitor, if the user may monitor it.
     fn resolve(&self, user: &User, target: &TargetRef, activity: Activity, scope: Scope) -> Result<DeviceId, Refusal> {
         let by_number = |number: &Number| {
             let found = self.by_number(number);
@@ -235,7 +235,7 @@ impl<'a> RequestCheck<'a> {
         }
     }
 
-    /// The record with the device of the user's leg of the call, and whom that device monitors.
+    /// The record with the device of the user's leg of the call, and the target of its monitor.
     fn on_own_leg(&self, record: AuditRecord, asked: &RequestEnvelope, call: &CallId) -> AuditRecord {
         let user = self.reads.access.user(&asked.user).ok();
         let device = user.and_then(|user| self.reads.own_leg(user, call)).map(|leg| leg.device);

@@ -11,7 +11,7 @@ use crate::model::{
     MonitorFact, MonitorState, Number, ParticipantView, PartyFact, PartyRole, Timestamp,
 };
 
-/// What a device's own user sees; `state` is his voice state.
+/// What a device's own user sees; `state` is the user's voice state.
 pub(super) fn device(
     entry: &DeviceEntry,
     owner: Option<&User>,
@@ -61,7 +61,7 @@ pub(super) fn device(
     }
 }
 
-/// What somebody else sees of a device he may monitor: nothing that only its user may ask.
+/// What another user sees of a device that the user may monitor: nothing that only its user may ask.
 pub(super) fn of_another(view: DeviceView) -> DeviceView {
     DeviceView {
         capabilities: Vec::new(),
@@ -99,7 +99,7 @@ impl Related {
     }
 }
 
-/// The device has made the one call to ask about the other, and they are two: nobody whom it asks is on both.
+/// The device has made the one call to ask about the other, and they are two: no party that it asks is on both.
 pub(super) fn asks(device: &DeviceId, by: &CallFact, about: &CallFact) -> bool {
     let made_it = by.parties.first().is_some_and(|first| first.device.as_ref() == Some(device));
     let is_there = |call: &CallFact| call.party_of(device).is_some();
@@ -150,7 +150,7 @@ pub(super) fn call(
     }
 }
 
-/// Adds how the sound fares: of the leg itself, and of the others whom its user sees.
+/// Adds how the sound fares: of the leg itself, and of the others that its user sees.
 pub(super) fn measured(mut view: CallView, call: &CallFact, me: &PartyFact) -> CallView {
     view.quality = me.quality;
     for (participant, party) in view.participants.iter_mut().zip(others(call, me)) {
@@ -188,7 +188,7 @@ fn on_the_call(party: &PartyFact) -> bool {
     matches!(party.state, LegState::Established | LegState::Held)
 }
 
-/// What the strongest of the supervisors who monitor this party does, if he is told.
+/// What the strongest of the supervisors who monitor this party does, if the party is told.
 fn supervised(call: &CallFact, party: &PartyFact, config: &GatewayConfig) -> SupervisionView {
     if config.notify_agent == NotifyAgent::None || party.device.is_none() || !on_the_call(party) {
         return SupervisionView::None;
@@ -202,7 +202,7 @@ fn supervised(call: &CallFact, party: &PartyFact, config: &GatewayConfig) -> Sup
         .map_or(SupervisionView::None, SupervisionView::Supervised)
 }
 
-/// Whom he monitors now: the target, or, when that one has left, who is the agent in his place.
+/// The party that the supervisor monitors now: the target or, when that one has left, the agent in its place.
 fn monitored_by<'a>(call: &'a CallFact, supervisor: &PartyFact) -> Option<&'a PartyFact> {
     let target = call.party_of(supervisor.monitors.as_ref()?).filter(|party| on_the_call(party));
     let successor = || {
@@ -219,7 +219,7 @@ fn is_conference(call: &CallFact) -> bool {
     call.parties.iter().filter(there).count() > 2
 }
 
-/// The others who talk. A supervisor is one of them only in BargeIn: in ListenIn and Coach the customer's side never knows of him.
+/// The others who talk. A supervisor is one of them only in BargeIn: in ListenIn and Coach the customer's side never knows of the supervisor.
 fn others<'a>(call: &'a CallFact, me: &'a PartyFact) -> impl Iterator<Item = &'a PartyFact> {
     call.parties
         .iter()

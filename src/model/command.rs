@@ -10,7 +10,7 @@ pub enum Command {
         supervisor: DeviceId,
         /// The device to monitor.
         target: DeviceId,
-        /// What he does when joined.
+        /// The activity when joined.
         activity: Activity,
         /// How long.
         mode: Mode,
@@ -18,7 +18,7 @@ pub enum Command {
         scope: Scope,
         /// Ask ([`super::AdmissionAsked`]) before every join and wait for [`Command::AdmitMonitoring`]; without an answer nobody joins.
         confirm_joins: bool,
-        /// He hears agents only, never a customer, and reaches the monitored agent at most.
+        /// The supervisor hears agents only, never a customer, and reaches the monitored agent at most.
         agent_side_only: bool,
     },
     /// Remove the monitor and release the supervisor's leg, if any.
@@ -30,9 +30,9 @@ pub enum Command {
     SwitchMonitoring {
         /// The supervisor's device.
         supervisor: DeviceId,
-        /// The call he is joined to.
+        /// The call the supervisor is joined to.
         call: CallId,
-        /// What he does from now on.
+        /// The activity from now on.
         activity: Activity,
     },
     /// The answer to [`super::AdmissionAsked`].
@@ -41,14 +41,14 @@ pub enum Command {
         supervisor: DeviceId,
         /// The call it was asked for.
         call: CallId,
-        /// False: he may not join this call.
+        /// False: the supervisor may not join this call.
         admitted: bool,
     },
-    /// Silence the monitored party toward the customer; the supervisor still hears him.
+    /// Silence the monitored party toward the customer; the supervisor still hears that party.
     MuteMonitoredParty {
         /// The supervisor's device.
         supervisor: DeviceId,
-        /// The call he is joined to.
+        /// The call the supervisor is joined to.
         call: CallId,
         /// On or off.
         muted: bool,
@@ -71,7 +71,7 @@ pub enum Command {
     Dial {
         /// The device.
         device: DeviceId,
-        /// Whom to call.
+        /// The number to call.
         destination: Number,
     },
     /// Answer a ringing call at the device.

@@ -17,7 +17,7 @@ pub enum Fact {
         /// The supervisor's device.
         supervisor: DeviceId,
     },
-    /// May he join? Asked before each join of a monitor that confirms joins; answered by `AdmitMonitoring`.
+    /// May the supervisor join? Asked before each join of a monitor that confirms joins; answered by `AdmitMonitoring`.
     AdmissionAsked(AdmissionAsked),
     /// Something accepted earlier has failed.
     Failed(Failure),
@@ -111,23 +111,23 @@ string_enum! {
 pub struct PartyFact {
     /// The device, when it is one of the house.
     pub device: Option<DeviceId>,
-    /// The number shown for him.
+    /// The number shown for the party.
     pub number: Number,
-    /// What he is.
+    /// The party's role.
     pub role: PartyRole,
-    /// How far his leg is.
+    /// The state of the leg.
     pub state: LegState,
-    /// He has muted himself.
+    /// The party has muted its leg.
     pub muted: bool,
-    /// A supervisor has muted him toward the customer.
+    /// A supervisor has muted the party toward the customer.
     pub muted_by_supervisor: bool,
-    /// For a supervisor: what he does now.
+    /// For a supervisor: the activity now.
     pub activity: Option<Activity>,
-    /// For a supervisor: the device he monitors on this call now: his target or, when that one has left, the agent in its place.
+    /// For a supervisor: the device monitored on this call now: the target or, when that one has left, the agent in its place.
     pub monitors: Option<DeviceId>,
-    /// When his leg was established.
+    /// When the leg was established.
     pub established_at: Option<Timestamp>,
-    /// How his sound fares; `None` before the first report, and where nobody measures it.
+    /// How the sound of the leg fares; `None` before the first report, and where nobody measures it.
     pub quality: Option<Quality>,
     /// Of a device that has left: the number that its leg was handed on to by the phone or the switch it is at, and that is a party of its
     /// own since.
@@ -226,11 +226,11 @@ pub enum MonitorState {
         /// The call.
         call: CallId,
     },
-    /// He is on the call.
+    /// The supervisor is on the call.
     Joined {
         /// The call.
         call: CallId,
-        /// What he does now; differs from the monitor's own after a live switch.
+        /// The activity now; differs from the monitor's own after a live switch.
         activity: Activity,
         /// Since when.
         since: Timestamp,
@@ -274,7 +274,7 @@ pub struct MonitorFact {
     pub scope: Scope,
     /// Each join is confirmed first.
     pub confirm_joins: bool,
-    /// He hears agents only.
+    /// The supervisor hears agents only.
     pub agent_side_only: bool,
     /// How far it is.
     pub state: MonitorState,
@@ -289,7 +289,7 @@ pub struct AdmissionAsked {
     pub target: DeviceId,
     /// The call.
     pub call: CallId,
-    /// What he is about to do.
+    /// The activity about to begin.
     pub activity: Activity,
 }
 
@@ -317,7 +317,7 @@ pub struct Capabilities {
     pub modes: Vec<Mode>,
     /// Scopes it keeps to.
     pub scopes: Vec<Scope>,
-    /// A joined supervisor can change what he does.
+    /// A joined supervisor can change the activity.
     pub live_switching: bool,
     /// MuteMonitoredParty works.
     pub mute_monitored: bool,

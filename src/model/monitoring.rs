@@ -76,7 +76,7 @@ string_enum! {
 string_enum! {
     /// What a monitor follows.
     Scope {
-        /// The target: when he leaves the call, so does the supervisor.
+        /// The target: when it leaves the call, so does the supervisor.
         Agent,
         /// The call, wherever it goes, until the customer is gone.
         Call,

@@ -9,7 +9,7 @@ use std::str::FromStr;
 /// What the gateway tells one user's clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// Whose sessions receive it.
+    /// The user whose sessions receive it.
     pub user: UserId,
     /// On which channel.
     pub topic: Topic,
@@ -69,24 +69,24 @@ string_enum! {
     } "StatusChange, ParticipantsUpdated, MonitoredUserMutedStateChange, AttachedDataChanged, DtmfSent"
 }
 
-/// A user as he sees himself.
+/// A user, as shown to that user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserView {
     /// Login name.
     pub id: UserId,
     /// Name for people.
     pub display_name: String,
-    /// What he is.
+    /// The user's roles.
     pub roles: Vec<Role>,
-    /// What his contract contains.
+    /// What the user's contract contains.
     pub features: Vec<Feature>,
     /// A contact-centre session is open.
     pub session: bool,
-    /// His voice state; `None` while no session is open.
+    /// The voice state; `None` while no session is open.
     pub state: Option<AgentState>,
-    /// His devices.
+    /// The user's devices.
     pub devices: Vec<DeviceId>,
-    /// His calls.
+    /// The user's calls.
     pub calls: Vec<CallId>,
 }
 
@@ -116,42 +116,42 @@ pub struct DeviceView {
 /// One participant of a leg.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParticipantView {
-    /// His number.
+    /// The participant's number.
     pub number: Number,
-    /// `mediaQuality` of his leg; only in what is read.
+    /// `mediaQuality` of the participant's leg; only in what is read.
     pub quality: Option<Quality>,
 }
 
-/// One user's leg of a call as he sees it (GWS v2 call).
+/// One user's leg of a call as that user sees it (GWS v2 call).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallView {
     /// The call.
     pub id: CallId,
     /// 16 hexadecimal digits.
     pub conn_id: String,
-    /// The state of his leg.
+    /// The state of the leg.
     pub state: LegState,
-    /// His device.
+    /// The device of the leg.
     pub device: DeviceId,
-    /// His number.
+    /// The number of that device.
     pub number: Number,
-    /// The others, never himself.
+    /// The other parties.
     pub participants: Vec<ParticipantView>,
-    /// Who called.
+    /// The calling number.
     pub ani: Number,
-    /// Who was called.
+    /// The called number.
     pub dnis: Number,
     /// Its kind.
     pub call_type: CallType,
-    /// `parentCallUri`: his call that this one was made to ask about.
+    /// `parentCallUri`: the user's call that this one was made to ask about.
     pub parent: Option<CallId>,
     /// What the user may ask now.
     pub capabilities: Vec<Capability>,
-    /// When his leg was established.
+    /// When the leg was established.
     pub established_at: Option<Timestamp>,
     /// Seconds since then.
     pub duration_s: u64,
-    /// `mute`: he is not heard.
+    /// `mute`: the user is not heard.
     pub muted: bool,
     /// `supervisorListeningIn`
     pub supervisor_listening_in: bool,
@@ -161,7 +161,7 @@ pub struct CallView {
     pub monitoring: bool,
     /// `supervisorMonitoringState.state`
     pub monitoring_state: Option<Activity>,
-    /// `mediaQuality` of his leg; only in what is read, so that no client is told whenever it changes.
+    /// `mediaQuality` of the leg; only in what is read, so that no client is told whenever it changes.
     pub quality: Option<Quality>,
     /// `handedOnTo` of a released leg: the number that has it now.
     pub handed_on_to: Option<Number>,

@@ -13,7 +13,7 @@ string_enum! {
     Role {
         /// Takes calls.
         Agent,
-        /// May monitor the agents of his groups.
+        /// May monitor the agents of the own groups.
         Supervisor,
         /// May monitor all and see all.
         Admin,
@@ -47,7 +47,7 @@ string_enum! {
     } "Ready, NotReady, AfterCallWork, AuxWork, Offline"
 }
 
-/// A request with who made it.
+/// A request with the user that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestEnvelope {
     /// The authenticated user.
@@ -107,7 +107,7 @@ pub enum Request {
     StartMonitoring {
         /// The supervisor's device.
         device: DeviceId,
-        /// Whom to monitor.
+        /// The device to monitor.
         target: TargetRef,
         /// Which of the three.
         activity: Activity,
@@ -237,17 +237,17 @@ impl CallOperation {
 pub enum Query {
     /// Himself.
     Me,
-    /// His devices.
+    /// The user's devices.
     MyDevices,
-    /// One of his devices.
+    /// One of the user's devices.
     MyDevice(DeviceId),
-    /// His legs.
+    /// The user's legs.
     MyCalls,
-    /// One of his legs.
+    /// One of the user's legs.
     MyCall(CallId),
-    /// A device he may see: his own, or one he may monitor.
+    /// A device the user may see: an own one, or one the user may monitor.
     Device(DeviceId),
-    /// The devices he may monitor (an admin: all), optionally by number.
+    /// The devices the user may monitor (an admin: all), optionally by number.
     Devices(Option<Number>),
 }
 

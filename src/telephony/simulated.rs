@@ -74,11 +74,11 @@ pub enum Pickup {
 /// How a supervisor is heard on a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
-    /// What he does.
+    /// The supervisor's activity.
     pub activity: Activity,
-    /// Who hears him in Coach, and the agent in BargeIn; `None`: nobody hears him.
+    /// The party that hears the supervisor in Coach, and the agent in BargeIn; `None`: nobody does.
     pub coached: Option<DeviceId>,
-    /// He stands in for the agent.
+    /// The supervisor stands in for the agent.
     pub takeover: bool,
 }
 
@@ -150,7 +150,7 @@ impl Simulated {
         self.act(move |house, now| house.hang_up(Some(&device), &call, now)).await?
     }
 
-    /// An agent passes his call to another number, blindly: he leaves and the other rings.
+    /// An agent passes a call to another number, blindly: the agent leaves and the other rings.
     pub async fn transfer(&self, device: &DeviceId, call: &CallId, to: &str) -> Result<(), Refusal> {
         let (device, call, to) = (device.clone(), call.clone(), Number::from(to));
         self.act(move |house, now| house.transfer(&device, &call, &to, now)).await?
@@ -638,7 +638,7 @@ impl SimulatedSwitch {
         self.calls.get(call).ok_or_else(|| Refusal::no_call(call))
     }
 
-    /// The leg of a device, or of the first who is none of the house's, that has not been released.
+    /// The leg of a device, or of the first party that is no device of the switch, that has not been released.
     fn leg(&mut self, device: Option<&DeviceId>, call: &CallId) -> Result<&mut PartyFact, Refusal> {
         if let Some(device) = device {
             self.device(device)?;
