@@ -10,9 +10,9 @@ use super::message::{HeaderError, Method, NameAddr, SipRequest, SipResponse, Uri
 /// A dialog, early or confirmed.
 #[derive(Clone, Debug)]
 pub struct Dialog {
-    /// Call-ID.
+    /// The Call-ID as bytes.
     pub call_id: Vec<u8>,
-    /// Our tag.
+    /// The tag that is ours.
     pub local_tag: String,
     /// Theirs; `None` until the first response with a tag.
     pub remote_tag: Option<Vec<u8>>,

@@ -217,12 +217,12 @@ pub struct DigestRequest<'a> {
 /// What an Authorization value is worth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DigestVerdict {
-    /// He knows the secret of this user.
+    /// The sender knows the secret of this user.
     Genuine {
         /// The user.
         user: String,
     },
-    /// He may know the secret, but the nonce is old, from elsewhere, or its count was used: challenge again with stale=true. The
+    /// The sender may know the secret, but the nonce is old, from elsewhere, or its count was used: challenge again with stale=true. The
     /// secret has not been looked at.
     Stale,
     /// No such user or wrong secret: the two are not told apart.
@@ -231,7 +231,7 @@ pub enum DigestVerdict {
     Malformed,
 }
 
-/// The most nonces whose counts are remembered. When there are more, the oldest become stale.
+/// The most nonces with counts that are remembered. When there are more, the oldest become stale.
 pub const MAX_NONCES: usize = 65_536;
 
 /// The server's side: makes challenges and judges answers. A quiet machine without output.
@@ -291,7 +291,7 @@ impl Authenticator {
         }
     }
 
-    /// The realm.
+    /// The realm that is asked for.
     pub fn realm(&self) -> &str {
         &self.realm
     }
@@ -449,7 +449,7 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// An account: `peer` names who may challenge for it, in whatever terms the caller tells its peers apart.
+    /// An account: `peer` names the party that may challenge for it, in whatever terms the caller tells its peers apart.
     pub fn new(peer: &str, realm: &str, user: &str, password: &str) -> Credentials {
         let [peer, realm, user, password] = [peer, realm, user, password].map(str::to_owned);
         Credentials {

@@ -1,4 +1,4 @@
-//! Who a packet is from, as far as its source tells, and where its sender hears.
+//! From which peer a packet is, as far as its source tells, and where its sender hears.
 //!
 //! A source is an address and a port; a peer is a party that speaks from one or several of them. A trunk is all its sources: nodes and
 //! ports come and go between two of its messages. Everybody else is an address: a phone's port changes with its NAT, its restart, its
@@ -34,7 +34,7 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// The peers of a configuration whose trunks' addresses are known.
+    /// The peers of a configuration in which the addresses of trunks are known.
     pub fn new(trunks: &[Trunk]) -> Self {
         let mut group: Vec<u16> = (0..trunks.len()).map(|number| number as u16).collect();
         for (second, later) in trunks.iter().enumerate() {
@@ -55,7 +55,7 @@ impl Peers {
         Self { at }
     }
 
-    /// Who sends from there.
+    /// The peer that sends from there.
     pub fn of(&self, flow: &Flow) -> Peer {
         let address = flow.peer.ip().to_canonical();
         let known = self.at.get(&address).map(Vec::as_slice).unwrap_or_default();

@@ -20,7 +20,7 @@ pub struct Binding {
     pub flow: Flow,
     /// Where the phone is called: at the same host.
     pub target: Flow,
-    /// Until when.
+    /// The time at which it expires.
     pub expires_at: Instant,
     /// Nobody has answered there lately: it is not called.
     silent: bool,
@@ -42,7 +42,7 @@ pub struct KeptBinding {
     pub peer: SocketAddr,
     /// Where the phone is called.
     pub target: SocketAddr,
-    /// Until when.
+    /// The time at which it expires.
     pub expires_at: Timestamp,
     /// The Call-ID of its REGISTER.
     pub call_id: Vec<u8>,
@@ -65,9 +65,9 @@ impl Binding {
 /// A REGISTER that has shown that it may.
 #[derive(Clone, Copy, Debug)]
 pub struct Genuine<'a> {
-    /// Its Call-ID.
+    /// Call-ID of the REGISTER.
     pub call_id: &'a [u8],
-    /// Its CSeq.
+    /// CSeq of the REGISTER.
     pub cseq: u32,
     /// The number of the challenge that it answers.
     pub challenge: u64,
@@ -89,7 +89,7 @@ pub enum BindingChange {
 /// Why a REGISTER changed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegisterError {
-    /// 423.
+    /// 423: shorter than the shortest interval.
     #[error("interval too brief")]
     TooBrief,
     /// 500: an older CSeq of the same Call-ID, under no newer challenge.
@@ -107,7 +107,7 @@ pub struct Registrar {
     min_expires: Duration,
     max_expires: Duration,
     bindings: BTreeMap<DeviceId, Vec<Binding>>,
-    /// Who has registered by which way. Expired bindings are among them until they are forgotten.
+    /// The devices that have registered by each flow. Expired bindings are among them until they are forgotten.
     by_flow: BTreeMap<Flow, BTreeSet<DeviceId>>,
     next_order: u64,
     changed: BTreeSet<DeviceId>,
@@ -220,7 +220,7 @@ impl Registrar {
         reachable
     }
 
-    /// A device whose bindings have changed, and those to keep, the last made or refreshed last.
+    /// A device with bindings that have changed, and those to keep, the last made or refreshed last.
     pub fn poll_changed(&mut self, now: Now) -> Option<(DeviceId, Vec<KeptBinding>)> {
         let device = self.changed.pop_first()?;
         let mut bound: Vec<&Binding> = self.of(&device, now.mono).collect();
@@ -333,7 +333,7 @@ impl Registrar {
         gone
     }
 
-    /// The one place that writes bindings, and who is where by them.
+    /// The one place that writes bindings, and which device is at which flow by them.
     fn put(&mut self, device: &DeviceId, bound: Vec<Binding>) {
         for binding in self.bindings.remove(device).unwrap_or_default() {
             if let Some(devices) = self.by_flow.get_mut(&binding.flow) {

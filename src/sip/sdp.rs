@@ -7,7 +7,7 @@
 //!
 //! Other media lines are refused with port 0. A stream that is only offered encrypted is never answered in clear.
 //!
-//! Encrypted means SRTP with keys in the descriptions (SDES, RFC 4568); [`Srtp`] says who has it.
+//! Encrypted means SRTP with keys in the descriptions (SDES, RFC 4568); [`Srtp`] says which leg has it.
 
 mod crypto;
 mod lines;
@@ -29,7 +29,7 @@ pub use parse::{Audio, MAX_LINES, SdpSession};
 /// | required | RTP/SAVP; RTP/AVP with keys | RTP/SAVP | RTP/SAVP |
 ///
 /// A peer that does no SRTP refuses RTP/SAVP with 488, and there is no second INVITE to try it in clear. So an optional offer is RTP/AVP
-/// with `a=crypto` lines, as telephones make it that call this "best effort": who does not know the lines leaves them out of his answer.
+/// with `a=crypto` lines, as telephones make it that call this "best effort": a peer that does not know the lines leaves them out of its answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SrtpPolicy {
@@ -126,7 +126,7 @@ impl std::fmt::Display for SdpFault {
 
 impl std::error::Error for SdpFault {}
 
-/// Who sends, seen from whoever says it (RFC 3264 5.1).
+/// Which side sends, seen from the one that says it (RFC 3264 5.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are the attributes")]
 pub enum Direction {
@@ -147,12 +147,12 @@ impl Direction {
         }
     }
 
-    /// He sends.
+    /// The side that says it sends.
     pub fn sends(self) -> bool {
         matches!(self, Direction::SendRecv | Direction::SendOnly)
     }
 
-    /// He receives.
+    /// The side that says it receives.
     pub fn receives(self) -> bool {
         matches!(self, Direction::SendRecv | Direction::RecvOnly)
     }

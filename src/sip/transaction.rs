@@ -85,7 +85,7 @@ pub struct ServerKey {
 }
 
 impl ServerKey {
-    /// The key of a request whose branch begins with the magic cookie. `sent_by` is in lower case; ACK counts as INVITE.
+    /// The key of a request with a branch that begins with the magic cookie. `sent_by` is in lower case; ACK counts as INVITE.
     pub fn new(peer: Peer, branch: &[u8], sent_by: &[u8], method: &[u8]) -> Self {
         let mut marks = Vec::with_capacity(branch.len() + sent_by.len() + method.len() + 8);
         for part in [branch, sent_by] {
@@ -120,7 +120,7 @@ impl ServerKey {
         Self::of(self.peer, self.marks[..self.method_at as usize].to_vec(), wanted)
     }
 
-    /// Who sent the request.
+    /// The peer that sent the request.
     pub fn peer(&self) -> Peer {
         self.peer
     }
@@ -155,7 +155,7 @@ pub struct ReceivedVia {
 /// What finds a client transaction (RFC 3261 17.1.3).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClientKey {
-    /// Our branch.
+    /// The branch of our Via.
     pub branch: Vec<u8>,
     /// Method of the CSeq.
     pub method: Vec<u8>,
@@ -164,7 +164,7 @@ pub struct ClientKey {
 /// The two kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionKind {
-    /// INVITE.
+    /// An INVITE transaction.
     Invite,
     /// Everything else but ACK.
     Other,
@@ -208,9 +208,9 @@ pub struct Overloaded;
 pub enum Output<C> {
     /// Bytes to send.
     Transmit {
-        /// Where.
+        /// The flow to the peer.
         flow: Flow,
-        /// What.
+        /// A whole message.
         bytes: Vec<u8>,
     },
     /// No response in 64·T1; the transaction is gone.
@@ -484,7 +484,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         self.outputs.push_back(Output::Transmit { flow, bytes });
     }
 
-    /// Whose INVITE a key names, while it is there (answered or not).
+    /// The INVITE transaction that a key names, and its owner, while it is there (answered or not).
     pub fn server(&self, key: &ServerKey) -> Option<(ServerTransactionId, S)> {
         let id = *self.server_keys.get(key)?;
         let owner = self.servers.get(&id).map(|server| &server.owner);
@@ -962,7 +962,7 @@ mod tests {
         flow(Protocol::Udp, PEER)
     }
 
-    /// A request from `flow`, whose responses go back there.
+    /// A request from `flow`, and its responses go back there.
     fn received(flow: Flow, branch: &str, method: &str) -> ReceivedVia {
         ReceivedVia {
             key: ServerKey::new(Peer::Host(flow.peer.ip()), branch.as_bytes(), b"192.0.2.2", method.as_bytes()),

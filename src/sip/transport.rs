@@ -83,7 +83,7 @@ pub enum TransportEvent {
     },
 }
 
-/// Somebody who has connected, and has no place yet.
+/// A peer that has connected, and has no place yet.
 #[derive(Debug)]
 pub struct Dialer {
     stream: TcpStream,
@@ -176,7 +176,7 @@ impl Transport {
         }
     }
 
-    /// Takes in somebody for whom there was no room among the strangers: one who is known beside them, another in the place of one that has
+    /// Takes in a peer for which there was no room among the strangers: one that is known beside them, another in the place of one that has
     /// had its chance.
     pub fn admit(&mut self, caller: Dialer, known: bool) {
         let strangers = || {
@@ -556,7 +556,7 @@ mod tests {
         assert_eq!(said, b"\r\n");
     }
 
-    /// Takes what comes until `count` connections stand, and says who found no place.
+    /// Takes what comes until `count` connections stand, and says which found no place.
     async fn settle(transport: &mut Transport, count: usize) -> Vec<Dialer> {
         let mut crowded = Vec::new();
         while transport.connections() + crowded.len() < count {

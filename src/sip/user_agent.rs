@@ -75,7 +75,7 @@ use tokens::TokenGenerator;
 pub enum Output {
     /// Bytes for a peer.
     Transmit {
-        /// The way.
+        /// The flow to the peer.
         flow: Flow,
         /// A whole message.
         bytes: Vec<u8>,
@@ -84,29 +84,29 @@ pub enum Output {
     Event(LegEvent),
     /// To be written in the log; not more often than a person can read.
     WrongPassword(WrongPassword),
-    /// The same.
+    /// To be written in the log: a request that was refused. Not more often than a person can read.
     Refused(RefusedRequest),
-    /// Whoever is at the other end of this connection is no stranger any more.
+    /// The peer at the other end of this connection is no stranger any more.
     Known(Flow),
     /// To be written in the log: a phone that has answered OPTIONS leaves them unanswered, or answers again.
     Qualified {
-        /// Whose phone.
+        /// The device with the phone.
         device: DeviceId,
-        /// It answers.
+        /// The phone answers.
         answers: bool,
     },
     /// To be written in the log: an INVITE was refused for its description.
     Unusable {
         /// The sender's address.
         source: IpAddr,
-        /// The Call-ID.
+        /// The Call-ID of the INVITE.
         call_id: String,
         /// What is wrong with it.
         fault: SdpFault,
     },
     /// To be kept for [`UserAgent::restore`].
     Bindings {
-        /// Whose phones.
+        /// The device with the phones.
         device: DeviceId,
         /// Where they are, all of them.
         bindings: Vec<KeptBinding>,
@@ -137,7 +137,7 @@ pub struct Counters {
 /// The user agent: it finds the leg, or the other machine, that something is for.
 ///
 /// After every `handle_*`, drain [`poll_output`](Self::poll_output), then wait until [`poll_timeout`](Self::poll_timeout) at the latest and call
-/// [`handle_timeout`](Self::handle_timeout). Within each step the machines are polled in this order: the transactions, whose failures go
+/// [`handle_timeout`](Self::handle_timeout). Within each step the machines are polled in this order: the transactions: their failures go
 /// back to their legs at once; the registrar, for bindings to be kept. When time has passed: the transactions, the registrar, the
 /// legs' timers one by one in the order of their times, and last the qualification.
 #[derive(Debug)]
@@ -291,7 +291,7 @@ impl UserAgent {
         &self.ctx.domain.config
     }
 
-    /// The devices whose phones can be reached.
+    /// The devices with phones that can be reached.
     pub fn registered_devices(&self) -> impl Iterator<Item = &DeviceId> {
         self.ctx.registrar.registered()
     }

@@ -1,4 +1,4 @@
-//! The one tokenizer, and who calls it: datagrams and streams.
+//! The one tokenizer, and its callers: datagrams and streams.
 
 use super::headers::{FieldPlace, is_call_id, read_cseq};
 use super::scan::{TOKEN, digits, line_break, span, split_list, trim};
@@ -133,7 +133,7 @@ pub enum Framed {
     Ping,
 }
 
-/// Finds the messages of a stream. After an error whose fault closes the stream it is dead and yields nothing more.
+/// Finds the messages of a stream. After an error with a fault that closes the stream it is dead and yields nothing more.
 ///
 /// It holds at most `MAX_MESSAGE` bytes beyond what one `push` brought, if `next` is drained after every push. How long a
 /// peer may leave a message unfinished is the shell's to say: `is_midway`.

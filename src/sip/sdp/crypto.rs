@@ -24,13 +24,13 @@ pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub struct Crypto {
     /// Its tag, by which an answer names what it takes.
     pub tag: u32,
-    /// What its sender protects his packets with.
+    /// What its sender protects its packets with.
     pub key: MasterKey,
 }
 
 /// Reads the value of an `a=crypto` line (RFC 4568 9.1): `1 AES_CM_128_HMAC_SHA1_80 inline:…|2^31 WSH=64`. `None`: an unknown suite, or
 /// something in it that we would have to honour and do not: an MKI, several keys, a part left in clear or unauthenticated, a key
-/// derivation rate, an order of FEC. A lifetime binds whoever sends under the key: him.
+/// derivation rate, an order of FEC. A lifetime binds the sender under the key: the peer.
 pub(super) fn read_crypto(value: &str) -> Option<Crypto> {
     let mut words = value.split_ascii_whitespace();
     let tag = words.next().filter(|tag| is_number(tag, 9))?.parse().ok()?;

@@ -20,7 +20,7 @@ const TELEPHONE_EVENTS: [(u8, u32); 3] = [(101, 8000), (100, 48_000), (99, 16_00
 /// What offer and answer have come to, seen from us.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreed {
-    /// Where we send RTP; `None` when he wants none.
+    /// Where we send RTP; `None` when the peer wants none.
     pub remote: Option<SocketAddr>,
     /// Where we send RTCP.
     pub remote_rtcp: Option<SocketAddr>,
@@ -36,7 +36,7 @@ pub struct Agreed {
     pub comfort_noise: Option<u8>,
     /// What the peer may send: every format that both have named.
     ///
-    /// A peer whose offer we have answered uses the numbers of our answer, which are its own. One that has answered ours has to use the
+    /// A peer uses, when we have answered its offer, the numbers of our answer, which are its own. One that has answered ours has to use the
     /// numbers of our offer (RFC 3264 6.1), and many use those of their answer: both are taken, and where a number names one format in the
     /// offer and another in the answer, that of the offer.
     pub receives: media::Formats,
@@ -44,9 +44,9 @@ pub struct Agreed {
     pub send: bool,
     /// We receive.
     pub receive: bool,
-    /// He has put us on hold.
+    /// The peer has put us on hold.
     pub held: bool,
-    /// Milliseconds a packet, when he says.
+    /// Milliseconds a packet, when the peer says.
     pub ptime: Option<u32>,
     /// The keys of SRTP; `None`: RTP in clear.
     pub srtp: Option<Box<Keys>>,

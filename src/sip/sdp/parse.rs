@@ -29,28 +29,28 @@ pub struct SdpSession {
 /// A usable audio stream of the peer's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audio {
-    /// Where he wants RTP; `None` for 0.0.0.0 or `::`, the old way to hold.
+    /// Where the peer wants RTP; `None` for 0.0.0.0 or `::`, the old way to hold.
     pub rtp: Option<SocketAddr>,
-    /// Where he wants RTCP (RFC 3605); `None` when RTP goes nowhere or there is no next port. Another host than that of RTP is
+    /// Where the peer wants RTCP (RFC 3605); `None` when RTP goes nowhere or there is no next port. Another host than that of RTP is
     /// not believed.
     pub rtcp: Option<SocketAddr>,
-    /// He can have RTCP on the ports of RTP (RFC 5761).
+    /// The peer can have RTCP on the ports of RTP (RFC 5761).
     pub rtcp_mux: bool,
-    /// What he does; 0.0.0.0 counts as not receiving.
+    /// Which way the peer sends and receives; 0.0.0.0 counts as not receiving.
     pub direction: Direction,
-    /// The codecs we speak in his order of preference, with their payload types.
+    /// The codecs we speak in the peer's order of preference, with their payload types.
     pub codecs: Vec<(u8, Codec)>,
     /// The payload types of telephone events (RFC 4733), each with its clock.
     pub telephone_events: Vec<(u8, u32)>,
     /// The payload type of comfort noise (RFC 3389).
     pub comfort_noise: Option<u8>,
-    /// Milliseconds a packet, when he says.
+    /// Milliseconds a packet, when the peer says.
     pub ptime: Option<u32>,
     /// It is RTP/SAVP or RTP/SAVPF.
     pub secure: bool,
-    /// His keys that we can use, in his order of preference.
+    /// The peer's keys that we can use, in its order of preference.
     pub crypto: Vec<Crypto>,
-    /// He has `a=crypto` lines, and there is none among them that we can use.
+    /// The peer has `a=crypto` lines, and there is none among them that we can use.
     pub unusable_crypto: bool,
 }
 
@@ -61,7 +61,7 @@ impl Audio {
         of(codec.clock()).or_else(|| of(8000)).copied()
     }
 
-    /// He has put us on hold: he does not want to hear us (RFC 3264 8.4), with or without music of his own.
+    /// The peer has put us on hold: it does not want to hear us (RFC 3264 8.4), with or without music of its own.
     pub fn is_hold(&self) -> bool {
         !self.direction.receives()
     }

@@ -36,10 +36,10 @@ pub(super) const ABILITIES: Abilities<'static> = Abilities {
 /// A user name longer than this is nobody's, in characters.
 const LONGEST_USER: usize = 128;
 
-/// A request from nobody that we know, which is asked for credentials: a trunk whose source is not configured is one.
+/// A request from nobody that we know, which is asked for credentials: a trunk with a source that is not configured is one.
 const NOBODY: &str = "no account and no trunk: asked for credentials";
 
-/// Whose a request says it is.
+/// The account that a request says it is of.
 #[derive(Clone, Copy)]
 pub(super) enum Claim<'a> {
     /// An account of ours.
@@ -89,10 +89,10 @@ impl Admission {
         }
     }
 
-    /// Who sends this INVITE, or how it is refused.
+    /// The account or the trunk that sends this INVITE, or how it is refused.
     ///
     /// An account is known by what it says of itself in From, by the flow that it has registered by, or by the user name
-    /// of its credentials: a phone may withhold its number from those whom it calls, not from us (RFC 3323 4.1, RFC 3261
+    /// of its credentials: a phone may withhold its number from those that it calls, not from us (RFC 3323 4.1, RFC 3261
     /// 22.1). Everybody else is challenged as if there were such an account: nobody learns which there are.
     pub(super) fn admit(&mut self, flow: &Flow, invite: &SipRequest, ctx: &mut Context, now: Now) -> Result<LegSource, Refuse> {
         let from = invite.headers.from().map_err(|_| Refuse::new(400))?;
@@ -143,7 +143,7 @@ impl Admission {
     /// The request carries a right digest of the account that it claims to come from; else 401 with a challenge, 403, or 503
     /// when too many wrong ones have come from there. A claim to an account that there is not gets the same answers.
     ///
-    /// What comes by the flow of a live registration of the account is always looked at: others who send from its address
+    /// What comes by the flow of a live registration of the account is always looked at: others that send from its address
     /// do not keep the phone out.
     pub(super) fn authenticate(
         &mut self,
@@ -236,7 +236,7 @@ impl Admission {
         self.trunk_calls.refused()
     }
 
-    /// The number of the challenge that a request has answered, whose digest was right.
+    /// The number of the challenge that a request has answered with a right digest.
     pub(super) fn answered_challenge(&self, headers: &Headers, config: &SipConfig) -> u64 {
         let realm = config.realm.as_bytes();
         let mut answers = headers.fields_of("Authorization");
@@ -246,7 +246,7 @@ impl Admission {
             .unwrap_or_default()
     }
 
-    /// Refuses statelessly.
+    /// Refuses a request statelessly (RFC 3261 8.2.7).
     pub(super) fn refuse(&mut self, flow: Flow, request: &SipRequest, refuse: &Refuse, ctx: &mut Context, now: Now) {
         let Some(response) = refuse.response(request) else { return };
         ctx.counters.refused += 1;
@@ -271,7 +271,7 @@ impl Admission {
     }
 }
 
-/// The account whose phone has registered by this flow. Of several lines of one phone the one that it names in
+/// The account with the phone that has registered by this flow. Of several lines of one phone the one that it names in
 /// P-Preferred-Identity (RFC 3325 9.2), or by the Contact that it has registered.
 fn account_at<'a>(flow: &Flow, headers: &Headers, ctx: &'a Context, now: Now) -> Option<&'a SipAccount> {
     let here: Vec<&DeviceId> = ctx.registrar.devices_at(flow, now.mono).collect();

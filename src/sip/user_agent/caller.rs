@@ -18,7 +18,7 @@ impl LocalDomain {
     ///
     /// An account is shown by its own number. A trunk may say what it likes, but not that it is a device of ours: such a
     /// number is withheld and shown as not verified, unless the trunk may (`own_numbers`), or the call is one of ours that
-    /// comes back: `returning` is the number that we go by on the leg whose INVITE comes back with this one.
+    /// comes back: `returning` is the number that we go by on the leg with the INVITE that comes back in this one.
     pub(super) fn identity(&self, source: &LegSource, headers: &Headers, returning: Option<&Number>) -> (Identity, Number) {
         let from = headers.from().ok();
         let said = from.as_ref().and_then(|from| self.number_of(&from.uri));

@@ -83,7 +83,7 @@ impl LegTable {
         ids.filter_map(|id| self.get(*id))
     }
 
-    /// The leg whose Call-ID and tags are those of a request of the peer.
+    /// The leg with the Call-ID and tags of a request of the peer.
     pub(super) fn within(&self, headers: &Headers) -> Option<&Leg> {
         let (from, to) = (headers.from().ok()?, headers.to().ok()?);
         let call_id = headers.call_id().ok()?;
@@ -136,7 +136,7 @@ impl LegTable {
         found.map(|leg| (leg, early_only))
     }
 
-    /// The leg of ours whose INVITE comes back with this one: through a proxy, which keeps our Via beneath its own, the
+    /// The leg of ours with the INVITE that comes back in this one: through a proxy, which keeps our Via beneath its own, the
     /// Call-ID and the tag (RFC 3261 16.6), or through a B2BUA that hands on header fields it does not know.
     pub(super) fn returning(&self, headers: &Headers, tokens: &TokenGenerator) -> Option<&Leg> {
         if let Some(id) = headers.get(TRAIL).and_then(|token| tokens.open_token(token)) {

@@ -1,4 +1,4 @@
-//! Wrong passwords: how many one address may try for one device, and who is told.
+//! Wrong passwords: how many one address may try for one device, and when that is told.
 
 use crate::model::DeviceId;
 use crate::rate_limit::TokenBucket;
@@ -25,7 +25,7 @@ const REPORT_EACH: Duration = Duration::from_millis(200);
 /// Somebody tries to be a device without knowing its password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrongPassword {
-    /// The device.
+    /// The device that was tried.
     pub device: DeviceId,
     /// Where it was tried from.
     pub source: IpAddr,
@@ -38,12 +38,12 @@ pub struct WrongPassword {
 /// All ports of an address together have so many times the guesses of one.
 const PORTS: u32 = 4;
 
-/// Whose password is guessed.
+/// The name that a password is guessed for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Attempt<'a> {
-    /// A device's.
+    /// The name of a device.
     Device(&'a str),
-    /// That of a name that nobody here has: counted all the same, so that nobody learns that it is none.
+    /// A name that nobody here has: counted all the same, so that nobody learns that it is none.
     Nobody(&'a str),
 }
 
@@ -119,7 +119,7 @@ impl PasswordThrottle {
         self.by.entry(key).or_default()
     }
 
-    /// Those who have not tried for long, and of the others the quarter that has tried least: forgetting costs little for each that is new.
+    /// Those that have not tried for long, and of the others the quarter that has tried least: forgetting costs little for each that is new.
     fn forget_some(&mut self, now: Instant) {
         self.by.retain(|_, guess| !guess.allowance.used(now).is_zero());
         if self.by.len() < MOST {

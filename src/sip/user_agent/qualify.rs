@@ -97,7 +97,7 @@ impl Qualification {
         }
     }
 
-    /// Asks the phones whose time it is, and gives those up that have not answered.
+    /// Asks the phones that are due, and gives those up that have not answered.
     pub(super) fn handle_timeout(&mut self, ctx: &mut Context, now: Now) {
         while let Some(phone) = self.timers.pop(now.mono) {
             let Some(probe) = self.phones.get_mut(&phone) else {

@@ -11,7 +11,7 @@ const PORTS: u32 = 4;
 
 /// How often sources are answered that have shown no right to anything.
 ///
-/// Who is known by its flow (a trunk, a registered phone) has an allowance of its own. Strangers have one for each address
+/// A source that is known by its flow (a trunk, a registered phone) has an allowance of its own. Strangers have one for each address
 /// and port, and one for each address: another port of a phone's address does not use up what the phone needs.
 #[derive(Debug)]
 pub(super) struct RateLimiter {

@@ -34,11 +34,11 @@ pub enum RefusedBy {
 /// A request that was refused, or something that could not be read. All text is bounded and printable; `from` and `to` are personal data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRequest {
-    /// By whom.
+    /// The side that refused.
     pub by: RefusedBy,
     /// The method; empty when it could not be read.
     pub method: String,
-    /// The Call-ID.
+    /// The Call-ID of the request.
     pub call_id: String,
     /// From as it is written.
     pub from: String,

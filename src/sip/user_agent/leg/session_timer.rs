@@ -1,4 +1,4 @@
-//! Session timers (RFC 4028): a leg whose peer has vanished does not live for ever.
+//! Session timers (RFC 4028): a leg ends when its peer has vanished.
 
 use super::LegTimer;
 use crate::model::Now;

@@ -72,7 +72,7 @@ impl OutgoingInvite {
         ctx.timers.set((leg, LegTimer::Cancelled), now.mono + give_up);
     }
 
-    /// Takes a provisional response, whose description is taken out when it is no news; its RSeq, if it wants a PRACK. `None` when it has
+    /// Takes a provisional response. Its description is taken out when it is no news; its RSeq, if it wants a PRACK. `None` when it has
     /// been heard before.
     fn hear(&mut self, response: &SipResponse, media: &mut Option<Vec<u8>>) -> Option<Option<u32>> {
         let rseq = rseq(response);
