@@ -543,7 +543,10 @@ impl Call {
     /// Works out every row from the allow-list, between two packets. A listener that goes on hearing a speaker loses nothing; one that
     /// begins to hears nothing of what was said before.
     fn arrange(&mut self, now: Instant) {
-        let members = std::array::from_fn(|slot| self.legs.get(slot)?.as_ref().map(Leg::member));
+        let mut members = [None; MAX_LEGS];
+        for leg in self.legs.iter().flatten() {
+            members[leg.slot] = Some(leg.member());
+        }
         let plan = Plan::of(&self.hearing, &members);
         for slot in 0..self.legs.len() {
             if let Some((leg, mut mixer)) = Mixer::split(slot, &mut self.legs, &mut self.inputs, self.parties) {
@@ -560,7 +563,10 @@ impl Call {
     fn prepare(&mut self) {
         let rate = self.legs.iter().flatten().filter_map(Leg::rate_needed).max().unwrap_or(CLOCK);
         let is_other = std::mem::replace(&mut self.state.rate, rate) != rate;
-        let speakers: [Option<Speaker>; MAX_LEGS] = std::array::from_fn(|slot| self.legs.get(slot)?.as_ref()?.as_speaker());
+        let mut speakers = [None; MAX_LEGS];
+        for leg in self.legs.iter().flatten() {
+            speakers[leg.slot] = leg.as_speaker();
+        }
         for leg in self.legs.iter_mut().flatten() {
             leg.prepare(rate, is_other, &speakers);
         }

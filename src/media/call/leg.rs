@@ -94,7 +94,7 @@ pub struct Leg {
     pub(super) inactive: bool,
     /// It has said that it is silent, and how that sounds.
     pub(super) noise: Option<ComfortNoise>,
-    pub(super) spoken: Spoken,
+    pub(super) spoken: SpokenCodecs,
     pub(super) media: Option<Agreement>,
     pub(super) source: SourceFilter,
     pub(super) heard: Instant,
@@ -141,7 +141,7 @@ pub(super) struct LegCold {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Speaker {
     name: LegId,
-    spoken: Spoken,
+    spoken: SpokenCodecs,
 }
 
 impl Leg {
@@ -157,7 +157,7 @@ impl Leg {
             party: false,
             inactive: false,
             noise: None,
-            spoken: Spoken::default(),
+            spoken: SpokenCodecs::default(),
             media: None,
             source: SourceFilter::default(),
             heard: now,

@@ -12,7 +12,7 @@ const NO_TYPE: u8 = 0xff;
 
 /// The codecs that a leg speaks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Spoken {
+pub(super) struct SpokenCodecs {
     /// The payload type of its sound, [`NO_TYPE`] for none, and the codec that names.
     payload_type: u8,
     codec: Codec,
@@ -20,7 +20,7 @@ pub(super) struct Spoken {
     codecs: u8,
 }
 
-impl Default for Spoken {
+impl Default for SpokenCodecs {
     fn default() -> Self {
         Self {
             payload_type: NO_TYPE,
@@ -30,7 +30,7 @@ impl Default for Spoken {
     }
 }
 
-impl Spoken {
+impl SpokenCodecs {
     pub(super) fn codec(self) -> Codec {
         self.codec
     }
@@ -147,12 +147,18 @@ impl Speech {
         grew
     }
     /// Has a decoder for what is spoken, if it is mixed at all; `anew`: at another rate than before.
-    pub(super) fn prepare_decoder(&mut self, spoken: Option<Spoken>, anew: bool, spares: &mut Vec<(Codec, Decoder)>, up: &mut Upsampler) {
+    pub(super) fn prepare_decoder(
+        &mut self,
+        spoken: Option<SpokenCodecs>,
+        anew: bool,
+        spares: &mut Vec<(Codec, Decoder)>,
+        up: &mut Upsampler,
+    ) {
         if anew || spoken.is_none() {
             self.decoder = None;
             *spares = Vec::new();
         }
-        let is_there = |spoken: &Spoken| self.decoder.as_ref().is_some_and(|(codec, _)| *codec == spoken.codec);
+        let is_there = |spoken: &SpokenCodecs| self.decoder.as_ref().is_some_and(|(codec, _)| *codec == spoken.codec);
         let Some(spoken) = spoken.filter(|spoken| !is_there(spoken)) else {
             return;
         };
