@@ -1,4 +1,4 @@
-//! Sound: who hears whom, and the packets that make it so.
+//! Sound: which leg hears which, and the packets that make it so.
 //!
 //! ```text
 //!  socket ─▶ source check ─▶ rtp ─┬─ relay rows: new header, same payload ───────────────▶ socket
@@ -105,7 +105,8 @@ pub enum PortUse {
     #[default]
     PerLeg,
     /// Legs of which enough is known when they are opened ([`Expected`]) share a few pairs of ports, and are told apart by where their packets
-    /// come from. It takes the system less time, and legs less protection from each other: who floods one of these ports floods many calls.
+    /// come from. It takes the system less time, and legs are less protected from each other: a flood at one of these ports is a
+    /// flood for many calls.
     Shared,
 }
 
@@ -157,7 +158,7 @@ pub struct LegMedia {
 pub enum MediaCommand {
     /// Sets or replaces what signalling agreed for a leg. Outgoing SSRC, sequence and timestamp go on unbroken.
     Describe {
-        /// The leg.
+        /// The leg that it is about.
         leg: LegId,
         /// What was agreed.
         media: LegMedia,
@@ -167,41 +168,41 @@ pub enum MediaCommand {
     /// Sets what holds for a leg's addresses beside its description; before the `Describe` that it is about. Without one it is
     /// [`SourceRule::default`].
     Sources {
-        /// The leg.
+        /// The leg that it is about.
         leg: LegId,
-        /// What holds.
+        /// What holds from now on.
         rule: SourceRule,
     },
     /// Replaces the whole allow-list of a call between two packets. Legs it does not name hear nobody and are heard by nobody.
     Hear {
-        /// The call.
+        /// The call that it is about.
         call: CallKey,
-        /// The allow-list.
+        /// The new allow-list.
         hearing: Hearing,
     },
     /// Sends digits as telephone-events (RFC 4733) in the name of the leg to every party that hears it, one after another. No supervisor gets them.
     SendDigits {
-        /// The leg.
+        /// The leg that it is about.
         leg: LegId,
         /// `0`–`9`, `*`, `#`, `A`–`D`; anything else is left out.
         digits: String,
     },
     /// Plays a short tone (440 Hz, 200 ms) to this leg, over whatever it hears, and to nobody else.
     Beep {
-        /// The leg.
+        /// The leg that it is about.
         leg: LegId,
     },
     /// Moves a leg with its sockets and its stream into another call (attended transfer). In the new call it hears nobody and is
     /// heard by nobody until that call's allow-list names it.
     Move {
-        /// The leg.
+        /// The leg that it is about.
         leg: LegId,
         /// The call it goes to.
         call: CallKey,
     },
     /// Closes a leg's sockets; answered by [`MediaEvent::Closed`]. A call is gone with its last leg.
     Close {
-        /// The leg.
+        /// The leg that it is about.
         leg: LegId,
     },
 }
@@ -212,43 +213,43 @@ pub enum MediaEvent {
     /// Nothing valid came from a leg that should send, for [`MediaConfig::inactivity`], or for a third of it from any party of its call. Said
     /// once until something comes again.
     Inactive {
-        /// The leg.
+        /// The leg that it is about.
         leg: LegId,
     },
     /// A leg that was inactive sends again.
     Active {
-        /// The leg.
+        /// The leg that it is about.
         leg: LegId,
     },
     /// Nothing more is sent to a leg, because nothing has come from its address ([`SourceRule::unheard`]). Said when something was about to be.
     Withheld {
-        /// The leg.
+        /// The leg that it is about.
         leg: LegId,
     },
     /// The worker of a leg has failed, and the leg with it: it is silent, and only [`MediaCommand::Close`] is understood of it. ERROR.
     Failed {
-        /// The leg.
+        /// The leg that it is about.
         leg: LegId,
     },
     /// The leak guard sent silence in place of sound. At most one a second per leg and reason.
     LeakGuard {
-        /// The call.
+        /// The call that it is about.
         call: CallKey,
-        /// The listener.
+        /// The listener that got silence.
         leg: LegId,
         /// Why it did.
         reason: LeakReason,
     },
     /// How a leg fares, at each of its RTCP reports once it has sent or been sent something.
     Quality {
-        /// The leg.
+        /// The leg that it is about.
         leg: LegId,
         /// Since the report before.
         quality: Quality,
     },
     /// A leg is closed.
     Closed {
-        /// The leg.
+        /// The leg that it is about.
         leg: LegId,
         /// What it did.
         stats: LegStats,
@@ -258,7 +259,7 @@ pub enum MediaEvent {
 /// Why the leak guard sent silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeakReason {
-    /// Sound was about to reach a listener whose role forbids it. WARN.
+    /// Sound was about to reach a listener that must not hear it, by its role. WARN.
     NotPermitted,
     /// Sound that the listener may hear is in a codec that it does not have, and nothing is there to transcode it. INFO.
     CodecMismatch,

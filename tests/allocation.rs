@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use undertone::clock;
-use undertone::media::call::{Call, CallConfig, LeakVerdict, Leg, StreamStart};
+use undertone::media::call::{Call, CallConfig, Leg, PacketVerdict, StreamStart};
 use undertone::media::codec::{Codec, Decoder, Encoder, MAX_DECODED};
 use undertone::media::srtp::{Keys, MasterKey, Protect, Suite};
 use undertone::media::{CallKey, EventClock, Format, Hearing, HearingRole, LegId, LegMedia};
@@ -151,7 +151,7 @@ impl Talk {
         };
         let (call, out) = (&mut self.call, &mut self.out);
         let verdict = call.handle_rtp(index, address(index), &mut protected[..len], now, &mut |_| *out += 1);
-        assert_ne!(verdict, LeakVerdict::Foreign);
+        assert_ne!(verdict, PacketVerdict::Foreign);
     }
 
     fn rounds(&mut self, count: u32) {

@@ -79,9 +79,9 @@ const MAX_EVENTS: usize = 64;
 /// Settings of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallConfig {
-    /// See [`MediaConfig::inactivity`](super::MediaConfig::inactivity).
+    /// As in [`MediaConfig::inactivity`](super::MediaConfig::inactivity).
     pub inactivity: Duration,
-    /// See [`MediaConfig::rtcp_interval`](super::MediaConfig::rtcp_interval).
+    /// As in [`MediaConfig::rtcp_interval`](super::MediaConfig::rtcp_interval).
     pub rtcp_interval: Duration,
 }
 
@@ -114,22 +114,22 @@ pub enum TransmitKind {
 /// A packet to send.
 #[derive(Debug)]
 pub struct Transmit<'a> {
-    /// The slot of the leg whose socket sends it.
+    /// The slot of the leg that it goes to, by its sockets.
     pub slot: usize,
-    /// What it is.
+    /// What it carries.
     pub sent: TransmitKind,
     /// It is RTCP that leaves by the RTP port (RFC 5761); otherwise each has its own.
     pub muxed: bool,
     /// Its destination: the signalled or learned address, never another.
     pub to: SocketAddr,
-    /// Its bytes.
+    /// The datagram as it leaves.
     pub bytes: &'a [u8],
 }
 
 /// What became of a received packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeakVerdict {
-    /// Taken.
+pub enum PacketVerdict {
+    /// Taken as sound, an event or a report.
     Accepted,
     /// From another address than the signalled one.
     Foreign,
@@ -211,7 +211,7 @@ impl Call {
         }
     }
 
-    /// Its key.
+    /// The key that names it.
     pub fn key(&self) -> CallKey {
         self.state.key
     }
@@ -341,9 +341,9 @@ impl Call {
         packet: &mut [u8],
         now: Instant,
         out: &mut impl FnMut(Transmit<'_>),
-    ) -> LeakVerdict {
+    ) -> PacketVerdict {
         let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut) else {
-            return LeakVerdict::Foreign;
+            return PacketVerdict::Foreign;
         };
         let accepted = match leg.handle_rtp(from, packet, &mut self.state, now) {
             Ok(accepted) => accepted,
@@ -354,7 +354,7 @@ impl Call {
             AcceptedPacket::Noise(noise) => self.spread_noise(&noise, packet, now, out),
             AcceptedPacket::Event(event) => self.spread_event(&event, packet, now, out),
         }
-        LeakVerdict::Accepted
+        PacketVerdict::Accepted
     }
 
     /// A packet of sound, on its way to every listener.
@@ -443,12 +443,12 @@ impl Call {
     }
 
     /// RTCP from a leg.
-    pub fn handle_rtcp(&mut self, slot: usize, from: SocketAddr, packet: &[u8], now: Instant) -> LeakVerdict {
+    pub fn handle_rtcp(&mut self, slot: usize, from: SocketAddr, packet: &[u8], now: Instant) -> PacketVerdict {
         let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut) else {
-            return LeakVerdict::Foreign;
+            return PacketVerdict::Foreign;
         };
         let verdict = leg.handle_rtcp(from, packet, now);
-        if verdict == LeakVerdict::Accepted && leg.source.take_changed() {
+        if verdict == PacketVerdict::Accepted && leg.source.take_changed() {
             self.note_source();
         }
         verdict
@@ -543,7 +543,10 @@ impl Call {
     /// Works out every row from the allow-list, between two packets. A listener that goes on hearing a speaker loses nothing; one that
     /// begins to hears nothing of what was said before.
     fn arrange(&mut self, now: Instant) {
-        let members = std::array::from_fn(|slot| self.legs.get(slot)?.as_ref().map(Leg::member));
+        let mut members = [None; MAX_LEGS];
+        for leg in self.legs.iter().flatten() {
+            members[leg.slot] = Some(leg.member());
+        }
         let plan = Plan::of(&self.hearing, &members);
         for slot in 0..self.legs.len() {
             if let Some((leg, mut mixer)) = Mixer::split(slot, &mut self.legs, &mut self.inputs, self.parties) {
@@ -560,7 +563,10 @@ impl Call {
     fn prepare(&mut self) {
         let rate = self.legs.iter().flatten().filter_map(Leg::rate_needed).max().unwrap_or(CLOCK);
         let is_other = std::mem::replace(&mut self.state.rate, rate) != rate;
-        let speakers: [Option<Speaker>; MAX_LEGS] = std::array::from_fn(|slot| self.legs.get(slot)?.as_ref()?.as_speaker());
+        let mut speakers = [None; MAX_LEGS];
+        for leg in self.legs.iter().flatten() {
+            speakers[leg.slot] = leg.as_speaker();
+        }
         for leg in self.legs.iter_mut().flatten() {
             leg.prepare(rate, is_other, &speakers);
         }

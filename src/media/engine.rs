@@ -69,7 +69,7 @@ pub enum MediaError {
 pub struct EngineStats {
     /// Calls with at least one leg.
     pub calls: u64,
-    /// Open legs.
+    /// Legs that are open.
     pub legs: u64,
     /// Valid RTP packets received.
     pub received: u64,
@@ -149,15 +149,15 @@ impl Engine {
             some => some,
         };
         let (events, receiver) = mpsc::channel(EVENTS);
-        let mut posts = Vec::new();
+        let mut handles = Vec::new();
         let mut inboxes = Vec::new();
         for _ in 0..workers {
             let (sender, inbox) = queue::channel();
             let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
-            posts.push(WorkerHandle { sender, wake });
+            handles.push(WorkerHandle { sender, wake });
             inboxes.push(inbox);
         }
-        let manner = SocketOptions {
+        let options = SocketOptions {
             bind: config.bind,
             dscp: config.dscp,
             descriptors_below: below,
@@ -167,18 +167,18 @@ impl Engine {
             ..LegDirectory::default()
         };
         let mut shared = EngineState {
-            posts: posts.clone(),
+            handles: handles.clone(),
             counters: Vec::new(),
             threads: Vec::new(),
             directory: Mutex::new(directory),
-            manner,
+            options,
             pairs: Vec::new().into(),
             config,
         };
         if shared.config.port_use == PortUse::Shared {
             let mut directory = shared.directory();
             let pairs =
-                (0..workers * PAIRS).map(|number| shared.bind(&mut directory, |manner, port| PortPair::on(manner, port, number / PAIRS)));
+                (0..workers * PAIRS).map(|number| shared.bind(&mut directory, |options, port| PortPair::on(options, port, number / PAIRS)));
             let pairs = pairs.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
             drop(directory);
             shared.pairs = pairs.into();
@@ -186,8 +186,8 @@ impl Engine {
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let counters = Arc::new(Counters::default());
             shared.counters.push(Arc::clone(&counters));
-            let lines = (manner, Arc::clone(&shared.pairs));
-            let worker = Worker::new(index, inbox, posts.clone(), events.clone(), counters, lines, &shared.config)?;
+            let sockets = (options, Arc::clone(&shared.pairs));
+            let worker = Worker::new(index, inbox, handles.clone(), events.clone(), counters, sockets, &shared.config)?;
             let thread = std::thread::Builder::new()
                 .name(format!("media-{index}"))
                 .spawn(move || worker.run())?;
@@ -211,10 +211,10 @@ impl Engine {
         let worker = directory.worker_of(call, shared.working())?;
         let place = directory.pair_for(worker, expected, &shared.pairs, clock::instant());
         let (sockets, mut address) = match &place {
-            Some((pair, _)) => (Sockets::shared(&shared.manner, *pair), shared.pairs[*pair].address),
+            Some((pair, _)) => (Sockets::shared(&shared.options, *pair), shared.pairs[*pair].address),
             None => shared
-                .bind(&mut directory, |manner, port| {
-                    Ok((Sockets::on(manner, port)?, SocketAddr::new(manner.bind, port)))
+                .bind(&mut directory, |options, port| {
+                    Ok((Sockets::on(options, port)?, SocketAddr::new(options.bind, port)))
                 })
                 .inspect_err(|_| directory.refused += 1)?,
         };
@@ -224,16 +224,16 @@ impl Engine {
             timestamp: rand::random(),
             reports: rand::random(),
         };
-        let parcel = Box::new(LegWithSockets {
+        let moved = Box::new(LegWithSockets {
             leg: Leg::new(leg, start, clock::instant()),
             sockets,
         });
-        let lines = match place {
+        let ports = match place {
             Some((pair, known)) => directory.hold(leg, pair, known),
-            None => WorkerLines::Own(address.port()),
+            None => LegPorts::Own(address.port()),
         };
-        directory.enter(call, leg, worker, lines);
-        if !shared.posts[worker].send(WorkerCommand::Put { call, parcel }) {
+        directory.enter(call, leg, worker, ports);
+        if !shared.handles[worker].send(WorkerCommand::Put { call, moved }) {
             directory.close(leg);
             return Err(MediaError::Stopping);
         }
@@ -247,7 +247,7 @@ impl Engine {
     pub fn command(&self, command: MediaCommand) {
         let shared = &*self.shared;
         let mut directory = shared.directory();
-        let of = |directory: &LegDirectory, leg| directory.legs.get(&leg).map(|seat| seat.worker);
+        let of = |directory: &LegDirectory, leg| directory.legs.get(&leg).map(|leg| leg.worker);
         let (worker, job) = match command {
             MediaCommand::Describe { leg, media, srtp } => {
                 let changed = directory.comes_from(leg, media.remote, shared.rested());
@@ -278,10 +278,10 @@ impl Engine {
                 let Ok(to) = directory.worker_of(call, shared.working()) else {
                     return;
                 };
-                let Some(LegPlacement { worker, lines, .. }) = directory.leave(leg) else {
+                let Some(LegPlacement { worker, ports, .. }) = directory.leave(leg) else {
                     return;
                 };
-                directory.enter(call, leg, to, lines);
+                directory.enter(call, leg, to, ports);
                 (Some(worker), WorkerCommand::Move { leg, call, to })
             }
             MediaCommand::Close { leg } => {
@@ -291,16 +291,16 @@ impl Engine {
             }
         };
         if let Some(worker) = worker {
-            shared.posts[worker].send(job);
+            shared.handles[worker].send(job);
         }
     }
 
     /// Whether every worker works.
     pub fn is_whole(&self) -> bool {
-        self.shared.working().count() == self.shared.posts.len()
+        self.shared.working().count() == self.shared.handles.len()
     }
 
-    /// The counters.
+    /// Sums of all workers.
     pub fn stats(&self) -> EngineStats {
         let mut stats = EngineStats::default();
         for counters in &self.shared.counters {
@@ -309,7 +309,7 @@ impl Engine {
         let directory = self.shared.directory();
         stats.calls = directory.calls.len() as u64;
         stats.legs = directory.legs.len() as u64;
-        stats.workers_stopped = (self.shared.posts.len() - self.shared.working().count()) as u64;
+        stats.workers_stopped = (self.shared.handles.len() - self.shared.working().count()) as u64;
         stats.legs_refused = directory.refused;
         stats.sources_taken = directory.contested;
         stats.ports_free = directory.ports.as_ref().map_or(0, |ports| ports.ready(clock::instant())) as u64;
@@ -319,11 +319,11 @@ impl Engine {
 
 #[derive(Debug)]
 struct EngineState {
-    posts: Vec<WorkerHandle>,
+    handles: Vec<WorkerHandle>,
     counters: Vec<Arc<Counters>>,
     threads: Vec<JoinHandle<()>>,
     directory: Mutex<LegDirectory>,
-    manner: SocketOptions,
+    options: SocketOptions,
     /// Shared by many legs; none where each has its own.
     pairs: Arc<[PortPair]>,
     config: MediaConfig,
@@ -355,8 +355,8 @@ impl EngineState {
                     "another leg's sound comes from where this one's does, to a port that both share: nobody hears either; the device or trunk needs own_ports"
                 );
             }
-            if let Some(seat) = directory.legs.get(&leg) {
-                self.posts[seat.worker].send(WorkerCommand::Tell { leg, is_alone });
+            if let Some(here) = directory.legs.get(&leg) {
+                self.handles[here.worker].send(WorkerCommand::Tell { leg, is_alone });
             }
         }
     }
@@ -368,7 +368,7 @@ impl EngineState {
         };
         let now = clock::instant();
         while let Some(port) = ports.take(now) {
-            match on(&self.manner, port) {
+            match on(&self.options, port) {
                 Ok(sockets) => return Ok(sockets),
                 Err(error) => {
                     ports.give_back(port, now);
@@ -383,10 +383,10 @@ impl EngineState {
 
     fn bind_any<T>(&self, on: impl Fn(&SocketOptions, u16) -> io::Result<T>) -> Result<T, MediaError> {
         for _ in 0..PORT_TRIES {
-            let any = self.manner.socket(0).map_err(|error| refused(&error))?;
+            let any = self.options.socket(0).map_err(|error| refused(&error))?;
             let port = any.local_addr().map_err(|error| refused(&error))?.port();
             drop(any);
-            match on(&self.manner, port & !1) {
+            match on(&self.options, port & !1) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 Err(error) => return Err(refused(&error)),
                 Ok(sockets) => return Ok(sockets),
@@ -406,8 +406,8 @@ fn refused(error: &io::Error) -> MediaError {
 
 impl Drop for EngineState {
     fn drop(&mut self) {
-        for post in &self.posts {
-            post.send(WorkerCommand::Stop);
+        for handle in &self.handles {
+            handle.send(WorkerCommand::Stop);
         }
         for thread in self.threads.drain(..) {
             // A worker catches its panics; there is nobody left to tell.
@@ -437,12 +437,12 @@ struct LegDirectory {
 struct LegPlacement {
     call: CallKey,
     worker: usize,
-    lines: WorkerLines,
+    ports: LegPorts,
 }
 
 /// A leg's ports.
 #[derive(Clone, Debug)]
-enum WorkerLines {
+enum LegPorts {
     /// Its own, the even one.
     Own(u16),
     /// A shared pair, by number, and what is known of the leg there.
@@ -454,7 +454,7 @@ enum WorkerLines {
 enum SourceClaim {
     /// Where its packets come from.
     Source(SocketAddr),
-    /// Whose it is.
+    /// The telephone that it belongs to.
     Phone(String),
 }
 
@@ -473,7 +473,7 @@ struct WorkerPlace {
 }
 
 impl LegDirectory {
-    /// Whose the call is: a new one goes to the worker with the fewest legs, of those that work.
+    /// The worker of a call; a new one goes to the worker with the fewest legs, of those that work.
     fn worker_of(&self, call: CallKey, working: impl Iterator<Item = usize>) -> Result<usize, MediaError> {
         if let Some(place) = self.calls.get(&call) {
             return Ok(place.worker);
@@ -501,23 +501,23 @@ impl LegDirectory {
     }
 
     /// The leg is at the pair, and this is known of it.
-    fn hold(&mut self, leg: LegId, pair: usize, known: SourceClaim) -> WorkerLines {
+    fn hold(&mut self, leg: LegId, pair: usize, known: SourceClaim) -> LegPorts {
         self.known.entry((pair, known.clone())).or_default().legs.push(leg);
-        WorkerLines::Shared { pair, known: vec![known] }
+        LegPorts::Shared { pair, known: vec![known] }
     }
 
-    fn enter(&mut self, call: CallKey, leg: LegId, worker: usize, lines: WorkerLines) {
+    fn enter(&mut self, call: CallKey, leg: LegId, worker: usize, ports: LegPorts) {
         if self.load.len() <= worker {
             self.load.resize(worker + 1, 0);
         }
         self.load[worker] += 1;
         self.calls.entry(call).or_insert(WorkerPlace { worker, legs: 0 }).legs += 1;
-        self.legs.insert(leg, LegPlacement { call, worker, lines });
+        self.legs.insert(leg, LegPlacement { call, worker, ports });
     }
 
     /// What of a leg holds no more; it rests until then. Returns the legs that are alone at their source now.
     fn release(&mut self, leg: LegId, is_over: impl Fn(&SourceClaim) -> bool, until: Instant) -> Vec<(LegId, bool)> {
-        let Some(WorkerLines::Shared { pair, known }) = self.legs.get_mut(&leg).map(|seat| &mut seat.lines) else {
+        let Some(LegPorts::Shared { pair, known }) = self.legs.get_mut(&leg).map(|leg| &mut leg.ports) else {
             return Vec::new();
         };
         let pair = *pair;
@@ -541,8 +541,7 @@ impl LegDirectory {
         let source = source.map(SourceClaim::Source);
         let is_before = |known: &SourceClaim| matches!(known, SourceClaim::Source(_)) && Some(known) != source.as_ref();
         let mut changed = self.release(leg, is_before, until);
-        let (Some(WorkerLines::Shared { pair, known }), Some(source)) = (self.legs.get_mut(&leg).map(|seat| &mut seat.lines), source)
-        else {
+        let (Some(LegPorts::Shared { pair, known }), Some(source)) = (self.legs.get_mut(&leg).map(|leg| &mut leg.ports), source) else {
             return changed;
         };
         if !known.contains(&source) {
@@ -560,7 +559,7 @@ impl LegDirectory {
     /// Nobody else of the leg's pair has its packets from where it has them from.
     fn is_alone(&self, leg: LegId) -> bool {
         let Some(LegPlacement {
-            lines: WorkerLines::Shared { pair, known },
+            ports: LegPorts::Shared { pair, known },
             ..
         }) = self.legs.get(&leg)
         else {
@@ -574,26 +573,26 @@ impl LegDirectory {
     }
 
     fn leave(&mut self, leg: LegId) -> Option<LegPlacement> {
-        let seat = self.legs.remove(&leg)?;
-        if let Some(load) = self.load.get_mut(seat.worker) {
+        let placement = self.legs.remove(&leg)?;
+        if let Some(load) = self.load.get_mut(placement.worker) {
             *load -= 1;
         }
-        if let Some(place) = self.calls.get_mut(&seat.call) {
+        if let Some(place) = self.calls.get_mut(&placement.call) {
             place.legs -= 1;
             if place.legs == 0 {
-                self.calls.remove(&seat.call);
+                self.calls.remove(&placement.call);
             }
         }
-        Some(seat)
+        Some(placement)
     }
 
     /// The leg's port rests from now on. Returns the worker.
     fn close(&mut self, leg: LegId) -> Option<usize> {
-        let seat = self.leave(leg)?;
-        if let (Some(ports), WorkerLines::Own(port)) = (&mut self.ports, seat.lines) {
+        let placement = self.leave(leg)?;
+        if let (Some(ports), LegPorts::Own(port)) = (&mut self.ports, placement.ports) {
             ports.give_back(port, clock::instant());
         }
-        Some(seat.worker)
+        Some(placement.worker)
     }
 }
 
@@ -703,7 +702,7 @@ mod tests {
         for (call, leg) in [(1, 1), (1, 2), (2, 3)] {
             engine.open(CallKey(call), LegId(leg), Expected::Nothing).unwrap();
         }
-        engine.shared.posts[0].send(WorkerCommand::Panic(Some(LegId(1))));
+        engine.shared.handles[0].send(WorkerCommand::Panic(Some(LegId(1))));
         let mut legs = [failed(&mut events), failed(&mut events)];
         legs.sort();
         assert_eq!(legs, [LegId(1), LegId(2)]);
@@ -731,7 +730,7 @@ mod tests {
         engine.open(CallKey(1), LegId(1), Expected::Nothing).unwrap();
         let worker = engine.shared.directory().legs[&LegId(1)].worker;
         for _ in 0..4 {
-            engine.shared.posts[worker].send(WorkerCommand::Panic(None));
+            engine.shared.handles[worker].send(WorkerCommand::Panic(None));
         }
         assert_eq!(failed(&mut events), LegId(1));
         while engine.is_whole() {

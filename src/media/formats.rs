@@ -13,7 +13,7 @@ pub const MAX_FORMATS: usize = 24;
 pub enum Format {
     /// Sound in this codec.
     Audio(Codec),
-    /// Telephone events (RFC 4733) whose durations are in ticks of this clock.
+    /// Telephone events (RFC 4733) with durations in ticks of this clock.
     Events(EventClock),
     /// Comfort noise at 8000 Hz (RFC 3389).
     ComfortNoise,

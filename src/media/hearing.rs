@@ -34,7 +34,7 @@ pub enum HearingRole {
     Agent,
     /// A customer, or whoever is on the other side (music, a queue, another site).
     Customer,
-    /// A supervisor.
+    /// A supervisor of the call.
     Supervisor {
         /// What it does.
         activity: Activity,
@@ -67,7 +67,7 @@ impl Default for HearingRules {
     }
 }
 
-/// Who hears whom: `hears[listener][speaker]`, empty by default. A cell is set, or it is silence.
+/// Which leg hears which: `hears[listener][speaker]`, empty by default. A cell is set, or it is silence.
 ///
 /// | activity | supervisor hears | agent hears | customer hears |
 /// |---|---|---|---|

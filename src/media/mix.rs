@@ -1,4 +1,4 @@
-//! Sums.
+//! Sums of the samples of several speakers.
 
 /// The longest frame mixed at once: 30 ms at 16 kHz.
 pub const MAX_FRAME: usize = 480;
@@ -40,7 +40,7 @@ impl Sum {
         }
     }
 
-    /// Saturates once.
+    /// The sum as samples, clipped only here.
     pub fn saturate(&self, samples: &mut [i16]) {
         for (sample, sum) in samples.iter_mut().zip(&self.0) {
             *sample = (*sum).clamp(i32::from(i16::MIN), i32::from(i16::MAX)) as i16;

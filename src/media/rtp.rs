@@ -27,7 +27,7 @@ pub struct ReceivedRtp {
     pub sequence: u16,
     /// The timestamp of its first sample.
     pub timestamp: u32,
-    /// The source.
+    /// The SSRC of the source.
     pub ssrc: u32,
     /// The payload without padding; starts at or after [`HEADER`].
     pub payload: Range<usize>,
@@ -39,7 +39,7 @@ pub enum RtpError {
     /// Not RTP: too short, another version, or lengths that do not fit.
     #[error("not RTP")]
     NotRtp,
-    /// No payload.
+    /// It has no payload.
     #[error("no payload")]
     Empty,
     /// A payload over [`MAX_PAYLOAD`].
@@ -80,14 +80,14 @@ pub struct RtpHeader {
     pub payload_type: u8,
     /// The sequence number.
     pub sequence: u16,
-    /// The timestamp.
+    /// The timestamp of its first sample.
     pub timestamp: u32,
     /// Our SSRC toward this listener.
     pub ssrc: u32,
 }
 
 impl RtpHeader {
-    /// Its bytes.
+    /// The header on the wire.
     pub fn to_bytes(self) -> [u8; HEADER] {
         let [s0, s1] = self.sequence.to_be_bytes();
         let [t0, t1, t2, t3] = self.timestamp.to_be_bytes();
@@ -109,7 +109,7 @@ impl RtpHeader {
 /// What makes the sound of a packet that is sent; legs are named by their slot in the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SoundSource {
-    /// A leg.
+    /// What a leg says.
     Leg(usize),
     /// Digits that we send in the name of a leg.
     Digits(usize),
@@ -192,12 +192,12 @@ impl Stream {
         }
     }
 
-    /// Its clock.
+    /// Ticks a second of its timestamps.
     pub fn clock(&self) -> u32 {
         self.clock
     }
 
-    /// Its SSRC.
+    /// The SSRC of all its packets.
     pub fn ssrc(&self) -> u32 {
         self.ssrc
     }

@@ -13,19 +13,19 @@ pub enum Forbidden {
     /// A port of the media engine's own, or one that signalling is listened for on.
     #[error("our own address")]
     Ours,
-    /// `127.0.0.0/8`, `::1`, where neither the house nor the peer is on this machine.
+    /// `127.0.0.0/8`, `::1`, where neither we nor the peer are on this machine.
     #[error("loopback address")]
     Loopback,
     /// `169.254.0.0/16` (RFC 3927), `fe80::/10`.
     #[error("link-local address")]
     LinkLocal,
-    /// `224.0.0.0/4`, `ff00::/8`.
+    /// Multicast: `224.0.0.0/4`, `ff00::/8`.
     #[error("multicast address")]
     Multicast,
     /// `255.255.255.255`, `240.0.0.0/4`, `0.0.0.0/8`, `::/96` (RFC 6890).
     #[error("reserved address")]
     Reserved,
-    /// Below 1024.
+    /// A port below 1024.
     #[error("port below 1024")]
     LowPort,
     /// A host that is none of the trunk's `media_sources`.
@@ -58,7 +58,7 @@ pub struct Targets {
     ports: Option<RangeInclusive<u16>>,
     /// Other doors of ours for datagrams.
     doors: Vec<SocketAddr>,
-    /// The house itself is on the loopback.
+    /// We are on the loopback ourselves.
     at_home: bool,
 }
 
@@ -97,7 +97,7 @@ impl Targets {
         is_engine || self.doors.iter().any(is_door)
     }
 
-    /// Whether sound may be sent there, on behalf of a peer whose signalling comes from `host`. Addresses of ours are another question:
+    /// Whether sound may be sent there, on behalf of a peer that signals from `host`. Addresses of ours are another question:
     /// [`Targets::is_ours`].
     pub fn check(&self, to: SocketAddr, host: Option<IpAddr>) -> Result<(), Forbidden> {
         let may_loop = self.at_home || host.is_some_and(|host| host.to_canonical().is_loopback());

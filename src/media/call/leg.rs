@@ -4,8 +4,6 @@ use super::*;
 
 /// What was agreed before is still heard for so long: packets on their way, and a peer that changes a moment later (RFC 3264 8.3.2).
 pub(super) const FORMER: Duration = Duration::from_secs(2);
-/// No payload type: those of RTP are below 128.
-const NO_TYPE: u8 = 0xff;
 /// A leg that has not sent for so long no longer paces anybody.
 const TALKS: Duration = Duration::from_millis(200);
 /// A leak guard event of one reason at most this often per leg.
@@ -16,7 +14,7 @@ pub(super) const MAX_PROTECTED: usize = HEADER + MAX_PAYLOAD + srtp::MAX_RTCP_GR
 /// Where the outgoing numbers of a leg begin (RFC 3550 5.1): all of them random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamStart {
-    /// The SSRC.
+    /// The SSRC of all that is sent to it.
     pub ssrc: u32,
     /// The first sequence number.
     pub sequence: u16,
@@ -67,7 +65,7 @@ pub(super) enum AcceptedPacket {
 /// What another codec of a speaker changes for its listeners.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CodecChange {
-    /// The listeners whose numbers begin anew, as bits: the clock is another one (RFC 7160).
+    /// The listeners toward which numbers begin anew, as bits: the clock is another one (RFC 7160).
     pub(super) cuts: Option<u16>,
     /// The speaker uses it for the first time.
     pub(super) is_first: bool,
@@ -96,10 +94,7 @@ pub struct Leg {
     pub(super) inactive: bool,
     /// It has said that it is silent, and how that sounds.
     pub(super) noise: Option<ComfortNoise>,
-    /// The payload type of its sound, [`NO_TYPE`] for none, and the codec that names; the codecs it has spoken since it was described, as bits.
-    spoken_type: u8,
-    pub(super) speaks: Codec,
-    spoken: u8,
+    pub(super) spoken: SpokenCodecs,
     pub(super) media: Option<Agreement>,
     pub(super) source: SourceFilter,
     pub(super) heard: Instant,
@@ -145,10 +140,8 @@ pub(super) struct LegCold {
 /// What a listener has to know of a speaker.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Speaker {
-    pub(super) name: LegId,
-    pub(super) speaks: Codec,
-    /// What it has spoken, as bits.
-    pub(super) spoken: u8,
+    name: LegId,
+    spoken: SpokenCodecs,
 }
 
 impl Leg {
@@ -164,9 +157,7 @@ impl Leg {
             party: false,
             inactive: false,
             noise: None,
-            spoken_type: NO_TYPE,
-            speaks: Codec::Pcmu,
-            spoken: 0,
+            spoken: SpokenCodecs::default(),
             media: None,
             source: SourceFilter::default(),
             heard: now,
@@ -197,7 +188,7 @@ impl Leg {
         }
     }
 
-    /// Its name.
+    /// The id that names it.
     pub fn name(&self) -> LegId {
         self.name
     }
@@ -214,7 +205,7 @@ impl Leg {
             remote_fraction_lost: self.seldom.remote.map_or(0, |remote| remote.fraction_lost),
             remote_jitter: self.seldom.remote.map_or(Duration::ZERO, |remote| self.remote_jitter(remote)),
             mos: (stats.received > 0)
-                .then(|| self.mos(self.speaks, lost, stats.received + lost, self.reception.jitter_time()))
+                .then(|| self.mos(self.spoken.codec(), lost, stats.received + lost, self.reception.jitter_time()))
                 .flatten(),
             remote_mos: self
                 .seldom
@@ -235,7 +226,7 @@ impl Leg {
             lost_permille: permille(interval.lost, interval.expected),
             jitter_ms: millis(jitter),
             mos: came
-                .then(|| self.mos(self.speaks, interval.lost, interval.expected, jitter))
+                .then(|| self.mos(self.spoken.codec(), interval.lost, interval.expected, jitter))
                 .flatten(),
             remote: self.seldom.remote.and_then(|remote| {
                 let lost = u64::from(remote.fraction_lost);
@@ -319,7 +310,7 @@ impl Leg {
         packet: &mut [u8],
         state: &mut CallState,
         now: Instant,
-    ) -> Result<AcceptedPacket, LeakVerdict> {
+    ) -> Result<AcceptedPacket, PacketVerdict> {
         let len = self.unprotect_rtp(from, packet, now)?;
         let packet = packet.get(..len).unwrap_or_default();
         let parsed = rtp::parse(packet).ok();
@@ -327,7 +318,7 @@ impl Leg {
         let known = parsed.as_ref().filter(|_| format.is_some());
         if !self.source.admits(from, known, now) {
             self.stats.foreign += 1;
-            return Err(LeakVerdict::Foreign);
+            return Err(PacketVerdict::Foreign);
         }
         if self.source.take_changed() {
             state.moved = true;
@@ -335,7 +326,7 @@ impl Leg {
         }
         let (Some(media), Some(received), Some(format)) = (self.media, parsed, format) else {
             self.stats.malformed += 1;
-            return Err(LeakVerdict::Malformed);
+            return Err(PacketVerdict::Malformed);
         };
         if !media.receive {
             return Err(self.discard());
@@ -360,14 +351,14 @@ impl Leg {
         }
     }
 
-    fn take_audio(&mut self, codec: Codec, payload: &[u8], received: ReceivedRtp, now: Instant) -> Result<AudioPacket, LeakVerdict> {
+    fn take_audio(&mut self, codec: Codec, payload: &[u8], received: ReceivedRtp, now: Instant) -> Result<AudioPacket, PacketVerdict> {
         let Some(ticks) = codec.ticks(payload) else {
             self.stats.malformed += 1;
-            return Err(LeakVerdict::Malformed);
+            return Err(PacketVerdict::Malformed);
         };
-        let change = match self.spoken_type == received.payload_type {
-            true => None,
-            false => self.turn_to(codec, received.payload_type),
+        let change = match self.spoken.format_of(received.payload_type) {
+            Some(_) => None,
+            None => self.turn_to(codec, received.payload_type),
         };
         self.last_audio = Some(now);
         self.noise = None;
@@ -381,21 +372,21 @@ impl Leg {
         })
     }
 
-    fn take_noise(&mut self, payload: &[u8], received: ReceivedRtp) -> Result<NoisePacket, LeakVerdict> {
+    fn take_noise(&mut self, payload: &[u8], received: ReceivedRtp) -> Result<NoisePacket, PacketVerdict> {
         let Some(level) = noise_level(payload) else {
             return Err(self.discard());
         };
         self.noise = Some(ComfortNoise::new(level));
         Ok(NoisePacket {
             slot: self.slot,
-            codec: self.speaks,
+            codec: self.spoken.codec(),
             passed_to: self.passed_to,
             mixed_by: self.mixed_by,
             received,
         })
     }
 
-    fn take_event(&mut self, clock: u32, payload: &[u8], received: ReceivedRtp) -> Result<EventPacket, LeakVerdict> {
+    fn take_event(&mut self, clock: u32, payload: &[u8], received: ReceivedRtp) -> Result<EventPacket, PacketVerdict> {
         if rtp::telephone_event(payload).is_none() || !self.party {
             return Err(self.discard());
         }
@@ -406,26 +397,17 @@ impl Leg {
         })
     }
 
-    fn discard(&mut self) -> LeakVerdict {
+    fn discard(&mut self) -> PacketVerdict {
         self.stats.discarded += 1;
-        LeakVerdict::Discarded
+        PacketVerdict::Discarded
     }
 
     /// It goes on in another codec, or under another number; `None`: in the same codec. What that takes is made once for each codec and
     /// kept.
     fn turn_to(&mut self, codec: Codec, payload_type: u8) -> Option<CodecChange> {
         let agreed = self.seldom.described.as_ref().and_then(|media| media.receives.get(payload_type));
-        self.spoken_type = if agreed == Some(Format::Audio(codec)) {
-            payload_type
-        } else {
-            NO_TYPE
-        };
-        let was = std::mem::replace(&mut self.speaks, codec);
-        if was == codec {
-            return None;
-        }
-        let is_first = self.spoken & codec_bit(codec) == 0;
-        self.spoken |= codec_bit(codec);
+        let was = self.spoken.codec();
+        let is_first = self.spoken.turn_to(codec, payload_type, agreed)?;
         // What was made of the timestamps under the one clock says nothing of those under the other (RFC 7160).
         let is_other_clock = was.clock() != codec.clock();
         if is_other_clock {
@@ -443,8 +425,8 @@ impl Leg {
         self.speech.decode(received, payload, rate, &mut self.seldom.up, now)
     }
 
-    /// RTCP of its.
-    pub(super) fn handle_rtcp(&mut self, from: SocketAddr, packet: &[u8], now: Instant) -> LeakVerdict {
+    /// A datagram of RTCP.
+    pub(super) fn handle_rtcp(&mut self, from: SocketAddr, packet: &[u8], now: Instant) -> PacketVerdict {
         let mut buffer = [0; rtcp::MAX_PACKET + srtp::MAX_RTCP_GROWTH];
         let packet = match self.unprotect_rtcp(from, packet, &mut buffer) {
             Ok(packet) => packet,
@@ -453,11 +435,11 @@ impl Leg {
         let report = rtcp::read(packet, self.stream.ssrc());
         if !self.source.admits_rtcp(from, report.is_ok()) {
             self.stats.foreign += 1;
-            return LeakVerdict::Foreign;
+            return PacketVerdict::Foreign;
         }
         let Ok(report) = report else {
             self.stats.malformed += 1;
-            return LeakVerdict::Malformed;
+            return PacketVerdict::Malformed;
         };
         self.stats.rtcp_received += 1;
         if let Some((ssrc, middle)) = report.sender {
@@ -467,7 +449,7 @@ impl Leg {
             self.stats.round_trip = self.seldom.reporter.round_trip(&block, now).or(self.stats.round_trip);
             self.seldom.remote = Some(block);
         }
-        LeakVerdict::Accepted
+        PacketVerdict::Accepted
     }
 
     /// Its report and its news, when they are due.
@@ -561,39 +543,21 @@ impl Leg {
 
     /// What a payload type of its names: what comes again and again first.
     fn format_of(&self, payload_type: u8, now: Instant) -> Option<Format> {
-        if payload_type == self.spoken_type {
-            return Some(Format::Audio(self.speaks));
-        }
-        let described = self.seldom.described.as_ref()?;
-        described.receives.get(payload_type).or_else(|| {
-            let (former, until) = self.seldom.former.as_ref()?;
-            former.get(payload_type).filter(|_| now < *until)
+        self.spoken.format_of(payload_type).or_else(|| {
+            let described = self.seldom.described.as_ref()?;
+            described.receives.get(payload_type).or_else(|| {
+                let (former, until) = self.seldom.former.as_ref()?;
+                former.get(payload_type).filter(|_| now < *until)
+            })
         })
     }
 
     /// What may come from now on. Returns whether the codec that comes has to be another one.
     fn expect(&mut self, media: &LegMedia, before: Option<&LegMedia>, now: Instant) -> bool {
-        let receives = &media.receives;
-        if let Some(before) = before.filter(|before| before.receives != *receives) {
+        if let Some(before) = before.filter(|before| before.receives != media.receives) {
             self.seldom.former = Some((before.receives, now + FORMER));
         }
-        let was = self.speaks;
-        let codecs = || {
-            receives.iter().filter_map(|(_, format)| match format {
-                Format::Audio(codec) => Some(codec),
-                Format::Events(_) | Format::ComfortNoise => None,
-            })
-        };
-        if before.is_none() || !codecs().any(|codec| codec == was) {
-            let same_as_sent = codecs().find(|codec| *codec == media.codec);
-            self.speaks = same_as_sent.or_else(|| codecs().next()).unwrap_or(media.codec);
-        }
-        if receives.get(self.spoken_type) != Some(Format::Audio(self.speaks)) {
-            self.spoken_type = receives.number_of(self.speaks).unwrap_or(NO_TYPE);
-        }
-        let agreed = codecs().fold(0, |mask, codec| mask | codec_bit(codec));
-        self.spoken = self.spoken & agreed | codec_bit(self.speaks);
-        before.is_some() && self.speaks != was
+        self.spoken.expect(media, before.is_none())
     }
 
     /// What the plan of a call has to know of it.
@@ -609,7 +573,6 @@ impl Leg {
     pub(super) fn as_speaker(&self) -> Option<Speaker> {
         self.media.map(|_| Speaker {
             name: self.name,
-            speaks: self.speaks,
             spoken: self.spoken,
         })
     }
@@ -641,13 +604,18 @@ impl Leg {
 
     /// Samples a second that its ring, or a sum for it, should have.
     pub(super) fn rate_needed(&self) -> Option<u32> {
-        let spoken = self.is_mixed().then(|| self.sample_rate());
+        let spoken = self.is_mixed().then(|| self.spoken.sample_rate());
         spoken.max(self.mixed_in().map(Codec::sample_rate))
     }
 
     /// Has what it needs for its row and nothing else; `is_other`: the rate is another one than before.
     pub(super) fn prepare(&mut self, rate: u32, is_other: bool, speakers: &[Option<Speaker>; MAX_LEGS]) {
-        self.prepare_decoder(is_other);
+        self.speech.prepare_decoder(
+            self.is_mixed().then_some(self.spoken),
+            is_other,
+            &mut self.seldom.decoders,
+            &mut self.seldom.up,
+        );
         match self.is_mixed() {
             true if is_other || !self.speech.ring.is_open() => self.speech.ring.open(rate),
             true => {}
@@ -664,32 +632,6 @@ impl Leg {
         });
     }
 
-    /// The samples a second that hold whatever it has spoken.
-    fn sample_rate(&self) -> u32 {
-        let spoken = Codec::ALL.into_iter().filter(|codec| self.spoken & codec_bit(*codec) != 0);
-        spoken.map(Codec::sample_rate).max().unwrap_or(CLOCK)
-    }
-
-    /// Has a decoder for the codec that it speaks, if anybody mixes it; `anew`: at another rate than before.
-    fn prepare_decoder(&mut self, anew: bool) {
-        let spares = &mut self.seldom.decoders;
-        if anew || self.mixed_by == 0 || self.media.is_none() {
-            self.speech.decoder = None;
-            *spares = Vec::new();
-        }
-        let is_there = self.speech.decoder.as_ref().is_some_and(|(codec, _)| *codec == self.speaks);
-        if self.mixed_by == 0 || self.media.is_none() || is_there {
-            return;
-        }
-        let spare = spares.iter().position(|(codec, _)| *codec == self.speaks);
-        let next = spare.map(|at| spares.swap_remove(at));
-        let next = next.unwrap_or_else(|| (self.speaks, Decoder::new(self.speaks)));
-        spares.extend(self.speech.decoder.replace(next));
-        let spoken = self.spoken;
-        spares.retain(|(codec, _)| spoken & codec_bit(*codec) != 0);
-        self.seldom.up = Upsampler::default();
-    }
-
     /// Has a transcoder from what the one speaker that it hears speaks, where tables of G.711 do not do it.
     fn prepare_transcoder(&mut self, speaker: Option<Speaker>) {
         let spares = &mut self.seldom.transcoders;
@@ -698,13 +640,13 @@ impl Leg {
             *spares = Vec::new();
             return;
         };
-        let (from, to) = (speaker.speaks, media.codec);
+        let (from, to) = (speaker.spoken.codec(), media.codec);
         let is_needed = from != to && !(from.is_law() && to.is_law());
         let is = |(name, transcoder): &(LegId, Box<Transcoder>)| *name == speaker.name && transcoder.is(from, to);
         if !(is_needed && self.transcoder.as_ref().is_some_and(is)) {
             spares.extend(self.transcoder.take());
         }
-        spares.retain(|(name, transcoder)| *name == speaker.name && transcoder.may_be_needed(speaker.spoken, to));
+        spares.retain(|(name, transcoder)| *name == speaker.name && speaker.spoken.may_need(transcoder, to));
         if !is_needed || self.transcoder.is_some() {
             return;
         }
@@ -747,7 +689,8 @@ impl Leg {
                 to,
                 bytes,
             });
-            return self.count(sent);
+            self.source.spend();
+            return self.stats.count(sent);
         };
         let mut buffer = [0; MAX_PROTECTED];
         let protected = match sent {
@@ -767,12 +710,13 @@ impl Leg {
             to,
             bytes,
         });
-        self.count(sent);
+        self.source.spend();
+        self.stats.count(sent);
     }
 
     /// Takes the protection off an RTP packet, if it is this leg's to have one; returns the packet's length then. What comes from
     /// elsewhere is left as it is: foreign.
-    fn unprotect_rtp(&mut self, from: SocketAddr, packet: &mut [u8], now: Instant) -> Result<usize, LeakVerdict> {
+    fn unprotect_rtp(&mut self, from: SocketAddr, packet: &mut [u8], now: Instant) -> Result<usize, PacketVerdict> {
         match &mut self.srtp {
             Some(srtp) if self.source.may_admit(from, now) => {
                 let is_known = self.source.is_known(from);
@@ -783,13 +727,13 @@ impl Leg {
     }
 
     /// The same of RTCP, in the buffer, where there is protection to take off.
-    fn unprotect_rtcp<'a>(&mut self, from: SocketAddr, packet: &'a [u8], buffer: &'a mut [u8]) -> Result<&'a [u8], LeakVerdict> {
+    fn unprotect_rtcp<'a>(&mut self, from: SocketAddr, packet: &'a [u8], buffer: &'a mut [u8]) -> Result<&'a [u8], PacketVerdict> {
         match &mut self.srtp {
             Some(srtp) if self.source.may_admit_rtcp(from) => {
                 let is_known = self.source.is_known_rtcp(from);
                 let Some(copy) = buffer.get_mut(..packet.len()) else {
                     self.stats.malformed += 1;
-                    return Err(LeakVerdict::Malformed);
+                    return Err(PacketVerdict::Malformed);
                 };
                 copy.copy_from_slice(packet);
                 let len = srtp.unprotect_rtcp(copy).map_err(|error| self.unprotected(error, is_known))?;
@@ -799,34 +743,35 @@ impl Leg {
         }
     }
 
-    fn unprotected(&mut self, error: SrtpError, is_known: bool) -> LeakVerdict {
+    fn unprotected(&mut self, error: SrtpError, is_known: bool) -> PacketVerdict {
         let (count, verdict) = match error {
-            _ if !is_known => (&mut self.stats.foreign, LeakVerdict::Foreign),
-            SrtpError::Unauthenticated => (&mut self.stats.srtp_rejected, LeakVerdict::Unauthenticated),
-            SrtpError::Replayed => (&mut self.stats.srtp_replayed, LeakVerdict::Replayed),
+            _ if !is_known => (&mut self.stats.foreign, PacketVerdict::Foreign),
+            SrtpError::Unauthenticated => (&mut self.stats.srtp_rejected, PacketVerdict::Unauthenticated),
+            SrtpError::Replayed => (&mut self.stats.srtp_replayed, PacketVerdict::Replayed),
         };
         *count += 1;
         verdict
     }
+}
 
-    fn count(&mut self, sent: TransmitKind) {
-        self.source.spend();
-        let stats = &mut self.stats;
+impl LegStats {
+    /// A packet has been sent.
+    pub(super) fn count(&mut self, sent: TransmitKind) {
         match sent {
             TransmitKind::Rtcp => {
-                stats.rtcp_sent += 1;
+                self.rtcp_sent += 1;
                 return;
             }
-            TransmitKind::Unchanged => stats.unchanged += 1,
-            TransmitKind::Transcoded => stats.transcoded += 1,
-            TransmitKind::Mixed => stats.mixed += 1,
-            TransmitKind::Silent => stats.silent += 1,
+            TransmitKind::Unchanged => self.unchanged += 1,
+            TransmitKind::Transcoded => self.transcoded += 1,
+            TransmitKind::Mixed => self.mixed += 1,
+            TransmitKind::Silent => self.silent += 1,
             TransmitKind::Guarded => {
-                stats.silent += 1;
-                stats.leak_guards += 1;
+                self.silent += 1;
+                self.leak_guards += 1;
             }
         }
-        stats.sent += 1;
+        self.sent += 1;
     }
 }
 
@@ -836,8 +781,4 @@ fn permille(part: u64, whole: u64) -> u16 {
 
 fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
-}
-
-fn codec_bit(codec: Codec) -> u8 {
-    1 << codec as u8
 }

@@ -208,7 +208,7 @@ impl Harness {
         }
     }
 
-    fn datagram(&mut self, index: usize, from: SocketAddr, mut bytes: Vec<u8>) -> LeakVerdict {
+    fn datagram(&mut self, index: usize, from: SocketAddr, mut bytes: Vec<u8>) -> PacketVerdict {
         let (now, at, heard) = (self.time(), self.now, &mut self.heard);
         let verdict = self
             .call
@@ -217,14 +217,14 @@ impl Harness {
         verdict
     }
 
-    fn payload(&mut self, index: usize, payload_type: u8, payload: &[u8]) -> LeakVerdict {
+    fn payload(&mut self, index: usize, payload_type: u8, payload: &[u8]) -> PacketVerdict {
         let (sequence, timestamp) = self.phones[index];
         self.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(payload.len() as u32));
         self.datagram(index, address(index), packet(index, payload_type, sequence, timestamp, payload))
     }
 
     /// The phone says a payload of its codec.
-    fn speak(&mut self, index: usize, payload: &[u8]) -> LeakVerdict {
+    fn speak(&mut self, index: usize, payload: &[u8]) -> PacketVerdict {
         let (sequence, timestamp) = self.phones[index];
         let codec = self.codecs[index];
         let ticks = codec.ticks(payload).unwrap();
@@ -237,7 +237,7 @@ impl Harness {
     }
 
     /// The phone says 20 ms of one level.
-    fn say(&mut self, index: usize, level: i16) -> LeakVerdict {
+    fn say(&mut self, index: usize, level: i16) -> PacketVerdict {
         let codec = self.codecs[index];
         let mut payload = [0; 160];
         Encoder::new(codec).encode(&[level; 160], &mut payload);
@@ -368,7 +368,7 @@ fn converse_over(codecs: [Codec; 3], activity: Option<Activity>, loses: impl Fn(
                 harness.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(ticks));
                 continue;
             }
-            assert_eq!(harness.speak(index, &payload), LeakVerdict::Accepted);
+            assert_eq!(harness.speak(index, &payload), PacketVerdict::Accepted);
         }
         harness.pass(20 * MS);
     }
@@ -398,7 +398,7 @@ fn several(index: usize, sent: Codec) -> LegMedia {
 
 impl Harness {
     /// The phone says 20 ms of one level in a codec, under a number; `encoder` is the codec's.
-    fn say_in(&mut self, index: usize, number: u8, encoder: &mut (Codec, Encoder), level: i16) -> LeakVerdict {
+    fn say_in(&mut self, index: usize, number: u8, encoder: &mut (Codec, Encoder), level: i16) -> PacketVerdict {
         let (codec, encoder) = encoder;
         let samples = vec![level; codec.sample_rate() as usize / 50];
         let mut payload = [0; MAX_PAYLOAD];

@@ -13,7 +13,7 @@ pub struct ComfortNoise {
 }
 
 impl ComfortNoise {
-    /// Of a level in dB below overload, whose 0 is a square wave at full scale (RFC 3389 3.1).
+    /// Of a level in dB below overload; 0 is a square wave at full scale (RFC 3389 3.1).
     pub fn new(level: u8) -> Self {
         let rms = 32_767.0 * 10_f32.powf(-f32::from(level.min(127)) / 20.0);
         Self {

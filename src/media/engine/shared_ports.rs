@@ -1,7 +1,7 @@
 //! Ports that many legs share ([`PortUse::Shared`](super::super::PortUse)): a few pairs a worker, each leg known by where its packets come from.
 //!
-//! One call of the system brings what came for many legs, and one takes what goes to many. A pair is a worker's: it alone receives there. A leg
-//! whose call is another worker's gets sockets of its own on the same ports, connected to its source ([`Sockets`](super::sockets::Sockets)).
+//! One call of the system brings what came for many legs, and one takes what goes to many. A pair is a worker's: it alone receives there. A leg of
+//! a call of another worker gets sockets of its own on the same ports, connected to its source ([`Sockets`](super::sockets::Sockets)).
 //! In the moment in which such a socket is bound and not yet connected, the system may hand it a packet of another leg, which is dropped.
 
 use super::sockets::{SocketOptions, canonical};
@@ -44,9 +44,9 @@ pub(super) struct PortPair {
 }
 
 impl PortPair {
-    pub(super) fn on(manner: &SocketOptions, port: u16, worker: usize) -> io::Result<Self> {
-        let (rtp, rtcp) = (manner.socket(port)?, manner.socket(port + 1)?);
-        manner.make_room(&rtp, HOLDS)?;
+    pub(super) fn on(options: &SocketOptions, port: u16, worker: usize) -> io::Result<Self> {
+        let (rtp, rtcp) = (options.socket(port)?, options.socket(port + 1)?);
+        options.make_room(&rtp, HOLDS)?;
         let address = rtp.local_addr()?;
         Ok(Self {
             rtp,
@@ -65,10 +65,11 @@ impl PortPair {
     }
 }
 
-/// Whose a source's packets are: the place of a call, and the slot in it.
+/// The leg that the packets of a source are from: the place of its call, and the slot in it.
 pub(super) type LegAddress = (usize, usize);
 
-/// Which leg the packets of a source are, by socket. Whose they may be is decided before ([`Engine`](super::Engine) knows all workers' legs).
+/// Which leg the packets of a source are from, by socket. Which it may be is decided before ([`Engine`](super::Engine) knows the legs of all
+/// workers).
 #[derive(Debug, Default)]
 pub(super) struct SourceTable(HashMap<(usize, PacketKind, SocketAddr), LegAddress, foldhash::fast::RandomState>);
 
@@ -77,7 +78,7 @@ impl SourceTable {
         self.0.get(&(pair, way, from)).copied()
     }
 
-    /// Enters a leg. Returns false when another one is there: who was first stays.
+    /// Enters a leg. Returns false when another one is there: the first one stays.
     pub(super) fn enter(&mut self, pair: usize, way: PacketKind, from: SocketAddr, owner: LegAddress) -> bool {
         *self.0.entry((pair, way, from)).or_insert(owner) == owner
     }
@@ -91,7 +92,7 @@ impl SourceTable {
     }
 }
 
-/// The room for what comes and goes by shared ports: a worker's, taken once.
+/// Space for what comes and goes by shared ports: a worker's, taken once.
 pub(super) struct RecvBatch {
     headers: MultiHeaders<SockaddrStorage>,
     /// None where no ports are shared.
@@ -162,26 +163,26 @@ pub(super) struct SendBatch {
     headers: MultiHeaders<SockaddrStorage>,
     /// The number of the worker's first pair.
     first: usize,
-    drawers: Vec<DestinationBatch>,
+    batches: Vec<DestinationBatch>,
     calls: u64,
-    /// What the system did not take, and the time that its calls took, estimated; fetched with [`Outbox::take_sums`].
+    /// What the system did not take, and the time that its calls took, estimated; fetched with [`SendBatch::take_sums`].
     errors: u64,
     time: Duration,
 }
 
 /// What leaves by one pair.
 struct DestinationBatch {
-    letters: Box<[[u8; DATAGRAM]]>,
+    datagrams: Box<[[u8; DATAGRAM]]>,
     lens: [usize; BATCH],
     to: [Option<SockaddrStorage>; BATCH],
     count: usize,
 }
 
 impl SendBatch {
-    /// For a worker's pairs; room is taken for those that are there.
+    /// For the pairs of one worker; memory is taken for those that are there.
     pub(super) fn new(pairs: &[PortPair], worker: usize) -> Self {
-        let drawer = || DestinationBatch {
-            letters: vec![[0; DATAGRAM]; BATCH].into_boxed_slice(),
+        let batch = || DestinationBatch {
+            datagrams: vec![[0; DATAGRAM]; BATCH].into_boxed_slice(),
             lens: [0; BATCH],
             to: [None; BATCH],
             count: 0,
@@ -190,7 +191,7 @@ impl SendBatch {
         Self {
             headers: MultiHeaders::preallocate(BATCH, None),
             first: pairs.iter().position(|pair| pair.worker == worker).unwrap_or(pairs.len()),
-            drawers: ours.map(|_| drawer()).collect(),
+            batches: ours.map(|_| batch()).collect(),
             calls: 0,
             errors: 0,
             time: Duration::ZERO,
@@ -200,47 +201,47 @@ impl SendBatch {
     /// A packet that leaves by a pair's RTP port; at once, if the pair is another worker's.
     pub(super) fn put(&mut self, pairs: &[PortPair], pair: usize, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
         let number = pair.wrapping_sub(self.first);
-        if self.drawers.get(number).is_some_and(|drawer| drawer.count == BATCH) {
+        if self.batches.get(number).is_some_and(|batch| batch.count == BATCH) {
             self.send(pairs, number);
         }
-        let Some(drawer) = self.drawers.get_mut(number) else {
+        let Some(batch) = self.batches.get_mut(number) else {
             let pair = pairs.get(pair).ok_or(io::ErrorKind::NotConnected)?;
             return pair.rtp.send_to(bytes, to).map(drop);
         };
-        let at = drawer.count;
-        let Some(letter) = drawer.letters.get_mut(at).and_then(|letter| letter.get_mut(..bytes.len())) else {
+        let at = batch.count;
+        let Some(datagram) = batch.datagrams.get_mut(at).and_then(|datagram| datagram.get_mut(..bytes.len())) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        letter.copy_from_slice(bytes);
-        drawer.lens[at] = bytes.len();
-        drawer.to[at] = Some(SockaddrStorage::from(to));
-        drawer.count += 1;
+        datagram.copy_from_slice(bytes);
+        batch.lens[at] = bytes.len();
+        batch.to[at] = Some(SockaddrStorage::from(to));
+        batch.count += 1;
         Ok(())
     }
 
-    /// Sends everything.
+    /// Sends all that waits.
     pub(super) fn flush(&mut self, pairs: &[PortPair]) {
-        for number in 0..self.drawers.len() {
+        for number in 0..self.batches.len() {
             self.send(pairs, number);
         }
     }
 
-    /// Sends what is in a drawer. What the system does not take is passed over; the others go.
+    /// Sends what is in a batch. What the system does not take is passed over; the others go.
     fn send(&mut self, pairs: &[PortPair], number: usize) {
-        let Some(drawer) = self.drawers.get_mut(number) else { return };
-        let count = std::mem::take(&mut drawer.count);
+        let Some(batch) = self.batches.get_mut(number) else { return };
+        let count = std::mem::take(&mut batch.count);
         let (Some(pair), true) = (pairs.get(self.first + number), count > 0) else {
             return;
         };
         self.calls += 1;
         let watch = self.calls.is_multiple_of(SAMPLE).then(clock::thread_time);
         let mut slices = [[IoSlice::new(&[])]; BATCH];
-        for ((slice, letter), len) in slices.iter_mut().zip(&drawer.letters).zip(drawer.lens).take(count) {
-            *slice = [IoSlice::new(&letter[..len])];
+        for ((slice, datagram), len) in slices.iter_mut().zip(&batch.datagrams).zip(batch.lens).take(count) {
+            *slice = [IoSlice::new(&datagram[..len])];
         }
         let mut done = 0;
         while done < count {
-            let (slices, to) = (&slices[done..count], &drawer.to[done..count]);
+            let (slices, to) = (&slices[done..count], &batch.to[done..count]);
             match sendmmsg(pair.rtp.as_raw_fd(), &mut self.headers, slices, to, [], MsgFlags::MSG_DONTWAIT) {
                 Ok(sent) => done += sent.count().max(1),
                 Err(_) => {

@@ -59,7 +59,7 @@ impl SocketOptions {
 
     /// Room for what has come and is not taken yet, in bytes; as much of it as the system gives.
     pub(super) fn make_room(&self, socket: &UdpSocket, bytes: usize) -> io::Result<()> {
-        // Who may, goes beyond the system's limit.
+        // A process that may goes beyond the limit of the system.
         if setsockopt(socket, sockopt::RcvBufForce, &bytes).is_err() {
             SockRef::from(socket).set_recv_buffer_size(bytes)?;
         }
@@ -106,7 +106,7 @@ pub(super) enum Which {
     Rtp,
     /// RTP of the source.
     Stream,
-    /// RTCP.
+    /// RTCP from anywhere.
     Rtcp,
 }
 
@@ -123,7 +123,7 @@ pub(super) struct Sockets {
 enum Home {
     /// Ports of its own.
     Own { rtp: UdpSocket, rtcp: UdpSocket },
-    /// A pair that it shares, by number, and as whom the worker of the pair has entered it: RTP and RTCP.
+    /// A pair that it shares, by number, and the sources under which the worker of the pair has entered it: RTP and RTCP.
     Shared {
         pair: usize,
         is_alone: bool,
@@ -140,7 +140,7 @@ enum Home {
 /// What a leg's sockets belong to.
 pub(super) struct SocketContext<'a> {
     pub worker: usize,
-    pub manner: &'a SocketOptions,
+    pub options: &'a SocketOptions,
     pub epoll: &'a Epoll,
     pub pairs: &'a [PortPair],
     pub sources: &'a mut SourceTable,
@@ -156,20 +156,20 @@ impl SocketContext<'_> {
 
 impl Sockets {
     /// An even port and its neighbour.
-    pub(super) fn on(manner: &SocketOptions, port: u16) -> io::Result<Self> {
+    pub(super) fn on(options: &SocketOptions, port: u16) -> io::Result<Self> {
         let home = Home::Own {
-            rtp: manner.socket(port)?,
-            rtcp: manner.socket(port + 1)?,
+            rtp: options.socket(port)?,
+            rtcp: options.socket(port + 1)?,
         };
         Ok(Self {
             home,
             stream: None,
-            takes_both: manner.takes_both(),
+            takes_both: options.takes_both(),
         })
     }
 
     /// Those of a pair that is there.
-    pub(super) fn shared(manner: &SocketOptions, pair: usize) -> Self {
+    pub(super) fn shared(options: &SocketOptions, pair: usize) -> Self {
         Self {
             home: Home::Shared {
                 pair,
@@ -177,24 +177,24 @@ impl Sockets {
                 entered: [None; 2],
             },
             stream: None,
-            takes_both: manner.takes_both(),
+            takes_both: options.takes_both(),
         }
     }
 
     /// The leg has come to a worker.
-    pub(super) fn arrive(&mut self, around: &SocketContext<'_>) -> io::Result<()> {
+    pub(super) fn arrive(&mut self, context: &SocketContext<'_>) -> io::Result<()> {
         match &mut self.home {
             Home::Own { rtp, rtcp } => {
                 let stream = self.stream.as_ref().map(|(socket, _)| (socket, Which::Stream));
                 for (socket, which) in [(&*rtp, Which::Rtp), (&*rtcp, Which::Rtcp)].into_iter().chain(stream) {
-                    around.epoll.add(socket, readable(around.token(which)))?;
+                    context.epoll.add(socket, readable(context.token(which)))?;
                 }
             }
             Home::Shared { pair, is_alone, .. } | Home::Away { pair, is_alone, .. } => {
                 let (pair, is_alone) = (*pair, *is_alone);
                 self.stream = None;
-                self.home = match around.pairs.get(pair).map(|pair| pair.worker) {
-                    Some(worker) if worker == around.worker => Home::Shared {
+                self.home = match context.pairs.get(pair).map(|pair| pair.worker) {
+                    Some(worker) if worker == context.worker => Home::Shared {
                         pair,
                         is_alone,
                         entered: [None; 2],
@@ -211,18 +211,18 @@ impl Sockets {
     }
 
     /// The leg leaves its worker.
-    pub(super) fn depart(&mut self, around: &mut SocketContext<'_>) -> io::Result<()> {
+    pub(super) fn depart(&mut self, context: &mut SocketContext<'_>) -> io::Result<()> {
         match &mut self.home {
             Home::Own { rtp, rtcp } => {
                 let stream = self.stream.as_ref().map(|(socket, _)| socket);
                 for socket in [&*rtp, &*rtcp].into_iter().chain(stream) {
-                    around.epoll.delete(socket)?;
+                    context.epoll.delete(socket)?;
                 }
             }
             Home::Shared { pair, entered, .. } => {
                 for (way, from) in PacketKind::BOTH.into_iter().zip(entered) {
                     if let Some(from) = from.take() {
-                        around.sources.leave(*pair, way, from, (around.place, around.slot));
+                        context.sources.leave(*pair, way, from, (context.place, context.slot));
                     }
                 }
             }
@@ -244,32 +244,32 @@ impl Sockets {
     }
 
     /// The sources of RTP and RTCP are settled, or are others now. A leg with ports of its own that cannot be connected is served as before.
-    pub(super) fn connect(&mut self, around: &mut SocketContext<'_>, sources: [Option<SocketAddr>; 2]) {
-        let stream = around.token(Which::Stream);
+    pub(super) fn connect(&mut self, context: &mut SocketContext<'_>, sources: [Option<SocketAddr>; 2]) {
+        let stream = context.token(Which::Stream);
         match &mut self.home {
             Home::Own { rtp, .. } => {
                 if let [Some(source), _] = sources
-                    && let Err(error) = connect(&mut self.stream, around, rtp, source, stream)
+                    && let Err(error) = connect(&mut self.stream, context, rtp, source, stream)
                 {
                     tracing::debug!(%error, %source, "a media socket cannot be connected");
                 }
             }
             Home::Shared { pair, is_alone, entered } => {
-                let owner = (around.place, around.slot);
+                let owner = (context.place, context.slot);
                 for ((way, source), entered) in PacketKind::BOTH.into_iter().zip(sources).zip(entered) {
                     let source = source.filter(|_| *is_alone);
                     if *entered == source {
                         continue;
                     }
                     if let Some(before) = entered.take() {
-                        around.sources.leave(*pair, way, before, owner);
+                        context.sources.leave(*pair, way, before, owner);
                     }
-                    *entered = source.filter(|source| around.sources.enter(*pair, way, *source, owner));
+                    *entered = source.filter(|source| context.sources.enter(*pair, way, *source, owner));
                 }
             }
             Home::Away { pair, is_alone, rtcp } => {
-                let Some(pair) = around.pairs.get(*pair) else { return };
-                let rtcp_token = around.token(Which::Rtcp);
+                let Some(pair) = context.pairs.get(*pair) else { return };
+                let rtcp_token = context.token(Which::Rtcp);
                 let ways = [(&mut self.stream, &pair.rtp, stream), (rtcp, &pair.rtcp, rtcp_token)];
                 for ((socket, other, token), source) in ways.into_iter().zip(sources) {
                     let Some(source) = source.filter(|_| *is_alone) else {
@@ -277,7 +277,7 @@ impl Sockets {
                         continue;
                     };
                     let _joining = pair.joining.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Err(error) = connect(socket, around, other, source, token) {
+                    if let Err(error) = connect(socket, context, other, source, token) {
                         tracing::warn!(%error, "a leg's shared port cannot be joined from another thread: it is not heard");
                     }
                 }
@@ -298,7 +298,7 @@ impl Sockets {
     }
 
     /// Sends RTP, at once or with the worker's other packets.
-    pub(super) fn send(&self, bytes: &[u8], to: SocketAddr, pairs: &[PortPair], outbox: &mut SendBatch) -> io::Result<()> {
+    pub(super) fn send(&self, bytes: &[u8], to: SocketAddr, pairs: &[PortPair], sends: &mut SendBatch) -> io::Result<()> {
         if let Some((socket, source)) = &self.stream
             && *source == to
         {
@@ -311,11 +311,11 @@ impl Sockets {
         }
         match &self.home {
             Home::Own { rtp, .. } => rtp.send_to(bytes, outward(to, self.takes_both)).map(drop),
-            Home::Shared { pair, .. } | Home::Away { pair, .. } => outbox.put(pairs, *pair, bytes, outward(to, self.takes_both)),
+            Home::Shared { pair, .. } | Home::Away { pair, .. } => sends.put(pairs, *pair, bytes, outward(to, self.takes_both)),
         }
     }
 
-    /// Sends RTCP.
+    /// Sends a report by the RTCP port.
     pub(super) fn send_rtcp(&self, bytes: &[u8], to: SocketAddr, pairs: &[PortPair]) -> io::Result<()> {
         let to = outward(to, self.takes_both);
         match &self.home {
@@ -335,7 +335,7 @@ fn readable(token: u64) -> EpollEvent {
 /// A socket on the port of `other` for one source, in place of the one for another.
 fn connect(
     socket: &mut Option<(UdpSocket, SocketAddr)>,
-    around: &SocketContext<'_>,
+    context: &SocketContext<'_>,
     other: &UdpSocket,
     source: SocketAddr,
     token: u64,
@@ -345,8 +345,8 @@ fn connect(
     }
     // Closed, it leaves the epoll by itself: nobody else has its descriptor.
     *socket = None;
-    let connected = around.manner.connected(other, source)?;
-    around.epoll.add(&connected, readable(token))?;
+    let connected = context.options.connected(other, source)?;
+    context.epoll.add(&connected, readable(token))?;
     *socket = Some((connected, source));
     Ok(())
 }
@@ -356,7 +356,7 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    fn manner() -> SocketOptions {
+    fn options() -> SocketOptions {
         SocketOptions {
             bind: Ipv4Addr::LOCALHOST.into(),
             dscp: 46,
@@ -374,24 +374,24 @@ mod tests {
 
     /// A port with a free neighbour, if one is there.
     fn port() -> u16 {
-        let any = manner().socket(0).unwrap();
+        let any = options().socket(0).unwrap();
         any.local_addr().unwrap().port() & !1
     }
 
     fn pair() -> PortPair {
         (0..50)
-            .find_map(|_| PortPair::on(&manner(), port(), 0).ok())
+            .find_map(|_| PortPair::on(&options(), port(), 0).ok())
             .expect("two free ports")
     }
 
     fn own() -> Sockets {
-        (0..50).find_map(|_| Sockets::on(&manner(), port()).ok()).expect("two free ports")
+        (0..50).find_map(|_| Sockets::on(&options(), port()).ok()).expect("two free ports")
     }
 
     fn with<T>(worker: usize, pairs: &[PortPair], then: impl FnOnce(&mut SocketContext<'_>) -> T) -> T {
         then(&mut SocketContext {
             worker,
-            manner: &manner(),
+            options: &options(),
             epoll: &Epoll::new(nix::sys::epoll::EpollCreateFlags::empty()).unwrap(),
             pairs,
             sources: &mut SourceTable::default(),
@@ -412,8 +412,8 @@ mod tests {
         let mut sockets = own();
         let phones = [(); 2].map(|()| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
         let source = phones[0].local_addr().unwrap();
-        with(0, &[], |around| {
-            sockets.connect(around, [Some(source), None]);
+        with(0, &[], |context| {
+            sockets.connect(context, [Some(source), None]);
             let here = rtp(&sockets).local_addr().unwrap();
             phones[0].send_to(&[1], here).unwrap();
             phones[1].send_to(&[2], here).unwrap();
@@ -422,7 +422,7 @@ mod tests {
             sockets.send(&[3], source, &[], &mut SendBatch::new(&[], 0)).unwrap();
             assert_eq!(wait_for(&phones[0]), [3]);
             // Moved to the other phone.
-            sockets.connect(around, [Some(phones[1].local_addr().unwrap()), None]);
+            sockets.connect(context, [Some(phones[1].local_addr().unwrap()), None]);
             rtp(&sockets).set_nonblocking(true).unwrap();
             phones[1].send_to(&[4], here).unwrap();
             assert_eq!(wait_for(&sockets.stream.as_ref().unwrap().0), [4]);
@@ -432,8 +432,8 @@ mod tests {
     #[test]
     fn nobody_else_gets_a_port_that_two_sockets_share() {
         let mut sockets = own();
-        with(0, &[], |around| {
-            sockets.connect(around, [Some(SocketAddr::from(([127, 0, 0, 1], 9))), None])
+        with(0, &[], |context| {
+            sockets.connect(context, [Some(SocketAddr::from(([127, 0, 0, 1], 9))), None])
         });
         assert!(sockets.stream.is_some());
         let third = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
@@ -447,12 +447,12 @@ mod tests {
     fn legs_that_went_to_another_worker_have_their_packets_there_and_the_others_stay() {
         let pairs = [pair()];
         let phones = [(); 3].map(|()| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-        let mut away: Vec<Sockets> = (0..2).map(|_| Sockets::shared(&manner(), 0)).collect();
+        let mut away: Vec<Sockets> = (0..2).map(|_| Sockets::shared(&options(), 0)).collect();
         for (leg, phone) in away.iter_mut().zip(&phones) {
-            with(1, &pairs, |around| {
-                leg.arrive(around).unwrap();
+            with(1, &pairs, |context| {
+                leg.arrive(context).unwrap();
                 leg.tell(true);
-                leg.connect(around, [Some(phone.local_addr().unwrap()), None]);
+                leg.connect(context, [Some(phone.local_addr().unwrap()), None]);
             });
         }
         for (sent, phone) in phones.iter().enumerate() {
@@ -478,12 +478,12 @@ mod tests {
                 let pairs = &pairs;
                 scope.spawn(move || {
                     for n in 0..500 {
-                        let mut leg = Sockets::shared(&manner(), 0);
-                        with(thread, pairs, |around| {
-                            leg.arrive(around).unwrap();
+                        let mut leg = Sockets::shared(&options(), 0);
+                        with(thread, pairs, |context| {
+                            leg.arrive(context).unwrap();
                             leg.tell(true);
                             let source = SocketAddr::from(([127, 0, 0, 1], 10_000 + 2 * n + thread as u16));
-                            leg.connect(around, [Some(source), None]);
+                            leg.connect(context, [Some(source), None]);
                         });
                         assert!(leg.stream.is_some());
                     }

@@ -93,7 +93,7 @@ impl Wheel {
         self.waiting -= 1;
     }
 
-    /// Takes out one entry whose time has come.
+    /// Takes out one entry that is due.
     pub(super) fn take(&mut self, now: Instant) -> Option<usize> {
         let reached = now.saturating_duration_since(self.origin).as_millis() as u64;
         self.reached = self.reached.max(reached);
@@ -204,7 +204,7 @@ mod tests {
                 due[entry] = Some((before.min(at), ahead.max(at - now)));
                 now += Duration::from_micros(pass * 300);
                 while let Some(entry) = wheel.take(now) {
-                    // Who was due beyond the wheel may come early and asks again.
+                    // An entry that was due beyond the wheel may come early and asks again.
                     let (at, ahead) = due[entry].take().unwrap();
                     if at > now {
                         prop_assert!(ahead > 1000 * MS || at <= now + MS);

@@ -5,7 +5,7 @@
 //!
 //! What a call needs for a packet lies close together: with hundreds of calls each packet finds a cold cache, and every page and line costs.
 
-use super::super::call::{Call, CallConfig, LeakVerdict, Leg, Transmit, TransmitKind, USUAL_LEGS};
+use super::super::call::{Call, CallConfig, Leg, PacketVerdict, Transmit, TransmitKind, USUAL_LEGS};
 use super::super::srtp::Keys;
 use super::super::{CallKey, Hearing, LeakReason, LegId, LegMedia, LegStats, MediaConfig, MediaEvent, SourceRule};
 use super::shared_ports::{self, PortPair, ROUNDS, RecvBatch, SendBatch, SourceTable};
@@ -30,9 +30,9 @@ use tokio::sync::mpsc;
 const BATCH: usize = 256;
 /// Commands kept for a leg on its way from another worker.
 const MAX_WAITING: usize = 32;
-/// So many packets within [`WATCHED`] are a crowd: from here on a timer for a turn is cheaper than being woken by each.
-const CROWD: usize = 64;
-/// How long packets are counted before it is said whether they are a crowd.
+/// So many packets within [`WATCHED`] are a mode: from here on a timer for a turn is cheaper than being woken by each.
+const MANY: usize = 64;
+/// How long packets are counted before it is said whether they are a mode.
 const WATCHED: Duration = Duration::from_millis(4);
 /// How long a turn is: the most that a packet waits for others.
 const TURN: Duration = Duration::from_micros(500);
@@ -57,7 +57,7 @@ impl PacketKind {
     pub(super) const BOTH: [PacketKind; 2] = [PacketKind::Rtp, PacketKind::Rtcp];
 }
 
-/// A worker's letter box.
+/// The way to hand a worker its commands.
 #[derive(Clone, Debug)]
 pub(super) struct WorkerHandle {
     pub sender: queue::Sender<WorkerCommand>,
@@ -78,13 +78,13 @@ impl WorkerHandle {
 pub(super) enum WorkerCommand {
     Put {
         call: CallKey,
-        parcel: Box<LegWithSockets>,
+        moved: Box<LegWithSockets>,
     },
     Describe {
         leg: LegId,
         media: LegMedia,
         srtp: Option<Box<Keys>>,
-        /// See [`Job::Tell`].
+        /// As in [`WorkerCommand::Tell`].
         is_alone: bool,
     },
     /// Whether the packets of a leg that shares its ports can be told from those of others.
@@ -141,7 +141,7 @@ struct CallEntry {
 struct BatchMode {
     since: Instant,
     packets: usize,
-    is_here: bool,
+    is_on: bool,
 }
 
 impl BatchMode {
@@ -150,20 +150,20 @@ impl BatchMode {
         self.packets += packets;
         let watched = now.saturating_duration_since(self.since);
         if watched >= WATCHED {
-            self.is_here = self.packets as u128 * WATCHED.as_nanos() >= CROWD as u128 * watched.as_nanos();
+            self.is_on = self.packets as u128 * WATCHED.as_nanos() >= MANY as u128 * watched.as_nanos();
             self.since = now;
             self.packets = 0;
         }
-        self.is_here
+        self.is_on
     }
 }
 
-/// What a leg's sockets belong to; beside a borrow of the rooms.
-macro_rules! around {
+/// What a leg's sockets belong to; beside a borrow of the entries.
+macro_rules! context {
     ($worker:expr, $place:expr, $slot:expr) => {
         SocketContext {
             worker: $worker.index,
-            manner: &$worker.manner,
+            options: &$worker.options,
             epoll: &$worker.epoll,
             pairs: &$worker.pairs,
             sources: &mut $worker.sources,
@@ -177,27 +177,27 @@ macro_rules! around {
 pub(super) struct Worker {
     index: usize,
     epoll: Epoll,
-    manner: SocketOptions,
+    options: SocketOptions,
     /// Every worker's; this one receives at its own.
     pairs: Arc<[PortPair]>,
     sources: SourceTable,
     inbox: queue::Receiver<WorkerCommand>,
-    posts: Vec<WorkerHandle>,
+    handles: Vec<WorkerHandle>,
     events: mpsc::Sender<MediaEvent>,
     counters: Arc<Counters>,
     config: CallConfig,
-    rooms: Vec<Option<Box<CallEntry>>>,
+    entries: Vec<Option<Box<CallEntry>>>,
     calls: BTreeMap<CallKey, usize>,
     legs: BTreeMap<LegId, usize>,
     /// Commands for legs that are on their way here from another worker.
     waiting: BTreeMap<LegId, Vec<WorkerCommand>>,
-    /// Allow-lists for calls whose first leg is on its way here.
+    /// Allow-lists for calls that wait for their first leg, on its way here.
     hearings: BTreeMap<CallKey, Box<Hearing>>,
     wheel: Wheel,
     taken: u64,
     sums: EngineStats,
     /// The call and the leg that are being dealt with: what a panic costs.
-    busy: WorkerLoad,
+    in_hand: InHand,
     /// Legs that a panic has cost: what is still said about them is not for a leg on its way here.
     failed: BTreeSet<LegId>,
     /// Those of them that nobody has been told of.
@@ -206,9 +206,9 @@ pub(super) struct Worker {
     panics: Vec<Instant>,
 }
 
-/// What a worker is busy with.
+/// What a worker is in_hand with.
 #[derive(Debug, Default)]
-struct WorkerLoad {
+struct InHand {
     place: Option<usize>,
     leg: Option<LegId>,
 }
@@ -217,14 +217,14 @@ impl Worker {
     pub(super) fn new(
         index: usize,
         inbox: queue::Receiver<WorkerCommand>,
-        posts: Vec<WorkerHandle>,
+        handles: Vec<WorkerHandle>,
         events: mpsc::Sender<MediaEvent>,
         counters: Arc<Counters>,
-        (manner, pairs): (SocketOptions, Arc<[PortPair]>),
+        (options, pairs): (SocketOptions, Arc<[PortPair]>),
         config: &MediaConfig,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&*posts[index].wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        epoll.add(&*handles[index].wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
         for (number, pair) in pairs.iter().enumerate().filter(|(_, pair)| pair.worker == index) {
             for way in PacketKind::BOTH {
                 let token = SHARED | (number as u64) << 1 | u64::from(way == PacketKind::Rtcp);
@@ -234,18 +234,18 @@ impl Worker {
         Ok(Self {
             index,
             epoll,
-            manner,
+            options,
             pairs,
             sources: SourceTable::default(),
             inbox,
-            posts,
+            handles,
             events,
             counters,
             config: CallConfig {
                 inactivity: config.inactivity,
                 rtcp_interval: config.rtcp_interval,
             },
-            rooms: Vec::new(),
+            entries: Vec::new(),
             calls: BTreeMap::new(),
             legs: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -253,7 +253,7 @@ impl Worker {
             wheel: Wheel::new(clock::instant()),
             taken: 0,
             sums: EngineStats::default(),
-            busy: WorkerLoad::default(),
+            in_hand: InHand::default(),
             failed: BTreeSet::new(),
             untold: Vec::new(),
             panics: Vec::new(),
@@ -277,10 +277,10 @@ impl Worker {
     /// Drops what a panic may have left half done. Returns false when the worker itself does not work.
     fn recover(&mut self, now: Instant) -> bool {
         self.sums.worker_panics += 1;
-        let WorkerLoad { place, leg } = std::mem::take(&mut self.busy);
+        let InHand { place, leg } = std::mem::take(&mut self.in_hand);
         let places = match place {
             Some(place) => place..place + 1,
-            None => 0..self.rooms.len(),
+            None => 0..self.entries.len(),
         };
         let before = self.untold.len();
         places.for_each(|place| self.fail(place));
@@ -292,7 +292,7 @@ impl Worker {
             "media worker panicked: the legs of the call that it was about are ended"
         );
         // What is in the inbox wakes it again.
-        let _ = self.posts[self.index].wake.write(1);
+        let _ = self.handles[self.index].wake.write(1);
         if place.is_some() || leg.is_some() {
             return true;
         }
@@ -303,18 +303,18 @@ impl Worker {
 
     /// Gives up a call with its legs and their sockets.
     fn fail(&mut self, place: usize) {
-        let Some(mut room) = self.rooms.get_mut(place).and_then(Option::take) else {
+        let Some(mut entry) = self.entries.get_mut(place).and_then(Option::take) else {
             return;
         };
-        for (slot, sockets) in room.sockets.iter_mut().enumerate() {
+        for (slot, sockets) in entry.sockets.iter_mut().enumerate() {
             if let Some(sockets) = sockets
-                && let Err(error) = sockets.depart(&mut around!(self, place, slot))
+                && let Err(error) = sockets.depart(&mut context!(self, place, slot))
             {
                 tracing::debug!(%error, "a media socket of a call that failed cannot be let go");
             }
         }
         self.wheel.forget(place);
-        self.calls.remove(&room.call.key());
+        self.calls.remove(&entry.call.key());
         let (failed, untold) = (&mut self.failed, &mut self.untold);
         self.legs.retain(|leg, at| {
             let is_lost = *at == place;
@@ -334,12 +334,12 @@ impl Worker {
     fn serve(&mut self) {
         let mut ready = [EpollEvent::empty(); BATCH];
         let mut datagram = [0; shared_ports::DATAGRAM];
-        let mut mail = RecvBatch::new(&self.pairs, self.index);
+        let mut batch = RecvBatch::new(&self.pairs, self.index);
         let mut after = clock::instant();
-        let mut crowd = BatchMode {
+        let mut mode = BatchMode {
             since: after,
             packets: 0,
-            is_here: false,
+            is_on: false,
         };
         loop {
             let count = match self.epoll.wait(&mut ready, self.timeout(after)) {
@@ -352,30 +352,30 @@ impl Worker {
             };
             let now = clock::now();
             let ready = &ready[..count];
-            // First who may hear whom, then what has come: a worker that is late passes nothing on by a table that is no more.
-            if ready.iter().any(|event| event.data() == WAKE) && !self.do_jobs(&mut mail.out, now) {
-                mail.out.flush(&self.pairs);
+            // First the tables of hearing, then what has come: a worker that is late passes nothing on by a table that is no more.
+            if ready.iter().any(|event| event.data() == WAKE) && !self.do_jobs(&mut batch.out, now) {
+                batch.out.flush(&self.pairs);
                 return;
             }
             let mut packets = 0;
             for event in ready.iter().filter(|event| event.data() != WAKE) {
                 packets += match event.data() & SHARED {
-                    0 => self.receive(event.data(), &mut datagram, &mut mail.out, now),
-                    _ => self.receive_many(event.data() & !SHARED, &mut mail, now),
+                    0 => self.receive(event.data(), &mut datagram, &mut batch.out, now),
+                    _ => self.receive_many(event.data() & !SHARED, &mut batch, now),
                 };
             }
-            self.do_due(&mut mail.out, now);
-            mail.out.flush(&self.pairs);
-            let (errors, time) = mail.out.take_sums();
+            self.do_due(&mut batch.out, now);
+            batch.out.flush(&self.pairs);
+            let (errors, time) = batch.out.take_sums();
             self.sums.send_errors += errors;
             self.sums.send_nanos += time.as_nanos() as u64;
-            self.sums.receive_nanos += mail.take_time().as_nanos() as u64;
+            self.sums.receive_nanos += batch.take_time().as_nanos() as u64;
             self.counters.publish(&self.sums);
             if !self.untold.is_empty() {
                 self.tell_failed();
             }
             after = clock::instant();
-            if crowd.note(packets, after) && count < BATCH {
+            if mode.note(packets, after) && count < BATCH {
                 let rest = TURN.saturating_sub(after.saturating_duration_since(now.mono));
                 std::thread::sleep(rest);
                 after += rest;
@@ -392,12 +392,12 @@ impl Worker {
 
     /// Takes one datagram. What is left makes the socket ready again in the next turn, so a flood at one port starves no other. Returns how
     /// many it took.
-    fn receive(&mut self, token: u64, datagram: &mut [u8], outbox: &mut SendBatch, now: Now) -> usize {
+    fn receive(&mut self, token: u64, datagram: &mut [u8], sends: &mut SendBatch, now: Now) -> usize {
         let (place, slot, which) = from_token(token);
-        let Some(room) = self.rooms.get(place).and_then(Option::as_deref) else {
+        let Some(entry) = self.entries.get(place).and_then(Option::as_deref) else {
             return 0;
         };
-        let Some(Some(here)) = room.sockets.get(slot) else { return 0 };
+        let Some(Some(here)) = entry.sockets.get(slot) else { return 0 };
         self.taken += 1;
         let mut watch = self.taken.is_multiple_of(SAMPLE).then(Watch::start);
         let Ok((len, from)) = here.receive(which, datagram) else { return 1 };
@@ -412,12 +412,12 @@ impl Worker {
             from,
             watch,
         };
-        self.take_in(arrival, &mut datagram[..len], outbox, now);
+        self.take_in(arrival, &mut datagram[..len], sends, now);
         1
     }
 
     /// Takes what has come to shared ports. Returns how many.
-    fn receive_many(&mut self, token: u64, mail: &mut RecvBatch, now: Now) -> usize {
+    fn receive_many(&mut self, token: u64, batch: &mut RecvBatch, now: Now) -> usize {
         let (number, way) = (
             (token >> 1) as usize,
             if token & 1 == 0 { PacketKind::Rtp } else { PacketKind::Rtcp },
@@ -426,10 +426,10 @@ impl Worker {
         let Some(pair) = pairs.get(number) else { return 0 };
         let mut all = 0;
         for _ in 0..ROUNDS {
-            let (count, is_more) = mail.receive(pair.socket(way));
-            for (came, datagram) in mail.came[..count]
+            let (count, is_more) = batch.receive(pair.socket(way));
+            for (came, datagram) in batch.came[..count]
                 .iter()
-                .zip(mail.datagrams.iter_mut().flat_map(|all| all.iter_mut()))
+                .zip(batch.datagrams.iter_mut().flat_map(|all| all.iter_mut()))
             {
                 let Some((len, from)) = *came else { continue };
                 let datagram = &mut datagram[..len.min(shared_ports::DATAGRAM)];
@@ -445,7 +445,7 @@ impl Worker {
                     from,
                     watch: self.taken.is_multiple_of(SAMPLE).then(Watch::start),
                 };
-                self.take_in(arrival, datagram, &mut mail.out, now);
+                self.take_in(arrival, datagram, &mut batch.out, now);
             }
             all += count;
             if !is_more {
@@ -455,7 +455,7 @@ impl Worker {
         all
     }
 
-    fn take_in(&mut self, arrival: ReceivedPacket, datagram: &mut [u8], outbox: &mut SendBatch, now: Now) {
+    fn take_in(&mut self, arrival: ReceivedPacket, datagram: &mut [u8], sends: &mut SendBatch, now: Now) {
         let ReceivedPacket {
             place,
             slot,
@@ -463,25 +463,25 @@ impl Worker {
             from,
             mut watch,
         } = arrival;
-        let Some(CallEntry { call, sockets, .. }) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
+        let Some(CallEntry { call, sockets, .. }) = self.entries.get_mut(place).and_then(Option::as_deref_mut) else {
             return;
         };
-        self.busy.place = Some(place);
+        self.in_hand.place = Some(place);
         let (sums, pairs) = (&mut self.sums, &*self.pairs);
         let verdict = if way == PacketKind::Rtcp || call.is_rtcp(slot, datagram) {
             let verdict = call.handle_rtcp(slot, from, datagram, now.mono);
-            sums.rtcp_received += u64::from(verdict == LeakVerdict::Accepted);
+            sums.rtcp_received += u64::from(verdict == PacketVerdict::Accepted);
             verdict
         } else {
             let verdict = call.handle_rtp(slot, from, datagram, now.mono, &mut |packet| {
                 let Some(watch) = &mut watch else {
-                    return send(sockets, packet, pairs, outbox, sums);
+                    return send(sockets, packet, pairs, sends, sums);
                 };
                 watch.lap(|watch| &mut watch.machine);
-                send(sockets, packet, pairs, outbox, sums);
+                send(sockets, packet, pairs, sends, sums);
                 watch.lap(|watch| &mut watch.send);
             });
-            sums.received += u64::from(verdict == LeakVerdict::Accepted);
+            sums.received += u64::from(verdict == PacketVerdict::Accepted);
             verdict
         };
         if let Some(mut watch) = watch {
@@ -492,40 +492,40 @@ impl Worker {
             self.sums.machine_nanos += nanos(watch.machine);
         }
         match verdict {
-            LeakVerdict::Accepted => {}
-            LeakVerdict::Foreign => self.sums.foreign += 1,
-            LeakVerdict::Malformed => self.sums.malformed += 1,
-            LeakVerdict::Discarded => self.sums.discarded += 1,
-            LeakVerdict::Unauthenticated => self.sums.srtp_rejected += 1,
-            LeakVerdict::Replayed => self.sums.srtp_replayed += 1,
+            PacketVerdict::Accepted => {}
+            PacketVerdict::Foreign => self.sums.foreign += 1,
+            PacketVerdict::Malformed => self.sums.malformed += 1,
+            PacketVerdict::Discarded => self.sums.discarded += 1,
+            PacketVerdict::Unauthenticated => self.sums.srtp_rejected += 1,
+            PacketVerdict::Replayed => self.sums.srtp_replayed += 1,
         }
-        self.settle(place);
-        self.busy.place = None;
+        self.finish_step(place);
+        self.in_hand.place = None;
     }
 
-    fn do_due(&mut self, outbox: &mut SendBatch, now: Now) {
+    fn do_due(&mut self, sends: &mut SendBatch, now: Now) {
         while let Some(place) = self.wheel.take(now.mono) {
-            let Some(room) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
+            let Some(entry) = self.entries.get_mut(place).and_then(Option::as_deref_mut) else {
                 continue;
             };
-            self.busy.place = Some(place);
-            let CallEntry { call, sockets, awaited } = room;
+            self.in_hand.place = Some(place);
+            let CallEntry { call, sockets, awaited } = entry;
             *awaited = None;
             if call.poll_timeout().is_some_and(|at| at <= now.mono) {
                 let (sums, pairs) = (&mut self.sums, &*self.pairs);
-                call.handle_timeout(now, &mut |packet| send(sockets, packet, pairs, outbox, sums));
+                call.handle_timeout(now, &mut |packet| send(sockets, packet, pairs, sends, sums));
             }
-            self.settle(place);
-            self.busy.place = None;
+            self.finish_step(place);
+            self.in_hand.place = None;
         }
     }
 
     /// After every touch of a call: its events out, its next deadline noted, its legs' sockets connected to where they now come from.
-    fn settle(&mut self, place: usize) {
-        let Some(room) = self.rooms.get_mut(place).and_then(Option::as_deref_mut) else {
+    fn finish_step(&mut self, place: usize) {
+        let Some(entry) = self.entries.get_mut(place).and_then(Option::as_deref_mut) else {
             return;
         };
-        let CallEntry { call, sockets, awaited } = room;
+        let CallEntry { call, sockets, awaited } = entry;
         if let Some(at) = call.poll_timeout()
             && awaited.is_none_or(|awaited| at < awaited)
         {
@@ -535,7 +535,7 @@ impl Worker {
         if call.take_moved() {
             for (slot, (sockets, sources)) in sockets.iter_mut().zip(call.sources()).enumerate() {
                 let Some(sockets) = sockets else { continue };
-                sockets.connect(&mut around!(self, place, slot), sources);
+                sockets.connect(&mut context!(self, place, slot), sources);
             }
         }
         while let Some(event) = call.poll_event() {
@@ -558,33 +558,33 @@ impl Worker {
     }
 
     /// Returns false to stop.
-    fn do_jobs(&mut self, outbox: &mut SendBatch, now: Now) -> bool {
+    fn do_jobs(&mut self, sends: &mut SendBatch, now: Now) -> bool {
         // Already empty is as good as emptied.
-        let _ = self.posts[self.index].wake.read();
+        let _ = self.handles[self.index].wake.read();
         while let Ok(job) = self.inbox.try_recv() {
             if matches!(job, WorkerCommand::Stop) {
                 return false;
             }
-            self.do_job(job, outbox, now);
-            self.busy = WorkerLoad::default();
+            self.do_job(job, sends, now);
+            self.in_hand = InHand::default();
         }
         true
     }
 
-    fn do_job(&mut self, job: WorkerCommand, outbox: &mut SendBatch, at: Now) {
+    fn do_job(&mut self, job: WorkerCommand, sends: &mut SendBatch, at: Now) {
         let now = at.mono;
         match job {
-            WorkerCommand::Put { call, parcel } => {
-                self.busy.leg = Some(parcel.leg.name());
-                self.put(call, *parcel, outbox, at);
+            WorkerCommand::Put { call, moved } => {
+                self.in_hand.leg = Some(moved.leg.name());
+                self.put(call, *moved, sends, at);
             }
             WorkerCommand::Hear { call, hearing } => match self.calls.get(&call).copied() {
                 Some(place) => {
-                    self.busy.place = Some(place);
-                    if let Some(room) = self.rooms[place].as_mut() {
-                        room.call.handle_hear(*hearing, now);
+                    self.in_hand.place = Some(place);
+                    if let Some(entry) = self.entries[place].as_mut() {
+                        entry.call.handle_hear(*hearing, now);
                     }
-                    self.settle(place);
+                    self.finish_step(place);
                 }
                 None => {
                     self.hearings.insert(call, hearing);
@@ -632,16 +632,16 @@ impl Worker {
             WorkerCommand::SendDigits { leg, digits } => self.at(leg, |call| call.handle_digits(leg, &digits, now)),
             WorkerCommand::Beep { leg } => self.at(leg, |call| call.handle_beep(leg, now)),
             WorkerCommand::Move { leg, call, to } => {
-                let Some(parcel) = self.take(leg, now) else { return };
+                let Some(moved) = self.take(leg, now) else { return };
                 if to == self.index {
-                    self.put(call, parcel, outbox, at);
+                    self.put(call, moved, sends, at);
                 } else {
-                    let parcel = Box::new(parcel);
-                    self.posts[to].send(WorkerCommand::Put { call, parcel });
+                    let moved = Box::new(moved);
+                    self.handles[to].send(WorkerCommand::Put { call, moved });
                 }
             }
             WorkerCommand::Close { leg } => {
-                self.release(leg, outbox, at);
+                self.release(leg, sends, at);
                 if let Some(LegWithSockets { leg: closed, sockets }) = self.take(leg, now) {
                     drop(sockets);
                     let stats = closed.stats();
@@ -651,7 +651,7 @@ impl Worker {
             WorkerCommand::Stop => {}
             #[cfg(test)]
             WorkerCommand::Panic(leg) => {
-                self.busy.place = leg.and_then(|leg| self.legs.get(&leg).copied());
+                self.in_hand.place = leg.and_then(|leg| self.legs.get(&leg).copied());
                 panic!("asked for by a test");
             }
         }
@@ -659,16 +659,16 @@ impl Worker {
 
     fn at(&mut self, leg: LegId, then: impl FnOnce(&mut Call)) {
         let Some(&place) = self.legs.get(&leg) else { return };
-        self.busy.place = Some(place);
-        if let Some(room) = self.rooms[place].as_mut() {
-            then(&mut room.call);
+        self.in_hand.place = Some(place);
+        if let Some(entry) = self.entries[place].as_mut() {
+            then(&mut entry.call);
         }
-        self.settle(place);
+        self.finish_step(place);
     }
 
     fn tell(&mut self, leg: LegId, is_alone: bool) {
         let Some(&place) = self.legs.get(&leg) else { return };
-        let Some(CallEntry { call, sockets, .. }) = self.rooms[place].as_deref_mut() else {
+        let Some(CallEntry { call, sockets, .. }) = self.entries[place].as_deref_mut() else {
             return;
         };
         let Some(slot) = call.slot(leg) else { return };
@@ -676,95 +676,95 @@ impl Worker {
             && sockets.tell(is_alone)
             && let Some(sources) = call.sources().nth(slot)
         {
-            sockets.connect(&mut around!(self, place, slot), sources);
+            sockets.connect(&mut context!(self, place, slot), sources);
         }
     }
 
-    fn release(&mut self, leg: LegId, outbox: &mut SendBatch, now: Now) {
+    fn release(&mut self, leg: LegId, sends: &mut SendBatch, now: Now) {
         let Some(&place) = self.legs.get(&leg) else { return };
-        self.busy.place = Some(place);
-        if let Some(CallEntry { call, sockets, .. }) = self.rooms[place].as_deref_mut() {
+        self.in_hand.place = Some(place);
+        if let Some(CallEntry { call, sockets, .. }) = self.entries[place].as_deref_mut() {
             let (sums, pairs) = (&mut self.sums, &*self.pairs);
-            call.handle_release(leg, now, &mut |packet| send(sockets, packet, pairs, outbox, sums));
+            call.handle_release(leg, now, &mut |packet| send(sockets, packet, pairs, sends, sums));
         }
     }
 
-    fn put(&mut self, key: CallKey, parcel: LegWithSockets, outbox: &mut SendBatch, now: Now) {
+    fn put(&mut self, key: CallKey, moved: LegWithSockets, sends: &mut SendBatch, now: Now) {
         let place = match self.calls.get(&key) {
             Some(place) => *place,
-            None => self.open_room(key, now.mono),
+            None => self.open_call(key, now.mono),
         };
-        self.busy.place = Some(place);
-        let LegWithSockets { leg, mut sockets } = parcel;
+        self.in_hand.place = Some(place);
+        let LegWithSockets { leg, mut sockets } = moved;
         let name = leg.name();
-        let Some(room) = self.rooms[place].as_mut() else { return };
-        let Ok(slot) = room.call.put(leg, now.mono) else {
+        let Some(entry) = self.entries[place].as_mut() else { return };
+        let Ok(slot) = entry.call.put(leg, now.mono) else {
             // The directory counts legs; a call is never fuller here than there.
             tracing::error!(call = key.0, leg = name.0, "a leg has no place in its call");
             return;
         };
-        if let Err(error) = sockets.arrive(&around!(self, place, slot)) {
+        if let Err(error) = sockets.arrive(&context!(self, place, slot)) {
             tracing::error!(%error, leg = name.0, "a media socket cannot be waited for");
         }
-        if room.sockets.len() <= slot {
-            room.sockets.resize_with(slot + 1, || None);
+        if entry.sockets.len() <= slot {
+            entry.sockets.resize_with(slot + 1, || None);
         }
-        room.sockets[slot] = Some(sockets);
+        entry.sockets[slot] = Some(sockets);
         self.legs.insert(name, place);
-        self.settle(place);
+        self.finish_step(place);
         for job in self.waiting.remove(&name).unwrap_or_default() {
-            self.do_job(job, outbox, now);
+            self.do_job(job, sends, now);
         }
     }
 
-    fn open_room(&mut self, key: CallKey, now: Instant) -> usize {
+    fn open_call(&mut self, key: CallKey, now: Instant) -> usize {
         let mut call = Call::new(key, self.config);
         if let Some(hearing) = self.hearings.remove(&key) {
             call.handle_hear(*hearing, now);
         }
-        let room = Some(Box::new(CallEntry {
+        let entry = Some(Box::new(CallEntry {
             call,
             awaited: None,
             sockets: SmallVec::new(),
         }));
-        let place = match self.rooms.iter().position(Option::is_none) {
+        let place = match self.entries.iter().position(Option::is_none) {
             Some(free) => free,
             None => {
-                self.rooms.push(None);
-                self.rooms.len() - 1
+                self.entries.push(None);
+                self.entries.len() - 1
             }
         };
-        self.rooms[place] = room;
-        self.wheel.make_room(self.rooms.len());
+        self.entries[place] = entry;
+        self.wheel.make_room(self.entries.len());
         self.calls.insert(key, place);
         place
     }
 
     fn take(&mut self, leg: LegId, now: Instant) -> Option<LegWithSockets> {
         let place = self.legs.remove(&leg)?;
-        self.busy = WorkerLoad {
+        self.in_hand = InHand {
             place: Some(place),
             leg: Some(leg),
         };
-        let room = self.rooms[place].as_mut()?;
-        let slot = room.call.slot(leg)?;
-        let mut sockets = room.sockets.get_mut(slot)?.take()?;
-        if let Err(error) = sockets.depart(&mut around!(self, place, slot)) {
+        let entry = self.entries[place].as_mut()?;
+        let slot = entry.call.slot(leg)?;
+        let mut sockets = entry.sockets.get_mut(slot)?.take()?;
+        if let Err(error) = sockets.depart(&mut context!(self, place, slot)) {
             tracing::error!(%error, leg = leg.0, "a media socket cannot be let go");
         }
-        let leg = room.call.take(leg, now)?;
-        if room.call.is_empty() {
-            self.calls.remove(&room.call.key());
-            self.rooms[place] = None;
+        let leg = entry.call.take(leg, now)?;
+        if entry.call.is_empty() {
+            self.calls.remove(&entry.call.key());
+            self.entries[place] = None;
             self.wheel.forget(place);
         } else {
-            self.settle(place);
+            self.finish_step(place);
         }
         Some(LegWithSockets { leg, sockets })
     }
 }
 
-/// Whose datagram has come, by which socket and from where.
+/// The leg that a datagram has come for, by which socket and from where.
 struct ReceivedPacket {
     place: usize,
     slot: usize,
@@ -799,11 +799,11 @@ impl Watch {
     }
 }
 
-fn send(sockets: &[Option<Sockets>], packet: Transmit<'_>, pairs: &[PortPair], outbox: &mut SendBatch, sums: &mut EngineStats) {
+fn send(sockets: &[Option<Sockets>], packet: Transmit<'_>, pairs: &[PortPair], sends: &mut SendBatch, sums: &mut EngineStats) {
     let Some(Some(here)) = sockets.get(packet.slot) else { return };
     let sent = match packet.sent {
         TransmitKind::Rtcp if !packet.muxed => here.send_rtcp(packet.bytes, packet.to, pairs),
-        _ => here.send(packet.bytes, packet.to, pairs, outbox),
+        _ => here.send(packet.bytes, packet.to, pairs, sends),
     };
     if sent.is_err() {
         sums.send_errors += 1;

@@ -30,7 +30,7 @@ fn protected(harness: &mut Harness, index: usize, phone: &mut Protection, payloa
 }
 
 /// One datagram in; what leaves to a leg, as it leaves.
-fn raw(harness: &mut Harness, index: usize, from: SocketAddr, mut bytes: Vec<u8>, to: usize) -> (LeakVerdict, Vec<Vec<u8>>) {
+fn raw(harness: &mut Harness, index: usize, from: SocketAddr, mut bytes: Vec<u8>, to: usize) -> (PacketVerdict, Vec<Vec<u8>>) {
     let now = harness.time();
     let mut sent = Vec::new();
     let verdict = harness.call.handle_rtp(index, from, &mut bytes, now, &mut |packet| {
@@ -51,7 +51,7 @@ fn srtp_toward_the_agent_and_clear_toward_the_customer_carry_the_same_payload() 
         for round in 0..50_u8 {
             let secret = protected(&mut harness, 0, &mut phone, &[round; 160]);
             let (verdict, sent) = raw(&mut harness, 0, address(0), secret, 1);
-            assert_eq!(verdict, LeakVerdict::Accepted);
+            assert_eq!(verdict, PacketVerdict::Accepted);
             assert_eq!(sent.len(), 1);
             assert_eq!(sent[0][HEADER..], [round; 160]);
 
@@ -73,11 +73,11 @@ fn the_longest_packet_passes_under_srtp() {
     let mut harness = Harness::pcmu(None);
     secure(&mut harness, 0, &srtp_keys(SUITES[0], 1, 2));
     let (verdict, sent) = raw(&mut harness, 1, address(1), packet(1, 0, 1, 1, &[9; MAX_PAYLOAD]), 0);
-    assert_eq!((verdict, sent[0].len()), (LeakVerdict::Accepted, HEADER + MAX_PAYLOAD + 16));
+    assert_eq!((verdict, sent[0].len()), (PacketVerdict::Accepted, HEADER + MAX_PAYLOAD + 16));
     let mut phone = Protection::new(&srtp_keys(SUITES[0], 2, 1));
     let secret = protected(&mut harness, 0, &mut phone, &[9; MAX_PAYLOAD]);
     let (verdict, sent) = raw(&mut harness, 0, address(0), secret, 1);
-    assert_eq!((verdict, sent[0].len()), (LeakVerdict::Accepted, HEADER + MAX_PAYLOAD));
+    assert_eq!((verdict, sent[0].len()), (PacketVerdict::Accepted, HEADER + MAX_PAYLOAD));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn bad_packets_are_dropped_and_counted_and_end_nothing() {
     let mut stranger = Protection::new(&srtp_keys(SUITES[2], 3, 1));
     secure(&mut harness, 0, &srtp_keys(SUITES[2], 1, 2));
     let first = protected(&mut harness, 0, &mut phone, &[1; 160]);
-    assert_eq!(raw(&mut harness, 0, address(0), first.clone(), 1).0, LeakVerdict::Accepted);
+    assert_eq!(raw(&mut harness, 0, address(0), first.clone(), 1).0, PacketVerdict::Accepted);
     for round in 0..200_u8 {
         let forged = match round % 3 {
             0 => protected(&mut harness, 0, &mut stranger, &[round; 160]),
@@ -95,13 +95,13 @@ fn bad_packets_are_dropped_and_counted_and_end_nothing() {
             _ => vec![0x80; 13],
         };
         let (verdict, sent) = raw(&mut harness, 0, address(0), forged, 1);
-        assert_eq!((verdict, sent.len()), (LeakVerdict::Unauthenticated, 0));
+        assert_eq!((verdict, sent.len()), (PacketVerdict::Unauthenticated, 0));
     }
-    assert_eq!(raw(&mut harness, 0, address(0), first, 1).0, LeakVerdict::Replayed);
-    assert_eq!(raw(&mut harness, 0, address(2), vec![0x80; 172], 1).0, LeakVerdict::Foreign);
+    assert_eq!(raw(&mut harness, 0, address(0), first, 1).0, PacketVerdict::Replayed);
+    assert_eq!(raw(&mut harness, 0, address(2), vec![0x80; 172], 1).0, PacketVerdict::Foreign);
     let next = protected(&mut harness, 0, &mut phone, &[7; 160]);
     let (verdict, sent) = raw(&mut harness, 0, address(0), next, 1);
-    assert_eq!((verdict, &sent[0][HEADER..]), (LeakVerdict::Accepted, &[7; 160][..]));
+    assert_eq!((verdict, &sent[0][HEADER..]), (PacketVerdict::Accepted, &[7; 160][..]));
     let stats = harness.stats(AGENT);
     assert_eq!(
         (
@@ -121,19 +121,19 @@ fn a_new_key_counts_at_once_and_what_was_on_its_way_is_heard() {
     let mut before = Protection::new(&srtp_keys(SUITES[0], 2, 1));
     secure(&mut harness, 0, &srtp_keys(SUITES[0], 1, 2));
     let packet = protected(&mut harness, 0, &mut before, &[1; 160]);
-    assert_eq!(raw(&mut harness, 0, address(0), packet, 1).0, LeakVerdict::Accepted);
+    assert_eq!(raw(&mut harness, 0, address(0), packet, 1).0, PacketVerdict::Accepted);
     // Of two packets under the key before one is too late.
     let on_its_way = [(); 2].map(|()| protected(&mut harness, 0, &mut before, &[2; 160]));
     secure(&mut harness, 0, &srtp_keys(SUITES[0], 1, 4));
     let [soon, late] = on_its_way;
-    assert_eq!(raw(&mut harness, 0, address(0), soon, 1).0, LeakVerdict::Accepted);
+    assert_eq!(raw(&mut harness, 0, address(0), soon, 1).0, PacketVerdict::Accepted);
     let mut after = Protection::new(&srtp_keys(SUITES[0], 4, 1));
     for round in 0..5 {
         let packet = protected(&mut harness, 0, &mut after, &[round; 160]);
         let (verdict, sent) = raw(&mut harness, 0, address(0), packet, 1);
-        assert_eq!((verdict, &sent[0][HEADER..]), (LeakVerdict::Accepted, &[round; 160][..]));
+        assert_eq!((verdict, &sent[0][HEADER..]), (PacketVerdict::Accepted, &[round; 160][..]));
     }
-    assert_eq!(raw(&mut harness, 0, address(0), late, 1).0, LeakVerdict::Unauthenticated);
+    assert_eq!(raw(&mut harness, 0, address(0), late, 1).0, PacketVerdict::Unauthenticated);
     // Our own key has stayed: the phone's decryption goes on.
     harness.say(1, CUSTOMER_LEVEL);
     assert_eq!(harness.stats(CUSTOMER).sent, 7);
@@ -146,9 +146,9 @@ fn the_same_description_again_leaves_srtp_where_it_is() {
     let mut phone = Protection::new(&srtp_keys(SUITES[1], 2, 1));
     secure(&mut harness, 0, &keys);
     let packet = protected(&mut harness, 0, &mut phone, &[1; 160]);
-    assert_eq!(raw(&mut harness, 0, address(0), packet.clone(), 1).0, LeakVerdict::Accepted);
+    assert_eq!(raw(&mut harness, 0, address(0), packet.clone(), 1).0, PacketVerdict::Accepted);
     secure(&mut harness, 0, &keys);
-    assert_eq!(raw(&mut harness, 0, address(0), packet, 1).0, LeakVerdict::Replayed);
+    assert_eq!(raw(&mut harness, 0, address(0), packet, 1).0, PacketVerdict::Replayed);
 }
 
 #[test]
@@ -165,13 +165,13 @@ fn a_port_behind_a_nat_is_learned_from_authentic_packets_alone() {
     elsewhere.set_port(5555);
     for sequence in 0..4 {
         let clear = packet(0, 0, sequence, 0, &[1; 160]);
-        assert_eq!(raw(&mut harness, 0, elsewhere, clear, 1).0, LeakVerdict::Foreign);
+        assert_eq!(raw(&mut harness, 0, elsewhere, clear, 1).0, PacketVerdict::Foreign);
     }
     let verdicts = [(); 3].map(|()| {
         let secret = protected(&mut harness, 0, &mut phone, &[1; 160]);
         raw(&mut harness, 0, elsewhere, secret, 1).0
     });
-    assert_eq!(verdicts, [LeakVerdict::Foreign, LeakVerdict::Accepted, LeakVerdict::Accepted]);
+    assert_eq!(verdicts, [PacketVerdict::Foreign, PacketVerdict::Accepted, PacketVerdict::Accepted]);
 }
 
 #[test]
@@ -201,11 +201,11 @@ fn reports_are_protected_both_ways() {
     let report = [0x80, 201, 0, 1, 0, 0, 0, 9];
     let mut buffer = [0; 64];
     let secret = phone.protect_rtcp(&report, &mut buffer).unwrap();
-    assert_eq!(harness.call.handle_rtcp(0, from, secret, harness.time()), LeakVerdict::Accepted);
-    assert_eq!(harness.call.handle_rtcp(0, from, secret, harness.time()), LeakVerdict::Replayed);
+    assert_eq!(harness.call.handle_rtcp(0, from, secret, harness.time()), PacketVerdict::Accepted);
+    assert_eq!(harness.call.handle_rtcp(0, from, secret, harness.time()), PacketVerdict::Replayed);
     assert_eq!(
         harness.call.handle_rtcp(0, from, &report, harness.time()),
-        LeakVerdict::Unauthenticated
+        PacketVerdict::Unauthenticated
     );
     let stats = harness.stats(AGENT);
     assert_eq!((stats.rtcp_received, stats.srtp_replayed, stats.srtp_rejected), (1, 1, 1));

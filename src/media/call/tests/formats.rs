@@ -12,8 +12,8 @@ fn every_agreed_number_is_heard_and_no_other() {
             Some(Format::Events(_)) | None => &[5, 0x0a, 0, 160],
         };
         let expected = match Formats::of(&SEVERAL).get(number) {
-            Some(_) => LeakVerdict::Accepted,
-            None => LeakVerdict::Malformed,
+            Some(_) => PacketVerdict::Accepted,
+            None => PacketVerdict::Malformed,
         };
         assert_eq!(harness.payload(0, number, payload), expected, "{number}");
     }
@@ -36,7 +36,7 @@ fn a_relay_transcodes_while_the_codec_is_another_and_is_a_relay_again() {
     ] {
         let mut encoder = encoder(codec);
         for _ in 0..20 {
-            assert_eq!(harness.say_in(0, number, &mut encoder, AGENT_LEVEL), LeakVerdict::Accepted);
+            assert_eq!(harness.say_in(0, number, &mut encoder, AGENT_LEVEL), PacketVerdict::Accepted);
             plan.push(codec);
             harness.pass(20 * MS);
         }
@@ -83,7 +83,7 @@ fn a_speaker_may_change_at_every_packet_and_is_heard_by_whoever_mixes_it() {
             let which = round / 2 % 2;
             assert_eq!(
                 harness.say_in(2, numbers[which], &mut encoders[which], SUPERVISOR_LEVEL),
-                LeakVerdict::Accepted
+                PacketVerdict::Accepted
             );
             harness.pass(20 * MS);
         }
@@ -109,16 +109,16 @@ fn what_was_agreed_before_is_heard_for_a_moment_more() {
     harness.say_in(0, 0, &mut before, AGENT_LEVEL);
     harness.call.handle_describe(AGENT, other, harness.time());
     harness.pass(500 * MS);
-    assert_eq!(harness.say_in(0, 8, &mut after, AGENT_LEVEL), LeakVerdict::Accepted);
+    assert_eq!(harness.say_in(0, 8, &mut after, AGENT_LEVEL), PacketVerdict::Accepted);
     assert_eq!(harness.last(CUSTOMER).sent, TransmitKind::Transcoded);
-    assert_eq!(harness.say_in(0, 0, &mut before, AGENT_LEVEL), LeakVerdict::Accepted);
+    assert_eq!(harness.say_in(0, 0, &mut before, AGENT_LEVEL), PacketVerdict::Accepted);
     assert_eq!(harness.last(CUSTOMER).sent, TransmitKind::Unchanged);
-    assert_eq!(harness.say_in(0, 0, &mut before, AGENT_LEVEL), LeakVerdict::Accepted);
-    assert_eq!(harness.payload(0, TELEPHONE_EVENT, &[5, 0x8a, 3, 0x20]), LeakVerdict::Accepted);
+    assert_eq!(harness.say_in(0, 0, &mut before, AGENT_LEVEL), PacketVerdict::Accepted);
+    assert_eq!(harness.payload(0, TELEPHONE_EVENT, &[5, 0x8a, 3, 0x20]), PacketVerdict::Accepted);
     harness.pass(FORMER);
-    assert_eq!(harness.say_in(0, 0, &mut before, AGENT_LEVEL), LeakVerdict::Malformed);
-    assert_eq!(harness.payload(0, TELEPHONE_EVENT, &[5, 0x8a, 3, 0x20]), LeakVerdict::Malformed);
-    assert_eq!(harness.say_in(0, 8, &mut after, AGENT_LEVEL), LeakVerdict::Accepted);
+    assert_eq!(harness.say_in(0, 0, &mut before, AGENT_LEVEL), PacketVerdict::Malformed);
+    assert_eq!(harness.payload(0, TELEPHONE_EVENT, &[5, 0x8a, 3, 0x20]), PacketVerdict::Malformed);
+    assert_eq!(harness.say_in(0, 8, &mut after, AGENT_LEVEL), PacketVerdict::Accepted);
 }
 
 #[test]
@@ -134,6 +134,6 @@ fn a_codec_that_is_no_longer_agreed_is_no_longer_expected() {
     harness.call.handle_describe(AGENT, media(0, Codec::Pcmu), harness.time());
     assert_eq!(harness.call.state.rate, 8000);
     let agent = harness.call.leg(AGENT).unwrap();
-    assert!(agent.seldom.decoders.is_empty() && agent.speaks == Codec::Pcmu);
+    assert!(agent.seldom.decoders.is_empty() && agent.spoken.codec() == Codec::Pcmu);
     assert!(harness.call.leg(CUSTOMER).unwrap().transcoder.is_none());
 }

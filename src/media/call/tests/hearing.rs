@@ -189,3 +189,42 @@ fn a_muted_agent_reaches_the_supervisor_but_not_the_customer() {
             .any(|sample| is_about(*sample, i32::from(AGENT_LEVEL)))
     );
 }
+
+#[test]
+fn the_leak_guard_says_whether_it_kept_a_secret_or_lacked_a_codec() {
+    let mut harness = Harness::new([Codec::Opus, Codec::Pcmu, Codec::Pcmu], Some(Activity::Coach));
+    let tell = |harness: &mut Harness| {
+        for _ in 0..5 {
+            harness.pass(20 * MS);
+            harness.speak(0, &payload_of(Codec::Opus));
+            harness.say(2, SUPERVISOR_LEVEL);
+        }
+        std::mem::take(&mut harness.events)
+    };
+    assert_eq!(tell(&mut harness), []);
+    let leak = |reason| MediaEvent::LeakGuard {
+        call: CallKey(7),
+        leg: CUSTOMER,
+        reason,
+    };
+    if let Some(customer) = harness.call.legs[1].as_mut() {
+        customer.transcoder = None;
+    }
+    assert_eq!(tell(&mut harness), [leak(LeakReason::CodecMismatch)]);
+    assert_eq!(harness.last(CUSTOMER).sent, TransmitKind::Guarded);
+    if let Some(supervisor) = harness.call.legs[2].as_mut() {
+        supervisor.passed_to |= bit(1);
+    }
+    assert_eq!(
+        tell(&mut harness),
+        [leak(LeakReason::NotPermitted)],
+        "within the same second: one reason does not hide the other"
+    );
+}
+
+fn payload_of(codec: Codec) -> Vec<u8> {
+    let mut payload = vec![0; MAX_PAYLOAD];
+    let len = Encoder::new(codec).encode(&vec![0; codec.sample_rate() as usize / 50], &mut payload);
+    payload.truncate(len);
+    payload
+}

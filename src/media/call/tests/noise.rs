@@ -20,7 +20,7 @@ fn comfort_noise_is_passed_on_to_who_knows_it_and_is_a_soft_noise_for_the_superv
             harness.say(1, CUSTOMER_LEVEL);
         } else if round == 20 {
             harness.call.handle_describe(CUSTOMER, known, harness.time());
-            assert_eq!(harness.payload(1, 13, &[50]), LeakVerdict::Accepted);
+            assert_eq!(harness.payload(1, 13, &[50]), PacketVerdict::Accepted);
         }
         harness.pass(20 * MS);
     }

@@ -10,7 +10,7 @@ impl Harness {
     }
 
     /// A leg's RTCP comes, from there.
-    fn rtcp_from(&mut self, index: usize, from: SocketAddr, bytes: &[u8]) -> LeakVerdict {
+    fn rtcp_from(&mut self, index: usize, from: SocketAddr, bytes: &[u8]) -> PacketVerdict {
         self.call.handle_rtcp(index, from, bytes, self.time())
     }
 
@@ -86,7 +86,7 @@ fn what_a_leg_loses_and_says_it_loses_is_told_at_each_report() {
     harness.pass(2 * MS);
     let delay = ((away - 38 * MS).as_micros() * 65_536 / 1_000_000) as u32;
     let report = receiver_report(sent.0, (26, 40), 160, (sent.1, delay));
-    assert_eq!(harness.rtcp_from(0, rtcp_address(0), &report), LeakVerdict::Accepted);
+    assert_eq!(harness.rtcp_from(0, rtcp_address(0), &report), PacketVerdict::Accepted);
     for _ in 0..100 {
         harness.lose(0);
         harness.talk(4);
@@ -144,10 +144,10 @@ fn who_shares_the_port_gets_and_sends_rtcp_there_and_nowhere_else() {
     let report = receiver_report(100, (1, 1), 0, (0, 0));
     assert!(harness.call.is_rtcp(0, &report) && !harness.call.is_rtcp(1, &report));
     assert!(!harness.call.is_rtcp(0, &packet(0, 0, 1, 160, &[0; 160])));
-    assert_eq!(harness.rtcp_from(0, address(0), &report), LeakVerdict::Accepted);
-    assert_eq!(harness.rtcp_from(0, rtcp_address(0), &report), LeakVerdict::Foreign);
-    assert_eq!(harness.rtcp_from(1, rtcp_address(1), &report), LeakVerdict::Accepted);
-    assert_eq!(harness.rtcp_from(1, address(1), &report), LeakVerdict::Foreign);
+    assert_eq!(harness.rtcp_from(0, address(0), &report), PacketVerdict::Accepted);
+    assert_eq!(harness.rtcp_from(0, rtcp_address(0), &report), PacketVerdict::Foreign);
+    assert_eq!(harness.rtcp_from(1, rtcp_address(1), &report), PacketVerdict::Accepted);
+    assert_eq!(harness.rtcp_from(1, address(1), &report), PacketVerdict::Foreign);
 }
 
 #[test]
@@ -162,10 +162,10 @@ fn behind_a_nat_shared_rtcp_goes_where_rtp_was_learned() {
     let mut real = address(0);
     real.set_port(9999);
     let report = receiver_report(100, (1, 1), 0, (0, 0));
-    assert_eq!(harness.rtcp_from(0, real, &report), LeakVerdict::Foreign, "RTCP teaches nothing");
+    assert_eq!(harness.rtcp_from(0, real, &report), PacketVerdict::Foreign, "RTCP teaches nothing");
     harness.datagram(0, real, packet(0, 0, 1, 160, &[0; 160]));
     harness.datagram(0, real, packet(0, 0, 2, 320, &[0; 160]));
-    assert_eq!(harness.rtcp_from(0, real, &report), LeakVerdict::Accepted);
+    assert_eq!(harness.rtcp_from(0, real, &report), PacketVerdict::Accepted);
     harness.pass(Duration::from_secs(8));
     let to = harness
         .reports

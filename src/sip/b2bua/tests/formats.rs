@@ -5,7 +5,7 @@
 
 use super::super::session::media_of;
 use super::super::whereabouts::Aim;
-use crate::media::call::{Call, CallConfig, LeakVerdict, Leg, StreamStart, TransmitKind};
+use crate::media::call::{Call, CallConfig, Leg, PacketVerdict, StreamStart, TransmitKind};
 use crate::media::codec::Encoder;
 use crate::media::rtp::{self, MAX_PAYLOAD, RtpHeader};
 use crate::media::{CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegId, LegMedia, SourceRule};
@@ -183,7 +183,7 @@ impl Line {
     }
 
     /// A packet of the peer's under this number, which names that; what becomes of it, and what the other party gets.
-    fn say(&mut self, number: u8, format: Option<Format>) -> (LeakVerdict, Vec<(TransmitKind, u8)>) {
+    fn say(&mut self, number: u8, format: Option<Format>) -> (PacketVerdict, Vec<(TransmitKind, u8)>) {
         self.now += Duration::from_millis(20);
         self.sequence = self.sequence.wrapping_add(1);
         let mut payload = [0; MAX_PAYLOAD];
@@ -223,11 +223,11 @@ impl Line {
             let format = may_come.get(&number).copied();
             let (verdict, sent) = self.say(number, format);
             let (expected, arrives) = match format {
-                Some(Format::Audio(Codec::Pcmu)) => (LeakVerdict::Accepted, vec![(TransmitKind::Unchanged, 0)]),
-                Some(Format::Audio(_)) => (LeakVerdict::Accepted, vec![(TransmitKind::Transcoded, 0)]),
-                Some(Format::Events(_)) => (LeakVerdict::Accepted, vec![(TransmitKind::Unchanged, 110)]),
-                Some(Format::ComfortNoise) => (LeakVerdict::Accepted, Vec::new()),
-                None => (LeakVerdict::Malformed, Vec::new()),
+                Some(Format::Audio(Codec::Pcmu)) => (PacketVerdict::Accepted, vec![(TransmitKind::Unchanged, 0)]),
+                Some(Format::Audio(_)) => (PacketVerdict::Accepted, vec![(TransmitKind::Transcoded, 0)]),
+                Some(Format::Events(_)) => (PacketVerdict::Accepted, vec![(TransmitKind::Unchanged, 110)]),
+                Some(Format::ComfortNoise) => (PacketVerdict::Accepted, Vec::new()),
+                None => (PacketVerdict::Malformed, Vec::new()),
             };
             assert_eq!((verdict, sent), (expected, arrives), "{number} of {may_come:?}");
         }
