@@ -1,14 +1,14 @@
 use std::time::Duration;
 
-/// May a supervisor join a call that is already going on when he asks?
+/// May a supervisor join a call that is already going on when monitoring is asked for?
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Intrusion {
-    /// Always.
+    /// Yes, with any activity.
     #[default]
     Any,
-    /// Only in BargeIn; otherwise he waits for the next call.
+    /// Only in BargeIn; otherwise the supervisor waits for the next call.
     BargeIn,
-    /// He waits for the next call.
+    /// The supervisor waits for the next call.
     Never,
 }
 
@@ -22,11 +22,11 @@ pub enum Consults {
     Orig,
     /// Those the target receives.
     Dest,
-    /// All.
+    /// All consultation calls.
     All,
 }
 
-/// The house's rules of monitoring.
+/// The rules of monitoring that are configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SupervisionConfig {
     /// `monitoring.intrusion`
@@ -35,13 +35,14 @@ pub struct SupervisionConfig {
     pub invite_timeout: Duration,
     /// How long leave to join may take; then nobody joins. 5 s.
     pub admission_timeout: Duration,
-    /// Cancelling a monitor releases the supervisor's leg; if false he stays until the call ends.
+    /// Cancelling a monitor releases the supervisor's leg; if false it stays until the call ends.
     pub cancel_releases_call: bool,
     /// Further ones are refused with `InUse`.
     pub max_supervisors_per_device: usize,
     /// In Coach and BargeIn the supervisor may stay with the agent when the customer has left.
     pub debrief: bool,
-    /// In BargeIn with scope Call the supervisor may stay with the customer when the agent has left.
+    /// In BargeIn with scope Call the supervisor may stay with the customer when the agent has
+    /// left.
     pub takeover: bool,
     /// Calls between two agents are monitored.
     pub monitor_internal_calls: bool,
