@@ -1,8 +1,10 @@
 //! The reference backend, assembled: sockets, B2BUA, media engine, store and contract in one loop.
 //!
-//! The loop names its steps: drain the B2BUA, wait for one thing, hand it in, drain again. It never waits for the disk: what must
-//! survive goes to a thread of its own. A command that arms a monitor or sets a device is obeyed when the change is safe, and refused when
-//! it can not be stored. What ends something is obeyed at once and stored behind: nobody stays audible because of a disk.
+//! The loop names its steps: drain the B2BUA, wait for one thing, hand it in, drain again. It never
+//! waits for the disk: what must survive goes to a thread of its own. A command that arms a monitor
+//! or sets a device is executed when the change is safe, and refused when it can not be stored.
+//! What ends something is executed at once and stored behind: nobody stays audible because of a
+//! disk.
 
 mod observer;
 mod persistence;
@@ -31,7 +33,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout};
 
-/// How long the last BYEs may take to be answered when the backend stops: a little more than two retransmissions (RFC 3261 17.1.2.2).
+/// How long the last BYEs may take to be answered when the backend stops: a little more than two
+/// retransmissions (RFC 3261 17.1.2.2).
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What the backend is made of.
@@ -96,7 +99,7 @@ impl SipBackend {
         self.engine.stats()
     }
 
-    /// Brings the media's figures into the metrics: to be called before somebody reads them.
+    /// Brings the media's figures into the metrics: to be called before they are read.
     pub fn measure(&self) -> impl Fn() + Send + Sync + 'static {
         let engine = self.engine.clone();
         move || observer::measure_media(&engine.stats())
@@ -107,7 +110,7 @@ impl SipBackend {
         &self.facts
     }
 
-    /// Every thread of the media engine works: to be asked by whoever reports readiness.
+    /// Every thread of the media engine works: for the report of readiness.
     pub fn has_media(&self) -> impl Fn() -> bool + Send + Sync + 'static {
         let engine = self.engine.clone();
         move || engine.is_whole()
@@ -123,7 +126,8 @@ impl SipBackend {
         self.running.clone()
     }
 
-    /// Takes no more calls, lets live ones go on for the configured grace, ends the rest, and returns when everything is closed and kept.
+    /// Takes no more calls, lets live ones go on for the configured grace, ends the rest, and
+    /// returns when everything is closed and kept.
     pub async fn shutdown(mut self) {
         drop(self.stop.take());
         if (&mut self.task).await.is_err() {
@@ -132,7 +136,8 @@ impl SipBackend {
     }
 }
 
-/// Starts the backend: the server of its contract, to be served or connected to in-process, and its handle.
+/// Starts the backend: the server of its contract, to be served or connected to in-process, and its
+/// handle.
 ///
 /// # Errors
 /// A port in use, a trunk without address, a state file that can not be read.
@@ -225,7 +230,8 @@ fn interfaces() -> Vec<IpAddr> {
     interfaces.filter_map(|interface| interface.address.and_then(address)).collect()
 }
 
-/// Keys of SRTP stand in the descriptions (RFC 4568 8.3): whoever reads the signalling hears the call.
+/// Keys of SRTP stand in the descriptions (RFC 4568 8.3): a reader of the signalling hears the
+/// call.
 fn warn_of_open_keys(sip: &SipConfig) {
     let accounts = sip.accounts.iter().filter(|account| account.srtp != SrtpPolicy::Off).count();
     let trunks = sip.trunks.iter().filter(|trunk| trunk.srtp != SrtpPolicy::Off).count();
@@ -384,7 +390,8 @@ impl BackendTask {
             | LegEvent::OfferRefused { .. } => {}
         }
         self.b2bua.handle_leg(event, now);
-        // Each event's consequences are done before the next is looked at: a leg that was opened for it must exist.
+        // Each event's consequences are done before the next is looked at: a leg that was opened
+        // for it must exist.
         self.drain();
         if let Some(leg) = gone {
             self.observer.forget(leg);

@@ -7,10 +7,10 @@ use crate::sip::sdp::SrtpPolicy;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// What an account is used for. Who hears whom follows from it.
+/// What an account is used for. The hearing follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccountKind {
-    /// A telephone of an agent or a supervisor: a device of the house.
+    /// A telephone of an agent or a supervisor: an internal device.
     Internal,
     /// A customer's account. It may call devices only, and nobody monitors it.
     Customer,
@@ -19,9 +19,9 @@ pub enum AccountKind {
 /// An account and its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension {
-    /// Its device.
+    /// The device of the extension.
     pub device: DeviceId,
-    /// Its number.
+    /// The number of the extension.
     pub number: Number,
     /// What a switch may call it besides, as a connected identity. No call is routed by them.
     pub aliases: Vec<Number>,
@@ -29,7 +29,8 @@ pub struct Extension {
     pub kind: AccountKind,
     /// Whether it is behind a NAT.
     pub nat: Nat,
-    /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
+    /// It has a pair of ports of its own for each call even where legs share them: it may send the
+    /// sound of several calls from one port.
     pub own_ports: bool,
     /// Whether its media is encrypted.
     pub srtp: SrtpPolicy,
@@ -38,9 +39,10 @@ pub struct Extension {
 /// A trunk and the numbers it takes out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrunkRoute {
-    /// Its name.
+    /// The name of the trunk.
     pub name: String,
-    /// The numbers it takes out begin with one of these; an empty one fits every number. None: it only brings calls in.
+    /// The numbers it takes out begin with one of these; an empty one fits every number. None: it
+    /// only brings calls in.
     pub prefixes: Vec<String>,
     /// The codecs it may use, best first. Empty, or none that we have: all of ours.
     pub codecs: Vec<Codec>,
@@ -52,13 +54,14 @@ pub struct TrunkRoute {
     pub hosts: Vec<IpAddr>,
     /// Where its sound may be besides; none: not said.
     pub media_sources: Vec<Network>,
-    /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
+    /// It has a pair of ports of its own for each call even where legs share them: it may send the
+    /// sound of several calls from one port.
     pub own_ports: bool,
     /// Whether its media is encrypted.
     pub srtp: SrtpPolicy,
 }
 
-/// Every number of the house, and the ways out of it.
+/// Every internal number, and the trunks that lead outside.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Numbering {
     extensions: BTreeMap<Number, Extension>,
@@ -72,12 +75,13 @@ pub struct Numbering {
 pub(super) enum NumberOwner<'a> {
     /// An account of ours.
     Extension(&'a Extension),
-    /// Out of the house.
+    /// A number that a trunk takes.
     Trunk(&'a TrunkRoute),
 }
 
 impl Numbering {
-    /// Of accounts and trunks. Of two accounts with one number the later counts; the trunk with the longest fitting prefix takes a call, the first of equals.
+    /// Of accounts and trunks. Of two accounts with one number the later counts; the trunk with the
+    /// longest fitting prefix takes a call, the first of equals.
     pub fn new(extensions: impl IntoIterator<Item = Extension>, trunks: Vec<TrunkRoute>) -> Self {
         let extensions: BTreeMap<Number, Extension> = extensions
             .into_iter()

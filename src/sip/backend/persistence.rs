@@ -88,7 +88,8 @@ impl BackendWriter {
         let _ = self.work.send(WriterJob::Persist(id, change));
     }
 
-    /// The command of a change handed to [`Self::persist`], and whether the change is safe. May be dropped at any time without losing one.
+    /// The command of a change handed to [`Self::persist`], and whether the change is safe. May be
+    /// dropped at any time without losing one.
     pub(super) async fn stored(&mut self) -> (CommandId, bool) {
         match self.stored.recv().await {
             Some(stored) => stored,
@@ -96,7 +97,8 @@ impl BackendWriter {
         }
     }
 
-    /// Answers a command; not before everything it changed has been written, or remembered for when the disk takes it.
+    /// Answers a command; not before everything it changed has been written, or remembered for when
+    /// the disk takes it.
     pub(super) fn answer(&mut self, done: Result<(), Refusal>, reply: oneshot::Sender<Result<(), Refusal>>) {
         self.submit();
         if std::mem::take(&mut self.unsafe_yet) {
@@ -115,7 +117,8 @@ impl BackendWriter {
 }
 
 fn write_on(store: &Store, pending: &mpsc::Receiver<WriterJob>, report: &UnboundedSender<(CommandId, bool)>) {
-    // What is known to be on the disk: a command obeyed says again what was written ahead.
+    // What is known to be on the disk: a command that is executed says again what was written
+    // ahead.
     let mut safe = BTreeMap::new();
     while let Ok(first) = pending.recv() {
         // Each with whether it can wait: it has happened already.
@@ -149,7 +152,8 @@ fn write_on(store: &Store, pending: &mpsc::Receiver<WriterJob>, report: &Unbound
     }
 }
 
-/// True: all of it is on the disk. What has happened already is written as soon as it can be, the rest now or never.
+/// True: all of it is on the disk. What has happened already is written as soon as it can be, the
+/// rest now or never.
 fn write(store: &Store, changes: Vec<(Write, bool)>, can_wait: bool) -> bool {
     let all: Vec<Write> = changes.iter().map(|(change, _)| change.clone()).collect();
     if !can_wait {
