@@ -1,4 +1,4 @@
-//! Calls: their parties, what their phones are told, and who hears whom.
+//! Calls: their parties, what their phones are told, and the hearing.
 //!
 //! ```text
 //!             LegEvent              Command

@@ -29,7 +29,7 @@ pub enum Consults {
 /// The rules of monitoring that are configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SupervisionConfig {
-    /// `monitoring.intrusion`
+    /// `monitoring.intrusion` of the configuration.
     pub intrusion: Intrusion,
     /// How long a supervisor's phone may ring. 20 s: twice what a phone without auto-answer needs.
     pub invite_timeout: Duration,
@@ -46,7 +46,7 @@ pub struct SupervisionConfig {
     pub takeover: bool,
     /// Calls between two agents are monitored.
     pub monitor_internal_calls: bool,
-    /// `monitoring.monitor_consult_calls`
+    /// `monitoring.monitor_consult_calls` of the configuration.
     pub monitor_consult_calls: Consults,
 }
 

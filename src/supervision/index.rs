@@ -9,7 +9,7 @@ use std::time::Instant;
 pub(super) struct Index {
     /// The supervisors of a target.
     pub(super) of_target: Pairs<DeviceId, DeviceId>,
-    /// The supervisors whose monitors are busy with a call.
+    /// The supervisors that are invited to a call, wait for leave to join it, or have joined it.
     pub(super) of_call: Pairs<CallId, DeviceId>,
     /// The supervisors that do not join a call (again).
     pub(super) passed: Pairs<CallId, DeviceId>,

@@ -283,7 +283,7 @@ impl Supervision {
         Ok(())
     }
 
-    /// The supervisors whose monitors are busy with a call.
+    /// The supervisors that are invited to a call, wait for leave to join it, or have joined it.
     fn busy_with(&self, call: &CallId) -> Vec<DeviceId> {
         self.index.of_call.of(call).cloned().collect()
     }

@@ -16,7 +16,7 @@
 //! | on the call | any other | handed on |
 //!
 //! A device's name on a leg of another phone or switch is hearsay. It holds as long as nothing here
-//! says otherwise: where the device's own leg is with somebody else, or comes to be, so is every
+//! says otherwise: where the device's own leg is with another party, or comes to be, so is every
 //! leg that only bears its name.
 
 use super::call::Call;
@@ -38,6 +38,16 @@ enum Named {
     Device(DeviceId),
     /// A party that is no device of ours.
     Nobody,
+}
+
+/// The party that a leg is handed on to.
+struct Successor {
+    /// Its device, if it is one of ours.
+    device: Option<DeviceId>,
+    number: Number,
+    role: PartyRole,
+    /// The name by which the peer of the leg calls it.
+    name: Number,
 }
 
 impl<E: Environment> B2bua<E> {
@@ -131,11 +141,17 @@ impl<E: Environment> B2bua<E> {
             Some(extension) => (extension.number.clone(), role_of(extension.kind)),
             None => (stranger.unwrap_or_else(|| name.clone()), PartyRole::Customer),
         };
+        let successor = Successor {
+            device,
+            number,
+            role,
+            name: name.clone(),
+        };
         self.drop_plans(leg);
         let ghost = self.legs.new_leg();
         let Some((call, ctx)) = self.find(leg, now) else { return };
         ctx.out.changed.insert(call.key);
-        for gone in call.hand_on(leg, ghost, device, (number, role), name, now) {
+        for gone in call.hand_on(leg, ghost, successor, now) {
             self.calls.forget_leg(gone.leg, &gone.peer);
         }
     }
@@ -165,7 +181,7 @@ impl DialPlan {
         if party.number == *name || party.known_as.contains(name) {
             return Named::Same;
         }
-        // A device that has left this leg to somebody else may come back under the name that it had
+        // A device that has left this leg to another party may come back under the name that it had
         // there.
         let left_here = |gone: &&Party| gone.handed_on_to.is_some() && gone.peer == party.peer;
         let mut gone = call.parties.iter().rev().filter(left_here);
@@ -182,26 +198,17 @@ impl DialPlan {
 impl Call {
     /// The party of a leg leaves it to another: what is left of it stands beside, without a leg.
     /// The parties that are forgotten for it are returned.
-    fn hand_on(
-        &mut self,
-        leg: LegId,
-        ghost: LegId,
-        device: Option<DeviceId>,
-        named: (Number, PartyRole),
-        name: &Number,
-        now: Now,
-    ) -> Vec<Party> {
-        let gone = device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
+    fn hand_on(&mut self, leg: LegId, ghost: LegId, to: Successor, now: Now) -> Vec<Party> {
+        let gone = to.device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
         let Some(at) = self.parties.iter().position(|party| party.leg == leg) else {
             return gone;
         };
         let mut party = self.parties.remove(at);
-        let (number, role) = named;
-        self.parties.insert(at, party.left_behind(ghost, number.clone()));
-        party.become_another(device, number, role, name, now);
-        party
-            .known_as
-            .extend(gone.iter().flat_map(|gone| gone.known_as.clone()).filter(|known| known != name));
+        self.parties.insert(at, party.left_behind(ghost, to.number.clone()));
+        let known = gone.iter().flat_map(|gone| gone.known_as.clone());
+        let known: Vec<Number> = known.filter(|known| *known != to.name).collect();
+        party.become_another(to, now);
+        party.known_as.extend(known);
         self.parties.push(party);
         gone
     }
@@ -234,7 +241,7 @@ impl Call {
 }
 
 impl Party {
-    /// The party of the party that has left, without a leg: only its past is told.
+    /// What remains of the party that has left, without a leg: only its past is told.
     fn left_behind(&self, leg: LegId, to: Number) -> Party {
         let local = Local::new(0, self.local.address());
         let start = PartyStart {
@@ -258,9 +265,9 @@ impl Party {
     }
 
     /// The leg is another party's: nothing that the former one has asked for holds.
-    fn become_another(&mut self, device: Option<DeviceId>, number: Number, role: PartyRole, name: &Number, now: Now) {
-        self.known_as = if *name == number { Vec::new() } else { vec![name.clone()] };
-        (self.device, self.number, self.role) = (device, number, role);
+    fn become_another(&mut self, to: Successor, now: Now) {
+        self.known_as = if to.name == to.number { Vec::new() } else { vec![to.name] };
+        (self.device, self.number, self.role) = (to.device, to.number, to.role);
         (self.muted, self.muted_by, self.held_by_command) = (false, None, false);
         self.established_at = self.is_talking().then_some(now.wall);
         self.quality = None;

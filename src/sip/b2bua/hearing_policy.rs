@@ -1,4 +1,5 @@
-//! Who hears whom on a call, from nothing but its parties as they are now.
+//! The hearing of a call: which party hears which other, from nothing but its parties as they are
+//! now.
 //!
 //! [`HearingPolicy::hearing`] is worked out anew after every step. The media engine is told the
 //! table, and its leak guard checks each packet against it.

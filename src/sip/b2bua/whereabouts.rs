@@ -281,7 +281,7 @@ mod tests {
             short(&Reachability::Device(Nat::Always), place(PUBLIC, false), "198.51.100.1:4000"),
             seen
         );
-        // A public address of somebody else: a relay of the phone's, perhaps.
+        // A public address of another host: a relay of the phone's, perhaps.
         let either = aim(&Reachability::Device(Nat::Auto), place(PUBLIC, true), "198.51.100.1:4000");
         assert_eq!(either.rule.or_from, Some(PUBLIC.parse().unwrap()));
         assert_eq!(either.rule.unheard, Some(0));

@@ -461,7 +461,7 @@ fn millis(from: Instant, to: Instant) -> u64 {
     to.saturating_duration_since(from).as_millis() as u64
 }
 
-/// What the media engine has counted: read when somebody asks, so that no packet costs more for it.
+/// What the media engine has counted: read when it is asked for, so that no packet costs more for it.
 pub(super) fn measure_media(stats: &EngineStats) {
     gauge!("undertone_media_legs").set(stats.legs as f64);
     gauge!("undertone_media_ports_free").set(stats.ports_free as f64);
