@@ -35,7 +35,7 @@ use tokio::time::{sleep_until, timeout};
 
 /// How long the last BYEs may take to be answered when the backend stops: a little more than two
 /// retransmissions (RFC 3261 17.1.2.2).
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const BYE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the backend is made of.
 #[derive(Clone, Debug, Default)]
@@ -90,7 +90,7 @@ impl SipBackend {
 
     /// The first SIP address of a protocol.
     pub fn local_addr(&self, protocol: Protocol) -> Option<SocketAddr> {
-        let found = self.sip.iter().find(|(listening, _)| *listening == protocol);
+        let found = self.sip.iter().find(|(bound, _)| *bound == protocol);
         found.map(|(_, address)| *address)
     }
 
@@ -149,14 +149,14 @@ pub async fn start(
     let media_config = config.media.clone();
     let (engine, media) = Engine::start(config.media).map_err(BackendStartError::Media)?;
     let numbering = numbering(&config.sip);
-    warn_of_open_keys(&config.sip);
+    warn_of_unencrypted_keys(&config.sip);
     let mut endpoint = Endpoint::bind(config.sip).await.map_err(BackendStartError::Sip)?;
     let sip = endpoint.local_addrs().to_vec();
     let grace = config.b2bua.grace;
     let environment = EngineEnvironment { engine: engine.clone() };
-    let doors: Vec<SocketAddr> = sip.iter().map(|(_, address)| *address).collect();
+    let listening: Vec<SocketAddr> = sip.iter().map(|(_, address)| *address).collect();
     let b2bua = B2buaConfig {
-        targets: Arc::new(Targets::of(&media_config, &interfaces(), &doors)),
+        targets: Arc::new(Targets::of(&media_config, &interfaces(), &listening)),
         ..config.b2bua
     };
     let mut b2bua = B2bua::new(b2bua, numbering, kept, environment);
@@ -165,7 +165,7 @@ pub async fn start(
     }
     let (server, CommandInbox { commands, facts }) = telephony::serve(b2bua.capabilities());
     let (stop, stopped) = oneshot::channel();
-    let shell = BackendTask {
+    let backend_task = BackendTask {
         b2bua,
         endpoint,
         engine: engine.clone(),
@@ -188,7 +188,7 @@ pub async fn start(
         running,
         task: tokio::spawn(async move {
             let _alive = alive;
-            shell.run(stopped).await;
+            backend_task.run(stopped).await;
         }),
     };
     Ok((server, backend))
@@ -232,7 +232,7 @@ fn interfaces() -> Vec<IpAddr> {
 
 /// Keys of SRTP stand in the descriptions (RFC 4568 8.3): a reader of the signalling hears the
 /// call.
-fn warn_of_open_keys(sip: &SipConfig) {
+fn warn_of_unencrypted_keys(sip: &SipConfig) {
     let accounts = sip.accounts.iter().filter(|account| account.srtp != SrtpPolicy::Off).count();
     let trunks = sip.trunks.iter().filter(|trunk| trunk.srtp != SrtpPolicy::Off).count();
     if accounts + trunks > 0 {
@@ -307,7 +307,7 @@ impl BackendTask {
             self.hand_in(input);
             self.drain();
         }
-        let _ = timeout(LAST_WORDS, self.say_goodbye()).await;
+        let _ = timeout(BYE_TIMEOUT, self.wait_for_byes()).await;
         self.writer.finish().await;
     }
 
@@ -315,7 +315,7 @@ impl BackendTask {
         let at = self.b2bua.poll_timeout();
         tokio::select! {
             events = self.endpoint.next() => Input::Legs(events),
-            placed = next(&mut self.commands) => Input::Command(placed),
+            call = next(&mut self.commands) => Input::Command(call),
             (id, is_stored) = self.writer.stored() => Input::Stored(id, is_stored),
             event = next(&mut self.media) => Input::Media(event),
             () = until(at) => Input::Timeout,
@@ -508,7 +508,7 @@ impl BackendTask {
     }
 
     /// Waits until every BYE has its answer.
-    async fn say_goodbye(&mut self) {
+    async fn wait_for_byes(&mut self) {
         while self.endpoint.agent().legs() > 0 {
             for event in self.endpoint.next_while_legs().await {
                 self.hand_in_leg(event, clock::now());

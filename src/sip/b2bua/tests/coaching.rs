@@ -149,7 +149,6 @@ fn a_caught_leak_is_reported_once_to_each_supervisor_of_that_call() {
     let legs = house.coached(Activity::Coach);
     let call = house.lines[&legs.0].call.expect("opened");
     for leg in [legs.0, legs.1] {
-        let leg = leg;
         house.media(MediaEvent::LeakGuard { call, leg });
     }
     assert_eq!(house.failures.len(), 1);
