@@ -13,8 +13,8 @@
 //! the parties themselves after every step, and the media engine is told once per step, in one
 //! piece: no step adds or removes a single cell.
 //!
-//! The [`B2bua`] finds the [`Call`](call::Call) of an event and hands it in; the call and its
-//! [`Party`](party::Party) records decide what it comes to. The B2BUA itself does what needs a
+//! The [`B2bua`] finds the `Call` of an event and hands it in; the call and its
+//! `Party` records decide what it comes to. The B2BUA itself does what needs a
 //! number, a new leg or a second call.
 
 mod call;
