@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use writer::Lasting;
 
-/// Where things are kept. Shared by every room of a process; blocking, so noisy rooms call it from a blocking task or an own thread.
+/// Where things are kept. Shared by every room of a process; blocking, so noisy rooms call it from
+/// a blocking task or an own thread.
 pub type Store = Arc<dyn KeyValueStore>;
 
 /// A place that keeps named maps.
@@ -39,7 +40,8 @@ pub trait KeyValueStore: Send + Sync {
     /// Applies all changes or none. When it returns they survive kill −9 and loss of power.
     fn write(&self, changes: &[Write]) -> Result<(), StoreError>;
 
-    /// Applies all changes, now if the disk takes them, else as soon as it does: until then they are read as if they had been written.
+    /// Applies all changes, now if the disk takes them, else as soon as it does: until then they
+    /// are read as if they had been written.
     ///
     /// # Errors
     /// More would have to be remembered than there is room for; then nothing was done.
@@ -48,12 +50,14 @@ pub trait KeyValueStore: Send + Sync {
         self.write(changes).map(|()| Safety::Stored)
     }
 
-    /// False from a change that the disk has not taken, or from too little room for one, until everything is in the state file again.
+    /// False from a change that the disk has not taken, or from too little room for one, until
+    /// everything is in the state file again.
     fn is_writable(&self) -> bool {
         true
     }
 
-    /// An earlier run has ended while more waited for the disk than could be set aside: [`Importance::Events`] of it are missing.
+    /// An earlier run has ended while more waited for the disk than could be set aside:
+    /// [`Importance::Events`] of it are missing.
     fn has_forgotten(&self) -> bool {
         false
     }
@@ -75,7 +79,8 @@ pub trait KeyValueStore: Send + Sync {
 /// What becomes of a change that is written behind when the disk does not take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Importance {
-    /// Settings, monitors, presence: in the room that is set aside on the disk, as far as it reaches, removals first.
+    /// Settings, monitors, presence: in the room that is set aside on the disk, as far as it
+    /// reaches, removals first.
     State,
     /// Events for clients that come back: in memory only.
     Events,
@@ -92,12 +97,12 @@ pub enum Safety {
     Remembered,
 }
 
-/// One change.
+/// One change of one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
-    /// Which map.
+    /// The table of the entry.
     pub table: Cow<'static, str>,
-    /// Which entry.
+    /// The key within the table.
     pub key: String,
     /// Its value from now on; `None` removes it.
     pub value: Option<Vec<u8>>,
@@ -134,7 +139,7 @@ pub enum StoreError {
     /// It cannot be opened.
     #[error("state file {}: {problem}", path.display())]
     Open {
-        /// Which file.
+        /// The file of the store.
         path: PathBuf,
         /// What is wrong, in one line.
         problem: String,
@@ -142,7 +147,7 @@ pub enum StoreError {
     /// It was opened and fails now.
     #[error("state file {}: {error}", path.display())]
     Failed {
-        /// Which file.
+        /// The file of the store.
         path: PathBuf,
         /// What redb says.
         error: Box<::redb::Error>,
@@ -150,7 +155,7 @@ pub enum StoreError {
     /// Its disk is full.
     #[error("state file {}: there is no room left on its disk", path.display())]
     Full {
-        /// Which file.
+        /// The file of the store.
         path: PathBuf,
     },
     /// The disk takes nothing, and as much waits for it as may.
@@ -165,7 +170,7 @@ pub enum StoreError {
     /// It was opened, and what is in it is not what was written.
     #[error("state file {}: {DAMAGED}", path.display())]
     Damaged {
-        /// Which file.
+        /// The file of the store.
         path: PathBuf,
     },
 }

@@ -1,21 +1,24 @@
-//! Monitors, modes, scopes: who joins whom when.
+//! Monitors, modes, scopes: which supervisor joins which call when.
 //!
-//! A monitor is one supervisor's device watching one target. It moves between four states, each with only what it needs:
+//! A monitor is one supervisor's device watching one target. It moves between four states, each
+//! with only what it needs:
 //!
 //! ```text
-//!            the target talks         leave given           he answers
+//!            the target talks         leave given           it answers
 //!   Armed ──────────────────▶ Admitting ──────────▶ Inviting ──────────▶ Joined
 //!     ▲ │      (no leave asked: straight to Inviting)   │                   │
 //!     │ └───────────────────────────────────────────────┘                   │
 //!     └───── refused, busy, no answer, call over ◀──────┴─── released (AllCalls) ── gone (NextCall)
 //! ```
 //!
-//! The shell hands in every change of a call ([`Supervision::handle_call`]) and of a supervisor's leg ([`Supervision::handle_leg`]), and
-//! drains [`Supervision::poll_output`] after each before it does anything else: that the agent has left and that the supervisor is out
-//! are one step.
+//! The shell hands in every change of a call ([`Supervision::handle_call`]) and of a supervisor's
+//! leg ([`Supervision::handle_leg`]), and drains [`Supervision::poll_output`] after each before it
+//! does anything else: that the agent has left and that the supervisor is out are one step.
 
 mod config;
+mod index;
 mod machine;
+mod monitor;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -28,17 +31,17 @@ use crate::model::{Activity, AdmissionAsked, CallId, DeviceId, Failure, MonitorF
 /// What became of a supervisor's leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LegOutcome {
-    /// His phone has answered.
+    /// The supervisor's phone has answered.
     Answered,
-    /// His phone is busy.
+    /// The supervisor's phone is busy.
     Busy,
-    /// He does not want the call.
+    /// The supervisor does not want the call.
     Rejected,
-    /// Nobody answered.
+    /// The supervisor's phone was not answered in time.
     NoAnswer,
-    /// His phone can not be reached.
+    /// The supervisor's phone can not be reached.
     Unreachable,
-    /// He has hung up after he answered.
+    /// The supervisor has hung up after the answer.
     HungUp,
 }
 
@@ -55,7 +58,7 @@ pub enum ReleaseReason {
     CustomerLeft,
     /// Nobody is left.
     CallEnded,
-    /// His phone has not answered in time.
+    /// The supervisor's phone has not answered in time.
     NoAnswer,
     /// A device is no longer one of the house.
     DeviceGone,
@@ -64,39 +67,42 @@ pub enum ReleaseReason {
 /// What the shell has to do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SupervisionOutput {
-    /// Ask whether he may join; the answer comes as `AdmitMonitoring`.
+    /// Ask whether the supervisor may join; the answer comes as `AdmitMonitoring`.
     AskAdmission(AdmissionAsked),
-    /// Bring the supervisor's phone in, heard by nobody. Ends in one [`LegOutcome`] or one `Release`.
+    /// Bring the supervisor's phone in, heard by nobody. Ends in one [`LegOutcome`] or one
+    /// `Release`.
     Invite {
         /// The supervisor's device.
         supervisor: DeviceId,
-        /// Whom he monitors: his phone shows it.
+        /// The device that is monitored: the supervisor's phone shows it.
         target: DeviceId,
-        /// The call.
+        /// The call that is monitored.
         call: CallId,
-        /// What he is about to do.
+        /// The activity that the supervisor begins with.
         activity: Activity,
     },
-    /// He has joined, or what he does has changed: apply now.
+    /// The supervisor has joined, or its activity has changed: apply now.
     Hear {
         /// The supervisor's device.
         supervisor: DeviceId,
-        /// The call.
+        /// The call that is monitored.
         call: CallId,
-        /// What he does.
+        /// The activity of the supervisor.
         activity: Activity,
-        /// Who hears him in Coach, and is the agent in BargeIn. `None`: he is heard by nobody, whatever he does.
+        /// The device that hears the supervisor in Coach, and is the agent in BargeIn. `None`: the
+        /// supervisor is heard by nobody.
         coached: Option<DeviceId>,
-        /// He is alone with the customer and takes the agent's place: both hear each other. Only with `coached: None`.
+        /// The supervisor is alone with the customer and takes the agent's place: both hear each
+        /// other. Only with `coached: None`.
         takeover: bool,
     },
-    /// Release his leg, answered or not, at once.
+    /// Release the supervisor's leg, answered or not, at once.
     Release {
         /// The supervisor's device.
         supervisor: DeviceId,
-        /// The call.
+        /// The call that is monitored.
         call: CallId,
-        /// Why.
+        /// Why the leg is released.
         reason: ReleaseReason,
     },
     /// A monitor has changed: publish and keep it.

@@ -1,4 +1,4 @@
-//! Calls: who is on them, what their phones are told, and who hears whom.
+//! Calls: their parties, what their phones are told, and the hearing.
 //!
 //! ```text
 //!             LegEvent              Command
@@ -9,8 +9,13 @@
 //!                    supervision: told of every change of a call, obeyed at once
 //! ```
 //!
-//! A call is a set of parties with roles, not a pair. What its parties hear is worked out anew from the parties themselves after every step, and
-//! the media engine is told once per step, in one piece: no step adds or removes a single cell.
+//! A call is a set of parties with roles, not a pair. What its parties hear is worked out anew from
+//! the parties themselves after every step, and the media engine is told once per step, in one
+//! piece: no step adds or removes a single cell.
+//!
+//! The [`B2bua`] finds the `Call` of an event and hands it in; the call and its
+//! `Party` records decide what it comes to. The B2BUA itself does what needs a
+//! number, a new leg or a second call.
 
 mod call;
 mod calls;
@@ -20,6 +25,7 @@ mod connected;
 mod consultation;
 mod hearing_policy;
 mod inbound;
+mod legs;
 mod monitoring;
 mod numbering;
 mod outbound;
@@ -43,21 +49,21 @@ use crate::model::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Mode, MonitorFact, Now, Number, PartyRole, Reason, Refusal,
     Scope, setting,
 };
-use crate::sip::config::Nat;
-use crate::sip::leg::{Identity, LegCommand, LegId, LegSource};
-use crate::sip::sdp::{Local, SdpFault, SrtpPolicy};
+use crate::sip::leg::{Identity, LegCommand, LegId};
+use crate::sip::sdp::{SdpFault, SrtpPolicy};
 use crate::supervision::{self, Supervision};
 use call::Call;
 use calls::CallTable;
 use commands::PendingCommand;
-use party::{LegStage, Party};
+use legs::LegFactory;
+use party::{Party, PartyStart};
 use routing::DialPlan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use step::{Ctx, Step};
-use whereabouts::{Aim, Reachability, Whereabouts};
+use whereabouts::Reachability;
 
 /// How the B2BUA behaves.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -65,10 +71,12 @@ use whereabouts::{Aim, Reachability, Whereabouts};
 pub struct B2buaConfig {
     /// The codecs we take part in, best first. A caller's own order counts for more.
     pub codecs: Vec<Codec>,
-    /// Phones are told an IPv6 address for their sound, and one that has only the other family for its own is refused with 488.
+    /// Phones are told an IPv6 address for their sound, and one that has only the other family for
+    /// its own is refused with 488.
     #[serde(skip)]
     pub media_over_ipv6: bool,
-    /// How long a phone may ring: 60 s, below the three minutes after which a proxy gives up (RFC 3261 16.6, timer C).
+    /// How long a phone may ring: 60 s, below the three minutes after which a proxy gives up (RFC
+    /// 3261 16.6, timer C).
     #[serde(deserialize_with = "setting::some_seconds")]
     pub ring_timeout: Duration,
     /// A device that is on a call rings for the next one; if false its caller gets 486.
@@ -76,37 +84,39 @@ pub struct B2buaConfig {
     /// More calls at once are refused with 503.
     #[serde(deserialize_with = "setting::positive")]
     pub max_calls: usize,
-    /// A device that is on so many is called no more (486) and makes no more (503): 10, more than anybody can have in hand, and too few for
-    /// one account to take the ports of a house.
+    /// A device that is on so many is called no more (486) and makes no more (503): 10, more than
+    /// anybody can have in hand, and too few for one account to take all media ports.
     #[serde(deserialize_with = "setting::positive")]
     pub max_calls_per_device: usize,
-    /// Whom a hold is told to: false, only the holder's phone knows, and a supervisor goes on hearing the held party.
+    /// A hold is told to the other parties: if false, only the holder's phone knows, and a
+    /// supervisor goes on hearing the held party.
     pub signal_hold: bool,
-    /// A supervisor hears the customer while the agent has put him on hold.
+    /// A supervisor hears the customer while the agent has the customer on hold.
     pub monitor_party_on_hold: bool,
     /// Several supervisors of one call hear each other.
     pub supervisors_hear_each_other: bool,
     /// Supervisors hear agents only, where listening to customers is unlawful.
     pub agent_side_only: bool,
-    /// How loud a supervisor is for those he speaks to.
+    /// How loud a supervisor is for the parties that hear it.
     #[serde(rename = "whisper_gain_db", deserialize_with = "Gain::from_db_between::<_, -20, 20>")]
     pub whisper: Gain,
-    /// How loud the customer is for an agent while a supervisor speaks to him.
+    /// How loud the customer is for an agent while a supervisor speaks to that agent.
     #[serde(rename = "duck_db", deserialize_with = "Gain::from_db_between::<_, -40, 0>")]
     pub duck: Gain,
-    /// An agent hears a short tone when somebody begins to monitor him.
+    /// An agent hears a short tone when a supervisor begins to monitor that agent.
     #[serde(skip)]
     pub beep: bool,
     /// How long live calls may go on after a request to stop.
     #[serde(deserialize_with = "setting::seconds")]
     pub grace: Duration,
-    /// How a call's sound fares is told at most so often, when nothing else is to be told of the call: 10 s.
+    /// How a call's sound fares is told at most so often, when nothing else is to be told of the
+    /// call: 10 s.
     #[serde(skip)]
     pub quality_interval: Duration,
     /// What is ours, of which nobody may make a target.
     #[serde(skip)]
     pub targets: Arc<Targets>,
-    /// Who joins whom when.
+    /// Which supervisor joins which call when.
     #[serde(skip)]
     pub supervision: supervision::SupervisionConfig,
 }
@@ -151,36 +161,37 @@ pub enum Output {
     Leg(LegCommand),
     /// To the media engine.
     Media(MediaCommand),
-    /// To whoever watches.
+    /// To the clients of the contract.
     Fact(Fact),
-    /// To the store, ahead of the command that asks for it: its outcome comes back through [`B2bua::handle_persisted`].
+    /// To the store, ahead of the command that asks for it: its outcome comes back through
+    /// [`B2bua::handle_persisted`].
     Persist {
         /// The command that waits.
         id: CommandId,
-        /// The change.
+        /// The change that the command asks for.
         change: Persist,
     },
     /// To the store: it has happened already, and is written as soon as it can be.
     Keep(Persist),
     /// The answer to a command, after everything that it changed.
     Reply {
-        /// The command.
+        /// The command that is answered.
         id: CommandId,
         /// Accepted or refused.
         result: Result<(), Refusal>,
     },
     /// To the log: a description of a leg's peer that cannot be used.
     Unusable {
-        /// The leg.
+        /// The leg of that peer.
         leg: LegId,
         /// What is wrong with it.
         fault: SdpFault,
     },
     /// Why the caller of this leg is refused, ahead of the `Reject` that does it: for the log.
     Denied {
-        /// The leg.
+        /// The leg of the caller.
         leg: LegId,
-        /// Why.
+        /// Why the number leads nowhere.
         why: Unroutable,
     },
     /// To the log.
@@ -208,7 +219,7 @@ pub enum Persist {
 /// What is set on a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoredDevice {
-    /// The device.
+    /// The device that it is set on.
     pub device: DeviceId,
     /// Do-not-disturb is on.
     pub do_not_disturb: bool,
@@ -225,12 +236,13 @@ pub struct RestoredCalls {
     pub devices: Vec<RestoredDevice>,
 }
 
-/// All calls of a house.
+/// All calls of a telephone system.
 ///
-/// After each `handle_*`, drain [`B2BUA::poll_output`]; call [`B2BUA::handle_timeout`] when [`B2BUA::poll_timeout`] says.
+/// After each `handle_*`, drain [`B2bua::poll_output`]; call [`B2bua::handle_timeout`] when
+/// [`B2bua::poll_timeout`] says.
 pub struct B2bua<E> {
     config: Arc<B2buaConfig>,
-    environment: E,
+    legs: LegFactory<E>,
     plan: DialPlan,
     calls: CallTable,
     supervision: Supervision,
@@ -238,12 +250,6 @@ pub struct B2bua<E> {
     /// Commands that wait until their change is stored.
     pending: BTreeMap<CommandId, PendingCommand>,
     out: Step,
-    /// Where the leg is whose INVITE comes next.
-    arriving: Option<(LegId, Whereabouts)>,
-    /// Devices and trunks whose address was seen to be translated.
-    behind_nat: BTreeSet<LegSource>,
-    next_call: u64,
-    next_leg: u64,
     closing: Option<Instant>,
 }
 
@@ -268,7 +274,8 @@ struct MediaPolicy {
 }
 
 impl<E: Environment> B2bua<E> {
-    /// A B2BUA without calls. Its first outputs are the facts of its devices and of the monitors that were kept.
+    /// A B2BUA without calls. Its first outputs are the facts of its devices and of the monitors
+    /// that were kept.
     pub fn new(config: B2buaConfig, numbering: Numbering, kept: RestoredCalls, environment: E) -> Self {
         let mut devices: BTreeMap<DeviceId, DeviceState> = numbering
             .extensions()
@@ -300,7 +307,7 @@ impl<E: Environment> B2bua<E> {
                 devices,
             },
             config,
-            environment,
+            legs: LegFactory::new(environment),
             calls: CallTable::default(),
             supervision,
             kept,
@@ -309,10 +316,6 @@ impl<E: Environment> B2bua<E> {
                 outputs,
                 ..Step::default()
             },
-            arriving: None,
-            behind_nat: BTreeSet::new(),
-            next_call: 1,
-            next_leg: 1,
             closing: None,
         }
     }
@@ -395,7 +398,7 @@ impl<E: Environment> B2bua<E> {
         self.calls.len()
     }
 
-    /// Whose a leg is, for the log.
+    /// The call of a leg and the role of its party, for the log.
     pub fn party_of(&self, leg: LegId) -> Option<(&CallId, PartyRole)> {
         let call = self.calls.of_leg(leg)?;
         let party = call.party(leg)?;
@@ -425,10 +428,11 @@ impl<E: Environment> B2bua<E> {
         self.out.outputs.pop_front()
     }
 
-    /// Brings a step to its end: facts, the outputs of supervision, calls that cannot go on, and then, once, who hears whom.
+    /// Brings a step to its end: facts, the outputs of supervision, calls that cannot go on, and
+    /// then, once, the hearing.
     ///
-    /// What a call was between two facts of one step is told to supervision only; outside it is told once how it is now, and before what
-    /// comes of it.
+    /// What a call was between two facts of one step is told to supervision only; outside it is
+    /// told once how it is now, and before what comes of it.
     fn finish_step(&mut self, now: Now) {
         let first = self.out.outputs.len();
         let mut touched = BTreeSet::new();
@@ -531,62 +535,11 @@ impl<E: Environment> B2bua<E> {
         }
     }
 
-    fn new_leg(&mut self) -> LegId {
-        let leg = LegId(self.next_leg);
-        self.next_leg += 2;
-        leg
-    }
-
     /// A party with its ports open, or nothing at all.
-    fn new_party(
-        &mut self,
-        call: CallKey,
-        leg: LegId,
-        peer: LegSource,
-        named: (Number, PartyRole),
-        policy: MediaPolicy,
-        stage: LegStage,
-    ) -> Option<Party> {
-        let offered = match &stage {
-            LegStage::Calling { offer: Some(offer), .. } => offer.audio.rtp,
-            _ => None,
-        };
-        let place = self.arriving.take_if(|(arriving, _)| *arriving == leg).map(|(_, place)| place);
-        let is_natted = || self.behind_nat.contains(&peer) || Aim::at(&policy.reach, place, offered, None).nat;
-        let expected = match (&peer, offered) {
-            _ if policy.own_ports || policy.reach.nat() == Nat::Always || is_natted() => Expected::Nothing,
-            (LegSource::Account(device), _) => Expected::Phone(device.to_string()),
-            (LegSource::Trunk(_), Some(source)) => Expected::Offered(source),
-            (LegSource::Trunk(_), None) => Expected::Nothing,
-        };
-        let address = self.environment.open_port(call, leg, expected)?;
-        let local = Local::new(session_id(self.environment.random()), address);
-        let local = match policy.srtp {
-            SrtpPolicy::Off => local,
-            SrtpPolicy::Optional | SrtpPolicy::Required => local.with_srtp(policy.srtp, self.secret()),
-        };
-        self.calls.add_leg(leg, &peer, call);
-        Some(Party {
-            place,
-            ..Party::new(leg, peer, named, policy, stage, local)
-        })
-    }
-
-    /// Random octets, of which the keys of a leg are made.
-    fn secret(&mut self) -> [u8; 32] {
-        let mut secret = [0; 32];
-        for half in secret.chunks_exact_mut(16) {
-            half.copy_from_slice(&self.environment.random().to_be_bytes());
-        }
-        secret
-    }
-
-    fn new_ids(&mut self) -> (CallKey, CallId, String) {
-        let key = CallKey(self.next_call);
-        self.next_call += 1;
-        let id = format!("{:032X}", self.environment.random());
-        let conn_id = format!("{:016x}", self.environment.random() as u64);
-        (key, CallId::from(id), conn_id)
+    fn new_party(&mut self, call: CallKey, start: PartyStart) -> Option<Party> {
+        let party = self.legs.open(call, start)?;
+        self.calls.add_leg(party.leg, &party.peer, call);
+        Some(party)
     }
 }
 

@@ -1,8 +1,10 @@
 //! The reference backend, assembled: sockets, B2BUA, media engine, store and contract in one loop.
 //!
-//! The loop names its steps: drain the B2BUA, wait for one thing, hand it in, drain again. It never waits for the disk: what must
-//! survive goes to a thread of its own. A command that arms a monitor or sets a device is obeyed when the change is safe, and refused when
-//! it can not be stored. What ends something is obeyed at once and stored behind: nobody stays audible because of a disk.
+//! The loop names its steps: drain the B2BUA, wait for one thing, hand it in, drain again. It never
+//! waits for the disk: what must survive goes to a thread of its own. A command that arms a monitor
+//! or sets a device is executed when the change is safe, and refused when it can not be stored.
+//! What ends something is executed at once and stored behind: nobody stays audible because of a
+//! disk.
 
 mod observer;
 mod persistence;
@@ -31,8 +33,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout};
 
-/// How long the last BYEs may take to be answered when the backend stops: a little more than two retransmissions (RFC 3261 17.1.2.2).
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the last BYEs may take to be answered when the backend stops: a little more than two
+/// retransmissions (RFC 3261 17.1.2.2).
+const BYE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the backend is made of.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +90,7 @@ impl SipBackend {
 
     /// The first SIP address of a protocol.
     pub fn local_addr(&self, protocol: Protocol) -> Option<SocketAddr> {
-        let found = self.sip.iter().find(|(listening, _)| *listening == protocol);
+        let found = self.sip.iter().find(|(bound, _)| *bound == protocol);
         found.map(|(_, address)| *address)
     }
 
@@ -96,7 +99,7 @@ impl SipBackend {
         self.engine.stats()
     }
 
-    /// Brings the media's figures into the metrics: to be called before somebody reads them.
+    /// Brings the media's figures into the metrics: to be called before they are read.
     pub fn measure(&self) -> impl Fn() + Send + Sync + 'static {
         let engine = self.engine.clone();
         move || observer::measure_media(&engine.stats())
@@ -107,7 +110,7 @@ impl SipBackend {
         &self.facts
     }
 
-    /// Every thread of the media engine works: to be asked by whoever reports readiness.
+    /// Every thread of the media engine works: for the report of readiness.
     pub fn has_media(&self) -> impl Fn() -> bool + Send + Sync + 'static {
         let engine = self.engine.clone();
         move || engine.is_whole()
@@ -123,7 +126,8 @@ impl SipBackend {
         self.running.clone()
     }
 
-    /// Takes no more calls, lets live ones go on for the configured grace, ends the rest, and returns when everything is closed and kept.
+    /// Takes no more calls, lets live ones go on for the configured grace, ends the rest, and
+    /// returns when everything is closed and kept.
     pub async fn shutdown(mut self) {
         drop(self.stop.take());
         if (&mut self.task).await.is_err() {
@@ -132,7 +136,8 @@ impl SipBackend {
     }
 }
 
-/// Starts the backend: the server of its contract, to be served or connected to in-process, and its handle.
+/// Starts the backend: the server of its contract, to be served or connected to in-process, and its
+/// handle.
 ///
 /// # Errors
 /// A port in use, a trunk without address, a state file that can not be read.
@@ -144,16 +149,16 @@ pub async fn start(
     let media_config = config.media.clone();
     let (engine, media) = Engine::start(config.media).map_err(BackendStartError::Media)?;
     let numbering = Numbering::of(&config.sip);
-    warn_of_open_keys(&config.sip);
+    warn_of_unencrypted_keys(&config.sip);
     let mut endpoint = Endpoint::bind(config.sip).await.map_err(BackendStartError::Sip)?;
     let sip = endpoint.local_addrs().to_vec();
     let grace = config.b2bua.grace;
     let environment = EngineEnvironment { engine: engine.clone() };
     // Sound is UDP: a listener for TCP leaves the same port of UDP to others.
     let over_udp = sip.iter().filter(|(protocol, _)| *protocol == Protocol::Udp);
-    let doors: Vec<SocketAddr> = over_udp.map(|(_, address)| *address).collect();
+    let listening: Vec<SocketAddr> = over_udp.map(|(_, address)| *address).collect();
     let b2bua = B2buaConfig {
-        targets: Arc::new(Targets::of(&media_config, &interfaces(), &doors)),
+        targets: Arc::new(Targets::of(&media_config, &interfaces(), &listening)),
         ..config.b2bua
     };
     let mut b2bua = B2bua::new(b2bua, numbering, kept, environment);
@@ -162,7 +167,7 @@ pub async fn start(
     }
     let (server, CommandInbox { commands, facts }) = telephony::serve(b2bua.capabilities());
     let (stop, stopped) = oneshot::channel();
-    let shell = BackendTask {
+    let backend_task = BackendTask {
         b2bua,
         endpoint,
         engine: engine.clone(),
@@ -185,7 +190,7 @@ pub async fn start(
         running,
         task: tokio::spawn(async move {
             let _alive = alive;
-            shell.run(stopped).await;
+            backend_task.run(stopped).await;
         }),
     };
     Ok((server, backend))
@@ -203,8 +208,9 @@ fn interfaces() -> Vec<IpAddr> {
     interfaces.filter_map(|interface| interface.address.and_then(address)).collect()
 }
 
-/// Keys of SRTP stand in the descriptions (RFC 4568 8.3): whoever reads the signalling hears the call.
-fn warn_of_open_keys(sip: &SipConfig) {
+/// Keys of SRTP stand in the descriptions (RFC 4568 8.3): a reader of the signalling hears the
+/// call.
+fn warn_of_unencrypted_keys(sip: &SipConfig) {
     let accounts = sip.accounts.iter().filter(|account| account.srtp != SrtpPolicy::Off).count();
     let trunks = sip.trunks.iter().filter(|trunk| trunk.srtp != SrtpPolicy::Off).count();
     if accounts + trunks > 0 {
@@ -279,7 +285,7 @@ impl BackendTask {
             self.hand_in(input);
             self.drain();
         }
-        let _ = timeout(LAST_WORDS, self.say_goodbye()).await;
+        let _ = timeout(BYE_TIMEOUT, self.wait_for_byes()).await;
         self.writer.finish().await;
     }
 
@@ -287,7 +293,7 @@ impl BackendTask {
         let at = self.b2bua.poll_timeout();
         tokio::select! {
             events = self.endpoint.next() => Input::Legs(events),
-            placed = next(&mut self.commands) => Input::Command(placed),
+            call = next(&mut self.commands) => Input::Command(call),
             (id, is_stored) = self.writer.stored() => Input::Stored(id, is_stored),
             event = next(&mut self.media) => Input::Media(event),
             () = until(at) => Input::Timeout,
@@ -362,7 +368,8 @@ impl BackendTask {
             | LegEvent::OfferRefused { .. } => {}
         }
         self.b2bua.handle_leg(event, now);
-        // Each event's consequences are done before the next is looked at: a leg that was opened for it must exist.
+        // Each event's consequences are done before the next is looked at: a leg that was opened
+        // for it must exist.
         self.drain();
         if let Some(leg) = gone {
             self.observer.forget(leg);
@@ -492,7 +499,7 @@ impl BackendTask {
     }
 
     /// Waits until every BYE has its answer.
-    async fn say_goodbye(&mut self) {
+    async fn wait_for_byes(&mut self) {
         while self.endpoint.agent().legs() > 0 {
             for event in self.endpoint.next_while_legs().await {
                 self.hand_in_leg(event, clock::now());

@@ -1,4 +1,5 @@
-//! The state file. redb refuses everything after one failure of its file; closing it and opening it again is what mends it.
+//! The state file. redb refuses everything after one failure of its file; closing it and opening it
+//! again is what mends it.
 
 use super::{DAMAGED, KeyValueStore, StoreError, Write, open_private};
 use nix::sys::statvfs::statvfs;
@@ -23,7 +24,8 @@ pub(super) struct Redb {
 }
 
 impl Redb {
-    /// Opens or makes the file, with its directory, and reads every page of it: damage is found before anything relies on it.
+    /// Opens or makes the file, with its directory, and reads every page of it: damage is found
+    /// before anything relies on it.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(|error| StoreError::Open {
@@ -159,7 +161,8 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// redb panics on some damaged files; a state file is input like any other. `None`: it has, and nothing was printed.
+/// redb panics on some damaged files; a state file is input like any other. `None`: it has, and
+/// nothing was printed.
 fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     static HOOKED: Once = Once::new();
     HOOKED.call_once(|| {

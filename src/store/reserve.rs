@@ -1,14 +1,16 @@
-//! Room on the disk that is set aside while there is some: what a full disk does not take into the state file is written here, in place.
+//! Room on the disk that is set aside while there is some: what a full disk does not take into the
+//! state file is written here, in place.
 //!
-//! A file of fixed size beside the state file, with two slots that are written in turn, so that a write that was cut short by a loss of
-//! power leaves the one before it:
+//! A file of fixed size beside the state file, with two slots that are written in turn, so that a
+//! write that was cut short by a loss of power leaves the one before it:
 //!
 //! ```text
 //! "UTRSRV01"  8 │ generation u64 │ incomplete u8 │ length u32 │ SHA-256 of these three and the rest │ entries
 //! entry: table u16 + text │ key u32 + text │ 1 + value u32 + bytes, or 0
 //! ```
 //!
-//! Numbers are big-endian. A slot counts when its generation is above the one that the state file has taken in.
+//! Numbers are big-endian. A slot counts when its generation is above the one that the state file
+//! has taken in.
 
 use super::{Write, open_private};
 use nix::fcntl::{FallocateFlags, fallocate};

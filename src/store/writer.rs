@@ -1,5 +1,6 @@
-//! A store that outlives its disk's bad times: what the disk does not take is remembered, read as if it were written, and written when
-//! the disk takes it again. A thread of its own finds that out.
+//! A store that outlives its disk's bad times: what the disk does not take is remembered, read as
+//! if it were written, and written when the disk takes it again. A thread of its own finds that
+//! out.
 
 use super::redb::Redb;
 use super::reserve::Reserve;

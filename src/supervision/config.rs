@@ -2,16 +2,16 @@ use crate::model::setting;
 use serde::de::{Deserialize, Deserializer, Error};
 use std::time::Duration;
 
-/// May a supervisor join a call that is already going on when he asks?
+/// May a supervisor join a call that is already going on when monitoring is asked for?
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Intrusion {
-    /// Always.
+    /// Yes, with any activity.
     #[default]
     Any,
-    /// Only in BargeIn; otherwise he waits for the next call.
+    /// Only in BargeIn; otherwise the supervisor waits for the next call.
     BargeIn,
-    /// He waits for the next call.
+    /// The supervisor waits for the next call.
     Never,
 }
 
@@ -26,15 +26,15 @@ pub enum Consults {
     Orig,
     /// Those the target receives.
     Dest,
-    /// All.
+    /// All consultation calls.
     All,
 }
 
-/// The house's rules of monitoring.
+/// The rules of monitoring that are configured.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SupervisionConfig {
-    /// `monitoring.intrusion`
+    /// `monitoring.intrusion` of the configuration.
     pub intrusion: Intrusion,
     /// How long a supervisor's phone may ring. 20 s: twice what a phone without auto-answer needs.
     #[serde(deserialize_with = "setting::some_seconds")]
@@ -42,18 +42,19 @@ pub struct SupervisionConfig {
     /// How long leave to join may take; then nobody joins. 5 s.
     #[serde(deserialize_with = "setting::some_seconds")]
     pub admission_timeout: Duration,
-    /// Cancelling a monitor releases the supervisor's leg; if false he stays until the call ends.
+    /// Cancelling a monitor releases the supervisor's leg; if false it stays until the call ends.
     pub cancel_releases_call: bool,
     /// Further ones are refused with `InUse`.
     #[serde(deserialize_with = "one_to_four")]
     pub max_supervisors_per_device: usize,
     /// In Coach and BargeIn the supervisor may stay with the agent when the customer has left.
     pub debrief: bool,
-    /// In BargeIn with scope Call the supervisor may stay with the customer when the agent has left.
+    /// In BargeIn with scope Call the supervisor may stay with the customer when the agent has
+    /// left.
     pub takeover: bool,
     /// Calls between two agents are monitored.
     pub monitor_internal_calls: bool,
-    /// `monitoring.monitor_consult_calls`
+    /// `monitoring.monitor_consult_calls` of the configuration.
     pub monitor_consult_calls: Consults,
 }
 

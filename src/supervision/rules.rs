@@ -16,7 +16,7 @@ pub(super) fn may_join(config: &SupervisionConfig, call: &CallFact, target: &Dev
         .party_of(target)
         .is_some_and(|party| talks(party) && party.role == PartyRole::Agent);
     let somebody_talks_to_him = people(call).any(|(_, party)| talks(party) && party.device.as_ref() != Some(target));
-    // Whoever is a party himself would monitor himself.
+    // A party of the call would monitor itself.
     let is_party_himself = call.party_of(supervisor).is_some();
     is_agent_here && somebody_talks_to_him && !is_party_himself && kind_allowed(config, call, target)
 }
@@ -35,7 +35,7 @@ fn kind_allowed(config: &SupervisionConfig, call: &CallFact, target: &DeviceId) 
     }
 }
 
-/// Where the supervisor stands on this call as it is now, or why he may stay no longer.
+/// Where the supervisor stands on this call as it is now, or why it may stay no longer.
 pub(super) fn place(
     config: &SupervisionConfig,
     call: &CallFact,
@@ -65,7 +65,8 @@ pub(super) fn place(
     Ok(MonitorPlace { coached, takeover })
 }
 
-/// Is the side there that the monitor lasts for? With scope Agent anybody the agent talks to; with scope Call the customer.
+/// Is the side there that the monitor lasts for? With scope Agent anybody the agent talks to; with
+/// scope Call the customer.
 fn other_side_is_here(call: &CallFact, target: &DeviceId, scope: Scope) -> bool {
     if scope == Scope::Call && had_customer(call) {
         people(call).any(|(_, party)| party.role == PartyRole::Customer)
@@ -74,14 +75,16 @@ fn other_side_is_here(call: &CallFact, target: &DeviceId, scope: Scope) -> bool 
     }
 }
 
-/// Whose ear the whisper goes to: the target while he is here, then who is the agent now. Never a customer; nobody when in doubt.
+/// The device that hears the whisper: the target while it is here, then the agent of now. Never a
+/// customer; none when in doubt.
 fn coached(call: &CallFact, target: &DeviceId, until_now: Option<&DeviceId>) -> Option<DeviceId> {
     let is_target = |party: &PartyFact| party.device.as_ref() == Some(target);
     let agents = || people(call).filter(|(_, party)| party.role == PartyRole::Agent && talks(party));
     if agents().any(|(_, party)| is_target(party)) {
         return Some(target.clone());
     }
-    // Between two agents the one who talked to the target is the customer: only who came after the target took his place.
+    // Between two agents the one that talked to the target is the customer: only an agent that came
+    // after the target took its place.
     let (had_customer, targets_turn) = (had_customer(call), call.parties.iter().rposition(is_target));
     let successors = || agents().filter(|(turn, _)| had_customer || targets_turn.is_some_and(|his| *turn > his));
     let device = |(_, party): (usize, &PartyFact)| party.device.clone();
@@ -92,13 +95,14 @@ fn coached(call: &CallFact, target: &DeviceId, until_now: Option<&DeviceId>) -> 
     successors().find_map(device)
 }
 
-/// Is a customer here, or has one talked and left? Whom nobody has reached was never here.
+/// Is a customer here, or has one talked and left? A customer that was never reached was never
+/// here.
 fn had_customer(call: &CallFact) -> bool {
     let mut customers = call.parties.iter().filter(|party| party.role == PartyRole::Customer);
     customers.any(|party| party.state != LegState::Released || party.established_at.is_some())
 }
 
-/// Everybody who has not left and was not brought in by a monitor, with his turn.
+/// The parties that have not left and were not brought in by a monitor, with their turn.
 fn people(call: &CallFact) -> impl Iterator<Item = (usize, &PartyFact)> {
     call.parties
         .iter()

@@ -1,7 +1,8 @@
 //! A call: a set of parties with roles, and a machine of its own.
 //!
-//! The [`B2bua`](super::B2bua) finds the call of a leg and hands in what the leg did. What that means to the other parties is decided here;
-//! what needs another call, a new leg or a number is done by the B2BUA.
+//! The [`B2bua`](super::B2bua) finds the call of a leg and hands in what the leg did. What that
+//! means to the other parties is decided here; what needs another call, a new leg or a number is
+//! done by the B2BUA.
 
 use super::Output;
 use super::consultation::Consultation;
@@ -34,13 +35,14 @@ pub(super) struct Call {
     pub(super) dnis: Number,
     pub(super) started_at: Timestamp,
     pub(super) parties: Vec<Party>,
-    /// The number to call once the phone of whoever dialled is there.
+    /// The number to call once the phone of the device that dialled is there.
     pub(super) dials: Option<Number>,
     /// The request that dialled waits for its destination: told when it fails.
     pub(super) dialler: Option<DeviceId>,
     /// Why the callee could not be had: what the caller is told.
     pub(super) refusal: Option<u16>,
-    /// The media engine caught a packet where it must not be. Supervisors are heard by nobody from then on.
+    /// The media engine caught a packet where it must not be. Supervisors are heard by nobody from
+    /// then on.
     pub(super) distrusted: bool,
     pub(super) max_forwards: u8,
     /// The number that the caller says it is: for loops only, shown to nobody.
@@ -80,9 +82,9 @@ pub(super) enum Answered {
     Done,
     /// It is the phone of a device that dials: now the number is to be called.
     Dials {
-        /// The device.
+        /// The device that dials.
         device: DeviceId,
-        /// The number.
+        /// The number that was dialled.
         destination: Number,
         /// The codec of the phone.
         codec: Codec,
@@ -152,7 +154,7 @@ impl Call {
         self.of_device(device).filter(|party| party.is_supervisor())
     }
 
-    /// The devices of the supervisors who are on the call, or called to it.
+    /// The devices of the supervisors that are on the call, or called to it.
     pub(super) fn supervisors(&self) -> impl Iterator<Item = &DeviceId> {
         let here = self.parties.iter().filter(|party| !party.is_over() && party.is_supervisor());
         here.filter_map(|party| party.device.as_ref())
@@ -174,13 +176,14 @@ impl Call {
         self.principals().any(|party| party.is_silent && waits(party))
     }
 
-    /// The codec that most of the call speaks: what a newcomer is offered first, so that nothing needs to be converted.
+    /// The codec that most of the call speaks: what a newcomer is offered first, so that nothing
+    /// needs to be converted.
     pub(super) fn codec(&self) -> Option<Codec> {
         self.principals().find_map(Party::codec)
     }
 
-    /// What we are willing to do on a leg, given that the others may hold him. Without `signal` he is not told: he keeps sending, and
-    /// a supervisor goes on hearing him.
+    /// What we are willing to do on a leg, given that the others may hold it. Without `signal` it
+    /// is not told: it keeps sending, and a supervisor goes on hearing it.
     pub(super) fn direction_toward(&self, leg: LegId, signal: bool) -> Direction {
         if !signal || self.party(leg).is_none_or(Party::is_supervisor) {
             return Direction::SendRecv;
@@ -196,7 +199,7 @@ impl Call {
         principals >= 2 || principals == 1 && self.dials.is_some()
     }
 
-    /// One is left, and a supervisor who may keep him company.
+    /// One party is left, and a supervisor that may keep it company.
     pub(super) fn is_accompanied(&self) -> bool {
         let joined = |party: &Party| party.is_talking() && party.link.as_ref().is_some_and(|link| link.joined);
         self.principals().count() == 1 && self.principals().all(Party::is_talking) && self.parties.iter().any(joined)
@@ -214,7 +217,7 @@ impl Call {
         self.dials = None;
     }
 
-    /// The callee is there: everybody who called him is on the call from now on.
+    /// The callee is there: every party that called is on the call from now on.
     pub(super) fn establish(&mut self, now: Now) {
         for party in &mut self.parties {
             if matches!(party.stage, LegStage::Calling { .. } | LegStage::Waiting) {
@@ -235,7 +238,8 @@ impl Call {
         others.peek().is_some() && others.all(Party::is_held)
     }
 
-    /// Whoever was silenced by a supervisor who has left is heard again: nobody else could let him speak.
+    /// A party that was silenced by a supervisor that has left is heard again: nobody else could
+    /// let it speak.
     pub(super) fn lift_mutes(&mut self) {
         let joined = |party: &Party| party.is_talking() && party.link.as_ref().is_some_and(|link| link.joined);
         let here: Vec<DeviceId> = self
@@ -249,13 +253,14 @@ impl Call {
         }
     }
 
-    /// Forgets that a device was on this call before: it comes again, and one entry for each is enough.
+    /// Forgets that a device was on this call before: it comes again, and one entry for each is
+    /// enough.
     pub(super) fn forget_earlier(&mut self, device: &DeviceId) -> Vec<Party> {
         let is_gone = |party: &mut Party| party.is_over() && party.device.as_ref() == Some(device);
         self.parties.extract_if(.., is_gone).collect()
     }
 
-    /// 200 to everybody who called, with the callee's codec.
+    /// 200 to every party that called, with the callee's codec.
     fn answer_callers(&mut self, wish: Codec, out: &mut Step) {
         for party in &mut self.parties {
             let early = party.answer_early(wish, out);
@@ -398,7 +403,8 @@ impl Call {
         self.leave(leg, Release::Gone, outcome, ctx);
     }
 
-    /// A description that can not be used, where it can no longer be refused. `is_refusal`: the callers are told so.
+    /// A description that can not be used, where it can no longer be refused. `is_refusal`: the
+    /// callers are told so.
     pub(super) fn handle_unusable(&mut self, leg: LegId, is_refusal: bool, ctx: &mut Ctx<'_>) {
         if is_refusal {
             self.refusal = Some(NOT_ACCEPTABLE.0);
@@ -460,8 +466,9 @@ impl Call {
         ctx.out.changed.extend(was_silent.then_some(self.key));
     }
 
-    /// A leg's quality is no change of its call: supervision is never told. It goes along with the next change, or by itself when it is a
-    /// leg's first, or when the last time is long enough ago.
+    /// A leg's quality is no change of its call: supervision is never told. It goes along with the
+    /// next change, or by itself when it is a leg's first, or when the last time is long enough
+    /// ago.
     pub(super) fn handle_quality(&mut self, leg: LegId, quality: Quality, ctx: &mut Ctx<'_>) {
         let Some(party) = self.party_mut(leg).filter(|party| !party.is_over()) else {
             return;
@@ -479,7 +486,8 @@ impl Call {
         }
     }
 
-    /// The media engine has caught a packet where it must not be: supervisors are heard by nobody on this call any more, and told so.
+    /// The media engine has caught a packet where it must not be: supervisors are heard by nobody
+    /// on this call any more, and told so.
     pub(super) fn handle_leak(&mut self, ctx: &mut Ctx<'_>) {
         if std::mem::replace(&mut self.distrusted, true) {
             return;
@@ -560,7 +568,7 @@ impl Call {
         ctx.out.changed.insert(self.key);
     }
 
-    /// Tells the media engine who hears whom, if that has changed.
+    /// Tells the media engine the hearing, if that has changed.
     pub(super) fn update_hearing(&mut self, ctx: &mut Ctx<'_>) {
         if self.is_over() {
             return;

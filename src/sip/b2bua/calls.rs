@@ -152,7 +152,8 @@ impl CallTable {
         asking.map(|(call, _)| call.key).collect()
     }
 
-    /// The two calls of a device of which one was made to ask about the other, by its leg on either.
+    /// The two calls of a device of which one was made to ask about the other, by its leg on
+    /// either.
     pub(super) fn consultation(&self, device: &DeviceId, leg: LegId) -> Option<CallPair> {
         let (call, _) = self.live(leg)?;
         if let Some(consult) = &call.consult
@@ -209,9 +210,10 @@ impl CallTable {
         parties.filter(bears).map(|party| party.leg).collect()
     }
 
-    /// Whether sound that a leg of `call` describes at a port of ours may go there. So it is with a call that leaves by a trunk and comes back
-    /// by it (a spiral, RFC 3261 16.3): our two legs toward the trunk name each other. What they name must not lead back to where it came
-    /// from, or packets would go round for ever.
+    /// Whether sound that a leg of `call` describes at a port of ours may go there. So it is with a
+    /// call that leaves by a trunk and comes back by it (a spiral, RFC 3261 16.3): our two legs
+    /// toward the trunk name each other. What they name must not lead back to where it came from,
+    /// or packets would go round for ever.
     pub(super) fn may_be_ours(&self, peer: &LegSource, call: CallKey, address: SocketAddr) -> bool {
         let LegSource::Trunk(_) = peer else { return false };
         let Some(other) = self.at_port(address, |_| true) else {
@@ -222,13 +224,14 @@ impl CallTable {
         is_trunks && other.key != call && !self.leads_to(other, call, address)
     }
 
-    /// The live call one of whose legs has this port.
+    /// The live call with a leg at this port.
     fn at_port(&self, address: SocketAddr, fits: impl Fn(&LegSource) -> bool) -> Option<&Call> {
         let is_there = |party: &Party| !party.is_over() && party.local.address() == address && fits(&party.peer);
         self.iter().find(|call| call.parties.iter().any(is_there))
     }
 
-    /// Whether sound comes from one call to another by ports of ours, in any number of steps, but for the step by the leg at `except`.
+    /// Whether sound comes from one call to another by ports of ours, in any number of steps, but
+    /// for the step by the leg at `except`.
     fn leads_to(&self, from: &Call, to: CallKey, except: SocketAddr) -> bool {
         let mut seen = BTreeSet::from([from.key]);
         let mut open = vec![from];

@@ -1,6 +1,8 @@
 //! What the gateway asks for.
 
 use super::party::Release;
+use super::routing::DialPlan;
+use super::step::Step;
 use super::transfer::TransferKind;
 use super::{B2bua, CommandId, Environment, Output, Persist, RestoredDevice, role_of, stopping};
 use crate::model::{CallId, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal};
@@ -29,8 +31,9 @@ impl PendingCommand {
 }
 
 impl<E: Environment> B2bua<E> {
-    /// Takes a command, and answers it by [`Output::Reply`]. One that arms a monitor or sets a device is executed when its change is stored, so
-    /// that one that can not be stored has changed nothing; what ends something waits for no disk. A refusal has changed nothing.
+    /// Takes a command, and answers it by [`Output::Reply`]. One that arms a monitor or sets a
+    /// device is executed when its change is stored, so that one that can not be stored has changed
+    /// nothing; what ends something waits for no disk. A refusal has changed nothing.
     pub fn handle_command(&mut self, id: CommandId, command: Command, now: Now) {
         let result = match self.change_of(&command) {
             Ok(Some(change)) => {
@@ -100,8 +103,8 @@ impl<E: Environment> B2bua<E> {
                     state: MonitorState::Armed,
                 })))
             }
-            Command::SetDoNotDisturb { device, on } => self.with_do_not_disturb(device, *on).map(Persist::Device).map(Some),
-            Command::SetForwarding { device, to } => self.with_forwarding(device, to.as_ref()).map(Persist::Device).map(Some),
+            Command::SetDoNotDisturb { device, on } => self.plan.with_do_not_disturb(device, *on).map(Persist::Device).map(Some),
+            Command::SetForwarding { device, to } => self.plan.with_forwarding(device, to.as_ref()).map(Persist::Device).map(Some),
             // Ends something: nobody stays audible because of a disk.
             Command::StopMonitoring { .. } => Ok(None),
             Command::SwitchMonitoring { .. }
@@ -133,7 +136,8 @@ impl<E: Environment> B2bua<E> {
         }
     }
 
-    /// The supervisor stops monitoring: what waits for the disk to begin it never comes true. False: nothing does.
+    /// The supervisor stops monitoring: what waits for the disk to begin it never comes true.
+    /// False: nothing does.
     fn cancel_pending(&mut self, supervisor: &DeviceId) -> bool {
         let mut starting = self
             .pending
@@ -168,8 +172,14 @@ impl<E: Environment> B2bua<E> {
                 self.calls.named(call)?;
                 self.supervision.handle_command(command, now)
             }
-            Command::SetDoNotDisturb { device, on } => self.with_do_not_disturb(device, *on).map(|wanted| self.set(wanted)),
-            Command::SetForwarding { device, to } => self.with_forwarding(device, to.as_ref()).map(|wanted| self.set(wanted)),
+            Command::SetDoNotDisturb { device, on } => self
+                .plan
+                .with_do_not_disturb(device, *on)
+                .map(|wanted| self.plan.set(wanted, &mut self.out)),
+            Command::SetForwarding { device, to } => self
+                .plan
+                .with_forwarding(device, to.as_ref())
+                .map(|wanted| self.plan.set(wanted, &mut self.out)),
             Command::Dial { device, destination } => self.dial(device, destination, None, now),
             Command::Hangup { device, call } => self.hang_up(device, call, now),
             Command::Transfer { device, call, step } => self.transfer(device, call, step, TransferKind::Transfer, now),
@@ -212,7 +222,8 @@ impl<E: Environment> B2bua<E> {
         let is_declined = is_called && !is_supervisor && !self.transfer_fails(leg, 603, now);
         if let Some((call, mut ctx)) = self.find(leg, now) {
             if is_declined {
-                // The called party declines; a hunting trunk goes on to look elsewhere, which a 603 would forbid.
+                // The called party declines; a hunting trunk goes on to look elsewhere, which a 603
+                // would forbid.
                 call.dialler = None;
                 call.refusal = Some(486);
             }
@@ -233,16 +244,18 @@ impl<E: Environment> B2bua<E> {
         }
         Ok(())
     }
+}
 
+impl DialPlan {
     fn with_do_not_disturb(&self, id: &DeviceId, on: bool) -> Result<RestoredDevice, Refusal> {
         Ok(RestoredDevice {
             do_not_disturb: on,
-            ..self.plan.known(id)?.kept()
+            ..self.known(id)?.kept()
         })
     }
 
     fn with_forwarding(&self, id: &DeviceId, to: Option<&Number>) -> Result<RestoredDevice, Refusal> {
-        let device = self.plan.known(id)?;
+        let device = self.known(id)?;
         if let Some(to) = to {
             if to.as_str().is_empty() {
                 return Err(Refusal::missing("destination"));
@@ -257,14 +270,23 @@ impl<E: Environment> B2bua<E> {
         })
     }
 
-    fn set(&mut self, wanted: RestoredDevice) {
-        if let Some(device) = self.plan.devices.get_mut(&wanted.device)
+    fn set(&mut self, wanted: RestoredDevice, out: &mut Step) {
+        if let Some(device) = self.devices.get_mut(&wanted.device)
             && device.kept() != wanted
         {
             device.do_not_disturb = wanted.do_not_disturb;
             device.forward_to.clone_from(&wanted.forward_to);
-            self.out.push(Output::Keep(Persist::Device(wanted)));
-            self.out.push(Output::Fact(Fact::Device(device.fact())));
+            out.push(Output::Keep(Persist::Device(wanted)));
+            out.push(Output::Fact(Fact::Device(device.fact())));
+        }
+    }
+
+    pub(super) fn handle_registered(&mut self, device: &DeviceId, registered: bool, out: &mut Step) {
+        if let Some(device) = self.devices.get_mut(device)
+            && device.registered != registered
+        {
+            device.registered = registered;
+            out.fact(Fact::Device(device.fact()));
         }
     }
 }

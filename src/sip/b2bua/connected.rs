@@ -1,9 +1,10 @@
-//! A leg whose far side says that somebody else is there now.
+//! A leg of which the far side says that another party is there now.
 //!
-//! A switch that rings an agent's phone for us may hand our leg on by itself: its user presses transfer, and the switch bridges the leg
-//! with the new party. All that is seen of it here is another name (`LegEvent::ConnectedIdentity`). The device has left the call then, in
-//! this step, and the new name is a party of its own on the same leg: a device of ours by its number or an alias, and nobody of ours
-//! else. What that does to a supervisor is decided as after a transfer.
+//! A switch that rings an agent's phone for us may hand our leg on by itself: its user presses
+//! transfer, and the switch bridges the leg with the new party. All that is seen of it here is
+//! another name (`LegEvent::ConnectedIdentity`). The device has left the call then, in this step,
+//! and the new name is a party of its own on the same leg: a device of ours by its number or an
+//! alias, and nobody of ours else. What that does to a supervisor is decided as after a transfer.
 //!
 //! | stage of the device's leg | a name that is | |
 //! |---|---|---|
@@ -14,11 +15,12 @@
 //! | calling | withheld | nothing has changed: a caller may withhold its number |
 //! | on the call | any other | handed on |
 //!
-//! A device's name on a leg of another phone or switch is hearsay. It holds as long as nothing here says otherwise: where the device's own
-//! leg is with somebody else, or comes to be, so is every leg that only bears its name.
+//! A device's name on a leg of another phone or switch is hearsay. It holds as long as nothing here
+//! says otherwise: where the device's own leg is with another party, or comes to be, so is every
+//! leg that only bears its name.
 
 use super::call::Call;
-use super::party::{LegStage, Party, Release};
+use super::party::{LegStage, Party, PartyStart, Release};
 use super::routing::DialPlan;
 use super::step::{Ctx, Step};
 use super::whereabouts::Remark;
@@ -28,18 +30,28 @@ use crate::sip::leg::{ANONYMOUS, LegId, LegSource};
 use crate::sip::sdp::Local;
 use crate::supervision::LegOutcome;
 
-/// Whose a name is, seen from a leg.
+/// The party that a name stands for, seen from a leg.
 enum Named {
-    /// The party's that is there.
+    /// The party that is there.
     Same,
-    /// Another device's.
+    /// A device other than the party.
     Device(DeviceId),
-    /// Nobody's of ours.
+    /// A party that is no device of ours.
     Nobody,
 }
 
+/// The party that a leg is handed on to.
+struct Successor {
+    /// Its device, if it is one of ours.
+    device: Option<DeviceId>,
+    number: Number,
+    role: PartyRole,
+    /// The name by which the peer of the leg calls it.
+    name: Number,
+}
+
 impl<E: Environment> B2bua<E> {
-    /// The peer of a leg has said who is at its end.
+    /// The peer of a leg has named the party at its end.
     pub(super) fn connected(&mut self, leg: LegId, names: &[Number], now: Now) {
         if let Some(party) = self.calls.of_leg_mut(leg).and_then(|call| call.party_mut(leg)) {
             party.is_named |= !names.is_empty();
@@ -73,7 +85,8 @@ impl<E: Environment> B2bua<E> {
         }
     }
 
-    /// A device has answered of which the configuration says what its switch calls it, and nothing was said.
+    /// A device has answered of which the configuration says what its switch calls it, and nothing
+    /// was said.
     pub(super) fn note_unnamed(&mut self, leg: LegId) {
         let Some((_, party)) = self.calls.live(leg).filter(|(_, party)| !party.is_named) else {
             return;
@@ -103,7 +116,8 @@ impl<E: Environment> B2bua<E> {
         let device = device.filter(|device| !call.has(device) && stranger.is_none());
         let lost = party.device.clone().filter(|device| !is_hearsay(device));
         if call.dials.is_some() {
-            // The phone that was to dial is another party's: nothing is dialled in the device's name.
+            // The phone that was to dial is another party's: nothing is dialled in the device's
+            // name.
             if let Some((call, mut ctx)) = self.find(leg, now) {
                 call.refuse(480, ctx.out);
                 call.leave(leg, Release::Hangup(None), LegOutcome::HungUp, &mut ctx);
@@ -116,7 +130,8 @@ impl<E: Environment> B2bua<E> {
         }
     }
 
-    /// The leg is a device's from now on, or nobody's of ours: then `stranger` says whose, if not `name`.
+    /// The leg is a device's from now on, or nobody's of ours: then `stranger` is its number, if
+    /// not `name`.
     fn change_party(&mut self, leg: LegId, name: &Number, device: Option<DeviceId>, stranger: Option<Number>, now: Now) {
         let extension = device
             .as_ref()
@@ -126,11 +141,17 @@ impl<E: Environment> B2bua<E> {
             Some(extension) => (extension.number.clone(), role_of(extension.kind)),
             None => (stranger.unwrap_or_else(|| name.clone()), PartyRole::Customer),
         };
+        let successor = Successor {
+            device,
+            number,
+            role,
+            name: name.clone(),
+        };
         self.drop_plans(leg);
-        let ghost = self.new_leg();
+        let ghost = self.legs.new_leg();
         let Some((call, ctx)) = self.find(leg, now) else { return };
         ctx.out.changed.insert(call.key);
-        for gone in call.hand_on(leg, ghost, device, (number, role), name, now) {
+        for gone in call.hand_on(leg, ghost, successor, now) {
             self.calls.forget_leg(gone.leg, &gone.peer);
         }
     }
@@ -160,7 +181,8 @@ impl DialPlan {
         if party.number == *name || party.known_as.contains(name) {
             return Named::Same;
         }
-        // A device that has left this leg to somebody else may come back under the name that it had there.
+        // A device that has left this leg to another party may come back under the name that it had
+        // there.
         let left_here = |gone: &&Party| gone.handed_on_to.is_some() && gone.peer == party.peer;
         let mut gone = call.parties.iter().rev().filter(left_here);
         let known = gone.find(|gone| gone.known_as.contains(name)).and_then(|gone| gone.device.clone());
@@ -174,33 +196,25 @@ impl DialPlan {
 }
 
 impl Call {
-    /// The party of a leg leaves it to another: what is left of it stands beside, without a leg. The parties that are forgotten for it are
-    /// returned.
-    fn hand_on(
-        &mut self,
-        leg: LegId,
-        ghost: LegId,
-        device: Option<DeviceId>,
-        named: (Number, PartyRole),
-        name: &Number,
-        now: Now,
-    ) -> Vec<Party> {
-        let gone = device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
+    /// The party of a leg leaves it to another: what is left of it stands beside, without a leg.
+    /// The parties that are forgotten for it are returned.
+    fn hand_on(&mut self, leg: LegId, ghost: LegId, to: Successor, now: Now) -> Vec<Party> {
+        let gone = to.device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
         let Some(at) = self.parties.iter().position(|party| party.leg == leg) else {
             return gone;
         };
         let mut party = self.parties.remove(at);
-        let (number, role) = named;
-        self.parties.insert(at, party.left_behind(ghost, number.clone()));
-        party.become_another(device, number, role, name, now);
-        party
-            .known_as
-            .extend(gone.iter().flat_map(|gone| gone.known_as.clone()).filter(|known| known != name));
+        self.parties.insert(at, party.left_behind(ghost, to.number.clone()));
+        let known = gone.iter().flat_map(|gone| gone.known_as.clone());
+        let known: Vec<Number> = known.filter(|known| *known != to.name).collect();
+        party.become_another(to, now);
+        party.known_as.extend(known);
         self.parties.push(party);
         gone
     }
 
-    /// Nobody is called for a party any more that has asked for it. True: it has asked at its phone.
+    /// Nobody is called for a party any more that has asked for it. True: it has asked at its
+    /// phone.
     fn drop_transfer(&mut self, by: LegId, out: &mut Step) -> bool {
         let Some(transfer) = self.transfer.take_if(|transfer| transfer.by == by) else {
             return false;
@@ -227,10 +241,17 @@ impl Call {
 }
 
 impl Party {
-    /// The party of the party that has left, without a leg: only its past is told.
+    /// What remains of the party that has left, without a leg: only its past is told.
     fn left_behind(&self, leg: LegId, to: Number) -> Party {
-        let named = (self.number.clone(), self.role);
         let local = Local::new(0, self.local.address());
+        let start = PartyStart {
+            leg,
+            peer: self.peer.clone(),
+            number: self.number.clone(),
+            role: self.role,
+            policy: self.policy.clone(),
+            stage: LegStage::Over,
+        };
         Party {
             device: self.device.clone(),
             known_as: self.known_as.clone(),
@@ -239,14 +260,14 @@ impl Party {
             established_at: self.established_at,
             told: self.told,
             quality: self.quality,
-            ..Party::new(leg, self.peer.clone(), named, self.policy.clone(), LegStage::Over, local)
+            ..Party::new(start, local)
         }
     }
 
     /// The leg is another party's: nothing that the former one has asked for holds.
-    fn become_another(&mut self, device: Option<DeviceId>, number: Number, role: PartyRole, name: &Number, now: Now) {
-        self.known_as = if *name == number { Vec::new() } else { vec![name.clone()] };
-        (self.device, self.number, self.role) = (device, number, role);
+    fn become_another(&mut self, to: Successor, now: Now) {
+        self.known_as = if to.name == to.number { Vec::new() } else { vec![to.name] };
+        (self.device, self.number, self.role) = (to.device, to.number, to.role);
         (self.muted, self.muted_by, self.held_by_command) = (false, None, false);
         self.established_at = self.is_talking().then_some(now.wall);
         self.quality = None;

@@ -3,11 +3,11 @@
 //! ```text
 //!  customer ── agent (held)          customer ────── colleague      transfer: the agent is out
 //!              agent ── colleague
-//!                                    customer ── agent ── colleague conference: he stays
+//!                                    customer ── agent ── colleague conference: all stay
 //! ```
 //!
-//! Legs move with their ports and streams; nobody is sent a re-INVITE. Whoever supervises either call goes along. The first call's id
-//! is the one that lives on.
+//! Legs move with their ports and streams; nobody is sent a re-INVITE. The supervisors of either
+//! call go along. The first call's id is the one that lives on.
 
 use super::call::Call;
 use super::party::{Party, Release};
@@ -26,7 +26,7 @@ use crate::supervision::LegOutcome;
 pub(super) struct Consultation {
     /// The leg of the asking party on the call that it asks about.
     pub(super) of: LegId,
-    /// That call.
+    /// The call that it asks about.
     pub(super) call: CallId,
 }
 
@@ -98,7 +98,8 @@ impl<E: Environment> B2bua<E> {
         }
     }
 
-    /// The call that was asked about is over for the party that asked: this one is a call like any other.
+    /// The call that was asked about is over for the party that asked: this one is a call like any
+    /// other.
     pub(super) fn nothing_is_asked_about(&mut self, key: CallKey) {
         let Some(call) = self.calls.get(key) else { return };
         let gone = call.parties.iter().filter(|party| party.is_over());
@@ -197,7 +198,8 @@ impl Call {
         Ok(leg)
     }
 
-    /// Whether `from` may become a part of this call. Everything that could be in the way is looked at first: a refusal has changed nothing.
+    /// Whether `from` may become a part of this call. Everything that could be in the way is looked
+    /// at first: a refusal has changed nothing.
     fn may_absorb(&self, from: &Call, pair: CallPair) -> Result<(), Refusal> {
         let gone = || not_now("One of the two calls is over.");
         let (first, second) = (self.party(pair.first).ok_or_else(gone)?, from.party(pair.second).ok_or_else(gone)?);
@@ -229,7 +231,8 @@ impl Call {
         Ok(())
     }
 
-    /// The legs of supervisors of the one call that talk on the other: of what comes of the two they are parties, and no supervisors.
+    /// The legs of supervisors of the one call that talk on the other: of what comes of the two
+    /// they are parties, and no supervisors.
     fn supervised_by_parties_of(&self, other: &Call) -> Vec<LegId> {
         let mut legs = Vec::new();
         for (call, other) in [(self, other), (other, self)] {
@@ -314,7 +317,7 @@ impl Call {
         vec![left]
     }
 
-    /// Of the two legs of whoever stays, the one at which his phone is.
+    /// Of the two legs of the party that stays, the one at which its phone is.
     fn is_better_with(&self, first: LegId, other: &Call, second: LegId) -> bool {
         let is_held = |call: &Call, leg: LegId| call.party(leg).is_some_and(|party| party.held_by_phone);
         is_held(self, first) || !is_held(other, second)

@@ -1,7 +1,8 @@
-//! Who hears whom on a call, from nothing but its parties as they are now.
+//! The hearing of a call: which party hears which other, from nothing but its parties as they are
+//! now.
 //!
-//! [`HearingPolicy::hearing`] is worked out anew after every step. The media engine is told the table, and its leak guard checks each packet
-//! against it.
+//! [`HearingPolicy::hearing`] is worked out anew after every step. The media engine is told the
+//! table, and its leak guard checks each packet against it.
 
 use super::call::Call;
 use super::party::{MonitorLink, Party};
@@ -10,7 +11,7 @@ use crate::model::{Activity, PartyRole};
 use crate::sip::b2bua::B2buaConfig;
 use crate::sip::leg::LegId;
 
-/// What of the configuration decides who hears whom.
+/// What of the configuration decides the hearing.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HearingPolicy {
     monitor_party_on_hold: bool,
@@ -71,14 +72,16 @@ impl HearingPolicy {
         if speaker.muted || speaker.muted_by.is_some() && !listener.is_supervisor() {
             return false;
         }
-        // RFC 3264 8.4: a supervisor's phone that holds does not listen, and what it plays meanwhile is for nobody.
+        // RFC 3264 8.4: a supervisor's phone that holds does not listen, and what it plays
+        // meanwhile is for nobody.
         if speaker.is_supervisor() && speaker.held_by_phone {
             return false;
         }
         match (listener.is_supervisor(), speaker.is_supervisor()) {
             (false, false) => !listener.held_by_command && !speaker.held_by_command,
             (true, false) => self.monitor_party_on_hold || !call.is_on_hold(speaker),
-            // A supervisor that takes over is an agent to the engine, but still a supervisor to the others.
+            // A supervisor that takes over is an agent to the engine, but still a supervisor to the
+            // others.
             (true, true) => self.supervisors_hear_each_other,
             (false, true) => may_hear_supervisor(call, listener, speaker),
         }
@@ -115,8 +118,8 @@ fn coached(call: &Call, supervisor: &Party, link: &MonitorLink) -> Option<LegId>
     (!doubt && !supervisor.in_doubt() && !call.distrusted).then_some(agent.leg)
 }
 
-/// A party on hold hears no supervisor, nor does a phone that only rings. The coached agent does, whatever is on hold: agent and supervisor
-/// keep talking.
+/// A party on hold hears no supervisor, nor does a phone that only rings. The coached agent does,
+/// whatever is on hold: agent and supervisor keep talking.
 fn may_hear_supervisor(call: &Call, listener: &Party, supervisor: &Party) -> bool {
     if !listener.is_talking() {
         return false;

@@ -1,7 +1,7 @@
 //! What phones and trunks do: the call of a leg is found here, and told.
 
 use super::call::{Answered, Call, CallStart, NOT_ACCEPTABLE};
-use super::party::{LegStage, Party, PartyExchange, Release};
+use super::party::{LegStage, Party, PartyExchange, PartyStart, Release};
 use super::rejection::Rejection;
 use super::routing::{CalledParty, CallingParty, Trail, Unroutable, behind};
 use super::session::{codecs_of, first_of, prefer, read};
@@ -10,7 +10,7 @@ use super::whereabouts::{Aim, Remark, Whereabouts};
 use super::{B2bua, Environment, MediaPolicy, Output, role_of};
 use crate::media::call::MAX_LEGS;
 use crate::media::{CallKey, Forbidden};
-use crate::model::{CallType, DeviceId, Fact, Now, Number, PartyRole};
+use crate::model::{CallType, Now, Number, PartyRole};
 use crate::sip::leg::{Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
 use crate::sip::sdp::{Direction, SdpError, SdpFault, SdpSession};
 use crate::supervision::LegOutcome;
@@ -111,24 +111,15 @@ impl<E: Environment> B2bua<E> {
                 }
             }
             LegEvent::Ended { leg, reason: _ } => self.leave(leg, Release::Gone, LegOutcome::HungUp, now),
-            LegEvent::Registered { device, registered } => self.registered(&device, registered),
+            LegEvent::Registered { device, registered } => self.plan.handle_registered(&device, registered, &mut self.out),
         }
         self.finish_step(now);
-    }
-
-    fn registered(&mut self, device: &DeviceId, registered: bool) {
-        if let Some(device) = self.plan.devices.get_mut(device)
-            && device.registered != registered
-        {
-            device.registered = registered;
-            self.out.fact(Fact::Device(device.fact()));
-        }
     }
 
     fn located(&mut self, leg: LegId, place: Whereabouts) {
         match self.calls.of_leg_mut(leg).and_then(|call| call.party_mut(leg)) {
             Some(party) => party.place = Some(place),
-            None => self.arriving = Some((leg, place)),
+            None => self.legs.handle_located(leg, place),
         }
     }
 
@@ -140,13 +131,10 @@ impl<E: Environment> B2bua<E> {
         self.read_for(body, &policy, &peer, place, key)
     }
 
-    /// Reads the description of a leg whose INVITE has come; `call`: where it would be.
+    /// Reads the description of a leg of which the INVITE has come; `call`: where it would be.
     fn read_arriving(&mut self, incoming: &IncomingCall, policy: &MediaPolicy, call: CallKey) -> Result<Option<SdpSession>, SdpFault> {
         let Some(body) = &incoming.offer else { return Ok(None) };
-        let place = self
-            .arriving
-            .filter(|(arriving, _)| *arriving == incoming.leg)
-            .map(|(_, place)| place);
+        let place = self.legs.place_of(incoming.leg);
         self.read_for(body, policy, &incoming.source, place, call).map(Some)
     }
 
@@ -172,7 +160,7 @@ impl<E: Environment> B2bua<E> {
             return Err(session.fault(SdpError::Address));
         }
         if aim.nat {
-            self.behind_nat.insert(peer.clone());
+            self.legs.note_nat(peer);
         }
         Ok(session)
     }
@@ -188,7 +176,7 @@ impl<E: Environment> B2bua<E> {
         if self.plan.is_full(&self.calls, &incoming.source) {
             return Err(Rejection::CallerFull);
         }
-        let next = CallKey(self.next_call);
+        let next = self.legs.next_call();
         let offer = self.read_arriving(&incoming, &caller.policy, next)?;
         let (behind, hops) = behind(&self.calls, incoming.returns).unwrap_or((Trail::default(), u8::MAX));
         // A switch in between may have begun to count anew.
@@ -202,18 +190,23 @@ impl<E: Environment> B2bua<E> {
         }
 
         let consult = caller.device.as_ref().and_then(|device| self.calls.asks_about(device));
-        let (key, id, conn_id) = self.new_ids();
-        // What the caller lacks is offered too, last: a callee that speaks nothing else is transcoded.
+        let (key, id, conn_id) = self.legs.new_call();
+        // What the caller lacks is offered too, last: a callee that speaks nothing else is
+        // transcoded.
         let callers = offer.as_ref().map(codecs_of).unwrap_or_default();
         let codecs = first_of(&callers, &self.config.codecs);
-        let named = (incoming.from.number.clone(), caller.role);
-        let stage = LegStage::Calling {
-            offer: offer.map(Box::new),
-            early: None,
+        let start = PartyStart {
+            leg: incoming.leg,
+            peer: incoming.source,
+            number: incoming.from.number.clone(),
+            role: caller.role,
+            policy: caller.policy.clone(),
+            stage: LegStage::Calling {
+                offer: offer.map(Box::new),
+                early: None,
+            },
         };
-        let party = self
-            .new_party(key, incoming.leg, incoming.source, named, caller.policy.clone(), stage)
-            .ok_or(Rejection::NoPort)?;
+        let party = self.new_party(key, start).ok_or(Rejection::NoPort)?;
         let start = CallStart {
             key,
             id,
@@ -283,8 +276,8 @@ impl<E: Environment> B2bua<E> {
         }
     }
 
-    /// An INVITE that takes the place of an established leg of the same peer (RFC 3891): the same party at another phone, or another party
-    /// behind the same switch.
+    /// An INVITE that takes the place of an established leg of the same peer (RFC 3891): the same
+    /// party at another phone, or another party behind the same switch.
     fn replace(&mut self, incoming: IncomingCall, replaced: LegId, now: Now) -> Result<(), Rejection> {
         if self.closing.is_some() {
             return Err(Rejection::Stopping);
@@ -300,7 +293,8 @@ impl<E: Environment> B2bua<E> {
         if call.live() >= MAX_LEGS {
             return Err(Rejection::TooManyLegs);
         }
-        // Another party may have had the leg meanwhile, and leaves it to the device whose phone takes it back.
+        // Another party may have had the leg meanwhile, and leaves it to the device that takes it
+        // back.
         let back = match &incoming.source {
             LegSource::Account(device) if old.device.as_ref() != Some(device) => Some(device.clone()),
             LegSource::Account(_) | LegSource::Trunk(_) => None,
@@ -319,9 +313,15 @@ impl<E: Environment> B2bua<E> {
             LegSource::Account(_) => number,
             LegSource::Trunk(_) => from.number,
         };
-        let mut party = self
-            .new_party(key, leg, source, (number, role), policy, LegStage::Talking)
-            .ok_or(Rejection::NoPort)?;
+        let start = PartyStart {
+            leg,
+            peer: source,
+            number,
+            role,
+            policy,
+            stage: LegStage::Talking,
+        };
+        let mut party = self.new_party(key, start).ok_or(Rejection::NoPort)?;
         party.established_at = Some(now.wall);
         let media = match offer {
             Some(mut offer) => {

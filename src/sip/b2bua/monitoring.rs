@@ -1,7 +1,7 @@
-//! What supervision wishes, done.
+//! What supervision asks for, done.
 
 use super::call::Call;
-use super::party::{LegStage, MonitorLink, Release};
+use super::party::{LegStage, MonitorLink, PartyStart, Release};
 use super::session::first_of;
 use super::{B2bua, Environment, Output, Persist, identity};
 use crate::media::MediaCommand;
@@ -64,16 +64,23 @@ impl<E: Environment> B2bua<E> {
         }
     }
 
-    /// Calls the supervisor's phone, which is to answer by itself and shows whom he coaches.
+    /// Calls the supervisor's phone, which is to answer by itself and shows the coached agent.
     fn bring_in(&mut self, supervisor: &DeviceId, target: DeviceId, call: &CallId, activity: Activity) -> Option<()> {
         let call = self.calls.named(call).ok()?;
         let (key, first) = (call.key, call.codec());
         let device = self.plan.device(supervisor).filter(|device| device.registered)?;
         let (number, policy) = (device.extension.number.clone(), self.plan.policy_of_extension(&device.extension));
         let codecs = first_of(first.as_slice(), &self.config.codecs);
-        let leg = self.new_leg();
-        let (peer, named) = (LegSource::Account(supervisor.clone()), (number, PartyRole::Supervisor));
-        let mut party = self.new_party(key, leg, peer, named, policy, LegStage::Invited)?;
+        let leg = self.legs.new_leg();
+        let start = PartyStart {
+            leg,
+            peer: LegSource::Account(supervisor.clone()),
+            number,
+            role: PartyRole::Supervisor,
+            policy,
+            stage: LegStage::Invited,
+        };
+        let mut party = self.new_party(key, start)?;
         let shown = self.plan.shown(&target);
         let invite = LegCommand::Invite {
             leg,

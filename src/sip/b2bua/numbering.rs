@@ -7,11 +7,11 @@ use crate::sip::sdp::SrtpPolicy;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// What an account is used for. Who hears whom follows from it.
+/// What an account is used for. The hearing follows from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AccountKind {
-    /// A telephone of an agent or a supervisor: a device of the house.
+    /// A telephone of an agent or a supervisor: an internal device.
     #[default]
     #[serde(rename = "house")]
     Internal,
@@ -22,9 +22,9 @@ pub enum AccountKind {
 /// An account and its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension {
-    /// Its device.
+    /// The device of the extension.
     pub device: DeviceId,
-    /// Its number.
+    /// The number of the extension.
     pub number: Number,
     /// What a switch may call it besides, as a connected identity. No call is routed by them.
     pub aliases: Vec<Number>,
@@ -32,7 +32,8 @@ pub struct Extension {
     pub kind: AccountKind,
     /// Whether it is behind a NAT.
     pub nat: Nat,
-    /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
+    /// It has a pair of ports of its own for each call even where legs share them: it may send the
+    /// sound of several calls from one port.
     pub own_ports: bool,
     /// Whether its media is encrypted.
     pub srtp: SrtpPolicy,
@@ -41,9 +42,10 @@ pub struct Extension {
 /// A trunk and the numbers it takes out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrunkRoute {
-    /// Its name.
+    /// The name of the trunk.
     pub name: String,
-    /// The numbers it takes out begin with one of these; an empty one fits every number. None: it only brings calls in.
+    /// The numbers it takes out begin with one of these; an empty one fits every number. None: it
+    /// only brings calls in.
     pub prefixes: Vec<String>,
     /// The codecs it may use, best first. Empty, or none that we have: all of ours.
     pub codecs: Vec<Codec>,
@@ -55,13 +57,14 @@ pub struct TrunkRoute {
     pub hosts: Vec<IpAddr>,
     /// Where its sound may be besides; none: not said.
     pub media_sources: Vec<Network>,
-    /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
+    /// It has a pair of ports of its own for each call even where legs share them: it may send the
+    /// sound of several calls from one port.
     pub own_ports: bool,
     /// Whether its media is encrypted.
     pub srtp: SrtpPolicy,
 }
 
-/// Every number of the house, and the ways out of it.
+/// Every internal number, and the trunks that lead outside.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Numbering {
     extensions: BTreeMap<Number, Extension>,
@@ -75,7 +78,7 @@ pub struct Numbering {
 pub(super) enum NumberOwner<'a> {
     /// An account of ours.
     Extension(&'a Extension),
-    /// Out of the house.
+    /// A number that a trunk takes.
     Trunk(&'a TrunkRoute),
 }
 

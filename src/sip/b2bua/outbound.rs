@@ -1,10 +1,11 @@
-//! What is called: the phone of a device that dials, its destination, and where a redirection leads.
+//! What is called: the phone of a device that dials, its destination, and where a redirection
+//! leads.
 
 use super::call::{Call, CallStart};
 use super::consultation::Consultation;
 use super::inbound::call_type;
 use super::monitoring::outcome_of;
-use super::party::{LegStage, Party, Release};
+use super::party::{LegStage, Party, PartyStart, Release};
 use super::rejection::{Rejection, unreached};
 use super::routing::{CalledParty, Unroutable};
 use super::session::first_of;
@@ -15,7 +16,8 @@ use crate::sip::leg::{Destination, Identity, LegCommand, LegId, LegSource, MAX_F
 use crate::sip::sdp::Direction;
 
 impl<E: Environment> B2bua<E> {
-    /// Brings the device's own phone in, which is to answer by itself; the destination is called when it has.
+    /// Brings the device's own phone in, which is to answer by itself; the destination is called
+    /// when it has.
     pub(super) fn dial(&mut self, id: &DeviceId, destination: &Number, about: Option<Consultation>, now: Now) -> Result<(), Refusal> {
         let device = self.plan.known(id)?;
         let number = device.extension.number.clone();
@@ -43,12 +45,17 @@ impl<E: Environment> B2bua<E> {
         }
 
         let consult = about.or_else(|| self.calls.asks_about(id));
-        let (key, call_id, conn_id) = self.new_ids();
-        let leg = self.new_leg();
-        let named = (number.clone(), caller.role);
-        let mut party = self
-            .new_party(key, leg, source, named, caller.policy.clone(), LegStage::Invited)
-            .ok_or_else(|| full(Rejection::NoPort))?;
+        let (key, call_id, conn_id) = self.legs.new_call();
+        let leg = self.legs.new_leg();
+        let start = PartyStart {
+            leg,
+            peer: source,
+            number: number.clone(),
+            role: caller.role,
+            policy: caller.policy.clone(),
+            stage: LegStage::Invited,
+        };
+        let mut party = self.new_party(key, start).ok_or_else(|| full(Rejection::NoPort))?;
         let invite = LegCommand::Invite {
             leg,
             to: Destination::Device(id.clone()),
@@ -98,13 +105,20 @@ impl<E: Environment> B2bua<E> {
 
     /// Calls a party into a call; `None` when there is no port for it.
     pub(super) fn call_out(&mut self, key: CallKey, callee: CalledParty, from: Identity, codecs: &[Codec]) -> Option<LegId> {
-        let leg = self.new_leg();
-        let named = (callee.number, callee.role);
+        let leg = self.legs.new_leg();
         let peer = match &callee.to {
             Destination::Device(device) => LegSource::Account(device.clone()),
             Destination::Trunk { name, .. } => LegSource::Trunk(name.clone()),
         };
-        let mut party = self.new_party(key, leg, peer, named, callee.policy, LegStage::Invited)?;
+        let start = PartyStart {
+            leg,
+            peer,
+            number: callee.number,
+            role: callee.role,
+            policy: callee.policy,
+            stage: LegStage::Invited,
+        };
+        let mut party = self.new_party(key, start)?;
         let call = self.calls.get(key)?;
         party.trail = callee.trail;
         party.shown = Some(from.clone());
@@ -150,8 +164,9 @@ impl<E: Environment> B2bua<E> {
         }
     }
 
-    /// The phone of a device sends its caller elsewhere: as far as the device may send it, and unless that was tried before.
-    /// A supervisor's phone sends a caller nowhere, nor one that its own user has asked to be called.
+    /// The phone of a device sends its caller elsewhere: as far as the device may send it, and
+    /// unless that was tried before. A supervisor's phone sends a caller nowhere, nor one that its
+    /// own user has asked to be called.
     pub(super) fn redirected(&mut self, leg: LegId, status: u16, to: &[Number], now: Now) {
         let mut told = status;
         for number in to {

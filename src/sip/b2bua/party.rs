@@ -1,7 +1,7 @@
 //! One party of a call and its leg: a machine of its own.
 //!
-//! It keeps what is agreed with its peer, and answers for its leg alone. What a change of it means to the others is decided by its
-//! [`Call`](super::call::Call).
+//! It keeps what is agreed with its peer, and answers for its leg alone. What a change of it means
+//! to the others is decided by its [`Call`](super::call::Call).
 
 use super::rejection::refuse_offer;
 use super::routing::Trail;
@@ -18,13 +18,13 @@ use crate::sip::sdp::{Agreed, Direction, Local, SdpError, SdpFault, SdpSession};
 /// One party and its leg.
 pub(super) struct Party {
     pub(super) leg: LegId,
-    /// Whose leg it is: what counts against how many calls he may have.
+    /// The device or trunk of the leg, which may have only so many calls.
     pub(super) peer: LegSource,
     pub(super) device: Option<DeviceId>,
     pub(super) number: Number,
     /// What the peer calls the party, when that is another name than its number.
     pub(super) known_as: Vec<Number>,
-    /// The peer has said who is at its end.
+    /// The peer has named the party at its end.
     pub(super) is_named: bool,
     /// The party has left, and its leg was handed on to this number.
     pub(super) handed_on_to: Option<Number>,
@@ -33,15 +33,16 @@ pub(super) struct Party {
     /// Where its signalling comes from, once something has come.
     pub(super) place: Option<Whereabouts>,
     pub(super) stage: LegStage,
-    /// His phone has answered our INVITE with a 1xx: there is a dialog in which it can be asked something.
+    /// The phone has answered our INVITE with a 1xx: there is a dialog in which it can be asked
+    /// something.
     pub(super) rings: bool,
-    /// He is to answer as soon as his phone can be asked to.
+    /// The party is to answer as soon as its phone can be asked to.
     pub(super) to_be_asked: bool,
     pub(super) muted: bool,
-    /// The supervisor who has silenced him toward the others, while that one is on the call.
+    /// The supervisor that has silenced it toward the others, while that one is on the call.
     pub(super) muted_by: Option<DeviceId>,
     pub(super) held_by_command: bool,
-    /// His phone has put us on hold.
+    /// Its phone has put us on hold.
     pub(super) held_by_phone: bool,
     pub(super) established_at: Option<Timestamp>,
     pub(super) local: Local,
@@ -53,37 +54,37 @@ pub(super) struct Party {
     pub(super) rule: SourceRule,
     /// The keys of its SRTP that the engine was told with it.
     pub(super) keys: Option<Box<Keys>>,
-    /// The way media may flow, as he was told last.
+    /// The way media may flow, as the peer was told last.
     pub(super) told: Direction,
     pub(super) exchange: PartyExchange,
     /// Nothing has come from it for a while, and nothing has come since.
     pub(super) is_silent: bool,
     pub(super) link: Option<MonitorLink>,
-    /// Who was shown to him as calling, when he was called.
+    /// The caller that its phone was shown, when it was called.
     pub(super) shown: Option<Identity>,
-    /// The way that led to him, when he was called.
+    /// The way that led to it, when it was called.
     pub(super) trail: Trail,
-    /// How his sound fared by the last report.
+    /// The quality of its sound by the last report.
     pub(super) quality: Option<Quality>,
 }
 
 /// How far a leg is.
 #[derive(Debug)]
 pub(super) enum LegStage {
-    /// He calls, and has no answer yet.
+    /// It calls, and has no answer yet.
     Calling {
-        /// His offer, if his INVITE had one.
+        /// Its offer, if its INVITE had one.
         offer: Option<Box<SdpSession>>,
-        /// The answer he was given with early media: it stays the same (RFC 3261 13.3.1).
+        /// The answer that it was given with early media: it stays the same (RFC 3261 13.3.1).
         early: Option<Vec<u8>>,
     },
-    /// He is called.
+    /// It is called.
     Invited,
-    /// His phone is there, and the party he dialled is not.
+    /// Its phone is there, and the party that it dialled is not.
     Waiting,
-    /// He is on the call.
+    /// It is on the call.
     Talking,
-    /// His leg has ended.
+    /// Its leg has ended.
     Over,
 }
 
@@ -94,7 +95,7 @@ pub(super) enum PartyExchange {
     Idle,
     /// Our re-INVITE waits for its answer.
     Offered,
-    /// The same, only to see whether he is still there: nothing about the session is in doubt.
+    /// The same, only to see whether it is still there: nothing about the session is in doubt.
     Probed,
     /// Our 2xx carried the offer; the ACK brings the answer.
     AnswerDue,
@@ -103,14 +104,14 @@ pub(super) enum PartyExchange {
 /// What makes a party a supervisor's.
 pub(super) struct MonitorLink {
     pub(super) target: DeviceId,
-    /// What he does or is about to do.
+    /// The activity of the supervisor, now or as soon as it has joined.
     pub(super) activity: Activity,
-    /// He is on the call; `coached` as the monitor says, before our own doubts.
+    /// The supervisor is on the call; `coached` as the monitor says, before our own doubts.
     pub(super) joined: bool,
     pub(super) coached: Option<DeviceId>,
-    /// The agent has left, and he is to take his place.
+    /// The agent has left, and the supervisor is to take its place.
     pub(super) takeover: bool,
-    /// He hears agents only.
+    /// The supervisor hears agents only.
     pub(super) agent_side_only: bool,
 }
 
@@ -123,10 +124,27 @@ pub(super) enum Release {
     Hangup(Option<(u16, &'static str)>),
 }
 
+/// What a party begins with.
+pub(super) struct PartyStart {
+    pub(super) leg: LegId,
+    pub(super) peer: LegSource,
+    pub(super) number: Number,
+    pub(super) role: PartyRole,
+    pub(super) policy: MediaPolicy,
+    pub(super) stage: LegStage,
+}
+
 impl Party {
     /// The party of a leg of which nothing has been heard yet.
-    pub(super) fn new(leg: LegId, peer: LegSource, named: (Number, PartyRole), policy: MediaPolicy, stage: LegStage, local: Local) -> Self {
-        let (number, role) = named;
+    pub(super) fn new(start: PartyStart, local: Local) -> Self {
+        let PartyStart {
+            leg,
+            peer,
+            number,
+            role,
+            policy,
+            stage,
+        } = start;
         let device = match &peer {
             LegSource::Account(device) => Some(device.clone()),
             LegSource::Trunk(_) => None,
@@ -185,7 +203,7 @@ impl Party {
         self.role == PartyRole::Supervisor
     }
 
-    /// Something about this leg is being agreed: who is where is not certain until it is.
+    /// Something about this leg is being agreed: what is heard where is not certain until it is.
     pub(super) fn in_doubt(&self) -> bool {
         matches!(self.exchange, PartyExchange::Offered | PartyExchange::AnswerDue)
     }
@@ -306,7 +324,7 @@ impl Party {
         }
     }
 
-    /// What a caller who has no answer yet has offered.
+    /// What a caller that has no answer yet has offered.
     pub(super) fn offered_codecs(&self) -> Option<Vec<Codec>> {
         match &self.stage {
             LegStage::Calling { offer: Some(offer), .. } => Some(codecs_of(offer)),
@@ -361,8 +379,8 @@ impl Party {
 }
 
 impl Party {
-    /// The peer's own re-INVITE: hold, retrieve, another codec, another address. `ours`: what we are willing to do; `common`: the codec of
-    /// the call.
+    /// The peer's own re-INVITE: hold, retrieve, another codec, another address. `ours`: what we
+    /// are willing to do; `common`: the codec of the call.
     pub(super) fn handle_offer(
         &mut self,
         offer: Option<Result<SdpSession, SdpFault>>,
@@ -409,7 +427,8 @@ impl Party {
             };
         };
         let answer = self.take_answer(answer?, out)?;
-        // A peer that was told that we only send, or nothing, has no choice: what it answers is no hold of its own.
+        // A peer that was told that we only send, or nothing, has no choice: what it answers is no
+        // hold of its own.
         if self.told.sends() && self.told.receives() {
             self.held_by_phone = answer.audio.is_hold();
         }
@@ -432,7 +451,8 @@ impl Party {
         is_asked
     }
 
-    /// Something comes from a phone that was silent: it is there, whatever becomes of the question. True: it was silent.
+    /// Something comes from a phone that was silent: it is there, whatever becomes of the question.
+    /// True: it was silent.
     pub(super) fn handle_active(&mut self) -> bool {
         std::mem::take(&mut self.is_silent)
     }
@@ -445,7 +465,8 @@ impl Party {
         }));
     }
 
-    /// The peer of a supervisor's or a called party's phone refuses to be made to answer: it rings on.
+    /// The peer of a supervisor's or a called party's phone refuses to be made to answer: it rings
+    /// on.
     pub(super) fn not_made_to_answer(&self, status: u16) -> Refusal {
         let message = match status {
             408 | 503 => format!(

@@ -65,7 +65,8 @@ impl Rejection {
         }
     }
 
-    /// What a client is told that has asked for a call to `destination`, or to bring it into a call.
+    /// What a client is told that has asked for a call to `destination`, or to bring it into a
+    /// call.
     pub(super) fn refusal(&self, destination: &Number, kind: TransferKind) -> Refusal {
         match (self, kind) {
             (Rejection::Supervisor, _) => Refusal::new(
@@ -116,7 +117,8 @@ pub(super) fn refuse_offer(leg: LegId, fault: SdpFault) -> [Output; 2] {
     ]
 }
 
-/// What a device that dialled is told about a number that could not be had, by the status that its leg ended with.
+/// What a device that dialled is told about a number that could not be had, by the status that its
+/// leg ended with.
 pub(super) fn unreached(status: u16, number: &Number) -> Refusal {
     match status {
         404 => Refusal::no_number(number),
@@ -136,7 +138,8 @@ pub(super) fn as_told_to_caller(status: u16, to_device: bool) -> u16 {
         300..=399 | 408 | 487 => 480,
         // Matters between us and the callee, of which the caller knows nothing.
         401 | 407 | 405 | 415 | 420 | 421 | 422 | 491 | 494 => 500,
-        // A phone that can not be reached is away; a trunk that can not be reached is out of service.
+        // A phone that can not be reached is away; a trunk that can not be reached is out of
+        // service.
         503 if to_device => 480,
         _ => status.clamp(400, 699),
     }

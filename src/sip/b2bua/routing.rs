@@ -1,4 +1,5 @@
-//! Where a number leads: dial rules, forwarding, redirections by a phone, and the loops that these can make.
+//! Where a number leads: dial rules, forwarding, redirections by a phone, and the loops that these
+//! can make.
 //!
 //! ```text
 //! dialled ──▶ extension ──▶ forwarded ──▶ extension ──▶ its phone
@@ -6,8 +7,9 @@
 //!    └────────────┴── 302 of its phone
 //! ```
 //!
-//! A called leg knows every number that led to it, those before the call came back to us included. One that is asked for
-//! twice is a loop, whatever stands between: a proxy, a B2BUA, forwarding, a redirection.
+//! A called leg knows every number that led to it, those before the call came back to us included.
+//! One that is asked for twice is a loop, whatever stands between: a proxy, a B2BUA, forwarding, a
+//! redirection.
 
 use super::calls::CallTable;
 use super::numbering::{Extension, NumberOwner};
@@ -21,17 +23,17 @@ use crate::sip::leg::{ANONYMOUS, Destination, LegId, LegSource};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Numbers that one call is sent to, one after the other. No house forwards so often.
+/// Numbers that one call is sent to, one after the other. No telephone system forwards so often.
 const LONGEST_TRAIL: usize = 20;
 
-/// Who calls.
+/// The calling party as the dial plan sees it.
 pub(super) struct CallingParty {
     pub(super) device: Option<DeviceId>,
     pub(super) role: PartyRole,
     pub(super) policy: MediaPolicy,
 }
 
-/// Who is called, after forwarding.
+/// The called party, after forwarding.
 pub(super) struct CalledParty {
     pub(super) number: Number,
     pub(super) role: PartyRole,
@@ -83,7 +85,7 @@ pub enum Unroutable {
     /// The device is on a call, and takes no second one.
     #[error("busy")]
     Busy,
-    /// Who calls its own number.
+    /// The device calls its own number.
     #[error("calls itself")]
     CallsItself,
 }
@@ -175,7 +177,8 @@ impl DialPlan {
         device.map_or_else(|| Number::from(""), |device| device.extension.number.clone())
     }
 
-    /// The leg is with a telephone of an agent or a supervisor, or with the switch that it is registered from.
+    /// The leg is with a telephone of an agent or a supervisor, or with the switch that it is
+    /// registered from.
     pub(super) fn is_internal(&self, peer: &LegSource) -> bool {
         match peer {
             LegSource::Account(device) => self
@@ -194,8 +197,9 @@ impl DialPlan {
         self.route_on(calls, caller, dialled, Trail::default(), None)
     }
 
-    /// The same for a call that has a way behind it. Where the phone of a device sends it, only that device's own dial rules
-    /// count: nobody's phone makes an agent who calls it pay for where it points.
+    /// The same for a call that has a way behind it. Where the phone of a device sends it, only
+    /// that device's own dial rules count: no phone makes an agent that calls it pay for where it
+    /// points.
     pub(super) fn route_on(
         &self,
         calls: &CallTable,
@@ -264,7 +268,8 @@ impl DialPlan {
         }
     }
 
-    /// A device sends a call on: whether it may go out of the house for it. It has a measure of such calls, as of its own.
+    /// A device sends a call on: whether it may leave by a trunk for it. It has a measure of such
+    /// calls, as of its own.
     fn send_on(&self, calls: &CallTable, extension: &Extension, trail: &mut Trail) -> Result<bool, Unroutable> {
         if calls.forwarded_by(&extension.device) >= self.config.max_calls_per_device {
             return Err(Unroutable::ForwardedTooOften);
@@ -273,8 +278,9 @@ impl DialPlan {
         Ok(extension.kind == AccountKind::Internal)
     }
 
-    /// The same caller is called through to the same number by the same trunk, and it rings there: the call has come round
-    /// through a switch that hides that it has. A caller that withholds its number is not known again.
+    /// The same caller is called through to the same number by the same trunk, and it rings there:
+    /// the call has come round through a switch that hides that it has. A caller that withholds its
+    /// number is not known again.
     pub(super) fn is_repeated(&self, calls: &CallTable, caller: &CallingParty, claimed: &Number, callee: &CalledParty) -> bool {
         let Destination::Trunk { name, number } = &callee.to else {
             return false;

@@ -5,7 +5,8 @@ use super::whereabouts::Aim;
 use crate::media::{Codec, LegMedia};
 use crate::sip::sdp::{Agreed, SdpError, SdpFault, SdpSession};
 
-/// Reads a description that has at least one codec of ours, an address of our family, and SRTP where it must have it.
+/// Reads a description that has at least one codec of ours, an address of our family, and SRTP
+/// where it must have it.
 pub(super) fn read(body: &[u8], policy: &MediaPolicy) -> Result<SdpSession, SdpFault> {
     let mut session = SdpSession::parse_for(body, policy.srtp)?;
     session.audio.codecs.retain(|(_, codec)| policy.codecs.contains(codec));
@@ -28,7 +29,8 @@ pub(super) fn prefer(session: &mut SdpSession, wish: Option<Codec>) {
     session.audio.codecs.sort_by_key(|(_, codec)| Some(*codec) != wish);
 }
 
-/// These codecs first, then what everybody speaks: who is not offered more has no reason to choose what must be transcoded.
+/// These codecs first, then what everybody speaks: a peer that is not offered more has no reason to
+/// choose what must be transcoded.
 pub(super) fn first_of(first: &[Codec], codecs: &[Codec]) -> Vec<Codec> {
     let rest = codecs
         .iter()

@@ -1,4 +1,5 @@
-//! Scripts of calls, and chance against a naive model. The house checks every output against the model of [`house`].
+//! Scripts of calls, and chance against a naive model. The house checks every output against the
+//! model of [`house`].
 
 mod addresses;
 mod calls;
@@ -11,4 +12,5 @@ mod house;
 mod refusals;
 mod routing;
 mod srtp;
+mod stored;
 mod transfers;

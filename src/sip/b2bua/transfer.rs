@@ -1,14 +1,15 @@
-//! One party leaves a call and another takes his place: transfers. Or the other comes as well: a conference.
+//! One party leaves a call and another takes its place: transfers. Or the other comes as well: a
+//! conference.
 //!
 //! ```text
 //!  asked ──route──▶ called ──rings──▶ the transferring party has left ──answers──▶ done
 //!            │         │                       │
-//!            │refused  │ refused: he keeps     │ refused: he is called back, once
+//!            │refused  │ refused: it keeps     │ refused: it is called back, once
 //!            ▼         ▼ the call              ▼
 //! ```
 //!
-//! The customer is never lost to a number that can not be had: as long as nothing rings there, whoever transfers stays. In a conference
-//! he stays anyway, and nothing is lost but the newcomer.
+//! The customer is never lost to a number that can not be had: as long as nothing rings there, the
+//! transferring party stays. In a conference it stays anyway, and nothing is lost but the newcomer.
 
 use super::call::Call;
 use super::conference::MOST_PARTIES;
@@ -23,39 +24,39 @@ use crate::model::{CallId, DeviceId, Now, Number, PartyRole, Refusal, TransferSt
 use crate::sip::leg::{Destination, LegCommand, LegId, LegSource};
 use crate::supervision::LegOutcome;
 
-/// What is to become of whoever asks.
+/// What is to become of the party that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TransferKind {
-    /// He leaves.
+    /// It leaves the call.
     Transfer,
-    /// He stays.
+    /// It stays on the call.
     Conference,
-    /// He has left, and is called back.
+    /// It has left, and is called back.
     Recall,
 }
 
 /// Somebody is called into a call.
 #[derive(Clone, Debug)]
 pub(super) struct Transfer {
-    /// Who has asked.
+    /// The leg of the party that has asked.
     pub(super) by: LegId,
-    /// Who is called.
+    /// The leg of the party that is called.
     pub(super) to: LegId,
     /// The number that was asked for.
     pub(super) number: Number,
-    /// He has asked at his phone (REFER), which is told how it goes.
+    /// It was asked for at the phone (REFER), which is told how it goes.
     pub(super) referred: bool,
     pub(super) kind: TransferKind,
 }
 
 impl Transfer {
-    /// This is the leg of whoever transferred, called back.
+    /// This is the leg of the party that transferred, called back.
     pub(super) fn recalls(&self, leg: LegId) -> bool {
         self.kind == TransferKind::Recall && self.to == leg
     }
 }
 
-/// What becomes of a transfer whose destination could not be had.
+/// What becomes of a transfer of which the destination could not be had.
 enum FailedTransfer {
     /// It was no transfer, or is over with its call.
     None,
@@ -63,7 +64,7 @@ enum FailedTransfer {
     Kept,
     /// The party that transferred has left already.
     Orphaned {
-        /// Its device.
+        /// The device of that party.
         device: DeviceId,
         /// What it asked for.
         transfer: Transfer,
@@ -133,7 +134,8 @@ impl<E: Environment> B2bua<E> {
         self.call_out(key, callee, identity(shown, ""), &codecs)
     }
 
-    /// True: it was the destination of a transfer that could not be had, and the call goes on without it.
+    /// True: it was the destination of a transfer that could not be had, and the call goes on
+    /// without it.
     pub(super) fn transfer_fails(&mut self, leg: LegId, status: u16, now: Now) -> bool {
         let Some((call, ctx)) = self.find(leg, now) else { return false };
         let key = call.key;
@@ -175,7 +177,8 @@ impl Step {
 }
 
 impl Call {
-    /// Whether the party may transfer the call now, or call another into it: its device, and the number that the destination sees.
+    /// Whether the party may transfer the call now, or call another into it: its device, and the
+    /// number that the destination sees.
     fn may_transfer(&self, by: LegId, kind: TransferKind) -> Result<(DeviceId, Number), Rejection> {
         let party = self.party(by).ok_or(Rejection::NoSuchCall)?;
         if party.is_supervisor() {
@@ -215,7 +218,8 @@ impl Call {
         }
     }
 
-    /// The phone of a called party rings. If that is where the call was transferred to, the party that transferred it leaves.
+    /// The phone of a called party rings. If that is where the call was transferred to, the party
+    /// that transferred it leaves.
     pub(super) fn let_go(&mut self, leg: LegId, ctx: &mut Ctx<'_>) {
         let Some(transfer) = self.transfer.clone() else { return };
         let is_here = self.party(transfer.by).is_some_and(|party| !party.is_over());

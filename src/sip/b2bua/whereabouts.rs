@@ -18,8 +18,9 @@ use crate::sip::leg::LegSource;
 use crate::sip::sdp::Agreed;
 use std::net::{IpAddr, SocketAddr};
 
-/// Packets that go to the media gateway of a trunk before anything has come from there: ten seconds of 20 ms. A gateway that waits to be
-/// spoken to first hears us, and somebody who was named by a forged INVITE is not sent a call's worth.
+/// Packets that go to the media gateway of a trunk before anything has come from there: ten seconds
+/// of 20 ms. A gateway that waits to be spoken to first hears us, and a host that was named by a
+/// forged INVITE is not sent a call's worth.
 const TRUNK_UNHEARD: u32 = 500;
 
 /// Where a leg's signalling comes from.
@@ -74,38 +75,41 @@ pub enum Remark {
     },
     /// The peer is taken to be behind a NAT, by what it sends.
     BehindNat {
-        /// The peer.
+        /// The peer of the leg.
         peer: LegSource,
         /// Where its signalling comes from.
         host: IpAddr,
         /// Where it says its sound is.
         described: SocketAddr,
     },
-    /// The peer's sound is described at another host than its signalling's: nothing is sent until a valid packet has come from there.
+    /// The peer's sound is described at another host than its signalling's: nothing is sent until a
+    /// valid packet has come from there.
     Waited {
-        /// The peer.
+        /// The peer of the leg.
         peer: LegSource,
         /// Where its signalling comes from.
         host: Option<IpAddr>,
         /// Where it says its sound is.
         described: SocketAddr,
     },
-    /// A device with aliases has answered, and its peer has not said who is connected.
+    /// A device with aliases has answered, and its peer has not named the connected party.
     Unnamed {
-        /// The peer.
+        /// The peer of the leg.
         peer: LegSource,
     },
-    /// Nothing more is sent to the peer, because nothing has come from where its sound was described.
+    /// Nothing more is sent to the peer, because nothing has come from where its sound was
+    /// described.
     Withheld {
-        /// The peer.
+        /// The peer of the leg.
         peer: LegSource,
-        /// The address.
+        /// The address that it was described at.
         address: Option<SocketAddr>,
     },
 }
 
 impl Aim {
-    /// By the description and what is known of the peer. `place`: `None` while nothing has come from it.
+    /// By the description and what is known of the peer. `place`: `None` while nothing has come
+    /// from it.
     pub(super) fn at(reach: &Reachability, place: Option<Whereabouts>, rtp: Option<SocketAddr>, rtcp: Option<SocketAddr>) -> Self {
         let nat = reach.nat();
         let plain = Self {
@@ -192,8 +196,9 @@ impl Aim {
     }
 }
 
-/// A private address in the description of a peer that is seen at a public one cannot be reached; and a peer whose headers show that its
-/// address is translated may have its port translated too.
+/// A private address in the description of a peer that is seen at a public one cannot be reached;
+/// and a peer with headers that show that its address is translated may have its port translated
+/// too.
 fn is_behind_nat(place: &Whereabouts, described: IpAddr) -> bool {
     let is_unreachable = is_private(described) && !is_private(place.host) && place.host.is_ipv4() == described.is_ipv4();
     is_unreachable || place.is_translated && place.host == described
@@ -276,7 +281,7 @@ mod tests {
             short(&Reachability::Device(Nat::Always), place(PUBLIC, false), "198.51.100.1:4000"),
             seen
         );
-        // A public address of somebody else: a relay of the phone's, perhaps.
+        // A public address of another host: a relay of the phone's, perhaps.
         let either = aim(&Reachability::Device(Nat::Auto), place(PUBLIC, true), "198.51.100.1:4000");
         assert_eq!(either.rule.or_from, Some(PUBLIC.parse().unwrap()));
         assert_eq!(either.rule.unheard, Some(0));

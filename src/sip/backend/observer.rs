@@ -1,4 +1,5 @@
-//! What the operator is told of calls: lines in the log and figures in the metrics. Decides nothing.
+//! What the operator is told of calls: lines in the log and figures in the metrics. Decides
+//! nothing.
 
 use crate::media::engine::EngineStats;
 use crate::media::{Codec, LegStats};
@@ -24,11 +25,11 @@ const MOST_REMARKS: usize = 10_000;
 pub(super) struct Observer {
     /// The SIP Call-IDs of legs.
     call_ids: BTreeMap<LegId, String>,
-    /// Who calls by an incoming leg, until it is refused or gone.
+    /// The caller of an incoming leg, until it is refused or gone.
     callers: BTreeMap<LegId, CallAttempt>,
-    /// Whose sound a leg carries.
+    /// The party of a leg.
     media: BTreeMap<LegId, Sounding>,
-    /// The legs of a call whose sound has not ended.
+    /// The legs of a call that still carry sound.
     sounding: BTreeMap<CallId, BTreeSet<LegId>>,
     calls: BTreeMap<CallId, ObservedCall>,
     monitors: BTreeMap<DeviceId, ObservedMonitor>,
@@ -187,7 +188,7 @@ impl Observer {
         self.callers.remove(&leg);
     }
 
-    /// Somebody calls.
+    /// An INVITE for a new call has come.
     pub(super) fn calls(&mut self, leg: LegId, from: &Number, to: &Number, peer: &LegSource) {
         let (from, to, peer) = (from.clone(), to.clone(), peer.clone());
         self.callers.insert(leg, CallAttempt { from, to, peer, why: None });
@@ -460,7 +461,7 @@ fn millis(from: Instant, to: Instant) -> u64 {
     to.saturating_duration_since(from).as_millis() as u64
 }
 
-/// What the media engine has counted: read when somebody asks, so that no packet costs more for it.
+/// What the media engine has counted: read when it is asked for, so that no packet costs more for it.
 pub(super) fn measure_media(stats: &EngineStats) {
     gauge!("undertone_media_legs").set(stats.legs as f64);
     gauge!("undertone_media_ports_free").set(stats.ports_free as f64);

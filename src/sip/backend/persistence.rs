@@ -1,11 +1,14 @@
 //! What must survive a restart, written by a thread of its own.
 
-use crate::model::{DeviceId, MonitorFact, MonitorState, Refusal, Timestamp};
+use crate::model::{DeviceId, MonitorFact, MonitorState, Number, Refusal, Timestamp};
 use crate::sip::b2bua::{CommandId, Persist, RestoredCalls, RestoredDevice};
 use crate::sip::registrar::KeptBinding;
 use crate::store::{self, Importance, Safety, Store, StoreError, Write};
-use serde_json::{Value, json};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::mpsc;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -14,6 +17,9 @@ use tokio::task::JoinHandle;
 const MONITORS: &str = "sip.monitors";
 const DEVICES: &str = "sip.devices";
 const BINDINGS: &str = "sip.bindings";
+
+/// The version of the records. A field that is added has a default; anything else is a new version.
+const VERSION: u32 = 1;
 
 /// Where the phones of each device were.
 type Bindings = Vec<(DeviceId, Vec<KeptBinding>)>;
@@ -66,10 +72,10 @@ impl BackendWriter {
 
     /// Where the phones of a device are.
     pub(super) fn keep_bindings(&mut self, device: &DeviceId, bindings: &[KeptBinding]) {
-        let known: Vec<Value> = bindings.iter().filter_map(binding_json).collect();
+        let known: Vec<BindingRecord> = bindings.iter().filter_map(BindingRecord::of).collect();
         self.changes.push(match known.is_empty() {
             true => Write::remove(BINDINGS, device.as_str()),
-            false => Write::put(BINDINGS, device.as_str(), Value::from(known).to_string()),
+            false => Write::put(BINDINGS, device.as_str(), json!(known).to_string()),
         });
     }
 
@@ -88,7 +94,8 @@ impl BackendWriter {
         let _ = self.work.send(WriterJob::Persist(id, change));
     }
 
-    /// The command of a change handed to [`Self::persist`], and whether the change is safe. May be dropped at any time without losing one.
+    /// The command of a change handed to [`Self::persist`], and whether the change is safe. May be
+    /// dropped at any time without losing one.
     pub(super) async fn stored(&mut self) -> (CommandId, bool) {
         match self.stored.recv().await {
             Some(stored) => stored,
@@ -96,7 +103,8 @@ impl BackendWriter {
         }
     }
 
-    /// Answers a command; not before everything it changed has been written, or remembered for when the disk takes it.
+    /// Answers a command; not before everything it changed has been written, or remembered for when
+    /// the disk takes it.
     pub(super) fn answer(&mut self, done: Result<(), Refusal>, reply: oneshot::Sender<Result<(), Refusal>>) {
         self.submit();
         if std::mem::take(&mut self.unsafe_yet) {
@@ -115,7 +123,8 @@ impl BackendWriter {
 }
 
 fn write_on(store: &Store, pending: &mpsc::Receiver<WriterJob>, report: &UnboundedSender<(CommandId, bool)>) {
-    // What is known to be on the disk: a command obeyed says again what was written ahead.
+    // What is known to be on the disk: a command that is executed says again what was written
+    // ahead.
     let mut safe = BTreeMap::new();
     while let Ok(first) = pending.recv() {
         // Each with whether it can wait: it has happened already.
@@ -149,7 +158,8 @@ fn write_on(store: &Store, pending: &mpsc::Receiver<WriterJob>, report: &Unbound
     }
 }
 
-/// True: all of it is on the disk. What has happened already is written as soon as it can be, the rest now or never.
+/// True: all of it is on the disk. What has happened already is written as soon as it can be, the
+/// rest now or never.
 fn write(store: &Store, changes: Vec<(Write, bool)>, can_wait: bool) -> bool {
     let all: Vec<Write> = changes.iter().map(|(change, _)| change.clone()).collect();
     if !can_wait {
@@ -177,104 +187,162 @@ fn write(store: &Store, changes: Vec<(Write, bool)>, can_wait: bool) -> bool {
 
 fn change(keep: Persist) -> Write {
     match keep {
-        Persist::Monitor(monitor) => Write::put(MONITORS, monitor.supervisor.as_str(), monitor_json(&monitor).to_string()),
+        Persist::Monitor(monitor) => {
+            let record = json!(MonitorRecord::of(&monitor));
+            Write::put(MONITORS, monitor.supervisor.as_str(), record.to_string())
+        }
         Persist::NoMonitor { supervisor } => Write::remove(MONITORS, supervisor.as_str()),
         Persist::Device(device) if !device.do_not_disturb && device.forward_to.is_none() => Write::remove(DEVICES, device.device.as_str()),
         Persist::Device(device) => {
-            let forward_to = device.forward_to.as_ref().map(|number| number.as_str());
-            let value = json!({ "do_not_disturb": device.do_not_disturb, "forward_to": forward_to });
-            Write::put(DEVICES, device.device.as_str(), value.to_string())
+            let record = json!(DeviceRecord::of(&device));
+            Write::put(DEVICES, device.device.as_str(), record.to_string())
         }
     }
 }
 
-fn monitor_json(monitor: &MonitorFact) -> Value {
-    json!({
-        "target": monitor.target.as_str(),
-        "activity": monitor.activity.as_str(),
-        "mode": monitor.mode.as_str(),
-        "scope": monitor.scope.as_str(),
-        "confirm_joins": monitor.confirm_joins,
-        "agent_side_only": monitor.agent_side_only,
-    })
+/// A monitor, by the supervisor's device.
+#[derive(Serialize, Deserialize)]
+struct MonitorRecord {
+    /// Absent in what was written before there were versions.
+    #[serde(default)]
+    version: u32,
+    target: String,
+    activity: String,
+    mode: String,
+    scope: String,
+    confirm_joins: bool,
+    #[serde(default)]
+    agent_side_only: bool,
 }
 
-/// `None` when it is no text: then the phone is reached when it registers again.
-fn binding_json(binding: &KeptBinding) -> Option<Value> {
-    Some(json!({
-        "contact": std::str::from_utf8(&binding.contact).ok()?,
-        "local": binding.local,
-        "peer": binding.peer,
-        "target": binding.target,
-        "expires_at": binding.expires_at.0,
-        "call_id": std::str::from_utf8(&binding.call_id).ok()?,
-        "cseq": binding.cseq,
-    }))
-}
+impl MonitorRecord {
+    fn of(monitor: &MonitorFact) -> Self {
+        Self {
+            version: VERSION,
+            target: monitor.target.to_string(),
+            activity: monitor.activity.as_str().to_owned(),
+            mode: monitor.mode.as_str().to_owned(),
+            scope: monitor.scope.as_str().to_owned(),
+            confirm_joins: monitor.confirm_joins,
+            agent_side_only: monitor.agent_side_only,
+        }
+    }
 
-fn bindings(device: &str, value: &Value) -> Option<(DeviceId, Vec<KeptBinding>)> {
-    let binding = |value: &Value| {
-        let word = |name: &str| value.get(name)?.as_str();
-        let peer = word("peer")?.parse().ok()?;
-        Some(KeptBinding {
-            contact: word("contact")?.into(),
-            local: word("local")?.parse().ok()?,
-            peer,
-            // What an older version has written is called where it came from.
-            target: word("target").map_or(Some(peer), |target| target.parse().ok())?,
-            expires_at: Timestamp(value.get("expires_at")?.as_u64()?),
-            call_id: word("call_id")?.into(),
-            cseq: value.get("cseq")?.as_u64()?.try_into().ok()?,
+    fn restore(self, supervisor: &str) -> Option<MonitorFact> {
+        is_readable(self.version)?;
+        Some(MonitorFact {
+            supervisor: supervisor.into(),
+            target: self.target.into(),
+            activity: self.activity.parse().ok()?,
+            mode: self.mode.parse().ok()?,
+            scope: self.scope.parse().ok()?,
+            confirm_joins: self.confirm_joins,
+            agent_side_only: self.agent_side_only,
+            state: MonitorState::Armed,
         })
-    };
-    let bindings = value.as_array()?.iter().map(binding).collect::<Option<_>>()?;
-    Some((device.into(), bindings))
+    }
+}
+
+/// What is set on a device, by the device.
+#[derive(Serialize, Deserialize)]
+struct DeviceRecord {
+    #[serde(default)]
+    version: u32,
+    do_not_disturb: bool,
+    forward_to: Option<String>,
+}
+
+impl DeviceRecord {
+    fn of(device: &RestoredDevice) -> Self {
+        Self {
+            version: VERSION,
+            do_not_disturb: device.do_not_disturb,
+            forward_to: device.forward_to.as_ref().map(|number| number.as_str().to_owned()),
+        }
+    }
+
+    fn restore(self, device: &str) -> Option<RestoredDevice> {
+        is_readable(self.version)?;
+        Some(RestoredDevice {
+            device: device.into(),
+            do_not_disturb: self.do_not_disturb,
+            forward_to: self.forward_to.map(Number::from),
+        })
+    }
+}
+
+/// Where one phone of a device was; a device has a list of these.
+#[derive(Serialize, Deserialize)]
+struct BindingRecord {
+    #[serde(default)]
+    version: u32,
+    contact: String,
+    local: SocketAddr,
+    peer: SocketAddr,
+    /// What an older version has written is called at its peer's address.
+    target: Option<SocketAddr>,
+    /// Milliseconds since 1970.
+    expires_at: u64,
+    call_id: String,
+    cseq: u32,
+}
+
+impl BindingRecord {
+    /// `None` when it is no text: then the phone is reached when it registers again.
+    fn of(binding: &KeptBinding) -> Option<Self> {
+        Some(Self {
+            version: VERSION,
+            contact: std::str::from_utf8(&binding.contact).ok()?.to_owned(),
+            local: binding.local,
+            peer: binding.peer,
+            target: Some(binding.target),
+            expires_at: binding.expires_at.0,
+            call_id: std::str::from_utf8(&binding.call_id).ok()?.to_owned(),
+            cseq: binding.cseq,
+        })
+    }
+
+    fn restore(self) -> Option<KeptBinding> {
+        is_readable(self.version)?;
+        Some(KeptBinding {
+            contact: self.contact.into_bytes(),
+            local: self.local,
+            peer: self.peer,
+            target: self.target.unwrap_or(self.peer),
+            expires_at: Timestamp(self.expires_at),
+            call_id: self.call_id.into_bytes(),
+            cseq: self.cseq,
+        })
+    }
+}
+
+/// What a newer version has written is left alone.
+fn is_readable(version: u32) -> Option<()> {
+    (version <= VERSION).then_some(())
 }
 
 fn read(store: &Store) -> Result<(RestoredCalls, Bindings), StoreError> {
     let kept = RestoredCalls {
-        monitors: entries(store.load(MONITORS)?, monitor),
-        devices: entries(store.load(DEVICES)?, device),
+        monitors: entries(store.load(MONITORS)?, |key, record: MonitorRecord| record.restore(key)),
+        devices: entries(store.load(DEVICES)?, |key, record: DeviceRecord| record.restore(key)),
     };
-    Ok((kept, entries(store.load(BINDINGS)?, bindings)))
+    let bindings = entries(store.load(BINDINGS)?, |key, records: Vec<BindingRecord>| {
+        let bindings = records.into_iter().map(BindingRecord::restore);
+        Some((DeviceId::from(key), bindings.collect::<Option<_>>()?))
+    });
+    Ok((kept, bindings))
 }
 
 /// What can be read; the rest is said and left alone.
-fn entries<T>(table: BTreeMap<String, Vec<u8>>, read: fn(&str, &Value) -> Option<T>) -> Vec<T> {
+fn entries<R: DeserializeOwned, T>(table: BTreeMap<String, Vec<u8>>, restore: fn(&str, R) -> Option<T>) -> Vec<T> {
     let mut found = Vec::new();
     for (key, bytes) in table {
-        match serde_json::from_slice(&bytes).ok().and_then(|value| read(&key, &value)) {
+        match serde_json::from_slice(&bytes).ok().and_then(|record| restore(&key, record)) {
             Some(entry) => found.push(entry),
             None => tracing::warn!(key, "a kept entry can not be read and is ignored"),
         }
     }
     found
-}
-
-fn monitor(supervisor: &str, value: &Value) -> Option<MonitorFact> {
-    let word = |name: &str| value.get(name)?.as_str();
-    Some(MonitorFact {
-        supervisor: supervisor.into(),
-        target: word("target")?.into(),
-        activity: word("activity")?.parse().ok()?,
-        mode: word("mode")?.parse().ok()?,
-        scope: word("scope")?.parse().ok()?,
-        confirm_joins: value.get("confirm_joins")?.as_bool()?,
-        agent_side_only: value.get("agent_side_only").is_some_and(|only| only.as_bool() != Some(false)),
-        state: MonitorState::Armed,
-    })
-}
-
-fn device(device: &str, value: &Value) -> Option<RestoredDevice> {
-    let forward_to = match value.get("forward_to")? {
-        Value::Null => None,
-        number => Some(number.as_str()?.into()),
-    };
-    Some(RestoredDevice {
-        device: device.into(),
-        do_not_disturb: value.get("do_not_disturb")?.as_bool()?,
-        forward_to,
-    })
 }
 
 #[cfg(test)]
@@ -364,5 +432,25 @@ mod tests {
             ])
             .expect("writes");
         assert_eq!(start(store).await.expect("starts").0, RestoredCalls::default());
+    }
+
+    #[tokio::test]
+    async fn what_was_written_before_there_were_versions_is_read_and_a_newer_version_is_left_alone() {
+        let store = store::in_memory();
+        let monitor = r#"{"target":"agent","activity":"Coach","mode":"AllCalls","scope":"Call","confirm_joins":false}"#;
+        let binding = r#"[{"contact":"sip:5001@192.0.2.9","local":"192.0.2.1:5060","peer":"192.0.2.9:5060",
+            "expires_at":1800000000000,"call_id":"c1","cseq":7}]"#;
+        store
+            .write(&[
+                Write::put(MONITORS, "boss", monitor),
+                Write::put(MONITORS, "boss2", monitor.replace('{', r#"{"version":2,"#)),
+                Write::put(DEVICES, "agent", r#"{"do_not_disturb":true,"forward_to":null}"#),
+                Write::put(BINDINGS, "agent", binding),
+            ])
+            .expect("writes");
+        let (kept, bindings, _) = start(store).await.expect("reads");
+        let supervisors: Vec<&str> = kept.monitors.iter().map(|monitor| monitor.supervisor.as_str()).collect();
+        assert_eq!((supervisors, kept.devices.len()), (vec!["boss"], 1));
+        assert_eq!(bindings[0].1[0].target, bindings[0].1[0].peer);
     }
 }
